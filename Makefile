@@ -1,0 +1,53 @@
+# m6rec's commands; `make help` lists them. Needs python3 (3.11 or newer) and make, nothing else.
+NB ?=
+ARGS ?=
+PYTHON ?= python3
+PY := .venv/bin/python
+# The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
+STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint lab class results readme notebooks doctor
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'NB=03_context_attention takes one notebook, ARGS="hour=21 seed=1" gives it parameters (run) or options (test, lab).'
+
+run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations, write runs/latest/index.html [NB, ARGS]
+	@$(PY) -m m6rec run $(NB) $(ARGS)
+
+test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, on the package, the tests and the notebooks
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
+	@$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
+	@$(PY) -m m6rec class $(NB)
+
+results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB]
+	@$(PY) -m m6rec results $(NB)
+
+readme: $(STAMP) ## render the measured parts of the README
+	@$(PY) -m m6rec readme
+
+notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clean them for committing [NB]
+	@$(PY) -m m6rec notebooks $(NB)
+
+doctor: $(STAMP) ## say what is installed, where the data is, and what is missing or old
+	@$(PY) -m m6rec doctor
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "m6rec needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
+	  echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing m6rec into .venv (once)."
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board]'
+	@rm -f .venv/installed-*
+	@touch $@

@@ -1,0 +1,20 @@
+"""m6rec: a generative pretrained, multimodal, context-aware recommender for open domains (after M6-Rec, arXiv 2205.08084).
+
+Shapes, in every docstring and comment:
+B batch, T history events, C context tokens, M modalities, P patches, G digits, D width, H heads, K beam, N items,
+V vocabulary; and Q targets, R request fields, L text tokens, U users, E events, S seeds.
+
+    data = m6rec.load("ml-100k")
+    model = m6rec.M6Rec(data, preset="tiny")
+    model.pretrain(); model.fine_tune(task="next")
+    model.recommend(user=196, context={"hour": 21}, k=10)
+"""
+
+from m6rec.config import Config
+from m6rec.data import Dataset, load
+from m6rec.errors import InputError
+from m6rec.evaluate import evaluate
+from m6rec.recommender import M6Rec
+
+__all__ = ["Config", "Dataset", "InputError", "M6Rec", "evaluate", "load"]
+__version__ = "0.1.0"

@@ -1,0 +1,227 @@
+"""The command line: every command a few lines over the package's verbs, which are imported when they are called.
+
+Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from m6rec.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
+EXAMPLE_USER = "196"
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with 2 and one sentence."""
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: children stopped, nothing half written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(prog_name="m6rec")
+    except InputError as error:
+        print(f"m6rec: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+) -> None:
+    """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
+    from m6rec.runs import notebooks, suite
+    from m6rec.runs.execute import assignments
+
+    names = [word for word in words or [] if "=" not in word]
+    parameters = assignments(word for word in words or [] if "=" in word)
+    done = suite.run_all(notebooks.find(folder(), names), out, parameters, console=console)
+    if done.ok and not words:
+        _show_example()
+    suite.closing(console, done)
+    raise typer.Exit(0 if done.ok else 1)
+
+
+@app.command()
+def results(
+    names: Names = None, timeout: Annotated[float | None, typer.Option(help="Seconds for one notebook.")] = None
+) -> None:
+    """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
+    from m6rec.runs import notebooks, results
+
+    paths = notebooks.find(folder(), names or [])
+    if not names:
+        fresh = results.read(folder() / "results").keys() - set(results.stale(folder() / "results"))
+        paths = [path for path in paths if path.stem not in fresh]
+        for name in sorted(fresh):
+            console.print(f"{name} is up to date", markup=False)
+    failed = False
+    for path in paths:
+        try:
+            with console.status(f"{path.stem} at full size"):
+                written = results.run(path, timeout=timeout)
+            console.print(f"{written} is written", markup=False, soft_wrap=True)
+        except results.Failed as error:
+            failed = True
+            print(f"m6rec: {error}", file=sys.stderr)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def readme() -> None:
+    """Write the README's measured tables from notebooks/results/."""
+    from m6rec.runs.readme import write_readme
+
+    console.print("README.md is written" if write_readme(folder()) else "README.md is up to date")
+
+
+@app.command()
+def notebooks(
+    names: Names = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say which rules they break.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Only strip what is not committed; execute nothing.")] = False,
+) -> None:
+    """Execute notebooks in place at their defaults and clean them for committing."""
+    import nbformat
+
+    from m6rec.runs import notebooks, suite
+
+    paths = notebooks.find(folder(), names or [])
+    if check:
+        found = [f"{path.name}: {problem}" for path in paths for problem in notebooks.problems(path)]
+        print("\n".join(found) or f"{len(paths)} notebooks follow every rule")
+        raise typer.Exit(1 if found else 0)
+    if clean:
+        for path in paths:
+            nbformat.write(notebooks.clean(notebooks.read(path)), path)
+        return
+    done = suite.refresh(paths, console=console)
+    raise typer.Exit(0 if all(execution.ok for execution in done) else 1)
+
+
+@app.command("class")
+def class_(
+    names: Names = None, out: Annotated[Path, typer.Option(help="Folder of the copies.")] = Path("class")
+) -> None:
+    """Write student copies of the notebooks, without the solutions and outputs."""
+    from m6rec.runs import notebooks
+
+    copies = notebooks.write_class(notebooks.find(folder(), names or []), out)
+    console.print(f"{len(copies)} notebooks are in {out}", markup=False)
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
+    grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs [runs/sweeps/<notebook>].")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
+) -> None:
+    """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
+    from m6rec.runs import notebooks, sweep
+    from m6rec.runs.execute import assignments
+
+    path = Path(notebook) if Path(notebook).is_file() else notebooks.find(folder(), [notebook])[0]
+    out = out or Path("runs") / "sweeps" / path.stem
+    values = assignments(grid or [])
+    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run, console=console)
+    if not dry_run:
+        counts = f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed"
+        console.print("\n".join([counts, *map(str, done.tables)]), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if done.failed else 0)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, where the data is, what is out of date, and what to do about it."""
+    from m6rec.runs.doctor import diagnose
+
+    lines = diagnose(folder())
+    table = Table("", "state", "found", "what to do", box=None)
+    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
+    for line in lines:
+        table.add_row(line.what, f"[{colours[line.state]}]{line.state}[/]", _plain(line.found), _plain(line.advice))
+    console.print(table)
+    raise typer.Exit(1 if any(line.state == "missing" for line in lines) else 0)
+
+
+@app.command()
+def recommend(
+    user: Annotated[str | None, typer.Option(help="A known user's id.")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="A title or id, oldest first; repeat it.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
+    hour: Annotated[int | None, typer.Option(help="Hour of the request, 0 to 23.")] = None,
+    data: Annotated[str, typer.Option(help="Data set.")] = "ml-100k",
+    preset: Annotated[str, typer.Option(help="Size of the model.")] = "tiny",
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
+    method: Annotated[str, typer.Option(help="generated or dense.")] = "generated",
+) -> None:
+    """Recommend for a known user or for a history given on the spot."""
+    if (user is None) == (not history):
+        raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
+    if method not in ("generated", "dense"):
+        raise InputError(f"method={method} is unknown: use generated or dense.")
+    if checkpoint and not checkpoint.is_dir():
+        raise InputError(f"there is no checkpoint folder {checkpoint}: name one that save_pretrained has written.")
+    import m6rec
+    from m6rec.recommender import M6Rec
+
+    loaded = m6rec.load(data)
+    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
+    whom = {"user": user} if user is not None else {"history": history}
+    found = model.recommend(**whom, context=None if hour is None else {"hour": hour}, k=k, method=method)
+    _print_items(found, f"for user {user}" if user is not None else f"after {', '.join(history)}")
+
+
+def folder() -> Path:
+    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
+    clone = Path(__file__).resolve().parents[1] / "notebooks"
+    return clone if clone.is_dir() else Path("notebooks").absolute()
+
+
+def _show_example() -> None:
+    """A real user's last ten items, and what the model makes of them."""
+    import m6rec
+    from m6rec.recommender import M6Rec
+
+    data = m6rec.load("ml-100k")
+    code = int(data.user_codes([EXAMPLE_USER])[0])
+    last = data.events.iloc[data.offsets[code] : data.offsets[code + 1]].tail(10)
+    _print_items(data.items.iloc[last["item"]], f"the last ten of user {EXAMPLE_USER}")
+    found = M6Rec.cached(data, preset="tiny").recommend(user=EXAMPLE_USER, k=10)
+    _print_items(found, f"generated for user {EXAMPLE_USER}")
+
+
+def _print_items(items: pd.DataFrame, title: str) -> None:
+    scored = "score" in items
+    table = Table("", "title", *(["score"] if scored else []), title=_plain(title), title_justify="left", box=None)
+    for place, row in enumerate(items.itertuples(), 1):
+        table.add_row(str(place), _plain(row.title), *([f"{row.score:.3f}"] if scored else []))
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))

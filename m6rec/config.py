@@ -1,0 +1,135 @@
+"""Everything that decides what is trained, in one frozen `Config`; three presets for three machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+
+from m6rec.errors import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run's settings. `Config.preset("tiny", width=32)` starts from a preset and changes what it names.
+
+    Raises `InputError` for a name that does not exist or for numbers that do not fit together.
+    """
+
+    # --- the network -------------------------------------------------------------------------------------------
+    width: int = 64
+    """D, channels of every token."""
+    heads: int = 2
+    """H, attention heads of every block; divides the width."""
+    local_layers: int = 1
+    """Blocks that run inside one item's text."""
+    joint_layers: int = 2
+    """Blocks that run over profile, history and target."""
+    decoder_layers: int = 1
+    """Blocks that run over the digits of a semantic ID, or over text."""
+    dropout: float = 0.2
+    """Share of channels dropped before and after each sub-layer while training."""
+    history: int = 100
+    """T, the most recent events that the network sees."""
+
+    # --- what it sees ------------------------------------------------------------------------------------------
+    identity: bool = True
+    """Give every known item a vector of its own beside its content. Off, the model is open-domain as in the paper."""
+    identity_dropout: float = 0.0
+    """Share of items whose own vector is hidden in a training step, so that content learns to stand alone."""
+    text: bool = True
+    """Read the items' text."""
+    profile: bool = True
+    """See the user's profile columns."""
+    request: bool = True
+    """See the request's own time: hour, weekday, gap since the last event."""
+    vocabulary: int = 2048
+    """V, the size of the text vocabulary."""
+    text_length: int = 24
+    """Text tokens read per item."""
+
+    # --- semantic IDs ------------------------------------------------------------------------------------------
+    digits: int = 3
+    """G, levels of the tree: digits of a semantic ID."""
+    free_leaves: float = 0.15
+    """Share of the tree's leaves that stay free for new items."""
+
+    # --- training ----------------------------------------------------------------------------------------------
+    pretrain_epochs: int = 40
+    """Passes over all training events with the pretraining losses."""
+    finetune_epochs: int = 30
+    """Passes over all training events with the digits' losses added."""
+    batch: int = 64
+    """B, sequences per step."""
+    learning_rate: float = 1e-3
+    """AdamW's step size after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay."""
+    average: float = 0.99
+    """Decay per step of the exponential moving average of the weights, which is what is validated and kept."""
+    patience: int = 3
+    """Validations without a better NDCG@10 after which training stops early."""
+    validate_every: int = 5
+    """Epochs between validations."""
+    infill_weight: float = 0.2
+    """Weight of the text-infilling loss beside the next-event loss (0 switches it off)."""
+    teacher_weight: float = 1.0
+    """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
+    seed: int = 0
+    """Seeds initialisation, order and dropout."""
+    device: str = "auto"
+    """"auto", "cpu" or "cuda"."""
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise InputError(
+                f"width={self.width} cannot be split into heads={self.heads} of an even size: "
+                f"take a width that {2 * self.heads} divides, such as {2 * self.heads * max(1, self.width // (2 * self.heads))}."
+            )
+        if not (self.identity or self.text):
+            raise InputError("identity=False and text=False leave nothing of an item to see: switch one of them on.")
+        for name, low in _LOWEST.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
+        for name in ("dropout", "identity_dropout", "free_leaves", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".')
+
+    @classmethod
+    def preset(cls, name: str, **changes: object) -> Config:
+        """"tiny" (a minute on a laptop's CPU), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
+        if name not in PRESETS:
+            raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in changes:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                raise InputError(f"Config has no {key}" + (f": did you mean {near[0]}?" if near else f": it has {known}."))
+        return cls(**{**PRESETS[name], **changes})
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain values, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every value but the device, which decides where the numbers are computed and not which."""
+        values = {k: v for k, v in self.to_dict().items() if k != "device"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_LOWEST = {
+    "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
+    "text_length": 2, "digits": 1, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1, "patience": 1,
+    "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0, "teacher_weight": 0.0,
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, object]] = {
+    "tiny": {"history": 50, "pretrain_epochs": 4, "finetune_epochs": 3, "validate_every": 2, "average": 0.95},
+    "small": {},
+    "base": {"width": 256, "heads": 4, "joint_layers": 4, "local_layers": 2, "decoder_layers": 2, "history": 200},
+}

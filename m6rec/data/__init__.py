@@ -1,0 +1,9 @@
+"""What comes in: a Dataset from named public sources (`load`) or from the user's own frames (`Dataset.from_frames`)."""
+
+from __future__ import annotations
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.sources import load
+from m6rec.data.splits import Split, Targets
+
+__all__ = ["Dataset", "Split", "Targets", "load"]

@@ -1,0 +1,48 @@
+"""From raw content to tokens: the source document's step `preprocess` (its section 3.2.1).
+
+Text is cleaned and cut into byte-pair tokens by a tokenizer that has read training items only.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
+PAD, UNK, MASK, BOS, EOS = range(5)
+
+
+def clean(text: object) -> str:
+    """One spelling for one text: no markup, no entities, no control characters, NFKC, single spaces."""
+    if not isinstance(text, str):
+        return ""
+    text = re.sub(r"<[^<>]{0,200}>", " ", html.unescape(text[:100_000]))
+    text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in unicodedata.normalize("NFKC", text))
+    return " ".join(text.split())
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-pair tokenizer of at most `vocabulary` tokens, trained on cleaned, lower-cased texts."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator([clean(t) for t in texts], trainer)
+    return tokenizer
+
+
+def preprocess(texts: Iterable[object], tokenizer: Tokenizer, length: int) -> np.ndarray:
+    """Raw texts -> token ids (N, length) int64, padded with 0 on the right; a missing text is all padding.
+
+    Markup and odd Unicode are cleaned; a text longer than `length` tokens keeps its first ones.
+    """
+    rows = [e.ids[:length] for e in tokenizer.encode_batch([clean(t) for t in texts])]
+    out = np.zeros((len(rows), length), dtype=np.int64)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out

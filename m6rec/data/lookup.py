@@ -1,0 +1,94 @@
+"""From what people write to codes: raw ids and titles, with the nearest known ones when nothing fits."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from m6rec.errors import InputError
+
+YEAR = re.compile(r"\s*\((\d{4})\)")
+ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
+
+
+def texts(ids: pd.Series) -> pd.Index:
+    """Ids as text, so that 196, 196.0 and "196" are one id."""
+    if ids.dtype.kind == "f" and (ids.dropna() % 1 == 0).all():
+        ids = ids.astype("Int64")
+    return pd.Index(ids.astype("str"))
+
+
+class Ids:
+    """The ids of one table; `codes` finds their row numbers."""
+
+    def __init__(self, ids: pd.Series, word: str, dataset: str):
+        self.ids, self.word, self.dataset = ids, word, dataset
+        self.index = texts(ids)
+
+    def codes(self, raw_ids: Iterable) -> np.ndarray:
+        """(n,) int64 row numbers; InputError names the first unknown id and the nearest known ones."""
+        raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+        wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+        codes = self.index.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+        if (codes < 0).any():
+            unknown = wanted[int(np.argmin(codes >= 0))]
+            near = ", ".join(self.nearest(unknown))
+            raise InputError(f"{self.word} {unknown!r} is not in {self.dataset}; the nearest known ids are {near}.")
+        return codes
+
+    def nearest(self, unknown: str, n: int = 3) -> list[str]:
+        """Known ids close to an unknown one: by distance where ids are numbers, by spelling otherwise."""
+        number = pd.to_numeric(unknown, errors="coerce")
+        if self.ids.dtype.kind in "iu" and np.isfinite(number):
+            near = np.argsort(np.abs(self.ids.to_numpy() - number), kind="stable")[:n]
+            return [str(value) for value in self.ids.iloc[near]]
+        return nearest(unknown, list(self.index), n)
+
+
+class Titles:
+    """The titles of the items; `code` finds one by what a person would type."""
+
+    def __init__(self, titles: pd.Series, n_events: np.ndarray):
+        self.titles, self.n_events = list(titles), n_events
+        self.spelt: dict[str, list[int]] = defaultdict(list)
+        for code, title in enumerate(self.titles):
+            for spelling in _spellings(title):
+                self.spelt[spelling].append(code)
+
+    def code(self, title: str) -> int:
+        """Row number of the item with this title; of several with the same title, the one with the most events."""
+        wanted = _plain(str(title))
+        codes = self.spelt.get(wanted, [])
+        if not codes and wanted:
+            codes = [code for spelling in self.spelt if spelling.startswith(wanted) for code in self.spelt[spelling]]
+        names = sorted({self.titles[code] for code in codes})
+        if len(names) == 1:
+            return max(sorted(codes), key=lambda code: self.n_events[code])
+        if names:
+            raise InputError(f"title {title!r} fits {len(names)} items: {_listed(names)}; write one of them in full.")
+        near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
+        raise InputError(f"title {title!r} is not in the catalogue; the nearest are {_listed(list(near)[:3])}.")
+
+
+def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
+    """The n choices spelt most like the word, however unlike: something is always offered."""
+    return difflib.get_close_matches(word, choices, n, cutoff=0.0)
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.casefold().split())
+
+
+def _spellings(title: str) -> set[str]:
+    """The whole title, the title without its year, and both "usual suspects, the" and "the usual suspects"."""
+    bare = _plain(YEAR.sub("", title))
+    return {_plain(title), bare, ARTICLE.sub(r"\2 \1", bare)}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,116 @@
+"""Attention, written once: `attend` computes it, `Block` wraps it, and masks say everything else.
+
+- one function for every attention in m6rec: text, profile, history, target, digits
+- the fast path is PyTorch's fused kernel; asked for weights, the same formula runs in the open (a test holds the two equal)
+- rotary positions: relative order without a table, so that a served prefix can be cached and extended
+- LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attended(NamedTuple):
+    """What attention returns: nothing is kept on a module, so nothing goes stale."""
+
+    out: Tensor  # (B, ..., Tq, D)
+    weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where nothing may be seen; None on the fast path
+
+
+class Memory(NamedTuple):
+    """Keys and values that one layer has already computed."""
+
+    k: Tensor  # (B, H, Tk, D/H)
+    v: Tensor  # (B, H, Tk, D/H)
+
+    def extend(self, other: Memory) -> Memory:
+        """These tokens, followed by the other's."""
+        return Memory(torch.cat((self.k, other.k), -2), torch.cat((self.v, other.v), -2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
+    """softmax(QKᵀ/√d_k + mask) V.
+
+    Shapes: q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may look.
+    A query that may look nowhere gets zeros. Source: Vaswani et al. 2017, eq. 1; the source document's section 4.1.1.
+    """
+    if not weights:
+        return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
+    logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0: it gets nothing
+    return Attended(probabilities @ v, probabilities)
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary position embedding: turn each pair of channels by an angle that grows with the position.
+
+    Shapes: x (B, H, T, d), positions (T,) or (B, T), in events. The product of two rotated vectors depends on the
+    difference of their positions alone. Source: Su et al. 2021, eq. 34.
+    """
+    half = x.shape[-1] // 2
+    speed = 1000.0 ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = positions[..., None].float() * speed  # (T, d/2) or (B, T, d/2)
+    if angle.dim() == 3:
+        angle = angle.unsqueeze(1)  # one angle for all heads: (B, 1, T, d/2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+class Block(nn.Module):
+    """One Transformer layer: attention, then a feed-forward net, each normed before, gated and added after.
+
+    The same class serves every place: local layers, joint layers and the decoder. It can be called in two halves:
+    `remember` turns tokens into keys and values, `forward` lets queries look at their own tokens and at a `Memory`.
+    Source: LiGR (Borisyuk et al. 2025, section 3.2) for the gates; RMSNorm (Zhang & Sennrich 2019).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.RMSNorm(width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width)
+        self.ffn_norm = nn.RMSNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, expand * width), nn.GELU(), nn.Linear(expand * width, width))
+        self.ffn_gate = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def remember(self, x: Tensor, positions: Tensor | None = None) -> Memory:
+        """Keys and values of tokens: (B, T, D) -> Memory of (B, H, T, D/H)."""
+        k, v = self._split(self.kv(self.norm(x))).chunk(2, -1)
+        return Memory(k if positions is None else rotate(k, positions), v)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Memory | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        *,
+        weights: bool = False,
+    ) -> Attended:
+        """Let tokens x (B, T, D) look at `memory` (by default at themselves) under `mask` (True = may look)."""
+        normed = self.norm(x)
+        q = self._split(self.q(normed))
+        if positions is not None:
+            q = rotate(q, positions)
+        memory = memory or self.remember(x, positions)
+        seen = attend(q, memory.k, memory.v, mask, weights=weights)
+        joined = seen.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
+        x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
+        normed = self.ffn_norm(x)
+        x = x + self.dropout(self.ffn(normed) * self.ffn_gate(normed).sigmoid())
+        return Attended(x, seen.weights)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)

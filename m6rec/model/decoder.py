@@ -1,0 +1,115 @@
+"""The decoder: from a state to the digits of a semantic ID, or from a text with gaps to what is missing.
+
+Digits: at every level the child's logit is ⟨decoder state, the child's node vector⟩ + bias, so a digit's meaning is the
+place that its node has among the items. Node vectors start at the mean of their items and biases at the log of their
+number, and the decoder's own contribution starts at zero: untrained, it already ranks nearly as the dense head does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m6rec.config import Config
+from m6rec.model import masks
+from m6rec.model.attention import Block, Memory
+from m6rec.model.tree import Tree
+
+
+class DigitDecoder(nn.Module):
+    """States (B, D) and the digits so far -> logits of the next digit."""
+
+    def __init__(self, config: Config, widths: tuple[int, ...], items: int):
+        super().__init__()
+        self.widths = widths
+        nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
+        self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
+        self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers))
+        self.project = nn.Linear(config.width, config.width)
+        # The tree is part of the model: it is saved, loaded and moved with the weights.
+        self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
+        self.register_buffer("item", torch.full((math.prod(widths),), -1))
+
+    @property
+    def tree(self) -> Tree:
+        """The tree that the digits belong to."""
+        return Tree(self.widths, self.leaf, self.item)
+
+    @torch.no_grad()
+    def plant(self, tree: Tree, vectors: Tensor) -> None:
+        """Take a tree over item vectors (N, D): nodes at the mean of their items, biases at the log of their number."""
+        self.leaf.copy_(tree.leaf)
+        self.item.copy_(tree.item)
+        prefixes = tree.prefixes(torch.arange(len(vectors)))
+        for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
+            counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
+            total = torch.zeros_like(node).index_add_(0, prefixes[:, level].to(node.device), vectors)
+            node.copy_(total / counts.clamp(min=1)[:, None])
+            bias.copy_(counts.clamp(min=1).log())
+        self.project.weight.zero_()
+        self.project.bias.zero_()
+
+    def teach(self, state: Tensor, items: Tensor) -> list[Tensor]:
+        """Logits of every digit on the way to items, all levels in one pass: (B, D), (B,) -> G × (B, W)."""
+        prefixes = self.tree.prefixes(items)  # (B, G)
+        digits = [state] + [state + self.nodes[g][prefixes[:, g]] for g in range(len(self.widths) - 1)]
+        x = torch.stack(digits, 1)  # (B, G, D)
+        places = torch.arange(len(digits), device=x.device)
+        mask = masks.causal(len(digits), x.device)
+        for block in self.blocks:
+            x = block(x, mask=mask, positions=places).out
+        states = state[:, None] + self.project(x)
+        parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
+        return [self.choices(states[:, g], g, parents[:, g]) for g in range(len(self.widths))]
+
+    def step(self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+        """One digit: states (B, D), the node reached so far (B,), keys and values so far -> logits (B, W), the new cache.
+
+        `teach` and `step` are one function seen twice; a test holds them equal.
+        """
+        x = state if level == 0 else state + self.nodes[level - 1][parent]
+        x, place, grown = x.unsqueeze(1), torch.tensor([level], device=state.device), []
+        for layer, block in enumerate(self.blocks):
+            new = block.remember(x, place)
+            grown.append(cache[layer].extend(new) if cache else new)
+            x = block(x, grown[-1], positions=place).out
+        return self.choices(state + self.project(x.squeeze(1)), level, parent), grown
+
+    def choices(self, states: Tensor, level: int, parent: Tensor) -> Tensor:
+        """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
+
+        Children without an item get -inf, here and nowhere later: what is scored is what can be said.
+        """
+        width, bias = self.widths[level], self.bias[level]
+        bias = bias.masked_fill(~self.tree.living()[level], float("-inf")).view(-1, width)
+        nodes = self.nodes[level].view(len(bias), -1)  # (parents, W·D)
+        if level == 0:
+            return states @ nodes.view(width, -1).T + bias[0]
+        picked = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
+        return torch.einsum("bd,bwd->bw", states, picked) + bias[parent]
+
+
+class TextDecoder(nn.Module):
+    """A text with a gap in the bidirectional region, what is missing in the autoregressive one, under the UniLM mask."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers))
+        self.norm = nn.RMSNorm(config.width)
+
+    def forward(self, tokens: nn.Embedding, local: nn.ModuleList, source: Tensor, target: Tensor) -> Tensor:
+        """Logits of the next token at every place of the target: (B, S), (B, T) ids -> (B, T, V).
+
+        The local layers of the items read here too, so what infilling teaches them is what the item vectors know.
+        """
+        text = torch.cat((source, target), 1)
+        mask = masks.unilm(source > 0, target > 0)
+        places = torch.arange(text.shape[1], device=text.device)
+        x = tokens(text)
+        for block in (*local, *self.blocks):
+            x = block(x, mask=mask, positions=places).out
+        return self.norm(x[:, source.shape[1] :]) @ tokens.weight.T

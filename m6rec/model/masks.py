@@ -1,0 +1,56 @@
+"""The masks: who may look at whom. The network is one `Block`; these say what it computes.
+
+Every mask is Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where the query in the row may look at the key in the column.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def segment(present: Tensor) -> Tensor:
+    """Local layers: tokens of one segment see all its present tokens. (B, T) bool -> (B, 1, 1, T)."""
+    return present[:, None, None, :]
+
+
+def causal(length: int, device: torch.device | None = None) -> Tensor:
+    """The autoregressive region: each token sees itself and what came before. -> (T, T)."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def unilm(source: Tensor, target: Tensor) -> Tensor:
+    """A bidirectional source region before an autoregressive target region: the encoder and the decoder in one mask.
+
+    Shapes: source (B, S) and target (B, T) bool, True where a token is present -> (B, 1, S + T, S + T).
+    Source: Dong et al. 2019 (UniLM), figure 1; M6-Rec section 3.1.
+    """
+    s, t = source.shape[1], target.shape[1]
+    see = torch.ones(s + t, s + t, dtype=torch.bool, device=source.device).tril()
+    see[:s, :s] = True
+    return see & torch.cat((source, target), 1)[:, None, None, :]
+
+
+def prefix(profile: Tensor, history: Tensor) -> Tensor:
+    """Profile tokens see each other; events see the profile and the events up to themselves.
+
+    Shapes: profile (B, C) and history (B, T) bool -> (B, 1, C + T, C + T).
+    """
+    return unilm(profile, history)
+
+
+def targets(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) -> Tensor:
+    """A target sees the profile, as many events as its position says, and the fields of its own request: nothing else.
+
+    Shapes: profile (B, C), history (B, T), fields (B, Q, R) bool, position (B, Q) in events -> (B, 1, Q, C + T + Q·R).
+    While training, target t has position t: its own event stands in column C + t and is hidden from it.
+    """
+    b, q, r = fields.shape
+    before = torch.arange(history.shape[1], device=history.device) < position[..., None]  # (B, Q, T)
+    own = torch.eye(q, dtype=torch.bool, device=history.device).repeat_interleave(r, 1)  # (Q, Q·R)
+    see = (
+        profile[:, None, :].expand(-1, q, -1),
+        before & history[:, None, :],
+        own & fields.reshape(b, 1, q * r),
+    )
+    return torch.cat(see, -1).unsqueeze(1)

@@ -1,0 +1,331 @@
+"""M6Rec: raw ids and raw content in, a DataFrame out. The verbs on top of data, network and generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from m6rec.config import Config
+from m6rec.data import batches, features
+from m6rec.data.context import Context, EventCodes, Fields, encode_events
+from m6rec.data.dataset import Dataset
+from m6rec.data.sources import home, load
+from m6rec.data.splits import Targets
+from m6rec.errors import InputError
+from m6rec.evaluate import evaluate
+from m6rec.generate.beam import Generated, Step, generate
+from m6rec.generate.exact import exact_scores
+from m6rec.model.fusion import Fused
+from m6rec.model.network import Network
+from m6rec.model.tree import grow
+from m6rec.train import checkpoint, losses
+from m6rec.train.fit import Epoch, Stage, fit
+
+METHODS = ("generated", "dense", "exact")
+
+
+class M6Rec:
+    """The recommender: a `Dataset`, a `Config` and a `Network`.
+
+    model = M6Rec(data, preset="tiny"); model.pretrain(); model.fine_tune(task="next"); model.recommend(user=196)
+
+    Every part that is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
+    """
+
+    def __init__(self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, **changes: object):
+        self.data = data
+        self.config = config or Config.preset(preset, **changes)
+        self.split = data.split()
+        self.fields = Fields.fit(data, self.split, profile=self.config.profile, request=self.config.request)
+        trained = np.unique(data.events["item"].to_numpy()[self.split.train])
+        self.tokenizer = features.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
+        self._build(trained)
+
+    def _build(self, trained: np.ndarray) -> None:
+        self.codes: EventCodes = encode_events(self.data, self.fields)
+        text = self.preprocess(self.data.items["text"])
+        self._training_texts = text[trained]
+        torch.manual_seed(self.config.seed)
+        self.network = Network(self.config, self.fields, torch.from_numpy(text), self.tokenizer.get_vocab_size())
+        self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.network.to(self.device).eval()
+        self.stages: dict[str, list[Epoch]] = {}
+        self._items: Tensor | None = None
+
+    # ---- the source document's steps (its section 3.4) -----------------------------------------------------------
+
+    def pretrain(self, **options: object) -> list[Epoch]:
+        """Generative pretraining: the next event of every prefix, and missing spans of item texts.
+
+        Then the network indexes itself: the tree is grown over the learnt item vectors. options: `folder`, `resume`,
+        `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        """
+        rows = self._train("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense", options)
+        vectors = self.item_vectors()
+        self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
+        return rows
+
+    def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
+        """Teach the pretrained network a task: "next", to generate the next item's semantic ID digit by digit.
+
+        The dense head goes on learning and teaches the digits. Source: the source document's section 3.1.2.
+        """
+        if task != "next":
+            raise InputError(f'task="{task}" is unknown: take "next".')
+        if "pretrain" not in self.stages:
+            raise InputError("fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained.")
+        return self._train("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated", options)
+
+    def preprocess(self, texts: Sequence[object] | pd.Series) -> np.ndarray:
+        """Raw item texts -> token ids (N, L). The source document's section 3.2.1."""
+        return features.preprocess(texts, self.tokenizer, self.config.text_length)
+
+    def extract_context(
+        self,
+        history: Sequence[object] | None = None,
+        request: Mapping[str, object] | None = None,
+        *,
+        user: object = None,
+    ) -> Context:
+        """What is known of one person now: -> a `Context` of one row and one target (B = Q = 1).
+
+        user: a raw user id, which brings history and profile; history: raw item ids or titles, oldest first, instead of
+        the user's own. request: fields such as {"hour": 21}; unnamed ones are absent. The source document's section 3.3.1.
+        """
+        if user is None and history is None:
+            raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
+        code = None if user is None else int(self.data.user_codes([user])[0])
+        length = self.config.history
+        asked = torch.from_numpy(self.fields.ask(request))[None, None]
+        if history is None:
+            end = self.data.offsets[code + 1]
+            events = np.arange(max(self.data.offsets[code], end - length), end)
+            item, value, gap = self.data.events["item"].to_numpy()[events], self.codes.value[events], self.codes.gap[events]
+        else:
+            item = self._find(history)[-length:]
+            value, gap = np.zeros_like(item), np.zeros_like(item)
+        profile = np.zeros(len(self.fields.profile), np.int64) if code is None else self.codes.profile[code]
+
+        def padded(values: np.ndarray, fill: int) -> Tensor:
+            row = np.full((1, max(1, len(item))), fill)
+            row[0, : len(values)] = values
+            return torch.from_numpy(row)
+
+        return Context(
+            item=padded(item, -1), value=padded(value, 0), gap=padded(gap, 0),
+            profile=torch.from_numpy(profile)[None], request=asked, position=torch.tensor([[len(item)]]),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
+        """Context and item vectors -> one state per target (B, Q, D). The source document's section 3.3.2."""
+        items = self.item_vectors() if items is None else items
+        return self.network.fuse(context.to(self.device), items, weights=weights)
+
+    def generate(
+        self, fused: Fused, k: int = 10, *, beam: int = 50, allowed: Tensor | None = None, trace: list[Step] | None = None
+    ) -> Generated:
+        """States -> k generated items each (of the last target). The source document's section 3.4."""
+        return generate(self.network.digits, fused.state[:, -1], k, beam=beam, allowed=allowed, trace=trace)
+
+    # ---- recommending ---------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        user: object = None,
+        *,
+        history: Sequence[object] | None = None,
+        context: Mapping[str, object] | None = None,
+        k: int = 10,
+        method: str = "generated",
+        seen: bool = False,
+    ) -> pd.DataFrame:
+        """The k items to show next -> rank, item_id, title, score (log-likelihood; dense: log-probability).
+
+        user or history say for whom, context is the request ({"hour": 21}); items of the history are left out unless
+        `seen`. Raises `InputError` for an unknown user, item, field or method and for a k that the catalogue cannot fill.
+        """
+        known = self.extract_context(history, context, user=user)
+        there = known.item[0][known.item[0] >= 0]
+        if user is not None and history is None:
+            code = int(self.data.user_codes([user])[0])
+            there = torch.from_numpy(self.data.events["item"].to_numpy()[self.data.offsets[code] : self.data.offsets[code + 1]].copy())
+        allowed = torch.ones(1, self.data.n_items, dtype=torch.bool, device=self.device)
+        if not seen:
+            allowed[0, there] = False
+        possible = int(allowed.sum())
+        if not 1 <= k <= possible:
+            raise InputError(f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}.")
+        fused = self.fuse(known)
+        if method == "generated":
+            found = self.generate(fused, k, allowed=allowed)
+        else:
+            found = Generated(*self._score(fused.state[:, -1], method).masked_fill(~allowed, float("-inf")).topk(k)[::-1])
+        codes = found.items[0].cpu().numpy()
+        return pd.DataFrame(
+            {
+                "rank": np.arange(1, k + 1),
+                "item_id": self.data.items["item_id"].to_numpy()[codes],
+                "title": self.data.items["title"].to_numpy()[codes],
+                "score": found.scores[0].cpu().numpy().astype(float),
+            }
+        )
+
+    def scorer(self, method: str = "dense", *, mask_seen: bool = True, beam: int = 50, network: Network | None = None) -> Scorer:
+        """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact"."""
+        return Scorer(self, method, mask_seen, beam, network or self.network)
+
+    def scores(self, users: Targets) -> Tensor:
+        """Dense scores of all items for targets: -> (B, N)."""
+        return self.scorer("dense").scores(users)
+
+    def item_vectors(self) -> Tensor:
+        """The catalogue's vectors (N, D), computed once per set of weights."""
+        if self._items is None:
+            with torch.no_grad():
+                self._items = self.network.eval().encode_items().vectors
+        return self._items
+
+    def target_context(self, users: Targets) -> Context:
+        """The contexts of targets (B,), each with its own request."""
+        return batches.target_context(users.data, self.codes, users.events, self.config.history)
+
+    # ---- keeping ---------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all."""
+        with checkpoint.whole_folder(Path(folder)) as new:
+            checkpoint.save_tensors(self.network.state_dict(), new / "model.safetensors")
+            self.tokenizer.save(str(new / "tokenizer.json"))
+            values = {
+                "format": 1,
+                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+                "config": self.config.to_dict(),
+                "fields": self.fields.to_dict(),
+                "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
+            }
+            (new / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> M6Rec:
+        """Load what `save_pretrained` wrote. `data` may be left out where it is a registered data set.
+
+        Raises `InputError` where the folder is missing or damaged, or was trained on other data.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
+        values = checkpoint.read_json(folder / "config.json")
+        try:
+            config, trained_on = Config(**values["config"]), values["data"]
+            fields = Fields.from_dict(values["fields"])
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again.") from error
+        data = data or load(trained_on["name"])
+        if data.fingerprint != trained_on["fingerprint"]:
+            raise InputError(f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data that it knows.")
+        model = cls.__new__(cls)
+        model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
+        model.split = data.split()
+        model._build(np.unique(data.events["item"].to_numpy()[model.split.train]))
+        try:
+            model.network.load_state_dict(checkpoint.load_tensors(folder / "model.safetensors"))
+        except RuntimeError as error:
+            raise InputError(f"the weights in {folder} do not fit its config: delete the folder and train again.") from error
+        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
+        return model
+
+    @classmethod
+    def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> M6Rec:
+        """A trained model: the cached one of this config, data and training code, or a new one that is then kept.
+
+        An interrupted training goes on from its last epoch. Says in one line which of the two it was.
+        """
+        config = Config.preset(preset, **changes)
+        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
+        if (folder / "config.json").exists():
+            print(f"loaded {folder.name}")
+            return cls.from_pretrained(folder, data)
+        model, work = cls(data, config=config), folder.with_name(folder.name + "-training")
+        pretraining = model.pretrain(folder=work / "pretrain", resume=True)
+        finetuning = model.fine_tune(folder=work / "fine_tune", resume=True) if config.finetune_epochs else []
+        model.save_pretrained(folder)
+        checkpoint.remove(work)
+        seconds = sum(rows[-1].seconds for rows in (pretraining, finetuning) if rows)
+        print(f"trained {folder.name} in {seconds:.0f} s")
+        return model
+
+    @staticmethod
+    def cache_key(data: Dataset, config: Config) -> str:
+        """A hash of config, data and training code: a stale checkpoint is never loaded."""
+        return checkpoint.key(config.fingerprint, data.fingerprint)
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _train(self, name: str, epochs: int, loss: Callable, judged_by: str, options: dict) -> list[Epoch]:
+        length, size = self.config.history, self.config.batch
+        stage = Stage(
+            name=name,
+            epochs=epochs,
+            batches=lambda rng: batches.training_batches(self.data, self.split, self.codes, length=length, batch=size, rng=rng),
+            losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_texts, rng),
+            validate=lambda network: self._validate(network, judged_by),
+        )
+        self.stages[name] = fit(self.network, stage, self.config, **options)
+        self._items = None
+        return self.stages[name]
+
+    def _validate(self, network: Network, method: str) -> float:
+        return evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid").metrics["ndcg@10"]
+
+    def _score(self, state: Tensor, method: str, network: Network | None = None, items: Tensor | None = None) -> Tensor:
+        network = network or self.network
+        items = self.item_vectors() if items is None else items
+        if method == "dense":
+            return network.score(state, items).log_softmax(-1)
+        if method == "exact":
+            return exact_scores(network.digits, state)
+        raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+
+    def _find(self, history: Sequence[object]) -> np.ndarray:
+        """Raw item ids or titles -> codes."""
+        if isinstance(history, str):
+            raise InputError(f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}].")
+        ids = set(self.data.items["item_id"])
+        return np.array([self.data.item_codes([h])[0] if h in ids else self.data.find([str(h)])[0] for h in history], dtype=np.int64)
+
+
+class Scorer:
+    """One way of ranking with a model, in the form that `evaluate` takes: scores(users) -> (B, N)."""
+
+    def __init__(self, model: M6Rec, method: str, mask_seen: bool, beam: int, network: Network):
+        if method not in METHODS:
+            raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+        self.model, self.method, self.mask_seen, self.beam, self.network = model, method, mask_seen, beam, network
+        self.name = f"m6rec {method}"
+        with torch.no_grad():
+            self.items = network.encode_items().vectors
+
+    @torch.no_grad()
+    def scores(self, users: Targets) -> Tensor:
+        """-> (B, N). Generated: the log-likelihood of the items of a list of ten, -inf for all that were not generated."""
+        state = self.network.fuse(self.model.target_context(users).to(self.model.device), self.items).state[:, -1]
+        if self.method != "generated":
+            return self.model._score(state, self.method, self.network, self.items)
+        allowed = torch.ones(len(users), self.model.data.n_items, dtype=torch.bool)
+        if self.mask_seen:
+            rows, columns = users.seen().nonzero()
+            allowed[rows, columns] = False
+        found = generate(self.network.digits, state, 10, beam=self.beam, allowed=allowed.to(state.device))
+        return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

@@ -1,0 +1,1 @@
+"""Running: notebooks headlessly and in sweeps, what they record, the report, and the doctor."""

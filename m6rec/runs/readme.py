@@ -1,0 +1,105 @@
+"""The parts of the README that are measured, rendered from notebooks/results/ and from the notebooks themselves.
+
+Each stands between two comments, <!-- results --> and <!-- /results -->; make readme writes what is between them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from m6rec.errors import InputError
+from m6rec.runs import notebooks, results
+from m6rec.runs.record import short
+
+METHODS = {
+    "dense": "M6-Rec, dense head",
+    "generated": "M6-Rec, generated",
+    "dense_no_request_time": "M6-Rec, dense head, without the request's own time",
+    "sasrec": "SASRec, full softmax",
+    "cooccurrence": "decayed co-occurrence",
+    "ease": "EASE",
+    "itemknn": "item-kNN",
+    "popularity": "popularity",
+}
+LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
+    "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
+    "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
+    "MovieLens-100K, generated over dense": {"ml100k.generated_over_dense": "NDCG@10, generated / dense"},
+    "MovieLens-100K, NDCG@10, nothing masked": {
+        f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
+    },
+    "MovieLens-100K, HR@10, nothing masked": {f"ml100k.hit10.{key}.unmasked": label for key, label in METHODS.items()},
+}
+
+
+def render_readme(text: str, folder: Path) -> str:
+    """The README's text with its measured parts as they are now (folder: notebooks/). InputError without the marks."""
+    text = _between(text, "results", results_table(folder / "results"))
+    return _between(text, "notebooks", notebooks_table(folder)) if "<!-- notebooks -->" in text else text
+
+
+def write_readme(folder: Path) -> bool:
+    """Bring the README beside notebooks/ up to date; whether it changed."""
+    path = folder.parent / "README.md"
+    if not path.exists():
+        raise InputError(f"{path} is missing: make readme fills its results table, and writes no README of its own.")
+    old = path.read_text(encoding="utf-8")
+    new = render_readme(old, folder)
+    if new != old:
+        path.write_text(new, encoding="utf-8")
+    return new != old
+
+
+def results_table(folder: Path) -> str:
+    """Markdown: each recorded figure with its 95 % interval, seeds and the command that measures it."""
+    figures = {
+        name: (figure, result["run"]["command"])
+        for result in results.read(folder).values()
+        for name, figure in result.items()
+        if name != "run"
+    }
+    placed = {name for names in LAYOUT.values() for name in names}
+    rest = {name: f"`{name}`" for name in figures if name not in placed}
+    lines = ["| | value | 95 % interval | seeds | command |", "|---|---|---|---|---|"]
+    for group, names in {**LAYOUT, "Also recorded": rest}.items():
+        rows = [_row(label, *figures[name]) for name, label in names.items() if name in figures]
+        lines += [f"| **{group}** | | | | |", *rows] if rows else []
+    return "\n".join(lines) if figures else "Nothing is recorded yet: `make results`."
+
+
+def notebooks_table(folder: Path) -> str:
+    """Markdown: each notebook, its aim and time as its own opening says, and the minutes measured at full size."""
+    paths, measured = notebooks.find(folder), results.read(folder / "results")
+    lines = ["| notebook | you will | time | at full size | next |", "|---|---|---|---|---|"]
+    for path, after in zip(paths, [*paths[1:], None], strict=True):
+        opening = "\n".join(cell.source for cell in notebooks.read(path).cells[:2])
+        seconds = measured.get(path.stem, {}).get("run", {}).get("seconds")
+        full = f"{max(1, round(seconds / 60))} min" if seconds else "–"
+        cells = [_link(folder, path), _said(opening, "You will"), _said(opening, "Time"), full]
+        lines.append("| " + " | ".join([*cells, _link(folder, after) if after else "–"]) + " |")
+    return "\n".join(lines)
+
+
+def _row(label: str, figure: dict, command: str) -> str:
+    interval = "–" if figure["low"] is None else f"{short(figure['low'])} to {short(figure['high'])}"
+    return f"| {label} | {short(figure['value'])} | {interval} | {figure['seeds']} | `{command}` |"
+
+
+def _link(folder: Path, path: Path) -> str:
+    return f"[{path.stem}]({folder.name}/{path.name})"
+
+
+def _said(opening: str, words: str) -> str:
+    """What an opening says after the bold words: "**Time** 40 s" is "40 s"."""
+    found = re.search(rf"\*\*{words}\W*\*\*\W*(.+?)\s*(?:· \*\*|\n|$)", opening)
+    return found[1].replace("|", r"\|") if found else "–"
+
+
+def _between(text: str, mark: str, content: str) -> str:
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise InputError(f"the README has no {start} followed by {end}: put each on its own line, then make readme.")
+    return f"{before}{start}\n{content}\n{end}{after}"

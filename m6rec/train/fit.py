@@ -1,0 +1,148 @@
+"""The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
+
+Accelerate places the network and the batches, so the same loop runs on one CPU, one GPU or several.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import tqdm
+
+from m6rec.config import Config
+from m6rec.errors import InputError
+from m6rec.train.checkpoint import TrainingState, load_state, save_state
+
+
+class Epoch(NamedTuple):
+    """One row of the training log."""
+
+    epoch: int
+    seconds: float  # since this stage began
+    losses: dict[str, float]  # mean over the epoch's steps
+    validation: float | None  # of the averaged weights, where it was measured
+
+
+class Stage(NamedTuple):
+    """What one stage of training needs: where batches come from, what they teach, how long, and how it is judged."""
+
+    name: str
+    epochs: int
+    batches: Callable[[np.random.Generator], Iterator]  # one epoch's batches
+    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # summed for the gradient
+    validate: Callable[[nn.Module], float]  # higher is better
+
+
+def fit(
+    network: nn.Module,
+    stage: Stage,
+    config: Config,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    log: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> list[Epoch]:
+    """Train `network` in place; it ends with the averaged weights that validated best.
+
+    folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for bit
+    where an uninterrupted run ends. log: a folder for TensorBoard. Raises `InputError` where the loss is not finite.
+    """
+    accelerator = Accelerator(cpu=config.device == "cpu", log_with="tensorboard" if log else None, project_dir=log)
+    if log:
+        accelerator.init_trackers(stage.name)
+    set_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    network, optimizer = accelerator.prepare(network, optimizer)
+    plain = accelerator.unwrap_model(network)
+    average = AveragedModel(plain, avg_fn=None, multi_avg_fn=_moving_average(config.average))
+    best = copy.deepcopy(average.module.state_dict())
+    state = TrainingState(stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[])
+    if resume and folder is not None and (folder / "state.json").exists():
+        state = load_state(folder, state, plain, average, optimizer, best, rng)
+
+    bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())
+    while state.epoch < stage.epochs and not _is_over(state, config):
+        begun, sums, steps = time.perf_counter(), {}, 0
+        network.train()
+        for batch in stage.batches(rng):
+            losses = stage.losses(plain, _on(batch, accelerator.device), rng)
+            total = sum(losses.values())
+            optimizer.zero_grad()
+            accelerator.backward(total)
+            accelerator.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            average.update_parameters(plain)
+            steps += 1
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.detach()
+        means = {name: float(value) / steps for name, value in sums.items()}
+        if not np.isfinite(list(means.values())).all():
+            raise InputError(f"the loss is not finite in epoch {state.epoch + 1}: lower learning_rate={config.learning_rate}.")
+        state.epoch += 1
+        validation = None
+        if state.epoch % config.validate_every == 0 or state.epoch == stage.epochs:
+            validation = stage.validate(average.module.eval())
+            if validation > state.best:
+                state.best, state.best_epoch = validation, state.epoch
+                best = copy.deepcopy(average.module.state_dict())
+        state.seconds += time.perf_counter() - begun
+        row = Epoch(state.epoch, state.seconds, means, validation)
+        state.log.append(row._asdict())
+        if log:
+            extra = {} if validation is None else {"validation": validation}
+            accelerator.log({**means, **extra}, step=state.epoch)
+        if folder is not None:
+            save_state(folder, state, plain, average, optimizer, best, rng)
+        if on_epoch:
+            on_epoch(row)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
+        bar.update()
+    bar.close()
+    if log:
+        accelerator.end_training()
+    plain.load_state_dict(best)
+    plain.eval()
+    return [Epoch(**row) for row in state.log]
+
+
+def _moving_average(decay: float) -> Callable:
+    """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
+
+    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        kept = min(decay, float(count + 1) / (float(count) + 10))
+        torch._foreach_lerp_(averages, weights, 1 - kept)
+
+    return update
+
+
+def _is_over(state: TrainingState, config: Config) -> bool:
+    """No better validation within the patience."""
+    return state.best_epoch > 0 and state.epoch - state.best_epoch >= config.patience * config.validate_every
+
+
+def _on(batch: object, device: torch.device) -> object:
+    """Every tensor of a nest of NamedTuples on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    return type(batch)(*(_on(part, device) for part in batch))
+
+
+def _is_watched() -> bool:
+    """A person sits at a terminal or in JupyterLab; papermill and nbval stay silent."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ

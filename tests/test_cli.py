@@ -1,0 +1,127 @@
+"""The command line: what it exits with, and what it says to bad input: one sentence, no traceback."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+
+from m6rec import cli
+from m6rec.runs import doctor
+
+
+@pytest.fixture
+def m6rec(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["m6rec", *words])
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder with one toy notebook in the place of the clone's."""
+    import nbformat
+
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    cells = [
+        nbformat.v4.new_code_cell('seed = 0\nscale = "quick"', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("seed + 1"),
+        nbformat.v4.new_code_cell("# the answer", metadata={"tags": ["solution"]}),
+    ]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "01_toy.ipynb")
+    monkeypatch.setattr(cli, "folder", lambda: folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_lists_every_command(m6rec):
+    code, said, _ = m6rec("--help")
+    assert code == 0
+    for command in ("run", "results", "readme", "notebooks", "class", "sweep", "doctor", "recommend"):
+        assert f"\n  {command} " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["recommend"], "either --user ID or --history TITLE"),
+        (["recommend", "--user", "1", "--history", "Fargo"], "give one of them"),
+        (["recommend", "--user", "1", "--method", "magic"], "method=magic is unknown"),
+        (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint folder nowhere"),
+        (["recommend", "--user", "1", "--data", "ml-200k"], "'ml-200k' is unknown"),
+        (["run", "02_toy"], "01_toy"),
+        (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
+        (["run", "01_toy", "seed=one"], "seed is int"),
+        (["results", "02_toy"], "01_toy"),
+        (["sweep", "01_toy", "seed=0,one"], "seed is int"),
+        (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
+        (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
+        (["readme"], "README.md is missing"),
+    ],
+)
+def test_bad_input_exits_2_with_one_sentence_and_writes_nothing(m6rec, clone, words, sentence):
+    code, said, complaint = m6rec(*words)
+    assert code == 2 and said == ""
+    assert complaint.startswith("m6rec: ") and complaint.count("\n") == 1 and sentence in complaint
+    assert [path.name for path in clone.iterdir()] == ["notebooks"]
+
+
+def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
+    for words in (["swep"], ["sweep", "x", "--job", "2"]):
+        code, _, complaint = m6rec(*words)
+        assert code == 2 and "Error: No such" in complaint and "Traceback" not in complaint
+
+
+def test_student_copies_have_no_solutions(m6rec, clone):
+    assert m6rec("class")[0] == 0
+    copy = (clone / "class" / "01_toy.ipynb").read_text()
+    assert "seed + 1" in copy and "the answer" not in copy
+
+
+def test_a_dry_sweep_lists_its_runs(m6rec, clone):
+    code, said, _ = m6rec("sweep", "01_toy", "seed=0,1", "--dry-run")
+    assert code == 0 and said.split() == ["to", "run", "seed=0", "to", "run", "seed=1"]
+
+
+def test_the_doctor_is_content_here_and_says_what_to_fetch(m6rec, clone, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(clone / "cache"))
+    monkeypatch.setenv("M6REC_MIRROR", str(clone / "nowhere"))
+    monkeypatch.setenv("COLUMNS", "300")
+    code, said, _ = m6rec("doctor")
+    state = {line.split("  ")[0].strip(): line for line in said.splitlines()}
+    assert code == 0 and " missing " not in said
+    assert " ok " in state["packages"] and " ok " in state["device"]
+    assert " warn " in state["ml-100k"] and 'm6rec.load("ml-100k")' in state["ml-100k"]
+    assert " warn " in state["M6REC_MIRROR"] and "make results" in state["results"]
+    assert not (clone / "cache").exists()  # the doctor only looks
+
+
+def test_the_doctor_names_a_missing_and_an_old_package_and_exits_1(m6rec, clone, monkeypatch):
+    monkeypatch.setattr(doctor, "requirements", lambda: ["numpy>=999", "no-such-package>=1.0"])
+    monkeypatch.setenv("COLUMNS", "300")
+    code, said, _ = m6rec("doctor")
+    lines = [line for line in said.splitlines() if " missing " in line]
+    assert code == 1 and len(lines) == 2 and all("pip install" in line for line in lines)
+    assert "needs >=999" in lines[0] and "not installed, needs >=1.0" in lines[1]
+
+
+def test_the_doctor_says_which_committed_results_are_older_than_the_code(m6rec, clone, monkeypatch):
+    results = clone / "notebooks" / "results"
+    results.mkdir()
+    (results / "01_toy.json").write_text('{"run": {"code_hash": "x", "commit": "0123456789abcdef"}}')
+    monkeypatch.setenv("COLUMNS", "300")
+    code, said, _ = m6rec("doctor")
+    assert code == 0 and "older than the code (0123456789)" in said and "make results NB=01_toy" in said

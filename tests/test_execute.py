@@ -1,0 +1,261 @@
+"""Headless runs, the report and the notebook rules, on small notebooks that the tests write themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from rich.console import Console
+
+from m6rec.errors import InputError
+from m6rec.runs import notebooks, report, suite
+from m6rec.runs.execute import Execution, assignments, check_parameters, execute
+
+PARAMETERS = """seed = 0  # of every random choice
+scale = "quick"  # smoke | quick | full
+rate = 0.1  # a float
+bias = True  # a switch
+width: int = 32  # an int"""
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def write(path: Path, *code: str, title: str = "Toy", parameters: str = PARAMETERS) -> Path:
+    """A notebook with a parameters cell and code cells, not executed."""
+    cells = [new_markdown_cell(f"# {title}"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)], metadata=KERNEL), path)
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return write(tmp_path / "00_toy.ipynb", "print(seed, scale, rate, bias, width)")
+
+
+def test_text_from_the_command_line_gets_the_types_of_the_literals(toy):
+    given = assignments(["seed=3", "scale=smoke", "rate=1e-4", "bias=false", "width=8"])
+    assert check_parameters(toy, given) == {"seed": 3, "scale": "smoke", "rate": 1e-4, "bias": False, "width": 8}
+    assert check_parameters(toy, {"rate": 2})["rate"].hex() == (2.0).hex()
+
+
+def test_an_unknown_parameter_is_an_error_that_lists_the_known_ones_and_starts_nothing(toy, tmp_path):
+    out = tmp_path / "out" / "toy.ipynb"
+    with pytest.raises(
+        InputError, match=r"no parameter 'sede' \(did you mean seed\?\); it knows seed=0, scale="
+    ) as error:
+        execute(toy, out, {"sede": 1})
+    assert all(name in str(error.value) for name in ("seed", "scale", "rate", "bias", "width"))
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"seed": "1.5"}, "seed is int"),
+        ({"seed": True}, "seed is int"),
+        ({"width": "wide"}, "width is int"),
+        ({"bias": "1"}, "bias is bool"),
+        ({"rate": "fast"}, "rate is float"),
+        ({"scale": 3}, "scale is str"),
+        ({"scale": "smok"}, r"scale is one of smoke \| quick \| full"),
+    ],
+)
+def test_a_value_of_another_type_or_beside_the_choices_is_an_error(toy, given, reason):
+    with pytest.raises(InputError, match=reason):
+        check_parameters(toy, given)
+
+
+def test_a_word_without_a_value_is_an_error():
+    with pytest.raises(InputError, match="name=value"):
+        assignments(["seed"])
+
+
+def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path):
+    code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
+    toy = write(tmp_path / "toy.ipynb", code)
+    record = tmp_path / "record.json"
+    run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1, record=record)
+    assert run.ok and run.error == "" and run.seconds > 0
+    assert notebooks.read(run.path).cells[-1].outputs[0].text == f"7 False 1 {record} []\n"
+    log = run.path.with_suffix(".log").read_text()
+    assert "7 False 1" in log and "TCP" not in log
+
+
+def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path):
+    toy = write(tmp_path / "toy.ipynb", "print('before')", "1 / 0", "print('after')")
+    run = execute(toy, tmp_path / "out.ipynb")
+    assert not run.ok and "ZeroDivisionError: division by zero" in run.error
+    texts = [output.get("text", "") for output in notebooks.outputs(notebooks.read(run.path))]
+    assert "before\n" in texts and "after\n" not in texts
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_leaves_no_kernel(tmp_path):
+    toy = write(
+        tmp_path / "toy.ipynb",
+        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))",
+        "time.sleep(600)",
+    )
+    run = execute(toy, tmp_path / "out.ipynb", timeout=8)
+    assert not run.ok and "time limit" in run.error and run.seconds < 60
+    pid = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
+    write(folder / "01_records.ipynb", "import m6rec.runs.record as r; r.record('toy.ndcg10.ease', value=0.25 + seed)")
+    console = Console(file=(tmp_path / "said").open("w"), width=200)
+    done = suite.run_all(notebooks.find(folder), tmp_path / "runs", {"seed": "2"}, console=console)
+    suite.closing(console, done)
+    console.file.close()
+    said = (tmp_path / "said").read_text()
+    latest = tmp_path / "runs" / "latest"
+    metrics = json.loads((latest / "metrics.json").read_text())
+    assert [run.ok for run in done.executions] == [False, True] and not done.ok
+    assert metrics["toy.ndcg10.ease"]["value"] == 2.25
+    assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {"00_fails", "01_records"}
+    assert metrics["run"]["seed"] == 2 and "torch" in metrics["run"]["versions"]
+    assert "broken on purpose" in said and "2.25" in said and str(latest / "index.html") in said
+    assert "broken on purpose" in (latest / "index.html").read_text() and (latest / "01_records.html").exists()
+
+
+def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
+    evil = "<script>alert(1)</script> & co"
+    picture = new_output(
+        "display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "x"}, metadata={"image/png": {"alt": '"><script>'}}
+    )
+    for stem in ("00_a", "01_b"):
+        path = write(tmp_path / f"{stem}.ipynb", "1", title=f"{stem} {evil}")
+        toy = notebooks.read(path)
+        toy.cells.append(new_markdown_cell("[next](01_b.ipynb) [readme](../README.md#words) $\\frac{a}{b}$"))
+        toy.cells[2].outputs.append(picture)
+        nbformat.write(toy, path)
+    runs = [Execution(tmp_path / f"{stem}.ipynb", True, 1.0) for stem in ("00_a", "01_b")]
+    metrics = {f"ml100k.hit10.{evil}": {"value": 0.5, "low": 0.4, "high": 0.6}, "run": {"commit": evil, "versions": {}}}
+    index = report.build(tmp_path, runs, metrics, source=tmp_path / "clone" / "notebooks")
+    front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
+    assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 4
+    for text in (front, page):
+        assert "default-src 'none'" in text
+        assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", text)
+    assert front.index("00_a.html") < front.index("01_b.html") and "0.5000 [0.4000, 0.6000]" in front
+    assert 'href="01_b.html"' in page and 'href="clone/README.md#words"' in page and "<mfrac>" in page
+
+
+def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path):
+    run = execute(write(tmp_path / "toy.ipynb", "print(1)"), tmp_path / "out.ipynb")
+    executed = notebooks.read(run.path)
+    executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
+    view = {notebooks.WIDGET_VIEW: {}, "image/png": "x"}
+    executed.cells[2].outputs.append(new_output("display_data", view))
+    cleaned = notebooks.clean(executed)
+    assert set(cleaned.metadata) == {"kernelspec", "language_info"} and "version" not in cleaned.metadata.language_info
+    assert [dict(cell.metadata) for cell in cleaned.cells] == [{}, {"tags": ["parameters"]}, {}]
+    assert cleaned.cells[2].execution_count == 2 and cleaned.cells[2].outputs[0].text == "1\n"
+    assert list(cleaned.cells[2].outputs[1].data) == ["image/png"]
+    assert "papermill" in executed.metadata  # the copy was cleaned, not the original
+
+
+def good(folder: Path) -> Path:
+    """A notebook that keeps every rule."""
+    lines = "\n".join(f"x{number} = {number}" for number in range(80))
+    stub = new_output("stream", name="stdout", text="exercise: not attempted\n")
+    cells = [
+        new_markdown_cell("# Toy\n[next](01_next.ipynb)\n\n**You will** learn. **You need** nothing. **Time** 1 s."),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(lines),
+        new_code_cell("assert x1 == 1", metadata={"tags": ["checks"]}),
+    ]
+    for _ in range(3):
+        cells.append(new_code_cell("check(None)", metadata={"tags": ["exercise"]}, outputs=[stub]))
+        cells.append(new_code_cell("check('the solution')", metadata={"tags": ["solution"]}))
+    for count, cell in enumerate(cells[1:], 1):
+        cell.execution_count = count
+    (folder / "01_next.ipynb").touch()
+    nbformat.write(notebooks.clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
+    return folder / "00_toy.ipynb"
+
+
+BREAKS = {
+    "execution counts": lambda toy: toy.cells[2].update(execution_count=9),
+    "stores an error": lambda toy: toy.cells[2].outputs.append(new_output("error", ename="E", evalue="", traceback=[])),
+    "stores stderr": lambda toy: toy.cells[2].outputs.append(new_output("stream", name="stderr", text="careful")),
+    "leads nowhere": lambda toy: toy.cells[0].update(source=toy.cells[0].source.replace("01_next", "02_gone")),
+    "does not say 'Time'": lambda toy: toy.cells[0].update(source=toy.cells[0].source.replace("Time", "")),
+    "one H1": lambda toy: toy.cells.append(new_markdown_cell("# Another")),
+    "lines of code, not 80": lambda toy: toy.cells[2].update(source="x1 = 1"),
+    "tagged checks": lambda toy: toy.cells[3].metadata.clear(),
+    "cells tagged exercise": lambda toy: toy.cells[4].metadata.clear(),
+    "tagged solution": lambda toy: toy.cells[5].metadata.clear(),
+    "not attempted": lambda toy: toy.cells[4].update(outputs=[]),
+    "tagged parameters": lambda toy: toy.cells[1].metadata.clear(),
+    "is not a literal": lambda toy: toy.cells[1].update(source=PARAMETERS + "\ndepth = 2 * width  # derived"),
+    "has no comment": lambda toy: toy.cells[1].update(source=PARAMETERS + "\ndepth = 2"),
+    "does not see the parameter depth": lambda toy: toy.cells[1].update(source=PARAMETERS + "\ndepth: int | None = 2"),
+    "only names with literals": lambda toy: toy.cells[1].update(source=PARAMETERS + "\nprint(seed)"),
+    "3 parameters": lambda toy: toy.cells[1].update(source="\n".join(PARAMETERS.splitlines()[:3])),
+    "seed = 0": lambda toy: toy.cells[1].update(source=PARAMETERS.replace("seed = 0", "seed = 1")),
+    "'sys.path'": lambda toy: toy.cells[2].update(source=toy.cells[2].source + "\nimport sys; sys.path.append('.')"),
+    "'%pip'": lambda toy: toy.cells[2].update(source=toy.cells[2].source + "\n%pip install x"),
+    "kB, above": lambda toy: toy.cells[2].outputs.append(new_output("stream", text="x" * 400_000)),
+    "metadata of a run": lambda toy: toy.metadata.update(papermill={}),
+}
+
+
+def test_a_notebook_that_keeps_the_rules_has_no_problems(tmp_path):
+    assert notebooks.problems(good(tmp_path)) == []
+
+
+@pytest.mark.parametrize("problem", BREAKS)
+def test_each_broken_rule_is_named(tmp_path, problem):
+    path = good(tmp_path)
+    toy = notebooks.read(path)
+    BREAKS[problem](toy)
+    nbformat.write(toy, path)
+    assert any(problem in found for found in notebooks.problems(path)), notebooks.problems(path)
+
+
+def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
+    [copy] = notebooks.write_class([good(tmp_path)], tmp_path / "class")
+    toy = notebooks.read(copy)
+    assert "the solution" not in copy.read_text() and len(notebooks.tagged(toy, "exercise")) == 3
+    assert not list(notebooks.outputs(toy))
+
+
+def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tmp_path):
+    with pytest.raises(InputError, match="holds no notebook"):
+        notebooks.find(tmp_path)
+    for stem in ("01_b", "00_a", "10_z"):
+        write(tmp_path / f"{stem}.ipynb")
+    (tmp_path / "scratch.ipynb").touch()
+    assert [path.stem for path in notebooks.find(tmp_path)] == ["00_a", "01_b", "10_z"]
+    assert notebooks.find(tmp_path, ["notebooks/01_b.ipynb"]) == [tmp_path / "01_b.ipynb"]
+    with pytest.raises(InputError, match=r"did you mean 01_b\?.*00_a, 01_b, 10_z"):
+        notebooks.find(tmp_path, ["01_c"])
+
+
+def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path):
+    fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
+    before = broken.read_text()
+    done = suite.refresh([fine, broken], console=Console(quiet=True))
+    assert [run.ok for run in done] == [True, False] and broken.read_text() == before
+    assert [cell.get("execution_count") for cell in notebooks.read(fine).cells] == [None, 1, 2]
+    assert "papermill" not in fine.read_text()
+
+
+def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, compare):
+    path = write(tmp_path / "toy.ipynb", "print('NDCG@10', 0.1234, 'in 12.3 s')")
+    suite.refresh([path], console=Console(quiet=True))
+    stored = path.read_text()
+    assert compare(path)[0]
+    path.write_text(stored.replace("NDCG@10 0.1234 in 12.3 s", "NDCG@10 0.1234 in 9 s"))
+    assert compare(path)[0]
+    path.write_text(stored.replace("NDCG@10 0.1234 in 12.3 s", "NDCG@10 0.1235 in 12.3 s"))
+    same, why = compare(path)
+    assert not same and "0.1235" in why

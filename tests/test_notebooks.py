@@ -1,0 +1,60 @@
+"""Every notebook: it follows the rules, runs at smoke scale, and prints today what is committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m6rec.data.sources import home
+from m6rec.runs import notebooks
+from m6rec.runs.execute import execute
+from m6rec.runs.record import recorded
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory) -> Path:
+    """An M6REC_HOME without checkpoints, so that everything is trained anew; raw data is downloaded only once."""
+    data = home() / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "data").symlink_to(data, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("records")
+
+
+def test_the_folder_holds_the_numbered_notebooks_and_no_others():
+    assert PATHS, f"{FOLDER} holds no notebook"
+    assert notebooks.find(FOLDER) == PATHS
+
+
+@each_notebook
+def test_it_follows_the_rules(path):
+    assert notebooks.problems(path) == []
+
+
+@each_notebook
+def test_it_runs_at_smoke_scale_and_records_names_of_its_own(path, fresh_home, records, tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(fresh_home))
+    earlier = {name for file in records.iterdir() for name in recorded(file)}
+    record = records / f"{path.stem}.json"
+    run = execute(path, tmp_path / path.name, {"scale": "smoke"}, record=record)
+    assert run.ok, f"{run.error}\n{run.path.with_suffix('.log').read_text()[-6000:]}"
+    assert [
+        output.text for output in notebooks.outputs(notebooks.read(run.path)) if output.get("name") == "stderr"
+    ] == []
+    assert not earlier & recorded(record).keys()
+
+
+@each_notebook
+def test_it_prints_at_its_defaults_what_is_committed(path, fresh_home, compare):
+    same, why = compare(path, M6REC_HOME=str(fresh_home))
+    assert same, why

@@ -1,0 +1,59 @@
+"""Committed results: only a run that ended well writes them, a name has one owner, and old ones are known as such."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+import pytest
+
+from m6rec.errors import InputError
+from m6rec.runs import results
+
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+
+
+def write(path, body):
+    parameters = 'seed = 0  # a seed\nscale = "quick"  # smoke | quick | full'
+    cells = [
+        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("from m6rec.runs.record import record"),
+        nbformat.v4.new_code_cell(body),
+    ]
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
+    return path
+
+
+def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp_path):
+    notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("size", value=[len(scale), 1 / 3, 1 / 3])')
+    path = results.run(notebook)
+    found = json.loads(path.read_text())
+    assert path == tmp_path / "notebooks" / "results" / "01_a.json"
+    assert found["size"] == {"value": 1.556, "low": 0.3333, "high": 4.0, "n": 0, "seeds": 3}  # len("full") is 4
+    assert found["run"]["command"] == "make results NB=01_a" and found["run"]["cores"] >= 1
+    assert {"commit", "code_hash", "versions", "seconds"} <= set(found["run"])
+    assert results.stale(path.parent) == []
+
+    write(notebook, 'record("size", value=2); 1 / 0')
+    assert results.stale(path.parent) == ["01_a"]
+    with pytest.raises(results.Failed, match=r"ZeroDivisionError.*log.txt"):
+        results.run(notebook)
+    assert json.loads(path.read_text()) == found  # the failed run has lost nothing
+
+
+def test_a_name_belongs_to_one_notebook(tmp_path):
+    folder = tmp_path / "notebooks" / "results"
+    folder.mkdir(parents=True)
+    (folder / "01_a.json").write_text('{"size": {"value": 1}, "run": {"code_hash": "x"}}')
+    with pytest.raises(InputError, match="02_b records size, which 01_a has"):
+        results.run(write(tmp_path / "notebooks" / "02_b.ipynb", 'record("size", value=2)'))
+    assert not (folder / "02_b.json").exists()
+
+
+def test_a_result_without_its_notebook_is_stale_and_a_damaged_one_is_named(tmp_path):
+    (tmp_path / "03_gone.json").write_text('{"run": {"code_hash": "x"}}')
+    assert results.stale(tmp_path) == ["03_gone"]
+    (tmp_path / "04_half.json").write_text('{"run": ')
+    with pytest.raises(InputError, match=r"04_half.json is no results file.*make results NB=04_half"):
+        results.read(tmp_path)

@@ -1,0 +1,309 @@
+"""Files from outside: only whole and checked ones are placed, both copies of ml-100k read the same, hosts may fail."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import zipfile
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import m6rec.data as d
+from m6rec.data import readers, sources
+from m6rec.errors import InputError
+
+CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
+HASH = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Web(BaseHTTPRequestHandler):
+    """Serves CONTENT under any path; the server's `behaviour` and `ranges` say how, and what was asked for."""
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if self.server.behaviour == "no ranges":
+            wanted, start = None, 0
+        if start >= len(CONTENT):
+            return self.send_error(416)
+        body = CONTENT[start:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.server.behaviour == "truncated" else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    server.behaviour, server.ranges = "whole", []
+    server.address = f"http://127.0.0.1:{server.server_port}/"
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache; the folder of a source named "tiny"."""
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("M6REC_MIRROR", raising=False)
+    return tmp_path / "home" / "data" / "tiny"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Registers a source "tiny" with these addresses as its routes."""
+
+    def register(*addresses: str, sha256: str = HASH) -> None:
+        def read(folder: Path) -> readers.Frames:
+            (folder / "Beauty_item2attributes.json").write_text("{}")
+            return readers.amazon_beauty(folder)
+
+        routes = tuple(sources.Route(address, {"Beauty.txt": sha256}, read) for address in addresses)
+        monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes))
+
+    return register
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/"
+
+
+# ------------------------------------------------------------------------------------------------------ the cache
+
+
+def test_a_file_is_fetched_once_and_then_read_from_the_cache(web, cache, tiny, capsys):
+    tiny(web.address)
+    first, second = d.load("tiny"), d.load("tiny")
+    assert web.ranges == [None]
+    assert (cache / "Beauty.txt").read_bytes() == CONTENT and not (cache / "Beauty.txt.part").exists()
+    assert first.fingerprint == second.fingerprint and first.n_items == 3
+    assert capsys.readouterr() == ("", "")  # no bar and no note where there is no terminal
+
+
+def test_a_truncated_download_is_not_placed_and_the_next_try_goes_on_from_there(web, cache, tiny):
+    tiny(web.address)
+    web.behaviour = "truncated"
+    half = len(CONTENT) // 2
+    with pytest.raises(InputError, match=f"stopped after {half:,} of {len(CONTENT):,} bytes"):
+        d.load("tiny")
+    assert not (cache / "Beauty.txt").exists()
+    web.behaviour = "whole"
+    d.load("tiny")
+    assert web.ranges == [None, f"bytes={half}-"]
+    assert (cache / "Beauty.txt").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_starts_the_file_over(web, cache, tiny):
+    tiny(web.address)
+    cache.mkdir(parents=True)
+    (cache / "Beauty.txt.part").write_bytes(CONTENT[:1000])
+    web.behaviour = "no ranges"
+    d.load("tiny")
+    assert (cache / "Beauty.txt").read_bytes() == CONTENT
+
+
+def test_a_part_that_is_longer_than_the_file_is_started_over(web, cache, tiny):
+    tiny(web.address)
+    cache.mkdir(parents=True)
+    (cache / "Beauty.txt.part").write_bytes(CONTENT + b"more")
+    d.load("tiny")
+    assert (cache / "Beauty.txt").read_bytes() == CONTENT
+
+
+def test_a_damaged_file_is_never_placed_nor_resumed(web, cache, tiny):
+    tiny(web.address, sha256="0" * 64)
+    with pytest.raises(InputError, match=r"Beauty\.txt is damaged \(its SHA-256 is not 000000000000…\)"):
+        d.load("tiny")
+    assert [path.name for path in cache.iterdir()] == [".lock"]
+
+
+def test_a_file_that_was_damaged_in_the_cache_is_reported_and_left_alone(web, cache, tiny):
+    tiny(web.address)
+    d.load("tiny")
+    (cache / "Beauty.txt").write_bytes(b"scribble")
+    with pytest.raises(InputError, match=r"Beauty\.txt is damaged; delete it and load again"):
+        d.load("tiny")
+    assert (cache / "Beauty.txt").read_bytes() == b"scribble"
+
+
+def test_the_mirror_saves_the_way_and_is_checked_like_any_other(cache, tiny, tmp_path, monkeypatch):
+    tiny(closed_port())
+    monkeypatch.setenv("M6REC_MIRROR", str(tmp_path))
+    copy = tmp_path / "tiny" / "Beauty.txt"
+    copy.parent.mkdir()
+    copy.write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match=r"tiny/Beauty\.txt is damaged"):
+        d.load("tiny")
+    copy.write_bytes(CONTENT)
+    assert d.load("tiny").n_users == 3
+
+
+# --------------------------------------------------------------------------------------------------- hosts that fail
+
+
+def test_a_host_that_is_down_gives_way_to_the_next_route(web, cache, tiny):
+    tiny(closed_port(), web.address)
+    assert d.load("tiny").n_users == 3
+    assert len(web.ranges) == 1
+
+
+def test_a_host_that_never_answers_is_left_after_the_timeout(cache, tiny, monkeypatch):
+    assert sources.TIMEOUT <= 5
+    monkeypatch.setattr(sources, "TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, says nothing
+        hang_up = threading.Timer(3, silent.close)  # without a timeout of our own this ends it, with another message
+        hang_up.start()
+        tiny(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        with pytest.raises(InputError, match=r"does not answer .*timed out"):
+            d.load("tiny")
+        hang_up.cancel()
+
+
+def test_a_damaged_file_is_mentioned_even_when_another_route_helps(web, cache, tiny, monkeypatch):
+    good = sources.Route(web.address, {"Beauty.txt": HASH}, readers.amazon_beauty)
+    bad = good._replace(files={"Beauty.txt": "0" * 64})
+    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (bad, good)))
+    cache.mkdir(parents=True)
+    (cache / "Beauty_item2attributes.json").write_text("{}")
+    with pytest.warns(UserWarning, match="is damaged .* instead"):
+        assert d.load("tiny").n_users == 3
+
+
+def test_when_no_route_works_one_sentence_says_why_and_what_to_do(cache, tiny):
+    tiny(closed_port(), "pip:./no-such-folder/no_such-1-py3-none-any.whl")
+    with pytest.raises(InputError) as error:
+        d.load("tiny")
+    message = str(error.value)
+    assert "does not answer" in message and "pip download" in message
+    assert "Put Beauty.txt from http://127.0.0.1:" in message and str(cache) in message
+    assert "M6REC_MIRROR to a folder that holds tiny/Beauty.txt" in message
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match="'ml-1oom' is unknown; use 'ml-100k' or 'amazon-beauty'"):
+        d.load("ml-1oom")
+
+
+# ------------------------------------------------------------------------------------------------------- archives
+
+
+@pytest.mark.parametrize("evil", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:/evil.txt"])
+def test_an_archive_that_climbs_out_of_its_folder_is_refused(tmp_path, evil):
+    archive = tmp_path / "in" / "bad.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as bundle:
+        bundle.writestr("good.txt", "good")
+        bundle.writestr(evil, "evil")
+    with pytest.raises(InputError, match="climbs out of its folder"):
+        readers.unpack(archive, ["good.txt"])
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "bad.zip"]
+
+
+def test_an_archive_that_is_cut_short_or_lacks_a_member_is_named(tmp_path):
+    archive = tmp_path / "some.zip"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        bundle.writestr("good.txt", "good" * 1000)
+    assert readers.unpack(archive, ["good.txt"])[0].read() == b"good" * 1000
+    with pytest.raises(InputError, match=r"some\.zip is damaged .*other\.txt"):
+        readers.unpack(archive, ["other.txt"])
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"some\.zip is damaged .*delete it"):
+        readers.unpack(archive, ["good.txt"])
+
+
+# -------------------------------------------------------------------------------------------------------- readers
+
+FILMS = [  # id, title, year and genres as the official file and RecBole's have them
+    (1, "Toy Story (1995)", ("Toy Story", "1995"), ["Animation", "Children's", "Comedy"]),
+    (12, "Usual Suspects, The (1995)", ("Usual Suspects, The", "1995"), ["Crime", "Thriller"]),
+    (267, "unknown", ("unkonwn", "unkonwn"), ["unknown"]),
+    (543, "Misérables, Les (1995)", ("Misérables, Les", "1995"), ["Drama", "Musical"]),
+    (1201, 'Marlene "M" Dietrich (1996) ', ('Marlene "M" Dietrich', "1996"), ["Documentary"]),
+    (1412, "Land III: Time (1995) (V)", ("Land III: Time (1995)", "V"), ["Animation", "Children's"]),
+]
+PEOPLE = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "V3N4P")]
+RATINGS = [(2, 12, 3, 300), (1, 1, 5, 100), (1, 1412, 2, 100), (1, 267, 4, 100), (2, 543, 1, 50)]
+
+
+def lines(rows, separator: str) -> str:
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+def write_official(folder: Path) -> None:
+    films = [
+        (number, title, "01-Jan-1995", "", "http://imdb", *(int(genre in genres) for genre in readers.GENRES))
+        for number, title, _, genres in FILMS
+    ]
+    with zipfile.ZipFile(folder / "ml-100k.zip", "w") as bundle:
+        bundle.writestr("ml-100k/u.item", lines(films, "|").encode("latin-1"))
+        bundle.writestr("ml-100k/u.user", lines(PEOPLE, "|"))
+        bundle.writestr("ml-100k/u.data", lines(RATINGS, "\t"))
+
+
+def write_recbole(folder: Path) -> None:
+    films = [(number, *titled, " ".join(genres)) for number, _, titled, genres in FILMS]
+    heads = {
+        "item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n" + lines(films, "\t"),
+        "user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n" + lines(PEOPLE, "\t"),
+        "inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines(RATINGS, "\t"),
+    }
+    with zipfile.ZipFile(folder / "recbole-1.2.1-py3-none-any.whl", "w") as bundle:
+        for end, text in heads.items():
+            bundle.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{end}", text.encode())
+
+
+def test_both_copies_of_ml_100k_become_the_same_dataset(tmp_path):
+    write_official(tmp_path)
+    write_recbole(tmp_path)
+    official, recbole = (
+        d.Dataset.from_frames(*read(tmp_path)) for read in (readers.ml_100k_official, readers.ml_100k_recbole)
+    )
+    for table in ("items", "users", "events"):
+        assert getattr(official, table).equals(getattr(recbole, table)), table
+    assert official.fingerprint == recbole.fingerprint
+    assert official.items["text"].tolist() == [
+        "Toy Story | Animation Children's Comedy | 1995",
+        "Usual Suspects, The | Crime Thriller | 1995",
+        "unknown | unknown",
+        "Misérables, Les | Drama Musical | 1995",
+        'Marlene "M" Dietrich | Documentary | 1996',
+        "Land III: Time | Animation Children's | 1995",
+    ]
+    assert official.items["title"].tolist() == [title.strip() for _, title, *_ in FILMS]
+    assert official.items["year"].tolist() == [1995, 1995, 0, 1995, 1996, 1995]
+    assert official.profile_columns == ["age", "gender", "occupation"]
+    assert official.events["value"].tolist() == [5.0, 2.0, 4.0, 1.0, 3.0]  # ties of user 1 in file order
+
+
+def test_beauty_is_read_in_the_order_of_its_lines(tmp_path):
+    (tmp_path / "Beauty.txt").write_text("1 5 3 9\n2 3\n")
+    (tmp_path / "Beauty_item2attributes.json").write_text('{"3": [7, 8], "5": [1], "9": [8]}')
+    data = d.Dataset.from_frames(*readers.amazon_beauty(tmp_path))
+    assert not data.timed and data.items["item_id"].tolist() == [3, 5, 9]
+    assert data.events[["user", "item"]].to_numpy().tolist() == [[0, 1], [0, 0], [0, 2], [1, 0]]
+    assert data.items["text"].tolist() == ["attribute7 attribute8", "attribute1", "attribute8"]
+
+
+def test_ml_100k_is_whole():
+    data = d.load("ml-100k")
+    assert (data.n_users, data.n_items, data.n_events) == (943, 1682, 100_000)
+    split = data.split()
+    assert len(split.test) == len(split.valid) == 943 and split.train.sum() == 100_000 - 2 * 943
+    assert data.items.loc[data.find("The Usual Suspects")[0], "title"] == "Usual Suspects, The (1995)"
+    same = data.events["user"].diff().eq(0)
+    assert 0.50 < data.events["timestamp"].diff()[same].eq(0).mean() < 0.52  # why the tie rule matters

@@ -1,0 +1,156 @@
+"""Sweeps on a toy notebook: what is finished stays, what is not is run, and an interrupt leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+from rich.console import Console
+
+from m6rec.errors import InputError
+from m6rec.runs.sweep import plan, sweep
+
+PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
+# The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
+BODY = """
+import json, os, pathlib, time
+place = pathlib.Path(os.environ["TOY"])
+name = f"{width}-{seed}"
+(place / f"ran-{name}-{time.time_ns()}").write_text(str(os.getpid()))
+assert not (place / f"fail-{name}").exists(), "as asked"
+print("threads", os.environ["OMP_NUM_THREADS"])
+while (place / f"wait-{name}").exists():
+    time.sleep(0.1)
+figure = {"value": width + seed, "low": None, "high": None, "n": 0, "seeds": 1}
+pathlib.Path(os.environ["M6REC_RECORD"]).write_text(json.dumps({"toy.sum": figure}))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A notebook in a folder that also holds its traces and orders."""
+    cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(BODY),
+    ]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "toy.ipynb")
+    monkeypatch.setenv("TOY", str(tmp_path))
+    return tmp_path / "toy.ipynb"
+
+
+def ran(toy: Path, name: str = "") -> int:
+    return len(list(toy.parent.glob(f"ran-{name}*")))
+
+
+def quietly(toy: Path, grid: dict, **options):
+    return sweep(toy, grid, toy.parent / "out", console=Console(quiet=True), **options)
+
+
+def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy):
+    (toy.parent / "fail-64-1").touch()
+    grid, out = {"width": "32,64", "seed": "0,1"}, toy.parent / "out"
+    first = quietly(toy, grid, jobs=2)
+    assert len(first.ran) == 3 and list(first.failed) == [out / "seed=1,width=64"]
+    assert "AssertionError: as asked" in first.failed[out / "seed=1,width=64"]
+    assert not (out / "seed=1,width=64" / "done.json").exists()
+    assert len(pd.read_parquet(out / "results.parquet")) == 3
+    shared = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert f"threads {shared}" in (out / "seed=0,width=32" / "log.txt").read_text()
+
+    (toy.parent / "fail-64-1").unlink()
+    second = quietly(toy, grid, jobs=2)
+    assert [run.folder.name for run in second.ran] == ["seed=1,width=64"] and len(second.kept) == 3
+    assert ran(toy) == 5 and ran(toy, "64-1") == 2
+
+    table = pd.read_parquet(out / "results.parquet")
+    assert table[["width", "seed", "toy.sum"]].values.tolist() == [[32, 0, 32], [64, 0, 64], [32, 1, 33], [64, 1, 65]]
+    assert set(table["rate"]) == {0.5} and set(table["layers"]) == {"[1, 2]"}  # the defaults stand in the table too
+    assert {"seconds", "commit", "code_hash", "version.torch"} <= set(table.columns)
+    assert pd.read_csv(out / "results.csv")["toy.sum"].tolist() == table["toy.sum"].tolist()
+    summary = pd.read_csv(out / "summary.csv")
+    assert summary[["width", "runs", "toy.sum.mean"]].values.tolist() == [[32, 2, 32.5], [64, 2, 64.5]]
+    assert summary["toy.sum.sd"].tolist() == pytest.approx([0.5**0.5] * 2)
+    assert (out / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+    # Another code makes another run; what the old one found is set aside, and is no row of the new table.
+    toy.write_text(toy.read_text().replace("width + seed", "width - seed"))
+    third = quietly(toy, {"width": "64", "seed": "1"})
+    assert len(third.ran) == 1 and pd.read_csv(out / "results.csv")["toy.sum"].tolist() == [63]
+    (aside,) = out.glob("seed=1,width=64 (code *)")
+    assert json.loads((aside / "done.json").read_text())["figures"]["toy.sum"][0] == 65
+
+
+def test_a_run_above_its_time_limit_fails(toy):
+    (toy.parent / "wait-32-0").touch()
+    done = quietly(toy, {"seed": "0"}, timeout=4)
+    assert "time limit" in next(iter(done.failed.values())) and done.tables == []
+
+
+def test_a_dry_run_starts_nothing_and_writes_nothing(toy, capsys):
+    done = sweep(toy, {"width": "32,64"}, toy.parent / "out", dry_run=True)
+    printed = capsys.readouterr().out
+    assert "width=32" in printed and "width=64" in printed
+    assert ran(toy) == 0 and not done.ran and not (toy.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"seed": "0", "width": "32,wide"}, "width is int.*'wide'"),
+        ({"rate": "0.1,fast"}, "rate is float"),
+        ({"kind": "plain,odd"}, r"kind is one of plain \| fancy"),
+        ({"wdth": "32"}, "no parameter 'wdth'.*did you mean width.*seed=0"),
+        ({"width": "32,"}, "leaves a value empty"),
+    ],
+)
+def test_what_does_not_fit_the_notebook_is_refused_before_anything_starts(toy, grid, words):
+    with pytest.raises(InputError, match=words):
+        quietly(toy, grid)
+    assert ran(toy) == 0 and not (toy.parent / "out").exists()
+
+
+def test_values_take_the_notebooks_types_and_each_combination_a_folder_of_its_own(toy):
+    runs = plan(toy, {"seed": "1,0,1", "rate": "1,1e-4", "layers": "[1, 2],[3]"}, Path("out"))
+    assert len(runs) == len({run.folder for run in runs}) == 8
+    assert runs[0].given == {"seed": 1, "rate": 1.0, "layers": [1, 2]} and isinstance(runs[0].given["rate"], float)
+    assert runs[0].parameters["width"] == 32
+    swapped = plan(toy, {"rate": "1", "seed": "1"}, Path("out"))
+    again = plan(toy, {"seed": "1", "rate": "1"}, Path("out"))
+    assert swapped[0].folder == again[0].folder == Path("out/rate=1.0,seed=1")
+
+
+def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
+    toy.write_text(toy.read_text().replace("# plain | fancy", "# any word"))
+    names = [run.folder.name for run in plan(toy, {"kind": "a/b,a b,../b"}, Path("out"))]
+    assert len(set(names)) == 3 and not any("/" in name for name in names)
+
+
+@pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
+def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send):
+    out, orders = toy.parent / "out", toy.parent
+    (orders / "wait-32-1").touch()
+    command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (kernels := [path for path in orders.glob("ran-32-1-*") if path.read_text()]):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    started = [psutil.Process(int(kernels[0].read_text())), *psutil.Process(process.pid).children(recursive=True)]
+    send(process.pid)
+    said = process.communicate()[1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert [path.parent.name for path in out.glob("*/done.json")] == ["seed=0"]
+    assert pd.read_csv(out / "results.csv")["toy.sum"].tolist() == [32] and ran(toy, "32-2") == 0
+    assert not list(out.glob(".*"))
