@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures import small_data, small_model
 
 
 @pytest.fixture(scope="session")
 def compare():
-    """A function that executes a notebook and compares its outputs with the stored ones: (whether they agree, why not)."""
+    """A function that executes a notebook and compares its outputs with the stored: (whether they agree, why not)."""
 
     def compared(path: Path, **environment: str) -> tuple[bool, str]:
         nbval = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900"]
@@ -39,3 +40,18 @@ def compare():
         return done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
     return compared
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Made-up data, never changed by a test."""
+    return small_data()
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A model that has been through both stages once; tests read it and change nothing."""
+    model = small_model()
+    model.pretrain()
+    model.fine_tune()
+    return model

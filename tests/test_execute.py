@@ -93,16 +93,25 @@ def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path):
     assert "before\n" in texts and "after\n" not in texts
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_leaves_no_kernel(tmp_path):
+def test_a_run_that_takes_too_long_is_stopped_and_says_so(tmp_path):
+    run = execute(write(tmp_path / "toy.ipynb", "while True: pass"), tmp_path / "out.ipynb", timeout=0.5)
+    assert not run.ok and run.error == "stopped after 0.5 s, the time limit"
+
+
+def test_an_interrupted_run_leaves_no_kernel(tmp_path):
+    pid = tmp_path / "pid"
     toy = write(
-        tmp_path / "toy.ipynb",
-        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))",
-        "time.sleep(600)",
+        tmp_path / "toy.ipynb", f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))", "while True: pass"
     )
-    run = execute(toy, tmp_path / "out.ipynb", timeout=8)
-    assert not run.ok and "time limit" in run.error and run.seconds < 60
-    pid = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+    def interrupt(cell: int) -> None:
+        if cell == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(toy, tmp_path / "out.ipynb", on_cell=interrupt)
+    kernel = int(pid.read_text())
+    assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
 
 
 def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from m6rec.baselines.linear import ItemToItem, training_matrix
 from m6rec.data.dataset import Dataset, Split
@@ -32,7 +33,7 @@ class ItemKNN(ItemToItem):
         for start in range(0, data.n_items, 1024):
             block = both[start : start + 1024].toarray()
             block /= np.maximum(np.outer(norms[start : start + 1024], norms) + self.shrink, 1e-9)
-            least = np.partition(block, -keep, axis=1)[:, -keep, None]
+            least = torch.from_numpy(block).topk(keep).values[:, -1:].numpy()
             blocks.append(sp.csr_array(np.where(block >= least, block, 0)))  # equals of the last neighbour all stay
         self.weights = sp.vstack(blocks).T.tocsr().astype(np.float32)
         return self

@@ -32,7 +32,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at .02, so that a new item has nothing to say; linear maps at 1/√fan-in; biases 0."""
+        """Embeddings at .02, linear maps at 1/√fan-in, biases 0; content starts small too, so that no item is loud."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -42,6 +42,7 @@ class Network(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.normal_(self.items.project[1].weight, std=0.02)
         for vector in (self.items.query, self.items.absent, self.fusion.start):
             nn.init.normal_(vector, std=0.02)
         for node, bias in zip(self.digits.nodes, self.digits.bias, strict=True):

@@ -97,8 +97,11 @@ def _kernel(folder: Path) -> Iterator[Check]:
     except NoSuchKernel:
         yield Check("Jupyter kernel", "missing", "there is no kernel python3", mend)
         return
-    other = os.path.isabs(starts) and os.path.realpath(starts) != os.path.realpath(sys.executable)
-    yield Check("Jupyter kernel", "warn" if other else "ok", f"python3, {starts}" if other else "python3", mend if other else "")
+    # By folder: each environment's python is a link, and all of them may lead to the same file.
+    if os.path.isabs(starts) and Path(starts).parent != Path(sys.executable).parent:
+        yield Check("Jupyter kernel", "warn", f"python3 starts {starts}, another Python", mend)
+    else:
+        yield Check("Jupyter kernel", "ok", "python3")
 
 
 def _home(folder: Path) -> Iterator[Check]:

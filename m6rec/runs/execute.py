@@ -9,25 +9,26 @@ import ast
 import difflib
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 import papermill
+import psutil
 import yaml
 
 from m6rec.errors import InputError
 from m6rec.runs import notebooks
 
 NOISE = re.compile(r"Kernel is running over TCP without encryption|^(Input|Output) Notebook: ")
-GRACE = 10.0  # seconds that a stopped run has to end its kernel
+GRACE = 5.0  # seconds that a stopped run has to end by itself
 
 
 class Execution(NamedTuple):
@@ -150,12 +151,19 @@ def _follow(command, cwd, environment, timeout, write, on_cell) -> tuple[int, bo
 
 
 def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)  # papermill ends its kernel
+    """End papermill and the kernel that it started, which lives in a session of its own."""
+    if process.poll() is not None:
+        return
+    with suppress(psutil.NoSuchProcess):
+        kernels = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()  # papermill ends its kernel itself, if it has got so far
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+        for left in psutil.wait_procs(kernels, timeout=1)[1]:
+            left.kill()
 
 
 def _reason(out: Path, log: Path) -> str:

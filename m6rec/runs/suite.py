@@ -95,9 +95,10 @@ def closing(console: Console, suite: Suite) -> None:
 
 def _follow(console: Console, path: Path, out: Path, parameters: Mapping | None, record: Path) -> Execution:
     """Execute one notebook under a line that moves with its cells; without a terminal only its end is printed."""
-    cells = sum(1 for cell in notebooks.read(path).cells)
+    cells = len(notebooks.read(path).cells)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("cell {task.completed}/{task.total}")
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    hidden = not console.is_terminal
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(path.stem, total=cells)
         moved = lambda cell: progress.update(task, completed=min(cell, cells))  # noqa: E731
         execution = execute(path, out, parameters, record=record, on_cell=moved)

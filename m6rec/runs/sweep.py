@@ -98,7 +98,7 @@ def sweep(
     try:
         _run_all(notebook, todo, out, jobs, timeout, console, failed)
     finally:
-        tables = write_tables(out, code, [*grid])
+        tables = write_tables(out, code)
     return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)
 
 

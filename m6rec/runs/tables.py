@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.style import library
 
 
-def write_tables(out: Path, code: str, swept: Sequence[str]) -> list[Path]:
+def write_tables(out: Path, code: str) -> list[Path]:
     """Gather the finished runs of one code hash below `out` into results.parquet, .csv, summary.csv and summary.png.
 
-    swept: the parameters that the plot tells apart. Returns the files written, none if no run is finished.
+    Returns the files written, none if no run is finished.
     """
     done = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/done.json"))]
     done = [one for one in done if one["run"]["code_hash"] == code]
@@ -25,7 +26,8 @@ def write_tables(out: Path, code: str, swept: Sequence[str]) -> list[Path]:
     # "width=64" and the default of 64 are one and the same run.
     table = pd.DataFrame([_row(one) for one in done]).drop_duplicates(parameters).sort_values(parameters)
     by_seed = summary(table, parameters, names)
-    figure = plot(by_seed, [name for name in swept if name != "seed"], names)
+    varied = [name for name in parameters if name != "seed" and by_seed[name].nunique(dropna=False) > 1]
+    figure = plot(by_seed, varied, names)
     return [
         _place(out / "results.parquet", lambda path: table.to_parquet(path, index=False)),
         _place(out / "results.csv", lambda path: table.to_csv(path, index=False)),
@@ -44,13 +46,15 @@ def summary(table: pd.DataFrame, parameters: Sequence[str], names: Sequence[str]
     return pd.DataFrame(columns).reset_index(drop=not others)
 
 
-def plot(by_seed: pd.DataFrame, swept: Sequence[str], names: Sequence[str]) -> Figure:
+def plot(by_seed: pd.DataFrame, varied: Sequence[str], names: Sequence[str]) -> Figure:
     """One panel a figure: along x the parameter with most values, one line for each combination of the others."""
-    x, *others = sorted(swept, key=lambda name: -by_seed[name].nunique()) or [None]
+    x, *others = sorted(varied, key=lambda name: -by_seed[name].nunique()) or [None]
     rows = -(-max(1, len(names)) // 3)
     figure = Figure(figsize=(11, 3 * rows), layout="constrained")
+    colours = library["tableau-colorblind10"]["axes.prop_cycle"]
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, 3, place + 1, title=name, xlabel=x or "")
+        axes.set_prop_cycle(colours)
         for label, line in by_seed.groupby(others) if others else [((), by_seed)]:
             words = ", ".join(f"{other}={value}" for other, value in zip(others, label, strict=True))
             along = line[x] if x else ["defaults"] * len(line)

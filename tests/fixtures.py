@@ -1,0 +1,37 @@
+"""A small made-up data set and models on it, for the tests of everything that learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+import m6rec
+
+USERS, ITEMS = 40, 30
+CONFIG = dict(
+    width=16, history=8, vocabulary=300, text_length=12, pretrain_epochs=2, finetune_epochs=2, validate_every=1, batch=16
+)
+
+
+def small_data(seed: int = 0) -> m6rec.Dataset:
+    """Forty people who walk through thirty items in circles, some steps at random; a profile column of each kind."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(USERS):
+        item, time = int(rng.integers(ITEMS)), 880_000_000 + int(rng.integers(10**6))
+        for _ in range(int(rng.integers(4, 15))):
+            item = (item + 1) % ITEMS if rng.random() < 0.8 else int(rng.integers(ITEMS))
+            time += int(rng.integers(1, 10**5))
+            rows.append((user + 100, item + 500, time, int(rng.integers(1, 6))))
+    items = pd.DataFrame({"item_id": np.arange(ITEMS) + 500, "title": [f"Film {i} ({1950 + i})" for i in range(ITEMS)]})
+    items["text"] = [f"film number {i} | {'drama' if i % 2 else 'comedy'} | {1950 + i}" for i in range(ITEMS)]
+    users = pd.DataFrame(
+        {"user_id": np.arange(USERS) + 100, "age": rng.integers(18, 70, USERS), "gender": rng.choice(["F", "M"], USERS)}
+    )
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "value"])
+    return m6rec.Dataset.from_frames(items, users, events, name="circles")
+
+
+def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M6Rec:
+    """An untrained model of the small data."""
+    return m6rec.M6Rec(data or small_data(), "small", **{**CONFIG, **changes})

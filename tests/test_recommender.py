@@ -1,0 +1,122 @@
+"""The verbs: raw ids in, a DataFrame out, and a clear sentence for everything that cannot be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fixtures import small_data, small_model
+
+from m6rec import Config, InputError, evaluate
+
+
+def test_recommends_for_a_user_a_history_a_title_and_nobody(trained):
+    for asked in ({"user": 105}, {"history": [501, 502]}, {"history": ["Film 3", "Film 7 (1957)"]}, {"history": []}):
+        table = trained.recommend(**asked, k=5)
+        assert list(table.columns) == ["rank", "item_id", "title", "score"]
+        assert table["rank"].tolist() == [1, 2, 3, 4, 5] and table["item_id"].is_unique
+        assert table["score"].is_monotonic_decreasing
+
+
+def test_what_was_seen_is_left_out_unless_asked_for(trained):
+    data, user = trained.data, 110
+    rows = data.events[data.events["user"] == int(data.user_codes([user])[0])]
+    seen = set(data.items["item_id"].iloc[rows["item"]])
+    rest = data.n_items - len(seen)
+    for method in ("generated", "dense", "exact"):
+        assert not seen & set(trained.recommend(user, k=rest, method=method)["item_id"])
+        assert seen <= set(trained.recommend(user, k=data.n_items, method=method, seen=True)["item_id"])
+
+
+def test_generated_with_a_wide_beam_and_exact_agree(trained):
+    generated, exact = (trained.recommend(105, k=15, method=m) for m in ("generated", "exact"))
+    assert generated["item_id"].tolist() == exact["item_id"].tolist()
+
+
+def test_the_request_moves_the_scores_and_only_named_fields_count(trained):
+    at = {hour: trained.recommend(105, context={"hour": hour}, k=15)["score"].tolist() for hour in (3, 21)}
+    assert at[3] != at[21]
+    assert trained.recommend(105, k=15).equals(trained.recommend(105, context={}, k=15))
+
+
+def test_steps_by_hand_are_what_recommend_does(trained):
+    context = trained.extract_context([501, 502, 503], {"hour": 9})
+    fused = trained.fuse(context)
+    allowed = torch.ones(1, trained.data.n_items, dtype=torch.bool)
+    allowed[0, context.item[0]] = False
+    found = trained.generate(fused, 5, allowed=allowed)
+    table = trained.recommend(history=[501, 502, 503], context={"hour": 9}, k=5)
+    assert trained.data.items["item_id"].to_numpy()[found.items[0]].tolist() == table["item_id"].tolist()
+
+
+def test_without_request_profile_text_or_identity_the_model_still_works():
+    for off in ("request", "profile", "text", "identity"):
+        model = small_model(**{off: False}, pretrain_epochs=1, finetune_epochs=1)
+        model.pretrain()
+        model.fine_tune()
+        assert len(model.recommend(105, k=3)) == 3, off
+        assert evaluate(model, model.data).metrics["ndcg@10"] >= 0
+    model = small_model(request=False)
+    with pytest.raises(InputError, match="trained without a request"):
+        model.recommend(105, context={"hour": 3})
+
+
+def test_evaluation_ranks_dense_generated_and_exact_by_the_same_code(trained):
+    for method in ("dense", "generated", "exact"):
+        result = evaluate(trained.scorer(method), trained.data)
+        assert result.name == f"m6rec {method}" and 0 <= result.metrics["ndcg@10"] <= 1
+    lists = evaluate(trained.scorer("generated"), trained.data).lists
+    seen = trained.data.targets(trained.split.test).seen().toarray()
+    for row, items in enumerate(lists):
+        kept = items[items >= 0]
+        assert len(set(kept)) == 10 and not seen[row, kept].any()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m: m.recommend(user=9), "9"),
+        (lambda m: m.recommend(history=["Filn 3"]), "Film 3"),
+        (lambda m: m.recommend(history="Film 3"), "is one text"),
+        (lambda m: m.recommend(), "say for whom"),
+        (lambda m: m.recommend(105, k=0), "k=0 does not fit"),
+        (lambda m: m.recommend(105, k=1000), "k=1000 does not fit"),
+        (lambda m: m.recommend(105, context={"hour": 25}), "hour=25 .* take 0 to 23"),
+        (lambda m: m.recommend(105, context={"hour": "noon"}), "hour=noon"),
+        (lambda m: m.recommend(105, context={"weekday": "Caturday"}), "one of Monday"),
+        (lambda m: m.recommend(105, context={"hours": 5}), "'hours' is unknown .* hour, weekday, gap"),
+        (lambda m: m.recommend(105, method="magic"), "one of generated, dense, exact"),
+        (lambda m: m.scorer("magic"), "one of generated, dense, exact"),
+        (lambda m: m.fine_tune(task="cook"), 'take "next"'),
+        (lambda m: small_model().fine_tune(), r"call pretrain\(\) first"),
+        (lambda m: Config.preset("huge"), "tiny, small, base"),
+        (lambda m: Config.preset("tiny", widht=3), "did you mean width"),
+        (lambda m: Config.preset("tiny", width=30, heads=4), "width=30 cannot be split into heads=4"),
+        (lambda m: Config.preset("tiny", dropout=1.0), "dropout=1.0 is outside"),
+        (lambda m: Config.preset("tiny", text=False, identity=False), "leave nothing"),
+        (lambda m: Config.preset("tiny", batch=0), "batch=0 is too small"),
+        (lambda m: Config.preset("tiny", device="tpu"), 'device="tpu"'),
+    ],
+)
+def test_bad_input_gets_one_sentence_with_the_fix(trained, call, says):
+    with pytest.raises(InputError, match=says) as error:
+        call(trained)
+    assert "\n" not in str(error.value)
+
+
+def test_weekdays_may_be_names_or_numbers_from_monday(trained):
+    tables = [trained.recommend(105, context={"weekday": day}, k=5) for day in ("Tuesday", 1)]
+    assert tables[0].equals(tables[1])
+
+
+def test_data_without_timestamps_has_no_request_and_works():
+    import m6rec
+
+    data = small_data()
+    events = data.events.assign(
+        user_id=data.users["user_id"].to_numpy()[data.events["user"]],
+        item_id=data.items["item_id"].to_numpy()[data.events["item"]],
+    )
+    untimed = m6rec.Dataset.from_frames(data.items, None, events[["user_id", "item_id"]])
+    model = small_model(untimed, pretrain_epochs=1, finetune_epochs=0)
+    model.pretrain()
+    assert model.fields.request == () and len(model.recommend(105, k=3, method="dense")) == 3
