@@ -15,6 +15,8 @@ from m6rec.data import Dataset, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.recommender import M6Rec
+from m6rec.runs.record import record
+from m6rec.runs.scale import scale
 
-__all__ = ["Config", "Dataset", "InputError", "M6Rec", "evaluate", "load"]
+__all__ = ["Config", "Dataset", "InputError", "M6Rec", "evaluate", "load", "record", "scale"]
 __version__ = "0.1.0"

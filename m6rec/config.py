@@ -101,14 +101,16 @@ class Config:
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> Config:
-        """"tiny" (a minute on a laptop's CPU), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
+        """ "tiny" (a minute on a laptop's CPU), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
         known = [f.name for f in dataclasses.fields(cls)]
         for key in changes:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
-                raise InputError(f"Config has no {key}" + (f": did you mean {near[0]}?" if near else f": it has {known}."))
+                raise InputError(
+                    f"Config has no {key}" + (f": did you mean {near[0]}?" if near else f": it has {known}.")
+                )
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:

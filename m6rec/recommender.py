@@ -80,7 +80,9 @@ class M6Rec:
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
-            raise InputError("fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained.")
+            raise InputError(
+                "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
+            )
         return self._train("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated", options)
 
     def preprocess(self, texts: Sequence[object] | pd.Series) -> np.ndarray:
@@ -107,7 +109,11 @@ class M6Rec:
         if history is None:
             end = self.data.offsets[code + 1]
             events = np.arange(max(self.data.offsets[code], end - length), end)
-            item, value, gap = self.data.events["item"].to_numpy()[events], self.codes.value[events], self.codes.gap[events]
+            item, value, gap = (
+                self.data.events["item"].to_numpy()[events],
+                self.codes.value[events],
+                self.codes.gap[events],
+            )
         else:
             item = self._find(history)[-length:]
             value, gap = np.zeros_like(item), np.zeros_like(item)
@@ -130,7 +136,13 @@ class M6Rec:
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
     def generate(
-        self, fused: Fused, k: int = 10, *, beam: int = 50, allowed: Tensor | None = None, trace: list[Step] | None = None
+        self,
+        fused: Fused,
+        k: int = 10,
+        *,
+        beam: int = 50,
+        allowed: Tensor | None = None,
+        trace: list[Step] | None = None,
     ) -> Generated:
         """States -> k generated items each (of the last target). The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, beam=beam, allowed=allowed, trace=trace)
@@ -156,18 +168,24 @@ class M6Rec:
         there = known.item[0][known.item[0] >= 0]
         if user is not None and history is None:
             code = int(self.data.user_codes([user])[0])
-            there = torch.from_numpy(self.data.events["item"].to_numpy()[self.data.offsets[code] : self.data.offsets[code + 1]].copy())
+            there = torch.from_numpy(
+                self.data.events["item"].to_numpy()[self.data.offsets[code] : self.data.offsets[code + 1]].copy()
+            )
         allowed = torch.ones(1, self.data.n_items, dtype=torch.bool, device=self.device)
         if not seen:
             allowed[0, there] = False
         possible = int(allowed.sum())
         if not 1 <= k <= possible:
-            raise InputError(f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}.")
+            raise InputError(
+                f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
+            )
         fused = self.fuse(known)
         if method == "generated":
             found = self.generate(fused, k, allowed=allowed)
         else:
-            found = Generated(*self._score(fused.state[:, -1], method).masked_fill(~allowed, float("-inf")).topk(k)[::-1])
+            found = Generated(
+                *self._score(fused.state[:, -1], method).masked_fill(~allowed, float("-inf")).topk(k)[::-1]
+            )
         codes = found.items[0].cpu().numpy()
         return pd.DataFrame(
             {
@@ -178,7 +196,9 @@ class M6Rec:
             }
         )
 
-    def scorer(self, method: str = "dense", *, mask_seen: bool = True, beam: int = 50, network: Network | None = None) -> Scorer:
+    def scorer(
+        self, method: str = "dense", *, mask_seen: bool = True, beam: int = 50, network: Network | None = None
+    ) -> Scorer:
         """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact"."""
         return Scorer(self, method, mask_seen, beam, network or self.network)
 
@@ -231,10 +251,14 @@ class M6Rec:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again.") from error
+            raise InputError(
+                f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again."
+            ) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data that it knows.")
+            raise InputError(
+                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data that it knows."
+            )
         model = cls.__new__(cls)
         model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
         model.split = data.split()
@@ -242,7 +266,9 @@ class M6Rec:
         try:
             model.network.load_state_dict(checkpoint.load_tensors(folder / "model.safetensors"))
         except RuntimeError as error:
-            raise InputError(f"the weights in {folder} do not fit its config: delete the folder and train again.") from error
+            raise InputError(
+                f"the weights in {folder} do not fit its config: delete the folder and train again."
+            ) from error
         model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
         return model
 
@@ -278,7 +304,9 @@ class M6Rec:
         stage = Stage(
             name=name,
             epochs=epochs,
-            batches=lambda rng: batches.training_batches(self.data, self.split, self.codes, length=length, batch=size, rng=rng),
+            batches=lambda rng: batches.training_batches(
+                self.data, self.split, self.codes, length=length, batch=size, rng=rng
+            ),
             losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_texts, rng),
             validate=lambda network: self._validate(network, judged_by),
         )
@@ -287,7 +315,9 @@ class M6Rec:
         return self.stages[name]
 
     def _validate(self, network: Network, method: str) -> float:
-        return evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid").metrics["ndcg@10"]
+        return evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid").metrics[
+            "ndcg@10"
+        ]
 
     def _score(self, state: Tensor, method: str, network: Network | None = None, items: Tensor | None = None) -> Tensor:
         network = network or self.network
@@ -301,9 +331,13 @@ class M6Rec:
     def _find(self, history: Sequence[object]) -> np.ndarray:
         """Raw item ids or titles -> codes."""
         if isinstance(history, str):
-            raise InputError(f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}].")
+            raise InputError(
+                f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}]."
+            )
         ids = set(self.data.items["item_id"])
-        return np.array([self.data.item_codes([h])[0] if h in ids else self.data.find([str(h)])[0] for h in history], dtype=np.int64)
+        return np.array(
+            [self.data.item_codes([h])[0] if h in ids else self.data.find([str(h)])[0] for h in history], dtype=np.int64
+        )
 
 
 class Scorer:

@@ -9,7 +9,14 @@ import m6rec
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(
-    width=16, history=8, vocabulary=300, text_length=12, pretrain_epochs=2, finetune_epochs=2, validate_every=1, batch=16
+    width=16,
+    history=8,
+    vocabulary=300,
+    text_length=12,
+    pretrain_epochs=2,
+    finetune_epochs=2,
+    validate_every=1,
+    batch=16,
 )
 
 

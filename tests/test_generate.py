@@ -132,7 +132,9 @@ def test_a_planted_decoder_starts_as_a_clustering_of_the_dense_head(trained):
     below = tree.prefixes(torch.arange(len(items)))[:, 0]
     for node in below.unique():
         members = items[below == node]
-        torch.testing.assert_close(logits[:, node], state @ members.mean(0) + np.log(len(members)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            logits[:, node], state @ members.mean(0) + np.log(len(members)), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_written_text_has_no_special_tokens_and_stops(trained):

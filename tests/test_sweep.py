@@ -140,17 +140,24 @@ def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_fin
     out, orders = toy.parent / "out", toy.parent
     (orders / "wait-32-1").touch()
     command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
-    process = subprocess.Popen(
+    started: list[psutil.Process] = []
+    with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (kernels := [path for path in orders.glob("ran-32-1-*") if path.read_text()]):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    started = [psutil.Process(int(kernels[0].read_text())), *psutil.Process(process.pid).children(recursive=True)]
-    send(process.pid)
-    said = process.communicate()[1]
-    assert process.returncode == 130 and "Traceback" not in said
-    assert psutil.wait_procs(started, timeout=20)[1] == []
+    ) as process:
+        try:
+            while not (kernels := [path for path in orders.glob("ran-32-1-*") if path.read_text()]):
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.1)
+            started = [psutil.Process(int(kernels[0].read_text())), psutil.Process(process.pid)]
+            started += started[1].children(recursive=True)
+            send(process.pid)
+            said = process.communicate(timeout=60)[1]
+            alive = psutil.wait_procs(started, timeout=20)[1]
+        finally:  # where the sweep leaves something behind, this test does not
+            process.kill()
+            for one in psutil.wait_procs(started, timeout=0)[1]:
+                one.kill()
+    assert process.returncode == 130 and "Traceback" not in said and alive == []
     assert [path.parent.name for path in out.glob("*/done.json")] == ["seed=0"]
     assert pd.read_csv(out / "results.csv")["toy.sum"].tolist() == [32] and ran(toy, "32-2") == 0
     assert not list(out.glob(".*"))

@@ -84,7 +84,9 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
         for level in range(3):
             own = tree.digits(target[row])
             under = (digits[:, :level] == own[:level]).all(1)
-            mass = torch.stack([probability[row, under & (digits[:, level] == d)].sum() for d in range(tree.widths[level])])
+            mass = torch.stack(
+                [probability[row, under & (digits[:, level] == d)].sum() for d in range(tree.widths[level])]
+            )
             said = student[level][row].log_softmax(-1)
             living = mass > 0
             expected += -(mass[living] / mass.sum() * said[living]).sum() / 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from m6rec.baselines.linear import ItemToItem, training_matrix
-from m6rec.data.dataset import Dataset, Split
+from m6rec.baselines.linear import ItemToItem
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, training_matrix
 
 
 class EASE(ItemToItem):

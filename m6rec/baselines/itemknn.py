@@ -6,8 +6,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from m6rec.baselines.linear import ItemToItem, training_matrix
-from m6rec.data.dataset import Dataset, Split
+from m6rec.baselines.linear import ItemToItem
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, training_matrix
 
 
 class ItemKNN(ItemToItem):

@@ -1,21 +1,12 @@
-"""What the count-based baselines share: the training matrix, and scores = history profile x item-to-item weights."""
+"""What the item-to-item baselines share: scores = history profile x item-to-item weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
 
-from m6rec.data.dataset import Dataset, Split, Targets
+from m6rec.data.splits import Targets
 from m6rec.errors import InputError
-
-
-def training_matrix(data: Dataset, split: Split) -> sp.csr_array:
-    """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
-    events = data.events[["user", "item"]].to_numpy()[split.train]
-    ones = np.ones(len(events), np.float32)
-    matrix = sp.csr_array((ones, (events[:, 0], events[:, 1])), shape=(data.n_users, data.n_items))
-    matrix.data[:] = 1  # building it added up repeated events
-    return matrix
 
 
 class ItemToItem:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from m6rec.baselines.linear import training_matrix
-from m6rec.data.dataset import Dataset, Split, Targets
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets, training_matrix
 from m6rec.errors import InputError
 
 

@@ -15,6 +15,7 @@ from m6rec.data.batches import Batch, training_batches
 from m6rec.data.context import EventCodes
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
+from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import attend
 from m6rec.train.fit import Epoch, Stage, fit
@@ -32,7 +33,9 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        q, k, v = (
+            self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, H, T, D/H)
         x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
@@ -44,7 +47,9 @@ class SASRecNetwork(nn.Module):
         super().__init__()
         self.items = nn.Embedding(items, config.width)
         self.places = nn.Embedding(config.history, config.width)
-        self.layers = nn.ModuleList(Layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers))
+        self.layers = nn.ModuleList(
+            Layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers)
+        )
         self.norm, self.dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
         for table in (self.items, self.places):
             nn.init.normal_(table.weight, std=0.02)
@@ -68,8 +73,6 @@ class SASRec:
 
     def fit(self, data: Dataset, split: Split, **options: object) -> SASRec:
         """Train on the training events; validation decides when to stop. options are `m6rec.train.fit`'s."""
-        from m6rec.evaluate import evaluate
-
         torch.manual_seed(self.config.seed)
         self.network = SASRecNetwork(data.n_items, self.config)
         no = np.zeros(data.n_events, np.int64)

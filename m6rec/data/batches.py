@@ -27,7 +27,9 @@ def training_windows(data: Dataset, split: Split, length: int, rng: np.random.Ge
     -> (W, 2) first and past-the-last event. Windows of fewer than two events teach nothing and are left out. A split by
     time leaves each user a prefix of their events, so a window is always one piece.
     """
-    counts = np.add.reduceat(np.append(split.train, False).astype(np.int64), data.offsets[:-1]) * (np.diff(data.offsets) > 0)
+    counts = np.add.reduceat(np.append(split.train, False).astype(np.int64), data.offsets[:-1]) * (
+        np.diff(data.offsets) > 0
+    )
     windows = []
     for start, count in zip(data.offsets[:-1], counts, strict=True):
         cuts = [0, count]
@@ -52,7 +54,10 @@ def training_batches(
     for group in rng.permutation(len(groups)):
         rows = groups[group]
         events = _grid(windows[rows], int(sizes[rows].max()))
-        yield Batch(_context(data, codes, events, request=codes.request[events.clip(0)] * (events >= 0)[..., None]), _items(data, events))
+        yield Batch(
+            _context(data, codes, events, request=codes.request[events.clip(0)] * (events >= 0)[..., None]),
+            _items(data, events),
+        )
 
 
 def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length: int) -> Context:
@@ -61,7 +66,10 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     history = _grid(np.stack((np.maximum(first, events - length), events), 1), length)
     context = _context(data, codes, history, request=codes.request[events][:, None])
     profile = codes.profile[data.events["user"].to_numpy()[events]]  # an empty history does not name its user
-    return context._replace(profile=torch.from_numpy(profile), position=torch.from_numpy((events - np.maximum(first, events - length))[:, None]))
+    return context._replace(
+        profile=torch.from_numpy(profile),
+        position=torch.from_numpy((events - np.maximum(first, events - length))[:, None]),
+    )
 
 
 def _grid(windows: np.ndarray, length: int) -> np.ndarray:

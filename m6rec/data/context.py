@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.errors import InputError
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
+from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -120,7 +120,11 @@ class Fields:
 
     def encode_profile(self, users: pd.DataFrame) -> np.ndarray:
         """(U, C) codes."""
-        return np.stack([f.encode(users[f.name]) for f in self.profile], 1) if self.profile else np.zeros((len(users), 0), np.int64)
+        return (
+            np.stack([f.encode(users[f.name]) for f in self.profile], 1)
+            if self.profile
+            else np.zeros((len(users), 0), np.int64)
+        )
 
     def encode_request(self, events: pd.DataFrame, gaps: np.ndarray) -> np.ndarray:
         """(E, R) codes of the circumstances of events; `gaps` (E,) are seconds since the user's event before, or NaN."""
@@ -194,4 +198,8 @@ def _label(value: object) -> str:
 
 
 def _span(levels: tuple[str, ...]) -> str:
-    return f"{levels[0]} to {levels[-1]}" if levels == HOURS else "one of " + ", ".join(levels[:12]) + (" …" if len(levels) > 12 else "")
+    return (
+        f"{levels[0]} to {levels[-1]}"
+        if levels == HOURS
+        else "one of " + ", ".join(levels[:12]) + (" …" if len(levels) > 12 else "")
+    )

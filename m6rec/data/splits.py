@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array, csr_matrix
 
 from m6rec.errors import InputError
 
@@ -50,6 +50,15 @@ def global_time(data: Dataset, fractions: tuple[float, float] = (0.8, 0.1)) -> S
         return events[np.unique(user[events], return_index=True)[1]]
 
     return Split("global_time", time < first, targets((time >= first) & (time < second)), targets(time >= second))
+
+
+def training_matrix(data: Dataset, split: Split) -> csr_array:
+    """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
+    events = data.events[["user", "item"]].to_numpy()[split.train]
+    ones = np.ones(len(events), np.float32)
+    matrix = csr_array((ones, (events[:, 0], events[:, 1])), shape=(data.n_users, data.n_items))
+    matrix.data[:] = 1  # building it added up repeated events
+    return matrix
 
 
 class Targets:

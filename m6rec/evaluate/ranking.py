@@ -15,8 +15,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from m6rec.baselines.linear import training_matrix
-from m6rec.data.dataset import Dataset, Split, Targets
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets, training_matrix
 from m6rec.errors import InputError
 
 

@@ -28,7 +28,13 @@ class Step(NamedTuple):
 
 @torch.no_grad()
 def generate(
-    decoder: DigitDecoder, state: Tensor, k: int, *, beam: int = 50, allowed: Tensor | None = None, trace: list[Step] | None = None
+    decoder: DigitDecoder,
+    state: Tensor,
+    k: int,
+    *,
+    beam: int = 50,
+    allowed: Tensor | None = None,
+    trace: list[Step] | None = None,
 ) -> Generated:
     """Generate k items for each state (B, D). The source document's `generate`.
 
@@ -40,7 +46,9 @@ def generate(
     living = tree.living(allowed)
     possible = int(living[-1].sum(-1).min())
     if k < 1 or possible < k:
-        raise InputError(f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}.")
+        raise InputError(
+            f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
+        )
     nodes = torch.zeros(b, 1, dtype=torch.long, device=state.device)
     scores = torch.zeros(b, 1, device=state.device)
     cache: list[Memory] | None = None

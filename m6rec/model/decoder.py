@@ -28,7 +28,9 @@ class DigitDecoder(nn.Module):
         nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
         self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
         self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
+        )
         self.project = nn.Linear(config.width, config.width)
         # The tree is part of the model: it is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
@@ -66,7 +68,9 @@ class DigitDecoder(nn.Module):
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
         return [self.choices(states[:, g], g, parents[:, g]) for g in range(len(self.widths))]
 
-    def step(self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+    def step(
+        self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None
+    ) -> tuple[Tensor, list[Memory]]:
         """One digit: states (B, D), the node reached so far (B,), keys and values so far -> logits (B, W), the new cache.
 
         `teach` and `step` are one function seen twice; a test holds them equal.
@@ -98,7 +102,9 @@ class TextDecoder(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
+        )
         self.norm = nn.RMSNorm(config.width)
 
     def forward(self, tokens: nn.Embedding, local: nn.ModuleList, source: Tensor, target: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ class Fused(NamedTuple):
     """What is known of each target before anything is generated."""
 
     state: Tensor  # (B, Q, D)
-    weights: tuple[Tensor, ...]  # per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s
+    weights: tuple[
+        Tensor, ...
+    ]  # per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s
 
 
 class History(NamedTuple):

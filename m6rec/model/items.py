@@ -32,7 +32,10 @@ class ItemEncoder(nn.Module):
         self.tokens = nn.Embedding(vocabulary, config.width, padding_idx=0)
         self.query = nn.Parameter(torch.empty(config.width))
         self.absent = nn.Parameter(torch.empty(config.width))
-        self.local = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.local_layers))
+        self.local = nn.ModuleList(
+            Block(config.width, config.heads, config.dropout) for _ in range(config.local_layers)
+        )
+        self.mean_norm = nn.RMSNorm(config.width)
         self.project = nn.Sequential(nn.RMSNorm(config.width), nn.Linear(config.width, config.width))
         self.identity = nn.Embedding(items, config.width) if config.identity else None
         self.reads_text = config.text
@@ -58,7 +61,9 @@ class ItemEncoder(nn.Module):
         for block in self.local[:-1]:
             x = block(x, mask=mask, positions=places).out
         # The last local layer has one reader, the [ITEM] token at place 0: the others' outputs would be thrown away.
-        query = self.query.expand(len(text), 1, -1)
+        # It starts as the mean of the item's tokens, so that a bag of words is learnt at once and order after it.
+        there = (text > 0)[..., None]
+        query = self.query + self.mean_norm((x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1))
         read = self.local[-1](query, self.local[-1].remember(x, places), mask, places[:1] - 1, weights=weights)
         vectors = torch.where((text > 0).any(1, keepdim=True), self.project(read.out.squeeze(1)), self.absent)
         return Encoded(vectors, read.weights)

@@ -79,7 +79,9 @@ def grow(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
     if n > leaves:
         raise InputError(f"a tree of widths {widths} has {leaves} leaves, too few for {n} items: take wider levels.")
     if not np.isfinite(vectors).all():
-        raise InputError("item vectors hold NaN or infinity, so no tree can be grown: lower the learning rate and train again.")
+        raise InputError(
+            "item vectors hold NaN or infinity, so no tree can be grown: lower the learning rate and train again."
+        )
     rng = np.random.default_rng(seed)
     leaf = np.zeros(n, dtype=np.int64)
     nodes = [np.arange(n)]
@@ -99,13 +101,22 @@ def health(tree: Tree) -> list[Health]:
     """One row per level: dead nodes, evenness, crowding, uniqueness."""
     rows = []
     for level in range(len(tree.widths)):
-        counts = np.bincount(tree.prefixes(torch.arange(len(tree.leaf)))[:, level], minlength=math.prod(tree.widths[: level + 1]))
+        counts = np.bincount(
+            tree.prefixes(torch.arange(len(tree.leaf)))[:, level], minlength=math.prod(tree.widths[: level + 1])
+        )
         living = counts[counts > 0]
         share = living / living.sum()
         even = -(share * np.log(share)).sum() / np.log(len(counts))
         rows.append(
-            Health(level + 1, len(living), len(counts) - len(living), float(even), int(living.min()), int(living.max()),
-                   float((counts == 1).sum() / len(tree.leaf)))  # fmt: skip
+            Health(
+                level + 1,
+                len(living),
+                len(counts) - len(living),
+                float(even),
+                int(living.min()),
+                int(living.max()),
+                float((counts == 1).sum() / len(tree.leaf)),
+            )  # fmt: skip
         )
     return rows
 
@@ -134,7 +145,9 @@ def _spread(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray
     for _ in range(k - 1):
         distance = np.minimum(distance, ((vectors - vectors[chosen[-1]]) ** 2).sum(1))
         total = distance.sum()
-        chosen.append(int(rng.choice(len(vectors), p=distance / total)) if total > 0 else int(rng.integers(len(vectors))))
+        chosen.append(
+            int(rng.choice(len(vectors), p=distance / total)) if total > 0 else int(rng.integers(len(vectors)))
+        )
     return vectors[chosen]
 
 
@@ -143,7 +156,9 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, room: int) -> np.ndarray:
 
     Deferred acceptance (Gale & Shapley 1962): it ends after at most n·k proposals and leaves nobody out while n ≤ k·room.
     """
-    distance = ((vectors[:, None] - centres) ** 2).sum(-1) if len(vectors) * centres.size < 5e7 else _far(vectors, centres)
+    distance = (
+        ((vectors[:, None] - centres) ** 2).sum(-1) if len(vectors) * centres.size < 5e7 else _far(vectors, centres)
+    )
     preference = distance.argsort(1, kind="stable")
     choice = np.zeros(len(vectors), dtype=np.int64)
     while True:

@@ -133,8 +133,10 @@ def _figures(notebook: NotebookNode, title: str) -> Iterator[tuple[NotebookNode,
 
 
 def _provenance(run: Mapping) -> str:
-    """The facts of the run that are plain words or numbers, in a line."""
-    facts = [f"{key.replace('_', ' ')} {value}" for key, value in run.items() if isinstance(value, str | int | float)]
+    """What the run came from and ran on, in a line."""
+    changed = " with uncommitted changes" if run.get("dirty") else ""
+    facts = [f"commit {run['commit'][:10]}{changed}"] if run.get("commit") else []
+    facts += [f"{key} {run[key]}" for key in ("seed", "device", "cores", "platform") if key in run]
     facts += [f"{name} {version}" for name, version in run.get("versions", {}).items()]
     return escape(" · ".join(facts))
 

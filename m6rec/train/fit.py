@@ -72,7 +72,9 @@ def fit(
     plain = accelerator.unwrap_model(network)
     average = AveragedModel(plain, avg_fn=None, multi_avg_fn=_moving_average(config.average))
     best = copy.deepcopy(average.module.state_dict())
-    state = TrainingState(stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[])
+    state = TrainingState(
+        stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
+    )
     if resume and folder is not None and (folder / "state.json").exists():
         state = load_state(folder, state, plain, average, optimizer, best, rng)
 
@@ -93,7 +95,9 @@ def fit(
                 sums[name] = sums.get(name, 0.0) + loss.detach()
         means = {name: float(value) / steps for name, value in sums.items()}
         if not np.isfinite(list(means.values())).all():
-            raise InputError(f"the loss is not finite in epoch {state.epoch + 1}: lower learning_rate={config.learning_rate}.")
+            raise InputError(
+                f"the loss is not finite in epoch {state.epoch + 1}: lower learning_rate={config.learning_rate}."
+            )
         state.epoch += 1
         validation = None
         if state.epoch % config.validate_every == 0 or state.epoch == stage.epochs:

@@ -20,7 +20,9 @@ REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that 
 INFILL_ITEMS = 64  # texts per step
 
 
-def pretraining(network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+def pretraining(
+    network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator
+) -> dict[str, Tensor]:
     """Next event over the whole catalogue, and text infilling. texts (n, L): the token rows of training items."""
     losses = {"next": next_event(*predict(network, batch)[1:])}
     if config.text and config.infill_weight:
@@ -28,7 +30,9 @@ def pretraining(network: Network, batch: Batch, config: Config, texts: np.ndarra
     return losses
 
 
-def finetuning(network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+def finetuning(
+    network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator
+) -> dict[str, Tensor]:
     """The dense head goes on learning; the digits learn from the true path and from the dense head."""
     state, logits, target = predict(network, batch)
     path, teacher = digits(network, state, logits, target)

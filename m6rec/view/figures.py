@@ -49,22 +49,36 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float | None
     return Picture(figure, losses.assign(validation=checked), title)
 
 
-def attention_map(weights: np.ndarray, labels: Sequence[str], title: str, *, kinds: Sequence[str] | None = None) -> Picture:
-    """Where one target looked: weights (H, Tk), a row per head, one column per token; `kinds` groups the tokens."""
+def attention_map(
+    weights: np.ndarray,
+    labels: Sequence[str],
+    title: str,
+    *,
+    kinds: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
+) -> Picture:
+    """Where targets looked: weights (rows, Tk), a column per token; `kinds` groups them, rows are heads if unnamed."""
+    rows = [f"head {h + 1}" for h in range(len(weights))] if rows is None else rows
     figure, ax = canvas(2 + 0.3 * len(labels), 1.9 + 0.3 * len(weights))
     image = ax.imshow(weights, cmap="cividis", vmin=0, aspect="auto")
-    _label(ax, [f"head {h + 1}" for h in range(len(weights))], labels)
+    _label(ax, rows, labels)
     if weights.shape[1] <= 12:
         for (row, column), value in np.ndenumerate(weights):
             light = value > weights.max() / 2
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if light else "white")
+            ax.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if light else "white"
+            )
     for edge in range(1, len(labels)):
         if kinds is not None and kinds[edge] != kinds[edge - 1]:
             ax.axvline(edge - 0.5, color="white", linewidth=2)
     figure.colorbar(image, ax=ax, label="attention", shrink=0.8)
     ax.set_title(title + "\n(where the model looked, which is not yet why)", loc="left", fontsize=10)
-    data = pd.DataFrame(weights, columns=list(labels))
-    return Picture(figure, data, f"{title}. Attention of {len(weights)} heads over {len(labels)} tokens: where the model looked, not why.")
+    data = pd.DataFrame(weights, list(rows), list(labels))
+    return Picture(
+        figure,
+        data,
+        f"{title}. Attention in {len(weights)} rows over {len(labels)} tokens: where the model looked, not why.",
+    )
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
@@ -85,7 +99,9 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
     ax.set_xlim(0, 1)
     ax.set_ylim(-max(len(before), len(after)) - 0.6, 0.6)
     ax.set_title(title, loc="left", fontsize=10)
-    places = pd.DataFrame({names[0]: pd.Series(range(1, len(before) + 1), before), names[1]: pd.Series(range(1, len(after) + 1), after)})
+    places = pd.DataFrame(
+        {names[0]: pd.Series(range(1, len(before) + 1), before), names[1]: pd.Series(range(1, len(after) + 1), after)}
+    )
     return Picture(figure, places, f"{title}. Bold: on one list only. Solid lines rise or stay, dashed lines fall.")
 
 
@@ -94,7 +110,13 @@ def tree_health(rows: Sequence[object], title: str) -> Picture:
     table = pd.DataFrame(rows).set_index("level")
     figure, axes = canvas(9, 2.6, columns=3)
     levels = [f"digit {level}" for level in table.index]
-    for ax, column, label, colour in zip(axes, ("entropy", "dead", "unique"), ("evenness of use", "dead nodes", "items named uniquely"), LINES, strict=False):
+    for ax, column, label, colour in zip(
+        axes,
+        ("entropy", "dead", "unique"),
+        ("evenness of use", "dead nodes", "items named uniquely"),
+        LINES,
+        strict=False,
+    ):
         bars = ax.bar(levels, table[column], color=colour, width=0.6)
         ax.bar_label(bars, fmt="%d" if column == "dead" else "%.2f", fontsize=9)
         ax.set_title(label, fontsize=9)
@@ -103,7 +125,9 @@ def tree_health(rows: Sequence[object], title: str) -> Picture:
     return Picture(figure, table, title)
 
 
-def beam_tree(steps: Sequence[object], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, show: int = 10) -> Picture:
+def beam_tree(
+    steps: Sequence[object], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, show: int = 10
+) -> Picture:
     """The beam as a tree: the nodes kept at each level (steps of one list), the best `show` at the end with their names."""
     figure, ax = canvas(9, 4.2)
     ax.axis("off")
@@ -122,7 +146,13 @@ def beam_tree(steps: Sequence[object], widths: Sequence[int], leaves: Mapping[in
             won, score = node in winners, scores[step.nodes[0].tolist().index(node)]
             if (level - 1, parent) in places:
                 y = (places[level - 1, parent], places[level, node])
-                ax.plot((level - 1, level), y, color=LINES[0] if won else "0.85", linewidth=1.6 if won else 0.7, zorder=2 if won else 1)
+                ax.plot(
+                    (level - 1, level),
+                    y,
+                    color=LINES[0] if won else "0.85",
+                    linewidth=1.6 if won else 0.7,
+                    zorder=2 if won else 1,
+                )
             ax.scatter(level, places[level, node], s=14, color=LINES[0] if won else "0.8", zorder=3)
             rows.append((level + 1, node, score, won, below))
             if level + 1 == len(steps):
@@ -148,7 +178,9 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
     return Picture(figure, pd.DataFrame({names[0]: x, names[1]: y}), title)
 
 
-def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = (), label: str = "NDCG@10") -> Picture:
+def comparison(
+    rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = (), label: str = "NDCG@10"
+) -> Picture:
     """One figure per method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
     order = sorted(rows, key=lambda name: rows[name].value)
     figure, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
