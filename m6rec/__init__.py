@@ -1,4 +1,4 @@
-"""m6rec: a generative pretrained, multimodal, context-aware recommender for open domains (after M6-Rec, arXiv 2205.08084).
+"""m6rec: a generative pretrained, multimodal, context-aware recommender for open domains (M6-Rec, arXiv 2205.08084).
 
 Shapes, in every docstring and comment:
 B batch, T history events, C context tokens, M modalities, P patches, G digits, D width, H heads, K beam, N items,

@@ -188,9 +188,14 @@ def recommend(
     from m6rec.recommender import M6Rec
 
     loaded = m6rec.load(data)
-    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     whom = {"user": user} if user is not None else {"history": history}
-    found = model.recommend(**whom, context=None if hour is None else {"hour": hour}, k=k, method=method)
+    request = None if hour is None else {"hour": hour}
+    if not 1 <= k <= loaded.n_items:
+        raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
+    if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
+        M6Rec(loaded, preset=preset).extract_context(whom.get("history"), request, user=user)
+    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
+    found = model.recommend(**whom, context=request, k=k, method=method)
     _print_items(found, f"for user {user}" if user is not None else f"after {', '.join(history)}")
 
 

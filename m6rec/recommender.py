@@ -21,14 +21,12 @@ from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.generate.beam import Generated, Step, generate
-from m6rec.generate.exact import exact_scores
+from m6rec.generate.scorer import Scorer, item_scores
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
 from m6rec.model.tree import grow
 from m6rec.train import checkpoint, losses
 from m6rec.train.fit import Epoch, Stage, fit
-
-METHODS = ("generated", "dense", "exact")
 
 
 class M6Rec:
@@ -99,7 +97,7 @@ class M6Rec:
         """What is known of one person now: -> a `Context` of one row and one target (B = Q = 1).
 
         user: a raw user id, which brings history and profile; history: raw item ids or titles, oldest first, instead of
-        the user's own. request: fields such as {"hour": 21}; unnamed ones are absent. The source document's section 3.3.1.
+        the user's own. request: fields such as {"hour": 21}; unnamed ones are absent. The source document's 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -162,7 +160,7 @@ class M6Rec:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense: log-probability).
 
         user or history say for whom, context is the request ({"hour": 21}); items of the history are left out unless
-        `seen`. Raises `InputError` for an unknown user, item, field or method and for a k that the catalogue cannot fill.
+        `seen`. Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
         known = self.extract_context(history, context, user=user)
         there = known.item[0][known.item[0] >= 0]
@@ -184,7 +182,9 @@ class M6Rec:
             found = self.generate(fused, k, allowed=allowed)
         else:
             found = Generated(
-                *self._score(fused.state[:, -1], method).masked_fill(~allowed, float("-inf")).topk(k)[::-1]
+                *item_scores(self.network, fused.state[:, -1], self.item_vectors(), method)
+                .masked_fill(~allowed, float("-inf"))
+                .topk(k)[::-1]
             )
         codes = found.items[0].cpu().numpy()
         return pd.DataFrame(
@@ -200,7 +200,7 @@ class M6Rec:
         self, method: str = "dense", *, mask_seen: bool = True, beam: int = 50, network: Network | None = None
     ) -> Scorer:
         """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact"."""
-        return Scorer(self, method, mask_seen, beam, network or self.network)
+        return Scorer(network or self.network, self.target_context, method, mask_seen=mask_seen, beam=beam)
 
     def scores(self, users: Targets) -> Tensor:
         """Dense scores of all items for targets: -> (B, N)."""
@@ -257,7 +257,7 @@ class M6Rec:
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(
-                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data that it knows."
+                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
             )
         model = cls.__new__(cls)
         model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
@@ -319,47 +319,14 @@ class M6Rec:
             "ndcg@10"
         ]
 
-    def _score(self, state: Tensor, method: str, network: Network | None = None, items: Tensor | None = None) -> Tensor:
-        network = network or self.network
-        items = self.item_vectors() if items is None else items
-        if method == "dense":
-            return network.score(state, items).log_softmax(-1)
-        if method == "exact":
-            return exact_scores(network.digits, state)
-        raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
-
     def _find(self, history: Sequence[object]) -> np.ndarray:
         """Raw item ids or titles -> codes."""
         if isinstance(history, str):
             raise InputError(
                 f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}]."
             )
-        ids = set(self.data.items["item_id"])
+        ids = set(self.data.items["item_id"].astype(str))
         return np.array(
-            [self.data.item_codes([h])[0] if h in ids else self.data.find([str(h)])[0] for h in history], dtype=np.int64
+            [self.data.item_codes([h])[0] if str(h) in ids else self.data.find([str(h)])[0] for h in history],
+            dtype=np.int64,
         )
-
-
-class Scorer:
-    """One way of ranking with a model, in the form that `evaluate` takes: scores(users) -> (B, N)."""
-
-    def __init__(self, model: M6Rec, method: str, mask_seen: bool, beam: int, network: Network):
-        if method not in METHODS:
-            raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
-        self.model, self.method, self.mask_seen, self.beam, self.network = model, method, mask_seen, beam, network
-        self.name = f"m6rec {method}"
-        with torch.no_grad():
-            self.items = network.encode_items().vectors
-
-    @torch.no_grad()
-    def scores(self, users: Targets) -> Tensor:
-        """-> (B, N). Generated: the log-likelihood of the items of a list of ten, -inf for all that were not generated."""
-        state = self.network.fuse(self.model.target_context(users).to(self.model.device), self.items).state[:, -1]
-        if self.method != "generated":
-            return self.model._score(state, self.method, self.network, self.items)
-        allowed = torch.ones(len(users), self.model.data.n_items, dtype=torch.bool)
-        if self.mask_seen:
-            rows, columns = users.seen().nonzero()
-            allowed[rows, columns] = False
-        found = generate(self.network.digits, state, 10, beam=self.beam, allowed=allowed.to(state.device))
-        return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

@@ -79,6 +79,38 @@ def test_bad_input_exits_2_with_one_sentence_and_writes_nothing(m6rec, clone, wo
     assert [path.name for path in clone.iterdir()] == ["notebooks"]
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--user", "99999"], "'99999' is not in circles"),
+        (["--history", "Film 1", "--history", "Flim 9 (1959)"], "the nearest are 'Film 9 (1959)'"),
+        (["--user", "100", "--hour", "25"], "hour=25"),
+        (["--user", "100", "-k", "31"], "k=31 does not fit: ml-100k has 30 items"),
+        (["--user", "100", "-k", "0"], "k=0 does not fit"),
+        (["--user", "100", "--preset", "huge"], "huge"),
+    ],
+)
+def test_recommend_says_what_is_wrong_before_it_trains(m6rec, data, monkeypatch, words, sentence):
+    monkeypatch.setattr("m6rec.load", lambda name: data)
+    monkeypatch.setattr("m6rec.recommender.M6Rec.cached", lambda *_, **__: pytest.fail("it trained first"))
+    code, said, complaint = m6rec("recommend", *words)
+    assert code == 2 and said == "" and complaint.count("\n") == 1 and sentence in complaint
+
+
+def test_recommend_prints_a_saved_models_list_with_ranks_and_titles(m6rec, data, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("m6rec.load", lambda name: data)
+    trained.save_pretrained(tmp_path / "saved")
+    expected = trained.recommend(history=["Film 3", "Film 4"], k=5, method="dense")
+    history = ["--history", "Film 3", "--history", "Film 4"]
+    code, said, _ = m6rec(
+        "recommend", *history, "-k", "5", "--method", "dense", "--checkpoint", str(tmp_path / "saved")
+    )
+    places = [line.split() for line in said.splitlines() if "Film" in line and line.strip()[0].isdigit()]
+    assert code == 0 and [int(words[0]) for words in places] == [1, 2, 3, 4, 5]
+    assert [" ".join(words[1:-1]) for words in places] == expected["title"].tolist()
+    assert [float(words[-1]) for words in places] == pytest.approx(expected["score"].tolist(), abs=6e-4)
+
+
 def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
     for words in (["swep"], ["sweep", "x", "--job", "2"]):
         code, _, complaint = m6rec(*words)

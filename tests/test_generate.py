@@ -123,7 +123,7 @@ def test_more_items_than_are_allowed_is_an_error(planted):
 
 
 def test_a_planted_decoder_starts_as_a_clustering_of_the_dense_head(trained):
-    """Untrained, a node's logit is ⟨state, mean of its items⟩ + log of their number: the dense head's first-order guess."""
+    """Untrained, a node's logit is ⟨state, mean of its items⟩ + log of their number, as the dense head would guess."""
     tree, items = trained.network.digits.tree, trained.item_vectors()
     fresh = small_model(trained.data).network.digits
     fresh.plant(tree, items)

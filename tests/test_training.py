@@ -73,7 +73,7 @@ def test_training_lowers_every_loss_and_beats_chance():
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
-    """The teacher's distribution at a level is the softmax over items, summed below each child: checked the slow way."""
+    """The teacher's distribution at a level is the softmax over items summed below each child, here the slow way."""
     network, tree = trained.network, trained.network.digits.tree
     state, target = torch.randn(3, 16), torch.tensor([2, 9, 21])
     logits = network.score(state, trained.item_vectors())

@@ -14,10 +14,12 @@ from m6rec.config import Config
 from m6rec.data.batches import Batch, training_batches
 from m6rec.data.context import EventCodes
 from m6rec.data.dataset import Dataset
+from m6rec.data.sources import home
 from m6rec.data.splits import Split, Targets
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import attend
+from m6rec.train import checkpoint
 from m6rec.train.fit import Epoch, Stage, fit
 
 
@@ -95,6 +97,11 @@ class SASRec:
             **options,
         )
         return self
+
+    def cached(self, data: Dataset, split: Split) -> SASRec:
+        """Fit, or go on from where the cache stands: after a finished training that is its end."""
+        key = checkpoint.key(self.name, self.config.fingerprint, data.fingerprint)
+        return self.fit(data, split, folder=home() / "models" / f"sasrec-{key}", resume=True)
 
     def scores(self, users: Targets) -> Tensor:
         """Logits of all items for targets -> (B, N)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def training_windows(data: Dataset, split: Split, length: int, rng: np.random.Ge
         cuts = [0, count]
         if count > length:
             cuts = [0, *range(int(rng.integers(1, length + 1)), count, length), count]
-        windows += [(start + a, start + b) for a, b in zip(cuts, cuts[1:], strict=False) if b - a >= 2]
+        windows += [(start + a, start + b) for a, b in pairwise(cuts) if b - a >= 2]
     return np.array(windows, dtype=np.int64).reshape(-1, 2)
 
 

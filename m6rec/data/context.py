@@ -127,7 +127,7 @@ class Fields:
         )
 
     def encode_request(self, events: pd.DataFrame, gaps: np.ndarray) -> np.ndarray:
-        """(E, R) codes of the circumstances of events; `gaps` (E,) are seconds since the user's event before, or NaN."""
+        """(E, R) codes of the circumstances of events; `gaps` (E,) are seconds since the event before, or NaN."""
         if not self.request:
             return np.zeros((len(events), 0), np.int64)
         return np.stack([f.encode(gaps if f.name == "gap" else _column(events, f.name)) for f in self.request], 1)

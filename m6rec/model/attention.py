@@ -1,7 +1,7 @@
 """Attention, written once: `attend` computes it, `Block` wraps it, and masks say everything else.
 
 - one function for every attention in m6rec: text, profile, history, target, digits
-- the fast path is PyTorch's fused kernel; asked for weights, the same formula runs in the open (a test holds the two equal)
+- the fast path is PyTorch's fused kernel; asked for weights, the same formula runs in the open
 - rotary positions: relative order without a table, so that a served prefix can be cached and extended
 - LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
 """

@@ -71,7 +71,7 @@ class DigitDecoder(nn.Module):
     def step(
         self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None
     ) -> tuple[Tensor, list[Memory]]:
-        """One digit: states (B, D), the node reached so far (B,), keys and values so far -> logits (B, W), the new cache.
+        """One digit: states (B, D), the nodes reached (B,), keys and values so far -> logits (B, W), the new cache.
 
         `teach` and `step` are one function seen twice; a test holds them equal.
         """
@@ -98,7 +98,7 @@ class DigitDecoder(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """A text with a gap in the bidirectional region, what is missing in the autoregressive one, under the UniLM mask."""
+    """A text with a gap in the bidirectional region, what is missing in the autoregressive one: the UniLM mask."""
 
     def __init__(self, config: Config):
         super().__init__()

@@ -1,8 +1,8 @@
 """Context meets items: the joint layers (the source document's section 3.3.2, "context fusion").
 
-Two streams share the same blocks. The *history stream* holds profile and events; it never sees a request, so a served
-prefix is computed once and kept. The *target stream* has one token per target, which looks at the profile, at the events
-before it and at the fields of its own request. One pass answers every target, and nothing of event t reaches target t.
+Two streams share the same blocks. The *history stream* holds profile and events; it never sees a request, so a
+served prefix is computed once and kept. The *target stream* has one token per target, which looks at the profile, at
+the events before it and at its own request. One pass answers every target, and nothing of event t reaches target t.
 """
 
 from __future__ import annotations

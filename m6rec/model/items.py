@@ -1,7 +1,7 @@
 """From an item's content to its vector.
 
-The text's tokens run through the local layers; one [ITEM] token looks at them and becomes the content vector. A known item
-may add a vector of its own (collaborative identity). Tokens of one item never see another item.
+The text's tokens run through the local layers; one [ITEM] token looks at them and becomes the content vector. A known
+item may add a vector of its own (collaborative identity). Tokens of one item never see another item.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class ItemEncoder(nn.Module):
-    """Items' text tokens (N, L) -> vectors (N, D); 0 is the padding token, and an item without text has only padding."""
+    """Items' text tokens (N, L) -> vectors (N, D); 0 is padding, and an item without text has nothing else."""
 
     def __init__(self, config: Config, vocabulary: int, items: int):
         super().__init__()

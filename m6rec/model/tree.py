@@ -73,7 +73,7 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
 def grow(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
     """Grow the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
 
-    Source: the design's own, after residual k-means (Rajput et al. 2023) was measured to lose a quarter to the dense head.
+    Source: the design's own, after residual k-means (Rajput et al. 2023) lost a quarter to the dense head.
     """
     n, leaves = len(vectors), math.prod(widths)
     if n > leaves:
@@ -116,13 +116,13 @@ def health(tree: Tree) -> list[Health]:
                 int(living.min()),
                 int(living.max()),
                 float((counts == 1).sum() / len(tree.leaf)),
-            )  # fmt: skip
+            )
         )
     return rows
 
 
 def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator, rounds: int = 12) -> np.ndarray:
-    """k-means whose clusters hold at most ⌈n/k⌉ members: (n, D) -> (n,) cluster of each. Fewer members than k: one each."""
+    """k-means whose clusters hold at most ⌈n/k⌉: (n, D) -> (n,) cluster of each. Fewer members than k: one each."""
     n = len(vectors)
     if n <= k:
         # One child each, spread over the slots so that free leaves lie beside taken ones.
@@ -152,13 +152,12 @@ def _spread(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _assign(vectors: np.ndarray, centres: np.ndarray, room: int) -> np.ndarray:
-    """Members propose to their nearest centre; a full centre keeps the nearest and sends the others to their next choice.
+    """Members propose to their nearest centre; a full one keeps the nearest and sends the others to their next choice.
 
-    Deferred acceptance (Gale & Shapley 1962): it ends after at most n·k proposals and leaves nobody out while n ≤ k·room.
+    Deferred acceptance (Gale & Shapley 1962): at most n·k proposals, and nobody is left out while n ≤ k·room.
     """
-    distance = (
-        ((vectors[:, None] - centres) ** 2).sum(-1) if len(vectors) * centres.size < 5e7 else _far(vectors, centres)
-    )
+    # Through one matrix product: no (n, k, D) array.
+    distance = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
     preference = distance.argsort(1, kind="stable")
     choice = np.zeros(len(vectors), dtype=np.int64)
     while True:
@@ -170,8 +169,3 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, room: int) -> np.ndarray:
             members = np.flatnonzero(cluster == c)
             refused = members[distance[members, c].argsort(kind="stable")[room:]]
             choice[refused] += 1
-
-
-def _far(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared distances through one matrix product: less exact, but no (n, k, D) array."""
-    return (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)

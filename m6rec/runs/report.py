@@ -36,7 +36,8 @@ pre { margin: .4rem 0; padding: .5rem .7rem; overflow-x: auto; font: .85rem/1.45
 .input pre { background: #f5f6f8; border-left: 3px solid #9fb6cf; } .output_error pre { background: #fdecea; }
 .output_html, .text_cell_render, .numbers { overflow-x: auto; } code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; } th, td { padding: .25rem .7rem; }
-.numbers td, .dataframe td, .dataframe th { text-align: right; } tbody th { text-align: left; font-weight: 500; }
+.numbers td, .dataframe td, .dataframe th { text-align: right; }
+.numbers tbody th { text-align: left; }
 tbody tr:nth-child(odd) { background: #f5f6f8; } .failed { color: #a4180b; font-weight: 600; }
 section { border-top: 1px solid #d5d9de; padding: .4rem 0 1rem; } .quiet { color: #59636e; }
 .thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .6rem; }

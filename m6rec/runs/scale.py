@@ -1,4 +1,4 @@
-"""How much a notebook computes: `smoke` proves that it runs, `quick` teaches in a minute, `full` is what is reported."""
+"""How much a notebook computes: `smoke` proves that it runs, `quick` teaches in a minute, `full` is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scale(NamedTuple):
 
 
 def scale(name: str, seed: int = 0) -> Scale:
-    """smoke: 60 users and two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds from `seed`."""
+    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds."""
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),

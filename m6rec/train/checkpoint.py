@@ -1,4 +1,4 @@
-"""Saving without pickle: tensors in safetensors, everything else in JSON, and folders that appear whole or not at all."""
+"""Saving without pickle: tensors in safetensors, all else in JSON, and folders that appear whole or not at all."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def digits(network: Network, state: Tensor, logits: Tensor, target: Tensor) -> t
     """Cross-entropy of the true path's digits, and of the dense head's own distribution summed over each subtree.
 
     state (n, D), dense logits (n, N), target (n,). The second lets all items teach at every position; it differs from
-    the KL divergence by the teacher's entropy, which no weight changes. -> two means over positions, summed over levels.
+    the KL divergence by the teacher's entropy, which no weight changes. -> means over positions, summed over levels.
     """
     tree = network.digits.tree
     path, taught = state.new_zeros(()), state.new_zeros(())

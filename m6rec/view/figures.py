@@ -99,9 +99,9 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
     ax.set_xlim(0, 1)
     ax.set_ylim(-max(len(before), len(after)) - 0.6, 0.6)
     ax.set_title(title, loc="left", fontsize=10)
-    places = pd.DataFrame(
-        {names[0]: pd.Series(range(1, len(before) + 1), before), names[1]: pd.Series(range(1, len(after) + 1), after)}
-    )
+    # Two films may share a title: it stands where it is met first.
+    first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]
+    places = pd.DataFrame(dict(zip(names, first, strict=True)))
     return Picture(figure, places, f"{title}. Bold: on one list only. Solid lines rise or stay, dashed lines fall.")
 
 
@@ -128,7 +128,7 @@ def tree_health(rows: Sequence[object], title: str) -> Picture:
 def beam_tree(
     steps: Sequence[object], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, show: int = 10
 ) -> Picture:
-    """The beam as a tree: the nodes kept at each level (steps of one list), the best `show` at the end with their names."""
+    """The beam as a tree: the nodes kept at each level (steps of one list), the best `show` named at the end."""
     figure, ax = canvas(9, 4.2)
     ax.axis("off")
     rows, places = [], {(-1, 0): 0.5}

@@ -1,4 +1,4 @@
-"""A `Picture`: a figure that is returned, never shown inside, with the numbers that it draws and words for who cannot see it."""
+"""A `Picture`: a figure that is returned, with the numbers that it draws and words for who cannot see it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,68 @@
+"""A network as something that can be ranked: the dense head, the beam's lists, or the exact digit scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from m6rec.data.context import Context
+from m6rec.data.splits import Targets
+from m6rec.errors import InputError
+from m6rec.generate.beam import generate
+from m6rec.generate.exact import exact_scores
+from m6rec.model.network import Network
+
+METHODS = ("generated", "dense", "exact")
+
+
+def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> Tensor:
+    """Log-probability of every item by one of the two heads: states (B, D), item vectors (N, D) -> (B, N)."""
+    if method == "dense":
+        return network.score(state, items).log_softmax(-1)
+    if method == "exact":
+        return exact_scores(network.digits, state)
+    raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+
+
+class Scorer:
+    """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
+
+    context: gives the contexts of targets. mask_seen: the beam's trie mask closes what was seen; the other methods
+    score every item, and leave the mask to `evaluate`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        context: Callable[[Targets], Context],
+        method: str = "dense",
+        *,
+        mask_seen: bool = True,
+        beam: int = 50,
+    ):
+        if method not in METHODS:
+            raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+        self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
+        self.name = f"m6rec {method}"
+        with torch.no_grad():
+            self.items = network.encode_items().vectors
+
+    @property
+    def unmasked(self) -> Scorer:
+        """The same network and method, nothing masked."""
+        return Scorer(self.network, self.context, self.method, mask_seen=False, beam=self.beam)
+
+    @torch.no_grad()
+    def scores(self, users: Targets) -> Tensor:
+        """-> (B, N). Generated: log-likelihoods of the items of a list of ten, -inf for all that were not generated."""
+        state = self.network.fuse(self.context(users).to(self.items.device), self.items).state[:, -1]
+        if self.method != "generated":
+            return item_scores(self.network, state, self.items, self.method)
+        allowed = torch.ones(len(users), len(self.items), dtype=torch.bool)
+        if self.mask_seen:
+            rows, columns = users.seen().nonzero()
+            allowed[rows, columns] = False
+        found = generate(self.network.digits, state, 10, beam=self.beam, allowed=allowed.to(state.device))
+        return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

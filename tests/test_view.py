@@ -1,0 +1,21 @@
+"""The figures: what they draw is what they were given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m6rec.view.figures import attention_map, rank_moves
+
+
+def test_two_films_of_one_title_stand_where_the_title_is_met_first():
+    picture = rank_moves(["Chasing Amy", "Fargo", "Chasing Amy"], ["Fargo", "Alien"], ("morning", "evening"), "Moves")
+    assert picture.data["morning"].dropna().to_dict() == {"Chasing Amy": 1, "Fargo": 2}
+    assert picture.data["evening"].dropna().to_dict() == {"Fargo": 1, "Alien": 2}
+
+
+def test_an_attention_map_keeps_its_weights_under_the_names_of_rows_and_tokens():
+    weights = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+    picture = attention_map(weights, ["Fargo", "hour 21"], "Looks", rows=["21 h", "9 h", "difference"])
+    assert picture.data.loc["difference", "hour 21"] == 1
+    assert attention_map(weights, ["a", "b"], "Looks").data.index.tolist() == ["head 1", "head 2", "head 3"]
+    assert "Fargo" not in picture.alt  # titles come from trained models' lists, and alternative texts are compared
