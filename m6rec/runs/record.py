@@ -99,8 +99,13 @@ def _keep(figure: Figure) -> None:
     figures = recorded(path)
     if figure.name in figures:
         raise InputError(f"{figure.name} is recorded twice in one run: give the second figure a name of its own.")
-    figures[figure.name] = figure
+    figures[figure.name] = figure._replace(low=_bound(figure.low), high=_bound(figure.high))
     write_json(path, {name: {k: v for k, v in f._asdict().items() if k != "name"} for name, f in figures.items()})
+
+
+def _bound(value: float | None) -> float | None:
+    """A quotient of rare hits can have no upper end, which JSON cannot say: then there is none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def fit(
     """Train `network` in place; it ends with the averaged weights that validated best.
 
     folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
-    bit where an uninterrupted run ends. log: a folder for TensorBoard. Raises `InputError` for a loss that is not finite.
+    bit where an uninterrupted run ends. log: a folder for TensorBoard. `InputError` for a loss that is not finite.
     """
     accelerator = Accelerator(cpu=config.device == "cpu", log_with="tensorboard" if log else None, project_dir=log)
     if log:
