@@ -19,3 +19,12 @@ def test_an_attention_map_keeps_its_weights_under_the_names_of_rows_and_tokens()
     assert picture.data.loc["difference", "hour 21"] == 1
     assert attention_map(weights, ["a", "b"], "Looks").data.index.tolist() == ["head 1", "head 2", "head 3"]
     assert "Fargo" not in picture.alt  # titles come from trained models' lists, and alternative texts are compared
+
+
+def test_one_token_that_stands_for_many_does_not_dim_the_others():
+    weights = np.array([[0.9, 0.06, 0.04]])
+    ends = [
+        attention_map(weights, ["31 earlier events", "Fargo", "hour 21"], "Looks", top=top).figure.axes[0].images[0]
+        for top in (None, 0.06)
+    ]
+    assert [image.get_clim() for image in ends] == [(0, 0.9), (0, 0.06)]

@@ -56,22 +56,27 @@ def attention_map(
     *,
     kinds: Sequence[str] | None = None,
     rows: Sequence[str] | None = None,
+    top: float | None = None,
 ) -> Picture:
-    """Where targets looked: weights (rows, Tk), a column per token; `kinds` groups them, rows are heads if unnamed."""
+    """Where targets looked: weights (rows, Tk), a column per token; `kinds` groups them, rows are heads if unnamed.
+
+    top: the weight at which the colours end, where a token that stands for many would outshine all others.
+    """
     rows = [f"head {h + 1}" for h in range(len(weights))] if rows is None else rows
     figure, ax = canvas(2 + 0.3 * len(labels), 1.9 + 0.3 * len(weights))
-    image = ax.imshow(weights, cmap="cividis", vmin=0, aspect="auto")
+    top = float(weights.max()) if top is None else top
+    image = ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto")
     _label(ax, rows, labels)
-    if weights.shape[1] <= 12:
+    if weights.shape[1] <= 16:
         for (row, column), value in np.ndenumerate(weights):
-            light = value > weights.max() / 2
+            light = value > top / 2
             ax.text(
                 column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if light else "white"
             )
     for edge in range(1, len(labels)):
         if kinds is not None and kinds[edge] != kinds[edge - 1]:
             ax.axvline(edge - 0.5, color="white", linewidth=2)
-    figure.colorbar(image, ax=ax, label="attention", shrink=0.8)
+    figure.colorbar(image, ax=ax, label="attention", shrink=0.8, extend="max" if weights.max() > top else "neither")
     ax.set_title(title + "\n(where the model looked, which is not yet why)", loc="left", fontsize=10)
     data = pd.DataFrame(weights, list(rows), list(labels))
     return Picture(
@@ -193,6 +198,7 @@ def comparison(
     ax.set_yticks(range(len(order)), order)
     ax.set_xlabel(f"{label}, 95 % interval over users")
     ax.set_xlim(left=0)
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_title(title, loc="left", fontsize=10)
     data = pd.DataFrame({name: rows[name]._asdict() for name in reversed(order)}).T
     return Picture(figure, data, title)
