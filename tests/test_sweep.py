@@ -142,7 +142,13 @@ def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_fin
     command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
     started: list[psutil.Process] = []
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As at a terminal: what a shell starts in the background inherits a SIGINT that is ignored, this test too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             while not (kernels := [path for path in orders.glob("ran-32-1-*") if path.read_text()]):

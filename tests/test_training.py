@@ -11,6 +11,9 @@ import torch
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
+from m6rec.data.batches import Batch
+from m6rec.data.context import Context
+from m6rec.model.tree import grow
 from m6rec.train import checkpoint, losses
 
 
@@ -29,6 +32,36 @@ def test_a_seed_reproduces_a_training_bit_for_bit_and_another_does_not(trained):
         model.fine_tune()
     assert same(weights(trained), weights(again))
     assert not same(weights(trained), weights(other))
+
+
+def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time():
+    """Indexing a table sums its gradient in whatever order the threads arrive: at toy size nobody notices."""
+    model = small_model(width=64, history=50)
+    rng = np.random.default_rng(0)
+    shape = (64, 50)
+    context = Context(
+        item=torch.from_numpy(rng.integers(0, model.data.n_items, shape)),
+        value=torch.ones(shape, dtype=torch.long),
+        gap=torch.ones(shape, dtype=torch.long),
+        profile=torch.ones(64, len(model.fields.profile), dtype=torch.long),
+        request=torch.ones(*shape, len(model.fields.request), dtype=torch.long),
+        position=torch.arange(50).expand(shape),
+    )
+    batch = Batch(context, context.item)
+
+    def gradients() -> list[torch.Tensor]:
+        model.network.zero_grad()
+        torch.manual_seed(0)
+        state, logits, target = losses.predict(model.network, batch)
+        path, taught = losses.digits(model.network, state, logits, target)
+        (losses.next_event(logits, target) + path + taught).backward()
+        return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
+
+    vectors = model.item_vectors()
+    model.network.digits.plant(grow(vectors.numpy(), model.network.digits.widths), vectors)
+    first = gradients()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
 
 
 class Interrupted(Exception):

@@ -58,7 +58,7 @@ class DigitDecoder(nn.Module):
     def teach(self, state: Tensor, items: Tensor) -> list[Tensor]:
         """Logits of every digit on the way to items, all levels in one pass: (B, D), (B,) -> G × (B, W)."""
         prefixes = self.tree.prefixes(items)  # (B, G)
-        digits = [state] + [state + self.nodes[g][prefixes[:, g]] for g in range(len(self.widths) - 1)]
+        digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
         x = torch.stack(digits, 1)  # (B, G, D)
         places = torch.arange(len(digits), device=x.device)
         mask = masks.causal(len(digits), x.device)
@@ -75,7 +75,7 @@ class DigitDecoder(nn.Module):
 
         `teach` and `step` are one function seen twice; a test holds them equal.
         """
-        x = state if level == 0 else state + self.nodes[level - 1][parent]
+        x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
         x, place, grown = x.unsqueeze(1), torch.tensor([level], device=state.device), []
         for layer, block in enumerate(self.blocks):
             new = block.remember(x, place)
@@ -94,7 +94,7 @@ class DigitDecoder(nn.Module):
         if level == 0:
             return states @ nodes.view(width, -1).T + bias[0]
         picked = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
-        return torch.einsum("bd,bwd->bw", states, picked) + bias[parent]
+        return torch.einsum("bd,bwd->bw", states, picked) + F.embedding(parent, bias)
 
 
 class TextDecoder(nn.Module):

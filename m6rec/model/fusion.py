@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import Config
@@ -56,7 +57,8 @@ class ContextFusion(nn.Module):
 
     def read(self, context: Context, items: Tensor) -> History:
         """The history stream: profile tokens see each other, events see the profile and the past."""
-        vectors = items[context.item.clamp(min=0)] if items.dim() == 2 else items  # (B, T, D)
+        # `embedding`, not indexing: the gradient of an index is summed by threads in an order that changes from run to run.
+        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
