@@ -57,7 +57,7 @@ class ContextFusion(nn.Module):
 
     def read(self, context: Context, items: Tensor) -> History:
         """The history stream: profile tokens see each other, events see the profile and the past."""
-        # `embedding`, not indexing: the gradient of an index is summed by threads in an order that changes from run to run.
+        # Not by indexing: threads sum its gradient in an order that changes from run to run.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
