@@ -135,7 +135,7 @@ PRESETS: dict[str, dict[str, object]] = {
     # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
     "tiny": {
         "history": 50,
-        "pretrain_epochs": 3,
+        "pretrain_epochs": 4,
         "finetune_epochs": 1,
         "learning_rate": 3e-3,
         "average": 0.95,
