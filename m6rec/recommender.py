@@ -52,6 +52,8 @@ class M6Rec:
         self._training_texts = text[trained]
         torch.manual_seed(self.config.seed)
         self.network = Network(self.config, self.fields, torch.from_numpy(text), self.tokenizer.get_vocab_size())
+        if self.config.device == "cuda" and not torch.cuda.is_available():
+            raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
         self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
         self.network.to(self.device).eval()
         self.stages: dict[str, list[Epoch]] = {}

@@ -71,6 +71,14 @@ def test_evaluation_ranks_dense_generated_and_exact_by_the_same_code(trained):
         assert len(set(kept)) == 10 and not seen[row, kept].any()
 
 
+def test_generated_lists_are_as_long_as_is_asked_for(trained):
+    """With a beam as wide as the catalogue, a long generated list misses nobody that the exact scores find."""
+    scorers = [trained.scorer(method, beam=30, mask_seen=False) for method in ("generated", "exact")]
+    generated, exact = (evaluate(scorer, trained.data, k=15, mask_seen=False) for scorer in scorers)
+    assert generated.metrics["hit@15"] == exact.metrics["hit@15"] > 0
+    assert (generated.lists >= 0).all()
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -95,6 +103,11 @@ def test_evaluation_ranks_dense_generated_and_exact_by_the_same_code(trained):
         (lambda m: Config.preset("tiny", text=False, identity=False), "leave nothing"),
         (lambda m: Config.preset("tiny", batch=0), "batch=0 is too small"),
         (lambda m: Config.preset("tiny", device="tpu"), 'device="tpu"'),
+        pytest.param(
+            lambda m: small_model(device="cuda"),
+            'device="cuda" was asked for',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence_with_the_fix(trained, call, says):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,7 +186,16 @@ def test_damaged_foreign_and_missing_checkpoints_are_refused_in_a_sentence(train
 
 
 def test_the_cache_keys_on_config_data_and_code(tmp_path, monkeypatch):
-    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    package = tmp_path / "m6rec"
+    shutil.copytree(Path(checkpoint.__file__).parents[1], package)
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "train" / "checkpoint.py"))
+    seen = {checkpoint.key("x")}
+    for file in ("model/tree.py", "baselines/sasrec.py", "evaluate/ranking.py", "config.py", "recommender.py"):
+        (package / file).write_text((package / file).read_text() + "\n")
+        seen.add(checkpoint.key("x"))
+    assert len(seen) == 6
+    (package / "view" / "figures.py").write_text("")
+    assert checkpoint.key("x") in seen
     data = small_data()
     config = small_model().config
     key = M6Rec.cache_key(data, config)

@@ -82,7 +82,7 @@ class SASRec:
         length, size = self.config.history, self.config.batch
 
         def validate(network: nn.Module) -> float:
-            return evaluate(_Scorer(network, length), data, split=split, part="valid").metrics["ndcg@10"]
+            return evaluate(_Scorer(network, length - 1), data, split=split, part="valid").metrics["ndcg@10"]
 
         self.log: list[Epoch] = fit(
             self.network,
@@ -105,10 +105,13 @@ class SASRec:
 
     def scores(self, users: Targets) -> Tensor:
         """Logits of all items for targets -> (B, N)."""
-        return _Scorer(self.network, self.config.history).scores(users)
+        return _Scorer(self.network, self.config.history - 1).scores(users)
 
 
 class _Scorer:
+    """Scores after at most `length` events: one fewer than a window has, since a window's last event is only a target
+    and its place is never learnt."""
+
     def __init__(self, network: nn.Module, length: int):
         self.network, self.length, self.name = network, length, SASRec.name
 

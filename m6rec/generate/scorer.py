@@ -30,7 +30,8 @@ class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
     context: gives the contexts of targets. mask_seen: the beam's trie mask closes what was seen; the other methods
-    score every item, and leave the mask to `evaluate`.
+    score every item, and leave the mask to `evaluate`. So an item that is chosen a second time cannot be generated, while
+    `evaluate` never masks the truth: data with repeats is ranked fairly with mask_seen=False only.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """-> (B, N). Generated: log-likelihoods of the items of a list of ten, -inf for all that were not generated."""
+        """-> (B, N). Generated: log-likelihoods of the beam's items, -inf for all that were not generated."""
         state = self.network.fuse(self.context(users).to(self.items.device), self.items).state[:, -1]
         if self.method != "generated":
             return item_scores(self.network, state, self.items, self.method)
@@ -64,5 +65,6 @@ class Scorer:
         if self.mask_seen:
             rows, columns = users.seen().nonzero()
             allowed[rows, columns] = False
-        found = generate(self.network.digits, state, 10, beam=self.beam, allowed=allowed.to(state.device))
+        length = min(self.beam, int(allowed.sum(1).min()))
+        found = generate(self.network.digits, state, length, beam=self.beam, allowed=allowed.to(state.device))
         return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

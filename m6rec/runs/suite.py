@@ -14,7 +14,7 @@ import nbformat
 import papermill
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from m6rec.runs import notebooks, report
@@ -125,7 +125,9 @@ def _point(link: Path, folder: Path) -> None:
 
 
 def _printed(name: str, table) -> Table:
-    printed = Table("", *table.columns, title=Text(name), title_justify="left", box=None)
+    # A narrow terminal may break the figures, never the names that tell the rows apart.
+    names = Column("", no_wrap=True, min_width=max(map(len, table.index)))
+    printed = Table(names, *table.columns, title=Text(name), title_justify="left", box=None)
     for row, values in table.iterrows():
         printed.add_row(*map(Text, (row, *values)))  # Text: an interval's brackets are no markup
     return printed

@@ -133,12 +133,13 @@ def load_state(
 
 
 def key(*parts: str) -> str:
-    """A short hash of fingerprints and of the code that trains: what was made by other code is never taken for this."""
+    """A short hash of fingerprints and of the code that trains and validates, so that other code's work is not used."""
     digest = hashlib.sha256("".join(parts).encode())
     package = Path(__file__).parents[1]
-    for folder in ("data", "model", "train", "generate"):
-        for file in sorted((package / folder).glob("*.py")):
-            digest.update(file.read_bytes())
+    folders = ("data", "model", "train", "generate", "evaluate", "baselines")
+    files = [file for folder in folders for file in sorted((package / folder).glob("*.py"))]
+    for file in (*files, package / "config.py", package / "recommender.py"):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -1,6 +1,6 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
-Accelerate places the network and the batches, so the same loop runs on one CPU, one GPU or several.
+Accelerate places the network, so the same loop runs on one CPU or one GPU; it does not share the work among several.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def fit(
     )
     network, optimizer = accelerator.prepare(network, optimizer)
     plain = accelerator.unwrap_model(network)
-    average = AveragedModel(plain, avg_fn=None, multi_avg_fn=_moving_average(config.average))
+    average = AveragedModel(plain, multi_avg_fn=_moving_average(config.average))
     best = copy.deepcopy(average.module.state_dict())
     state = TrainingState(
         stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
