@@ -30,8 +30,8 @@ class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
     context: gives the contexts of targets. mask_seen: the beam's trie mask closes what was seen; the other methods
-    score every item, and leave the mask to `evaluate`. So an item that is chosen a second time cannot be generated, while
-    `evaluate` never masks the truth: data with repeats is ranked fairly with mask_seen=False only.
+    score every item, and leave the mask to `evaluate`. So an item that is chosen a second time cannot be generated,
+    and `evaluate` never masks the truth: rank data with repeats with mask_seen=False.
     """
 
     def __init__(
