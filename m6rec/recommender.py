@@ -311,6 +311,7 @@ class M6Rec:
             ),
             losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_texts, rng),
             validate=lambda network: self._validate(network, judged_by),
+            weights={"infill": self.config.infill_weight, "teacher": self.config.teacher_weight},
         )
         self.stages[name] = fit(self.network, stage, self.config, **options)
         self._items = None

@@ -128,6 +128,17 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     torch.testing.assert_close(taught, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_weight_changes_the_gradient_and_not_the_logged_loss():
+    def infill(weight: float) -> list[float]:
+        model = small_model(infill_weight=weight, pretrain_epochs=8, learning_rate=3e-3, patience=8)
+        assert model.tokenizer.get_vocab_size() > 100
+        return [row.losses["infill"] for row in model.pretrain()]
+
+    ignored, heeded = infill(1e-6), infill(1.0)
+    assert ignored[0] > 0.8 * np.log(100)  # nats over more than a hundred tokens, however small the weight
+    assert heeded[-1] < ignored[-1] - 0.3
+
+
 def test_corruption_keeps_every_token_once():
     texts = np.array([[5, 6, 7, 8, 9, 10], [11, 12, 13, 0, 0, 0], [14, 0, 0, 0, 0, 0]])
     rng = np.random.default_rng(0)

@@ -92,6 +92,7 @@ class SASRec:
                 batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
                 losses=lambda network, batch, rng: {"next": _loss(network, batch)},
                 validate=validate,
+                weights={},
             ),
             self.config,
             **options,

@@ -41,8 +41,9 @@ class Stage(NamedTuple):
     name: str
     epochs: int
     batches: Callable[[np.random.Generator], Iterator]  # one epoch's batches
-    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # summed for the gradient
+    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # each in nats, as it is logged
     validate: Callable[[nn.Module], float]  # higher is better
+    weights: dict[str, float]  # of the losses in the gradient, where it is not 1
 
 
 def fit(
@@ -84,7 +85,7 @@ def fit(
         network.train()
         for batch in stage.batches(rng):
             losses = stage.losses(plain, _on(batch, accelerator.device), rng)
-            total = sum(losses.values())
+            total = sum(stage.weights.get(name, 1.0) * loss for name, loss in losses.items())
             optimizer.zero_grad()
             accelerator.backward(total)
             accelerator.clip_grad_norm_(network.parameters(), 1.0)

@@ -1,6 +1,6 @@
 """What the network is taught: the next event, missing text, digits by the true path and by the dense head.
 
-Each loss is a mean in nats; the stages add them with the config's weights. Targets of -1 teach nothing.
+Each loss is a mean in nats, unweighted; the stages add them with the config's weights. Targets of -1 teach nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pretraining(
     """Next event over the whole catalogue, and text infilling. texts (n, L): the token rows of training items."""
     losses = {"next": next_event(*predict(network, batch)[1:])}
     if config.text and config.infill_weight:
-        losses["infill"] = config.infill_weight * infilling(network, texts, rng)
+        losses["infill"] = infilling(network, texts, rng)
     return losses
 
 
@@ -36,7 +36,7 @@ def finetuning(
     """The dense head goes on learning; the digits learn from the true path and from the dense head."""
     state, logits, target = predict(network, batch)
     path, teacher = digits(network, state, logits, target)
-    return {"next": next_event(logits, target), "digits": path, "teacher": config.teacher_weight * teacher}
+    return {"next": next_event(logits, target), "digits": path, "teacher": teacher}
 
 
 def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -118,7 +118,7 @@ def tree_health(rows: Sequence[object], title: str) -> Picture:
     for ax, column, label, colour in zip(
         axes,
         ("entropy", "dead", "unique"),
-        ("evenness of use", "dead nodes", "items named uniquely"),
+        ("evenness of use", "nodes without an item", "items named uniquely"),
         LINES,
         strict=False,
     ):
@@ -163,7 +163,7 @@ def beam_tree(
             if level + 1 == len(steps):
                 ax.text(level + 0.05, places[level, node], _short(leaves[node], 32), va="center", fontsize=8)
     for level in range(len(steps)):
-        ax.text(level, 1.04, f"digit {level + 1}", ha="center", fontsize=9, style="italic")
+        ax.text(level, -0.06, f"digit {level + 1}", ha="center", fontsize=9, style="italic")
     ax.set_xlim(-1.1, len(steps) + 0.3)
     ax.set_title(title, loc="left", fontsize=10)
     data = pd.DataFrame(rows, columns=["level", "node", "log_likelihood", "leads_to_the_list", "leaves_below"])
