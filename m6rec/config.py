@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from m6rec.errors import InputError
 
+MODALITIES = ("text", "image", "sound")
+FUSIONS = ("joint", "gated", "cross")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -24,7 +27,7 @@ class Config:
     heads: int = 2
     """H, attention heads of every block; divides the width."""
     local_layers: int = 1
-    """Blocks that run inside one item's text."""
+    """Blocks that run inside one item: over its text, image and sound tokens."""
     joint_layers: int = 2
     """Blocks that run over profile, history and target."""
     decoder_layers: int = 1
@@ -39,8 +42,14 @@ class Config:
     """Give every known item a vector of its own beside its content. Off, the model is open-domain as in the paper."""
     identity_dropout: float = 0.0
     """Share of items whose own vector is hidden in a training step, so that content learns to stand alone."""
-    text: bool = True
-    """Read the items' text."""
+    modalities: tuple[str, ...] = MODALITIES
+    """What is read of an item, where it has it: text, image, sound."""
+    fusion: str = "joint"
+    """How an item's modalities meet: "joint" (every token sees every token), "gated" (late) or "cross"."""
+    modality_dropout: float = 0.1
+    """Chance of each of an item's modalities to be hidden in a training step; one always stays."""
+    encoded_items: int = 0
+    """Items encoded anew in a training step, the others' vectors are those of the step that encoded them (0 = all)."""
     profile: bool = True
     """See the user's profile columns."""
     request: bool = True
@@ -73,8 +82,14 @@ class Config:
     """Validations without a better NDCG@10 after which training stops early."""
     validate_every: int = 5
     """Epochs between validations."""
+    item_epochs: int = 0
+    """Passes over the items alone, with the losses of their content, before the first event is read."""
     infill_weight: float = 0.2
-    """Weight of the text-infilling loss beside the next-event loss (0 switches it off)."""
+    """Weight of the text-infilling loss beside the next-event loss (0 switches it off); captions are part of it."""
+    patch_weight: float = 0.2
+    """Weight of the masked image and sound patches' loss (0 switches it off)."""
+    align_weight: float = 0.1
+    """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
     teacher_weight: float = 1.0
     """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
     seed: int = 0
@@ -89,12 +104,18 @@ class Config:
                 f"width={self.width} cannot be split into heads={self.heads} of an even size: "
                 f"take a width that {even} divides, such as {even * max(1, self.width // even)}."
             )
-        if not (self.identity or self.text):
-            raise InputError("identity=False and text=False leave nothing of an item to see: switch one of them on.")
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON knows only lists
+        for name in self.modalities:
+            if name not in MODALITIES:
+                raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
+        if self.fusion not in FUSIONS:
+            raise InputError(f'fusion="{self.fusion}" is unknown: take one of {", ".join(FUSIONS)}.')
+        if not (self.identity or self.modalities):
+            raise InputError("identity=False and no modalities leave nothing of an item to see: switch one of them on.")
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
-        for name in ("dropout", "identity_dropout", "free_leaves", "average"):
+        for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -127,8 +148,9 @@ class Config:
 
 _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1, "patience": 1,
-    "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0, "teacher_weight": 0.0,
+    "text_length": 2, "digits": 1, "encoded_items": 0, "item_epochs": 0, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1, "patience": 1,
+    "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0,
+    "teacher_weight": 0.0,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data import batches, features
+from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, encode_events
 from m6rec.data.dataset import Dataset
+from m6rec.data.features import KINDS, Features
+from m6rec.data.media import Media
 from m6rec.data.sources import home, load
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
@@ -24,7 +28,7 @@ from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer, item_scores
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
-from m6rec.model.tree import grow
+from m6rec.model.tree import grow, place
 from m6rec.train import checkpoint, losses
 from m6rec.train.fit import Epoch, Stage, fit
 
@@ -43,15 +47,15 @@ class M6Rec:
         self.split = data.split()
         self.fields = Fields.fit(data, self.split, profile=self.config.profile, request=self.config.request)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
-        self.tokenizer = features.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
+        self.tokenizer = text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
         self._build(trained)
 
     def _build(self, trained: np.ndarray) -> None:
-        self.codes: EventCodes = encode_events(self.data, self.fields)
-        text = self.preprocess(self.data.items["text"])
-        self._training_texts = text[trained]
+        self._codes: dict[str, EventCodes] = {}
+        self.features = self.preprocess(self.data.items, self.data.media)
+        self._training_content = self.features.take(trained)
         torch.manual_seed(self.config.seed)
-        self.network = Network(self.config, self.fields, torch.from_numpy(text), self.tokenizer.get_vocab_size())
+        self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size())
         if self.config.device == "cuda" and not torch.cuda.is_available():
             raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
         self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -62,12 +66,17 @@ class M6Rec:
     # ---- the source document's steps (its section 3.4) -----------------------------------------------------------
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Generative pretraining: the next event of every prefix, and missing spans of item texts.
+        """Generative pretraining: what is missing of an item (text, patches), then the next event of every prefix.
 
         Then the network indexes itself: the tree is grown over the learnt item vectors. options: `folder`, `resume`,
         `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
-        rows = self._train("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense", options)
+        if self.config.item_epochs:
+            first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
+            self._train(self._item_stage(), first)
+        rows = self._train(
+            self._event_stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options
+        )
         vectors = self.item_vectors()
         self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
         return rows
@@ -83,11 +92,18 @@ class M6Rec:
             raise InputError(
                 "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
             )
-        return self._train("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated", options)
+        return self._train(
+            self._event_stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated"), options
+        )
 
-    def preprocess(self, texts: Sequence[object] | pd.Series) -> np.ndarray:
-        """Raw item texts -> token ids (N, L). The source document's section 3.2.1."""
-        return features.preprocess(texts, self.tokenizer, self.config.text_length)
+    def preprocess(self, items: pd.DataFrame | Sequence[object], media: Media | None = None) -> Features:
+        """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
+
+        items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
+        """
+        if not isinstance(items, pd.DataFrame):
+            items = pd.DataFrame({"text": list(items)})
+        return features.preprocess(items, media, self.tokenizer, self.config.text_length, home() / "features")
 
     def extract_context(
         self,
@@ -95,29 +111,28 @@ class M6Rec:
         request: Mapping[str, object] | None = None,
         *,
         user: object = None,
+        profile: Mapping[str, object] | None = None,
     ) -> Context:
         """What is known of one person now: -> a `Context` of one row and one target (B = Q = 1).
 
-        user: a raw user id, which brings history and profile; history: raw item ids or titles, oldest first, instead of
-        the user's own. request: fields such as {"hour": 21}; unnamed ones are absent. The source document's 3.3.1.
+        user: a raw user id, which brings history and profile; history: what they had, oldest first, instead of the
+        user's own, and profile such as {"age": 34} likewise. An item of the history is a raw id, a title, or a dict
+        with the text, image or sound of one never seen: those have the codes N, N + 1, … of `item_vectors(new)`.
+        request: fields such as {"hour": 21}; unnamed ones are absent. The source document's section 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        length = self.config.history
+        length, own = self.config.history, self._codes_of(self.data)
         asked = torch.from_numpy(self.fields.ask(request))[None, None]
         if history is None:
             end = self.data.offsets[code + 1]
             events = np.arange(max(self.data.offsets[code], end - length), end)
-            item, value, gap = (
-                self.data.events["item"].to_numpy()[events],
-                self.codes.value[events],
-                self.codes.gap[events],
-            )
+            item, value, gap = self.data.events["item"].to_numpy()[events], own.value[events], own.gap[events]
         else:
             item = self._find(history)[-length:]
             value, gap = np.zeros_like(item), np.zeros_like(item)
-        profile = np.zeros(len(self.fields.profile), np.int64) if code is None else self.codes.profile[code]
+        known = self.fields.introduce(profile) if code is None or profile is not None else own.profile[code]
 
         def padded(values: np.ndarray, fill: int) -> Tensor:
             row = np.full((1, max(1, len(item))), fill)
@@ -126,7 +141,7 @@ class M6Rec:
 
         return Context(
             item=padded(item, -1), value=padded(value, 0), gap=padded(gap, 0),
-            profile=torch.from_numpy(profile)[None], request=asked, position=torch.tensor([[len(item)]]),
+            profile=torch.from_numpy(known)[None], request=asked, position=torch.tensor([[len(item)]]),
         )  # fmt: skip
 
     @torch.no_grad()
@@ -154,18 +169,22 @@ class M6Rec:
         user: object = None,
         *,
         history: Sequence[object] | None = None,
+        profile: Mapping[str, object] | None = None,
         context: Mapping[str, object] | None = None,
         k: int = 10,
         method: str = "generated",
         seen: bool = False,
+        mute: Sequence[str] = (),
     ) -> pd.DataFrame:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense: log-probability).
 
-        user or history say for whom, context is the request ({"hour": 21}); items of the history are left out unless
-        `seen`. Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
+        user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
+        Items of the history are left out unless `seen`; mute: modalities to do without, such as ("image",).
+        Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
-        known = self.extract_context(history, context, user=user)
-        there = known.item[0][known.item[0] >= 0]
+        known = self.extract_context(history, context, user=user, profile=profile)
+        items = self.item_vectors([h for h in history or () if isinstance(h, Mapping)], mute=tuple(mute))
+        there = known.item[0][(known.item[0] >= 0) & (known.item[0] < self.data.n_items)]
         if user is not None and history is None:
             code = int(self.data.user_codes([user])[0])
             there = torch.from_numpy(
@@ -179,12 +198,12 @@ class M6Rec:
             raise InputError(
                 f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
             )
-        fused = self.fuse(known)
+        fused = self.fuse(known, items)
         if method == "generated":
             found = self.generate(fused, k, allowed=allowed)
         else:
             found = Generated(
-                *item_scores(self.network, fused.state[:, -1], self.item_vectors(), method)
+                *item_scores(self.network, fused.state[:, -1], items[: self.data.n_items], method)
                 .masked_fill(~allowed, float("-inf"))
                 .topk(k)[::-1]
             )
@@ -199,25 +218,59 @@ class M6Rec:
         )
 
     def scorer(
-        self, method: str = "dense", *, mask_seen: bool = True, beam: int = 50, network: Network | None = None
+        self,
+        method: str = "dense",
+        *,
+        mask_seen: bool = True,
+        beam: int = 50,
+        mute: Sequence[str] = (),
+        network: Network | None = None,
     ) -> Scorer:
-        """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact"."""
-        return Scorer(network or self.network, self.target_context, method, mask_seen=mask_seen, beam=beam)
+        """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact".
+
+        mute: modalities to do without, such as ("image",).
+        """
+        network = network or self.network
+        return Scorer(network, self.target_context, method, mask_seen=mask_seen, beam=beam, mute=tuple(mute))
 
     def scores(self, users: Targets) -> Tensor:
         """Dense scores of all items for targets: -> (B, N)."""
         return self.scorer("dense").scores(users)
 
-    def item_vectors(self) -> Tensor:
-        """The catalogue's vectors (N, D), computed once per set of weights."""
-        if self._items is None:
-            with torch.no_grad():
+    @torch.no_grad()
+    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, mute: tuple[str, ...] = ()) -> Tensor:
+        """The catalogue's vectors (N, D), computed once per set of weights, and behind them those of items never seen.
+
+        new: dicts with title or text, image and sound (a path, bytes or a PIL image), what there is of each.
+        """
+        if mute:
+            items = self.network.eval().encode_items(mute=mute).vectors
+        else:
+            if self._items is None:
                 self._items = self.network.eval().encode_items().vectors
-        return self._items
+            items = self._items
+        if not new:
+            return items
+        content = losses.on(self.network, self._raw(new).mute(*mute))
+        return torch.cat((items, self.network.eval().items(content).vectors))
+
+    def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
+        """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
+
+        items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.
+        """
+        data = self.data.with_items(items)
+        new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in KINDS if m in items})
+        content = self.preprocess(new, Media.open(media) if media else None)
+        model = copy.copy(self)
+        model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
+        vectors = self.network.eval().items(losses.on(self.network, content)).vectors.detach().cpu().numpy()
+        model.network = self.network.extended(model.features, vectors).to(self.device).eval()
+        return model
 
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
-        return batches.target_context(users.data, self.codes, users.events, self.config.history)
+        return batches.target_context(users.data, self._codes_of(users.data), users.events, self.config.history)
 
     # ---- keeping ---------------------------------------------------------------------------------------------------
 
@@ -301,35 +354,90 @@ class M6Rec:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _train(self, name: str, epochs: int, loss: Callable, judged_by: str, options: dict) -> list[Epoch]:
-        length, size = self.config.history, self.config.batch
-        stage = Stage(
+    def _train(self, stage: Stage, options: dict) -> list[Epoch]:
+        self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+        self._items = None
+        return self.stages[stage.name]
+
+    def _event_stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
+        length, size, codes = self.config.history, self.config.batch, self._codes_of(self.data)
+        return Stage(
             name=name,
             epochs=epochs,
             batches=lambda rng: batches.training_batches(
-                self.data, self.split, self.codes, length=length, batch=size, rng=rng
+                self.data, self.split, codes, length=length, batch=size, rng=rng
             ),
-            losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_texts, rng),
+            losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_content, rng),
             validate=lambda network: self._validate(network, judged_by),
-            weights={"infill": self.config.infill_weight, "teacher": self.config.teacher_weight},
+            weights=self._weights(),
         )
-        self.stages[name] = fit(self.network, stage, self.config, **options)
-        self._items = None
-        return self.stages[name]
+
+    def _item_stage(self) -> Stage:
+        def losses_of(network: Network, rng: np.random.Generator) -> dict[str, Tensor]:
+            return losses.item_content(network, self._training_content, self.config, rng)
+
+        @torch.no_grad()
+        def validate(network: Network) -> float:
+            rows = [losses_of(network, np.random.default_rng(i)) for i in range(4)]
+            return -sum(self._weights().get(name, 1.0) * float(loss) for row in rows for name, loss in row.items())
+
+        steps = math.ceil(len(self._training_content.there) / losses.ITEMS)
+        return Stage(
+            name="items",
+            epochs=self.config.item_epochs,
+            batches=lambda rng: iter([None] * steps),
+            losses=lambda network, batch, rng: losses_of(network, rng),
+            validate=validate,
+            weights=self._weights(),
+        )
+
+    def _weights(self) -> dict[str, float]:
+        patch = self.config.patch_weight
+        return {
+            "infill": self.config.infill_weight, "image": patch, "sound": patch, "align": self.config.align_weight,
+            "teacher": self.config.teacher_weight,
+        }  # fmt: skip
+
+    @property
+    def codes(self) -> EventCodes:
+        """The model's own events as codes."""
+        return self._codes_of(self.data)
+
+    def _codes_of(self, data: Dataset) -> EventCodes:
+        """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
+        if data.fingerprint not in self._codes:
+            self._codes[data.fingerprint] = encode_events(data, self.fields)
+        return self._codes[data.fingerprint]
+
+    def _raw(self, new: Sequence[Mapping[str, object]]) -> Features:
+        """Items that a person gave as dicts; what is named and cannot be used is an error here."""
+        rows = []
+        for item in new:
+            row = {"text": item.get("text", item.get("title"))}
+            for name in ("image", "sound"):
+                if (source := item.get(name)) is not None:
+                    row[name] = Path(source) if isinstance(source, str) else source
+                    features.check(name, row[name])
+            if not any(value is not None for value in row.values()):
+                raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
+            rows.append(row)
+        return self.preprocess(pd.DataFrame(rows, dtype=object))
 
     def _validate(self, network: Network, method: str) -> float:
-        return evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid").metrics[
-            "ndcg@10"
-        ]
+        found = evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid")
+        return found.metrics["ndcg@10"]
 
     def _find(self, history: Sequence[object]) -> np.ndarray:
-        """Raw item ids or titles -> codes."""
+        """Raw item ids or titles -> codes; items given as dicts are numbered on from the catalogue's last."""
         if isinstance(history, str):
             raise InputError(
                 f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}]."
             )
-        ids = set(self.data.items["item_id"].astype(str))
-        return np.array(
-            [self.data.item_codes([h])[0] if str(h) in ids else self.data.find([str(h)])[0] for h in history],
-            dtype=np.int64,
-        )
+        ids, codes, new = set(self.data.items["item_id"].astype(str)), [], self.data.n_items
+        for item in history:
+            if isinstance(item, Mapping):
+                codes.append(new)
+                new += 1
+            else:
+                codes.append(self.data.item_codes([item])[0] if str(item) in ids else self.data.find([str(item)])[0])
+        return np.array(codes, dtype=np.int64)

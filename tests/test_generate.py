@@ -138,8 +138,8 @@ def test_a_planted_decoder_starts_as_a_clustering_of_the_dense_head(trained):
 
 
 def test_written_text_has_no_special_tokens_and_stops(trained):
-    source = trained.network.text[:5].clone()
-    source[:, 1] = 2  # [MASK]
+    source = trained.network.content.take(torch.arange(5))
+    source.text[:, 1] = 2  # [MASK]
     written = fill(trained.network, source, length=6)
     again = fill(trained.network, source, length=6)
     assert written.shape == (5, 6) and torch.equal(written, again)

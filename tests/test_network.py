@@ -152,17 +152,18 @@ def test_forward_and_losses_run_on_the_meta_device():
     flat, target = state.flatten(0, 1), batch.target.flatten().clamp(min=0).to("meta")
     path, taught = losses.digits(network, flat, network.score(flat, items), target)
     assert path.device.type == taught.device.type == "meta"
-    assert losses.infilling(network, model._training_texts, np.random.default_rng(0)).device.type == "meta"
+    taught = losses.item_content(network, model._training_content, model.config, np.random.default_rng(0))
+    assert taught and all(loss.device.type == "meta" for loss in taught.values())
 
 
 def test_text_alone_gives_an_unknown_item_a_vector_and_identity_changes_it():
     model = loud(small_model())
-    text = model.network.text[:3]
+    content = model.network.content.take(torch.arange(3))
     with torch.no_grad():
-        unknown = model.network.items(text, torch.full((3,), -1)).vectors
-        known = model.network.items(text, torch.arange(3)).vectors
-        bare = model.network.items(text, None).vectors
+        unknown = model.network.items(content, torch.full((3,), -1)).vectors
+        known = model.network.items(content, torch.arange(3)).vectors
+        bare = model.network.items(content, None).vectors
+        empty = model.network.items(content.mute("text"), None).vectors
     torch.testing.assert_close(unknown, bare)
     assert (unknown - known).abs().min() > 0
-    empty = model.network.items(torch.zeros_like(text), None).vectors
-    torch.testing.assert_close(empty, model.network.items.absent.expand(3, -1))
+    torch.testing.assert_close(empty, empty[:1].expand(3, -1))  # nothing to tell them apart

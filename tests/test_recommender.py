@@ -49,8 +49,8 @@ def test_steps_by_hand_are_what_recommend_does(trained):
 
 
 def test_without_request_profile_text_or_identity_the_model_still_works():
-    for off in ("request", "profile", "text", "identity"):
-        model = small_model(**{off: False}, pretrain_epochs=1, finetune_epochs=1)
+    for off in ({"request": False}, {"profile": False}, {"modalities": ()}, {"identity": False}):
+        model = small_model(**off, pretrain_epochs=1, finetune_epochs=1)
         model.pretrain()
         model.fine_tune()
         assert len(model.recommend(105, k=3)) == 3, off
@@ -100,7 +100,7 @@ def test_generated_lists_are_as_long_as_is_asked_for(trained):
         (lambda m: Config.preset("tiny", widht=3), "did you mean width"),
         (lambda m: Config.preset("tiny", width=30, heads=4), "width=30 cannot be split into heads=4"),
         (lambda m: Config.preset("tiny", dropout=1.0), "dropout=1.0 is outside"),
-        (lambda m: Config.preset("tiny", text=False, identity=False), "leave nothing"),
+        (lambda m: Config.preset("tiny", modalities=(), identity=False), "leave nothing"),
         (lambda m: Config.preset("tiny", batch=0), "batch=0 is too small"),
         (lambda m: Config.preset("tiny", device="tpu"), 'device="tpu"'),
         pytest.param(

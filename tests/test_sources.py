@@ -18,6 +18,7 @@ from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()
+beauty = partial(readers.amazon_2014, category="Beauty")
 
 
 class Web(BaseHTTPRequestHandler):
@@ -66,10 +67,10 @@ def cache(tmp_path, monkeypatch) -> Path:
 def tiny(monkeypatch):
     """Registers a source "tiny" with these addresses as its routes."""
 
-    def register(*addresses: str, sha256: str = HASH) -> None:
+    def register(*addresses: str, sha256: str | None = HASH) -> None:
         def read(folder: Path) -> readers.Frames:
             (folder / "Beauty_item2attributes.json").write_text("{}")
-            return readers.amazon_beauty(folder)
+            return beauty(folder)
 
         routes = tuple(sources.Route(address, {"Beauty.txt": sha256}, read) for address in addresses)
         monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes))
@@ -153,6 +154,63 @@ def test_the_mirror_saves_the_way_and_is_checked_like_any_other(cache, tiny, tmp
     assert d.load("tiny").n_users == 3
 
 
+# ------------------------------------------------------------------------------------ files whose hash is not published
+
+
+def test_without_a_published_hash_the_first_file_is_written_down_and_a_later_change_is_told(web, cache, tiny):
+    tiny(web.address, sha256=None)
+    d.load("tiny")
+    assert (cache / "Beauty.txt.sha256").read_text() == f"{HASH}  Beauty.txt\n"
+    d.load("tiny")
+    assert len(web.ranges) == 1
+    (cache / "Beauty.txt").write_bytes(b"1 2 3\n")
+    with pytest.raises(
+        InputError, match=r"Beauty\.txt is not the file that was first seen here; .*Beauty\.txt\.sha256"
+    ):
+        d.load("tiny")
+    (cache / "Beauty.txt.sha256").unlink()
+    assert d.load("tiny").n_events == 2
+
+
+def test_a_host_that_changes_a_file_without_a_published_hash_is_told(web, cache, tiny):
+    tiny(web.address, sha256=None)
+    d.load("tiny")
+    (cache / "Beauty.txt").unlink()
+    (cache / "Beauty.txt.sha256").write_text("0" * 64 + "  Beauty.txt\n")
+    with pytest.raises(InputError, match=r"has changed since it was first fetched; delete .*Beauty\.txt\.sha256"):
+        d.load("tiny")
+    assert not (cache / "Beauty.txt").exists() and not (cache / "Beauty.txt.part").exists()
+
+
+def test_what_must_be_fetched_by_hand_says_where_from_and_where_to_and_is_then_read(cache, tiny):
+    tiny("hand:https://example.org/agree-first", sha256=None)
+    with pytest.raises(
+        InputError, match=r"by hand\. Put Beauty\.txt from https://example\.org/agree-first into .*tiny"
+    ):
+        d.load("tiny")
+    (cache / "Beauty.txt").write_bytes(CONTENT)
+    assert d.load("tiny").n_users == 3
+    assert (cache / "Beauty.txt.sha256").read_text().startswith(HASH)
+
+
+def test_a_file_in_a_folder_of_its_own_is_fetched_into_it(web, cache, monkeypatch):
+    def read(folder: Path) -> readers.Frames:
+        (folder / "text" / "Beauty_item2attributes.json").write_text("{}")
+        return beauty(folder / "text")
+
+    route = sources.Route(web.address, {"text/Beauty.txt": HASH}, read)
+    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (route,)))
+    assert d.load("tiny").n_users == 3
+    assert (cache / "text" / "Beauty.txt").read_bytes() == CONTENT
+
+
+def test_all_sources_are_described_with_terms_and_an_address():
+    table = sources.describe()
+    assert {"ml-1m", "amazon-sports", "microlens-100k", "mind-small", "h-and-m"} < set(table["name"])
+    assert table["terms"].str.len().min() > 10 and table["address"].str.startswith("https://").all()
+    assert table["megabytes"].dtype == float
+
+
 # --------------------------------------------------------------------------------------------------- hosts that fail
 
 
@@ -175,7 +233,7 @@ def test_a_host_that_never_answers_is_left_after_the_timeout(cache, tiny, monkey
 
 
 def test_a_damaged_file_is_mentioned_even_when_another_route_helps(web, cache, tiny, monkeypatch):
-    good = sources.Route(web.address, {"Beauty.txt": HASH}, readers.amazon_beauty)
+    good = sources.Route(web.address, {"Beauty.txt": HASH}, beauty)
     bad = good._replace(files={"Beauty.txt": "0" * 64})
     monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (bad, good)))
     cache.mkdir(parents=True)
@@ -195,7 +253,7 @@ def test_when_no_route_works_one_sentence_says_why_and_what_to_do(cache, tiny):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="'ml-1oom' is unknown; use 'ml-100k' or 'amazon-beauty'"):
+    with pytest.raises(InputError, match="'ml-1oom' is unknown; use 'ml-100k', 'ml-1m', 'amazon-beauty'"):
         d.load("ml-1oom")
 
 
@@ -226,77 +284,14 @@ def test_an_archive_that_is_cut_short_or_lacks_a_member_is_named(tmp_path):
         readers.unpack(archive, ["good.txt"])
 
 
-# -------------------------------------------------------------------------------------------------------- readers
-
-FILMS = [  # id, title, year and genres as the official file and RecBole's have them
-    (1, "Toy Story (1995)", ("Toy Story", "1995"), ["Animation", "Children's", "Comedy"]),
-    (12, "Usual Suspects, The (1995)", ("Usual Suspects, The", "1995"), ["Crime", "Thriller"]),
-    (267, "unknown", ("unkonwn", "unkonwn"), ["unknown"]),
-    (543, "Misérables, Les (1995)", ("Misérables, Les", "1995"), ["Drama", "Musical"]),
-    (1201, 'Marlene "M" Dietrich (1996) ', ('Marlene "M" Dietrich', "1996"), ["Documentary"]),
-    (1412, "Land III: Time (1995) (V)", ("Land III: Time (1995)", "V"), ["Animation", "Children's"]),
-]
-PEOPLE = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "V3N4P")]
-RATINGS = [(2, 12, 3, 300), (1, 1, 5, 100), (1, 1412, 2, 100), (1, 267, 4, 100), (2, 543, 1, 50)]
-
-
-def lines(rows, separator: str) -> str:
-    return "".join(separator.join(map(str, row)) + "\n" for row in rows)
-
-
-def write_official(folder: Path) -> None:
-    films = [
-        (number, title, "01-Jan-1995", "", "http://imdb", *(int(genre in genres) for genre in readers.GENRES))
-        for number, title, _, genres in FILMS
-    ]
-    with zipfile.ZipFile(folder / "ml-100k.zip", "w") as bundle:
-        bundle.writestr("ml-100k/u.item", lines(films, "|").encode("latin-1"))
-        bundle.writestr("ml-100k/u.user", lines(PEOPLE, "|"))
-        bundle.writestr("ml-100k/u.data", lines(RATINGS, "\t"))
-
-
-def write_recbole(folder: Path) -> None:
-    films = [(number, *titled, " ".join(genres)) for number, _, titled, genres in FILMS]
-    heads = {
-        "item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n" + lines(films, "\t"),
-        "user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n" + lines(PEOPLE, "\t"),
-        "inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines(RATINGS, "\t"),
-    }
-    with zipfile.ZipFile(folder / "recbole-1.2.1-py3-none-any.whl", "w") as bundle:
-        for end, text in heads.items():
-            bundle.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{end}", text.encode())
-
-
-def test_both_copies_of_ml_100k_become_the_same_dataset(tmp_path):
-    write_official(tmp_path)
-    write_recbole(tmp_path)
-    official, recbole = (
-        d.Dataset.from_frames(*read(tmp_path)) for read in (readers.ml_100k_official, readers.ml_100k_recbole)
-    )
-    for table in ("items", "users", "events"):
-        assert getattr(official, table).equals(getattr(recbole, table)), table
-    assert official.fingerprint == recbole.fingerprint
-    assert official.items["text"].tolist() == [
-        "Toy Story | Animation Children's Comedy | 1995",
-        "Usual Suspects, The | Crime Thriller | 1995",
-        "unknown | unknown",
-        "Misérables, Les | Drama Musical | 1995",
-        'Marlene "M" Dietrich | Documentary | 1996',
-        "Land III: Time | Animation Children's | 1995",
-    ]
-    assert official.items["title"].tolist() == [title.strip() for _, title, *_ in FILMS]
-    assert official.items["year"].tolist() == [1995, 1995, 0, 1995, 1996, 1995]
-    assert official.profile_columns == ["age", "gender", "occupation"]
-    assert official.events["value"].tolist() == [5.0, 2.0, 4.0, 1.0, 3.0]  # ties of user 1 in file order
-
-
-def test_beauty_is_read_in_the_order_of_its_lines(tmp_path):
-    (tmp_path / "Beauty.txt").write_text("1 5 3 9\n2 3\n")
-    (tmp_path / "Beauty_item2attributes.json").write_text('{"3": [7, 8], "5": [1], "9": [8]}')
-    data = d.Dataset.from_frames(*readers.amazon_beauty(tmp_path))
-    assert not data.timed and data.items["item_id"].tolist() == [3, 5, 9]
-    assert data.events[["user", "item"]].to_numpy().tolist() == [[0, 1], [0, 0], [0, 2], [1, 0]]
-    assert data.items["text"].tolist() == ["attribute7 attribute8", "attribute1", "attribute8"]
+def test_a_member_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.files, "MEMBER", 999)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr("folder/zeros.txt", "0" * 1000)
+        bundle.writestr("folder/small.txt", "0" * 999)
+    with pytest.raises(InputError, match=r"'folder/zeros\.txt' above 2 GB"):
+        readers.unpack(tmp_path / "bomb.zip", ["zeros.txt"])
+    assert len(readers.unpack(tmp_path / "bomb.zip", ["small.txt"])[0].read()) == 999
 
 
 def test_ml_100k_is_whole():

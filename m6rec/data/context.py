@@ -132,20 +132,19 @@ class Fields:
             return np.zeros((len(events), 0), np.int64)
         return np.stack([f.encode(gaps if f.name == "gap" else _column(events, f.name)) for f in self.request], 1)
 
+    def introduce(self, profile: Mapping[str, object] | None) -> np.ndarray:
+        """(C,) codes of a profile that a person typed, such as {"age": 34}; as `ask`."""
+        return _typed(self.profile, dict(profile or {}), "profile")
+
     def ask(self, request: Mapping[str, object] | None) -> np.ndarray:
         """(R,) codes of a request that a person typed, such as {"hour": 21}; what is not named is absent.
 
         Raises `InputError` for a field that the model does not have and for a value out of range.
         """
         request = dict(request or {})
-        names = [f.name for f in self.request]
-        for name in request:
-            if name not in names:
-                has = f"it knows {', '.join(names)}" if names else "it was trained without a request"
-                raise InputError(f"the request's field {name!r} is unknown to this model: {has}.")
         if isinstance(request.get("weekday"), int) and 0 <= request["weekday"] < 7:
             request["weekday"] = WEEKDAYS[request["weekday"]]
-        return np.array([f.encode_one(request.get(f.name)) for f in self.request], dtype=np.int64)
+        return _typed(self.request, request, "request")
 
     def to_dict(self) -> dict:
         """As JSON values."""
@@ -182,6 +181,16 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
         request=fields.encode_request(data.events, gaps),
         profile=fields.encode_profile(data.users),
     )
+
+
+def _typed(fields: tuple[Field, ...], values: dict[str, object], part: str) -> np.ndarray:
+    """Codes of what a person typed: unlike stored values, names and values that are unknown are errors."""
+    names = [f.name for f in fields]
+    for name in values:
+        if name not in names:
+            has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
+            raise InputError(f"the {part}'s field {name!r} is unknown to this model: {has}.")
+    return np.array([f.encode_one(values.get(f.name)) for f in fields], dtype=np.int64)
 
 
 def _column(events: pd.DataFrame, name: str) -> pd.Series:

@@ -7,16 +7,22 @@ order, so that one user's history is one slice. Splits and targets are in `split
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from m6rec.data import folder as own
 from m6rec.data import frames, lookup
+from m6rec.data.features import KINDS, MODALITIES
+from m6rec.data.media import Media
+from m6rec.data.problems import Problems
 from m6rec.data.splits import Split, Targets, global_time, leave_one_out
 from m6rec.errors import InputError
 
@@ -27,10 +33,12 @@ class Dataset:
 
     name: str
     timed: bool  # False: the source has no timestamps; order is the file's, `timestamp` is 0 throughout
-    items: pd.DataFrame  # row i is item code i: item_id, title, text, extras
+    items: pd.DataFrame  # row i is item code i: item_id, title, text, extras; image, sound: names in media or None
     users: pd.DataFrame  # row u is user code u: user_id, profile columns
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
+    media: Media | None = None  # the files that items name
+    left_out: pd.DataFrame = field(default_factory=lambda: Problems().table())  # what strict=False found and left out
 
     @classmethod
     def from_frames(
@@ -39,20 +47,79 @@ class Dataset:
         users: pd.DataFrame | None,
         interactions: pd.DataFrame,
         *,
+        media: str | Path | Media | None = None,
         name: str = "frames",
         ties: str = "file",
         seed: int = 0,
+        strict: bool = True,
     ) -> Dataset:
         """Check raw frames and give them codes.
 
-        items: item_id, and optionally title (default: the id), text (default: the title) and extras.
+        items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
+        files in `media`, empty where there is none) and extras.
         users: user_id and profile columns; None makes a table of the ids in `interactions`, in order of appearance.
-        interactions: user_id, item_id, and optionally timestamp (UTC s or datetimes; without it the row order rules),
-        action (default "event"), value (default 1.0) and context columns.
+        interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; without it the row order
+        rules), action (default "event"), value (default 1.0) and context columns.
+        media: a folder or a .zip file.
         ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
-        Raises InputError naming table, row, column and fix.
+        strict: raise InputError, naming table, row, column and fix, for the first problem; False: load the good rows,
+        decode every file once, and keep the table of all problems as `left_out`.
         """
-        items, users, events, timed = frames.coded(items, users, interactions)
+        problems = Problems(gather=not strict)
+        if media is not None and not isinstance(media, Media):
+            media = Media.open(media)
+        return cls._made(items, users, interactions, media, problems, name, ties, seed)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0, strict: bool = True
+    ) -> Dataset:
+        """A folder of one's own: items, users (optional) and interactions with the columns of `from_frames`.
+
+        Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
+        images and sounds are relative to media.zip, to media/ or to the folder.
+        ties, seed, strict: as in `from_frames`.
+        """
+        problems = Problems(gather=not strict)
+        tables = own.read(folder, problems)
+        return cls._made(*tables, problems, name or Path(folder).resolve().name, ties, seed)
+
+    @staticmethod
+    def validate(
+        items: pd.DataFrame | str | Path,
+        users: pd.DataFrame | None = None,
+        interactions: pd.DataFrame | None = None,
+        media: str | Path | Media | None = None,
+    ) -> pd.DataFrame:
+        """All problems of frames, or of a folder, as one table: file, row (from 0), column, problem, fix.
+
+        Every image and sound is decoded. The table ends after 1,000 problems with a row that says how many more.
+        """
+        problems = Problems(gather=True)
+        with contextlib.suppress(InputError):  # it is in the table
+            if isinstance(items, (str, Path)):
+                tables = problems.attempt("folder", own.read, items, problems)
+            else:
+                if media is not None and not isinstance(media, Media):
+                    media = problems.attempt("media", Media.open, media)
+                tables = (items, users, interactions, media)
+            if tables:
+                frames.coded(*tables, problems)
+        return problems.table()
+
+    @classmethod
+    def _made(
+        cls,
+        items: pd.DataFrame | None,
+        users: pd.DataFrame | None,
+        interactions: pd.DataFrame | None,
+        media: Media | None,
+        problems: Problems,
+        name: str,
+        ties: str,
+        seed: int,
+    ) -> Dataset:
+        items, users, events, timed = frames.coded(items, users, interactions, media, problems)
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
@@ -62,7 +129,8 @@ class Dataset:
         if ties == "random":
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
-        return cls(name, timed, items, users, events, _offsets(events["user"].to_numpy(), len(users)))
+        offsets = _offsets(events["user"].to_numpy(), len(users))
+        return cls(name, timed, items, users, events, offsets, media, problems.table())
 
     @property
     def n_items(self) -> int:
@@ -80,6 +148,14 @@ class Dataset:
     def profile_columns(self) -> list[str]:
         """The columns of `users` that describe a user."""
         return [column for column in self.users.columns if column != "user_id"]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the items are made of: text always, image and sound where any item has one."""
+        return tuple(m for m in MODALITIES if m not in KINDS or self._files(m))
+
+    def _files(self, modality: str) -> list[str]:
+        return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
     def _titles(self) -> lookup.Titles:
@@ -137,7 +213,35 @@ class Dataset:
         events = self.events[user >= 0].assign(user=user[user >= 0]).reset_index(drop=True)
         users = self.users.iloc[kept].reset_index(drop=True)
         name = f"{self.name}-{n_users}users"
-        return Dataset(name, self.timed, self.items, users, events, _offsets(events["user"].to_numpy(), n_users))
+        offsets = _offsets(events["user"].to_numpy(), n_users)
+        return replace(self, name=name, users=users, events=events, offsets=offsets)
+
+    def with_items(self, items: pd.DataFrame) -> Dataset:
+        """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.
+
+        Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
+        """
+        new = frames.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Problems(gather=False))
+        for item in new["item_id"]:
+            if str(item) in set(self.items["item_id"].astype(str)):
+                raise InputError(f"item {item!r} is in {self.name} already; give new items ids of their own.")
+        return replace(self, items=pd.concat([self.items, new], ignore_index=True))
+
+    def without(self, items: np.ndarray, users: np.ndarray = ()) -> Dataset:
+        """The same catalogue, people and codes, but no event of these item codes nor of these user codes.
+
+        For training when they are held out. InputError for a code that there is not, or if no event is left.
+        """
+        left = np.ones(self.n_events, dtype=bool)
+        for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
+            codes = np.asarray(gone, dtype=np.int64).reshape(-1)
+            if len(codes) and not (codes.min() >= 0 and codes.max() < size):
+                raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
+            left &= ~np.isin(self.events[word], codes)
+        if not left.any():
+            raise InputError(f"{self.name} without these items and users has no events; leave some in.")
+        events = self.events[left].reset_index(drop=True)
+        return replace(self, events=events, offsets=_offsets(events["user"].to_numpy(), self.n_users))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,6 +251,8 @@ class Dataset:
             for column in frame.columns:
                 digest.update(json.dumps([column, len(frame)]).encode())
                 digest.update(_column_bytes(frame[column]))
+        if self.media:
+            digest.update(self.media.fingerprint(name for kind in KINDS for name in self._files(kind)).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

@@ -1,48 +1,189 @@
-"""From raw content to tokens: the source document's step `preprocess` (its section 3.2.1).
-
-Text is cleaned and cut into byte-pair tokens by a tokenizer that has read training items only.
-"""
+"""From raw content to numbers, one modality at a time: the source document's step `preprocess` (its section 3.2.1)."""
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections.abc import Iterable
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+import pandas as pd
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
-SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
-PAD, UNK, MASK, BOS, EOS = range(5)
-
-
-def clean(text: object) -> str:
-    """One spelling for one text: no markup, no entities, no control characters, NFKC, single spaces."""
-    if not isinstance(text, str):
-        return ""
-    text = re.sub(r"<[^<>]{0,200}>", " ", html.unescape(text[:100_000]))
-    text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in unicodedata.normalize("NFKC", text))
-    return " ".join(text.split())
+from m6rec.config import MODALITIES
+from m6rec.data import image, sound
+from m6rec.data.media import Media, MediaWarning, shown
+from m6rec.data.text import PAD, tokens
+from m6rec.errors import InputError
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-pair tokenizer of at most `vocabulary` tokens, trained on cleaned, lower-cased texts."""
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator([clean(t) for t in texts], trainer)
-    return tokenizer
+class Features(NamedTuple):
+    """What the item encoder reads of N items, as arrays or as tensors."""
+
+    text: np.ndarray  # (N, L) int64 token ids, 0 = padding (a missing text is all padding)
+    image: np.ndarray  # (N, 16, 49) float32, zeros where absent
+    sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
+    there: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
+
+    def take(self, rows: np.ndarray) -> Features:
+        """Some of the items, or all in another order."""
+        return Features(*(values[rows] for values in self))
+
+    def mute(self, *modalities: str) -> Features:
+        """The same items as if they did not have these modalities; InputError for one that there is not."""
+        there = copy.deepcopy(self.there)
+        for name in modalities:
+            if name not in MODALITIES:
+                raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
+            there[:, MODALITIES.index(name)] = False
+        return self._replace(there=there)
+
+    def join(self, other: Features) -> Features:
+        """These items, and then the other ones."""
+        return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-def preprocess(texts: Iterable[object], tokenizer: Tokenizer, length: int) -> np.ndarray:
-    """Raw texts -> token ids (N, length) int64, padded with 0 on the right; a missing text is all padding.
+class Kind(NamedTuple):
+    """One modality that comes in files."""
 
-    Markup and odd Unicode are cleaned; a text longer than `length` tokens keeps its first ones.
+    decode: Callable[[bytes], np.ndarray]
+    shape: tuple[int, ...]  # of one decoded file
+    patches: Callable[[np.ndarray], np.ndarray]
+    code: str  # SHA-256 of the code that decodes: other code, other cache
+
+
+def _code(module: object) -> str:
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+
+
+KINDS = {
+    "image": Kind(image.decode, (image.SIDE, image.SIDE), image.patches, _code(image)),
+    "sound": Kind(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), _code(sound)),
+}
+
+
+def preprocess(
+    items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
+) -> Features:
+    """Items' contents as arrays of token ids and patches.
+
+    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
+    length: tokens of a text that are kept. cache: folder for the decoded patches, by the files' content.
+    What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
     """
-    rows = [e.ids[:length] for e in tokenizer.encode_batch([clean(t) for t in texts])]
-    out = np.zeros((len(rows), length), dtype=np.int64)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
-    return out
+    ids = tokens(items["text"], tokenizer, length)
+    parts, there, problems = [ids], [(ids != PAD).any(1)], []
+    for name in KINDS:
+        sources = list(items[name]) if name in items.columns else [None] * len(items)
+        array, found, wrong = _modality(name, sources, media, cache)
+        parts.append(array)
+        there.append(found)
+        problems += wrong
+    if problems:
+        files = "file of the items" if len(problems) == 1 else "files of the items"
+        first = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
+        warnings.warn(f"{len(problems):,} {files} cannot be used and count as absent: {first}", MediaWarning, 2)
+    return Features(*parts, np.stack(there, 1))
+
+
+def absent(source: object) -> bool:
+    """Whether an item's cell is empty: None, NaN or an empty text."""
+    return source is None or source is pd.NA or bool(source != source) or source == ""
+
+
+def read(source: object, media: Media | None) -> bytes:
+    """What an item's cell stands for: a name's content, or what the caller has at hand; InputError as `Media.read`."""
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Image.Image):
+        return image.encode(image.decode(source))
+    if isinstance(source, Path):
+        path = source.expanduser().resolve()
+        return Media(path.parent).read(path.name)
+    if media is None:
+        raise InputError(f"{shown(source)} is a name without media; give the folder or the zip file that it lies in.")
+    return media.read(source)
+
+
+def check(name: str, source: object) -> None:
+    """InputError if an image or a sound that the caller has at hand cannot be used."""
+    try:
+        KINDS[name].decode(read(source, None))
+    except InputError as error:
+        raise InputError(f"the item's {name} {_label(source, 0)} {error}") from None
+
+
+def _modality(
+    name: str, sources: list[object], media: Media | None, cache: Path | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Patches (N, P, ·), presence (N,) and what is wrong with the others that are not empty."""
+    hashes: list[str | None] = [None] * len(sources)
+    first: dict[str, object] = {}  # each content is decoded once, whatever number of items share it
+    problems: list[str] = []
+    for i, source in enumerate(sources):
+        if not absent(source):
+            try:
+                hashes[i] = hashlib.sha256(read(source, media)).hexdigest()
+                first.setdefault(hashes[i], source)
+            except InputError as error:
+                problems.append(str(error).rstrip("."))
+    patches, wrong = _cached(name, first, media, cache)
+    problems += [
+        f"{_label(source, i)} {wrong[content]}"
+        for i, (source, content) in enumerate(zip(sources, hashes, strict=True))
+        if content in wrong
+    ]
+    rows = {content: row for row, content in enumerate(sorted(first.keys() - wrong.keys()))}
+    row = np.array([rows.get(content, -1) for content in hashes], dtype=np.int64)
+    out = np.zeros((len(sources), *patches.shape[1:]), dtype=np.float32)
+    out[row >= 0] = patches[row[row >= 0]]
+    return out, row >= 0, problems
+
+
+def _cached(
+    name: str, contents: dict[str, object], media: Media | None, cache: Path | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    """`_decoded`, or what it gave when the same contents were last asked for; a damaged cache is made anew."""
+    if cache is None or not contents:
+        return _decoded(name, contents, media)
+    key = hashlib.sha256("".join([KINDS[name].code, *sorted(contents)]).encode()).hexdigest()
+    path = Path(cache) / f"{name}-{key[:32]}.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            patches, problems = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
+        if len(patches) + len(problems) == len(contents):
+            return patches, problems
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass  # not there yet, or damaged
+    patches, problems = _decoded(name, contents, media)
+    with contextlib.suppress(OSError, SafetensorError):  # a full disk costs time, not the result
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # whole or not at all
+            save_file({"patches": patches}, Path(folder) / path.name, {"problems": json.dumps(problems)})
+            os.replace(Path(folder) / path.name, path)
+    return patches, problems
+
+
+def _decoded(name: str, contents: dict[str, object], media: Media | None) -> tuple[np.ndarray, dict[str, str]]:
+    """Patches of the contents that can be decoded, in the order of their hashes, and what is wrong with the others."""
+    kind, good, problems = KINDS[name], [], {}
+    for content in sorted(contents):
+        try:
+            good.append(kind.decode(read(contents[content], media)))
+        except InputError as error:
+            problems[content] = str(error).rstrip(".")
+    return kind.patches(np.array(good, dtype=np.float32).reshape(-1, *kind.shape)), problems
+
+
+def _label(source: object, row: int) -> str:
+    return shown(source) if isinstance(source, (str, Path)) else f"row {row}"

@@ -18,7 +18,7 @@ ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 def texts(ids: pd.Series) -> pd.Index:
     """Ids as text, so that 196, 196.0 and "196" are one id."""
-    if ids.dtype.kind == "f" and (ids.dropna() % 1 == 0).all():
+    if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
         ids = ids.astype("Int64")
     return pd.Index(ids.astype("str"))
 

@@ -48,10 +48,13 @@ def evaluate(
     split: str | Split = "leave_one_out",
     part: str = "test",
     mask_seen: bool = True,
+    pool: np.ndarray | None = None,
     k: int = 10,
     chunk: int = 256,
 ) -> Evaluation:
     """Rank all items for each target of the split's part; `chunk` users are scored at a time.
+
+    pool: item codes, if only these are to be ranked, for the targets among them: the cold items, say.
 
     rank = 1 + items scored higher + half of the other items scored equal; hit = rank <= k; where hit, ndcg =
     1 / log2(1 + rank) and mrr = 1 / rank. `mask_seen` takes the items before the target out, the target itself never.
@@ -70,6 +73,11 @@ def evaluate(
         raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
     split = data.split(split) if isinstance(split, str) else split
     targets = data.targets(getattr(split, part))
+    outside = np.zeros(data.n_items, dtype=bool)
+    if pool is not None:
+        outside[:] = True
+        outside[pool] = False
+        targets = targets[~outside[targets.items]]
     if not len(targets):
         raise InputError(f"the {part} part of the split {split.name} has no targets: give users longer histories")
 
@@ -78,6 +86,7 @@ def evaluate(
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
         scores = _checked(model.scores(users), users, name)
+        scores[:, outside] = -np.inf
         ranks.append(_rank(scores, users, mask_seen))
         lists.append(_top(scores, k))
     seconds = time.perf_counter() - started

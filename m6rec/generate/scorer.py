@@ -29,7 +29,7 @@ def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> 
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. mask_seen: the beam's trie mask closes what was seen; the other methods
+    context: gives the contexts of targets. mute: modalities that no item has. mask_seen: the beam's trie mask closes what was seen; the other methods
     score every item, and leave the mask to `evaluate`. So an item that is chosen a second time cannot be generated,
     and `evaluate` never masks the truth: rank data with repeats with mask_seen=False.
     """
@@ -42,18 +42,20 @@ class Scorer:
         *,
         mask_seen: bool = True,
         beam: int = 50,
+        mute: tuple[str, ...] = (),
     ):
         if method not in METHODS:
             raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
         self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
-        self.name = f"m6rec {method}"
+        self.mute = mute
+        self.name = f"m6rec {method}" + (f" without {' and '.join(mute)}" if mute else "")
         with torch.no_grad():
-            self.items = network.encode_items().vectors
+            self.items = network.encode_items(mute=mute).vectors
 
     @property
     def unmasked(self) -> Scorer:
         """The same network and method, nothing masked."""
-        return Scorer(self.network, self.context, self.method, mask_seen=False, beam=self.beam)
+        return Scorer(self.network, self.context, self.method, mask_seen=False, beam=self.beam, mute=self.mute)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:

@@ -1,4 +1,4 @@
-"""The decoder: from a state to the digits of a semantic ID, or from a text with gaps to what is missing.
+"""The decoders: from a state to the digits of a semantic ID, or from an item with gaps to what is missing.
 
 Digits: at every level the child's logit is ⟨decoder state, the child's node vector⟩ + bias, so a digit's meaning is the
 place that its node has among the items. Node vectors start at the mean of their items and biases at the log of their
@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
+from m6rec.config import MODALITIES, Config
+from m6rec.data.features import Features
 from m6rec.model import masks
 from m6rec.model.attention import Block, Memory
+from m6rec.model.items import ItemEncoder
 from m6rec.model.tree import Tree
 
 
@@ -98,7 +100,10 @@ class DigitDecoder(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """A text with a gap in the bidirectional region, what is missing in the autoregressive one: the UniLM mask."""
+    """An item with a gap in its text in the bidirectional region, what is missing in the autoregressive one.
+
+    The gap may be the whole text: then a caption is written from the photograph and the recording.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -107,15 +112,38 @@ class TextDecoder(nn.Module):
         )
         self.norm = nn.RMSNorm(config.width)
 
-    def forward(self, tokens: nn.Embedding, local: nn.ModuleList, source: Tensor, target: Tensor) -> Tensor:
-        """Logits of the next token at every place of the target: (B, S), (B, T) ids -> (B, T, V).
+    def forward(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
+        """Logits of the next token at every place of the target: (B, T) ids -> (B, T, V).
 
         The local layers of the items read here too, so what infilling teaches them is what the item vectors know.
         """
-        text = torch.cat((source, target), 1)
-        mask = masks.unilm(source > 0, target > 0)
-        places = torch.arange(text.shape[1], device=text.device)
-        x = tokens(text)
-        for block in (*local, *self.blocks):
+        known = items.embed(source)
+        x = torch.cat((known.x, items.tokens(target) + items.kind.weight[0]), 1)
+        mask = masks.unilm(known.there, target > 0)
+        # What is written stands behind the source's longest modality, whatever the others hold.
+        behind = known.places.max() + 1 + torch.arange(target.shape[1], device=x.device)
+        places = torch.cat((known.places, behind))
+        for block in (*items.local, *self.blocks):
             x = block(x, mask=mask, positions=places).out
-        return self.norm(x[:, source.shape[1] :]) @ tokens.weight.T
+        return self.norm(x[:, len(known.places) :]) @ items.tokens.weight.T
+
+
+class PatchDecoder(nn.Module):
+    """Hidden patches of images and sounds from the patches and the words that are left."""
+
+    def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.RMSNorm(config.width)
+        self.draw = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
+
+    def forward(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All patches anew, of each modality that is named in `hidden` (N, P) bool: -> (N, P, values)."""
+        tokens = items.embed(content, hidden)
+        x, mask = tokens.x, masks.segment(tokens.there)
+        for block in (*items.local, *self.blocks):
+            x = block(x, mask=mask, positions=tokens.places).out
+        x = self.norm(x)
+        return {m: self.draw[m](x[:, tokens.kind == MODALITIES.index(m)]) for m in hidden}

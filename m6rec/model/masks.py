@@ -14,6 +14,19 @@ def segment(present: Tensor) -> Tensor:
     return present[:, None, None, :]
 
 
+def item(present: Tensor, kind: Tensor, fusion: str) -> Tensor:
+    """How the tokens of one item meet: present (N, L) bool, kind (L,) modality of each -> (N, 1, L or 1, L).
+
+    "joint": every token sees all of them. "gated": a token sees its own modality, which is joined late. "cross": a
+    token sees itself and the other modalities. The parameters are the same; the mask is the difference.
+    """
+    if fusion == "joint":
+        return segment(present)
+    same = kind[:, None] == kind
+    see = same if fusion == "gated" else ~same | torch.eye(len(kind), dtype=torch.bool, device=kind.device)
+    return see & present[:, None, None, :]
+
+
 def causal(length: int, device: torch.device | None = None) -> Tensor:
     """The autoregressive region: each token sees itself and what came before. -> (T, T)."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()

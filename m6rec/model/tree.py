@@ -50,6 +50,29 @@ class Tree(NamedTuple):
         return torch.where(taken, values[..., self.item.clamp(min=0)], torch.full_like(values[..., :1], fill))
 
 
+def place(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
+    """New items (n, D) take free leaves: from the root down, the nearest node vector that still has one below it.
+
+    nodes: the node vectors of each level (nodes, D). InputError where the tree has no leaf left.
+    """
+    item, leaf = tree.item.numpy().copy(), tree.leaf.tolist()
+    if len(vectors) > (item < 0).sum():
+        raise InputError(
+            f"the tree has {(item < 0).sum()} free leaves, too few for {len(vectors)} new items: train with a larger "
+            f"free_leaves, or on data that hold the items."
+        )
+    for vector in vectors:
+        at = 0
+        for level, width in enumerate(tree.widths):
+            children = np.arange(at * width, (at + 1) * width)
+            free = (item < 0).reshape(len(nodes[level]), -1).any(1)[children]
+            distance = ((nodes[level][children] - vector) ** 2).sum(1)
+            at = int(children[np.where(free, distance, np.inf).argmin()])
+        item[at] = len(leaf)
+        leaf.append(at)
+    return Tree(tree.widths, torch.tensor(leaf), torch.from_numpy(item))
+
+
 class Health(NamedTuple):
     """Is the tree in order? One row per level."""
 

@@ -142,7 +142,9 @@ def _is_over(state: TrainingState, config: Config) -> bool:
 
 
 def _on(batch: object, device: torch.device) -> object:
-    """Every tensor of a nest of NamedTuples on a device."""
+    """Every tensor of a nest of NamedTuples on a device; a stage without data hands over None."""
+    if batch is None:
+        return None
     if isinstance(batch, Tensor):
         return batch.to(device)
     return type(batch)(*(_on(part, device) for part in batch))

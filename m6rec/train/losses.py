@@ -1,4 +1,4 @@
-"""What the network is taught: the next event, missing text, digits by the true path and by the dense head.
+"""What the network is taught: the next event, what is missing of an item, digits by the true path and the dense head.
 
 Each loss is a mean in nats, unweighted; the stages add them with the config's weights. Targets of -1 teach nothing.
 """
@@ -10,28 +10,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m6rec.config import Config
+from m6rec.config import MODALITIES, Config
+from m6rec.data import image, sound
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
-from m6rec.data.features import BOS, EOS, MASK
+from m6rec.data.features import Features
+from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
 
 REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that a request may leave them open
-INFILL_ITEMS = 64  # texts per step
+ITEMS = 64  # items per step whose content is taught
+CAPTIONS = 0.5  # share of the items with something to see or hear whose whole text is the gap
+HIDDEN = 0.5  # share of an item's patches that are hidden
+TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
 
 
 def pretraining(
-    network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator
+    network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Next event over the whole catalogue, and text infilling. texts (n, L): the token rows of training items."""
+    """Next event over the whole catalogue, and the losses of the items' content. content: of the training items."""
     losses = {"next": next_event(*predict(network, batch)[1:])}
-    if config.text and config.infill_weight:
-        losses["infill"] = infilling(network, texts, rng)
+    return losses if config.item_epochs else losses | item_content(network, content, config, rng)
+
+
+def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Missing text, hidden patches, and the alignment of an item's modalities, for some of the items in `content`."""
+    some = augment(content.take(rng.integers(len(content.there), size=ITEMS)), rng)
+    reads, losses = network.items.reads, {}
+    if "text" in reads and config.infill_weight:
+        losses["infill"] = infilling(network, some, rng)
+    if network.painter and config.patch_weight:
+        losses |= restoration(network, some, rng)
+    if len(reads) > 1 and config.align_weight:
+        losses["align"] = alignment(network, some)
     return losses
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, texts: np.ndarray, rng: np.random.Generator
+    network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The dense head goes on learning; the digits learn from the true path and from the dense head."""
     state, logits, target = predict(network, batch)
@@ -41,7 +57,7 @@ def finetuning(
 
 def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """States (n, D), dense logits (n, N) and targets (n,) of all positions of a batch that have a target."""
-    items = network.encode_items().vectors
+    items = network.training_items()
     there = batch.target >= 0
     state = network.fuse(hide(batch.context), items).state[there]
     return state, network.score(state, items), batch.target[there]
@@ -74,26 +90,80 @@ def digits(network: Network, state: Tensor, logits: Tensor, target: Tensor) -> t
     return path, taught
 
 
-def infilling(network: Network, texts: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Mean cross-entropy per token of spans cut out of item texts and written anew (T5's objective, M6's mask)."""
-    source, target = corrupt(texts[rng.integers(len(texts), size=INFILL_ITEMS)], rng)
-    device = network.text.device
-    source, target = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
-    logits = network.writer(network.items.tokens, network.items.local, source, target[:, :-1])
+def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
+    """Mean cross-entropy per token of spans cut out of item texts and written anew (T5's objective, M6's mask).
+
+    Where there is something to see or hear, half of the gaps are the whole text: a caption.
+    """
+    caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
+    source, target = corrupt(content.text, rng, whole=caption)
+    source, target = on(network, content._replace(text=source)), torch.from_numpy(target).to(network.content_text.device)
+    logits = network.writer(network.items, source, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
-def corrupt(texts: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Replace one random span of each text, a third of it on average, by [MASK].
+def restoration(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Squared error of hidden patches, drawn from those that are left (He et al. 2022), over the mean patch's error."""
+    sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
+    hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
+    known = on(network, content)
+    drawn = network.painter(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
+    losses = {}
+    for m, anew in drawn.items():
+        there, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
+        taught = (hidden[m].to(there.device) & there[:, None])[..., None].to(anew)  # (N, P, 1)
+        mean = (true * there[:, None, None]).sum(0) / there.sum().clamp(min=1)  # what knows nothing draws this
+        losses[m] = (taught * (anew - true) ** 2).sum() / (taught * (mean - true) ** 2).sum().clamp(min=1e-6)
+    return losses
+
+
+def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
+    """The same number of patches of each item, at random: (N, P) bool."""
+    order = rng.random((items, patches)).argsort(1)
+    return torch.from_numpy(order < round(HIDDEN * patches))
+
+
+def alignment(network: Network, content: Features) -> Tensor:
+    """Text finds its own image and sound among the step's items, and they their text (InfoNCE, both ways)."""
+    both = content.there[:, 0] & content.there[:, 1:].any(1)
+    if both.sum() < 2:
+        return network.items.query.new_zeros(())
+    known = on(network, content.take(both))
+    said, shown = (F.normalize(network.items.content(view).vectors, dim=1) for view in
+                   (known.mute("image", "sound"), known.mute("text")))  # fmt: skip
+    logits, own = said @ shown.T / TEMPERATURE, torch.arange(len(said), device=said.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def augment(content: Features, rng: np.random.Generator) -> Features:
+    """Images shifted, turned and lit anew, sounds with stripes left out: content that a network cannot learn by heart."""
+    if content.there[:, 1].any():
+        content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
+    if content.there[:, 2].any():
+        content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
+    return content
+
+
+def on(network: Network, content: Features) -> Features:
+    """Arrays -> tensors on the network's device."""
+    return Features(*(torch.as_tensor(values).to(network.content_text.device) for values in content))
+
+
+def corrupt(
+    texts: np.ndarray, rng: np.random.Generator, whole: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replace one random span of each text, a third of it on average, by [MASK]; all of it where `whole` (n,) says so.
 
     texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
     """
     n, length = texts.shape
     source, target = np.zeros((n, length + 1), np.int64), np.zeros((n, length + 2), np.int64)
-    for row, tokens in enumerate(texts):
-        tokens = tokens[tokens > 0]
+    for row, padded in enumerate(texts):
+        tokens = padded[padded > 0]
         size = int(rng.integers(1, max(2, 2 * len(tokens) // 3 + 1)))
         start = int(rng.integers(0, max(1, len(tokens) - size + 1)))
+        if whole is not None and whole[row]:
+            start, size = 0, len(tokens)
         span = tokens[start : start + size]
         kept = [*tokens[:start], MASK, *tokens[start + size :]]
         source[row, : len(kept)] = kept

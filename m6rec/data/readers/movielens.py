@@ -1,50 +1,24 @@
-"""From a source's own files to raw frames: one function for each format, the same frames for the same data."""
+"""GroupLens' MovieLens: ml-100k from two places, and ml-1m."""
 
 from __future__ import annotations
 
 import io
-import json
-import zipfile
-import zlib
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 import pandas as pd
 
 from m6rec.data.lookup import YEAR
-from m6rec.errors import InputError
+from m6rec.data.readers.files import Frames, Skipped, in_seconds, known, table, unique, unpack
 
 # fmt: off
 GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
           "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western")
+# What the numbers 0…20 of ml-1m's users.dat mean, from its README.
+OCCUPATIONS = ("other", "educator", "artist", "clerical", "student", "customer service", "doctor", "executive",
+               "farmer", "homemaker", "K-12 student", "lawyer", "programmer", "retired", "sales", "scientist",
+               "self-employed", "technician", "craftsman", "unemployed", "writer")
 # fmt: on
-
-
-class Frames(NamedTuple):
-    """What `Dataset.from_frames` takes."""
-
-    items: pd.DataFrame
-    users: pd.DataFrame | None
-    interactions: pd.DataFrame
-
-
-def unpack(archive: Path, members: list[str]) -> list[io.BytesIO]:
-    """These members of a zip file, in memory: nothing is written, so nothing can land outside its folder.
-
-    InputError for an archive that is damaged, lacks one of the members, or has one that climbs out of its folder.
-    """
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            for name in bundle.namelist():
-                path = PurePosixPath(name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in name:
-                    raise InputError(
-                        f"{archive} has a member {name!r} that climbs out of its folder; delete this file."
-                    )
-            return [io.BytesIO(bundle.read(member)) for member in members]
-    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{archive} is damaged ({error.args[0]}); delete it and load again.") from None
 
 
 def ml_100k_official(folder: Path) -> Frames:
@@ -56,7 +30,7 @@ def ml_100k_official(folder: Path) -> Frames:
     genres = [" ".join(genre for genre, on in zip(GENRES, row, strict=True) if on) for row in flags]
     users = pd.read_csv(user, sep="|", names=["user_id", "age", "gender", "occupation", "zip"], keep_default_na=False)
     ratings = pd.read_csv(data, sep="\t", names=["user_id", "item_id", "value", "timestamp"])
-    return _ml_100k(items["item_id"], items["title"], genres, users, ratings)
+    return _movielens(items["item_id"], items["title"], genres, users, ratings)
 
 
 def ml_100k_recbole(folder: Path) -> Frames:
@@ -70,13 +44,46 @@ def ml_100k_recbole(folder: Path) -> Frames:
     titles = (items["movie_title"] + " (" + items["release_year"].astype("str") + ")").replace(
         "unkonwn (unkonwn)", "unknown"
     )
-    return _ml_100k(items["item_id"], titles, items["class"], users, ratings.rename(columns={"rating": "value"}))
+    return _movielens(items["item_id"], titles, items["class"], users, ratings.rename(columns={"rating": "value"}))
 
 
-def _ml_100k(
+def ml_1m(folder: Path) -> Frames:
+    """GroupLens' ml-1m.zip: movies.dat, users.dat and ratings.dat, fields parted by "::", Latin-1.
+
+    `age` is the lowest age of a range (1, 18, 25, 35, 45, 50, 56), `occupation` its name.
+    """
+    skipped = Skipped("ml-1m")
+    names = ("movies.dat", "users.dat", "ratings.dat")
+    columns = (
+        {"item_id": int, "title": str, "genres": str},
+        {"user_id": int, "gender": str, "age": int, "occupation": int, "zip": str},
+        {"user_id": int, "item_id": int, "value": float, "timestamp": int},
+    )
+    films, users, ratings = (
+        table(_one_separator(data), name, fields, skipped, separator="\x1f", encoding="latin1")
+        for name, fields, data in zip(names, columns, unpack(folder / "ml-1m.zip", list(names)), strict=True)
+    )
+    films = unique(films, "item_id", "movies.dat", skipped)
+    users = unique(users, "user_id", "users.dat", skipped)
+    users = skipped.keep(users, users["occupation"].between(0, 20), "users.dat", "has an occupation beyond 0…20")
+    users = users.assign(occupation=[OCCUPATIONS[code] for code in users["occupation"]])
+    ratings = in_seconds(known(ratings, films, "ratings.dat", skipped), "ratings.dat", skipped)
+    there = ratings["user_id"].isin(users["user_id"])
+    ratings = skipped.keep(ratings, there, "ratings.dat", "has a user who is not in users.dat")
+    skipped.warn()
+    genres = films["genres"].str.replace("|", " ", regex=False)
+    return _movielens(films["item_id"], films["title"], genres, users, ratings)
+
+
+def _one_separator(data: io.BytesIO) -> io.BytesIO:
+    """The same file with one byte that stands in no title instead of "::", which CSV readers do not take."""
+    return io.BytesIO(data.getvalue().replace(b"::", b"\x1f"))
+
+
+def _movielens(
     item_ids: pd.Series, titles: Iterable[str], genres: Iterable[str], users: pd.DataFrame, ratings: pd.DataFrame
 ) -> Frames:
-    """One shape for both copies. text: title without year | genres | year. The one film without a year has 0."""
+    """One shape for all. text: title without year | genres | year. A film without a year has 0."""
     rows = []
     for item_id, raw_title, genre in zip(item_ids, titles, genres, strict=True):
         title = " ".join(raw_title.split())
@@ -86,15 +93,3 @@ def _ml_100k(
     items = pd.DataFrame(rows, columns=["item_id", "title", "text", "genres", "year"])
     interactions = ratings[["user_id", "item_id", "timestamp", "value"]].assign(action="rate")
     return Frames(items, users[["user_id", "age", "gender", "occupation"]], interactions)
-
-
-def amazon_beauty(folder: Path) -> Frames:
-    """S3-Rec's files: one user a line with the items in time order, no timestamps; attribute numbers for content."""
-    lines = [line.split() for line in (folder / "Beauty.txt").read_text().splitlines()]
-    pairs = [(int(user), int(item)) for user, *items in lines for item in items]
-    interactions = pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(action="review")
-    attributes = json.loads((folder / "Beauty_item2attributes.json").read_text())
-    ids = sorted(interactions["item_id"].unique())
-    texts = [" ".join(f"attribute{number}" for number in attributes.get(str(item), [])) for item in ids]
-    items = pd.DataFrame({"item_id": ids, "title": [f"Beauty product {item}" for item in ids], "text": texts})
-    return Frames(items, None, interactions)

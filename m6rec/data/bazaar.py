@@ -1,0 +1,176 @@
+"""bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
+
+The media are real; the shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event
+is known, and with it the best ranking that any model can reach. `data/README.md` tells how it was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from m6rec.data.readers import Frames
+from m6rec.data.splits import Targets
+from m6rec.errors import InputError
+
+# The places' blocks: which of the dimensions belong to which modality.
+BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}
+DIMENSIONS = 14  # D below
+# The request's fields and their values. Day parts have six hours each, the first from midnight (UTC).
+LEVELS = {
+    "hour": ("night", "morning", "afternoon", "evening"),
+    "weekday": ("weekday", "weekend"),
+    "device": ("phone", "tablet", "desktop"),
+    "season": ("winter", "spring", "summer", "autumn"),
+}
+FIELD_SHARES = {"hour": 0.4, "weekday": 0.2, "device": 0.2, "season": 0.2}
+RECENT = 3  # an earlier event that is a cause is one of the last three
+
+
+class Cause(NamedTuple):
+    """One thing that an event may come from."""
+
+    kind: str  # "taste", "event", "request" or "chance"
+    which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
+    weight: float  # probability, where all causes exist; else those that do share the rest in proportion
+
+
+CAUSES = (
+    Cause("taste", "", 0.3),
+    *(Cause("event", back, 0.3 * share) for back, share in ((1, 0.6), (2, 0.25), (3, 0.15))),
+    *(Cause("request", field, 0.3 * share) for field, share in FIELD_SHARES.items()),
+    Cause("chance", "", 0.1),
+)
+# Taste, the last item and the request all colour every choice; its cause tips the scales.
+TASTE, LAST, REQUEST, TIP = 1.0, 0.8, 0.8, 0.6
+SHARPNESS = 13.0  # inverse temperature of the choice
+
+
+class Truth(NamedTuple):
+    """What is hidden from a model. Shares and places of modalities are in the order image, sound, text."""
+
+    events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
+    items: np.ndarray  # (N, D) places, unit rows
+    shoppers: np.ndarray  # (U, D) tastes, unit rows
+    shares: np.ndarray  # (U, 3) how much each modality counts for a shopper; rows add up to 1
+    requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
+    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
+    newcomers: np.ndarray  # (U,) bool: people that are kept from training
+    origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
+    words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
+
+
+def folder() -> Path:
+    """The folder of bazaar's files, in a clone or in an installed wheel; InputError if it is in neither."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "_bazaar", package.parent / "data" / "bazaar"):
+        if (place / "events.parquet").exists():
+            return place
+    raise InputError(f"bazaar's files are not in {place}; run `python data/build.py` there, or install m6rec anew.")
+
+
+def frames() -> Frames:
+    """Items (with names of files in media.zip), users (age, region) and a year of simulated purchases."""
+    tables = [pd.read_parquet(folder() / f"{table}.parquet") for table in ("items", "users", "events")]
+    return Frames(*tables, media=folder() / "media.zip")
+
+
+def truth() -> Truth:
+    """Causes, places and tastes: for checking what a model has found, never for training one."""
+    with np.load(folder() / "latent.npz", allow_pickle=False) as arrays:
+        latent = dict(arrays)
+    requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
+    words = dict(zip(latent.pop("words").tolist(), latent.pop("word_places"), strict=True))
+    return Truth(events=pd.read_parquet(folder() / "truth.parquet"), requests=requests, words=words, **latent)
+
+
+def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
+    """(E, 4) int64: which value of each field of LEVELS holds at UTC seconds (E,) on devices (E,) by name."""
+    days = timestamp // 86400
+    month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
+    device = pd.Index(LEVELS["device"]).get_indexer(device)
+    # Day 0 of the epoch was a Thursday; winter is December to February.
+    return np.stack([timestamp % 86400 // 21600, (days + 3) % 7 >= 5, device, (month + 1) % 12 // 3], axis=1)
+
+
+def existing(events_before: np.ndarray) -> np.ndarray:
+    """(B,) how many events precede -> (B, len(CAUSES)) probabilities of the causes that exist then."""
+    back = np.array([cause.which if cause.kind == "event" else 0 for cause in CAUSES])
+    weights = np.array([cause.weight for cause in CAUSES]) * (events_before[:, None] >= back)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+class Market:
+    """How shoppers choose: the one rule that the simulation draws from, and that the ceiling knows."""
+
+    def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
+        self.items, self.requests = items, requests
+
+    def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
+
+        v = TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
+        cause's own; chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
+        """
+        if cause.kind == "chance":
+            return np.zeros_like(taste)
+        fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
+        pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
+        pull += LAST * self._earlier(recent, 1)
+        if cause.kind == "event":
+            pull += TIP * self._earlier(recent, cause.which)
+        else:
+            pull += TIP * (taste if cause.kind == "taste" else fields[cause.which])
+        return np.round(pull, 4)
+
+    def _earlier(self, recent: np.ndarray, back: int) -> np.ndarray:
+        """(B, D) the places of the items so many events back, zeros before the first."""
+        codes = recent[:, -back]
+        return np.where(codes[:, None] >= 0, self.items[codes], 0.0)
+
+    def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
+        """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
+        scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
+        scores[bought] = -np.inf
+        chances = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
+        return chances / chances.sum(axis=1, keepdims=True)
+
+
+class Ceiling:
+    """The best ranking there is: p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes.
+
+    It knows what is known before the event (taste, history, request), never the cause. Rank it like a model.
+    """
+
+    name = "best possible"
+
+    def __init__(self, known: Truth | None = None):
+        self.known = known or truth()
+        self.market = Market(self.known.items, self.known.requests)
+
+    def scores(self, users: Targets) -> np.ndarray:
+        """(B, N) log-probabilities; -inf for what the shopper has bought."""
+        with np.errstate(divide="ignore"):
+            return np.log(sum(joint for joint in self._joints(users)))
+
+    def causes(self, users: Targets) -> np.ndarray:
+        """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""
+        rows = np.arange(len(users))
+        joint = np.stack([joint[rows, users.items] for joint in self._joints(users)], axis=1)
+        return joint / joint.sum(axis=1, keepdims=True)
+
+    def _joints(self, users: Targets):
+        """p(cause) p(item | cause), (B, N), of each cause in turn."""
+        events = users.data.events.iloc[users.events]
+        # By the id, because a subset of the data numbers its users anew.
+        shoppers = np.array([int(str(user)[1:]) - 1 for user in users])
+        taste, recent = self.known.shoppers[shoppers], users.history(RECENT)
+        values = levels(events["timestamp"].to_numpy(), events["device"].to_numpy())
+        bought = users.seen().toarray()
+        weights = existing(users.events - users.data.offsets[users.users])
+        for cause, weight in zip(CAUSES, weights.T, strict=True):
+            pull = self.market.pull(cause, taste, recent, values)
+            yield weight[:, None] * self.market.chances(pull, bought)

@@ -1,0 +1,87 @@
+"""From a photograph's file to 28 × 28 grey pixels and their sixteen patches."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
+
+from m6rec.errors import InputError
+
+SIDE, PATCH = 28, 7  # pixels: of a photograph, of a patch
+ACROSS = SIDE // PATCH
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # and no others: some of Pillow's readers start programs
+MOST_PIXELS = 50_000_000
+
+
+def decode(raw: bytes | Image.Image) -> np.ndarray:
+    """A file's bytes -> (28, 28) float32 in 0..1 by the rules of `grey`; InputError if damaged or above 50 megapixels.
+
+    The size is read from the header, before a single pixel is decoded. Of an animation, the first frame is taken.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of much that is an error or nothing here
+            return grey(raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS))
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError("is an image above 50 megapixels; scale it down.") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"is no image that can be read; save it as {', '.join(FORMATS[:-1])} or BMP.") from None
+    except Exception as error:  # Pillow's readers fail on damaged files with errors of every kind
+        raise InputError(f"is a damaged image ({error}); save it again.") from None
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    """(28, 28) in 0..1 -> a PNG file's bytes, which `decode` turns back into the same."""
+    out = io.BytesIO()
+    Image.fromarray((pixels * 255).round().astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    """A picture -> (28, 28) float32 in 0..1: upright by its EXIF, grey, its longest side scaled to 28, centred.
+
+    What is transparent and what lies beside a picture that is not square becomes black, as the garments' ground is.
+    """
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"is an image of {image.width:,} × {image.height:,} pixels; scale it below 50 megapixels.")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
+        flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        full = image.convert("RGBA")
+        flat = ImageChops.multiply(full.convert("L"), full.getchannel("A"))
+    else:
+        flat = image.convert("L")
+    scale = SIDE / max(flat.size)
+    small = flat.resize(tuple(max(1, round(side * scale)) for side in flat.size), Image.Resampling.LANCZOS)
+    small.info = dict(image.info)
+    upright = ImageOps.exif_transpose(small)
+    square = Image.new("L", (SIDE, SIDE))
+    square.paste(upright, tuple((SIDE - side) // 2 for side in upright.size))
+    return np.asarray(square, dtype=np.float32) / 255
+
+
+def patches(images: np.ndarray) -> np.ndarray:
+    """(N, 28, 28) -> (N, 16, 49): patches row by row, each one's pixels row by row."""
+    cut = images.reshape(len(images), ACROSS, PATCH, ACROSS, PATCH)
+    return cut.swapaxes(2, 3).reshape(len(images), ACROSS**2, PATCH**2)
+
+
+def unpatch(patches: np.ndarray) -> np.ndarray:
+    """(N, 16, 49) -> (N, 28, 28)."""
+    cut = patches.reshape(len(patches), ACROSS, ACROSS, PATCH, PATCH)
+    return cut.swapaxes(2, 3).reshape(len(patches), SIDE, SIDE)
+
+
+def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N, 28, 28) -> the same photographs, each moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
+    n, reach = len(images), 2
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))
+    rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(SIDE)  # (N, 28) each
+    columns = np.where(rng.random((n, 1)) < 0.5, columns, columns[:, ::-1])
+    moved = padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return (moved * rng.uniform(0.9, 1.1, (n, 1, 1))).clip(0, 1).astype(np.float32)

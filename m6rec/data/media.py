@@ -1,0 +1,120 @@
+"""Photographs and recordings as files of a folder or of a zip archive; nothing outside of it is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import zipfile
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from m6rec.errors import InputError
+
+MEDIA_LIMIT = 64 * 2**20  # bytes of one file; a longer recording or a larger photograph says nothing more
+CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png"
+MISSING = "is not among the media; add the file or leave the cell empty"
+LARGE = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it"
+
+
+class MediaWarning(UserWarning):
+    """Some photographs or recordings cannot be used; their items go on without them."""
+
+
+class Media:
+    """The files of a folder or of a zip archive, by their relative names."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Media:
+        """The media of a folder or of a .zip file; InputError if it is neither, or damaged."""
+        path = Path(path).expanduser().absolute()
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"media {path} does not exist; give a folder or a .zip file.")
+        media = cls(path)
+        if path.is_file():
+            _ = media._archive  # a damaged archive is found here, not at the first photograph
+        return media
+
+    def __repr__(self) -> str:
+        return f"Media({str(self.path)!r})"
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile | None:
+        if self.path.is_dir():
+            return None
+        try:
+            return zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
+
+    def read(self, name: str) -> bytes:
+        """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
+        try:
+            clean = checked(name)
+            raw = self._from_folder(clean) if self._archive is None else self._from_archive(clean)
+        except InputError as error:
+            raise InputError(f"{shown(name)} {error}") from None
+        except (KeyError, FileNotFoundError):
+            raise InputError(f"{shown(name)} {MISSING}.") from None
+        except Exception as error:  # a damaged archive fails in many ways
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{shown(name)} cannot be read ({reason}); replace the file.") from None
+        return raw
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file; what it holds is not read."""
+        try:
+            clean = checked(name)
+            return (self.path / clean).is_file() if self._archive is None else clean in self._archive.NameToInfo
+        except (InputError, OSError):
+            return False
+
+    def fingerprint(self, names: Iterable[str]) -> str:
+        """SHA-256 over these names and their contents, the same for a folder and for its zip; a missing file counts."""
+        digest = hashlib.sha256()
+        for name in sorted(set(names)):
+            try:
+                content = hashlib.sha256(self.read(name)).digest()
+            except InputError:
+                content = b"missing"
+            digest.update(hashlib.sha256(name.encode(errors="surrogatepass")).digest() + content)
+        return digest.hexdigest()
+
+    def _from_folder(self, name: str) -> bytes:
+        root, path = self.path.resolve(), (self.path / name).resolve()
+        if not path.is_relative_to(root):  # a link may point anywhere
+            raise InputError(f"{CLIMBS}.")
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe would block for ever
+            raise InputError("is no file; give the file's name.")
+        if state.st_size > MEDIA_LIMIT:
+            raise InputError(f"{LARGE}.")
+        return path.read_bytes()
+
+    def _from_archive(self, name: str) -> bytes:
+        member = self._archive.getinfo(name)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(f"is a link, which {CLIMBS}.")
+        if member.file_size > MEDIA_LIMIT:
+            raise InputError(f"{LARGE}.")
+        return self._archive.read(member)  # never more than the size that it claims
+
+
+def checked(name: object) -> str:
+    """A name in its plain form ("./a.png" is a.png); InputError if it is none or points outside of its folder."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise InputError("is no file name; give a path relative to the media folder.")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name):
+        raise InputError(f"{CLIMBS}.")
+    return str(path)
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: quoted, and cut where it is long."""
+    text = str(value)
+    return repr(text if len(text) <= 60 else text[:57] + "…")

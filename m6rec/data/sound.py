@@ -1,0 +1,93 @@
+"""From a recording's file to its first second at 8 kHz, its log-mel spectrogram and eight patches in time."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import soundfile
+import soxr
+
+from m6rec.errors import InputError
+
+RATE, LENGTH = 8000, 8192  # samples a second, samples: 1.024 s
+LOOK = 10  # seconds within which a sound must begin; nothing after them is read
+FFT, HOP, MELS, FRAMES = 512, 256, 32, 32
+PATCH = 4  # frames
+FLOOR, RANGE = -8.0, 10.0  # log10 of power: silence becomes 0, a full-scale tone about 1
+
+
+class File(io.BytesIO):
+    """Bytes as a file in which a damaged header may seek anywhere: before the beginning is the beginning."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        start = (0, self.tell(), len(self.getbuffer()))[whence]
+        return super().seek(max(0, start + offset))
+
+
+def decode(raw: bytes) -> np.ndarray:
+    """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
+
+    Only the first ten seconds are read, however long the recording; what is shorter is padded with zeros.
+    InputError if damaged, silent, without samples or with some that are no numbers.
+    """
+    try:
+        with soundfile.SoundFile(File(raw)) as file:
+            rate = file.samplerate
+            if not (1000 <= rate <= 192_000 and file.channels <= 8):
+                raise InputError(
+                    f"is a sound of {rate:,} Hz and {file.channels} channels; give 1 to 192 kHz and at most 8."
+                )
+            wave = file.read(LOOK * rate, dtype="float32", always_2d=True).mean(1)
+    except InputError:
+        raise
+    except Exception as error:  # libsndfile's own errors, and Python's on what it hands over
+        reason = str(error).rpartition(": ")[2].rstrip(". ")
+        raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
+    if not len(wave):
+        raise InputError("is a sound without samples; record it again.")
+    if not np.isfinite(wave).all():
+        raise InputError("is a sound with samples that are no finite numbers; save it again.")
+    loud = np.abs(wave)
+    if not loud.any():
+        raise InputError(f"is a sound that is silent for its first {LOOK} seconds; cut the silence off.")
+    start = int(np.argmax(loud > 0.01 * loud.max()))
+    piece = soxr.resample(wave[start : start + rate * LENGTH // RATE + 1], rate, RATE)[:LENGTH]
+    return np.pad(piece, (0, LENGTH - len(piece))).clip(-1, 1).astype(np.float32)
+
+
+def log_mel(waves: np.ndarray) -> np.ndarray:
+    """(N, 8192) -> (N, 32, 32) float32, mel band × frame: log10 of power, from 0 (silence) to about 1 (full scale)."""
+    import librosa  # a second to import, and only this needs it
+
+    out = np.zeros((len(waves), MELS, FRAMES), dtype=np.float32)
+    for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept of it
+        power = librosa.feature.melspectrogram(
+            y=waves[first : first + 256], sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS
+        )
+        out[first : first + 256] = np.log10(power[..., :FRAMES].clip(10**FLOOR)).clip(FLOOR) - FLOOR
+    return out / RANGE
+
+
+def patches(mels: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 8, 128): patch by patch in time, within each frame by frame, within each the 32 mels."""
+    cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
+    return cut.transpose(0, 2, 3, 1).reshape(len(mels), FRAMES // PATCH, PATCH * MELS)
+
+
+def unpatch(patches: np.ndarray) -> np.ndarray:
+    """(N, 8, 128) -> (N, 32, 32)."""
+    cut = patches.reshape(len(patches), FRAMES // PATCH, PATCH, MELS)
+    return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, FRAMES)
+
+
+def augment(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N, 32, 32) -> the same, up to 6 bands and up to 6 frames of each silenced (SpecAugment, arXiv 1904.08779)."""
+
+    def hidden(size: int) -> np.ndarray:
+        width = rng.integers(0, 7, (len(mels), 1))
+        start = rng.integers(0, size + 1 - width)
+        place = np.arange(size)
+        return (place >= start) & (place < start + width)
+
+    return np.where(hidden(MELS)[:, :, None] | hidden(FRAMES)[:, None, :], np.float32(0), mels)

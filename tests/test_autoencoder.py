@@ -1,0 +1,226 @@
+"""The autoencoder: the printed program's faults are faults, the mended one learns, and its photographs are whole."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, mse_loss
+
+from m6rec.data import bazaar, fashion, image, photographs, registry, sources
+from m6rec.data.media import Media
+from m6rec.errors import InputError
+from m6rec.model.autoencoder import Autoencoder, pca
+from m6rec.train.autoencoder import fit_autoencoder, fitted
+from m6rec.view.photographs import photograph_rows
+
+RELU = torch.nn.ReLU
+
+
+@pytest.fixture(scope="module")
+def garments() -> torch.Tensor:
+    """(320, 784): bazaar's held-out photographs, enough to learn something in a second."""
+    return torch.from_numpy(photographs(part="test", source="bazaar").pixels)
+
+
+# -------------------------------------------------------------------------------------------------- the mended one
+
+
+def test_a_photograph_goes_through_64_numbers_and_back(garments):
+    model = Autoencoder()
+    assert model.encode(garments).shape == (len(garments), 64)
+    assert model(garments).shape == garments.shape
+    torch.testing.assert_close(model(garments), model.decode(model.encode(garments)))
+    layers = [tuple(w.shape)[::-1] for w in model.parameters() if w.ndim == 2]
+    assert layers == [(784, 256), (256, 128), (128, 64), (64, 128), (128, 256), (256, 784)]
+
+
+def test_the_loss_goes_down_and_drawings_come_closer_than_the_mean_photograph(garments):
+    losses = fit_autoencoder(model := Autoencoder(), garments, steps=150)
+    assert losses.shape == (150,) and np.isfinite(losses).all()
+    assert losses[-20:].mean() < losses[:20].mean() / 4
+    mean = garments.mean(0).expand_as(garments)
+    assert mse_loss(model(garments), garments) < mse_loss(mean, garments) / 2
+
+
+def test_one_seed_gives_one_model_and_another_another(garments):
+    one, same, other = (fitted(garments, seed=seed, steps=12)(garments) for seed in (3, 3, 4))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    orders = [fit_autoencoder(fitted(garments, steps=1).requires_grad_(), garments, steps=5, seed=s) for s in (0, 0, 1)]
+    assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
+
+
+def test_training_leaves_the_number_of_threads_and_the_global_dice_alone(garments):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        dice = torch.manual_seed(7).get_state()
+        fitted(garments, steps=2)
+        assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), dice)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_epoch_meets_every_photograph_once():
+    met = []
+    pixels = torch.arange(128.0)[:, None].expand(128, 784) / 128
+
+    def watched(drawn: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        met.append((truth[:, 0] * 128).round().long().tolist())
+        return mse_loss(drawn, truth)
+
+    fit_autoencoder(Autoencoder(), pixels, steps=4, loss=watched)
+    first, second = sorted(met[0] + met[1]), sorted(met[2] + met[3])
+    assert first == second == list(range(128)) and met[0] != met[2]
+
+
+@pytest.mark.parametrize("shape", [(63, 784), (64, 28, 28)])
+def test_too_few_photographs_or_squares_are_refused_in_a_sentence(shape):
+    with pytest.raises(InputError, match=r"give \(N, 784\) with at least one batch of 64"):
+        fit_autoencoder(Autoencoder(), torch.zeros(shape), steps=1)
+
+
+def test_pca_with_as_many_numbers_as_photographs_draws_them_and_with_none_their_mean(garments):
+    few = garments[:40]
+    torch.testing.assert_close(pca(few, few, 40), few, rtol=0, atol=1e-3)
+    errors = [float(mse_loss(pca(few, few, count), few)) for count in (1, 8, 32)]
+    assert errors == sorted(errors, reverse=True) and errors[0] < mse_loss(few.mean(0).expand_as(few), few)
+
+
+# ----------------------------------------------------------------------------------------------- the printed one
+
+
+def test_cross_entropy_costs_a_perfect_copy_more_than_a_wrong_drawing_and_cannot_see_brightness(garments):
+    copy, glaring = cross_entropy(garments, garments), cross_entropy(4 * garments, garments)
+    assert glaring < copy and mse_loss(4 * garments, garments) > 1
+    torch.testing.assert_close(cross_entropy(garments + 0.5, garments), copy)
+
+
+def test_a_relu_on_the_output_passes_no_gradient_where_a_drawing_is_dark(garments):
+    lit = (garments > 0).any(0)
+    for ends, alive in ((RELU, False), (torch.nn.Identity, True)):
+        torch.manual_seed(0)
+        model = Autoencoder(ends=ends)
+        mse_loss(model(garments), garments).backward()
+        gradient = model.decoder[-2].bias.grad  # one of each pixel
+        assert bool((gradient[lit] != 0).all()) is alive
+
+
+def test_pixels_that_a_relu_leaves_dark_are_lit_without_it(garments):
+    lit = (garments > 0).any(0)
+    dark = {}
+    for ends in (RELU, torch.nn.Identity):
+        model = fitted(garments, steps=60, activation=RELU, ends=ends, peak=None)
+        dark[ends] = int(((model(garments) <= 0).all(0) & lit).sum())
+    assert dark[RELU] > 100 and dark[torch.nn.Identity] == 0
+
+
+def test_no_relu_keeps_a_drawing_within_0_and_1(garments):
+    model = fitted(garments, steps=80, activation=RELU, ends=RELU, peak=None, loss=cross_entropy)
+    assert model(garments).min() >= 0 and model(garments).max() > 1.5
+
+
+# ------------------------------------------------------------------------------------------------ the photographs
+
+
+def test_bazaar_s_photographs_are_split_four_to_one_with_none_in_both_parts():
+    train, test = photographs(source="bazaar"), photographs(part="test", source="bazaar")
+    assert len(train.images) == 4 * len(test.images) and train.images.shape[1:] == (28, 28)
+    assert {x.tobytes() for x in train.images}.isdisjoint({x.tobytes() for x in test.images})
+    assert set(train.labels) == set(test.labels) == set(range(10))
+
+
+def test_a_photograph_and_its_label_belong_to_one_item():
+    part = photographs(5, source="bazaar")
+    items = bazaar.frames().items.dropna(subset="image")
+    media = Media.open(bazaar.folder() / "media.zip")
+    found = {
+        (image.decode(media.read(r.image)) * 255).round().astype(np.uint8).tobytes(): r for r in items.itertuples()
+    }
+    assert [found[x.tobytes()].category for x in part.images] == [part.names[label] for label in part.labels]
+    assert len(part.images) == 5 and part.pixels.dtype == np.float32 and part.pixels.max() == 1
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> tuple[Path, dict[str, np.ndarray]]:
+    """A tiny Fashion-MNIST in the original's format: a folder with its four files, and what is in them."""
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
+    folder, rng, content = tmp_path / "fashion-mnist", np.random.default_rng(0), {}
+    folder.mkdir()
+    for part, count in (("train", 6), ("t10k", 3)):
+        images, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8)
+        heads = struct.pack(">IIII", 2051, count, 28, 28), struct.pack(">II", 2049, count)
+        for kind, head, array in zip(("images-idx3", "labels-idx1"), heads, (images, labels), strict=True):
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+        content[part] = images, labels
+    return folder, content
+
+
+def debian(folder: Path) -> None:
+    """The folder's files in a package as Debian's tools lay it out: ar, and in it a tar."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as tar:
+        for name in fashion.GZIPS:
+            tar.add(folder / name, f"./usr/share/datasets/fashion-mnist/{name}")
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.getvalue()}
+    archive = b"!<arch>\n"
+    for name, content in members.items():
+        archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        archive += b"\n" * (len(content) % 2)
+    (folder / fashion.PACKAGE).write_bytes(archive)
+
+
+def test_both_routes_of_fashion_mnist_give_the_same_photographs(small, monkeypatch):
+    folder, content = small
+    debian(folder)
+    monkeypatch.setenv("M6REC_MIRROR", str(folder.parent))
+    for file, read in ((list(fashion.GZIPS), fashion.official), ([fashion.PACKAGE], fashion.debian)):
+        files = {name: sources._sha256(folder / name) for name in file}
+        route = registry.Route("https://127.0.0.1:1/", files, read)
+        monkeypatch.setitem(registry.SOURCES, "fashion-mnist", registry.Source("made up", (route,)))
+        for part, name in (("train", "train"), ("test", "t10k")):
+            got = photographs(part=part)
+            assert np.array_equal(got.images, content[name][0]) and np.array_equal(got.labels, content[name][1])
+        shutil.rmtree(sources.home())
+
+
+def test_without_network_and_debian_one_sentence_says_what_to_do(small, monkeypatch):
+    monkeypatch.delenv("M6REC_MIRROR", raising=False)
+    monkeypatch.setenv("PATH", "")
+    route = registry.SOURCES["fashion-mnist"].routes[1]
+    dead = registry.Route("http://127.0.0.1:1/", fashion.GZIPS, fashion.official)
+    monkeypatch.setitem(registry.SOURCES, "fashion-mnist", registry.Source("made up", (dead, route)))
+    with pytest.raises(InputError, match=r"there is no apt-get here .*Put train-images-idx3-ubyte\.gz .*M6REC_MIRROR"):
+        photographs()
+
+
+def test_a_package_without_its_data_is_named(tmp_path):
+    (tmp_path / fashion.PACKAGE).write_bytes(b"!<arch>\n")
+    with pytest.raises(InputError, match=r"has no data\.tar; delete it and load again"):
+        fashion.debian(tmp_path)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"part": "valid"}, "part='valid'"), ({"source": "x"}, "source='x'")])
+def test_an_unknown_part_or_source_lists_the_known_ones(options, message):
+    with pytest.raises(InputError, match=f"{message} .*; use '"):
+        photographs(**options)
+
+
+def test_the_photographs_are_no_dataset_and_load_says_where_they_are():
+    with pytest.raises(InputError, match=r"no events; use m6rec\.data\.photographs\(\)"):
+        sources.load("fashion-mnist")
+
+
+def test_rows_of_photographs_carry_their_errors(garments):
+    squares = garments[:3].view(-1, 28, 28).numpy()
+    picture = photograph_rows({"photograph": squares, "darker": squares / 2}, "half the light")
+    np.testing.assert_allclose(picture.data.loc["photograph"], 0)
+    np.testing.assert_allclose(picture.data.loc["darker"], ((squares / 2) ** 2).mean((1, 2)), rtol=1e-5)
+    assert picture.alt == "half the light. Rows: photograph, darker; 3 photographs."

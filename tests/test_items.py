@@ -1,0 +1,175 @@
+"""Text, image and sound become one vector, by three fusions of one size; what is absent has no say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fixtures import small_model
+from torch import nn
+
+from m6rec.config import FUSIONS, MODALITIES, Config
+from m6rec.data.features import Features
+from m6rec.errors import InputError
+from m6rec.model.items import ItemEncoder
+from m6rec.model.network import Network
+from m6rec.train import losses
+
+N, L = 24, 6
+
+
+def features(seed: int = 0) -> Features:
+    """Random content; the first eight items have all modalities, then each has some."""
+    rng = np.random.default_rng(seed)
+    there = rng.random((N, 3)) < 0.6
+    there[:8] = True
+    there[:, 0] |= ~there.any(1)
+    text = rng.integers(5, 300, (N, L)) * there[:, :1]
+    image = rng.random((N, 16, 49), dtype=np.float32) * there[:, 1, None, None]
+    sound = rng.random((N, 8, 128), dtype=np.float32) * there[:, 2, None, None]
+    return Features(text, image, sound, there)
+
+
+def network(**changes: object) -> Network:
+    """A network over the random content, loud enough that a difference is seen."""
+    plain = small_model()
+    config = Config.preset("small", **{"width": 16, "dropout": 0.0, **changes})
+    torch.manual_seed(0)
+    made = Network(config, plain.fields, features(), 300).eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+@torch.no_grad()
+def vectors(made: Network, content: Features) -> torch.Tensor:
+    return made.items(losses.on(made, content)).vectors
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_each_modality_counts_where_it_is_and_only_there(fusion):
+    made, content = network(fusion=fusion), features()
+    before = vectors(made, content)
+    for number, name in enumerate(MODALITIES):
+        muted = vectors(made, content.mute(name))
+        changed = (muted - before).abs().amax(1) > 1e-4
+        assert (changed.numpy() == content.there[:, number]).all(), name
+        other = features(seed=1)._asdict()[name]  # what lies in the place of an absent modality is never read
+        swapped = content._replace(**{name: np.where(content.there[:, number].reshape(-1, *[1] * (other.ndim - 1)),
+                                                     content._asdict()[name], np.maximum(other, 5).astype(other.dtype))})  # fmt: skip
+        torch.testing.assert_close(vectors(made, swapped), before)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_items_never_see_each_other_and_their_attention_sums_to_one(fusion):
+    made, content = network(fusion=fusion, local_layers=2), features()
+    alone = torch.cat([vectors(made, content.take(np.array([i]))) for i in range(N)])
+    torch.testing.assert_close(alone, vectors(made, content), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        encoded = made.encode_items(weights=True)
+    torch.testing.assert_close(encoded.weights.sum(-1), torch.ones(N, 2, 1), rtol=1e-4, atol=1e-4)
+    shares = encoded.shares().numpy()
+    assert (shares[~content.there] == 0).all() and np.allclose(shares.sum(1), 1, atol=1e-4)
+
+
+def test_the_fusions_have_the_same_size_and_differ():
+    made = {fusion: network(fusion=fusion, local_layers=2) for fusion in FUSIONS}
+    sizes = [sum(p.numel() for p in m.items.parameters()) for m in made.values()]
+    assert max(sizes) / min(sizes) < 1.05
+    joint, gated, cross = (vectors(m, features().take(np.arange(8))) for m in made.values())
+    assert (joint - cross).abs().max() > 1e-3 and (joint - gated).abs().max() > 1e-3
+
+
+def test_the_masks_of_the_fusions_against_a_slow_definition():
+    from m6rec.model import masks
+
+    kind = torch.tensor([0, 0, 1, 1, 2])
+    present = torch.tensor([[True, True, True, False, True]])
+    rules = {
+        "joint": lambda q, k: True,
+        "gated": lambda q, k: kind[q] == kind[k],
+        "cross": lambda q, k: q == k or kind[q] != kind[k],
+    }
+    for fusion, sees in rules.items():
+        mask = masks.item(present, kind, fusion).expand(1, 1, 5, 5)
+        for q in range(5):
+            for k in range(5):
+                assert bool(mask[0, 0, q, k]) == bool(sees(q, k) and present[0, k]), (fusion, q, k)
+
+
+def test_modality_dropout_hides_some_and_never_the_last():
+    encoder, content = network(modality_dropout=0.9).items, losses.on(network(), features())
+    torch.manual_seed(0)
+    kept = encoder._drop(content).there
+    assert kept.any(1).all() and not (kept & ~content.there).any() and kept.sum() < content.there.sum()
+
+
+def test_a_training_step_encodes_some_items_anew_and_keeps_the_others():
+    made = network(encoded_items=6, modality_dropout=0.0, identity=False).train()
+    torch.manual_seed(0)
+    first = made.training_items()
+    torch.testing.assert_close(first, made.encode_items().vectors)  # all were encoded by these weights
+    first.sum().backward()
+    assert made.items.patches["image"].read[0].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        made.items.query += 1
+    second = made.training_items().detach()
+    changed = (second - first.detach()).abs().amax(1) > 1e-6
+    assert int(changed.sum()) == 6
+    torch.testing.assert_close(second[changed], made.encode_items().vectors[changed])
+
+
+def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
+    made, content = network(), features()
+    known = losses.on(made, content)
+    hidden = {m: losses.hide_patches(N, getattr(content, m).shape[1], np.random.default_rng(0)) for m in ("image", "sound")}
+    assert all((h.sum(1) == h.shape[1] // 2).all() for h in hidden.values())
+    with torch.no_grad():
+        before = made.painter(made.items, known, hidden)
+        other = known._replace(image=torch.where(hidden["image"][..., None], torch.rand_like(known.image), known.image))
+        after = made.painter(made.items, other, hidden)
+        seen = known._replace(image=torch.where(hidden["image"][..., None], known.image, torch.rand_like(known.image)))
+        moved = made.painter(made.items, seen, hidden)
+    torch.testing.assert_close(after, before)
+    assert (moved["sound"] - before["sound"])[:8].abs().max() > 1e-4  # and modalities help each other
+
+
+def test_every_content_loss_goes_down_and_can_be_switched_off():
+    made = network(dropout=0.1)
+    made.initialise()
+    made.train()
+    config = Config.preset("small", width=16)
+    optimizer, rows = torch.optim.AdamW(made.parameters(), 3e-3), []
+    for step in range(120):
+        taught = losses.item_content(made, features(), config, np.random.default_rng(step))
+        optimizer.zero_grad()
+        sum(taught.values()).backward()
+        optimizer.step()
+        rows.append({name: float(loss.detach()) for name, loss in taught.items()})
+    assert set(rows[0]) == {"infill", "image", "sound", "align"}
+    for name in ("infill", "align"):  # pixels are noise here: their loss has its floor at the mean patch
+        assert np.mean([row[name] for row in rows[-10:]]) < 0.9 * np.mean([row[name] for row in rows[:10]]), name
+    off = Config.preset("small", width=16, infill_weight=0, patch_weight=0, align_weight=0)
+    assert losses.item_content(made, features(), off, np.random.default_rng(0)) == {}
+
+
+def test_a_caption_is_written_from_the_other_modalities_alone():
+    source, target = losses.corrupt(features().text, np.random.default_rng(0), whole=np.arange(N) < 8)
+    assert (source[:8, 0] == 2).all() and (source[:8, 1:] == 0).all()
+    assert (target[:8, 1 : L + 1] == features().text[:8]).all()
+    assert (source[8:] > 2).any()
+
+
+def test_an_unknown_fusion_or_modality_is_refused():
+    with pytest.raises(InputError, match="joint, gated, cross"):
+        Config.preset("tiny", fusion="early")
+    with pytest.raises(InputError, match="text, image, sound"):
+        Config.preset("tiny", modalities=("smell",))
+    with pytest.raises(InputError, match="text, image, sound"):
+        features().mute("smell")
+
+
+def test_a_modality_that_the_data_lack_costs_no_parameter():
+    plain = small_model().network
+    assert plain.painter is None and not plain.items.patches
+    assert isinstance(plain.items, ItemEncoder) and plain.items.reads == ["text"]

@@ -1,0 +1,134 @@
+"""Items and people that training never saw: their content, their profile and their request are all there is."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from fixtures import CONFIG, small_data
+from PIL import Image
+
+import m6rec
+from m6rec import InputError
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (28, 28), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def recording(seed: int) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.random.default_rng(seed).uniform(-0.5, 0.5, 4000), 8000, format="WAV")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A trained model of items with photographs and recordings, of which two have no event in training."""
+    folder = tmp_path_factory.mktemp("media")
+    plain = small_data()
+    items = plain.items.assign(
+        image=[f"{i}.png" if i % 2 else None for i in range(plain.n_items)],
+        sound=[f"{i}.wav" if i % 3 == 0 else None for i in range(plain.n_items)],
+    )
+    for i in range(plain.n_items):
+        (folder / f"{i}.png").write_bytes(picture(i))
+        (folder / f"{i}.wav").write_bytes(recording(i))
+    events = plain.events.assign(
+        user_id=plain.users["user_id"].to_numpy()[plain.events["user"]],
+        item_id=plain.items["item_id"].to_numpy()[plain.events["item"]],
+    ).drop(columns=["user", "item"])
+    data = m6rec.Dataset.from_frames(items, plain.users, events, media=folder, name="circles")
+    trained = m6rec.M6Rec(data.without(np.array([3, 4])), "small", **{**CONFIG, "item_epochs": 1, "encoded_items": 12})
+    trained.pretrain()
+    trained.fine_tune()
+    trained.all = data
+    return trained
+
+
+NEW = {"title": "Film new", "image": picture(100), "sound": recording(100)}
+
+
+def test_a_history_may_hold_items_that_are_only_seen_heard_or_read(model):
+    known = model.recommend(history=[501, 502], k=5, method="dense")
+    for part in ({"title": "Film new"}, {"image": NEW["image"]}, {"sound": NEW["sound"]}, NEW):
+        table = model.recommend(history=[501, part], k=5, method="dense")
+        assert len(table) == 5 and table["score"].tolist() != known["score"].tolist(), part
+    assert len(model.recommend(history=[NEW, NEW], k=5)) == 5  # generated, and nothing but new items
+
+
+def test_an_item_of_the_catalogue_given_as_content_alone_is_that_item_without_identity(model):
+    content = {"text": model.data.items["text"].iloc[7], "image": picture(7)}
+    vectors = model.item_vectors([content])
+    with torch.no_grad():
+        bare = model.network.items(model.network.content.take(torch.tensor([7]))).vectors
+    torch.testing.assert_close(vectors[-1:], bare)
+
+
+def test_new_items_take_free_leaves_and_are_recommended(model):
+    frame = pd.DataFrame({"item_id": [900, 901], "title": ["Film 900", "Film 901"], "image": [picture(5), None]})
+    grown = model.with_items(frame)
+    assert grown.data.n_items == model.data.n_items + 2 and model.data.n_items == 30
+    leaves = grown.network.digits.tree.leaf
+    assert len(leaves.unique()) == 32 and (model.network.digits.tree.item[leaves[30:]] < 0).all()
+    torch.testing.assert_close(grown.item_vectors()[:30], model.item_vectors())
+    for method in ("dense", "generated", "exact"):
+        table = grown.recommend(history=[501], k=31, method=method)
+        assert {900, 901} <= set(table["item_id"]) and np.isfinite(table["score"]).all(), method
+    before = model.recommend(history=[501], k=3, method="generated")
+    assert before["item_id"].isin(model.data.items["item_id"]).all()
+
+
+def test_more_items_than_free_leaves_are_refused(model):
+    many = pd.DataFrame({"item_id": range(1000, 1100)})
+    with pytest.raises(InputError, match="free leaves, too few for 100 new items"):
+        model.with_items(many)
+    with pytest.raises(InputError, match="501 is in circles already"):
+        model.with_items(pd.DataFrame({"item_id": [501]}))
+
+
+def test_a_person_without_history_is_their_profile_and_request(model):
+    lists = {
+        age: model.recommend(history=[], profile={"age": age}, context={"hour": 9}, k=5)["score"].tolist() for age in (20, 65)
+    }
+    assert lists[20] != lists[65]
+    with pytest.raises(InputError, match="the profile's field 'height' is unknown to this model: it knows age, gender"):
+        model.recommend(history=[], profile={"height": 180})
+
+
+def test_muting_a_modality_moves_lists_and_absent_ones_cost_nothing(model):
+    whole = model.recommend(105, k=5, method="dense")["score"].tolist()
+    assert all(model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities)
+    name = model.scorer("dense", mute=["image", "sound"]).name
+    assert name == "m6rec dense without image and sound"
+
+
+def test_held_out_items_are_ranked_within_their_pool_and_by_data_that_hold_them(model):
+    split = model.all.split()
+    pool = np.array([3, 4])
+    events = model.all.events["item"].to_numpy()
+    cold = split._replace(test=np.flatnonzero(np.isin(events, pool) & (np.arange(len(events)) > model.all.offsets[model.all.events["user"]])))
+    found = m6rec.evaluate(model, model.all, split=cold, pool=pool)
+    assert set(found.per_user["item_id"]) <= {503, 504} and found.per_user["rank"].le(2).all()
+    assert set(np.unique(found.lists)) <= {-1, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "item, says",
+    [
+        ({"image": b"not a picture"}, "the item's image .* is no image"),
+        ({"sound": b"RIFF"}, "the item's sound .* is no sound"),
+        ({"image": "nowhere.png"}, "nowhere.png"),
+        ({"colour": "red"}, "give a title, text, image or sound"),
+    ],
+)
+def test_a_new_item_that_cannot_be_used_is_refused_in_a_sentence(model, item, says):
+    with pytest.raises(InputError, match=says):
+        model.recommend(history=[item], k=3)

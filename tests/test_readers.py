@@ -1,0 +1,495 @@
+"""Each public set in its own format, written here: what is read from it, and what becomes of malformed rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import m6rec.data as d
+from m6rec.data import readers
+from m6rec.errors import InputError
+
+DAY = 86_400
+PNG = b"no matter: readers give names, and never open a picture"
+
+
+def dataset(frames: readers.Frames) -> d.Dataset:
+    return d.Dataset.from_frames(*frames[:3], media=frames.media)
+
+
+def zipped(path: Path, **members: str | bytes) -> None:
+    with zipfile.ZipFile(path, "w") as bundle:
+        for name, content in members.items():
+            bundle.writestr(name, content)
+
+
+def json_lines(path: Path, rows: list) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        file.writelines((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+# ------------------------------------------------------------------------------------------------------- movielens
+
+FILMS = [  # id, title, year and genres as the official file and RecBole's have them
+    (1, "Toy Story (1995)", ("Toy Story", "1995"), ["Animation", "Children's", "Comedy"]),
+    (12, "Usual Suspects, The (1995)", ("Usual Suspects, The", "1995"), ["Crime", "Thriller"]),
+    (267, "unknown", ("unkonwn", "unkonwn"), ["unknown"]),
+    (543, "Misérables, Les (1995)", ("Misérables, Les", "1995"), ["Drama", "Musical"]),
+    (1201, 'Marlene "M" Dietrich (1996) ', ('Marlene "M" Dietrich', "1996"), ["Documentary"]),
+    (1412, "Land III: Time (1995) (V)", ("Land III: Time (1995)", "V"), ["Animation", "Children's"]),
+]
+PEOPLE = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "V3N4P")]
+RATINGS = [(2, 12, 3, 300), (1, 1, 5, 100), (1, 1412, 2, 100), (1, 267, 4, 100), (2, 543, 1, 50)]
+
+
+def lines(rows, separator: str) -> str:
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+def write_official(folder: Path) -> None:
+    films = [
+        (number, title, "01-Jan-1995", "", "http://imdb", *(int(genre in genres) for genre in readers.GENRES))
+        for number, title, _, genres in FILMS
+    ]
+    with zipfile.ZipFile(folder / "ml-100k.zip", "w") as bundle:
+        bundle.writestr("ml-100k/u.item", lines(films, "|").encode("latin-1"))
+        bundle.writestr("ml-100k/u.user", lines(PEOPLE, "|"))
+        bundle.writestr("ml-100k/u.data", lines(RATINGS, "\t"))
+
+
+def write_recbole(folder: Path) -> None:
+    films = [(number, *titled, " ".join(genres)) for number, _, titled, genres in FILMS]
+    heads = {
+        "item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n" + lines(films, "\t"),
+        "user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n" + lines(PEOPLE, "\t"),
+        "inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + lines(RATINGS, "\t"),
+    }
+    with zipfile.ZipFile(folder / "recbole-1.2.1-py3-none-any.whl", "w") as bundle:
+        for end, text in heads.items():
+            bundle.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{end}", text.encode())
+
+
+def test_both_copies_of_ml_100k_become_the_same_dataset(tmp_path):
+    write_official(tmp_path)
+    write_recbole(tmp_path)
+    official, recbole = (dataset(read(tmp_path)) for read in (readers.ml_100k_official, readers.ml_100k_recbole))
+    for table in ("items", "users", "events"):
+        assert getattr(official, table).equals(getattr(recbole, table)), table
+    assert official.fingerprint == recbole.fingerprint
+    assert official.items["text"].tolist() == [
+        "Toy Story | Animation Children's Comedy | 1995",
+        "Usual Suspects, The | Crime Thriller | 1995",
+        "unknown | unknown",
+        "Misérables, Les | Drama Musical | 1995",
+        'Marlene "M" Dietrich | Documentary | 1996',
+        "Land III: Time | Animation Children's | 1995",
+    ]
+    assert official.items["title"].tolist() == [title.strip() for _, title, *_ in FILMS]
+    assert official.items["year"].tolist() == [1995, 1995, 0, 1995, 1996, 1995]
+    assert official.profile_columns == ["age", "gender", "occupation"]
+    assert official.events["value"].tolist() == [5.0, 2.0, 4.0, 1.0, 3.0]  # ties of user 1 in file order
+
+
+# ------------------------------------------------------------------------------------------------- amazon 2014
+
+
+def test_beauty_is_read_in_the_order_of_its_lines(tmp_path):
+    (tmp_path / "Beauty.txt").write_text("1 5 3 9\n2 3\n")
+    (tmp_path / "Beauty_item2attributes.json").write_text('{"3": [7, 8], "5": [1], "9": [8]}')
+    data = dataset(readers.amazon_2014(tmp_path, "Beauty"))
+    assert not data.timed and data.items["item_id"].tolist() == [3, 5, 9]
+    assert data.events[["user", "item"]].to_numpy().tolist() == [[0, 1], [0, 0], [0, 2], [1, 0]]
+    assert data.items["text"].tolist() == ["attribute7 attribute8", "attribute1", "attribute8"]
+
+
+def test_beauty_leaves_malformed_lines_out_and_names_the_first_three(tmp_path):
+    (tmp_path / "Toys_and_Games.txt").write_text("1 5 3\n2\n3 x 4\n\n4 -1 2\n5 5\n")
+    (tmp_path / "Toys_and_Games_item2attributes.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"4 rows are left out: .* row 2 is .* row 3 is .* row 4 is .* and 1 more\."):
+        data = dataset(readers.amazon_2014(tmp_path, "Toys_and_Games"))
+    assert data.n_users == 2 and data.n_items == 2 and data.n_events == 3
+    assert data.items["title"].tolist() == ["Toys and Games product 3", "Toys and Games product 5"]
+    (tmp_path / "Toys_and_Games.txt").write_text("one two\n")
+    with pytest.raises(InputError, match="needs lines of a user number and item numbers"):
+        readers.amazon_2014(tmp_path, "Toys_and_Games")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"3": 7}'])
+def test_attributes_of_another_shape_are_named(tmp_path, text):
+    (tmp_path / "Beauty.txt").write_text("1 5 3 9\n")
+    (tmp_path / "Beauty_item2attributes.json").write_text(text)
+    with pytest.raises(InputError, match=r"Beauty_item2attributes\.json (is no JSON|needs one object)"):
+        readers.amazon_2014(tmp_path, "Beauty")
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("M6REC_MIRROR", "none")) / "amazon-beauty" / "Beauty.txt").exists(), reason="no mirror"
+)
+def test_amazon_beauty_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    data = d.load("amazon-beauty")
+    assert (data.n_users, data.n_items, data.n_events) == (22_363, 12_101, 198_502)
+    assert data.items["text"].str.startswith("attribute").mean() > 0.99
+
+
+# ----------------------------------------------------------------------------------------------------------- ml-1m
+
+MOVIES = (
+    "1::Toy Story (1995)::Animation|Children's|Comedy\n543::Mis\xe9rables, Les (1995)::Drama\n7::Odd: a film::Drama\n"
+)
+USERS = "1::F::1::10::48067\n2::M::56::16::70072\n"
+STARS = "1::543::5::978300760\n2::1::3::978302109\n1::1::4::978300275\n"
+
+
+def write_ml_1m(folder: Path, movies: str = MOVIES, users: str = USERS, stars: str = STARS) -> None:
+    parts = {"ml-1m/movies.dat": movies, "ml-1m/users.dat": users, "ml-1m/ratings.dat": stars}
+    zipped(folder / "ml-1m.zip", **{name: text.encode("latin-1") for name, text in parts.items()})
+
+
+def test_ml_1m_is_read_as_ml_100k_is(tmp_path):
+    write_ml_1m(tmp_path)
+    data = dataset(readers.ml_1m(tmp_path))
+    assert data.items["text"].tolist() == [
+        "Toy Story | Animation Children's Comedy | 1995",
+        "Misérables, Les | Drama | 1995",
+        "Odd: a film | Drama",
+    ]
+    assert data.items["year"].tolist() == [1995, 1995, 0]
+    assert data.users.to_dict("list") == {
+        "user_id": [1, 2], "age": [1, 56], "gender": ["F", "M"], "occupation": ["K-12 student", "self-employed"],
+    }  # fmt: skip
+    assert data.events["item"].tolist() == [0, 1, 0] and data.events["value"].tolist() == [4, 5, 3]
+
+
+def test_ml_1m_leaves_malformed_rows_out_in_one_warning(tmp_path):
+    stars = STARS + "1::1::five::978300275\n1::1::5\n2::99::5::978300275\n9::1::5::978300275\n1::543::1::2::3\n"
+    write_ml_1m(tmp_path, MOVIES + "\nx::No number::Drama\n1::Twice::Drama\n", USERS + "3::M::25::77::1\n", stars)
+    with pytest.warns(UserWarning) as caught:
+        data = dataset(readers.ml_1m(tmp_path))
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith("ml-1m: 9 rows are left out: ") and message.endswith(" and 6 more.")
+    assert "ratings.dat row 5 has 3 fields instead of 4 and 6 more" in message
+    assert "movies.dat row 4 has no whole number in 'item_id'; movies.dat row 5 has no" in message
+    assert data.n_events == 3 and data.n_users == 2 and data.n_items == 3
+
+
+def test_row_numbers_are_those_of_the_file_after_a_broken_row(tmp_path):
+    write_ml_1m(tmp_path, stars="1::1::5\n" + STARS + "1::1::?::978300275\n")
+    with pytest.warns(
+        UserWarning, match=r"ratings\.dat row 1 has 3 fields instead of 4; ratings\.dat row 5 has no number"
+    ):
+        readers.ml_1m(tmp_path)
+
+
+@pytest.mark.parametrize("stars", ["", "nothing\n", "1::1::x::y\n"])
+def test_a_file_without_a_good_row_names_the_columns(tmp_path, stars):
+    write_ml_1m(tmp_path, stars=stars)
+    with pytest.raises(InputError, match=r"ratings\.dat needs the columns user_id, item_id, value, timestamp"):
+        readers.ml_1m(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- amazon 2023
+
+
+def picture(name: str, variant: str = "MAIN", size: str = "hi_res") -> dict:
+    return {"thumb": None, "large": None, "hi_res": None, "variant": variant, size: f"https://example.org/I/{name}"}
+
+
+PRODUCTS = [
+    {
+        "parent_asin": "B01",
+        "title": "Sea  Salt\nSpray",
+        "features": ["8 oz", "vegan"],
+        "description": ["Smells of sea."],
+        "categories": ["Beauty", "Hair"],
+        "images": [picture("side.jpg", "PT01"), picture("main.jpg")],
+        "price": None,
+    },
+    {"parent_asin": "B02", "title": None, "features": [], "description": [], "categories": None, "images": []},
+    {"parent_asin": "B03", "title": "Comb", "images": [picture("comb.jpg", "PT02", "large")]},
+]
+REVIEWS = [
+    {"user_id": "U1", "parent_asin": "B01", "asin": "B01X", "timestamp": 1_600_000_000_900, "rating": 5.0, "text": "!"},
+    {"user_id": "U1", "parent_asin": "B03", "asin": "B03", "timestamp": 1_600_000_000_100, "rating": 1},
+    {"user_id": "U2", "parent_asin": "B02", "asin": "B02", "timestamp": 1_500_000_000_000, "rating": 3.0},
+]
+
+
+def write_amazon_2023(folder: Path, products: list = PRODUCTS, reviews: list = REVIEWS) -> None:
+    json_lines(folder / "meta_categories" / "meta_All_Beauty.jsonl.gz", products)
+    json_lines(folder / "review_categories" / "All_Beauty.jsonl.gz", reviews)
+
+
+def test_amazon_2023_joins_the_texts_and_orders_one_second_by_its_milliseconds(tmp_path):
+    write_amazon_2023(tmp_path)
+    frames = readers.amazon_2023(tmp_path, "All_Beauty")
+    data = dataset(frames)
+    assert data.items["text"].tolist() == [
+        "Sea Salt Spray | 8 oz vegan | Smells of sea. | Beauty Hair", "B02", "Comb",
+    ]  # fmt: skip
+    assert data.items["title"].tolist() == ["Sea Salt Spray", "B02", "Comb"]
+    addresses = ["https://example.org/I/main.jpg", None, "https://example.org/I/comb.jpg"]
+    assert [a if isinstance(a, str) else None for a in data.items["image_address"]] == addresses
+    users = frames.interactions
+    assert users["item_id"].tolist() == ["B02", "B03", "B01"]
+    assert users["timestamp"].tolist() == [1_500_000_000, 1_600_000_000, 1_600_000_000]
+    assert users["value"].tolist() == [3.0, 1.0, 5.0] and frames.media is None
+
+
+def test_amazon_2023_takes_the_photographs_that_were_saved_beside_it(tmp_path):
+    write_amazon_2023(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "comb.jpg").write_bytes(PNG)
+    frames = readers.amazon_2023(tmp_path, "All_Beauty")
+    assert frames.media == tmp_path / "images"
+    assert [name if isinstance(name, str) else None for name in frames.items["image"]] == [None, None, "comb.jpg"]
+
+
+def test_amazon_2023_leaves_malformed_lines_out_in_one_warning(tmp_path):
+    products = [
+        "{not json",
+        *PRODUCTS,
+        "[1]",
+        {"title": "no id"},
+        {"parent_asin": "B01"},
+        {"parent_asin": "", "title": 5},
+    ]
+    reviews = [
+        *REVIEWS,
+        {"user_id": "U1", "parent_asin": "B09", "timestamp": 1, "rating": 1.0},
+        {"user_id": "U1", "parent_asin": "B01", "timestamp": None, "rating": 1.0},
+        '{"user_id": "U1", "parent_asin": "B01", "timestamp": 1, "rating": NaN}',
+        {"user_id": "U1", "parent_asin": "B01", "timestamp": 10**30, "rating": 1.0},
+        {"user_id": ["U1"], "parent_asin": "B01", "timestamp": 1, "rating": 1.0},
+        "",
+    ]
+    write_amazon_2023(tmp_path, products, reviews)
+    with pytest.warns(UserWarning) as caught:
+        data = dataset(readers.amazon_2023(tmp_path, "All_Beauty"))
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(
+        "Amazon reviews 2023, All_Beauty: 11 rows are left out: meta_All_Beauty.jsonl.gz row 1 is"
+    )
+    assert "row 5 is no JSON object; meta_All_Beauty.jsonl.gz row 6 has no parent_asin" in message
+    assert (data.n_items, data.n_events) == (3, 3)
+
+
+def test_amazon_2023_without_a_good_row_names_the_fields(tmp_path):
+    write_amazon_2023(tmp_path, products=["nothing"])
+    with pytest.raises(InputError, match="needs objects with parent_asin, title, features"):
+        readers.amazon_2023(tmp_path, "All_Beauty")
+    write_amazon_2023(tmp_path, reviews=["nothing"])
+    with pytest.raises(InputError, match="needs objects with user_id, parent_asin, timestamp and rating"):
+        readers.amazon_2023(tmp_path, "All_Beauty")
+
+
+def test_a_gzip_that_is_cut_short_is_named(tmp_path):
+    write_amazon_2023(tmp_path)
+    path = tmp_path / "review_categories" / "All_Beauty.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(InputError, match=r"All_Beauty\.jsonl\.gz is damaged .*delete it and load again"):
+        readers.amazon_2023(tmp_path, "All_Beauty")
+
+
+def test_a_line_without_an_end_is_never_held_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers.files, "LINE", 1000)
+    write_amazon_2023(tmp_path, products=[*PRODUCTS, "x" * 2500])
+    with pytest.warns(UserWarning, match="3 rows are left out"):
+        assert len(readers.amazon_2023(tmp_path, "All_Beauty").items) == 3
+
+
+# ------------------------------------------------------------------------------------------------------- microlens
+
+PAIRS = "user,item,timestamp\n1,20,1583378629552\n1,3,1583378629100\n2,3,1584448147612\n"
+VIDEOS = "3,First, and with a comma\n20,Bicycle “café”\n21,\n"
+
+
+def write_microlens(folder: Path, pairs: str = PAIRS, titles: str = VIDEOS) -> None:
+    (folder / "MicroLens-100k_pairs.csv").write_text(pairs)
+    (folder / "MicroLens-100k_title_en.csv").write_text(titles, encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_microlens_finds_its_covers_in_a_folder_or_a_zip(tmp_path, kind):
+    write_microlens(tmp_path)
+    place = tmp_path / "MicroLens-100k_covers"
+    if kind == "zip":
+        place = tmp_path / "MicroLens-100k_covers.zip"
+        zipped(place, **{"covers/3.jpg": PNG, "covers/20.png": PNG, "covers/readme.txt": "21"})
+        expected = ["covers/3.jpg", "covers/20.png", None]
+    else:
+        place.mkdir()
+        (place / "3.jpg").write_bytes(PNG)
+        (place / "20.png").write_bytes(PNG)
+        expected = ["3.jpg", "20.png", None]
+    frames = readers.microlens(tmp_path)
+    assert frames.media == place
+    assert dataset(frames).media.read(expected[1]) == PNG
+    assert [name if isinstance(name, str) else None for name in frames.items["image"]] == expected
+
+
+def test_microlens_without_covers_has_titles_and_events_in_order(tmp_path):
+    write_microlens(tmp_path)
+    frames = readers.microlens(tmp_path)
+    data = dataset(frames)
+    assert frames.media is None and "image" not in data.items
+    assert data.items["title"].tolist() == ["First, and with a comma", "Bicycle “café”", "Video 21"]
+    assert data.items["text"].tolist() == ["First, and with a comma", "Bicycle “café”", ""]
+    assert data.events["item"].tolist() == [0, 1, 0]  # two events of one second, by their milliseconds
+    assert data.events["timestamp"].tolist() == [1583378629, 1583378629, 1584448147]
+
+
+def test_microlens_leaves_malformed_rows_out_in_one_warning(tmp_path):
+    titles = "item,title\n" + VIDEOS + "no comma\n3,again\n"
+    write_microlens(
+        tmp_path, PAIRS + "1,99,1583378629552\n1,3\n1,3,soon\n1.5,3,1583378629552\n1,3,1583378629552000\n", titles
+    )
+    with pytest.warns(UserWarning) as caught:
+        data = dataset(readers.microlens(tmp_path))
+    assert len(caught) == 1
+    assert str(caught[0].message).startswith(
+        "MicroLens-100k: 7 rows are left out: MicroLens-100k_title_en.csv row 5 is"
+    )
+    assert (data.n_items, data.n_events) == (3, 3)
+
+
+@pytest.mark.parametrize("pairs", ["a,b\n1,2\n", "user,item,timestamp\n", ""])
+def test_microlens_names_the_columns_that_it_needs(tmp_path, pairs):
+    write_microlens(tmp_path, pairs)
+    with pytest.raises(InputError, match=r"MicroLens-100k_pairs\.csv needs the columns user, item, timestamp"):
+        readers.microlens(tmp_path)
+    write_microlens(tmp_path, PAIRS, "nothing")
+    with pytest.raises(InputError, match=r"MicroLens-100k_title_en\.csv needs the columns item and title"):
+        readers.microlens(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------ mind
+
+
+def news(number: int, title: str, abstract: str = "") -> str:
+    return f"N{number}\tlifestyle\troyals\t{title}\t{abstract}\thttps://example.org/{number}\t[]\t[]\n"
+
+
+NEWS = news(1, 'The "Brands', "Shop these.") + news(2, "Dogs") + news(3, "Cats") + news(4, "")
+TRAIN = "1\tU1\t11/11/2019 9:05:58 PM\tN3 N2\tN1-1 N2-0 N4-1\n2\tU1\t11/10/2019 12:30:00 AM\tN3 N2\tN2-1 N1-0\n"
+DEV = "1\tU2\t11/15/2019 8:00:00 AM\t\tN5-1\n2\tU1\t11/15/2019 9:00:00 AM\tN3 N2 N1\tN5-0\n"
+
+
+def write_mind(folder: Path, train: str = TRAIN, articles: str = NEWS, inside: str = "") -> None:
+    zipped(folder / "MINDsmall_train.zip", **{inside + "behaviors.tsv": train, inside + "news.tsv": articles})
+    dev = NEWS + news(5, "Birds")
+    zipped(folder / "MINDsmall_dev.zip", **{inside + "behaviors.tsv": DEV, inside + "news.tsv": dev})
+
+
+@pytest.mark.parametrize("inside", ["", "MINDsmall/"])
+def test_mind_has_each_history_once_and_then_the_clicks_in_time_order(tmp_path, inside):
+    write_mind(tmp_path, inside=inside)
+    data = dataset(readers.mind(tmp_path))
+    assert data.items["item_id"].tolist() == ["N1", "N2", "N3", "N4", "N5"]
+    assert data.items["text"].tolist()[0] == 'The "Brands | Shop these. | lifestyle | royals'
+    assert data.items["title"].tolist()[3] == "N4"
+    assert data.users["user_id"].tolist() == ["U1", "U2"]
+    assert data.events["item"].tolist() == [2, 1, 1, 0, 3, 4]
+    assert data.events["action"].tolist() == ["history", "history", "click", "click", "click", "click"]
+    times = pd.to_datetime(data.events["timestamp"], unit="s").astype("str").tolist()
+    assert times[0] == times[1] and times[0].startswith("2019-10-12")
+    assert times[2:4] == ["2019-11-10 00:30:00", "2019-11-11 21:05:58"]
+
+
+def test_mind_leaves_malformed_rows_out_in_one_warning(tmp_path):
+    wrong = (
+        "3\tU3\t2019-11-11\tN1\tN2-1\n4\tU3\t11/11/2019 9:05:58 AM\tN1\tN2\n5\tU3\n"
+        "6\tU3\t11/11/2019 9:05:58 AM\tN9\tN2-1\n7\t\t11/11/2019 9:05:58 AM\tN1\tN2-1\n"
+    )
+    write_mind(tmp_path, TRAIN + wrong, NEWS + "N8\ttoo short\n" + news(1, "again"))
+    with pytest.warns(UserWarning) as caught:
+        data = dataset(readers.mind(tmp_path))
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith("mind-small: 7 rows are left out: MINDsmall_train.zip/news.tsv row 5 has 2 fields")
+    assert data.n_events == 7 and data.n_users == 3  # U3's click counts; the unknown news in the history does not
+
+
+def test_mind_without_a_good_row_names_the_columns(tmp_path):
+    write_mind(tmp_path, train="nothing\n")
+    with pytest.raises(InputError, match=r"behaviors\.tsv needs the columns impression, user_id, time, history"):
+        readers.mind(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- h and m
+
+ARTICLES = """article_id,code,prod_name,product_type_name,colour_group_name,department_name,index_name,detail_desc
+0108775015,0108775,Strap top,Vest top,Black,Jersey Basic,Ladieswear,"Jersey top, with narrow ""straps""."
+0110065001,0110065,,Bra,White,Clean Lingerie,Lingeries/Tights,
+"""
+CUSTOMERS = """customer_id,FN,Active,club_member_status,fashion_news_frequency,age,postal_code
+c1,,,ACTIVE,NONE,49.0,5204
+c2,1.0,1.0,,Regularly,,5204
+"""
+SALES = """t_dat,customer_id,article_id,price,sales_channel_id
+2018-09-20,c1,0108775015,0.0508,2
+2018-09-21,c1,0110065001,0.0304,1
+2018-09-20,c2,0108775015,0.0508,3
+"""
+
+
+def write_hm(folder: Path, articles: str = ARTICLES, customers: str = CUSTOMERS, sales: str = SALES) -> None:
+    for name, text in (("articles", articles), ("customers", customers), ("transactions_train", sales)):
+        (folder / f"{name}.csv").write_text(text)
+
+
+def test_hm_keeps_the_zero_before_an_article_and_the_channel_of_a_sale(tmp_path):
+    write_hm(tmp_path)
+    place = tmp_path / "images" / "010"
+    place.mkdir(parents=True)
+    (place / "0108775015.jpg").write_bytes(PNG)
+    frames = readers.hm(tmp_path)
+    data = dataset(frames)
+    assert data.modalities == ("text", "image")
+    assert data.items["item_id"].tolist() == ["0108775015", "0110065001"]
+    assert data.items["text"].tolist() == [
+        'Strap top | Vest top | Black | Jersey Basic | Ladieswear | Jersey top, with narrow "straps".',
+        "Bra | White | Clean Lingerie | Lingeries/Tights",
+    ]
+    assert data.items["title"].tolist() == ["Strap top", "0110065001"]
+    assert frames.media == tmp_path / "images" and frames.items["image"].tolist()[0] == "010/0108775015.jpg"
+    assert data.profile_columns == ["age", "club_member_status", "fashion_news_frequency"]
+    assert data.users["age"].tolist()[0] == 49 and np.isnan(data.users["age"].tolist()[1])
+    assert data.users["fashion_news_frequency"].isna().tolist() == [True, False]
+    assert (data.events["timestamp"] % DAY).eq(0).all() and data.events["timestamp"].diff().tolist()[1] == DAY
+    assert data.events["channel"].fillna("?").tolist() == ["online", "store", "?"]
+
+
+def test_hm_leaves_malformed_rows_out_in_one_warning(tmp_path):
+    sales = SALES + "2018-09-20,c9,0108775015,0.1,2\n2018-09-20,c1,9,0.1,2\nsoon,c1,0108775015,0.1,2\n2018,c1\n"
+    write_hm(tmp_path, ARTICLES + "1,2,3\n", CUSTOMERS + "c1,,,,,20,1\n", sales)
+    with pytest.warns(UserWarning) as caught:
+        data = dataset(readers.hm(tmp_path))
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(
+        "h-and-m: 6 rows are left out: articles.csv row 4 has 3 fields instead of 8; customers.csv"
+    )
+    assert (data.n_items, data.n_users, data.n_events) == (2, 2, 3)
+
+
+def test_hm_names_the_columns_that_it_needs(tmp_path):
+    write_hm(tmp_path, sales="day,who\n1,2\n")
+    with pytest.raises(InputError, match=r"transactions_train\.csv needs the columns t_dat, customer_id, article_id"):
+        readers.hm(tmp_path)
+
+
+def test_a_letter_that_is_no_utf_8_costs_the_letter_and_not_the_row(tmp_path):
+    write_hm(tmp_path)
+    (tmp_path / "articles.csv").write_bytes(ARTICLES.encode().replace(b"Strap", b"Str\xe9p"))
+    assert readers.hm(tmp_path).items["title"].tolist()[0] == "Str\ufffdp top"

@@ -1,0 +1,342 @@
+"""One's own data: folders in three formats, every problem in one table, and what strict=False makes of it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_media import HUM, MUG, png_header, recording
+
+import m6rec.data as d
+from m6rec.data.problems import LIMIT
+from m6rec.errors import InputError
+
+COLUMNS = ["file", "row", "column", "problem", "fix"]
+
+
+def frames() -> dict[str, pd.DataFrame]:
+    items = pd.DataFrame({"item_id": [1, 2, 3, 4], "title": ["Mug", "Hum", "Hat", "007"], "price": [5.0, None, 9.5, 1]})
+    users = pd.DataFrame({"user_id": [7, 8], "age": [30, 40]})
+    rows = [(7, 1, 10, 4.0), (7, 2, 20, 3.0), (8, 3, 15, 5.0), (8, 4, 25, 1.0), (7, 3, 30, 2.0)]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "value"]).assign(device="tv")
+    return {"items": items, "users": users, "interactions": events}
+
+
+def changed(table: str, row: int, column: str, value: object) -> dict[str, pd.DataFrame]:
+    parts = frames()
+    values = parts[table][column].astype(object)
+    values[row] = value
+    parts[table][column] = values
+    return parts
+
+
+@pytest.fixture
+def media(tmp_path) -> Path:
+    """Two good files and bad ones of every kind."""
+    place = tmp_path / "media"
+    place.mkdir()
+    (tmp_path / "secret.png").write_bytes(MUG)
+    (place / "link.png").symlink_to("../secret.png")
+    files = {"mug.png": MUG, "hum.wav": HUM, "torn.png": MUG[:200], "huge.png": png_header(40_000, 40_000)}
+    for name, content in (files | {"empty.wav": recording(np.zeros(0)), "silent.wav": recording(np.zeros(99))}).items():
+        (place / name).write_bytes(content)
+    return place
+
+
+# ------------------------------------------------------------------------------------- one bad cell, told three ways
+
+BAD_CELLS = [
+    ("items", 1, "item_id", 1, "'1' is there already", "keep one row for each id", 1),
+    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 10,000 characters", "shorten it", 1),
+    ("items", 1, "title", None, "is no title", "give one, or leave", 1),
+    ("users", 1, "user_id", None, "is no id", "drop the row or give the id", 2),
+    ("interactions", 1, "timestamp", np.nan, "'nan' is no number", "give UTC seconds or a datetime", 1),
+    ("interactions", 1, "timestamp", "soon", "'soon' is no number", "give UTC seconds or a datetime", 1),
+    ("interactions", 1, "item_id", 99, "'99' is not in items", "add it to items or drop the row", 1),
+    ("interactions", 1, "user_id", 99, "'99' is not in users", "add it to users or drop the row", 1),
+    ("interactions", 1, "value", np.inf, "'inf' is no number", "give a number", 1),
+]
+
+
+@pytest.mark.parametrize(("table", "row", "column", "value", "problem", "fix", "lost"), BAD_CELLS)
+def test_a_bad_cell_is_raised_listed_and_left_out_in_the_same_words(table, row, column, value, problem, fix, lost):
+    parts = changed(table, row, column, value)
+    with pytest.raises(InputError, match=f"{table} row {row}, column '{column}': .*{problem}; {fix}") as raised:
+        d.Dataset.from_frames(**parts)
+    assert len(str(raised.value)) < 250
+    found = d.Dataset.validate(**parts)
+    first = found.iloc[0]
+    assert (first["file"], first["row"], first["column"]) == (table, row, column)
+    assert f"'{column}': {first['problem']}; {first['fix']}." in str(raised.value)
+    data = d.Dataset.from_frames(**parts, strict=False)
+    pd.testing.assert_frame_equal(data.left_out, found)
+    assert data.n_events == 5 - lost and list(found.columns) == COLUMNS
+
+
+@pytest.mark.parametrize("table", ["items", "users", "interactions"])
+def test_an_empty_table_is_a_problem_and_never_loads(table):
+    parts = frames()
+    parts[table] = parts[table].head(0)
+    assert f"{table} has no rows; give at least one" in said(d.Dataset.validate(**parts))
+    for strict in (True, False):
+        with pytest.raises(InputError, match=f"{table} has no rows; give at least one"):
+            d.Dataset.from_frames(**parts, strict=strict)
+
+
+def said(found: pd.DataFrame) -> str:
+    return "\n".join(f"{row.file} {row.problem}; {row.fix}" for row in found.itertuples())
+
+
+def test_good_frames_have_no_problem_and_strict_makes_no_difference():
+    found = d.Dataset.validate(**frames())
+    assert found.empty and list(found.columns) == COLUMNS
+    strict, lenient = (d.Dataset.from_frames(**frames(), strict=s) for s in (True, False))
+    assert strict.fingerprint == lenient.fingerprint
+    pd.testing.assert_frame_equal(lenient.left_out, strict.left_out)
+
+
+def test_all_problems_of_all_tables_are_told_and_the_rest_loads():
+    parts = changed("items", 3, "item_id", 1)
+    parts["interactions"] = pd.concat([parts["interactions"]] * 2, ignore_index=True).astype(object)
+    parts["interactions"].loc[[5, 6], "timestamp"] = [None, 1e13]
+    parts["interactions"].loc[5, "value"] = "good"
+    found = d.Dataset.validate(**parts)
+    assert list(zip(found["file"], found["row"], found["column"], strict=True)) == [
+        ("items", 3, "item_id"),
+        ("interactions", 3, "item_id"),
+        ("interactions", 8, "item_id"),
+        ("interactions", 5, "timestamp"),
+        ("interactions", 6, "timestamp"),
+        ("interactions", 5, "value"),
+    ]
+    data = d.Dataset.from_frames(**parts, strict=False)
+    assert data.n_items == 3 and data.n_events == 6  # of ten events, rows 3, 5, 6 and 8 are left out
+
+
+def test_hopeless_tables_do_not_hide_the_others():
+    parts = changed("interactions", 1, "timestamp", np.nan)
+    parts["items"] = parts["items"].rename(columns={"item_id": "the_id"})
+    found = d.Dataset.validate(**parts)
+    assert found["problem"].tolist() == ["has no column 'item_id'", "'nan' is no number"]
+    assert found["fix"][0] == "rename 'the_id' or add it" and pd.isna(found["row"][0])
+    with pytest.raises(InputError, match="items has no column 'item_id'; rename 'the_id' or add it"):
+        d.Dataset.from_frames(**parts, strict=False)
+    bad = changed("interactions", 0, "item_id", 99)
+    bad["interactions"]["item_id"] = 99
+    with pytest.raises(InputError, match="interactions has no good row"):
+        d.Dataset.from_frames(**bad, strict=False)
+    double = frames()
+    double["users"].columns = ["user_id", "user_id"]
+    assert "users has two columns 'user_id'; rename one" in said(d.Dataset.validate(**double))
+
+
+def test_a_thousand_problems_are_listed_and_the_others_counted():
+    parts = frames()
+    parts["interactions"] = pd.DataFrame(
+        {"user_id": 7, "item_id": [1] + [99] * 1500, "value": ["1"] + ["x"] * 700 + ["1"] * 800}
+    )
+    found = d.Dataset.validate(**parts)
+    assert len(found) == LIMIT + 1
+    assert (
+        found["problem"].iloc[-1] == "1,200 more problems" and found["fix"].iloc[-1] == "mend these and validate again"
+    )
+
+
+def test_times_are_read_as_people_write_them():
+    parts = changed("interactions", 1, "timestamp", "1970-01-01T00:00:20+00:00")
+    parts["interactions"].loc[0, "timestamp"] = "10"
+    assert d.Dataset.from_frames(**parts).fingerprint == d.Dataset.from_frames(**frames()).fingerprint
+
+
+# ----------------------------------------------------------------------------------------------------------- media
+
+BAD_FILES = [
+    ("image", "torn.png", "'torn.png' is a damaged image"),
+    ("image", "huge.png", "'huge.png' is an image above 50 megapixels; scale it down"),
+    ("image", "gone.png", "'gone.png' is not among the media; add the file"),
+    ("image", "hum.wav", "'hum.wav' is no image that can be read"),
+    ("image", "link.png", "'link.png' climbs out of the media folder; give a path"),
+    ("image", "../secret.png", "'../secret.png' climbs out of the media folder; give a path"),
+    ("sound", "/etc/passwd", "'/etc/passwd' climbs out of the media folder; give a path"),
+    ("sound", "empty.wav", "'empty.wav' is a sound without samples"),
+    ("sound", "silent.wav", "'silent.wav' is a sound that is silent"),
+    ("sound", 5.0, "'5.0' is no file name"),
+]
+
+
+@pytest.mark.parametrize(("column", "name", "message"), BAD_FILES)
+def test_a_bad_file_is_listed_by_its_row_and_its_item_loads_without_it(media, column, name, message):
+    parts = frames()
+    parts["items"]["image"] = ["mug.png", "./mug.png", None, None]
+    parts["items"]["sound"] = ["hum.wav", None, "", None]
+    parts["items"][column] = pd.Series(["hum.wav" if column == "sound" else "mug.png", None, name, None], dtype=object)
+    found = d.Dataset.validate(**parts, media=media)
+    assert found[["file", "row", "column"]].to_numpy().tolist() == [["items", 2, column]]
+    assert message in said(found)
+    data = d.Dataset.from_frames(**parts, media=media, strict=False)
+    assert data.n_items == 4 and data.n_events == 5  # no item is dropped for a file
+    assert data.items[column].notna().tolist() == [True, False, False, False]
+    pd.testing.assert_frame_equal(data.left_out, found)
+    if ("climbs" in message and name != "link.png") or "no file name" in message:
+        with pytest.raises(InputError, match=f"items row 2, column '{column}': '{name}' "):
+            d.Dataset.from_frames(**parts, media=media)
+    else:  # files are read later, and count as absent then
+        assert d.Dataset.from_frames(**parts, media=media).items[column][2] == name
+
+
+def test_names_without_media_and_media_that_are_none_are_told(tmp_path):
+    parts = frames()
+    parts["items"]["image"] = ["mug.png", None, None, None]
+    with pytest.raises(InputError, match="items column 'image': names files that are nowhere; give media="):
+        d.Dataset.from_frames(**parts)
+    assert d.Dataset.from_frames(**parts, strict=False).modalities == ("text",)
+    found = d.Dataset.validate(**parts, media=tmp_path / "nowhere")
+    assert "does not exist; give a folder or a .zip file" in said(found)
+
+
+# --------------------------------------------------------------------------------------------------------- folders
+
+
+def written(folder: Path, ending: str, parts: dict[str, pd.DataFrame]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for table, frame in parts.items():
+        if ending == "csv":
+            frame.to_csv(folder / f"{table}.csv", index=False)
+        else:
+            frame.to_parquet(folder / f"{table}.parquet", index=False)
+    return folder
+
+
+def with_media() -> dict[str, pd.DataFrame]:
+    parts = frames()
+    parts["items"]["image"] = ["mug.png", None, None, "mug.png"]
+    parts["items"]["sound"] = [None, "hum.wav", None, None]
+    return parts
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_folder_is_the_same_as_its_frames(media, tmp_path, ending):
+    folder = written(tmp_path / "shop", ending, with_media())
+    wanted = d.Dataset.from_frames(**with_media(), media=media).fingerprint
+    media.rename(folder / "media")
+    data = d.Dataset.from_folder(folder)
+    assert data.name == "shop" and data.fingerprint == wanted
+    assert data.items["title"].tolist() == ["Mug", "Hum", "Hat", "007"]
+    assert d.Dataset.validate(folder).empty and d.Dataset.from_folder(str(folder), strict=False).left_out.empty
+
+
+def test_media_are_found_in_a_zip_in_their_subfolder_or_beside_the_tables(tmp_path):
+    prints = set()
+    for place in ("media.zip", "media", "."):
+        folder = written(tmp_path / f"shop-{place}", "csv", with_media())
+        if place == "media.zip":
+            with zipfile.ZipFile(folder / place, "w") as archive:
+                archive.writestr("mug.png", MUG)
+                archive.writestr("hum.wav", HUM)
+        else:
+            (folder / "media").mkdir()  # there in both cases: the place that holds the files is taken
+            (folder / place / "mug.png").write_bytes(MUG)
+            (folder / place / "hum.wav").write_bytes(HUM)
+        data = d.Dataset.from_folder(folder)
+        prints.add(data.fingerprint)
+        assert data.modalities == ("text", "image", "sound")
+    assert len(prints) == 1
+
+
+def test_recbole_files_are_read_with_their_typed_headers(tmp_path):
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "ml.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t4\t30\n1\t20\t3\t20.5\n2\t10\t5\t10\n"
+    )
+    header = "item_id:token\tmovie_title:token_seq\tyear:token\tclass:token_seq\n"
+    (folder / "ml.item").write_text(header + '10\tThe "Mug"\t1990\tDrama War\n20\tHum\t1991\t\n')
+    (folder / "ml.user").write_text("user_id:token\tage:token\n1\t30\n2\t40\n")
+    data = d.Dataset.from_folder(folder)
+    assert data.items[["item_id", "title", "text", "year"]].to_numpy().tolist() == [
+        [10, 'The "Mug"', 'The "Mug" | Drama War', 1990],
+        [20, "Hum", "Hum", 1991],
+    ]
+    assert data.events[["user", "item", "timestamp", "value"]].to_numpy().tolist() == [
+        [0, 1, 20, 3.0], [0, 0, 30, 4.0], [1, 0, 10, 5.0],
+    ]  # fmt: skip
+    assert data.profile_columns == ["age"] and d.Dataset.validate(folder).empty
+
+
+def test_ids_keep_their_zeros(tmp_path):
+    parts = frames()
+    parts["items"]["item_id"] = ["1", "01", "001", "4"]
+    parts["interactions"]["item_id"] = ["1", "01", "001", "4", "1"]
+    data = d.Dataset.from_folder(written(tmp_path / "shop", "csv", parts))
+    assert data.items["item_id"].tolist() == ["1", "01", "001", "4"] and data.item_codes(["01"]).tolist() == [1]
+
+
+def test_rows_with_too_many_fields_are_told_by_their_number_and_left_out(tmp_path):
+    folder = written(tmp_path / "shop", "csv", changed("interactions", 4, "timestamp", None))
+    lines = (folder / "items.csv").read_text().splitlines()
+    for row in (0, 2):  # the first row decides what the parser expects
+        lines[1 + row] = f"{row + 1},Mug, red, large,5.0"
+    (folder / "items.csv").write_text("\n".join(lines) + "\n\n")
+    with pytest.raises(
+        InputError, match=r"items\.csv row 0: has 5 fields under a header of 3; put a text .* in quotes"
+    ):
+        d.Dataset.from_folder(folder)
+    data = d.Dataset.from_folder(folder, strict=False)
+    assert data.items["item_id"].tolist() == [2, 4]
+    assert data.left_out[["file", "row"]].to_numpy().tolist() == [
+        ["items.csv", 0], ["items.csv", 2],
+        ["interactions.csv", 0], ["interactions.csv", 2], ["interactions.csv", 4], ["interactions.csv", 4],
+    ]  # fmt: skip
+    (folder / "items.csv").write_text("item_id,title\n1,a,b\n1,c\n1,d\n2,e\n")
+    assert d.Dataset.validate(folder)["row"].head(2).tolist() == [0, 2]  # rows keep their numbers in the file
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"items\.csv is empty; give it a header and rows"),
+        (b"item_id,title\n", r"items\.csv has no rows"),
+        (b"item_id,title\n1,Caf\xe9\n", r"items\.csv is no UTF-8 text; save it as UTF-8"),
+        (b'item_id,title\n1,"Mug\n2,Hum\n', r"items\.csv cannot be read \(unexpected end of data\); close every quote"),
+        (b"number,title\n1,Mug\n", r"items\.csv has no column 'item_id'"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path, content, message):
+    folder = written(tmp_path / "shop", "csv", changed("interactions", 1, "value", "good"))
+    (folder / "items.csv").write_bytes(content)
+    for strict in (True, False):
+        with pytest.raises(InputError, match=message):
+            d.Dataset.from_folder(folder, strict=strict)
+    found = d.Dataset.validate(folder)
+    assert len(found) == 2 and found["problem"].iloc[1] == "'good' is no number"
+    assert found["file"].tolist() == ["items.csv", "interactions.csv"]
+
+
+def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere is no folder; give one that holds items\.csv"):
+        d.Dataset.from_folder(tmp_path / "nowhere")
+    assert "nowhere is no folder" in said(d.Dataset.validate(tmp_path / "nowhere"))
+    folder = written(tmp_path / "shop", "csv", frames())
+    (folder / "users.csv").unlink()
+    assert d.Dataset.from_folder(folder).profile_columns == []
+    written(folder, "parquet", {"items": frames()["items"]})
+    (folder / "interactions.csv").unlink()
+    found = said(d.Dataset.validate(folder))
+    assert r"(items.csv, items.parquet); keep one file" in found
+    assert "add interactions.csv, interactions.parquet or a RecBole file *.inter" in found
+    (folder / "items.csv").unlink()
+    (folder / "items.parquet").write_bytes(b"PAR1 torn")
+    (folder / "media.zip").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"items\.parquet cannot be read"):
+        d.Dataset.from_folder(folder)
+
+
+def test_a_damaged_zip_of_media_is_told(tmp_path):
+    folder = written(tmp_path / "shop", "csv", with_media())
+    (folder / "media.zip").write_bytes(b"torn")
+    assert "is no zip archive" in said(d.Dataset.validate(folder))
+    with pytest.raises(InputError, match=r"media\.zip is no zip archive"):
+        d.Dataset.from_folder(folder)
