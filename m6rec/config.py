@@ -48,8 +48,6 @@ class Config:
     """How an item's modalities meet: "joint" (every token sees every token), "gated" (late) or "cross"."""
     modality_dropout: float = 0.1
     """Chance of each of an item's modalities to be hidden in a training step; one always stays."""
-    encoded_items: int = 0
-    """Items encoded anew in a training step, the others' vectors are those of the step that encoded them (0 = all)."""
     profile: bool = True
     """See the user's profile columns."""
     request: bool = True
@@ -148,7 +146,7 @@ class Config:
 
 _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "encoded_items": 0, "item_epochs": 0, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1, "patience": 1,
+    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1, "patience": 1,
     "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0,
     "teacher_weight": 0.0,
 }  # fmt: skip

@@ -55,7 +55,8 @@ class M6Rec:
         self.features = self.preprocess(self.data.items, self.data.media)
         self._training_content = self.features.take(trained)
         torch.manual_seed(self.config.seed)
-        self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size())
+        known = np.isin(np.arange(self.data.n_items), trained)
+        self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
         if self.config.device == "cuda" and not torch.cuda.is_available():
             raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
         self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -104,19 +104,15 @@ def test_modality_dropout_hides_some_and_never_the_last():
     assert kept.any(1).all() and not (kept & ~content.there).any() and kept.sum() < content.there.sum()
 
 
-def test_a_training_step_encodes_some_items_anew_and_keeps_the_others():
-    made = network(encoded_items=6, modality_dropout=0.0, identity=False).train()
-    torch.manual_seed(0)
-    first = made.training_items()
-    torch.testing.assert_close(first, made.encode_items().vectors)  # all were encoded by these weights
-    first.sum().backward()
-    assert made.items.patches["image"].read[0].weight.grad.abs().sum() > 0
-    with torch.no_grad():
-        made.items.query += 1
-    second = made.training_items().detach()
-    changed = (second - first.detach()).abs().amax(1) > 1e-6
-    assert int(changed.sum()) == 6
-    torch.testing.assert_close(second[changed], made.encode_items().vectors[changed])
+def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
+    made, content = network(identity=False), features()
+    at_once = vectors(made, content)
+    torch.testing.assert_close(made.encode_items().vectors, at_once)
+    torch.testing.assert_close(made.encode_items(weights=True).vectors, at_once)
+    muted = made.encode_items(mute=("text", "image")).vectors
+    torch.testing.assert_close(muted, vectors(made, content.mute("text", "image")))
+    groups = made.groups
+    assert sorted(np.concatenate(list(groups.values()))) == list(range(N)) and ("text", "image", "sound") in groups
 
 
 def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():

@@ -46,7 +46,7 @@ def model(tmp_path_factory):
         item_id=plain.items["item_id"].to_numpy()[plain.events["item"]],
     ).drop(columns=["user", "item"])
     data = m6rec.Dataset.from_frames(items, plain.users, events, media=folder, name="circles")
-    trained = m6rec.M6Rec(data.without(np.array([3, 4])), "small", **{**CONFIG, "item_epochs": 1, "encoded_items": 12})
+    trained = m6rec.M6Rec(data.without(np.array([3, 4])), "small", **{**CONFIG, "item_epochs": 1})
     trained.pretrain()
     trained.fine_tune()
     trained.all = data

@@ -92,12 +92,16 @@ class ItemEncoder(nn.Module):
             known = known & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * known[:, None]
 
-    def content(self, content: Features, *, weights: bool = False) -> Encoded:
-        """The vectors of the content alone."""
+    def content(
+        self, content: Features, *, reads: tuple[str, ...] | None = None, weights: bool = False
+    ) -> Encoded:
+        """The vectors of the content alone. reads: the modalities that any of these items has, if that is known."""
         if not self.reads:  # only identity is left
             nothing = self.absent.weight.new_zeros(len(content.there), self.absent.embedding_dim)
             return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
-        tokens = self.embed(self._drop(content) if self.training and self.modality_dropout else content)
+        if self.training and self.modality_dropout and len(self.reads) > 1:
+            content = self._drop(content)
+        tokens = self.embed(content, reads=reads)
         x, mask = tokens.x, masks.item(tokens.there, tokens.kind, self.fusion)
         for block in self.local[:-1]:
             x = block(x, mask=mask, positions=tokens.places).out
@@ -117,10 +121,12 @@ class ItemEncoder(nn.Module):
         seen = None if read.weights is None else torch.einsum("nhml,nm->nhl", read.weights, gates[..., 0])[:, :, None]
         return Encoded(self.project((gates * read.out).sum(1)), seen, tokens.kind)
 
-    def embed(self, content: Features, hidden: dict[str, Tensor] | None = None) -> Tokens:
+    def embed(
+        self, content: Features, hidden: dict[str, Tensor] | None = None, reads: tuple[str, ...] | None = None
+    ) -> Tokens:
         """Tokens before any layer; `hidden` names the patches (N, P) bool of which only the place is told."""
         parts, there, kinds, places = [], [], [], []
-        for m in self.reads:
+        for m in self.reads if reads is None else reads or self.reads[:1]:  # what has nothing has empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
             has = content.there[:, number, None]
             if m == "text":

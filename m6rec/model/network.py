@@ -2,7 +2,7 @@
 
 - one `Block` and one `attend` under every mask
 - item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
-- late interaction: the catalogue's content vectors are kept, and a training step encodes only some of them anew
+- late interaction: items are encoded once for all that look at them, each kind of item with the tokens that it has
 - all initialisation in one method
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m6rec.config import Config
+from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import Features
 from m6rec.model.decoder import DigitDecoder, PatchDecoder, TextDecoder
@@ -24,13 +24,20 @@ from m6rec.model.tree import place, widths_for
 
 
 class Network(nn.Module):
-    """Tensors in, tensors out. `content` is the catalogue's features; they are kept on the network's own device."""
+    """Tensors in, tensors out. `content` is the catalogue's features; they are kept on the network's own device.
 
-    def __init__(self, config: Config, fields: Fields, content: Features, vocabulary: int):
+    known (N,) bool: the items that training sees; the others never have a vector of their own.
+    """
+
+    def __init__(
+        self, config: Config, fields: Fields, content: Features, vocabulary: int, known: np.ndarray | None = None
+    ):
         super().__init__()
         n = len(content.there)
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
+        codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
+        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no vector of its own
         there = np.asarray(content.there).any(0)
         sizes = {
             m: tuple(getattr(content, m).shape[1:])
@@ -42,10 +49,7 @@ class Network(nn.Module):
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.writer = TextDecoder(config)
         self.painter = PatchDecoder(config, sizes) if sizes else None
-        self.encoded_items = config.encoded_items if 0 < config.encoded_items < n and self.items.reads else 0
-        if self.encoded_items:  # saved with the weights, so that a training that goes on sees the same vectors
-            self.register_buffer("kept", torch.zeros(n, config.width))
-            self.register_buffer("filled", torch.zeros((), dtype=torch.bool))
+        self.groups = _groups(content.there, self.items.reads)
         self.initialise()
 
     @property
@@ -77,26 +81,16 @@ class Network(nn.Module):
 
     def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False) -> Encoded:
         """The whole catalogue's vectors (N, D), as if no item had the modalities in `mute`."""
-        codes = torch.arange(len(self.content_there), device=self.content_there.device)
-        return self.items(self.content.mute(*mute), codes, weights=weights)
-
-    def training_items(self) -> Tensor:
-        """The catalogue's vectors (N, D) for one training step: some contents are encoded anew, the others are kept.
-
-        The encoder learns through the new ones. Identity is added anew to all.
-        """
-        if not self.encoded_items:
-            return self.encode_items().vectors
-        codes = torch.arange(len(self.kept), device=self.kept.device)
-        if not self.filled:
-            with torch.no_grad():
-                self.kept.copy_(self.items.content(self.content).vectors)
-            self.filled.fill_(True)
-        some = torch.randperm(len(codes), device=codes.device)[: self.encoded_items]
-        new = self.items.content(self.content.take(some)).vectors
-        vectors = self.kept.index_copy(0, some, new)
-        self.kept.index_copy_(0, some, new.detach())
-        return vectors + self.items.own(codes)
+        content = self.content.mute(*mute)
+        if weights:  # one grid for all items
+            return self.items(content, self.codes, weights=True)
+        rows = [torch.as_tensor(group, device=self.codes.device) for group in self.groups.values()]
+        parts = [
+            self.items.content(content.take(group), reads=reads).vectors
+            for reads, group in zip(self.groups, rows, strict=True)
+        ]
+        order = torch.cat(rows).argsort()
+        return Encoded(torch.cat(parts).index_select(0, order) + self.items.own(self.codes), None, self.codes[:0])
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> Network:
@@ -106,11 +100,8 @@ class Network(nn.Module):
         new = copy.deepcopy(self).cpu()
         for name, values in content._asdict().items():
             new.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        if self.items.identity is not None:  # new items have no vector of their own
-            own = self.items.identity.weight.cpu()
-            new.items.identity = nn.Embedding.from_pretrained(
-                torch.cat((own, own.new_zeros(len(vectors), own.shape[1]))), freeze=False
-            )
+        new.groups = _groups(content.there, self.items.reads)
+        new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
         living = self.digits.tree.living()
         for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_there), len(tree.leaf))).unbind(1)):
             empty = ~living[level].cpu()[at]  # a node that had no item is now where its first one is
@@ -127,3 +118,9 @@ class Network(nn.Module):
     def score(state: Tensor, items: Tensor) -> Tensor:
         """The dense head: states (..., D) and item vectors (N, D) -> logits (..., N)."""
         return state @ items.T
+
+
+def _groups(there: np.ndarray, reads: list[str]) -> dict[tuple[str, ...], np.ndarray]:
+    """Items by the modalities that are read of them: no garment carries empty sound tokens about."""
+    kinds = [tuple(m for m in reads if row[MODALITIES.index(m)]) for row in np.asarray(there)]
+    return {kind: np.flatnonzero([k == kind for k in kinds]) for kind in sorted(set(kinds))}

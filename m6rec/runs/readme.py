@@ -22,6 +22,17 @@ METHODS = {
     "itemknn": "item-kNN",
     "popularity": "popularity",
 }
+BAZAAR = {
+    "ceiling": "the best possible (true tastes known)",
+    "all": "M6-Rec, text, image and sound",
+    "best_two": "M6-Rec, the best two of the three",
+    "best_one": "M6-Rec, the best one of the three",
+    "sasrec": "SASRec, full softmax",
+    "cooccurrence": "decayed co-occurrence",
+    "ease": "EASE",
+    "popularity": "popularity",
+}
+SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
@@ -30,6 +41,54 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
     },
     "MovieLens-100K, HR@10, nothing masked": {f"ml100k.hit10.{key}.unmasked": label for key, label in METHODS.items()},
+    "bazaar (simulated shoppers), NDCG@10, known people and goods": {
+        f"bazaar.ndcg10.{key}": label for key, label in BAZAAR.items()
+    },
+    "bazaar, NDCG@10, the difference": {
+        "bazaar.lead.all_over_best_two": "all three over the best two",
+        "bazaar.lead.best_two_over_best_one": "the best two over the best one",
+        **{f"bazaar.lead.all_over_{key}": f"all three over {BAZAAR[key]}" for key in [*BAZAAR][4:]},
+    },
+    "bazaar, NDCG@10 among the goods never seen in training": {
+        "bazaar.ndcg10.cold_ceiling": "the best possible",
+        "bazaar.ndcg10.cold": "M6-Rec, text, image and sound",
+        "bazaar.ndcg10.cold_random": "guessing",
+        "bazaar.ndcg10.cold_popularity": "popularity, which has counted nothing of them",
+    },
+    "bazaar, NDCG@10, people never seen: profile and request alone": {
+        "bazaar.ndcg10.newcomers_ceiling": "the best possible",
+        "bazaar.ndcg10.newcomers": "M6-Rec, text, image and sound",
+        "bazaar.ndcg10.newcomers_popularity": "popularity",
+    },
+    **{
+        f"bazaar, NDCG@10 of what is left, {kind} goods, the rest {way}": {
+            f"bazaar.grid.{kind}.{way}.{subset}": subset.replace("_", " + ") for subset in SUBSETS
+        }
+        for kind in ("warm", "cold")
+        for way in ("muted", "retrained")
+    },
+    "bazaar, muting and the planted truth": {
+        "bazaar.mute_over_retrain": "largest relative cost of muting over retraining",
+        "bazaar.share.spearman": "shoppers' modality shares by muting, Spearman with the true ones",
+        "bazaar.share.spearman_attention": "the same by the encoder's attention",
+    },
+    "bazaar, NDCG@10 by fusion (one seed)": {f"bazaar.ndcg10.{key}": key for key in ("joint", "gated", "cross")},
+    "bazaar, content never seen in training": {
+        "restore.image": "hidden patches of photographs, error over the mean patch's",
+        "restore.sound": "hidden patches of spectrograms, error over the mean patch's",
+        "caption.class_accuracy": "captions that name the right class of ten",
+    },
+    "MovieLens-100K, NDCG@10 of films that were in training, a tenth held out": {
+        "fusion.ml100k.ndcg10.id_text": "IDs and texts",
+        "fusion.ml100k.ndcg10.id": "IDs alone",
+        "fusion.ml100k.ndcg10.text": "texts alone",
+    },
+    "MovieLens-100K, NDCG@10 among the films held out": {
+        "fusion.ml100k.cold.ndcg10.id_text": "IDs and texts",
+        "fusion.ml100k.cold.ndcg10.text": "texts alone",
+        "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
+        "fusion.ml100k.cold.ndcg10.random": "guessing",
+    },
 }
 
 

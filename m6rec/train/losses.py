@@ -57,7 +57,7 @@ def finetuning(
 
 def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """States (n, D), dense logits (n, N) and targets (n,) of all positions of a batch that have a target."""
-    items = network.training_items()
+    items = network.encode_items().vectors
     there = batch.target >= 0
     state = network.fuse(hide(batch.context), items).state[there]
     return state, network.score(state, items), batch.target[there]

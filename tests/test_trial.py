@@ -1,0 +1,135 @@
+"""What is held out is never trained on and ranked on its own terms; what is hidden is judged where it was hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fixtures import small_data
+
+from m6rec.config import MODALITIES
+from m6rec.errors import InputError
+from m6rec.explain.content import Restored, captions, first_named, restore
+from m6rec.explain.trial import SUBSETS, Shop, Trial, agreement, likes, shares_by_attention, shares_by_muting
+from m6rec.recommender import M6Rec
+
+
+class Known:
+    """Scores the item that comes next above the other cold ones, and every known item above that."""
+
+    name = "known"
+
+    def __init__(self, cold: np.ndarray):
+        self.cold = cold
+
+    def scores(self, users):
+        items = np.arange(users.data.n_items)
+        return (items == users.items[:, None]) + 9.0 * ~np.isin(items, self.cold)
+
+
+class Guess:
+    """Knows nothing."""
+
+    name, rng = "guess", np.random.default_rng(0)
+
+    def scores(self, users):
+        return self.rng.random((len(users), users.data.n_items))
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(30)
+
+
+@pytest.fixture(scope="module")
+def model(shop: Shop) -> M6Rec:
+    """Untrained: what it draws and writes is noise, but of the right shape and in the right place."""
+    return M6Rec(shop.train, "tiny", width=16, identity=False)
+
+
+def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(shop):
+    events, train = shop.data.events, shop.train.events
+    assert not np.isin(train["item"], shop.held_out).any()
+    assert not np.isin(train["user"], np.flatnonzero(shop.truth.newcomers)).any()
+    kinds = {kind: shop.events[kind] for kind in ("warm", "cold")}
+    assert np.isin(events["item"].iloc[kinds["cold"]], shop.held_out).all()
+    assert not np.isin(events["item"].iloc[kinds["warm"]], shop.held_out).any()
+    known = shop.split.test[~shop.truth.newcomers[events["user"].iloc[shop.split.test]]]
+    assert sorted(np.concatenate(list(kinds.values()))) == sorted(known)
+    first = shop.data.targets(shop.events["newcomers"])
+    assert shop.truth.newcomers[first.users].all() and (first.history(1) == -1).all()
+
+
+def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance():
+    trial = Trial.drawn(small_data(), share=0.4, seed=1)
+    assert len(trial.held_out) == 12 and (trial.ndcg([Known(trial.held_out)], "cold") == 1).all()
+    guessed = np.mean([trial.ndcg([Guess()], "cold").mean() for _ in range(60)])
+    assert abs(guessed - trial.chance) < 0.1  # people have seen some of the pool, so guessing does a little better
+    with pytest.raises(InputError, match="lukewarm"):
+        trial.ndcg([Guess()], "lukewarm")
+
+
+def test_rivals_are_fitted_on_what_is_left():
+    trial = Trial.drawn(small_data(), share=0.2)
+    counts = trial.rivals()["popularity"][0].counts
+    assert (counts[trial.held_out] == 0).all() and counts.sum() > 0
+
+
+def test_what_is_kept_and_what_is_muted_make_up_the_modalities():
+    assert len(SUBSETS) == 7 and next(iter(SUBSETS)) == MODALITIES
+    assert all(set(kept) | set(gone) == set(MODALITIES) and not set(kept) & set(gone) for kept, gone in SUBSETS.items())
+
+
+def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
+    got = likes(model, shop)
+    people = shop.data.targets(shop.events["valid"])
+    vectors = model.item_vectors()
+    back = [model.fuse(model.target_context(shop.data.targets(people.events - b))).state[:, 0] for b in range(10)]
+    whole = people.events - shop.data.offsets[people.users] <= model.config.history  # others' windows begin later
+    assert whole.sum() > 10
+    np.testing.assert_allclose(got[whole], (sum(back) / 10 @ vectors.T)[whole], rtol=1e-3, atol=1e-4)
+
+
+def test_a_modality_that_the_model_does_not_read_has_no_share(shop, model):
+    deaf = M6Rec(shop.train, "tiny", width=16, identity=False, modalities=("text", "image"))
+    for shares in (shares_by_muting(deaf, shop), shares_by_attention(deaf, shop)):
+        assert shares.shape == shop.shares.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
+        np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
+    assert (shares_by_muting(model, shop) > 0).all()
+
+
+def test_true_shares_stand_in_the_order_of_the_modalities(shop):
+    people = shop.data.targets(shop.events["valid"]).users
+    image, sound, text = shop.truth.shares[people[0]]
+    np.testing.assert_array_equal(shop.shares[0], [text, image, sound])
+    assert agreement(shop.shares, shop.shares) == pytest.approx(1)
+    assert agreement(1 - shop.shares, shop.shares) == pytest.approx(-1)
+
+
+def test_only_hidden_patches_count_as_errors():
+    true = np.zeros((1, 4, 2))
+    drawn = np.array([[[1, 1], [3, 3], [9, 9], [9, 9]]], dtype=float)
+    piece = Restored(true, drawn, np.array([[True, True, False, False]]))
+    assert piece.errors().tolist() == [5] and piece.errors(np.full((4, 2), 2.0)).tolist() == [4]
+
+
+def test_what_is_hidden_cannot_be_seen(shop, model):
+    codes = np.flatnonzero(shop.data.items["image"].notna())[:6]
+    before = restore(model, "image", codes)
+    assert (before.hidden.sum(1) == 8).all()
+    held = model.features
+    changed = held.image.copy()
+    changed[codes] = np.where(before.hidden[..., None], 0.5, changed[codes])
+    model.features = held._replace(image=changed)
+    after, told = restore(model, "image", codes), captions(model, codes)
+    words = held.text.copy()
+    words[codes] = 7
+    model.features = held._replace(text=words, image=changed)
+    told_again = captions(model, codes)
+    model.features = held
+    np.testing.assert_allclose(after.drawn, before.drawn, rtol=1e-5, atol=1e-6)
+    assert told == told_again and len(told) == 6  # a caption knows the photograph, not the text
+
+
+def test_the_class_named_first_counts_and_a_t_shirt_is_no_shirt():
+    texts = ["cotton t-shirt | no coat", "a coat over a shirt", "nothing", "shirt"]
+    assert first_named(texts, ["shirt", "coat", "t-shirt"]).tolist() == ["t-shirt", "coat", "", "shirt"]
