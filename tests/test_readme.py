@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from m6rec.errors import InputError
-from m6rec.runs.readme import render_readme
+from m6rec.runs.readme import PICTURE, picture, render_readme
 
 CLONE = Path(__file__).resolve().parents[1]
 MARKS = "before\n<!-- results -->\nold\n<!-- /results -->\n<!-- notebooks -->\n<!-- /notebooks -->\nafter\n"
@@ -18,6 +18,12 @@ MARKS = "before\n<!-- results -->\nold\n<!-- /results -->\n<!-- notebooks -->\n<
 def test_the_readme_is_what_the_committed_results_and_notebooks_render_to():
     text = (CLONE / "README.md").read_text(encoding="utf-8")
     assert render_readme(text, CLONE / "notebooks") == text, "run `make readme`"
+
+
+def test_the_readme_s_picture_is_the_committed_notebooks_own():
+    shown = picture(CLONE / "notebooks")
+    assert shown and (CLONE / "notebooks" / PICTURE).read_bytes() == shown, "run `make readme`"
+    assert f"notebooks/{PICTURE}" in (CLONE / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

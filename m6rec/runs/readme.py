@@ -1,10 +1,12 @@
 """The parts of the README that are measured, rendered from notebooks/results/ and from the notebooks themselves.
 
-Each stands between two comments, <!-- results --> and <!-- /results -->; make readme writes what is between them.
+Each stands between two comments, <!-- results --> and <!-- /results -->; make readme writes what is between them, and
+copies the picture of the notebook cell that is tagged "readme" to notebooks/results/readme.png.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -22,10 +24,14 @@ METHODS = {
     "itemknn": "item-kNN",
     "popularity": "popularity",
 }
+PICTURE = "results/readme.png"
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
-    "MovieLens-100K, generated over dense": {"ml100k.generated_over_dense": "NDCG@10, generated / dense"},
+    "MovieLens-100K, one against the other, NDCG@10, seen items masked": {
+        "ml100k.generated_over_dense": "generated / dense head",
+        "ml100k.ndcg10.lead_over_best_baseline": "dense head − the best baseline, paired over users",
+    },
     "MovieLens-100K, NDCG@10, nothing masked": {
         f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
     },
@@ -40,7 +46,7 @@ def render_readme(text: str, folder: Path) -> str:
 
 
 def write_readme(folder: Path) -> bool:
-    """Bring the README beside notebooks/ up to date; whether it changed."""
+    """Bring the README beside notebooks/ and its picture up to date; whether the text changed."""
     path = folder.parent / "README.md"
     if not path.exists():
         raise InputError(f"{path} is missing: make readme fills its results table, and writes no README of its own.")
@@ -48,7 +54,20 @@ def write_readme(folder: Path) -> bool:
     new = render_readme(old, folder)
     if new != old:
         path.write_text(new, encoding="utf-8")
+    if shown := picture(folder):
+        (folder / "results").mkdir(exist_ok=True)
+        (folder / PICTURE).write_bytes(shown)
     return new != old
+
+
+def picture(folder: Path) -> bytes | None:
+    """The PNG that the README shows: the output of the first cell that is tagged "readme"."""
+    for path in notebooks.find(folder):
+        for cell in notebooks.tagged(notebooks.read(path), "readme"):
+            for output in cell.outputs:
+                if shown := output.get("data", {}).get("image/png"):
+                    return base64.b64decode(shown)
+    return None
 
 
 def results_table(folder: Path) -> str:
