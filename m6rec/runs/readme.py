@@ -32,6 +32,16 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "ml100k.generated_over_dense": "generated / dense head",
         "ml100k.ndcg10.lead_over_best_baseline": "dense head − the best baseline, paired over users",
     },
+    "MovieLens-100K, validation, nats per event": {
+        "ml100k.nats.valid.pretrained": "M6-Rec, pretrained",
+        "ml100k.nats.valid.popularity": "popularity",
+        "ml100k.nats.valid.guessing": "guessing",
+    },
+    "MovieLens-100K, what the request is worth to the same weights, NDCG@10": {
+        "ml100k.context.ndcg10.request_given": "request given",
+        "ml100k.context.ndcg10.gap_absent": "without its gap",
+        "ml100k.context.ndcg10.request_absent": "without all of it",
+    },
     "MovieLens-100K, NDCG@10, nothing masked": {
         f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
     },
@@ -88,14 +98,12 @@ def results_table(folder: Path) -> str:
 
 
 def notebooks_table(folder: Path) -> str:
-    """Markdown: each notebook, its aim and time as its own opening says, and the minutes measured at full size."""
-    paths, measured = notebooks.find(folder), results.read(folder / "results")
-    lines = ["| notebook | you will | time | at full size | next |", "|---|---|---|---|---|"]
+    """Markdown: each notebook, its aim and time as its own opening says, and what comes next."""
+    paths = notebooks.find(folder)
+    lines = ["| notebook | you will | time | next |", "|---|---|---|---|"]
     for path, after in zip(paths, [*paths[1:], None], strict=True):
         opening = "\n".join(cell.source for cell in notebooks.read(path).cells[:2])
-        seconds = measured.get(path.stem, {}).get("run", {}).get("seconds")
-        full = f"{max(1, round(seconds / 60))} min" if seconds else "–"
-        cells = [_link(folder, path), _said(opening, "You will"), _said(opening, "Time"), full]
+        cells = [_link(folder, path), _said(opening, "You will"), _said(opening, "Time")]
         lines.append("| " + " | ".join([*cells, _link(folder, after) if after else "–"]) + " |")
     return "\n".join(lines)
 
