@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from m6rec.errors import InputError
-from m6rec.runs.readme import render_readme
+from m6rec.runs.readme import PICTURE, picture, render_readme
 
 CLONE = Path(__file__).resolve().parents[1]
 MARKS = "before\n<!-- results -->\nold\n<!-- /results -->\n<!-- notebooks -->\n<!-- /notebooks -->\nafter\n"
@@ -18,6 +18,12 @@ MARKS = "before\n<!-- results -->\nold\n<!-- /results -->\n<!-- notebooks -->\n<
 def test_the_readme_is_what_the_committed_results_and_notebooks_render_to():
     text = (CLONE / "README.md").read_text(encoding="utf-8")
     assert render_readme(text, CLONE / "notebooks") == text, "run `make readme`"
+
+
+def test_the_readme_s_picture_is_the_committed_notebooks_own():
+    shown = picture(CLONE / "notebooks")
+    assert shown and (CLONE / "notebooks" / PICTURE).read_bytes() == shown, "run `make readme`"
+    assert f"notebooks/{PICTURE}" in (CLONE / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -47,8 +53,8 @@ def test_every_recorded_figure_stands_in_the_table_with_its_command(notebooks):
 def test_the_notebooks_table_says_what_the_notebooks_say(notebooks):
     text = render_readme(MARKS, notebooks)
     folder = notebooks.name
-    assert rf"| [00_a]({folder}/00_a.ipynb) | see a \| b. | 40 s | – | [01_b]({folder}/01_b.ipynb) |" in text
-    assert rf"| [01_b]({folder}/01_b.ipynb) | see a \| b. | 40 s | 2 min | – |" in text
+    assert rf"| [00_a]({folder}/00_a.ipynb) | see a \| b. | 40 s | [01_b]({folder}/01_b.ipynb) |" in text
+    assert rf"| [01_b]({folder}/01_b.ipynb) | see a \| b. | 40 s | – |" in text
 
 
 def test_rendering_twice_changes_nothing(notebooks):

@@ -1,10 +1,12 @@
 """The parts of the README that are measured, rendered from notebooks/results/ and from the notebooks themselves.
 
-Each stands between two comments, <!-- results --> and <!-- /results -->; make readme writes what is between them.
+Each stands between two comments, <!-- results --> and <!-- /results -->; make readme writes what is between them, and
+copies the picture of the notebook cell that is tagged "readme" to notebooks/results/readme.png.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -33,10 +35,24 @@ BAZAAR = {
     "popularity": "popularity",
 }
 SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
+PICTURE = "results/readme.png"
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
-    "MovieLens-100K, generated over dense": {"ml100k.generated_over_dense": "NDCG@10, generated / dense"},
+    "MovieLens-100K, one against the other, NDCG@10, seen items masked": {
+        "ml100k.generated_over_dense": "generated / dense head",
+        "ml100k.ndcg10.lead_over_best_baseline": "dense head − the best baseline, paired over users",
+    },
+    "MovieLens-100K, validation, nats per event": {
+        "ml100k.nats.valid.pretrained": "M6-Rec, pretrained",
+        "ml100k.nats.valid.popularity": "popularity",
+        "ml100k.nats.valid.guessing": "guessing",
+    },
+    "MovieLens-100K, what the request is worth to the same weights, NDCG@10": {
+        "ml100k.context.ndcg10.request_given": "request given",
+        "ml100k.context.ndcg10.gap_absent": "without its gap",
+        "ml100k.context.ndcg10.request_absent": "without all of it",
+    },
     "MovieLens-100K, NDCG@10, nothing masked": {
         f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
     },
@@ -99,7 +115,7 @@ def render_readme(text: str, folder: Path) -> str:
 
 
 def write_readme(folder: Path) -> bool:
-    """Bring the README beside notebooks/ up to date; whether it changed."""
+    """Bring the README beside notebooks/ and its picture up to date; whether the text changed."""
     path = folder.parent / "README.md"
     if not path.exists():
         raise InputError(f"{path} is missing: make readme fills its results table, and writes no README of its own.")
@@ -107,7 +123,20 @@ def write_readme(folder: Path) -> bool:
     new = render_readme(old, folder)
     if new != old:
         path.write_text(new, encoding="utf-8")
+    if shown := picture(folder):
+        (folder / "results").mkdir(exist_ok=True)
+        (folder / PICTURE).write_bytes(shown)
     return new != old
+
+
+def picture(folder: Path) -> bytes | None:
+    """The PNG that the README shows: the output of the first cell that is tagged "readme"."""
+    for path in notebooks.find(folder):
+        for cell in notebooks.tagged(notebooks.read(path), "readme"):
+            for output in cell.outputs:
+                if shown := output.get("data", {}).get("image/png"):
+                    return base64.b64decode(shown)
+    return None
 
 
 def results_table(folder: Path) -> str:
@@ -128,14 +157,12 @@ def results_table(folder: Path) -> str:
 
 
 def notebooks_table(folder: Path) -> str:
-    """Markdown: each notebook, its aim and time as its own opening says, and the minutes measured at full size."""
-    paths, measured = notebooks.find(folder), results.read(folder / "results")
-    lines = ["| notebook | you will | time | at full size | next |", "|---|---|---|---|---|"]
+    """Markdown: each notebook, its aim and time as its own opening says, and what comes next."""
+    paths = notebooks.find(folder)
+    lines = ["| notebook | you will | time | next |", "|---|---|---|---|"]
     for path, after in zip(paths, [*paths[1:], None], strict=True):
         opening = "\n".join(cell.source for cell in notebooks.read(path).cells[:2])
-        seconds = measured.get(path.stem, {}).get("run", {}).get("seconds")
-        full = f"{max(1, round(seconds / 60))} min" if seconds else "–"
-        cells = [_link(folder, path), _said(opening, "You will"), _said(opening, "Time"), full]
+        cells = [_link(folder, path), _said(opening, "You will"), _said(opening, "Time")]
         lines.append("| " + " | ".join([*cells, _link(folder, after) if after else "–"]) + " |")
     return "\n".join(lines)
 
