@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,8 +27,8 @@ from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer, item_scores
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
-from m6rec.model.tree import grow, place
-from m6rec.train import checkpoint, losses
+from m6rec.model.tree import grow
+from m6rec.train import checkpoint, losses, stages
 from m6rec.train.fit import Epoch, Stage, fit
 
 
@@ -74,10 +73,8 @@ class M6Rec:
         """
         if self.config.item_epochs:
             first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
-            self._train(self._item_stage(), first)
-        rows = self._train(
-            self._event_stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options
-        )
+            self._train(stages.items(self.config, self._training_content), first)
+        rows = self._train(self._stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
         self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
         return rows
@@ -93,9 +90,8 @@ class M6Rec:
             raise InputError(
                 "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
             )
-        return self._train(
-            self._event_stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated"), options
-        )
+        epochs = self.config.finetune_epochs
+        return self._train(self._stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
     def preprocess(self, items: pd.DataFrame | Sequence[object], media: Media | None = None) -> Features:
         """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
@@ -355,49 +351,18 @@ class M6Rec:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
+    def _stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
+        def validate(network: Network) -> float:
+            found = evaluate(self.scorer(judged_by, network=network), self.data, split=self.split, part="valid")
+            return found.metrics["ndcg@10"]
+
+        stream = stages.Stream(self.data, self.split, self.codes, self._training_content)
+        return stages.events(name, epochs, self.config, stream, loss, validate)
+
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         self._items = None
         return self.stages[stage.name]
-
-    def _event_stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        length, size, codes = self.config.history, self.config.batch, self._codes_of(self.data)
-        return Stage(
-            name=name,
-            epochs=epochs,
-            batches=lambda rng: batches.training_batches(
-                self.data, self.split, codes, length=length, batch=size, rng=rng
-            ),
-            losses=lambda network, batch, rng: loss(network, batch, self.config, self._training_content, rng),
-            validate=lambda network: self._validate(network, judged_by),
-            weights=self._weights(),
-        )
-
-    def _item_stage(self) -> Stage:
-        def losses_of(network: Network, rng: np.random.Generator) -> dict[str, Tensor]:
-            return losses.item_content(network, self._training_content, self.config, rng)
-
-        @torch.no_grad()
-        def validate(network: Network) -> float:
-            rows = [losses_of(network, np.random.default_rng(i)) for i in range(4)]
-            return -sum(self._weights().get(name, 1.0) * float(loss) for row in rows for name, loss in row.items())
-
-        steps = math.ceil(len(self._training_content.there) / losses.ITEMS)
-        return Stage(
-            name="items",
-            epochs=self.config.item_epochs,
-            batches=lambda rng: iter([None] * steps),
-            losses=lambda network, batch, rng: losses_of(network, rng),
-            validate=validate,
-            weights=self._weights(),
-        )
-
-    def _weights(self) -> dict[str, float]:
-        patch = self.config.patch_weight
-        return {
-            "infill": self.config.infill_weight, "image": patch, "sound": patch, "align": self.config.align_weight,
-            "teacher": self.config.teacher_weight,
-        }  # fmt: skip
 
     @property
     def codes(self) -> EventCodes:
@@ -423,10 +388,6 @@ class M6Rec:
                 raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
             rows.append(row)
         return self.preprocess(pd.DataFrame(rows, dtype=object))
-
-    def _validate(self, network: Network, method: str) -> float:
-        found = evaluate(self.scorer(method, network=network), self.data, split=self.split, part="valid")
-        return found.metrics["ndcg@10"]
 
     def _find(self, history: Sequence[object]) -> np.ndarray:
         """Raw item ids or titles -> codes; items given as dicts are numbered on from the catalogue's last."""

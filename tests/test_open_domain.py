@@ -96,7 +96,8 @@ def test_more_items_than_free_leaves_are_refused(model):
 
 def test_a_person_without_history_is_their_profile_and_request(model):
     lists = {
-        age: model.recommend(history=[], profile={"age": age}, context={"hour": 9}, k=5)["score"].tolist() for age in (20, 65)
+        age: model.recommend(history=[], profile={"age": age}, context={"hour": 9}, k=5)["score"].tolist()
+        for age in (20, 65)
     }
     assert lists[20] != lists[65]
     with pytest.raises(InputError, match="the profile's field 'height' is unknown to this model: it knows age, gender"):
@@ -105,7 +106,9 @@ def test_a_person_without_history_is_their_profile_and_request(model):
 
 def test_muting_a_modality_moves_lists_and_absent_ones_cost_nothing(model):
     whole = model.recommend(105, k=5, method="dense")["score"].tolist()
-    assert all(model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities)
+    assert all(
+        model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities
+    )
     name = model.scorer("dense", mute=["image", "sound"]).name
     assert name == "m6rec dense without image and sound"
 
@@ -114,7 +117,11 @@ def test_held_out_items_are_ranked_within_their_pool_and_by_data_that_hold_them(
     split = model.all.split()
     pool = np.array([3, 4])
     events = model.all.events["item"].to_numpy()
-    cold = split._replace(test=np.flatnonzero(np.isin(events, pool) & (np.arange(len(events)) > model.all.offsets[model.all.events["user"]])))
+    cold = split._replace(
+        test=np.flatnonzero(
+            np.isin(events, pool) & (np.arange(len(events)) > model.all.offsets[model.all.events["user"]])
+        )
+    )
     found = m6rec.evaluate(model, model.all, split=cold, pool=pool)
     assert set(found.per_user["item_id"]) <= {503, 504} and found.per_user["rank"].le(2).all()
     assert set(np.unique(found.lists)) <= {-1, 3, 4}

@@ -9,7 +9,7 @@ from fixtures import small_data
 from m6rec.config import MODALITIES
 from m6rec.errors import InputError
 from m6rec.explain.content import Restored, captions, first_named, restore
-from m6rec.explain.trial import SUBSETS, Shop, Trial, agreement, likes, shares_by_attention, shares_by_muting
+from m6rec.explain.trial import SUBSETS, Shop, Trial, likes, shares_by_attention, shares_by_muting
 from m6rec.recommender import M6Rec
 
 
@@ -101,8 +101,7 @@ def test_true_shares_stand_in_the_order_of_the_modalities(shop):
     people = shop.data.targets(shop.events["valid"]).users
     image, sound, text = shop.truth.shares[people[0]]
     np.testing.assert_array_equal(shop.shares[0], [text, image, sound])
-    assert agreement(shop.shares, shop.shares) == pytest.approx(1)
-    assert agreement(1 - shop.shares, shop.shares) == pytest.approx(-1)
+    assert shop.agreement([shop.shares**2, 1 - shop.shares]) == pytest.approx([1, -1])
 
 
 def test_only_hidden_patches_count_as_errors():

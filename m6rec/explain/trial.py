@@ -105,6 +105,10 @@ class Shop(Trial):
         image, sound, text = self.truth.shares[self.data.targets(self.events["valid"]).users].T
         return np.stack([{"text": text, "image": image, "sound": sound}[m] for m in MODALITIES], 1)
 
+    def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
+        """Spearman's correlation of measured shares (U, M) with the true ones, over pairs of person and modality."""
+        return [float(spearmanr(shares.ravel(), self.shares.ravel()).statistic) for shares in runs]
+
 
 @torch.no_grad()
 def likes(model: M6Rec, trial: Trial, mute: tuple[str, ...] = ()) -> torch.Tensor:
@@ -141,8 +145,3 @@ def shares_by_attention(model: M6Rec, trial: Trial, k: int = 50) -> np.ndarray:
     """Where the encoder looks in each person's k likeliest goods: (U, M), rows add up to 1."""
     looks = model.network.encode_items(weights=True).shares()
     return looks[likes(model, trial).topk(k).indices].mean(1).cpu().numpy()
-
-
-def agreement(shares: np.ndarray, true: np.ndarray) -> float:
-    """Spearman's correlation of two arrays (U, M) over all pairs of a person and a modality."""
-    return float(spearmanr(shares.ravel(), true.ravel()).statistic)

@@ -29,9 +29,9 @@ def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> 
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. mute: modalities that no item has. mask_seen: the beam's trie mask closes what was seen; the other methods
-    score every item, and leave the mask to `evaluate`. So an item that is chosen a second time cannot be generated,
-    and `evaluate` never masks the truth: rank data with repeats with mask_seen=False.
+    context: gives the contexts of targets. mute: modalities that no item has. mask_seen: the beam's trie mask closes
+    what was seen; the other methods score every item, and leave the mask to `evaluate`. So an item that is chosen a
+    second time cannot be generated, and `evaluate` never masks the truth: rank data with repeats with mask_seen=False.
     """
 
     def __init__(

@@ -92,9 +92,7 @@ class ItemEncoder(nn.Module):
             known = known & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * known[:, None]
 
-    def content(
-        self, content: Features, *, reads: tuple[str, ...] | None = None, weights: bool = False
-    ) -> Encoded:
+    def content(self, content: Features, *, reads: tuple[str, ...] | None = None, weights: bool = False) -> Encoded:
         """The vectors of the content alone. reads: the modalities that any of these items has, if that is known."""
         if not self.reads:  # only identity is left
             nothing = self.absent.weight.new_zeros(len(content.there), self.absent.embedding_dim)
@@ -110,14 +108,16 @@ class ItemEncoder(nn.Module):
         memory = self.local[-1].remember(x, tokens.places)
         start = tokens.places[:1] - 1
         if self.gate is None:
-            query = self.query + self.mean_norm(means.mean(1, keepdim=True))
-            read = self.local[-1](query, memory, masks.segment(tokens.there), start, weights=weights)
+            asks, there = means.mean(1, keepdim=True), tokens.there
+            if self.fusion == "cross" and len(self.reads) > 1:  # the first modality asks, the others answer
+                asks, there = means[:, :1], there & ~own[:, 0]
+            query = self.query + self.mean_norm(asks)
+            read = self.local[-1](query, memory, masks.segment(there), start, weights=weights)
             return Encoded(self.project(read.out.squeeze(1)), read.weights, tokens.kind)
         # Late: one [ITEM] for each modality, and a gate that weighs what they found.
-        read = self.local[-1](
-            self.query + self.mean_norm(means), memory, own[:, None] & tokens.there[:, None, None], start, weights=weights
-        )
-        gates = self.gate(read.out).masked_fill(~(own & tokens.there[:, None]).any(-1, keepdim=True), -1e9).softmax(1)
+        present = own & tokens.there[:, None]  # (N, M, L)
+        read = self.local[-1](self.query + self.mean_norm(means), memory, present[:, None], start, weights=weights)
+        gates = self.gate(read.out).masked_fill(~present.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
         seen = None if read.weights is None else torch.einsum("nhml,nm->nhl", read.weights, gates[..., 0])[:, :, None]
         return Encoded(self.project((gates * read.out).sum(1)), seen, tokens.kind)
 

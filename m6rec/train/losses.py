@@ -19,7 +19,7 @@ from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
 
 REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that a request may leave them open
-ITEMS = 64  # items per step whose content is taught
+ITEMS = 32  # items per step whose content is taught
 CAPTIONS = 0.5  # share of the items with something to see or hear whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
@@ -97,7 +97,10 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     """
     caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
-    source, target = on(network, content._replace(text=source)), torch.from_numpy(target).to(network.content_text.device)
+    source, target = (
+        on(network, content._replace(text=source)),
+        torch.from_numpy(target).to(network.content_text.device),
+    )
     logits = network.writer(network.items, source, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
@@ -136,7 +139,7 @@ def alignment(network: Network, content: Features) -> Tensor:
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
-    """Images shifted, turned and lit anew, sounds with stripes left out: content that a network cannot learn by heart."""
+    """Images moved, mirrored and lit anew, sounds with stripes left out: no network learns them by heart."""
     if content.there[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
     if content.there[:, 2].any():

@@ -53,7 +53,7 @@ def player(recording: bytes, title: str, form: str = "flac") -> HTML:
 
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
     """The first of some items cut into tokens: its photograph in 16, its log-mel spectrogram in 8, and its text's."""
-    figure, (left, right) = canvas(6, 2.3, columns=2, width_ratios=(1, 2))
+    figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
     left.imshow(image.unpatch(content.image)[0], **LOOKS["image"])
     right.imshow(sound.unpatch(content.sound)[0], **LOOKS["sound"])
     for edge in range(image.PATCH, image.SIDE, image.PATCH):
@@ -87,12 +87,12 @@ def mask_maps(masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str
     return Picture(figure, pd.DataFrame({"visible": shares}), f"{title}. Pairs that may look: {said}.")
 
 
-def restored(pieces: Mapping[str, Restored], title: str, *, count: int = 4) -> Picture:
+def restored(pieces: Mapping[str, Restored], title: str, *, count: int = 3) -> Picture:
     """What the network saw of the first items, what it drew into the gaps, and what was there.
 
     pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's hidden patches.
     """
-    figure, axes = canvas(1.1 + 0.85 * count, 0.4 + 2.6 * len(pieces), columns=count, rows=3 * len(pieces))
+    figure, axes = canvas(2 + 0.8 * count, 0.4 + 2.4 * len(pieces), columns=count, rows=3 * len(pieces))
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])

@@ -1,0 +1,78 @@
+"""The stages of training: what is missing of the items alone, then the events, before and after the tree is grown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from m6rec.config import Config
+from m6rec.data.batches import training_batches
+from m6rec.data.context import EventCodes
+from m6rec.data.dataset import Dataset
+from m6rec.data.features import Features
+from m6rec.data.splits import Split
+from m6rec.train import losses
+from m6rec.train.fit import Stage
+
+
+class Stream(NamedTuple):
+    """What the stages of events read."""
+
+    data: Dataset
+    split: Split
+    codes: EventCodes
+    content: Features  # of the items that have training events
+
+
+def events(
+    name: str,
+    epochs: int,
+    config: Config,
+    stream: Stream,
+    loss: Callable[..., dict[str, Tensor]],
+    validate: Callable[[nn.Module], float],
+) -> Stage:
+    """A stage over all training events, with a loss of `train.losses`, judged by a ranking of the validation events."""
+    length, size = config.history, config.batch
+    return Stage(
+        name=name,
+        epochs=epochs,
+        batches=lambda rng: training_batches(
+            stream.data, stream.split, stream.codes, length=length, batch=size, rng=rng
+        ),
+        losses=lambda network, batch, rng: loss(network, batch, config, stream.content, rng),
+        validate=validate,
+        weights=_weights(config),
+    )
+
+
+def items(config: Config, content: Features) -> Stage:
+    """A stage over the contents of the training items alone, judged by the same losses on drawn samples."""
+    weights = _weights(config)
+
+    @torch.no_grad()
+    def validate(network: nn.Module) -> float:
+        rows = [losses.item_content(network, content, config, np.random.default_rng(i)) for i in range(4)]
+        return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
+
+    steps = math.ceil(len(content.there) / losses.ITEMS)
+    return Stage(
+        name="items",
+        epochs=config.item_epochs,
+        batches=lambda rng: iter([None] * steps),
+        losses=lambda network, batch, rng: losses.item_content(network, content, config, rng),
+        validate=validate,
+        weights=weights,
+    )
+
+
+def _weights(config: Config) -> dict[str, float]:
+    return {
+        "infill": config.infill_weight, "image": config.patch_weight, "sound": config.patch_weight,
+        "align": config.align_weight, "teacher": config.teacher_weight,
+    }  # fmt: skip
