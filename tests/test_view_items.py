@@ -29,7 +29,7 @@ def test_a_sheet_shows_each_photograph_over_its_own_title():
 
 
 def test_a_title_with_markup_stays_a_title_beside_a_player():
-    page = items.player(b"abc", '<script>"bell" & drum').data
+    page = items.Player(b"abc", '<script>"bell" & drum')._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;&quot;bell&quot; &amp; drum" in page
     assert "data:audio/flac;base64,YWJj" in page
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
@@ -42,13 +42,22 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     return Picture(figure, chosen[["title"]], f"{title}. {count} photographs, each over its title.")
 
 
-def player(recording: bytes, title: str, form: str = "flac") -> HTML:
+class Player(NamedTuple):
     """A recording's file to be heard, with its title; the bytes are part of the page."""
-    said, sound_data = html.escape(title), base64.b64encode(recording).decode()
-    return HTML(
-        f'<figure><audio controls aria-label="{said}" src="data:audio/{form};base64,{sound_data}"></audio>'
-        f"<figcaption>{said}</figcaption></figure>"
-    )
+
+    recording: bytes
+    title: str
+    form: str = "flac"
+
+    def _repr_html_(self) -> str:
+        said, sound_data = html.escape(self.title), base64.b64encode(self.recording).decode()
+        return (
+            f'<figure><audio controls aria-label="{said}" src="data:audio/{self.form};base64,{sound_data}"></audio>'
+            f"<figcaption>{said}</figcaption></figure>"
+        )
+
+    def __repr__(self) -> str:
+        return f"Recording: {self.title}"
 
 
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
