@@ -45,7 +45,10 @@ class Config:
     modalities: tuple[str, ...] = MODALITIES
     """What is read of an item, where it has it: text, image, sound."""
     fusion: str = "joint"
-    """How an item's modalities meet: "joint" (every token sees every token), "gated" (late) or "cross"."""
+    """How an item's modalities meet: "joint" (every token sees every token), "gated" (late) or "cross".
+
+    In the last local layer only [ITEM] reads: all tokens, each modality apart, or from the text at the others.
+    """
     modality_dropout: float = 0.1
     """Chance of each of an item's modalities to be hidden in a training step; one always stays."""
     profile: bool = True
@@ -81,7 +84,7 @@ class Config:
     validate_every: int = 5
     """Epochs between validations."""
     item_epochs: int = 0
-    """Passes over the items alone, with the losses of their content, before the first event is read."""
+    """Passes over the items alone, with their content's losses, before any event is read; then those stop."""
     infill_weight: float = 0.2
     """Weight of the text-infilling loss beside the next-event loss (0 switches it off); captions are part of it."""
     patch_weight: float = 0.2

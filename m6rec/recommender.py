@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from m6rec.config import Config
+from m6rec.config import MODALITIES, Config
 from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, encode_events
 from m6rec.data.dataset import Dataset
@@ -100,7 +100,12 @@ class M6Rec:
         """
         if not isinstance(items, pd.DataFrame):
             items = pd.DataFrame({"text": list(items)})
-        return features.preprocess(items, media, self.tokenizer, self.config.text_length, home() / "features")
+        return self._features(items, media, home() / "features")
+
+    def _features(self, items: pd.DataFrame, media: Media | None, cache: Path | None) -> Features:
+        unread = [m for m in MODALITIES if m not in self.config.modalities]
+        found = features.preprocess(items, media, self.tokenizer, self.config.text_length, cache)
+        return found.mute(*unread)
 
     def extract_context(
         self,
@@ -181,8 +186,10 @@ class M6Rec:
         """
         known = self.extract_context(history, context, user=user, profile=profile)
         items = self.item_vectors([h for h in history or () if isinstance(h, Mapping)], mute=tuple(mute))
-        there = known.item[0][(known.item[0] >= 0) & (known.item[0] < self.data.n_items)]
-        if user is not None and history is None:
+        if history is not None:
+            codes = self._find(history)  # all of it, however little of it is read
+            there = torch.from_numpy(codes[codes < self.data.n_items])
+        else:
             code = int(self.data.user_codes([user])[0])
             there = torch.from_numpy(
                 self.data.events["item"].to_numpy()[self.data.offsets[code] : self.data.offsets[code + 1]].copy()
@@ -272,7 +279,12 @@ class M6Rec:
     # ---- keeping ---------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all."""
+        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all.
+
+        `InputError` for a model that `with_items` made.
+        """
+        if len(self.network.codes) != self.network.digits.size:
+            raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
         with checkpoint.whole_folder(Path(folder)) as new:
             checkpoint.save_tensors(self.network.state_dict(), new / "model.safetensors")
             self.tokenizer.save(str(new / "tokenizer.json"))
@@ -387,7 +399,7 @@ class M6Rec:
             if not any(value is not None for value in row.values()):
                 raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
             rows.append(row)
-        return self.preprocess(pd.DataFrame(rows, dtype=object))
+        return self._features(pd.DataFrame(rows, dtype=object), None, None)
 
     def _find(self, history: Sequence[object]) -> np.ndarray:
         """Raw item ids or titles -> codes; items given as dicts are numbered on from the catalogue's last."""

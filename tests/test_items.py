@@ -135,6 +135,16 @@ def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
     assert (moved["sound"] - before["sound"])[:8].abs().max() > 1e-4  # and modalities help each other
 
 
+def test_the_patch_loss_is_a_share_of_the_mean_patch_s_error_however_few_have_the_modality():
+    made = network()
+    for count in (1, 8):
+        some = features().take(np.arange(8)).mute("image", "sound")
+        there = some.there.copy()
+        there[:count, 1:] = True
+        taught = losses.restoration(made, some._replace(there=there), np.random.default_rng(0))
+        assert all(0.1 < float(loss.detach()) < 1e4 for loss in taught.values()), (count, taught)
+
+
 def test_every_content_loss_goes_down_and_can_be_switched_off():
     made = network(dropout=0.1)
     made.initialise()

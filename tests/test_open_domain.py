@@ -139,3 +139,45 @@ def test_held_out_items_are_ranked_within_their_pool_and_by_data_that_hold_them(
 def test_a_new_item_that_cannot_be_used_is_refused_in_a_sentence(model, item, says):
     with pytest.raises(InputError, match=says):
         model.recommend(history=[item], k=3)
+
+
+def test_what_training_does_not_know_is_no_wrong_answer(model):
+    """As negatives, held-out items would be learnt by heart as never bought."""
+    from m6rec.data.batches import training_batches
+    from m6rec.train import losses
+
+    rng = np.random.default_rng(0)
+    batch = next(training_batches(model.data, model.split, model.codes, length=8, batch=16, rng=rng))
+    state, logits, target = losses.predict(model.network, batch)
+    unknown = torch.isinf(logits).all(0).nonzero().flatten().tolist()
+    assert unknown == [3, 4] and torch.isfinite(losses.next_event(logits, target))
+    tree, known = model.network.digits.tree, model.network.codes >= 0
+    leaves = model.network.digits.teach(state, target, known)[-1]
+    parents = tree.prefixes(target)[:, -2]
+    for code in (3, 4):
+        last, parent = tree.digits(torch.tensor(code))[-1], tree.prefixes(torch.tensor(code))[-2]
+        assert torch.isinf(leaves[parents == parent, last]).all()
+
+
+def test_a_history_is_left_out_whole_however_little_of_it_is_read(model):
+    long = model.data.items["item_id"].tolist()[:20]
+    assert not set(long) & set(model.recommend(history=long, k=10)["item_id"])
+
+
+def test_a_grown_catalogue_is_not_saved(model, tmp_path):
+    grown = model.with_items(pd.DataFrame({"item_id": [900]}))
+    with pytest.raises(InputError, match="grow it anew"):
+        grown.save_pretrained(tmp_path / "grown")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_three_senses_is_loaded_as_it_was(model, tmp_path):
+    loaded = m6rec.M6Rec.from_pretrained(model.save_pretrained(tmp_path / "m"), model.data)
+    torch.testing.assert_close(loaded.item_vectors(), model.item_vectors(), rtol=0, atol=0)
+
+
+def test_a_modality_that_is_not_read_is_not_there(model):
+    deaf = m6rec.M6Rec(model.data, "small", **{**CONFIG, "modalities": ("text", "image")})
+    assert not deaf.features.there[:, 2].any() and deaf.features.there[:, 1].any()
+    with pytest.raises(InputError, match="item_epochs needs something to teach"):
+        m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()

@@ -132,3 +132,13 @@ def test_what_is_hidden_cannot_be_seen(shop, model):
 def test_the_class_named_first_counts_and_a_t_shirt_is_no_shirt():
     texts = ["cotton t-shirt | no coat", "a coat over a shirt", "nothing", "shirt"]
     assert first_named(texts, ["shirt", "coat", "t-shirt"]).tolist() == ["t-shirt", "coat", "", "shirt"]
+
+
+def test_no_target_of_a_trial_is_trained_on_however_short_histories_become():
+    for seed in range(5):
+        trial = Trial.drawn(small_data(), share=0.6, seed=seed)
+        events, left = trial.data.events, trial.train.events[trial.train.split().train]
+        trained = set(map(tuple, left[["user", "item", "timestamp"]].to_numpy()))
+        for kind in ("warm", "valid"):
+            targets = events.iloc[trial.events[kind]]
+            assert not trained & set(map(tuple, targets[["user", "item", "timestamp"]].to_numpy())), (seed, kind)

@@ -44,10 +44,12 @@ class Trial:
         self.train = data.without(held_out, newcomers)
         cold = np.isin(data.events["item"], held_out)  # (E,)
         new = np.isin(data.events["user"], newcomers)
+        # Who has fewer than three events left is trained on to the last one, and is no target.
+        short = (np.diff(self.train.offsets) < 3)[data.events["user"]]
         first = data.offsets[:-1][np.diff(data.offsets) > 0]
         test, valid = self.split.test, self.split.valid
         self.events = {
-            "warm": test[~(cold | new)[test]], "valid": valid[~(cold | new)[valid]],
+            "warm": test[~(cold | new | short)[test]], "valid": valid[~(cold | new | short)[valid]],
             "cold": test[(cold & ~new)[test]], "newcomers": first[(new & ~cold)[first]],
         }  # fmt: skip
 

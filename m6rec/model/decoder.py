@@ -26,7 +26,7 @@ class DigitDecoder(nn.Module):
 
     def __init__(self, config: Config, widths: tuple[int, ...], items: int):
         super().__init__()
-        self.widths = widths
+        self.widths, self.size = widths, items  # size: of the catalogue that it was made for
         nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
         self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
         self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
@@ -57,8 +57,11 @@ class DigitDecoder(nn.Module):
         self.project.weight.zero_()
         self.project.bias.zero_()
 
-    def teach(self, state: Tensor, items: Tensor) -> list[Tensor]:
-        """Logits of every digit on the way to items, all levels in one pass: (B, D), (B,) -> G × (B, W)."""
+    def teach(self, state: Tensor, items: Tensor, known: Tensor | None = None) -> list[Tensor]:
+        """Logits of every digit on the way to items, all levels in one pass: (B, D), (B,) -> G × (B, W).
+
+        known (N,) bool: the only items that count as an answer, right or wrong.
+        """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
         x = torch.stack(digits, 1)  # (B, G, D)
@@ -68,7 +71,8 @@ class DigitDecoder(nn.Module):
             x = block(x, mask=mask, positions=places).out
         states = state[:, None] + self.project(x)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
-        return [self.choices(states[:, g], g, parents[:, g]) for g in range(len(self.widths))]
+        living = self.tree.living(known)
+        return [self.choices(states[:, g], g, parents[:, g], living[g]) for g in range(len(self.widths))]
 
     def step(
         self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None
@@ -85,13 +89,16 @@ class DigitDecoder(nn.Module):
             x = block(x, grown[-1], positions=place).out
         return self.choices(state + self.project(x.squeeze(1)), level, parent), grown
 
-    def choices(self, states: Tensor, level: int, parent: Tensor) -> Tensor:
+    def choices(self, states: Tensor, level: int, parent: Tensor, living: Tensor | None = None) -> Tensor:
         """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
 
-        Children without an item get -inf, here and nowhere later: what is scored is what can be said.
+        Children without an item get -inf, here and nowhere later: what is scored is what can be said. living (nodes,)
+        bool narrows them.
         """
         width, bias = self.widths[level], self.bias[level]
-        bias = bias.masked_fill(~self.tree.living()[level], float("-inf")).view(-1, width)
+        bias = bias.masked_fill(~(self.tree.living()[level] if living is None else living), float("-inf")).view(
+            -1, width
+        )
         nodes = self.nodes[level].view(len(bias), -1)  # (parents, W·D)
         if level == 0:
             return states @ nodes.view(width, -1).T + bias[0]

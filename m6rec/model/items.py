@@ -35,7 +35,10 @@ class Encoded(NamedTuple):
     kind: Tensor  # (L,) which of MODALITIES each column of the weights belongs to
 
     def shares(self) -> Tensor:
-        """How the attention is divided among MODALITIES, mean over heads: (N, M), rows sum to 1."""
+        """How the attention is divided among MODALITIES, mean over heads: (N, M).
+
+        Rows sum to 1, but for "cross": there the first modality asks and has no share.
+        """
         seen = self.weights.mean(1).squeeze(1)  # (N, L)
         return seen @ torch.nn.functional.one_hot(self.kind, len(MODALITIES)).to(seen)
 

@@ -20,7 +20,7 @@ from m6rec.data.features import Features
 from m6rec.model.decoder import DigitDecoder, PatchDecoder, TextDecoder
 from m6rec.model.fusion import ContextFusion, Fused
 from m6rec.model.items import Encoded, ItemEncoder
-from m6rec.model.tree import place, widths_for
+from m6rec.model.tree import Tree, place, widths_for
 
 
 class Network(nn.Module):
@@ -38,6 +38,7 @@ class Network(nn.Module):
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no vector of its own
+        self._describe(content)
         there = np.asarray(content.there).any(0)
         sizes = {
             m: tuple(getattr(content, m).shape[1:])
@@ -51,6 +52,18 @@ class Network(nn.Module):
         self.painter = PatchDecoder(config, sizes) if sizes else None
         self.groups = _groups(content.there, self.items.reads)
         self.initialise()
+
+    def _describe(self, content: Features) -> None:
+        """How far each modality's patches (P,) of the known items lie from their mean."""
+        for m in ("image", "sound"):
+            has = np.asarray(content.there)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
+            known = getattr(content, m)[has]
+            spread = known.var(0).mean(-1) if len(known) else np.ones(getattr(content, m).shape[1], np.float32)
+            self.register_buffer(f"variance_{m}", torch.as_tensor(spread), persistent=False)
+
+    def variance(self, modality: str) -> Tensor:
+        """The mean patch's squared error (P,), over the known items."""
+        return getattr(self, f"variance_{modality}")
 
     @property
     def content(self) -> Features:
@@ -95,8 +108,8 @@ class Network(nn.Module):
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> Network:
         """This network with more items: `content` of all, `vectors` (n, D) of the new ones, which get free leaves."""
-        nodes = [node.cpu().numpy() for node in self.digits.nodes]
-        tree = place(self.digits.tree, nodes, vectors)
+        nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
+        tree = place(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
         for name, values in content._asdict().items():
             new.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)

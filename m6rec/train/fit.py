@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     name: str
     epochs: int
     batches: Callable[[np.random.Generator], Iterator]  # one epoch's batches
-    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # each in nats, as it is logged
+    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # as they are logged
     validate: Callable[[nn.Module], float]  # higher is better
     weights: dict[str, float]  # of the losses in the gradient, where it is not 1
 

@@ -1,6 +1,7 @@
 """What the network is taught: the next event, what is missing of an item, digits by the true path and the dense head.
 
-Each loss is a mean in nats, unweighted; the stages add them with the config's weights. Targets of -1 teach nothing.
+Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
+config's weights. Targets of -1 teach nothing, and items that training does not know are no wrong answers.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     items = network.encode_items().vectors
     there = batch.target >= 0
     state = network.fuse(hide(batch.context), items).state[there]
-    return state, network.score(state, items), batch.target[there]
+    unknown = network.codes < 0  # as wrong answers, items held out would be learnt by heart as never bought
+    logits = network.score(state, items).masked_fill(unknown, float("-inf"))
+    return state, logits, batch.target[there]
 
 
 def next_event(logits: Tensor, target: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ def digits(network: Network, state: Tensor, logits: Tensor, target: Tensor) -> t
     path, taught = state.new_zeros(()), state.new_zeros(())
     mass = tree.by_leaf(logits.detach().softmax(-1))  # (n, leaves)
     digits_of = tree.digits(target)
-    for level, student in enumerate(network.digits.teach(state, target)):
+    for level, student in enumerate(network.digits.teach(state, target, network.codes >= 0)):
         width = tree.widths[level]
         here = mass.view(len(mass), width, -1)  # the subtrees below the node reached so far
         teacher = here.sum(-1)
@@ -106,7 +109,10 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 
 
 def restoration(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Squared error of hidden patches, drawn from those that are left (He et al. 2022), over the mean patch's error."""
+    """Squared error of hidden patches, drawn from those that are left (He et al. 2022), over the mean patch's error.
+
+    The mean patch is what one draws who knows the training items and not this one.
+    """
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
     known = on(network, content)
@@ -114,9 +120,9 @@ def restoration(network: Network, content: Features, rng: np.random.Generator) -
     losses = {}
     for m, anew in drawn.items():
         there, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
-        taught = (hidden[m].to(there.device) & there[:, None])[..., None].to(anew)  # (N, P, 1)
-        mean = (true * there[:, None, None]).sum(0) / there.sum().clamp(min=1)  # what knows nothing draws this
-        losses[m] = (taught * (anew - true) ** 2).sum() / (taught * (mean - true) ** 2).sum().clamp(min=1e-6)
+        taught = (hidden[m].to(there.device) & there[:, None]).to(anew)  # (N, P)
+        error = ((anew - true) ** 2).mean(-1)
+        losses[m] = (taught * error).sum() / (taught * network.variance(m)).sum().clamp(min=1e-6)
     return losses
 
 
@@ -127,13 +133,15 @@ def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """Text finds its own image and sound among the step's items, and they their text (InfoNCE, both ways)."""
-    both = content.there[:, 0] & content.there[:, 1:].any(1)
+    """The first modality that is read finds its own others among the step's items, and they it (InfoNCE, both ways)."""
+    first, *others = network.items.reads
+    rest = [MODALITIES.index(m) for m in others]
+    both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
     if both.sum() < 2:
-        return network.items.query.new_zeros(())
+        return 0 * network.items.query.sum()  # nothing to tell apart, and still a loss
     known = on(network, content.take(both))
     said, shown = (F.normalize(network.items.content(view).vectors, dim=1) for view in
-                   (known.mute("image", "sound"), known.mute("text")))  # fmt: skip
+                   (known.mute(*others), known.mute(first)))  # fmt: skip
     logits, own = said @ shown.T / TEMPERATURE, torch.arange(len(said), device=said.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

@@ -16,6 +16,7 @@ from m6rec.data.context import EventCodes
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
 from m6rec.data.splits import Split
+from m6rec.errors import InputError
 from m6rec.train import losses
 from m6rec.train.fit import Stage
 
@@ -54,6 +55,8 @@ def events(
 def items(config: Config, content: Features) -> Stage:
     """A stage over the contents of the training items alone, judged by the same losses on drawn samples."""
     weights = _weights(config)
+    if not (config.modalities and (config.infill_weight or config.patch_weight or config.align_weight)):
+        raise InputError("item_epochs needs something to teach: a modality, and infill, patch or align_weight above 0.")
 
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
