@@ -68,7 +68,7 @@ class Config:
 
     # --- training ----------------------------------------------------------------------------------------------
     pretrain_epochs: int = 25
-    """Passes over all training events with the pretraining losses."""
+    """Passes over all training events with the pretraining losses (0: the items alone, with `item_epochs`)."""
     finetune_epochs: int = 10
     """Passes over all training events with the digits' losses added."""
     batch: int = 64
@@ -149,7 +149,7 @@ class Config:
 
 _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 1, "finetune_epochs": 0, "batch": 1,
+    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
     "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0,
     "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0,
 }  # fmt: skip

@@ -348,11 +348,12 @@ class M6Rec:
             print(f"loaded {folder.name}")
             return cls.from_pretrained(folder, data)
         model, work = cls(data, config=config), folder.with_name(folder.name + "-training")
-        pretraining = model.pretrain(folder=work / "pretrain", resume=True)
-        finetuning = model.fine_tune(folder=work / "fine_tune", resume=True) if config.finetune_epochs else []
+        model.pretrain(folder=work / "pretrain", resume=True)
+        if config.finetune_epochs:
+            model.fine_tune(folder=work / "fine_tune", resume=True)
         model.save_pretrained(folder)
         checkpoint.remove(work)
-        seconds = sum(rows[-1].seconds for rows in (pretraining, finetuning) if rows)
+        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
         print(f"trained {folder.name} in {seconds:.0f} s")
         return model
 

@@ -181,3 +181,15 @@ def test_a_modality_that_is_not_read_is_not_there(model):
     assert not deaf.features.there[:, 2].any() and deaf.features.there[:, 1].any()
     with pytest.raises(InputError, match="item_epochs needs something to teach"):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
+
+
+def test_items_may_be_learnt_alone(model, tmp_path, monkeypatch):
+    """Without a single event the content's losses fall, a tree is grown, and the cache keeps it."""
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    alone = {**CONFIG, "item_epochs": 3, "pretrain_epochs": 0, "finetune_epochs": 0}
+    reader = m6rec.M6Rec.cached(model.data, "small", **alone)
+    rows = reader.stages["items"]
+    assert rows[-1].losses["infill"] < rows[0].losses["infill"] and reader.stages["pretrain"] == []
+    assert len(reader.recommend(history=[501], k=5)) == 5
+    again = m6rec.M6Rec.cached(model.data, "small", **alone)
+    torch.testing.assert_close(again.item_vectors(), reader.item_vectors(), rtol=0, atol=0)
