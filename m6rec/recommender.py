@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from m6rec.config import MODALITIES, Config
@@ -125,26 +123,17 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        length, own = self.config.history, self._codes_of(self.data)
-        asked = torch.from_numpy(self.fields.ask(request))[None, None]
+        length, own = self.config.history, self.codes_of(self.data)
+        asked = self.fields.ask(request)
         if history is None:
             end = self.data.offsets[code + 1]
             events = np.arange(max(self.data.offsets[code], end - length), end)
             item, value, gap = self.data.events["item"].to_numpy()[events], own.value[events], own.gap[events]
         else:
-            item = self._find(history)[-length:]
+            item = self.data.history_codes(history)[-length:]
             value, gap = np.zeros_like(item), np.zeros_like(item)
         known = self.fields.introduce(profile) if code is None or profile is not None else own.profile[code]
-
-        def padded(values: np.ndarray, fill: int) -> Tensor:
-            row = np.full((1, max(1, len(item))), fill)
-            row[0, : len(values)] = values
-            return torch.from_numpy(row)
-
-        return Context(
-            item=padded(item, -1), value=padded(value, 0), gap=padded(gap, 0),
-            profile=torch.from_numpy(known)[None], request=asked, position=torch.tensor([[len(item)]]),
-        )  # fmt: skip
+        return batches.person_context(item, value, gap, known, asked)
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
@@ -187,7 +176,7 @@ class M6Rec:
         known = self.extract_context(history, context, user=user, profile=profile)
         items = self.item_vectors([h for h in history or () if isinstance(h, Mapping)], mute=tuple(mute))
         if history is not None:
-            codes = self._find(history)  # all of it, however little of it is read
+            codes = self.data.history_codes(history)  # all of it, however little of it is read
             there = torch.from_numpy(codes[codes < self.data.n_items])
         else:
             code = int(self.data.user_codes([user])[0])
@@ -255,7 +244,7 @@ class M6Rec:
             items = self._items
         if not new:
             return items
-        content = losses.on(self.network, self._raw(new).mute(*mute))
+        content = self._features(features.table(new), None, None).mute(*mute).to(self.device)
         return torch.cat((items, self.network.eval().items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
@@ -268,13 +257,13 @@ class M6Rec:
         content = self.preprocess(new, Media.open(media) if media else None)
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
-        vectors = self.network.eval().items(losses.on(self.network, content)).vectors.detach().cpu().numpy()
+        vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
-        return batches.target_context(users.data, self._codes_of(users.data), users.events, self.config.history)
+        return batches.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     # ---- keeping ---------------------------------------------------------------------------------------------------
 
@@ -285,17 +274,13 @@ class M6Rec:
         """
         if len(self.network.codes) != self.network.digits.size:
             raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
-        with checkpoint.whole_folder(Path(folder)) as new:
-            checkpoint.save_tensors(self.network.state_dict(), new / "model.safetensors")
-            self.tokenizer.save(str(new / "tokenizer.json"))
-            values = {
-                "format": 1,
-                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
-                "config": self.config.to_dict(),
-                "fields": self.fields.to_dict(),
-                "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
-            }
-            (new / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+        values = {
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "config": self.config.to_dict(),
+            "fields": self.fields.to_dict(),
+            "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
+        }
+        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
         return Path(folder)
 
     @classmethod
@@ -305,19 +290,11 @@ class M6Rec:
         Raises `InputError` where the folder is missing or damaged, or was trained on other data.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
-        values = checkpoint.read_json(folder / "config.json")
+        weights, tokenizer, values = checkpoint.load_model(folder)
         try:
-            config, trained_on = Config(**values["config"]), values["data"]
-            fields = Fields.from_dict(values["fields"])
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again."
-            ) from error
+            config, trained_on, fields = Config(**values["config"]), values["data"], Fields.from_dict(values["fields"])
+        except (KeyError, TypeError) as error:
+            raise checkpoint.foreign(folder, error) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(
@@ -328,7 +305,7 @@ class M6Rec:
         model.split = data.split()
         model._build(np.unique(data.events["item"].to_numpy()[model.split.train]))
         try:
-            model.network.load_state_dict(checkpoint.load_tensors(folder / "model.safetensors"))
+            model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
                 f"the weights in {folder} do not fit its config: delete the folder and train again."
@@ -380,39 +357,10 @@ class M6Rec:
     @property
     def codes(self) -> EventCodes:
         """The model's own events as codes."""
-        return self._codes_of(self.data)
+        return self.codes_of(self.data)
 
-    def _codes_of(self, data: Dataset) -> EventCodes:
+    def codes_of(self, data: Dataset) -> EventCodes:
         """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
         if data.fingerprint not in self._codes:
             self._codes[data.fingerprint] = encode_events(data, self.fields)
         return self._codes[data.fingerprint]
-
-    def _raw(self, new: Sequence[Mapping[str, object]]) -> Features:
-        """Items that a person gave as dicts; what is named and cannot be used is an error here."""
-        rows = []
-        for item in new:
-            row = {"text": item.get("text", item.get("title"))}
-            for name in ("image", "sound"):
-                if (source := item.get(name)) is not None:
-                    row[name] = Path(source) if isinstance(source, str) else source
-                    features.check(name, row[name])
-            if not any(value is not None for value in row.values()):
-                raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
-            rows.append(row)
-        return self._features(pd.DataFrame(rows, dtype=object), None, None)
-
-    def _find(self, history: Sequence[object]) -> np.ndarray:
-        """Raw item ids or titles -> codes; items given as dicts are numbered on from the catalogue's last."""
-        if isinstance(history, str):
-            raise InputError(
-                f"history={history!r} is one text: give a list of item ids or titles, such as [{history!r}]."
-            )
-        ids, codes, new = set(self.data.items["item_id"].astype(str)), [], self.data.n_items
-        for item in history:
-            if isinstance(item, Mapping):
-                codes.append(new)
-                new += 1
-            else:
-                codes.append(self.data.item_codes([item])[0] if str(item) in ids else self.data.find([str(item)])[0])
-        return np.array(codes, dtype=np.int64)

@@ -43,7 +43,7 @@ def network(**changes: object) -> Network:
 
 @torch.no_grad()
 def vectors(made: Network, content: Features) -> torch.Tensor:
-    return made.items(losses.on(made, content)).vectors
+    return made.items(content.to(made.codes.device)).vectors
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -101,7 +101,7 @@ def test_the_masks_of_the_fusions_against_a_slow_definition():
 
 
 def test_modality_dropout_hides_some_and_never_the_last():
-    encoder, content = network(modality_dropout=0.9).items, losses.on(network(), features())
+    encoder, content = network(modality_dropout=0.9).items, features().to(torch.device("cpu"))
     torch.manual_seed(0)
     kept = encoder._drop(content).there
     assert kept.any(1).all() and not (kept & ~content.there).any() and kept.sum() < content.there.sum()
@@ -120,7 +120,7 @@ def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
 
 def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
     made, content = network(), features()
-    known = losses.on(made, content)
+    known = content.to(made.codes.device)
     hidden = {
         m: losses.hide_patches(N, getattr(content, m).shape[1], np.random.default_rng(0)) for m in ("image", "sound")
     }

@@ -104,7 +104,7 @@ def test_a_person_without_history_is_their_profile_and_request(model):
         model.recommend(history=[], profile={"height": 180})
 
 
-def test_muting_a_modality_moves_lists_and_absent_ones_cost_nothing(model):
+def test_muting_a_modality_moves_the_scores_and_is_said_in_the_name(model):
     whole = model.recommend(105, k=5, method="dense")["score"].tolist()
     assert all(
         model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities

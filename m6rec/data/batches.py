@@ -73,6 +73,22 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     )
 
 
+def person_context(
+    item: np.ndarray, value: np.ndarray, gap: np.ndarray, profile: np.ndarray, request: np.ndarray
+) -> Context:
+    """One person now, from codes of their events (T,), profile (C,) and request (R,): B = Q = 1, T at least 1."""
+
+    def padded(values: np.ndarray, fill: int) -> Tensor:
+        row = np.full((1, max(1, len(item))), fill)
+        row[0, : len(values)] = values
+        return torch.from_numpy(row)
+
+    return Context(
+        item=padded(item, -1), value=padded(value, 0), gap=padded(gap, 0), profile=torch.from_numpy(profile)[None],
+        request=torch.from_numpy(request)[None, None], position=torch.tensor([[len(item)]]),
+    )  # fmt: skip
+
+
 def _grid(windows: np.ndarray, length: int) -> np.ndarray:
     """(W, 2) bounds -> (W, length) event indexes, -1 past the end."""
     events = windows[:, :1] + np.arange(length)

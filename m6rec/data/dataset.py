@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -184,6 +184,19 @@ class Dataset:
         """
         titles = [titles] if isinstance(titles, str) else titles
         return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
+
+    def history_codes(self, history: Sequence[object]) -> np.ndarray:
+        """(n,) int64 codes of raw item ids or titles; items given as dicts count on from the catalogue's last code."""
+        if isinstance(history, str):
+            raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
+        ids, codes, new = set(self.items["item_id"].astype(str)), [], self.n_items
+        for item in history:
+            if isinstance(item, Mapping):
+                codes.append(new)
+                new += 1
+            else:
+                codes.append(self.item_codes([item])[0] if str(item) in ids else self.find([str(item)])[0])
+        return np.array(codes, dtype=np.int64)
 
     def split(self, kind: str = "leave_one_out", fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
         """Which events may be fitted on, and which are predicted.

@@ -9,12 +9,13 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -47,6 +48,10 @@ class Features(NamedTuple):
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
             there[:, MODALITIES.index(name)] = False
         return self._replace(there=there)
+
+    def to(self, device: torch.device) -> Features:
+        """The same items as tensors on a device."""
+        return Features(*(torch.as_tensor(values).to(device) for values in self))
 
     def join(self, other: Features) -> Features:
         """These items, and then the other ones."""
@@ -121,6 +126,21 @@ def check(name: str, source: object) -> None:
         KINDS[name].decode(read(source, None))
     except InputError as error:
         raise InputError(f"the item's {name} {_label(source, 0)} {error}") from None
+
+
+def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Items that a person gave as dicts, as a frame for `preprocess`; what is named and cannot be used is an error."""
+    rows = []
+    for item in items:
+        row = {"text": item.get("text", item.get("title"))}
+        for name in KINDS:
+            if (source := item.get(name)) is not None:
+                row[name] = Path(source) if isinstance(source, str) else source
+                check(name, row[name])
+        if all(value is None for value in row.values()):
+            raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _modality(

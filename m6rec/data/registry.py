@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from m6rec.data import fashion, readers
+from m6rec.data import bazaar, fashion, readers
 
 
 class Route(NamedTuple):
@@ -53,6 +53,11 @@ def _amazon_2023(category: str) -> Source:
 
 
 SOURCES = {
+    "bazaar": Source(
+        "MIT, CC0 and WordNet's licence: data/README.md",
+        (Route("comes with m6rec", {}, lambda folder: bazaar.frames()),),
+        0,
+    ),
     "ml-100k": Source(
         RESEARCH,
         (

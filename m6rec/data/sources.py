@@ -24,7 +24,6 @@ import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
 
-from m6rec.data import bazaar
 from m6rec.data.dataset import Dataset
 from m6rec.data.registry import SOURCES, Route, Source
 from m6rec.errors import InputError
@@ -52,15 +51,12 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
 
     ties, seed: as in `Dataset.from_frames`. InputError if it is unknown, cannot be had, or is damaged.
     """
-    if name not in ("bazaar", *SOURCES):
-        raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, ('bazaar', *SOURCES)))}.")
+    if name not in SOURCES:
+        raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
     if name == "fashion-mnist":
         raise InputError("fashion-mnist holds photographs and no events; use m6rec.data.photographs().")
-    if name == "bazaar":  # comes with m6rec
-        frames = bazaar.frames()
-    else:
-        folder, route = files(name)
-        frames = route.read(folder)
+    folder, route = files(name)
+    frames = route.read(folder)
     return Dataset.from_frames(*frames[:3], media=frames.media, name=name, ties=ties, seed=seed)
 
 
@@ -69,6 +65,7 @@ def describe() -> pd.DataFrame:
     rows = [
         (name, source.terms, source.routes[0].address.removeprefix("hand:"), source.megabytes)
         for name, source in SOURCES.items()
+        if source.routes[0].files  # bazaar has none to fetch
     ]
     return pd.DataFrame(rows, columns=["name", "terms", "address", "megabytes"]).astype({"megabytes": float})
 

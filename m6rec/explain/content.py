@@ -31,7 +31,7 @@ class Restored(NamedTuple):
 @torch.no_grad()
 def restore(model: M6Rec, modality: str, items: np.ndarray, seed: int = 0) -> Restored:
     """Hide half of the patches of items (codes) that have an "image" or a "sound", and let the model draw them."""
-    known = losses.on(model.network, model.features.take(items))
+    known = model.features.take(items).to(model.device)
     true = getattr(known, modality)
     hidden = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed))
     drawn = model.network.painter(model.network.items, known, {modality: hidden.to(true.device)})[modality]
@@ -42,7 +42,7 @@ def captions(model: M6Rec, items: np.ndarray) -> list[str]:
     """Texts of items (codes), written from their photographs alone: text and recording are hidden."""
     content = model.features.take(items).mute("sound")
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
-    ids = fill(model.network, losses.on(model.network, content._replace(text=gap)))
+    ids = fill(model.network, content._replace(text=gap).to(model.device))
     return [model.tokenizer.decode(row[row > 0].tolist()) for row in ids]
 
 

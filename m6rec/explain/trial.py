@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 from m6rec import baselines
 from m6rec.config import MODALITIES, Config
 from m6rec.data import bazaar, load
-from m6rec.data.context import encode_events
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
@@ -120,10 +119,9 @@ def likes(model: M6Rec, trial: Trial, mute: tuple[str, ...] = ()) -> torch.Tenso
     """
     people = trial.data.targets(trial.events["valid"])
     back = np.minimum(np.arange(MOMENTS), (people.events - trial.data.offsets[people.users])[:, None])  # (U, 10)
-    codes = encode_events(trial.data, model.fields)
     context = model.target_context(people)
     context = context._replace(
-        request=torch.from_numpy(codes.request[people.events[:, None] - back]),
+        request=torch.from_numpy(model.codes_of(trial.data).request[people.events[:, None] - back]),
         position=(context.position - torch.from_numpy(back)).clamp(min=0),
     )
     vectors = model.item_vectors(mute=mute)

@@ -128,7 +128,7 @@ def _data(folder: Path) -> Iterator[Check]:
     for name, source in SOURCES.items():
         place = home() / "data" / name
         if any(all((place / file).exists() for file in route.files) for route in source.routes):
-            yield Check(name, "ok", str(place))
+            yield Check(name, "ok", str(place) if place.exists() else source.routes[0].address)
         elif name == "ml-100k":  # the notebooks' own; the others are there for whoever wants them
             yield Check(name, "warn", "not fetched yet", f'm6rec.load("{name}") fetches it on first use')
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -70,6 +71,31 @@ def read_json(file: Path) -> dict:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} is missing or damaged ({error}): delete its folder and train again.") from error
+
+
+def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer, values: dict) -> None:
+    """What a trained model is made of: weights, tokenizer, and all else as JSON values."""
+    with whole_folder(folder) as new:
+        save_tensors(network.state_dict(), new / "model.safetensors")
+        tokenizer.save(str(new / "tokenizer.json"))
+        (new / "config.json").write_text(json.dumps({"format": 1, **values}, indent=1), encoding="utf-8")
+
+
+def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer, dict]:
+    """What `save_model` wrote; `InputError` where it is missing, damaged or of another version."""
+    if not folder.is_dir():
+        raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
+    values = read_json(folder / "config.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise foreign(folder, error) from error
+    return load_tensors(folder / "model.safetensors"), tokenizer, values
+
+
+def foreign(folder: Path, error: Exception) -> InputError:
+    """What to say of a folder that holds something else."""
+    return InputError(f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again.")
 
 
 def save_state(
@@ -137,7 +163,7 @@ def key(*parts: str) -> str:
     digest = hashlib.sha256("".join(parts).encode())
     package = Path(__file__).parents[1]
     folders = ("data", "model", "train", "generate", "evaluate", "baselines")
-    files = [file for folder in folders for file in sorted((package / folder).glob("*.py"))]
+    files = [file for folder in folders for file in sorted((package / folder).rglob("*.py"))]
     for file in (*files, package / "config.py", package / "recommender.py"):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

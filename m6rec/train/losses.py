@@ -100,11 +100,9 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     """
     caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
-    source, target = (
-        on(network, content._replace(text=source)),
-        torch.from_numpy(target).to(network.content_text.device),
-    )
-    logits = network.writer(network.items, source, target[:, :-1])
+    known = content._replace(text=source).to(network.codes.device)
+    target = torch.from_numpy(target).to(network.codes.device)
+    logits = network.writer(network.items, known, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
@@ -115,7 +113,7 @@ def restoration(network: Network, content: Features, rng: np.random.Generator) -
     """
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
-    known = on(network, content)
+    known = content.to(network.codes.device)
     drawn = network.painter(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
     losses = {}
     for m, anew in drawn.items():
@@ -139,7 +137,7 @@ def alignment(network: Network, content: Features) -> Tensor:
     both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
     if both.sum() < 2:
         return 0 * network.items.query.sum()  # nothing to tell apart, and still a loss
-    known = on(network, content.take(both))
+    known = content.take(both).to(network.codes.device)
     said, shown = (F.normalize(network.items.content(view).vectors, dim=1) for view in
                    (known.mute(*others), known.mute(first)))  # fmt: skip
     logits, own = said @ shown.T / TEMPERATURE, torch.arange(len(said), device=said.device)
@@ -153,11 +151,6 @@ def augment(content: Features, rng: np.random.Generator) -> Features:
     if content.there[:, 2].any():
         content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
     return content
-
-
-def on(network: Network, content: Features) -> Features:
-    """Arrays -> tensors on the network's device."""
-    return Features(*(torch.as_tensor(values).to(network.content_text.device) for values in content))
 
 
 def corrupt(
