@@ -1,6 +1,13 @@
 """Ranks any object with scores(users) over the whole catalogue, and says how sure its figures are."""
 
+from m6rec.evaluate.blend import Blended, best
+from m6rec.evaluate.comparisons import compare
+from m6rec.evaluate.leaks import fit_leaks, leaks
+from m6rec.evaluate.lists import inverse_propensity
 from m6rec.evaluate.ranking import Evaluation, evaluate
+from m6rec.evaluate.sampled import sampled
+from m6rec.evaluate.sequence import shuffled
+from m6rec.evaluate.slices import by_slice, slices
 from m6rec.evaluate.statistics import (
     Interval,
     difference_interval,
@@ -10,11 +17,21 @@ from m6rec.evaluate.statistics import (
 )
 
 __all__ = [
+    "Blended",
     "Evaluation",
     "Interval",
+    "best",
+    "by_slice",
+    "compare",
     "difference_interval",
     "evaluate",
+    "fit_leaks",
+    "inverse_propensity",
+    "leaks",
     "mean_interval",
     "ratio_interval",
+    "sampled",
     "seeds_interval",
+    "shuffled",
+    "slices",
 ]

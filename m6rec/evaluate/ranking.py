@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets, training_matrix
 from m6rec.errors import InputError
+from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
+
+_DEBIASED = ("hit", "ndcg")
 
 
 class Evaluation(NamedTuple):
@@ -25,9 +27,10 @@ class Evaluation(NamedTuple):
 
     name: str
     metrics: dict[str, float]
-    """hit, ndcg, mrr, coverage, novelty and diversity, each as "hit@10" and so on."""
+    """The means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on."""
     per_user: pd.DataFrame
-    """One row a target: user_id, item_id (the truth), rank, hit, ndcg, mrr, novelty (bits), diversity."""
+    """One row a target: user_id, item_id (the truth), rank, hit, ndcg, mrr, and of its list: novelty (bits), diversity,
+    miscalibration (nats)."""
     lists: np.ndarray
     """(U, k) int64 item codes, best first, equal scores in the catalogue's order; -1 where there is none."""
     seconds: float
@@ -58,8 +61,10 @@ def evaluate(
 
     rank = 1 + items scored higher + half of the other items scored equal; hit = rank <= k; where hit, ndcg =
     1 / log2(1 + rank) and mrr = 1 / rank. `mask_seen` takes the items before the target out, the target itself never.
-    Over the k listed items: coverage = listed items / all items; novelty = mean of -log2 of the (smoothed) share of
-    users with the item in training (Zhou et al. 2010); diversity = 1 - mean pairwise cosine of the texts' word sets.
+    Over the k listed items: coverage = listed items / all items; gini = how unevenly items are shown; novelty = mean of
+    -log2 of the (smoothed) share of users with the item in training (Zhou et al. 2010); diversity = 1 - mean pairwise
+    cosine of the texts' word sets; miscalibration = how far the list's genres are from the history's (Steck 2018).
+    Debiased = weighted by 1 / the target's popularity (Yang et al. 2018). `lists.py` has all of these.
     InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue, a part without targets.
     """
     name = getattr(model, "name", type(model).__name__)
@@ -69,25 +74,22 @@ def evaluate(
         raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose k from 1 to {data.n_items}")
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
-    if part not in ("valid", "test"):
-        raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
-    split = data.split(split) if isinstance(split, str) else split
-    targets = data.targets(getattr(split, part))
+    split, targets = asked(data, split, part)
     outside = np.zeros(data.n_items, dtype=bool)
     if pool is not None:
         outside[:] = True
         outside[pool] = False
         targets = targets[~outside[targets.items]]
-    if not len(targets):
-        raise InputError(f"the {part} part of the split {split.name} has no targets: give users longer histories")
+        if not len(targets):
+            raise InputError(f"the pool has no targets of the {part} part: add the items of some")
 
     started = time.perf_counter()
     ranks, lists = [], []
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
-        scores = _checked(model.scores(users), users, name)
+        scores = checked(model.scores(users), users, name)
         scores[:, outside] = -np.inf
-        ranks.append(_rank(scores, users, mask_seen))
+        ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
     seconds = time.perf_counter() - started
 
@@ -101,17 +103,28 @@ def evaluate(
             "hit": hit.astype(np.float64),
             "ndcg": np.where(hit, 1 / np.log2(1 + rank), 0.0),
             "mrr": np.where(hit, 1 / rank, 0.0),
-            "novelty": _novelty(lists, training_matrix(data, split)),
-            "diversity": _diversity(lists, _words(data.items["text"])),
         }
-    )
+    ).join(per_list(lists, targets, split))
     per_user.attrs = {"name": name, "split": split.name, "part": part, "mask_seen": mask_seen, "k": k}
     metrics = {f"{column}@{k}": float(per_user[column].mean()) for column in per_user.columns[3:]}
-    metrics[f"coverage@{k}"] = len(np.unique(lists[lists >= 0])) / data.n_items
+    metrics |= {f"coverage@{k}": coverage(lists, data.n_items), f"gini@{k}": gini(lists, data.n_items)}
+    weights = inverse_propensity(targets.items, training_matrix(data, split))
+    metrics |= {f"{column}_debiased@{k}": float(np.average(per_user[column], weights=weights)) for column in _DEBIASED}
     return Evaluation(name, metrics, per_user, lists, seconds)
 
 
-def _checked(scores: Any, users: Targets, name: str) -> np.ndarray:
+def asked(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
+    """The split and the targets of its part. InputError for another part, or one without targets."""
+    if part not in ("valid", "test"):
+        raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
+    split = data.split(split) if isinstance(split, str) else split
+    targets = data.targets(getattr(split, part))
+    if not len(targets):
+        raise InputError(f"the {part} part of the split {split.name} has no targets: give users longer histories")
+    return split, targets
+
+
+def checked(scores: Any, users: Targets, name: str) -> np.ndarray:
     """A float64 copy (the mask must not write into the model's own array); float32 and bf16 stay exact."""
     if hasattr(scores, "detach"):  # a torch tensor, on any device, of any precision
         scores = scores.detach().cpu().double().numpy()
@@ -132,7 +145,7 @@ def _checked(scores: Any, users: Targets, name: str) -> np.ndarray:
     return scores
 
 
-def _rank(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray:
+def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray:
     """(B,) mid-ranks of the targets; masks `scores` in place."""
     rows = np.arange(len(users))
     truth = scores[rows, users.items]
@@ -157,32 +170,3 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     lists = np.full((len(scores), k), -1, np.int64)
     lists[rows[place < k], place[place < k]] = codes[place < k]
     return lists
-
-
-def _novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
-    """(U,) bits, NaN for an empty list. One is added to both counts, so that an item nobody has is not infinite."""
-    share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
-    bits = np.where(lists >= 0, -np.log2(share)[lists], 0.0)
-    length = (lists >= 0).sum(1)
-    return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
-
-
-def _words(text: pd.Series) -> sp.csr_array:
-    """(N, words) unit rows: which lower-case words each item's text has."""
-    words = text.reset_index(drop=True).str.lower().str.findall(r"\w+").explode().dropna()
-    codes, vocabulary = pd.factorize(words)
-    bag = sp.csr_array((np.ones(len(words)), (words.index, codes)), shape=(len(text), max(len(vocabulary), 1)))
-    bag.data[:] = 1
-    norms = np.sqrt(bag.sum(axis=1))
-    return sp.csr_array(sp.diags_array(1 / np.maximum(norms, 1)) @ bag)
-
-
-def _diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
-    """(U,) 1 - mean cosine over the pairs of a list, NaN below two items."""
-    rows, places = np.nonzero(lists >= 0)
-    chosen = sp.csr_array((np.ones(len(rows)), (rows, lists[rows, places])), shape=(len(lists), unit.shape[0]))
-    # The cosines of all ordered pairs add up to |sum of the unit rows|^2, less each row with itself.
-    whole = (chosen @ unit).power(2).sum(axis=1)
-    itself = chosen @ unit.power(2).sum(axis=1)
-    length = chosen.sum(axis=1)
-    return np.where(length > 1, 1 - (whole - itself) / np.maximum(length * (length - 1), 1), np.nan)

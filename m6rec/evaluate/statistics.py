@@ -27,15 +27,15 @@ class Interval(NamedTuple):
 
 def mean_interval(per_user: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Interval of the mean. per_user (U,) or (S, U). InputError for NaN, nothing, or another shape."""
-    values, seeds = _over_seeds(per_user)
-    means = _resampled(values[None], resamples, seed)[0]
-    return Interval(float(values.mean()), *_percentiles(means, level), len(values), seeds)
+    values, seeds = over_seeds(per_user)
+    means = resampled(values[None], resamples, seed)[0]
+    return Interval(float(values.mean()), *percentiles(means, level), len(values), seeds)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
     """Interval of mean(per_user) - mean(minus), paired: both have the same users in order."""
-    (one, seeds), (other, _) = _over_seeds(per_user), _over_seeds(minus)
-    _same_users(one, other)
+    (one, seeds), (other, _) = over_seeds(per_user), over_seeds(minus)
+    same_users(one, other)
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
@@ -43,14 +43,14 @@ def ratio_interval(
     per_user: ArrayLike, over: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
     """Interval of mean(per_user) / mean(over), paired. InputError when over is all 0."""
-    (above, seeds), (below, _) = _over_seeds(per_user), _over_seeds(over)
-    _same_users(above, below)
+    (above, seeds), (below, _) = over_seeds(per_user), over_seeds(over)
+    same_users(above, below)
     if below.mean() == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
-    tops, bottoms = _resampled(np.stack([above, below]), resamples, seed)
+    tops, bottoms = resampled(np.stack([above, below]), resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
         ratios = tops / bottoms
-    return Interval(float(above.mean() / below.mean()), *_percentiles(ratios, level), len(above), seeds)
+    return Interval(float(above.mean() / below.mean()), *percentiles(ratios, level), len(above), seeds)
 
 
 def seeds_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
@@ -59,7 +59,8 @@ def seeds_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 1
     return interval._replace(n=0, seeds=interval.n)
 
 
-def _over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
+def over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
+    """(U,) means over seeds, and how many seeds; checked."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.ndim not in (1, 2) or not values.size:
         raise InputError(f"per-user values have the shape {values.shape}: give (users,) or (seeds, users), not empty")
@@ -69,12 +70,13 @@ def _over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
     return (values, 1) if values.ndim == 1 else (values.mean(axis=0), len(values))
 
 
-def _same_users(one: np.ndarray, other: np.ndarray) -> None:
+def same_users(one: np.ndarray, other: np.ndarray) -> None:
+    """InputError unless both have as many users."""
     if len(one) != len(other):
         raise InputError(f"a paired figure needs the same users twice, and got {len(one)} and {len(other)} of them")
 
 
-def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """(figures, U) -> (figures, resamples) means, the same users drawn for every figure."""
     users = values.shape[1]
     rng = np.random.default_rng(seed)
@@ -87,8 +89,8 @@ def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return means
 
 
-def _percentiles(resampled: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
     """Two of the resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
-    ordered = np.sort(resampled[~np.isnan(resampled)])
+    ordered = np.sort(figures[~np.isnan(figures)])
     tail = int(len(ordered) * (1 - level) / 2)
     return float(ordered[tail]), float(ordered[-1 - tail])

@@ -1,0 +1,47 @@
+"""Two models as one: a network's log-probabilities and a count's, added with a weight that validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets
+from m6rec.evaluate.ranking import evaluate
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+UNIFORM = 0.01  # share of the prior that all items get alike, so that none is impossible
+JUDGES = 5_000  # validation targets that choose
+
+Model = TypeVar("Model")
+
+
+def best(models: Sequence[Model], data: Dataset, split: Split, seed: int = 0) -> Model:
+    """The one with the highest NDCG@10 (seen masked) on the validation targets, or on 5,000 of them drawn by seed."""
+    drawn = np.random.default_rng(seed).permutation(split.valid)[:JUDGES]
+    judged = split._replace(valid=np.sort(drawn))
+    return max(models, key=lambda model: evaluate(model, data, split=judged, part="valid").metrics["ndcg@10"])
+
+
+class Blended:
+    """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more, and fitted on training events."""
+
+    def __init__(self, model: Any, prior: Any, weight: float):
+        self.model, self.prior, self.weight = model, prior, weight
+        self.name = f"{model.name} with a prior"
+
+    @classmethod
+    def chosen(cls, model: Any, prior: Any, data: Dataset, split: Split) -> Blended:
+        """With the weight that is best on validation; 0 leaves the model as it is."""
+        return best([cls(model, prior, weight) for weight in WEIGHTS], data, split)
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N), higher = better."""
+        own = torch.as_tensor(self.model.scores(users)).cpu().double().log_softmax(-1)
+        counts = torch.as_tensor(self.prior.scores(users)).cpu().double()
+        share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
+        return own + self.weight * ((1 - UNIFORM) * share + UNIFORM / counts.shape[1]).log()

@@ -1,0 +1,111 @@
+"""Does a model know what it must not? Change what it may not see, and watch whether its scores move.
+
+`leaks` is about serving: the target and all that follows, and other users' targets. `fit_leaks` is about fitting: the
+events outside training. A model that reads nothing but `Targets` and its fitted state cannot hide from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets
+from m6rec.evaluate.ranking import asked, checked
+
+_MOST = 256  # targets that are scored: enough to show a leak, and one chunk
+
+
+def leaks(
+    model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test", seed: int = 0
+) -> list[str]:
+    """What a fitted model's scores give away, one sentence each; empty = nothing found.
+
+    For half of the users, then for the others, the target's item, value and action are replaced, and everything of the
+    events after it, the time too; the target's own time and circumstances stay, since they are known when one asks. No
+    score may move: not of these users' targets, and not of the other users'.
+    model: anything with scores(users) -> (B, N). It must read events from `users`, not from a copy of its own.
+    """
+    split, targets = asked(data, split, part)
+    some = _some(targets.events)
+    before = _scores(model, data.targets(some))
+    own = others = 0
+    for half in (0, 1):
+        changed = targets.events[targets.users % 2 == half]
+        moved = _moved(before, _scores(model, _after(data, changed, seed).targets(some)))
+        mine = np.isin(some, changed)
+        own, others = own + (moved & mine).sum(), others + (moved & ~mine).sum()
+    name, n = getattr(model, "name", type(model).__name__), len(some)
+    found = []
+    if own:
+        found.append(f"{name} knows the target or what follows it: {own} of {n} rows of scores move when these change")
+    if others:
+        found.append(f"{name} knows other users' {part} events: {others} of {n} rows of scores move when these change")
+    return found
+
+
+def fit_leaks(
+    fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out", *, seed: int = 0
+) -> list[str]:
+    """What fitting takes from events outside training; empty = the two fits score alike.
+
+    fit(data, split) -> a model with scores(users), the same at every call: fix its seed. It is called twice, once with
+    every event outside training replaced in all but its user. What stops early on validation moves rightly: switch
+    that off. Example: fit_leaks(lambda data, split: EASE().fit(data, split), data).
+    """
+    split, targets = asked(data, split, "test")
+    users = data.targets(_some(targets.events))  # the true histories, for both
+    clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
+    moved = _moved(_scores(clean, users), _scores(other, users)).sum()
+    name = getattr(clean, "name", type(clean).__name__)
+    lines = (
+        f"{name} is fitted on events outside training: {moved} of {len(users)} rows of scores move when these change"
+    )
+    return [lines] if moved else []
+
+
+def _some(events: np.ndarray) -> np.ndarray:
+    return events[np.unique(np.linspace(0, len(events) - 1, min(_MOST, len(events))).astype(np.int64))]
+
+
+def _after(data: Dataset, targets: np.ndarray, seed: int) -> Dataset:
+    """The data with each of these targets, and what its user did afterwards, replaced."""
+    first = np.full(data.n_users, data.n_events)
+    first[data.targets(targets).users] = targets
+    place = np.arange(data.n_events) - first[data.events["user"].to_numpy()]
+    return _replaced(data, place >= 0, place > 0, seed)
+
+
+def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) -> Dataset:
+    """Other items, values and actions at the events in `outcome` (E,); at those in `whole` all columns but the user.
+
+    Codes, catalogue and places stay, so that the same split and targets apply.
+    """
+    rng = np.random.default_rng(seed)
+    events = data.events.copy()
+    item = events["item"].to_numpy().copy()
+    item[outcome] = (item[outcome] + rng.integers(1, data.n_items, outcome.sum())) % data.n_items  # never the same
+    events["item"] = item
+    for column in events.columns.drop(["user", "item", "timestamp"]):
+        rows = np.flatnonzero(outcome if column in ("value", "action") else whole)
+        donors = np.arange(data.n_events)
+        donors[rows] = rng.integers(data.n_events, size=len(rows))
+        events[column] = events[column].to_numpy()[donors]
+    if data.timed:  # each later than the one before it, as a user's events must be
+        steps = np.where(whole, rng.integers(1, 10**6, data.n_events), 0)
+        total = np.cumsum(steps)
+        start = np.concatenate([[0], total])[data.offsets[events["user"].to_numpy()]]
+        events["timestamp"] = events["timestamp"].to_numpy() + total - start
+    return replace(data, events=events)
+
+
+def _scores(model: Any, users: Targets) -> np.ndarray:
+    return checked(model.scores(users), users, getattr(model, "name", type(model).__name__))
+
+
+def _moved(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(B,) which rows differ by more than sums in another order do."""
+    return ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)

@@ -1,0 +1,129 @@
+"""What lists are like beyond their hits: how much of the catalogue they show, how evenly, how new, how varied.
+
+Lists are `Evaluation.lists`: (U, k) item codes, -1 where there is none; those of other code are asked the same. The
+largest thing held is a sparse (U, words).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets, training_matrix
+
+_SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
+
+
+def per_list(lists: np.ndarray, targets: Targets, split: Split) -> pd.DataFrame:
+    """One row a list: novelty (bits), diversity and miscalibration; NaN where a list is too short to say.
+
+    lists: (U, k), the ones given for these targets in order.
+    """
+    items = targets.data.items
+    return pd.DataFrame(
+        {
+            "novelty": novelty(lists, training_matrix(targets.data, split)),
+            "diversity": diversity(lists, _words(items["text"])),
+            "miscalibration": miscalibration(lists, targets.seen(), categories(targets.data)),
+        }
+    )
+
+
+def coverage(lists: np.ndarray, n_items: int) -> float:
+    """The share of the catalogue that is in any list."""
+    return len(np.unique(lists[lists >= 0])) / n_items
+
+
+def gini(lists: np.ndarray, n_items: int) -> float:
+    """How unevenly the places go to the items: 0 = all are shown equally often, 1 - 1/N = one has every place.
+
+    NaN when nothing is listed. With x ascending: sum of (2i - N - 1) x_i / (N sum of x), i = 1..N.
+    """
+    shown = np.sort(np.bincount(lists[lists >= 0], minlength=n_items))
+    if not shown.any():
+        return float("nan")
+    return float((2 * np.arange(1, n_items + 1) - n_items - 1) @ shown / (n_items * shown.sum()))
+
+
+def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
+    """(U,) bits, NaN for an empty list: mean of -log2 of the share of users with the item (Zhou et al. 2010).
+
+    training: (users, N), as `training_matrix`. One is added to both counts, so that an item nobody has is not infinite.
+    """
+    share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
+    bits = np.where(lists >= 0, -np.log2(share)[lists], 0.0)
+    length = (lists >= 0).sum(1)
+    return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
+
+
+def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
+    """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
+    chosen = _chosen(lists, unit.shape[0])
+    # The cosines of all ordered pairs add up to |sum of the unit rows|^2, less each row with itself.
+    whole = (chosen @ unit).power(2).sum(axis=1)
+    itself = chosen @ unit.power(2).sum(axis=1)
+    length = chosen.sum(axis=1)
+    return np.where(length > 1, 1 - (whole - itself) / np.maximum(length * (length - 1), 1), np.nan)
+
+
+def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_array) -> np.ndarray:
+    """(U,) nats, 0 = the list has the history's categories in the history's shares (Steck 2018, Calibrated ...).
+
+    KL(p | .99 q + .01 p) for the mean shares p of the history's items and q of the list's; NaN where either has none.
+    history: (U, N), such as `targets.seen()`. shares: (N, categories), as `categories`.
+    """
+    had, listed = _mean_shares(history, shares), _mean_shares(_chosen(lists, shares.shape[0]), shares)
+    # Only categories of the history count: on them the mixture is above 0, so both have the same entries in one order.
+    mixed = sp.csr_array(_SMOOTH * had + (1 - _SMOOTH) * listed.multiply(had > 0))
+    had.sort_indices()
+    mixed.sort_indices()
+    terms = sp.csr_array((had.data * np.log(had.data / mixed.data), had.indices, had.indptr), shape=had.shape)
+    known = (np.diff(had.indptr) > 0) & (np.diff(listed.indptr) > 0)
+    return np.where(known, np.maximum(terms.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
+
+
+def categories(data: Dataset) -> sp.csr_array:
+    """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
+    column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
+    bag = _bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+")
+    return sp.csr_array(sp.diags_array(1 / np.maximum(bag.sum(axis=1), 1)) @ bag)
+
+
+def inverse_propensity(items: np.ndarray, training: sp.csr_array, gamma: float = 1.0) -> np.ndarray:
+    """(U,) weights of targets, 1 / popularity^gamma: what is seen by many is in the test set too often.
+
+    np.average(hit, weights=weights) is the self-normalised estimate of Yang et al. 2018 (Unbiased Offline Recommender
+    Evaluation), whose power is (their gamma + 1) / 2; ratio_interval(weights * hit, weights) is its interval.
+    items: (U,) codes of the targets. One is added to the number of users, so that a cold item has the weight 1.
+    """
+    return (training.sum(axis=0).astype(np.float64) + 1)[items] ** -gamma
+
+
+def _words(text: pd.Series) -> sp.csr_array:
+    """(N, words) unit rows: which lower-case words each item's text has."""
+    bag = _bag(text, r"\w+")
+    norms = np.sqrt(bag.sum(axis=1))
+    return sp.csr_array(sp.diags_array(1 / np.maximum(norms, 1)) @ bag)
+
+
+def _bag(text: pd.Series, word: str) -> sp.csr_array:
+    """(N, words) 1 where the item has the lower-case word, whatever its number."""
+    words = text.reset_index(drop=True).str.lower().str.findall(word).explode().dropna()
+    codes, vocabulary = pd.factorize(words)
+    bag = sp.csr_array((np.ones(len(words)), (words.index, codes)), shape=(len(text), max(len(vocabulary), 1)))
+    bag.data[:] = 1
+    return bag
+
+
+def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
+    """(U, N) 1 for each listed item."""
+    rows, places = np.nonzero(lists >= 0)
+    return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, places])), shape=(len(lists), n_items))
+
+
+def _mean_shares(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
+    """(U, categories) summing to 1 in each row, or empty."""
+    total = sp.csr_array(weights, dtype=np.float64) @ shares
+    return sp.csr_array(sp.diags_array(1 / np.where(total.sum(axis=1) > 0, total.sum(axis=1), 1)) @ total)

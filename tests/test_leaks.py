@@ -1,0 +1,137 @@
+"""Leak checks: every baseline and an untrained model pass, and models that cheat in each of the ways are found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from fixtures import small_data, small_model
+
+from m6rec import baselines
+from m6rec.data.dataset import Dataset
+from m6rec.errors import InputError
+from m6rec.evaluate import fit_leaks, leaks
+from m6rec.evaluate.leaks import _replaced
+from m6rec.model.tree import grow
+
+COUNTS = [
+    getattr(baselines, name) for name in ("Popularity", "CoOccurrence", "Markov", "ItemKNN", "EASE", "ContentKNN")
+]
+SPLITS = ["leave_one_out", "global_time"]
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    model = small_model()
+    digits, vectors = model.network.digits, model.item_vectors()
+    digits.plant(grow(vectors.cpu().numpy(), digits.widths, seed=0), vectors)  # so that it can generate
+    return model
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("baseline", COUNTS)
+def test_no_count_baseline_leaks(baseline, split, data):
+    assert fit_leaks(lambda data, split: baseline().fit(data, split), data, split) == []
+    model = baseline().fit(data, data.split(split))
+    for part in ("valid", "test"):
+        assert leaks(model, data, split, part=part) == []
+
+
+@pytest.mark.parametrize("method", ["dense", "exact", "generated"])
+def test_an_untrained_model_does_not_leak(untrained, method):
+    for part in ("valid", "test"):
+        assert leaks(untrained.scorer(method), untrained.data, part=part) == []
+
+
+def test_what_a_model_fits_before_training_does_not_leak():
+    def fit(data, split):
+        return small_model(data).scorer("dense")
+
+    assert fit_leaks(fit, small_data()) == []
+
+
+class Cheat:
+    """A model whose scores are a function of one number a target."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def scores(self, users):
+        number = np.asarray(self.number(users), dtype=float)
+        return np.sin(number[:, None] + np.arange(users.data.n_items))
+
+
+def column(users, name, ahead=0):
+    rows = np.minimum(users.events + ahead, users.data.offsets[users.users + 1] - 1)
+    return users.data.events[name].to_numpy()[rows]
+
+
+@pytest.mark.parametrize(
+    ("number", "part"),
+    [
+        (lambda users: users.items, "test"),
+        (lambda users: column(users, "value"), "test"),
+        (lambda users: column(users, "item", ahead=1), "valid"),
+        (lambda users: column(users, "timestamp", ahead=1), "valid"),
+    ],
+)
+def test_a_model_that_sees_the_target_or_beyond_is_found(number, part, data):
+    found = leaks(Cheat(number), data, part=part)
+    assert len(found) == 1 and "Cheat knows the target" in found[0]
+
+
+def test_a_model_that_counts_other_peoples_targets_is_found(data):
+    def others(users):
+        items = users.data.events["item"].to_numpy()[users.data.split().test]
+        return items.sum() - users.items  # of all but one's own
+
+    found = leaks(Cheat(others), data)
+    assert len(found) == 2 and "other users' test events" in found[1]  # half of them changed with one's own
+
+
+def test_the_targets_own_time_and_all_that_precedes_it_are_no_leak(data):
+    assert leaks(Cheat(lambda users: column(users, "timestamp") % 1000), data) == []
+    assert leaks(Cheat(lambda users: users.history()[:, -1]), data) == []
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_baseline_that_counts_all_events_is_found(split, data):
+    class Greedy(baselines.Popularity):
+        name = "Greedy"
+
+        def fit(self, data, split):
+            self.counts = np.bincount(data.events["item"], minlength=data.n_items).astype(np.float32)
+            return self
+
+    found = fit_leaks(lambda data, split: Greedy().fit(data, split), data, split)
+    assert len(found) == 1 and "Greedy is fitted on events outside training" in found[0]
+
+
+def test_a_model_that_learns_when_people_come_back_from_the_test_is_found(data):
+    def fit(data, split):
+        mean = data.events["timestamp"].mean() % 1000
+        return Cheat(lambda users: np.full(len(users), mean))
+
+    assert len(fit_leaks(fit, data)) == 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_replaced_events_stay_in_order_and_all_get_another_item(split, data):
+    outside = ~data.split(split).train
+    other = _replaced(data, outside, outside, seed=0)
+    changed = (other.events["item"] != data.events["item"]).to_numpy()
+    np.testing.assert_array_equal(changed, outside)
+    assert other.events["item"].between(0, data.n_items - 1).all()
+    pd.testing.assert_frame_equal(other.events[~outside], data.events[~outside])
+    assert (other.events.groupby("user")["timestamp"].diff().dropna() >= 0).all()
+    assert other.fingerprint != data.fingerprint
+
+
+def test_untimed_data_can_be_checked_and_data_without_targets_is_refused():
+    events = pd.DataFrame({"user_id": np.repeat([1, 2, 3, 4], 4), "item_id": np.tile([1, 2, 3, 4], 4)})
+    items = pd.DataFrame({"item_id": [1, 2, 3, 4]})
+    data = Dataset.from_frames(items, None, events)
+    assert leaks(baselines.EASE().fit(data, data.split()), data) == []
+    assert len(leaks(Cheat(lambda users: users.items), data)) == 1
+    with pytest.raises(InputError, match="no targets"):
+        leaks(baselines.EASE(), Dataset.from_frames(items, None, events.iloc[:2]))
