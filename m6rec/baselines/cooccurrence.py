@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from m6rec.baselines.linear import ItemToItem
+from m6rec.baselines.linear import ItemToItem, recent
 from m6rec.data.dataset import Dataset, Split, Targets
 
 
@@ -48,11 +48,7 @@ class CoOccurrence(ItemToItem):
 
     def profile(self, users: Targets) -> sp.csr_array:
         """(B, N) float32: the nearer an event to the target, the more it weighs."""
-        history = users.history()  # (B, T), most recent last, -1 before the first
-        rows, places = np.nonzero(history >= 0)
-        gains = self.profile_decay ** (history.shape[1] - 1 - places.astype(np.float64))
-        shape = (len(users), users.data.n_items)
-        return sp.csr_array((gains.astype(np.float32), (rows, history[rows, places])), shape=shape)
+        return recent(users, self.profile_decay)
 
 
 def _power(sums: np.ndarray, exponent: float) -> sp.dia_array:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
-from m6rec.baselines.linear import ItemToItem
+from m6rec.baselines.linear import ItemToItem, nearest
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, training_matrix
 
@@ -29,12 +28,10 @@ class ItemKNN(ItemToItem):
         both = (users_items.T @ users_items).tocsr()
         both.setdiag(0)
         norms = np.sqrt(users_items.sum(axis=0))
-        keep = min(self.neighbours, data.n_items)
         blocks = []
         for start in range(0, data.n_items, 1024):
             block = both[start : start + 1024].toarray()
             block /= np.maximum(np.outer(norms[start : start + 1024], norms) + self.shrink, 1e-9)
-            least = torch.from_numpy(block).topk(keep).values[:, -1:].numpy()
-            blocks.append(sp.csr_array(np.where(block >= least, block, 0)))  # equals of the last neighbour all stay
+            blocks.append(nearest(block, self.neighbours))
         self.weights = sp.vstack(blocks).T.tocsr().astype(np.float32)
         return self

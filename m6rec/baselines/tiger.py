@@ -1,0 +1,206 @@
+"""A TIGER-style generator: an item is the digits that residual k-means gives its content, and digits are generated.
+
+Source: Rajput et al. 2023. It differs from the paper in this: one small causal decoder instead of a T5, no user token,
+k-means instead of an RQ-VAE, and content that is TF-IDF of the texts instead of a language model's vectors.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor, nn
+
+from m6rec.baselines.contentknn import tfidf
+from m6rec.baselines.sequential import Sequential
+from m6rec.config import Config
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Targets
+from m6rec.model import masks
+from m6rec.model.attention import Block, Memory
+
+LEVELS = 3  # of k-means; one more digit tells items apart that share these
+CHANNELS = 64  # of an item's content
+
+
+class Tiger(Sequential):
+    """Cross-entropy of the next item's digits; recommends what a beam finds under the trie of all items' digits.
+
+    codes: of each level of k-means. As with the model's own generator, what was seen is closed in the trie; `unmasked`
+    is the same one that may say everything, for data with repeats.
+    """
+
+    name = "TIGER"
+    settings = ("codes", "beam", "mask_seen")
+
+    def __init__(self, config: Config, codes: int = 256, beam: int = 50, mask_seen: bool = True):
+        super().__init__(config)
+        self.codes, self.beam, self.mask_seen = codes, beam, mask_seen
+
+    @property
+    def unmasked(self) -> Tiger:
+        """The same network, nothing masked."""
+        other = copy.copy(self)
+        other.mask_seen = False
+        return other
+
+    def build(self, data: Dataset) -> TigerNetwork:
+        """The network of a catalogue, with its semantic IDs. InputError where no text has a word."""
+        texts = tfidf(data)
+        vectors, sizes, _ = randomized_svd(texts, min(CHANNELS, *texts.shape), random_state=self.config.seed)
+        digits = semantic_ids(normalize(vectors * sizes), self.codes, self.config.seed)
+        return TigerNetwork(torch.from_numpy(digits), self.config)
+
+    def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
+        """Summed over the digits."""
+        true = network.digits[target].unbind(1)
+        return sum(
+            F.cross_entropy(logits, digit) for logits, digit in zip(network.teach(states, target), true, strict=True)
+        )
+
+    def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
+        """Log-likelihoods of the beam's items, -inf for all that were not generated."""
+        allowed = torch.ones(len(users), len(network.digits), dtype=torch.bool)
+        if self.mask_seen:
+            rows, columns = users.seen().nonzero()
+            allowed[rows, columns] = False
+        return generate(network, states, self.beam, allowed.to(states.device))
+
+
+def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0) -> np.ndarray:
+    """Residual k-means of vectors (N, D), and a last digit that counts the items which share the others: (N, 4).
+
+    Each level clusters what the level before left over, with fewer codes where fewer vectors differ. No two are alike.
+    """
+    digits, left = [], vectors.astype(np.float64)
+    for _ in range(LEVELS):
+        left = left.round(6)  # what is alike but for rounding is one vector
+        clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
+        digits.append(clusters.labels_)
+        left = left - clusters.cluster_centers_[clusters.labels_]
+    _, node = np.unique(np.stack(digits, 1), axis=0, return_inverse=True)
+    order = node.argsort(kind="stable")
+    first = np.searchsorted(node[order], node[order])
+    last = np.empty_like(order)
+    last[order] = np.arange(len(order)) - first
+    return np.stack((*digits, last), 1).astype(np.int64)
+
+
+class TigerNetwork(nn.Module):
+    """Item ids (B, T) -> states (B, T, D), and states and the digits so far -> logits of the next digit.
+
+    Each level has one vocabulary, whatever the digits before, that events, decoder and output share.
+    """
+
+    def __init__(self, digits: Tensor, config: Config):
+        super().__init__()
+        self.register_buffer("digits", digits)  # (N, G): saved with the weights that were learnt for them
+        self.tables = nn.ModuleList(nn.Embedding(size, config.width) for size in (digits.max(0).values + 1).tolist())
+        self.places = nn.Embedding(config.history, config.width)
+
+        def blocks(count: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(count))
+
+        self.layers, self.decoder = blocks(config.joint_layers), blocks(config.decoder_layers)
+        self.norm, self.decoder_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        for table in (*self.tables, self.places):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, item: Tensor) -> Tensor:
+        digits = self.digits[item.clamp(min=0)]  # (B, T, G)
+        event = sum(table(digits[..., level]) for level, table in enumerate(self.tables))
+        x = self.dropout(event + self.places(torch.arange(item.shape[1], device=item.device)))
+        mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
+        for layer in self.layers:
+            x = layer(x, mask=mask).out
+        return self.norm(x)
+
+    def teach(self, state: Tensor, items: Tensor) -> list[Tensor]:
+        """Logits of every digit of items, all levels in one pass: (n, D), (n,) -> G × (n, codes)."""
+        digits = self.digits[items]
+        said = [table(digits[:, level]) for level, table in enumerate(self.tables[:-1])]
+        x = torch.stack((state, *said), 1)  # (n, G, D)
+        places, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
+        for block in self.decoder:
+            x = block(x, mask=mask, positions=places).out
+        x = self.decoder_norm(x)
+        return [x[:, level] @ table.weight.T for level, table in enumerate(self.tables)]
+
+    def step(self, x: Tensor, level: int, cache: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+        """One digit: the state or the vector of the digit before (n, D), keys and values so far -> logits, new cache.
+
+        `teach` and `step` are one function seen twice; a test holds them equal.
+        """
+        x, place, grown = x.unsqueeze(1), torch.tensor([level], device=x.device), []
+        for layer, block in enumerate(self.decoder):
+            new = block.remember(x, place)
+            grown.append(cache[layer].extend(new) if cache else new)
+            x = block(x, grown[-1], positions=place).out
+        return self.decoder_norm(x.squeeze(1)) @ self.tables[level].weight.T, grown
+
+
+class Trie(NamedTuple):
+    """The digits that lead to an item, as nodes in the order of their digits: below each lies a run of the items.
+
+    The model's own `Tree` has a place for every path; here 256³ paths and more lead to a few thousand items.
+    """
+
+    order: Tensor  # (N,) item codes in the order of their digits
+    bounds: list[Tensor]  # per level, the root's first: (nodes + 1,) where in `order` each node begins
+    digit: list[Tensor]  # per level: (nodes,) the last digit of each
+    children: list[Tensor]  # per level: (nodes above + 1,) where the children of each node above begin
+
+    @classmethod
+    def of(cls, digits: Tensor) -> Trie:
+        """The trie of semantic IDs (N, G)."""
+        table = digits.cpu().numpy()
+        order = np.lexsort(table.T[::-1])
+        table = table[order]
+        fresh = np.logical_or.accumulate(table[1:] != table[:-1], 1)  # (N - 1, G): another prefix than the one before
+        bounds = [np.array([0, len(table)])]
+        bounds += [np.concatenate(([0], 1 + np.flatnonzero(level), [len(table)])) for level in fresh.T]
+        digit = [table[begins[:-1], level] for level, begins in enumerate(bounds[1:])]
+        children = [np.searchsorted(below, above) for above, below in pairwise(bounds)]
+        moved = [[torch.from_numpy(a).to(digits.device) for a in level] for level in (bounds, digit, children)]
+        return cls(torch.from_numpy(order).to(digits.device), *moved)
+
+
+@torch.no_grad()
+def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -> Tensor:
+    """Log-likelihoods of the items that a beam finds for each state (B, D), -inf for all others: (B, N).
+
+    allowed (B, N) bool: which items may be said. A digit is possible only if it leads to one, so the beam ends with as
+    many items as it is wide, or with all that are allowed.
+    """
+    trie, b = Trie.of(network.digits), len(state)
+    before = F.pad(allowed[:, trie.order].cumsum(1), (1, 0))  # (B, N + 1) allowed items that precede each
+    nodes, scores = state.new_zeros(b, 1, dtype=torch.long), state.new_zeros(b, 1)
+    x, cache = state, None
+    for level, begins in enumerate(trie.children):
+        kept = nodes.shape[1]
+        logits, cache = network.step(x, level, cache)
+        width = int(begins.diff().max())
+        children = begins[nodes][..., None] + torch.arange(width, device=state.device)  # (B, K, W)
+        there = children < begins[nodes + 1][..., None]
+        children = children.clamp(max=len(trie.digit[level]) - 1)
+        edges = trie.bounds[level + 1]
+        below = before.gather(1, edges[children + 1].flatten(1)) - before.gather(1, edges[children].flatten(1))
+        said = logits.log_softmax(-1).view(b, kept, -1).gather(2, trie.digit[level][children])
+        ahead = (scores[..., None] + said).flatten(1).masked_fill(~there.flatten(1) | (below == 0), -math.inf)
+        scores, best = ahead.topk(min(beam, ahead.shape[1]))
+        nodes = children.flatten(1).gather(1, best)
+        rows = (torch.arange(b, device=state.device)[:, None] * kept + best // width).flatten()  # each one's parent
+        cache = [Memory(m.k[rows], m.v[rows]) for m in cache]
+        x = network.tables[level](trie.digit[level][nodes]).flatten(0, 1)
+    # Where fewer are possible than the beam is wide, its rest is -inf and may name an item again: the larger counts.
+    found = torch.full(allowed.shape, -math.inf, device=state.device)
+    return found.scatter_reduce_(1, trie.order[nodes], scores, "amax")

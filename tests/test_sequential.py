@@ -1,0 +1,240 @@
+"""Baselines that learn what comes next, by counting, by content or with a network: that they learn it, and cleanly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from fixtures import small_data
+
+from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, Tiger
+from m6rec.baselines.esasrec import sampled_softmax
+from m6rec.baselines.tiger import TigerNetwork, Trie, generate, semantic_ids
+from m6rec.config import Config
+from m6rec.data.dataset import Dataset
+from m6rec.errors import InputError
+from m6rec.evaluate import evaluate
+
+NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]
+ITEMS, LENGTH = 20, 12
+CONFIG = Config(
+    width=16, history=8, pretrain_epochs=16, validate_every=8, batch=16, learning_rate=1e-2, dropout=0.0, average=0.9
+)
+
+
+def circle() -> Dataset:
+    """Forty people who walk round one circle of the items, each from a place of their own; words say where it is."""
+    order = np.random.default_rng(0).permutation(ITEMS)
+    walks = [order[(start + np.arange(LENGTH)) % ITEMS] for start in range(2 * ITEMS)]
+    users, times = np.divmod(np.arange(len(walks) * LENGTH), LENGTH)
+    events = pd.DataFrame({"user_id": users, "item_id": np.concatenate(walks), "timestamp": times})
+    items = pd.DataFrame({"item_id": np.arange(ITEMS), "text": [f"film by{i % 4} of{i % 5}" for i in range(ITEMS)]})
+    return Dataset.from_frames(items, None, events, name="circle")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return circle()
+
+
+@pytest.fixture(scope="module")
+def fitted(data) -> dict[type, object]:
+    return {kind: kind(CONFIG).fit(data, data.split()) for kind in NETWORKS}
+
+
+def test_markov_recovers_a_planted_circle(data):
+    model, split = Markov(smoothing=0.5).fit(data, data.split()), data.split()
+    assert evaluate(model, data).metrics["hit@10"] == evaluate(model, data, k=1).metrics["hit@1"] == 1
+    scores = model.scores(data.targets(split.test))
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+
+
+def test_markov_equals_a_slow_definition_and_falls_back_on_popularity():
+    data = small_data()
+    split = data.split()
+    events, user = data.events["item"].to_numpy(), data.events["user"].to_numpy()
+    counts = np.zeros((data.n_items, data.n_items))
+    for at in range(1, data.n_events):
+        if split.train[at - 1] and split.train[at] and user[at - 1] == user[at]:
+            counts[events[at - 1], events[at]] += 1
+    share = np.bincount(events[split.train], minlength=data.n_items) / split.train.sum()
+    expected = (counts + 3 * share) / (counts.sum(1, keepdims=True) + 3)
+    model = Markov(smoothing=3).fit(data, split)
+    np.testing.assert_allclose(model.scores(data.targets(split.test)), expected[events[split.test - 1]], rtol=1e-4)
+    first = data.targets(data.offsets[:3])  # nothing comes before a first event
+    np.testing.assert_allclose(model.scores(first), np.tile(share, (3, 1)), rtol=1e-5)
+
+
+def test_markov_counts_training_events_only(data):
+    split = data.split()
+    moved = data.events.copy()
+    held = np.concatenate((split.valid, split.test))
+    moved.loc[held, "item"] = (moved.loc[held, "item"] + 7) % ITEMS
+    other = Dataset(data.name, data.timed, data.items, data.users, moved, data.offsets)
+    first, second = (Markov().fit(d, d.split()) for d in (data, other))
+    assert (first.weights != second.weights).nnz == 0 and (first.shares == second.shares).all()
+
+
+def test_content_knn_ranks_a_never_sold_item_with_the_historys_words_above_others():
+    texts = ["space war", "space war ship", "love letters", "love dance", "space ship", "dance letters"]
+    items = pd.DataFrame({"item_id": np.arange(6), "text": texts})  # 4 and 5 are in no history
+    users, sold = [0, 0, 0, 1, 1, 1], [0, 1, 2, 2, 3, 0]
+    data = Dataset.from_frames(items, None, pd.DataFrame({"user_id": users, "item_id": sold, "timestamp": range(6)}))
+    model = ContentKNN().fit(data, data.split())
+    first, second = model.scores(data.targets(data.split().test))  # after 0 1, after 2 3
+    assert first[4] == first[2:].max() > first[5] == 0
+    assert second[5] == second[[0, 1, 4, 5]].max() > second[4] == 0
+
+
+def test_content_knn_weighs_the_recent_more_and_knows_its_nearest_only():
+    data = small_data()
+    targets = data.targets(data.split().test)
+    assert (np.diff(ContentKNN(neighbours=3).fit(data, data.split()).weights.tocsc().indptr) < data.n_items - 1).any()
+    now = ContentKNN(profile_decay=1e-6).fit(data, data.split())
+    np.testing.assert_allclose(now.scores(targets), now.weights.toarray()[targets.history(1)[:, 0]], atol=1e-4)
+    assert not np.allclose(now.scores(targets), ContentKNN().fit(data, data.split()).scores(targets), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [ContentKNN, lambda: Tiger(CONFIG)])
+def test_items_without_a_word_are_refused(kind):
+    data = small_data()
+    data = Dataset(data.name, True, data.items.assign(text="..."), data.users, data.events, data.offsets)
+    with pytest.raises(InputError, match="no item of circles has a word"):
+        kind().fit(data, data.split())
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_learns_a_planted_circle(fitted, data, kind):
+    model = fitted[kind]
+    popular = evaluate(Popularity().fit(data, data.split()), data, k=1).metrics["hit@1"]
+    assert evaluate(model, data, k=1).metrics["hit@1"] > max(0.8, 3 * popular)
+    assert model.log[-1].losses["next"] < model.log[0].losses["next"] / 2
+    assert model.log[-1].validation > 0.8 and model.log[-1].seconds > model.log[0].seconds > 0
+    assert model.parameters == sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_padding_and_what_comes_after_change_no_state(fitted, kind):
+    network, item = fitted[kind].network, torch.tensor([[3, 1, 4]])
+    short = network(item)
+    torch.testing.assert_close(network(F.pad(item, (0, 4), value=-1))[:, :3], short)
+    torch.testing.assert_close(network(F.pad(item, (0, 4), value=7))[:, :3], short)
+    assert not torch.allclose(network(torch.tensor([[3, 2, 4]]))[:, 1:], short[:, 1:])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_scores_come_from_the_last_events_as_if_there_were_no_padding(fitted, data, kind):
+    network, items = fitted[kind].network, data.events["item"].to_numpy()
+    for event in range(1, LENGTH):  # of the first user: one event before it, then more than a window has
+        target, before = data.targets([event]), torch.tensor(items[max(0, event - CONFIG.history + 1) : event])
+        with torch.no_grad():
+            expected = fitted[kind].rank(network, network(before[None])[:, -1], target)
+        torch.testing.assert_close(fitted[kind].scores(target), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_scores_do_not_depend_on_the_chunk(fitted, data, kind):
+    targets = data.targets(np.concatenate((data.split().test, data.offsets[:2], data.offsets[:2] + 1)))
+    whole = fitted[kind].scores(targets)
+    assert whole.shape == (len(targets), ITEMS)
+    parts = [fitted[kind].scores(targets[start : start + 7]) for start in range(0, len(targets), 7)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_scores_before_fit_are_refused(data, kind):
+    with pytest.raises(InputError, match=rf"{kind.name} has no network yet: call fit"):
+        kind(CONFIG).scores(data.targets(data.split().test))
+
+
+def test_the_cache_goes_on_where_it_stands_and_tells_settings_and_splits_apart(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    config = Config(width=8, history=8, pretrain_epochs=2, validate_every=1, batch=16)
+    first, again = (ESASRec(config).cached(data, data.split()) for _ in range(2))
+    assert first.log == again.log  # with the very same seconds: it was read
+    targets = data.targets(data.split().test)
+    torch.testing.assert_close(first.scores(targets), again.scores(targets), rtol=0, atol=0)
+    ESASRec(config, negatives=9).cached(data, data.split())
+    ESASRec(config).cached(data, data.split("global_time"))
+    folders = [folder.name for folder in (tmp_path / "models").iterdir()]
+    assert len(folders) == 3 and all(name.startswith("esasrec-") for name in folders)
+
+
+def test_the_sampled_softmax_of_all_items_is_the_full_one():
+    generator = torch.Generator().manual_seed(0)
+    states, items = torch.randn(5, 8, generator=generator), torch.randn(30, 8, generator=generator)
+    target = torch.tensor([0, 7, 7, 12, 29])
+    full = F.cross_entropy(states @ items.T, target)
+    # Each item three times: uncorrected, the others would weigh three times too much.
+    torch.testing.assert_close(sampled_softmax(states, items, target, torch.arange(30).repeat(3)), full)
+    # Items that are all alike stand for each other however few are drawn; a true one that is drawn changes nothing.
+    alike = items[:1].repeat(30, 1)
+    for negatives in (torch.tensor([3]), torch.tensor([0, 3, 7, 12, 29])):
+        torch.testing.assert_close(sampled_softmax(states, alike, target, negatives), torch.tensor(30.0).log())
+
+
+def test_semantic_ids_are_unique_and_the_same_content_shares_all_but_the_last_digit():
+    vectors = np.random.default_rng(0).normal(size=(60, 8)).repeat(2, 0)
+    digits = semantic_ids(vectors, codes=6)
+    assert digits.shape == (120, 4) and len(np.unique(digits, axis=0)) == 120 and digits[:, :3].max() < 6
+    np.testing.assert_array_equal(digits[::2, :3], digits[1::2, :3])
+    assert (digits[::2, 3] != digits[1::2, 3]).all()
+    alike = semantic_ids(np.ones((5, 3)), codes=6)
+    np.testing.assert_array_equal(alike, np.stack([[0, 0, 0, at] for at in range(5)]))
+
+
+def test_each_level_of_semantic_ids_clusters_what_the_level_before_left_over():
+    coarse, fine = np.divmod(np.arange(16), 4)
+    vectors = np.concatenate((10 * np.eye(4)[coarse], np.eye(4)[fine]), 1)
+    digits = semantic_ids(vectors, codes=4)
+    for level, planted in enumerate((coarse, fine)):
+        assert len(np.unique(np.stack((digits[:, level], planted)), axis=1).T) == 4  # one code, one planted cluster
+
+
+@pytest.fixture(scope="module")
+def branching() -> TigerNetwork:
+    """Ninety items whose IDs branch at every level, and weights large enough for every digit to matter."""
+    vectors = np.random.default_rng(0).normal(size=(90, 4))
+    torch.manual_seed(0)
+    network = TigerNetwork(torch.from_numpy(semantic_ids(vectors, codes=3)), CONFIG).eval()
+    for table in network.tables:
+        torch.nn.init.normal_(table.weight)
+    return network
+
+
+def test_a_wide_beam_says_what_teaching_says(branching):
+    """As wide as the catalogue, the beam prunes nothing: each item's score is the sum of its taught digits."""
+    state, every = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), torch.arange(90)
+    found = generate(branching, state, 90, torch.ones(3, 90, dtype=torch.bool))
+    for row in range(3):
+        taught = branching.teach(state[row].expand(90, -1), every)
+        true = [t.log_softmax(-1)[every, d] for t, d in zip(taught, branching.digits.unbind(1), strict=True)]
+        torch.testing.assert_close(found[row], sum(true), rtol=1e-4, atol=1e-4)
+
+
+def test_a_beam_finds_as_many_allowed_items_as_it_is_wide_and_no_other(branching):
+    rng = np.random.default_rng(0)
+    allowed = torch.from_numpy(rng.random((60, 90)).argsort(1) < rng.integers(1, 30, (60, 1)))
+    for beam in (10, 50):
+        found = generate(branching, torch.randn(60, 16), beam, allowed) > -torch.inf
+        assert not (found & ~allowed).any()
+        assert (found.sum(1) == allowed.sum(1).clamp(max=beam)).all() and found.sum(1).min() < beam
+
+
+def test_a_trie_has_a_node_for_every_prefix(branching):
+    trie, digits = Trie.of(branching.digits), branching.digits.numpy()
+    assert [len(level) for level in trie.digit] == [len(np.unique(digits[:, : g + 1], axis=0)) for g in range(4)]
+    assert len(trie.digit[-1]) == 90 and sorted(trie.order.tolist()) == list(range(90))
+
+
+def test_tiger_closes_what_was_seen_unless_it_is_unmasked(fitted, data):
+    targets = data.targets(data.split().test)
+    rows, columns = targets.seen().nonzero()
+    masked, free = fitted[Tiger].scores(targets), fitted[Tiger].unmasked.scores(targets)
+    assert torch.isinf(masked[rows, columns]).all() and torch.isfinite(free).all()
+    seen = torch.from_numpy(targets.seen().toarray())
+    torch.testing.assert_close(masked[~seen], free[~seen], rtol=1e-4, atol=1e-4)
+    lists = evaluate(fitted[Tiger], data, k=5).lists
+    assert (lists >= 0).all() and all(len(set(row)) == 5 for row in lists.tolist())
