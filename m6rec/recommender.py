@@ -22,6 +22,7 @@ from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.generate.beam import Generated, Step, generate
+from m6rec.generate.hybrid import hybrid
 from m6rec.generate.scorer import Scorer, item_scores
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
@@ -167,7 +168,7 @@ class M6Rec:
         seen: bool = False,
         mute: Sequence[str] = (),
     ) -> pd.DataFrame:
-        """The k items to show next -> rank, item_id, title, score (log-likelihood; dense: log-probability).
+        """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
         Items of the history are left out unless `seen`; mute: modalities to do without, such as ("image",).
@@ -194,6 +195,8 @@ class M6Rec:
         fused = self.fuse(known, items)
         if method == "generated":
             found = self.generate(fused, k, allowed=allowed)
+        elif method == "hybrid":
+            found = hybrid(self.network, fused.state[:, -1], items[: self.data.n_items], k, allowed=allowed)
         else:
             found = Generated(
                 *item_scores(self.network, fused.state[:, -1], items[: self.data.n_items], method)
@@ -219,7 +222,7 @@ class M6Rec:
         mute: Sequence[str] = (),
         network: Network | None = None,
     ) -> Scorer:
-        """This model as something that `evaluate` can rank: "dense", "generated" (lists of a beam) or "exact".
+        """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
 
         mute: modalities to do without, such as ("image",).
         """

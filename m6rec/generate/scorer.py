@@ -1,4 +1,4 @@
-"""A network as something that can be ranked: the dense head, the beam's lists, or the exact digit scores."""
+"""A network as something that can be ranked: the dense head, the beam's or hybrid lists, or the exact digit scores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.generate.beam import generate
 from m6rec.generate.exact import exact_scores
+from m6rec.generate.hybrid import hybrid
 from m6rec.model.network import Network
 
-METHODS = ("generated", "dense", "exact")
+METHODS = ("generated", "dense", "exact", "hybrid")
 
 
 def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> Tensor:
@@ -30,8 +31,8 @@ class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
     context: gives the contexts of targets. mute: modalities that no item has. mask_seen: the beam's trie mask closes
-    what was seen; the other methods score every item, and leave the mask to `evaluate`. So an item that is chosen a
-    second time cannot be generated, and `evaluate` never masks the truth: rank data with repeats with mask_seen=False.
+    what was seen (hybrid: too); the other methods score every item, and leave the mask to `evaluate`. So what is chosen
+    a second time cannot be generated, and `evaluate` never masks the truth: rank data with repeats, mask_seen=False.
     """
 
     def __init__(
@@ -59,14 +60,18 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """-> (B, N). Generated: log-likelihoods of the beam's items, -inf for all that were not generated."""
+        """-> (B, N). Generated and hybrid: -inf for all that the lists of up to `beam` items do not hold."""
         state = self.network.fuse(self.context(users).to(self.items.device), self.items).state[:, -1]
-        if self.method != "generated":
+        if self.method in ("dense", "exact"):
             return item_scores(self.network, state, self.items, self.method)
         allowed = torch.ones(len(users), len(self.items), dtype=torch.bool)
         if self.mask_seen:
             rows, columns = users.seen().nonzero()
             allowed[rows, columns] = False
         length = min(self.beam, int(allowed.sum(1).min()))
-        found = generate(self.network.digits, state, length, beam=self.beam, allowed=allowed.to(state.device))
+        options = {"beam": self.beam, "allowed": allowed.to(state.device)}
+        if self.method == "generated":
+            found = generate(self.network.digits, state, length, **options)
+        else:
+            found = hybrid(self.network, state, self.items, length, **options)
         return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

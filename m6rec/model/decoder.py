@@ -20,6 +20,8 @@ from m6rec.model.attention import Block, Memory
 from m6rec.model.items import ItemEncoder
 from m6rec.model.tree import Tree
 
+PICKED = 2**19  # numbers of node vectors that a generating step reads at a time: 2 MB
+
 
 class DigitDecoder(nn.Module):
     """States (B, D) and the digits so far -> logits of the next digit."""
@@ -37,11 +39,20 @@ class DigitDecoder(nn.Module):
         # The tree is part of the model: it is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
         self.register_buffer("item", torch.full((math.prod(widths),), -1))
+        self._living: tuple[Tensor, int, list[Tensor]] | None = None
 
     @property
     def tree(self) -> Tree:
         """The tree that the digits belong to."""
         return Tree(self.widths, self.leaf, self.item)
+
+    @property
+    def living(self) -> list[Tensor]:
+        """`tree.living()`, computed once for as long as no item moves, so that no digit costs a look at every leaf."""
+        # _version counts what is written in place (plant, load_state_dict); on another device it is another tensor.
+        if self._living is None or self._living[0] is not self.item or self._living[1] != self.item._version:
+            self._living = (self.item, self.item._version, self.tree.living())
+        return self._living[2]
 
     @torch.no_grad()
     def plant(self, tree: Tree, vectors: Tensor) -> None:
@@ -71,7 +82,7 @@ class DigitDecoder(nn.Module):
             x = block(x, mask=mask, positions=places).out
         states = state[:, None] + self.project(x)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
-        living = self.tree.living(known)
+        living = self.living if known is None else self.tree.living(known)
         return [self.choices(states[:, g], g, parents[:, g], living[g]) for g in range(len(self.widths))]
 
     def step(
@@ -95,15 +106,23 @@ class DigitDecoder(nn.Module):
         Children without an item get -inf, here and nowhere later: what is scored is what can be said. living (nodes,)
         bool narrows them.
         """
-        width, bias = self.widths[level], self.bias[level]
-        bias = bias.masked_fill(~(self.tree.living()[level] if living is None else living), float("-inf")).view(
-            -1, width
-        )
-        nodes = self.nodes[level].view(len(bias), -1)  # (parents, W·D)
+        width = self.widths[level]
+        living = (self.living[level] if living is None else living).view(-1, width)
+        bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(living), -1)  # (parents, W·D)
         if level == 0:
-            return states @ nodes.view(width, -1).T + bias[0]
-        picked = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
-        return torch.einsum("bd,bwd->bw", states, picked) + F.embedding(parent, bias)
+            logits = states @ nodes.view(width, -1).T + bias[0]
+        else:
+            # Only the parents' own children are read, and (but in training) few enough at a time to stay in the cache:
+            # the pages of one large copy cost ten times what the products do.
+            rows = len(states) if torch.is_grad_enabled() else max(1, PICKED // nodes.shape[1])
+            parts = zip(states.split(rows), F.embedding(parent, bias).split(rows), parent.split(rows), strict=True)
+            logits = torch.cat([_inner(s, F.embedding(p, nodes)) + b for s, b, p in parts])
+        return logits.masked_fill(~living[parent], float("-inf"))
+
+
+def _inner(states: Tensor, nodes: Tensor) -> Tensor:
+    """States (B, D) times the children of each, (B, W·D) -> (B, W)."""
+    return torch.einsum("bd,bwd->bw", states, nodes.unflatten(1, (-1, states.shape[1])))
 
 
 class TextDecoder(nn.Module):

@@ -1,0 +1,39 @@
+"""Hybrid lists: the beam proposes, the dense head decides, and items never seen in training are always proposed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m6rec.generate.beam import Generated, Step, generate
+from m6rec.model.network import Network
+
+
+@torch.no_grad()
+def hybrid(
+    network: Network,
+    state: Tensor,
+    items: Tensor,
+    k: int,
+    *,
+    beam: int = 50,
+    allowed: Tensor | None = None,
+    always: Tensor | None = None,
+) -> Generated:
+    """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
+
+    scores: dense log-probabilities. always: codes of items that are proposed to everyone (where allowed), by default
+    those without a training event: nothing has taught the digits that lead to them. allowed (B, N) bool: as in
+    `generate`, which raises `InputError` where fewer than k items are.
+    """
+    always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
+    trace: list[Step] = []
+    generate(network.digits, state, k, beam=beam, allowed=allowed, trace=trace)
+    there = trace[-1].scores > float("-inf")  # the whole beam, where so many items are allowed
+    found = network.digits.item[trace[-1].nodes]
+    pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
+    pool[:, always] = True if allowed is None else allowed[:, always]
+    rows = torch.arange(len(state), device=state.device)[:, None].expand_as(found)
+    pool[rows[there], found[there]] = True
+    best = network.score(state, items).log_softmax(-1).masked_fill(~pool, float("-inf")).topk(k)
+    return Generated(best.indices, best.values)
