@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from m6rec.data import folder as own
-from m6rec.data import frames, lookup
+from m6rec.data import frames, lookup, readers
 from m6rec.data.features import KINDS, MODALITIES
 from m6rec.data.media import Media
 from m6rec.data.problems import Problems
@@ -83,6 +83,15 @@ class Dataset:
         problems = Problems(gather=not strict)
         tables = own.read(folder, problems)
         return cls._made(*tables, problems, name or Path(folder).resolve().name, ties, seed)
+
+    @classmethod
+    def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> Dataset:
+        """A text file with one user a line: user number, then item numbers in time order, without timestamps.
+
+        attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
+        """
+        frames = readers.sequences(Path(path), Path(attributes) if attributes else None)
+        return cls.from_frames(frames.items, frames.users, frames.interactions, name=Path(path).stem.lower())
 
     @staticmethod
     def validate(

@@ -12,6 +12,7 @@ from m6rec.data.readers.hm import hm
 from m6rec.data.readers.microlens import microlens
 from m6rec.data.readers.mind import mind
 from m6rec.data.readers.movielens import GENRES, ml_1m, ml_100k_official, ml_100k_recbole
+from m6rec.data.readers.sequences import sequences
 
 __all__ = [
     "GENRES",
@@ -24,5 +25,6 @@ __all__ = [
     "ml_1m",
     "ml_100k_official",
     "ml_100k_recbole",
+    "sequences",
     "unpack",
 ]

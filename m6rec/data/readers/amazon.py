@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
 from m6rec.data.readers.files import Frames, Skipped, in_seconds, joined, json_lines, known, pictures, unique
+from m6rec.data.readers.sequences import sequences
 from m6rec.errors import InputError
 
 
 def amazon_2014(folder: Path, category: str) -> Frames:
-    """S3-Rec's files: one user a line with the items in time order, no timestamps; attribute numbers for content.
-
-    category: the files' stem, such as "Beauty".
-    """
-    skipped = Skipped(f"{category}.txt")
-    pairs = []
-    with (folder / f"{category}.txt").open(errors="replace") as file:
-        for row, line in enumerate(file, 1):
-            fields = line.split()
-            if len(fields) > 1 and all(field.isascii() and field.isdigit() for field in fields):
-                pairs.extend((int(fields[0]), int(item)) for item in fields[1:])
-            else:
-                skipped.add(f"{category}.txt", row, "is no user number with item numbers behind it")
-    if not pairs:
-        raise InputError(
-            f"{category}.txt needs lines of a user number and item numbers, parted by spaces, and has none."
-        )
-    skipped.warn()
-    interactions = pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(action="review")
-    attributes = _attributes(folder / f"{category}_item2attributes.json")
-    ids = sorted(interactions["item_id"].unique())
-    texts = [" ".join(f"attribute{number}" for number in attributes.get(str(item), [])) for item in ids]
-    titles = [f"{category.replace('_', ' ')} product {item}" for item in ids]
-    return Frames(pd.DataFrame({"item_id": ids, "title": titles, "text": texts}), None, interactions)
-
-
-def _attributes(path: Path) -> dict[str, list[int]]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); delete it and load again.") from None
-    if not isinstance(found, dict) or not all(isinstance(numbers, list) for numbers in found.values()):
-        raise InputError(
-            f"{path} needs one object of item number -> list of attribute numbers; delete it and load again."
-        )
-    return found
+    """S3-Rec's files. category: their stem, such as "Beauty"."""
+    attributes = folder / f"{category}_item2attributes.json"
+    return sequences(folder / f"{category}.txt", attributes, f"{category.replace('_', ' ')} product")
 
 
 def amazon_2023(folder: Path, category: str) -> Frames:
