@@ -1,13 +1,15 @@
 # m6rec's commands; `make help` lists them. Needs python3 (3.11 or newer) and make, nothing else.
 NB ?=
 ARGS ?=
+DATA ?=
+ATTRIBUTES ?=
 PYTHON ?= python3
 PY := .venv/bin/python
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results readme notebooks doctor
+.PHONY: help run test lint lab class results bench readme notebooks doctor
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,9 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB]
 	@$(PY) -m m6rec results $(NB)
+
+bench: $(STAMP) ## the table of every peer at full size, or on a file of sequences [DATA, ATTRIBUTES, ARGS]
+	@$(PY) -m m6rec $(if $(DATA),bench $(DATA) $(if $(ATTRIBUTES),--attributes $(ATTRIBUTES)) $(ARGS),results 08_evaluation)
 
 readme: $(STAMP) ## render the measured parts of the README
 	@$(PY) -m m6rec readme

@@ -24,6 +24,27 @@ METHODS = {
     "itemknn": "item-kNN",
     "popularity": "popularity",
 }
+BENCH = {
+    "m6rec": "M6-Rec, dense head with the co-occurrence prior",
+    "m6rec_no_prior": "M6-Rec, dense head",
+    "generated": "M6-Rec, generated",
+    "hybrid": "M6-Rec, hybrid",
+    "m6rec_no_request_time": "M6-Rec with the prior, without the request's own time",
+    "m6rec_no_request_time_no_prior": "M6-Rec, dense head, without the request's own time",
+    "rectools_sasrec": "RecTools' SASRec",
+    "recbole_sasrec": "RecBole's SASRec",
+    "recbole_gru4rec": "RecBole's GRU4Rec",
+    "recbole_ease": "RecBole's EASE",
+    "esasrec": "eSASRec (LiGR, sampled softmax)",
+    "sasrec": "SASRec, full softmax",
+    "gru4rec": "GRU4Rec, full softmax",
+    "tiger": "TIGER-style (residual k-means digits)",
+    "cooccurrence": "decayed co-occurrence, settings by validation",
+    "markov": "Markov chain",
+    "ease": "EASE",
+    "itemknn": "item-kNN",
+    "popularity": "popularity",
+}
 BAZAAR = {
     "ceiling": "the best possible (true tastes known)",
     "all": "M6-Rec, text, image and sound",
@@ -57,6 +78,9 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
     },
     "MovieLens-100K, HR@10, nothing masked": {f"ml100k.hit10.{key}.unmasked": label for key, label in METHODS.items()},
+    "MovieLens-100K, the bench, NDCG@10, seen items masked": {
+        f"bench.ml100k.ndcg10.{key}": label for key, label in BENCH.items()
+    },
     "bazaar (simulated shoppers), NDCG@10, known people and goods": {
         f"bazaar.ndcg10.{key}": label for key, label in BAZAAR.items()
     },

@@ -1,0 +1,140 @@
+"""RecBole's SASRec, GRU4Rec or EASE at RecBole's own settings: `python recbole_peer.py folder`.
+
+The split is handed over as RecBole's benchmark files, so that it trains on exactly our training events. Sequential
+models get what RecBole's own augmentation makes of them: every training event with the 50 items before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import exchange
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
+from recbole.utils import get_model, get_trainer, init_logger, init_seed
+
+LENGTH = 50  # RecBole's MAX_ITEM_LIST_LENGTH
+CHUNK = 256
+
+
+def main() -> None:
+    task = exchange.read()
+    torch.set_num_threads(task.settings["threads"])
+    sequential = task.settings["model"] != "EASE"
+    for part in ("train", "valid", "test"):
+        _benchmark_file(task, part, sequential)
+    config = Config(model=task.settings["model"], dataset="events", config_dict=_settings(task, sequential))
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    dataset = create_dataset(config)
+    train, valid, _ = data_preparation(config, dataset)
+
+    epochs = exchange.Epochs(task.settings["cap"], lambda: model.state_dict())
+    model = get_model(config["model"])(config, train._dataset).to(config["device"])  # EASE is solved in here
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    model.calculate_loss = _watched(model.calculate_loss, epochs)
+    try:
+        trainer.fit(train, valid, saved=False, callback_fn=lambda _, ndcg: epochs(ndcg))
+        stopped = "early stopping" if len(epochs.curve) < trainer.epochs else "all epochs"
+    except exchange.Capped:
+        stopped = "cap"
+    except exchange.Cut:
+        stopped = "cap"
+        with contextlib.suppress(exchange.Capped):
+            epochs(trainer._valid_epoch(valid)[0])
+    seconds = epochs.seconds
+    model.load_state_dict(epochs.best)
+    model.eval()
+
+    codes, known = _codes(dataset, task)
+    for part in ("valid", "test"):
+        file = exchange.scores(task, part)
+        rows = task.rows(part)
+        score = _sequential_scores if sequential else _linear_scores
+        for start in range(0, len(rows), CHUNK):
+            pasts = [codes[task.past(row)] for row in rows[start : start + CHUNK]]
+            file[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
+        file.flush()
+    parameters = sum(p.numel() for p in model.parameters()) if sequential else model.item_similarity.size
+    exchange.write(task.folder, seconds=seconds, curve=epochs.curve, parameters=parameters, stopped=stopped)
+
+
+def _watched(loss: Callable, epochs: exchange.Epochs) -> Callable:
+    """RecBole's loss, until the time is up."""
+
+    def watched(batch):
+        if epochs.over:
+            raise exchange.Cut
+        return loss(batch)
+
+    return watched
+
+
+def _settings(task: exchange.Task, sequential: bool) -> dict:
+    """RecBole's defaults, but for the data, the seed and the metric by which it stops and keeps the best epoch."""
+    settings = {
+        "data_path": str(task.folder),
+        "benchmark_filename": ["train", "valid", "test"],
+        "load_col": {"inter": ["user_id", "item_id"]},
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "repeatable": True,  # its validation leaves seen items in
+        "metrics": ["NDCG"],
+        "valid_metric": "NDCG@10",
+        "metric_decimal_place": 6,
+        "seed": task.settings["seed"],
+        "show_progress": False,
+        "state": "WARNING",
+        **task.settings["options"],
+    }
+    if sequential:
+        settings["load_col"] = {"inter": ["user_id", "item_id_list", "item_id"]}
+        settings["alias_of_item_id"] = ["item_id_list"]
+        settings["train_neg_sample_args"] = None  # as RecBole asks for with its cross-entropy
+    return settings
+
+
+def _benchmark_file(task: exchange.Task, part: str, sequential: bool) -> None:
+    path = Path(task.folder) / "events" / f"events.{part}.inter"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        middle = "item_id_list:token_seq\t" if sequential else ""
+        file.write(f"user_id:token\t{middle}item_id:token\n")
+        for row in task.rows(part):
+            past = task.past(row)[-LENGTH:]
+            if sequential and not len(past):
+                continue  # the first event of a user is predicted from nothing
+            middle = " ".join(map(str, past)) + "\t" if sequential else ""
+            file.write(f"{task.user[row]}\t{middle}{task.item[row]}\n")
+
+
+def _codes(dataset, task: exchange.Task) -> tuple[np.ndarray, np.ndarray]:
+    """Our item codes as RecBole's, -1 for an item that no event has; and the codes that it knows."""
+    codes = np.full(task.settings["items"], -1)
+    names = dataset.field2id_token["item_id"][1:]  # 0 is padding
+    codes[names.astype(np.int64)] = np.arange(1, len(names) + 1)
+    return codes, np.flatnonzero(codes >= 0)
+
+
+@torch.no_grad()
+def _sequential_scores(model, config, pasts: list[np.ndarray]) -> np.ndarray:
+    histories = torch.zeros(len(pasts), LENGTH, dtype=torch.long)
+    lengths = torch.tensor([min(len(past), LENGTH) for past in pasts])
+    for row, past in enumerate(pasts):
+        histories[row, : lengths[row]] = torch.from_numpy(past[-LENGTH:])
+    batch = Interaction({model.ITEM_SEQ: histories, model.ITEM_SEQ_LEN: lengths}).to(config["device"])
+    return model.full_sort_predict(batch).cpu().numpy()
+
+
+def _linear_scores(model, config, pasts: list[np.ndarray]) -> np.ndarray:
+    """All events before the target count, so that the test target's scores see the validation event as all others'."""
+    weights = np.asarray(model.item_similarity)
+    return np.stack([weights[np.unique(past)].sum(0) for past in pasts])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""RecTools' SASRec at its own settings (softmax loss), for a number of epochs: `python rectools_peer.py folder`."""
+
+from __future__ import annotations
+
+import warnings
+
+import exchange
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+from rectools.models.nn.transformers.base import TransformerLightningModule
+
+ROWS = 5_000_000  # of the table of recommendations that is held at once
+
+
+def main() -> None:
+    task = exchange.read()
+    torch.set_num_threads(task.settings["threads"])
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about workers for loading
+    seed_everything(task.settings["seed"], verbose=False)
+    options = dict(task.settings["options"])
+    number = options.pop("epochs")
+    train, past = _dataset(task, task.rows("train")), _histories(task, "valid")
+    epochs = exchange.Epochs(task.settings["cap"], lambda: model.torch_model.state_dict())
+    model = SASRecModel(epochs=number, lightning_module_type=_module(epochs), **options)
+
+    stopped = "all epochs"
+    try:
+        for _ in range(number):
+            model.fit_partial(train, min_epochs=1, max_epochs=1)
+            seconds = epochs.seconds
+            ndcg = _ndcg(task, model, past)
+            epochs.spent += epochs.seconds - seconds  # RecTools itself trains without a look at these lists
+            epochs(ndcg)
+    except exchange.Capped:
+        stopped = "cap"
+    seconds = epochs.seconds
+    model.torch_model.load_state_dict(epochs.best)
+
+    for part in ("valid", "test"):
+        file, rows, past = exchange.scores(task, part), task.rows(part), _histories(task, part)
+        place = np.full(task.user.max() + 1, -1)
+        place[task.user[rows]] = np.arange(len(rows))
+        known = len(model.data_preparator.get_known_item_ids())
+        chunk = max(1, ROWS // known)
+        for start in range(0, len(rows), chunk):
+            table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
+            file[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
+        file.flush()
+    parameters = sum(p.numel() for p in model.torch_model.parameters())
+    exchange.write(task.folder, seconds=seconds, curve=epochs.curve, parameters=parameters, stopped=stopped)
+
+
+def _module(epochs: exchange.Epochs) -> type[TransformerLightningModule]:
+    """RecTools' module, which skips the rest of an epoch when the time is up."""
+
+    class Clocked(TransformerLightningModule):
+        def on_train_batch_start(self, *_) -> int | None:
+            return -1 if epochs.over else None
+
+    return Clocked
+
+
+def _dataset(task: exchange.Task, rows: np.ndarray) -> Dataset:
+    """Events as RecTools' Dataset; the row is the time, so that no two tie."""
+    columns = {Columns.User: task.user[rows], Columns.Item: task.item[rows]}
+    frame = pd.DataFrame({**columns, Columns.Weight: 1.0, Columns.Datetime: pd.to_datetime(rows, unit="s")})
+    return Dataset.construct(frame)
+
+
+def _histories(task: exchange.Task, part: str) -> Dataset:
+    """The events before each target of a part."""
+    target = np.full(task.user.max() + 1, -1)
+    rows = task.rows(part)
+    target[task.user[rows]] = rows
+    return _dataset(task, np.flatnonzero(np.arange(len(task.user)) < target[task.user]))
+
+
+def _recommend(model: SASRecModel, users: np.ndarray, past: Dataset, k: int) -> pd.DataFrame:
+    """The k best items for each user, seen or not; users with nothing that the model knows are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.recommend(users, past, k=k, filter_viewed=False, on_unsupported_targets="ignore")
+
+
+def _ndcg(task: exchange.Task, model: SASRecModel, past: Dataset) -> float:
+    """Validation NDCG@10, unmasked."""
+    rows = task.rows("valid")
+    table = _recommend(model, task.user[rows], past, 10)
+    truth = pd.Series(task.item[rows], task.user[rows])
+    hit = table[table[Columns.Item].to_numpy() == truth.loc[table[Columns.User]].to_numpy()]
+    return float((1 / np.log2(1 + hit[Columns.Rank])).sum() / len(rows))
+
+
+if __name__ == "__main__":
+    main()

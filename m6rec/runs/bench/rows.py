@@ -1,0 +1,108 @@
+"""The rows of the bench: a model is fitted, ranked with and without the seen items, and its row is kept.
+
+A kept row belongs to one model, seed, data set and code: what has run is not run again, and nothing stale is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.sources import home
+from m6rec.data.splits import Split
+from m6rec.evaluate import evaluate
+from m6rec.runs.bench import outside
+from m6rec.train import checkpoint
+
+PEERS = Path(__file__).with_name("peers")
+
+
+class Fitted(NamedTuple):
+    """A model that is ready to be ranked, and what it cost."""
+
+    model: Any
+    seconds: float  # of training
+    parameters: int = 0
+
+
+class Row(NamedTuple):
+    """What one model with one seed reached on the test targets, in their order."""
+
+    name: str
+    seed: int
+    ranks: pd.DataFrame | None
+    """(U,) `masked` and `unmasked`, counted from 1, inf where the truth was never listed; None if it failed."""
+    seconds: float
+    """Of training."""
+    parameters: int
+    lists_per_second: float
+    """Scoring and ranking, seen items masked, as `evaluate` does it."""
+    note: str
+
+    def ndcg(self, mask_seen: bool = True, k: int = 10) -> np.ndarray:
+        """(U,)"""
+        rank = self.ranks["masked" if mask_seen else "unmasked"].to_numpy()
+        return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+
+    def hit(self, mask_seen: bool = True, k: int = 10) -> np.ndarray:
+        """(U,)"""
+        return (self.ranks["masked" if mask_seen else "unmasked"].to_numpy() <= k).astype(float)
+
+
+def row(name: str, seed: int, fit: Callable[[], Fitted], data: Dataset, split: Split, *settings: str) -> Row:
+    """One of our models or baselines: the kept row, or a new one."""
+
+    def measured() -> Row:
+        begun = time.perf_counter()
+        fitted = fit()
+        seconds = fitted.seconds or time.perf_counter() - begun
+        masked = evaluate(fitted.model, data, split=split)
+        plain = evaluate(getattr(fitted.model, "unmasked", fitted.model), data, split=split, mask_seen=False)
+        ranks = pd.DataFrame({"masked": masked.per_user["rank"], "unmasked": plain.per_user["rank"]})
+        return Row(name, seed, ranks, seconds, fitted.parameters, len(ranks) / masked.seconds, "")
+
+    return _kept(checkpoint.key(name, str(seed), data.fingerprint, split.name, *settings), data, measured)
+
+
+def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
+    """Other people's code, one seed, in an environment of its own; a peer that failed is tried again the next time."""
+    code = b"".join(path.read_bytes() for path in sorted(PEERS.glob("*.py")))
+    key = hashlib.sha256(code + f"{name} {data.fingerprint} {split.name} {sorted(options.items())}".encode())
+
+    def measured() -> Row:
+        outcome = outside.run(name, data, split, **options)
+        if outcome.status == "failed":
+            return Row(name, 0, None, 0.0, 0, 0.0, f"failed: {outcome.note}")
+        model = outcome.model(split)
+        ranks = pd.DataFrame(
+            {
+                column: evaluate(model, data, split=split, mask_seen=column == "masked").per_user["rank"]
+                for column in ("masked", "unmasked")
+            }
+        )
+        return Row(name, 0, ranks, outcome.seconds, outcome.parameters, 0.0, outcome.note)
+
+    return _kept(key.hexdigest()[:12], data, measured)
+
+
+def _kept(key: str, data: Dataset, measure: Callable[[], Row]) -> Row:
+    path = home() / "bench" / f"{data.name}-{key}.parquet"
+    if path.exists():
+        ranks = pd.read_parquet(path)
+        return Row(ranks=ranks, **ranks.attrs)
+    done = measure()
+    if done.ranks is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done.ranks.attrs = {name: value for name, value in done._asdict().items() if name != "ranks"}
+        part = path.with_suffix(f".{os.getpid()}")
+        done.ranks.to_parquet(part)
+        os.replace(part, path)  # whole or not at all
+    return done

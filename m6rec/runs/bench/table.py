@@ -1,0 +1,158 @@
+"""The bench: m6rec and every peer on the same events, one row each, and what they say of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from m6rec import baselines
+from m6rec.config import Config
+from m6rec.data.dataset import Dataset
+from m6rec.evaluate import Blended, best, compare
+from m6rec.generate.beam import generate
+from m6rec.recommender import M6Rec
+from m6rec.runs.bench.outside import PEERS
+from m6rec.runs.bench.rows import Fitted, Row, outside_row, row
+
+COUNTS = {
+    "popularity": baselines.Popularity,
+    "itemknn": baselines.ItemKNN,
+    "ease": baselines.EASE,
+    "markov": baselines.Markov,
+}
+TRAINED = {
+    "gru4rec": baselines.GRU4Rec,
+    "sasrec": baselines.SASRec,
+    "esasrec": baselines.ESASRec,
+    "tiger": baselines.Tiger,
+}
+CO_OCCURRENCE = ({}, {"window": 20, "row": 0.7})  # the settings that validation chooses from
+OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
+BATCH = 500  # lists that are generated at a time
+LONGEST = 100  # epochs of the trained baselines, which validation ends
+
+
+class Bench:
+    """One data set, one split, one size: `rows` measures what is asked for and says so, a line per model."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        preset: str = "small",
+        seeds: Sequence[int] = (0,),
+        say: Callable[[str], Any] = print,
+        **changes: Any,
+    ):
+        self.data, self.preset, self.seeds, self.say, self.changes = data, preset, tuple(seeds), say, changes
+        self.split = data.split()
+
+    def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
+        """A row a model and seed; counts and outside code have one seed. options: of `outside.run` (cap, threads)."""
+        for name in names:
+            for seed in self.seeds if name in (*TRAINED, *OURS, *self._without_time) else (0,):
+                if name in PEERS:
+                    done = outside_row(name, self.data, self.split, say=self.say, **options)
+                else:
+                    done = row(name, seed, lambda n=name, s=seed: self._fit(n, s), self.data, self.split,
+                               self._config(seed).fingerprint)  # fmt: skip
+                found = done.note if done.ranks is None else f"NDCG@10 {done.ndcg().mean():.4f}, {done.seconds:.0f} s"
+                self.say(f"{name}, seed {seed}: {found}")
+                yield done
+
+    @property
+    def _without_time(self) -> tuple[str, ...]:
+        """Where events have a time, also m6rec without the request's own, which peers do not use."""
+        return ("m6rec_no_request_time", "m6rec_no_request_time_no_prior") if self.data.timed else ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All rows but the outside ones."""
+        return (*COUNTS, "cooccurrence", *OURS, *self._without_time, *TRAINED)
+
+    def prior(self) -> baselines.CoOccurrence:
+        """The co-occurrence count, with the settings that are best on validation."""
+        fitted = [baselines.CoOccurrence(**settings).fit(self.data, self.split) for settings in CO_OCCURRENCE]
+        return best(fitted, self.data, self.split)
+
+    def model(self, seed: int, **changes: Any) -> M6Rec:
+        """m6rec itself, from the cache or trained now."""
+        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
+
+    def _config(self, seed: int, **changes: Any) -> Config:
+        return Config.preset(self.preset, seed=seed, **{**self.changes, **changes})
+
+    def _fit(self, name: str, seed: int) -> Fitted:
+        if name in COUNTS:
+            return Fitted(COUNTS[name]().fit(self.data, self.split), 0.0)
+        if name == "cooccurrence":
+            return Fitted(self.prior(), 0.0)
+        if name in TRAINED:
+            config = self._config(seed, pretrain_epochs=LONGEST)
+            fitted = TRAINED[name](config).cached(self.data, self.split)
+            return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
+        model = self.model(seed, **({"request": False} if "no_request_time" in name else {}))
+        scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
+        if name in ("m6rec", "m6rec_no_request_time"):
+            scorer = Blended.chosen(scorer, self.prior(), self.data, self.split)
+        seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
+        return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
+
+
+def summary(rows: Sequence[Row]) -> pd.DataFrame:
+    """A line a model, seeds averaged: NDCG@10 and HR@10 masked and not, seconds, parameters, lists a second, seeds."""
+    lines = {}
+    for name, runs in by_name(rows).items():
+        lines[name] = {
+            "NDCG@10": np.mean([r.ndcg().mean() for r in runs]),
+            "HR@10": np.mean([r.hit().mean() for r in runs]),
+            "NDCG@10 unmasked": np.mean([r.ndcg(False).mean() for r in runs]),
+            "seconds": np.mean([r.seconds for r in runs]),
+            "parameters": runs[0].parameters,
+            "lists/s": np.mean([r.lists_per_second for r in runs]),
+            "seeds": len(runs),
+        }
+    return pd.DataFrame(lines).T
+
+
+def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:
+    """Ours against every row that is not ours, paired over users, Holm-corrected (`m6rec.evaluate.compare`)."""
+    per_user = {name: np.stack([r.ndcg() for r in runs]) for name, runs in by_name(rows).items()}
+    peers = {name: values for name, values in per_user.items() if name not in OURS and not name.startswith("m6rec")}
+    return compare(per_user[ours], peers)
+
+
+def write(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """table.csv, versus.csv, and what failed into failed.txt, in a folder; -> the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"table.csv": summary(rows).to_csv(), "versus.csv": versus(rows).to_csv()}
+    if failed := [f"{r.name}: {r.note}" for r in rows if r.ranks is None]:
+        files["failed.txt"] = "\n".join(failed) + "\n"
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for r in rows:
+        if r.ranks is not None:
+            found.setdefault(r.name, []).append(r)
+    return found
+
+
+@torch.no_grad()
+def invalid(model: M6Rec, lists: int, k: int = 10, seed: int = 0) -> int:
+    """How many generated items repeat one of their list or were not allowed: drawn states, half of the items closed."""
+    generator, decoder, wrong = torch.Generator().manual_seed(seed), model.network.digits, 0
+    for size in [BATCH] * (lists // BATCH):
+        state = torch.randn(size, model.config.width, generator=generator)
+        allowed = torch.rand(size, model.data.n_items, generator=generator) < 0.5
+        items = generate(decoder, state.to(model.device), k, beam=k, allowed=allowed.to(model.device)).items.cpu()
+        ordered = items.sort(1).values
+        wrong += int((~allowed.gather(1, items)).sum()) + int((ordered[:, 1:] == ordered[:, :-1]).sum())
+    return wrong

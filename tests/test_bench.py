@@ -1,0 +1,108 @@
+"""The bench: rows are kept, a blend never loses to its model on validation, and a file of sequences is enough."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fixtures import CONFIG, small_data
+
+import m6rec
+from m6rec import baselines, cli
+from m6rec.errors import InputError
+from m6rec.evaluate import Blended, best
+from m6rec.runs.bench import table
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    return table.Bench(small_data(), "small", say=lambda line: None, **CONFIG)
+
+
+def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
+    monkeypatch.setattr(table, "LONGEST", 1)
+    rows = list(bench.rows(bench.names))
+    assert {row.name for row in rows} == set(bench.names)
+    assert {len(row.ranks) for row in rows} == {len(bench.split.test)}
+    dense = next(row for row in rows if row.name == "m6rec_no_prior")
+    again = m6rec.evaluate(bench.model(0).scorer("dense"), bench.data)
+    assert dense.ndcg().mean() == pytest.approx(again.metrics["ndcg@10"])
+    assert dense.ndcg(mask_seen=False).mean() != dense.ndcg().mean()
+    against = table.versus(rows)
+    assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
+    assert {"popularity", "sasrec", "tiger"} <= set(against.index)
+
+
+def test_a_row_that_was_measured_is_not_measured_again(bench, monkeypatch):
+    (first,) = bench.rows(["cooccurrence"])
+    monkeypatch.setattr(bench, "_fit", lambda name, seed: pytest.fail("measured twice"))
+    (kept,) = bench.rows(["cooccurrence"])
+    assert kept.ranks.equals(first.ranks) and kept._replace(ranks=None) == first._replace(ranks=None)
+    with pytest.raises(pytest.fail.Exception):
+        list(bench.rows(["popularity"]))
+
+
+def test_a_row_that_failed_stands_in_no_mean_and_is_written_down(bench, tmp_path):
+    rows = [*bench.rows(["popularity", "cooccurrence", "m6rec"]), table.Row("peer", 0, None, 0, 0, 0, "failed: no pip")]
+    assert "peer" not in table.summary(rows).index
+    written = {path.name: path.read_text() for path in table.write(rows, tmp_path / "out")}
+    assert written["failed.txt"] == "peer: failed: no pip\n" and "popularity" in written["versus.csv"]
+
+
+def test_the_blend_takes_the_weight_that_validation_likes_best():
+    data = small_data()
+    split = data.split()
+    count, popular = baselines.CoOccurrence().fit(data, split), baselines.Popularity().fit(data, split)
+    blend = Blended.chosen(popular, count, data, split)
+
+    def valid(model: object) -> float:
+        return m6rec.evaluate(model, data, split=split, part="valid").metrics["ndcg@10"]
+
+    assert blend.weight > 0 and valid(blend) > valid(popular)
+    assert valid(Blended(popular, count, 0.0)) == pytest.approx(valid(popular))
+    assert best([popular, count], data, split) is count
+
+
+def test_a_blend_adds_logarithms_and_no_item_is_impossible():
+    data = small_data()
+    users = data.targets(data.split().test)
+    count = baselines.CoOccurrence().fit(data, data.split())
+    scores = Blended(baselines.Popularity().fit(data, data.split()), count, 1.0).scores(users)
+    assert scores.isfinite().all()
+    gained = scores - Blended(baselines.Popularity().fit(data, data.split()), count, 0.0).scores(users)
+    assert (gained.argmax(1).numpy() == np.asarray(count.scores(users)).argmax(1)).all()
+
+
+def test_generated_lists_hold_nothing_that_may_not_be_there(bench):
+    model = bench.model(0)
+    assert table.invalid(model, table.BATCH, k=3) == 0
+    model.network.digits.item[model.network.digits.leaf[0]] = 1  # a tree that names one item twice
+    assert table.invalid(model, table.BATCH, k=3) > 0
+
+
+def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):
+    (tmp_path / "Shop.txt").write_text("7 1 2 3\n9 2 3 1\n")
+    (tmp_path / "a.json").write_text('{"1": [4, 5], "2": []}')
+    data = m6rec.Dataset.from_sequences(tmp_path / "Shop.txt", tmp_path / "a.json")
+    assert (data.name, data.n_users, data.n_items, data.timed) == ("shop", 2, 3, False)
+    assert data.events["item"].tolist() == [0, 1, 2, 1, 2, 0]
+    assert data.items["text"].iloc[0] == "attribute4 attribute5"
+    for path, words in ((tmp_path / "none.txt", "cannot be read"), (tmp_path, "cannot be read")):
+        with pytest.raises(InputError, match=words):
+            m6rec.Dataset.from_sequences(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        m6rec.Dataset.from_sequences(tmp_path / "Shop.txt", tmp_path / "none.json")
+
+
+def test_the_command_ranks_a_file_of_sequences(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(table, "LONGEST", 1)
+    rng = np.random.default_rng(0)
+    lines = [f"{user} " + " ".join(map(str, rng.permutation(12)[:6])) for user in range(30)]
+    (tmp_path / "toy.txt").write_text("\n".join(lines))
+    monkeypatch.setattr(cli.sys, "argv", ["m6rec", "bench", str(tmp_path / "toy.txt"), "--preset", "tiny",
+                                          "--out", str(tmp_path / "runs")])  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0 and "cooccurrence" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "bench" / "toy" / "table.csv").exists()
