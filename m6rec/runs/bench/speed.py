@@ -57,7 +57,7 @@ def catalogue(
     """A decoder over random item vectors (N, D), its widths by the rule of every model, and those vectors.
 
     The tree is balanced, with its free leaves spread; items lie in it in the order of one random projection, for only
-    the speed counts, and capacity-limited k-means over a million items takes an hour.
+    the speed counts, and growing the model's own over a million items takes minutes.
     """
     rng = torch.Generator().manual_seed(seed)
     config = Config(width=width, heads=heads, decoder_layers=layers, digits=digits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -57,12 +58,12 @@ def gemm_fraction(model: M6Rec, *, stage: str = "pretrain", steps: int = 8, repe
         run()
     with _Products() as products:
         run()
-    taken, cpu = _fastest(run, repeats) / steps
+    taken, cpu = (_fastest(run, repeats) / steps).tolist()
     rows = [(*shape, calls / steps) for shape, calls in products.shapes.items()]
     shapes = pd.DataFrame(rows, columns=["n", "a", "b", "c", "calls"])
     shapes["flops"] = 2 * shapes[["n", "a", "b", "c", "calls"]].prod(axis=1)
     alone = np.array([_product_seconds(shape) for shape in products.shapes]) * shapes[["calls"]].to_numpy()
-    shapes["seconds"], (seconds, cpu_seconds) = alone[:, 0], alone.sum(0)
+    shapes["seconds"], (seconds, cpu_seconds) = alone[:, 0], alone.sum(0).tolist()
     shapes = shapes.sort_values("seconds", ascending=False, ignore_index=True)
     flops = counter.get_total_flops() / steps
     rates = flops / taken / 1e9, flops / seconds / 1e9
@@ -78,6 +79,7 @@ def profile_step(
     """
     run = training_steps(model, stage, steps)
     run()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write its own stages to stderr
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run()
     if trace is not None:
