@@ -19,7 +19,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.sources import home
 from m6rec.data.splits import Split
 from m6rec.evaluate import evaluate
-from m6rec.runs.bench import outside
+from m6rec.runs.bench import environments, outside
 from m6rec.train import checkpoint
 
 PEERS = Path(__file__).with_name("peers")
@@ -46,6 +46,10 @@ class Row(NamedTuple):
     lists_per_second: float
     """Scoring and ranking, seen items masked, as `evaluate` does it."""
     note: str
+    memory: int = 0
+    """Peak bytes of an outside peer's own process; 0 where a model shares the process with others."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """Of outside code: seconds of training and validation NDCG@10, nothing masked, after each epoch."""
 
     def ndcg(self, mask_seen: bool = True, k: int = 10) -> np.ndarray:
         """(U,)"""
@@ -74,7 +78,7 @@ def row(name: str, seed: int, fit: Callable[[], Fitted], data: Dataset, split: S
 
 def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
     """Other people's code, one seed, in an environment of its own; a peer that failed is tried again the next time."""
-    code = b"".join(path.read_bytes() for path in sorted(PEERS.glob("*.py")))
+    code = b"".join(path.read_bytes() for path in (*sorted(PEERS.glob("*.py")), Path(environments.__file__)))
     key = hashlib.sha256(code + f"{name} {data.fingerprint} {split.name} {sorted(options.items())}".encode())
 
     def measured() -> Row:
@@ -88,7 +92,9 @@ def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
                 for column in ("masked", "unmasked")
             }
         )
-        return Row(name, 0, ranks, outcome.seconds, outcome.parameters, 0.0, outcome.note)
+        return Row(
+            name, 0, ranks, outcome.seconds, outcome.parameters, 0.0, outcome.note, outcome.memory, outcome.curve
+        )
 
     return _kept(key.hexdigest()[:12], data, measured)
 
@@ -97,7 +103,8 @@ def _kept(key: str, data: Dataset, measure: Callable[[], Row]) -> Row:
     path = home() / "bench" / f"{data.name}-{key}.parquet"
     if path.exists():
         ranks = pd.read_parquet(path)
-        return Row(ranks=ranks, **ranks.attrs)
+        curve = tuple(map(tuple, ranks.attrs.pop("curve")))  # JSON knows only lists
+        return Row(ranks=ranks, curve=curve, **ranks.attrs)
     done = measure()
     if done.ranks is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

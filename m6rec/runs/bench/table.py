@@ -114,6 +114,7 @@ def summary(rows: Sequence[Row]) -> pd.DataFrame:
             "seconds": np.mean([r.seconds for r in runs]),
             "parameters": runs[0].parameters,
             "lists/s": np.mean([r.lists_per_second for r in runs]),
+            "peak MB": runs[0].memory / 1e6,
             "seeds": len(runs),
         }
     return pd.DataFrame(lines).T
