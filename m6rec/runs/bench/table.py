@@ -50,6 +50,7 @@ class Bench:
     ):
         self.data, self.preset, self.seeds, self.say, self.changes = data, preset, tuple(seeds), say, changes
         self.split = data.split()
+        self._models: dict[str, M6Rec] = {}
 
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
         """A row a model and seed; counts and outside code have one seed. options: of `outside.run` (cap, threads)."""
@@ -80,8 +81,12 @@ class Bench:
         return best(fitted, self.data, self.split)
 
     def model(self, seed: int, **changes: Any) -> M6Rec:
-        """m6rec itself, from the cache or trained now."""
-        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
+        """m6rec itself: the one that stands here, or from the cache, or trained now."""
+        config = self._config(seed, **changes)
+        if config.fingerprint not in self._models:
+            made = M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
+            self._models[config.fingerprint] = made
+        return self._models[config.fingerprint]
 
     def _config(self, seed: int, **changes: Any) -> Config:
         return Config.preset(self.preset, seed=seed, **{**self.changes, **changes})
