@@ -22,8 +22,7 @@ from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.generate.beam import Generated, Step, generate
-from m6rec.generate.hybrid import hybrid
-from m6rec.generate.scorer import Scorer, item_scores
+from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
 from m6rec.model.tree import grow
@@ -192,17 +191,8 @@ class M6Rec:
             raise InputError(
                 f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
             )
-        fused = self.fuse(known, items)
-        if method == "generated":
-            found = self.generate(fused, k, allowed=allowed)
-        elif method == "hybrid":
-            found = hybrid(self.network, fused.state[:, -1], items[: self.data.n_items], k, allowed=allowed)
-        else:
-            found = Generated(
-                *item_scores(self.network, fused.state[:, -1], items[: self.data.n_items], method)
-                .masked_fill(~allowed, float("-inf"))
-                .topk(k)[::-1]
-            )
+        state = self.fuse(known, items).state[:, -1]
+        found = best_items(self.network, state, items[: self.data.n_items], k, method, allowed=allowed)
         codes = found.items[0].cpu().numpy()
         return pd.DataFrame(
             {

@@ -25,7 +25,7 @@ from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Targets
 from m6rec.model import masks
-from m6rec.model.attention import Block, Memory
+from m6rec.model.attention import Block, Memory, advance
 
 LEVELS = 3  # of k-means; one more digit tells items apart that share these
 CHANNELS = 64  # of an item's content
@@ -140,12 +140,8 @@ class TigerNetwork(nn.Module):
 
         `teach` and `step` are one function seen twice; a test holds them equal.
         """
-        x, place, grown = x.unsqueeze(1), torch.tensor([level], device=x.device), []
-        for layer, block in enumerate(self.decoder):
-            new = block.remember(x, place)
-            grown.append(cache[layer].extend(new) if cache else new)
-            x = block(x, grown[-1], positions=place).out
-        return self.decoder_norm(x.squeeze(1)) @ self.tables[level].weight.T, grown
+        x, grown = advance(self.decoder, x, level, cache)
+        return self.decoder_norm(x) @ self.tables[level].weight.T, grown
 
 
 class Trie(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from m6rec.data.context import Context
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
-from m6rec.generate.beam import generate
+from m6rec.generate.beam import Generated, generate
 from m6rec.generate.exact import exact_scores
 from m6rec.generate.hybrid import hybrid
 from m6rec.model.network import Network
@@ -25,6 +25,19 @@ def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> 
     if method == "exact":
         return exact_scores(network.digits, state)
     raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+
+
+@torch.no_grad()
+def best_items(
+    network: Network, state: Tensor, items: Tensor, k: int, method: str, *, allowed: Tensor, beam: int = 50
+) -> Generated:
+    """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K)."""
+    if method == "generated":
+        return generate(network.digits, state, k, beam=beam, allowed=allowed)
+    if method == "hybrid":
+        return hybrid(network, state, items, k, beam=beam, allowed=allowed)
+    best = item_scores(network, state, items, method).masked_fill(~allowed, float("-inf")).topk(k)
+    return Generated(best.indices, best.values)
 
 
 class Scorer:
@@ -69,9 +82,6 @@ class Scorer:
             rows, columns = users.seen().nonzero()
             allowed[rows, columns] = False
         length = min(self.beam, int(allowed.sum(1).min()))
-        options = {"beam": self.beam, "allowed": allowed.to(state.device)}
-        if self.method == "generated":
-            found = generate(self.network.digits, state, length, **options)
-        else:
-            found = hybrid(self.network, state, self.items, length, **options)
+        allowed = allowed.to(state.device)
+        found = best_items(self.network, state, self.items, length, self.method, allowed=allowed, beam=self.beam)
         return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

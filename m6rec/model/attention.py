@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -114,3 +115,16 @@ class Block(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+
+def advance(blocks: Iterable[Block], x: Tensor, place: int, cache: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+    """One more token through causal blocks: x (B, D) at `place`, what the tokens before left -> (B, D), the new cache.
+
+    The same as running all tokens at once under a causal mask, without running the earlier ones again.
+    """
+    x, position, grown = x.unsqueeze(1), torch.tensor([place], device=x.device), []
+    for layer, block in enumerate(blocks):
+        new = block.remember(x, position)
+        grown.append(cache[layer].extend(new) if cache else new)
+        x = block(x, grown[-1], positions=position).out
+    return x.squeeze(1), grown

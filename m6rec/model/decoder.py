@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.model import masks
-from m6rec.model.attention import Block, Memory
+from m6rec.model.attention import Block, Memory, advance
 from m6rec.model.items import ItemEncoder
 from m6rec.model.tree import Tree
 
@@ -93,12 +93,8 @@ class DigitDecoder(nn.Module):
         `teach` and `step` are one function seen twice; a test holds them equal.
         """
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
-        x, place, grown = x.unsqueeze(1), torch.tensor([level], device=state.device), []
-        for layer, block in enumerate(self.blocks):
-            new = block.remember(x, place)
-            grown.append(cache[layer].extend(new) if cache else new)
-            x = block(x, grown[-1], positions=place).out
-        return self.choices(state + self.project(x.squeeze(1)), level, parent), grown
+        x, grown = advance(self.blocks, x, level, cache)
+        return self.choices(state + self.project(x), level, parent), grown
 
     def choices(self, states: Tensor, level: int, parent: Tensor, living: Tensor | None = None) -> Tensor:
         """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).

@@ -19,10 +19,12 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.sources import home
 from m6rec.data.splits import Split
 from m6rec.evaluate import evaluate
-from m6rec.runs.bench import environments, outside
+from m6rec.runs.bench import outside
 from m6rec.train import checkpoint
 
-PEERS = Path(__file__).with_name("peers")
+HERE = Path(__file__).parent
+OWN = (HERE / "rows.py", HERE / "table.py")  # what decides our rows beside the code that a checkpoint's key covers
+OUTSIDE = (*sorted((HERE / "peers").glob("*.py")), HERE / "environments.py", HERE / "outside.py")
 
 
 class Fitted(NamedTuple):
@@ -73,13 +75,14 @@ def row(name: str, seed: int, fit: Callable[[], Fitted], data: Dataset, split: S
         ranks = pd.DataFrame({"masked": masked.per_user["rank"], "unmasked": plain.per_user["rank"]})
         return Row(name, seed, ranks, seconds, fitted.parameters, len(ranks) / masked.seconds, "")
 
-    return _kept(checkpoint.key(name, str(seed), data.fingerprint, split.name, *settings), data, measured)
+    key = checkpoint.key(name, str(seed), data.fingerprint, split.name, _hash(OWN), *settings)
+    return _kept(key, data, measured)
 
 
 def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
     """Other people's code, one seed, in an environment of its own; a peer that failed is tried again the next time."""
-    code = b"".join(path.read_bytes() for path in (*sorted(PEERS.glob("*.py")), Path(environments.__file__)))
-    key = hashlib.sha256(code + f"{name} {data.fingerprint} {split.name} {sorted(options.items())}".encode())
+    settings = {what: value for what, value in options.items() if what != "say"}
+    key = f"{name} {data.fingerprint} {split.name} {_hash(OUTSIDE)} {sorted(settings.items())}"
 
     def measured() -> Row:
         outcome = outside.run(name, data, split, **options)
@@ -93,10 +96,14 @@ def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
             }
         )
         return Row(
-            name, 0, ranks, outcome.seconds, outcome.parameters, 0.0, outcome.note, outcome.memory, outcome.curve
+            name, 0, ranks, outcome.seconds, outcome.parameters, 0.0, outcome.note, outcome.memory, tuple(outcome.curve)
         )
 
-    return _kept(key.hexdigest()[:12], data, measured)
+    return _kept(hashlib.sha256(key.encode()).hexdigest()[:12], data, measured)
+
+
+def _hash(files: tuple[Path, ...]) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _kept(key: str, data: Dataset, measure: Callable[[], Row]) -> Row:

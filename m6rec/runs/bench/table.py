@@ -109,7 +109,7 @@ class Bench:
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line a model, seeds averaged: NDCG@10 and HR@10 masked and not, seconds, parameters, lists a second, seeds."""
+    """A line a model, seeds averaged: NDCG@10 and HR@10 masked and not, seconds, parameters, speed, memory, seeds."""
     lines = {}
     for name, runs in by_name(rows).items():
         lines[name] = {
@@ -118,8 +118,8 @@ def summary(rows: Sequence[Row]) -> pd.DataFrame:
             "NDCG@10 unmasked": np.mean([r.ndcg(False).mean() for r in runs]),
             "seconds": np.mean([r.seconds for r in runs]),
             "parameters": runs[0].parameters,
-            "lists/s": np.mean([r.lists_per_second for r in runs]),
-            "peak MB": runs[0].memory / 1e6,
+            "lists/s": np.mean([r.lists_per_second for r in runs]) or np.nan,
+            "peak MB": runs[0].memory / 1e6 or np.nan,
             "seeds": len(runs),
         }
     return pd.DataFrame(lines).T
