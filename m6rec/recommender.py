@@ -72,7 +72,7 @@ class M6Rec:
         if self.config.item_epochs:
             first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
             self._train(stages.items(self.config, self._training_content), first)
-        rows = self._train(self._stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
+        rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
         self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
         return rows
@@ -89,7 +89,7 @@ class M6Rec:
                 "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
             )
         epochs = self.config.finetune_epochs
-        return self._train(self._stage("fine_tune", epochs, losses.finetuning, "generated"), options)
+        return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
     def preprocess(self, items: pd.DataFrame | Sequence[object], media: Media | None = None) -> Features:
         """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
@@ -334,7 +334,7 @@ class M6Rec:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         def validate(network: Network) -> float:
             found = evaluate(self.scorer(judged_by, network=network), self.data, split=self.split, part="valid")
             return found.metrics["ndcg@10"]
