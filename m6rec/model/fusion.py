@@ -37,7 +37,12 @@ class History(NamedTuple):
 
 
 class ContextFusion(nn.Module):
-    """fuse(context, items): events, profile and requests -> one state per target."""
+    """fuse(context, items): events, profile and requests -> one state per target.
+
+    Three ways for a request to meet its target, of the same parameters but for one gate: "adding" adds its fields to
+    the last event, "gating" adds as much of them as a gate lets through, "attention" adds them and lets their tokens be
+    looked at in every layer.
+    """
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
@@ -47,6 +52,8 @@ class ContextFusion(nn.Module):
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
+        self.way = config.context_fusion
+        self.gate = nn.Linear(width, width) if self.way == "gating" and fields.request else None
         self.joint = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.joint_layers))
         self.norm = nn.RMSNorm(width)
         self.dropout = nn.Dropout(config.dropout)
@@ -80,20 +87,26 @@ class ContextFusion(nn.Module):
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         here = position.unsqueeze(-1).expand(-1, -1, history.events.shape[-1])  # (B, Q) -> (B, Q, D)
         x = history.events.gather(1, here)  # the last event that target may see; the start token where there is none
-        for field in fields:
-            x = x + field
+        if self.gate is not None:
+            asked = torch.stack(fields).sum(0)
+            x = x + self.gate(x + asked).sigmoid() * asked
+        else:
+            for field in fields:
+                x = x + field
         x = self.dropout(x)
         places = position - 1  # a target stands where its last event stands
         c = history.there.shape[1] - (history.events.shape[1] - 1)
-        mask = masks.targets(history.there[:, :c], history.there[:, c:], request > 0, position)
+        tokens = request > 0 if self.way == "attention" else torch.zeros_like(request[..., :0], dtype=torch.bool)
+        mask = masks.targets(history.there[:, :c], history.there[:, c:], tokens, position)
         maps = []
         for block, memory in zip(self.joint, history.memories, strict=True):
-            if fields:
+            if mask.shape[-1] > memory.k.shape[-2]:
                 tokens = torch.stack(fields, 2).flatten(1, 2)  # R × (B, Q, D) -> (B, Q·R, D)
                 memory = memory.extend(block.remember(tokens, places.repeat_interleave(len(fields), 1)))
             x, seen = block(x, memory, mask, places, weights=weights)
             maps.append(seen)
-        return Fused(self.norm(x), tuple(m for m in maps if m is not None))
+        unseen = request[0].numel() + history.there.shape[1] - mask.shape[-1]  # request tokens that nobody looks at
+        return Fused(self.norm(x), tuple(F.pad(m, (0, unseen)) for m in maps if m is not None))
 
 
 def _places(profile: int, events: int, device: torch.device) -> Tensor:
