@@ -7,7 +7,7 @@ A `Field` turns one column into codes 1…n; code 0 means absent and is masked, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from m6rec.config import Config
 from m6rec.data import behaviour
 from m6rec.data.behaviour import Behaviour
 from m6rec.data.dataset import Dataset
-from m6rec.data.fields import WEEKDAYS, Field, seconds
+from m6rec.data.fields import PARTS, WEEKDAYS, Field, seconds
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
 
@@ -27,12 +27,10 @@ GAP_EDGES = (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 
 SESSION_EDGES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
 PACE_EDGES = (1.0, 5.0, 20.0, 60.0, 300.0)  # seconds per event
 TIMED = {
-    "hour": Field.clock("hour", "hour"),
-    "weekday": Field.clock("weekday", "weekday"),
-    "season": Field.clock("season", "season"),
-    "gap": Field("gap", edges=GAP_EDGES),
-    "session": Field("session", edges=SESSION_EDGES),
-    "pace": Field("pace", edges=PACE_EDGES),
+    **{part: Field.clock(part, part) for part in PARTS},
+    "gap": Field("gap", edges=GAP_EDGES, part="gap"),
+    "session": Field("session", edges=SESSION_EDGES, part="session"),
+    "pace": Field("pace", edges=PACE_EDGES, part="pace"),
 }  # fields that need no fitting, and data with times
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # every other event column is a request field
 
@@ -62,7 +60,7 @@ class Fields:
     value: Field
     profile: tuple[Field, ...] = ()
     request: tuple[Field, ...] = ()
-    gap: Field = field(default=Field("gap", edges=GAP_EDGES))
+    gap: Field = TIMED["gap"]
 
     @classmethod
     def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
@@ -106,9 +104,8 @@ class Fields:
         """
         codes = []
         for f in self.request:
-            own = f.part or f.name in events  # an own column stands before what is worked out under its name
-            values = f.read(events) if own else known[f.name]
-            codes.append(values if f.name == "tastes" and not own else f.encode(values))
+            values = known[f.part] if f.part in known else f.read(events)
+            codes.append(values if f.part == "tastes" else f.encode(values))
         return np.stack(codes, 1) if codes else np.zeros((len(events), 0), np.int64)
 
     def introduce(self, profile: Mapping[str, object] | None) -> np.ndarray:
@@ -127,8 +124,8 @@ class Fields:
             request["weekday"] = WEEKDAYS[request["weekday"]]
         codes = _typed(self.request, request, "request")
         for place, f in enumerate(self.request):
-            if not f.part and f.name not in request and f.name in (known or {}):
-                codes[place] = known[f.name] if f.name == "tastes" else f.encode([known[f.name]])[0]
+            if f.part in (known or {}) and f.name not in request:
+                codes[place] = known[f.part] if f.part == "tastes" else f.encode([known[f.part]])[0]
         return codes
 
     def to_dict(self) -> dict:
@@ -144,8 +141,10 @@ class Fields:
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
-    def _named(self, name: str) -> Field | None:
-        return next((f for f in self.request if f.name == name), None)
+    @property
+    def tastes(self) -> Field | None:
+        """The field of recent tastes, where it was asked for."""
+        return next((f for f in self.request if f.part == "tastes"), None)
 
 
 def _moment(data: Dataset, split: Split, circumstances: Sequence[str], own: Sequence[str]) -> list[Field]:
@@ -161,7 +160,7 @@ def _moment(data: Dataset, split: Split, circumstances: Sequence[str], own: Sequ
             found.append(TIMED[name])
         else:
             trained = np.unique(data.events["item"].to_numpy()[split.train])
-            found.append(Field.text("tastes", data.items["text"].iloc[trained]))
+            found.append(Field.text("tastes", data.items["text"].iloc[trained], part="tastes"))
     return found
 
 
@@ -180,7 +179,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     first[data.offsets[:-1][np.diff(data.offsets) > 0]] = True
     times = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     known = behaviour.circumstances(times, first)
-    if field := fields._named("tastes"):
+    if field := fields.tastes:
         known["tastes"] = behaviour.tastes(field, field.words(data.items["text"]), item, first)
     return EventCodes(
         value=fields.value.encode(data.events["value"]),
@@ -202,7 +201,7 @@ def encode_person(
         moment = float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
     known = behaviour.now(past, moment)
     gaps, now = known["gap"][:-1], {name: values[-1] for name, values in known.items()}
-    if field := fields._named("tastes"):
+    if field := fields.tastes:
         places = np.arange(len(texts) + 1)  # the last stands for what is asked
         now["tastes"] = behaviour.tastes(field, field.words([*texts, ""]), places, places == 0)[-1]
     return fields.value.encode(past.value), fields.gap.encode(gaps), fields.ask(request, now)
@@ -210,7 +209,7 @@ def encode_person(
 
 def _typed(fields: tuple[Field, ...], values: dict[str, object], part: str) -> np.ndarray:
     """Codes of what a person typed: unlike stored values, names and values that are unknown are errors."""
-    for name in {f.column for f in fields if f.part} & set(values):  # a time stands for its parts
+    for name in {f.column for f in fields if f.column} & set(values):  # a time stands for its parts
         table = pd.DataFrame({name: [values.pop(name)]})
         if table[name].notna().all():
             values = {f.name: f.read(table).iloc[0] for f in fields if f.column == name} | values

@@ -21,6 +21,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 SEASONS = ("winter", "spring", "summer", "autumn")  # of the northern half; winter is December to February
 PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # what is read off a clock
 WORDS = 200  # words that a text may be known by
+MOST = 0.8  # share of the texts from which a word says nothing
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Field:
     column: str = ""
     """Of a part of a time: the column that it is read off."""
     part: str = ""
-    """hour, weekday or season."""
+    """What is worked out: hour, weekday, season of a time; gap, session, pace, tastes of the events before."""
 
     @property
     def size(self) -> int:
@@ -79,18 +80,19 @@ class Field:
         return cls(name, edges=tuple(float(e) for e in np.unique(np.quantile(numbers, np.arange(1, 8) / 8))))
 
     @classmethod
-    def text(cls, name: str, values: Iterable[object]) -> Field:
-        """The words that between two and half of the texts have, at most WORDS; InputError where there is none."""
+    def text(cls, name: str, values: Iterable[object], part: str = "") -> Field:
+        """The words that two texts have and not nearly all, at most WORDS; InputError where there is none."""
         from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
 
         texts = [t for t in map(clean, values) if t]
-        counter = CountVectorizer(binary=True, max_features=WORDS, min_df=2, max_df=0.5, stop_words="english")
+        counter = CountVectorizer(binary=True, max_features=WORDS, min_df=2, max_df=MOST, stop_words="english")
         try:
             often = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
         except ValueError as error:
             raise InputError(f"no two texts of {name} share a word: declare another type, or leave it out.") from error
         weights = np.log(len(texts) / often)
-        return cls(name, levels=tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights.tolist()))
+        levels = tuple(counter.get_feature_names_out().tolist())
+        return cls(name, levels=levels, weights=tuple(weights.tolist()), part=part)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """Values (n,) -> codes (n,) int64; missing values and categories never seen in training are absent."""
@@ -132,7 +134,7 @@ class Field:
             return f"{self.name} ?"
         if self.levels:
             return f"{self.name} {self.levels[code - 1]}"
-        if self.name == "gap":
+        if self.part == "gap":
             return ("gap < 1 s", "gap < 20 s", "gap < 1 min", "gap < 5 min", "gap < 30 min", "gap < 2 h", "gap < 1 day",
                     "gap < 1 week", "gap < 30 days", "gap ≥ 30 days")[code - 1]  # fmt: skip
         low = f"≥ {self.edges[code - 2]:g}" if code > 1 else ""
@@ -141,7 +143,7 @@ class Field:
 
     def read(self, frame: pd.DataFrame) -> pd.Series:
         """This field's values in a table of events or users: the column of its name, or a part of its time."""
-        if not self.part:
+        if not self.column:
             return frame[self.name]
         return clock(self.part, seconds(self.column, frame[self.column]))
 
