@@ -23,9 +23,10 @@ class Fused(NamedTuple):
     """What is known of each target before anything is generated."""
 
     state: Tensor  # (B, Q, D)
-    weights: tuple[
-        Tensor, ...
-    ]  # per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s
+    # Per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s.
+    weights: tuple[Tensor, ...]
+    # The history stream's, per joint layer but the last, which reads nothing: (B, H, C + T, C + T), or empty.
+    history: tuple[Tensor, ...] = ()
 
 
 class History(NamedTuple):
@@ -34,6 +35,7 @@ class History(NamedTuple):
     memories: tuple[Memory, ...]  # one per joint layer, over C + T tokens
     events: Tensor  # (B, 1 + T, D): the start token and the events, as they came in
     there: Tensor  # (B, C + T) bool: which tokens are present
+    weights: tuple[Tensor, ...] = ()  # where it looked, if asked: see `Fused.history`
 
 
 class ContextFusion(nn.Module):
@@ -60,9 +62,9 @@ class ContextFusion(nn.Module):
 
     def forward(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
         """Fuse a context with item vectors (N, D), or with the vectors of its own events (B, T, D)."""
-        return self.answer(self.read(context, items), context, weights=weights)
+        return self.answer(self.read(context, items, weights=weights), context, weights=weights)
 
-    def read(self, context: Context, items: Tensor) -> History:
+    def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """The history stream: profile tokens see each other, events see the profile and the past."""
         # Not by indexing: threads sum its gradient in an order that changes from run to run.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
@@ -74,12 +76,14 @@ class ContextFusion(nn.Module):
         there = context.item >= 0
         mask = masks.prefix(known, there)
         places = _places(known.shape[1], there.shape[1], x.device)
-        memories = []
+        memories, maps = [], []
         for layer, block in enumerate(self.joint):
             memories.append(block.remember(x, places))
             if layer + 1 < len(self.joint):  # nobody reads the last layer's output of this stream
-                x = block(x, memories[-1], mask, places).out
-        return History(tuple(memories), torch.cat((start, events), 1), torch.cat((known, there), 1))
+                x, seen = block(x, memories[-1], mask, places, weights=weights)
+                maps.append(seen)
+        looked = tuple(m for m in maps if m is not None)
+        return History(tuple(memories), torch.cat((start, events), 1), torch.cat((known, there), 1), looked)
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
         """The target stream: one state per target, from a history stream that was read before."""
@@ -96,17 +100,16 @@ class ContextFusion(nn.Module):
         x = self.dropout(x)
         places = position - 1  # a target stands where its last event stands
         c = history.there.shape[1] - (history.events.shape[1] - 1)
-        tokens = request > 0 if self.way == "attention" else torch.zeros_like(request[..., :0], dtype=torch.bool)
-        mask = masks.targets(history.there[:, :c], history.there[:, c:], tokens, position)
+        visible = (request > 0) & (self.way == "attention")  # else a request is met at the start alone
+        mask = masks.targets(history.there[:, :c], history.there[:, c:], visible, position)
         maps = []
         for block, memory in zip(self.joint, history.memories, strict=True):
-            if mask.shape[-1] > memory.k.shape[-2]:
+            if fields:
                 tokens = torch.stack(fields, 2).flatten(1, 2)  # R × (B, Q, D) -> (B, Q·R, D)
                 memory = memory.extend(block.remember(tokens, places.repeat_interleave(len(fields), 1)))
             x, seen = block(x, memory, mask, places, weights=weights)
             maps.append(seen)
-        unseen = request[0].numel() + history.there.shape[1] - mask.shape[-1]  # request tokens that nobody looks at
-        return Fused(self.norm(x), tuple(F.pad(m, (0, unseen)) for m in maps if m is not None))
+        return Fused(self.norm(x), tuple(m for m in maps if m is not None), history.weights)
 
 
 def _places(profile: int, events: int, device: torch.device) -> Tensor:
