@@ -7,7 +7,7 @@ A `Field` turns one column into codes 1…n; code 0 means absent and is masked, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -134,10 +134,11 @@ class Fields:
 
     @classmethod
     def from_dict(cls, values: dict) -> Fields:
-        """Back from `to_dict`."""
+        """Back from `to_dict`; KeyError for another version's."""
 
         def read(v: dict) -> Field:
-            return Field(**{k: tuple(part) if isinstance(part, list) else part for k, part in v.items()})
+            parts = {f.name: v[f.name] for f in fields(Field)}  # all of them: an older version's have other meanings
+            return Field(**{name: tuple(p) if isinstance(p, list) else p for name, p in parts.items()})
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
