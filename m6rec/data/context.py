@@ -128,6 +128,16 @@ class Fields:
                 codes[place] = known[f.part] if f.part == "tastes" else f.encode([known[f.part]])[0]
         return codes
 
+    def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
+        """What one row's profile and its last target's request say: (part, field) -> words, such as "hour 21"."""
+        said = {}
+        for part, some, codes in (
+            ("profile", self.profile, context.profile[row]),
+            ("request", self.request, context.request[row, -1]),
+        ):
+            said |= {(part, f.name): f.describe(code) for f, code in zip(some, codes.tolist(), strict=True)}
+        return said
+
     def to_dict(self) -> dict:
         """As JSON values."""
         return asdict(self)

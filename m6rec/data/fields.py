@@ -22,6 +22,7 @@ SEASONS = ("winter", "spring", "summer", "autumn")  # of the northern half; wint
 PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # what is read off a clock
 WORDS = 200  # words that a text may be known by
 MOST = 0.8  # share of the texts from which a word says nothing
+LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # a word: a year or a size is a number, for a column of its own
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Field:
         from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
 
         texts = [t for t in map(clean, values) if t]
-        counter = CountVectorizer(binary=True, max_features=WORDS, min_df=2, max_df=MOST, stop_words="english")
+        counter = CountVectorizer(
+            token_pattern=LETTERS, binary=True, max_features=WORDS, min_df=2, max_df=MOST, stop_words="english"
+        )
         try:
             often = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
         except ValueError as error:
@@ -110,7 +113,7 @@ class Field:
         """Which of a text field's words each text has: (n, W) of 0 and 1."""
         from sklearn.feature_extraction.text import CountVectorizer
 
-        counter = CountVectorizer(binary=True, vocabulary=self.levels)
+        counter = CountVectorizer(token_pattern=LETTERS, binary=True, vocabulary=self.levels)
         return sparse.csr_array(counter.transform([clean(t) for t in texts]))
 
     def telling(self, words: sparse.csr_array) -> np.ndarray:
