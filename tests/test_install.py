@@ -23,7 +23,7 @@ PROJECT = tomllib.loads(PYPROJECT)["project"]
 CORE = PROJECT["dependencies"]
 EXTRAS = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
 ENVIRONMENT = (CLONE / "environment.yml").read_text(encoding="utf-8")
-NOT_IMPORTED = {"ipykernel", "ipywidgets", "jupyterlab"}  # programs, and what tqdm imports
+NOT_IMPORTED = {"ipykernel", "jupyterlab"}  # programs
 OF_THE_BUILD = ("nvidia-", "cuda-", "triton")  # what PyTorch's builds with CUDA pin themselves
 
 

@@ -23,23 +23,31 @@ EDGES = 200  # lines of a flow
 
 
 def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> Picture:
-    """Every token's look at every other, in one layer and head: rows look at columns, white lines part the kinds."""
-    weights, n = chosen(record, layer, head), len(record.labels)
+    """Every token's look at every other, in one layer and head: rows look at columns, white lines part the kinds.
+
+    Rows that no layer computes are grey; a mean leaves them out.
+    """
+    chosen(record, layer, head)
+    n = len(record.labels)
+    unread = (np.diagonal(record.weights, axis1=2, axis2=3) == 1) & (np.arange(n) > 0)  # (L, H, n): the start is first
+    weights = np.ma.masked_array(record.weights, np.broadcast_to(unread[..., None], record.weights.shape))
+    weights = weights.mean(0) if layer == 0 else weights[layer - 1]
+    weights = weights.mean(0) if head == 0 else weights[head - 1]
     figure, ax = canvas(7.6, 5.4, layout="none")
     figure.subplots_adjust(left=0.3, right=0.99, bottom=0.1, top=0.88)
-    # The start takes most of what is left over: without it, the colours tell the rest apart.
-    top = max(float(weights[:, 1:].max(initial=0)), 1e-9)
+    # The start can only look at itself: without that, the colours tell the rest apart.
+    top = max(float(weights[1:].max() if n > 1 and not unread.all() else 1.0), 1e-9)
+    ax.set_facecolor("0.88")
     ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     _names(ax, record.labels, numbered=True)
     for edge in _edges(record.kinds):
         ax.axvline(edge - 0.5, color="white", linewidth=1)
         ax.axhline(edge - 0.5, color="white", linewidth=1)
     if n <= 12:
-        for (row, column), value in np.ndenumerate(weights):
-            light = "black" if value > top / 2 else "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=light)
+        _values(ax, weights.filled(np.nan), top)
     ax.set_xlabel(f"is looked at (yellow: {top:.2f} or more)", fontsize=9)
-    return _picture(figure, ax, pd.DataFrame(weights, record.labels, record.labels), title, f"{n} tokens, rows look")
+    data = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
+    return _picture(figure, ax, data, title, f"{n} tokens, rows look")
 
 
 def target_map(record: Record, title: str, *, layer: int = 0) -> Picture:
@@ -126,9 +134,10 @@ def strips(
 ) -> Picture:
     """Shares of attention (rows, n), a column for each token; white lines part their kinds."""
     weights = np.asarray(weights, dtype=float)
-    figure, ax = canvas(8, 2.5 + 0.26 * len(rows), layout="none")
-    room = figure.get_figheight()
-    figure.subplots_adjust(left=0.16, right=0.93, bottom=1.75 / room, top=1 - 0.5 / room)
+    below = 0.3 + 0.055 * min(26, max(map(len, labels)))  # inches, for names that stand at an angle
+    room = below + 0.8 + 0.26 * len(rows)
+    figure, ax = canvas(8, room, layout="none")
+    figure.subplots_adjust(left=0.16, right=0.93, bottom=below / room, top=1 - 0.5 / room)
     top = max(float(weights.max()), 1e-9)
     image = ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     ax.set_yticks(range(len(rows)), [drawable(row, 24) for row in rows], fontsize=8)
@@ -137,10 +146,8 @@ def strips(
     for edge in _edges([] if kinds is None else kinds[: len(labels)]):
         ax.axvline(edge - 0.5, color="white", linewidth=2)
     if len(labels) <= 12:
-        for (row, column), value in np.ndenumerate(weights):
-            light = "black" if value > top / 2 else "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=light)
-    figure.colorbar(image, cax=figure.add_axes((0.945, 1.75 / room, 0.012, 1 - 2.25 / room))).ax.tick_params(
+        _values(ax, weights, top)
+    figure.colorbar(image, cax=figure.add_axes((0.945, below / room, 0.012, 1 - (below + 0.5) / room))).ax.tick_params(
         labelsize=7
     )
     return _picture(
@@ -181,6 +188,13 @@ def _names(ax: object, labels: Sequence[str], *, columns: bool = True, numbered:
     ax.set_yticks(range(len(labels)), named, fontsize=7)
     if columns:
         ax.set_xticks(range(len(labels)), range(1, len(labels) + 1), fontsize=6)
+
+
+def _values(ax: object, weights: np.ndarray, top: float) -> None:
+    for (row, column), value in np.ndenumerate(weights):
+        if not np.isnan(value):
+            light = "black" if value > top / 2 else "white"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=light)
 
 
 def _picture(figure: object, ax: object, data: pd.DataFrame, title: str, what: str) -> Picture:

@@ -13,8 +13,9 @@ from m6rec.data.context import Context
 from m6rec.errors import InputError
 from m6rec.generate.scorer import best_items
 from m6rec.view.figures import rank_moves
-from m6rec.view.picture import Picture
-from m6rec.view.widgets.panel import WIDE, Panel, menu, several, slider
+from m6rec.view.picture import Picture, plain
+from m6rec.view.widgets.controls import Marked, Several, line, slider
+from m6rec.view.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from m6rec.data.fields import Field
@@ -52,6 +53,12 @@ class Person:
             self.vectors[mute] = self.model.item_vectors(self._new, mute=mute)
         return self.vectors[mute]
 
+    @property
+    def offered(self) -> list[str]:
+        """Titles to be offered while one types; none where there are too many."""
+        titles = [title for title in dict.fromkeys(self.model.data.items["title"]) if len(title) <= 200]
+        return titles if len(titles) <= OFFERED else []
+
     def open(self, had: Sequence[int]) -> Tensor:
         """What may be recommended to someone who had these: (1, N) bool."""
         allowed = torch.ones(1, self.model.data.n_items, dtype=torch.bool, device=self.model.device)
@@ -66,15 +73,21 @@ class Person:
         context: Context | None = None,
         mute: tuple[str, ...] = (),
         had: Sequence[int] | None = None,
-    ) -> list[str]:
-        """The titles of the k best; InputError where so many cannot be recommended."""
+    ) -> list[int]:
+        """The codes of the k best; InputError where so many cannot be recommended."""
         items, allowed = self.items(mute), self.open(self.had if had is None else had)
         if not 1 <= k <= (possible := int(allowed.sum())):
             raise InputError(f"k={k} does not fit: {possible} items can be recommended here, so take 1 to {possible}.")
         state = self.model.fuse(context or self.context, items).state[:, -1]
         network = self.model.network
         found = best_items(network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
-        return [self.titles[code] for code in found.items[0].tolist()]
+        return found.items[0].tolist()
+
+    def moves(self, before: Sequence[int], now: Sequence[int], title: str, changed: Sequence[str]) -> Picture:
+        """Two lists of codes beside each other, under the words of what was changed between them."""
+        title = f"{title} {plain(', '.join(changed), 120)}" if changed else title
+        names = ([self.titles[code] for code in codes] for codes in (before, now))
+        return rank_moves(*names, ("as it was", "as it is"), title)
 
 
 class ContextWhatIf(Panel):
@@ -105,7 +118,7 @@ class ContextWhatIf(Panel):
         every = {**self.fields, **self.profile}
         controls = {name: _control(f, code) for (name, f), code in zip(every.items(), codes, strict=True)}
         if model.network.items.reads:
-            controls["mute"] = several("without", [(m, m) for m in model.network.items.reads])
+            controls["mute"] = Several("without", [(m, m) for m in model.network.items.reads])
         self.before = self.person.top(k, method)
         super().__init__(title, controls, self._picture)
 
@@ -123,7 +136,12 @@ class ContextWhatIf(Panel):
         # (R,) -> (B = 1, Q = 1, R) and (C,) -> (1, C)
         context = start._replace(request=request.view(1, 1, -1), profile=known.view(1, -1))
         now = self.person.top(self.k, self.method, context=context, mute=tuple(mute))
-        return rank_moves(self.before, now, ("as it was", "as it is"), self.title)
+        given = [*start.request[0, -1].tolist(), *start.profile[0].tolist()]
+        every = {**self.fields, **self.profile}
+        changed = [
+            f.describe(codes[name]) for (name, f), c in zip(every.items(), given, strict=True) if codes[name] != c
+        ]
+        return self.person.moves(self.before, now, self.title, [*changed, *(f"without {m}" for m in mute)])
 
 
 class HistoryEditor(Panel):
@@ -149,14 +167,10 @@ class HistoryEditor(Panel):
         self.k, self.method, start = k, method, self.person.context
         self.events = start.item[0, : int(start.position[0, -1])].tolist()
         named = [(f"{place + 1}. {self.person.titles[code]}", place) for place, code in enumerate(self.events)]
-        offered = [t for t in dict.fromkeys(model.data.items["title"]) if len(t) <= 200]
         controls = {
-            "without": several("without", named, rows=8),
-            "add": ipywidgets.Combobox(
-                description="and then", placeholder="a title", continuous_update=False,
-                options=offered if len(offered) <= OFFERED else (), **WIDE,
-            ),
-        }  # fmt: skip
+            "without": Marked("events", "leave out", named),
+            "add": line("and then", self.person.offered),
+        }
         self.before = self.person.top(k, method)
         super().__init__(title, controls, self._picture)
 
@@ -180,11 +194,11 @@ class HistoryEditor(Panel):
         if position == 0:  # nobody's history is one column of nothing
             rows = {"item": torch.tensor([[-1]]), "value": torch.zeros(1, 1).long(), "gap": torch.zeros(1, 1).long()}
         now = self.person.top(self.k, self.method, context=start._replace(**rows, position=position), had=had)
-        return rank_moves(self.before, now, ("as it was", "as it is"), self.title)
+        changed = [f"{len(without)} left out"] if without else []
+        changed += [f"and then {plain(self.person.titles[had[-1]], 40)}"] if add.strip() else []
+        return self.person.moves(self.before, now, self.title, changed)
 
 
-def _control(field: Field, code: int) -> ipywidgets.ValueWidget:
-    """A slider where values have an order, a menu where they have none; the first option is: not known."""
-    options = [(field.describe(c).removeprefix(f"{field.name} "), c) for c in range(field.size)]
-    ordered = bool(field.edges) or all(level.isdigit() for level in field.levels)
-    return (slider if ordered else menu)(field.name, options, code)
+def _control(field: Field, code: int) -> ipywidgets.SelectionSlider:
+    """A slider over a field's values; the first one is: not known."""
+    return slider(field.name, [(field.describe(c).removeprefix(f"{field.name} "), c) for c in range(field.size)], code)

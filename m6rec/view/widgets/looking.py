@@ -9,7 +9,8 @@ import numpy as np
 from m6rec.explain.capture import Record
 from m6rec.view import attention
 from m6rec.view.picture import Picture
-from m6rec.view.widgets.panel import Panel, menu, slider
+from m6rec.view.widgets.controls import one_of, slider
+from m6rec.view.widgets.panel import Panel
 
 VIEWS = {
     "every token": "tokens",
@@ -40,7 +41,7 @@ class HeadsAndLayers(Panel):
         self.record, self.folded, self.shares, self.names = record, record.fold(recent), shares, names
         layers, heads = record.weights.shape[:2]
         controls = {
-            "view": menu("show", list(VIEWS.items()), "tokens"),
+            "view": one_of("show", list(VIEWS.items()), "tokens"),
             "layer": slider("layer", [("all", 0), *((str(a), a) for a in range(1, layers + 1))], layers),
             "head": slider("head", [("all", 0), *((str(h), h) for h in range(1, heads + 1))], 0),
         }

@@ -22,8 +22,6 @@ from traitlets import TraitError
 from m6rec.errors import InputError
 from m6rec.view.picture import Picture, plain
 
-WIDE = {"layout": ipywidgets.Layout(width="36em"), "style": {"description_width": "9em"}}
-
 
 class Panel:
     """controls: name -> ipywidget with a value; draw(**values) -> `Picture`, called at once and at every move.
@@ -82,8 +80,8 @@ class Panel:
         try:
             self.controls[name].value = self.read(name, value)
         except TraitError:
-            there = [str(option) for _, option in getattr(self.controls[name], "_options_full", ())]
-            known = f"take one of {plain(', '.join(there), 200)}" if there else "take a value of its kind"
+            there = ", ".join(f"{said} ({option!r})" for said, option in getattr(self.controls[name], "options", ()))
+            known = f"take one of {plain(there, 200)}" if there else "take a value of its kind"
             raise InputError(f"{name}={plain(repr(value))} is not there: {known}.") from None
 
     def _moved(self, _: object) -> None:
@@ -122,25 +120,3 @@ def milliseconds(panel: Panel, name: str, values: Sequence[object]) -> np.ndarra
         panel.goto(**{name: value})
         taken.append(1000 * (time.perf_counter() - start))
     return np.array(taken)
-
-
-def slider(description: str, options: Sequence[tuple[str, object]], value: object) -> ipywidgets.SelectionSlider:
-    """A slider over named options: arrow keys move it, and it redraws when it stands still."""
-    return ipywidgets.SelectionSlider(
-        options=_named(options), value=value, description=plain(description, 40), continuous_update=False, **WIDE
-    )
-
-
-def menu(description: str, options: Sequence[tuple[str, object]], value: object) -> ipywidgets.Dropdown:
-    """One of several options."""
-    return ipywidgets.Dropdown(options=_named(options), value=value, description=plain(description, 40), **WIDE)
-
-
-def several(description: str, options: Sequence[tuple[str, object]], rows: int = 6) -> ipywidgets.SelectMultiple:
-    """Any number of options; none at first."""
-    rows = min(rows, len(options)) or 1
-    return ipywidgets.SelectMultiple(options=_named(options), description=plain(description, 40), rows=rows, **WIDE)
-
-
-def _named(options: Sequence[tuple[str, object]]) -> list[tuple[str, object]]:
-    return [(plain(name, 60), value) for name, value in options]

@@ -10,7 +10,8 @@ from m6rec.generate.beam import Step, generate
 from m6rec.view.beam import beam_tree
 from m6rec.view.picture import Picture
 from m6rec.view.widgets.asking import Person
-from m6rec.view.widgets.panel import Panel, menu, slider
+from m6rec.view.widgets.controls import slider
+from m6rec.view.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from m6rec.recommender import M6Rec
@@ -46,7 +47,7 @@ class BeamTree(Panel):
         controls = {
             "digit": slider("digits", [(str(d), d) for d in range(1, digits + 1)], digits),
             "beam": slider("beam", [(str(b), b) for b in wide], min(wide, key=lambda b: abs(b - 50))),
-            "place": menu("follow", [("none", 0), *((f"place {p}", p) for p in range(1, k + 1))], 0),
+            "place": slider("follow", [("none", 0), *((f"place {p}", p) for p in range(1, k + 1))], 0),
         }
         super().__init__(title, controls, self._picture)
 
