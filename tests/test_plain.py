@@ -66,13 +66,18 @@ def test_layers_prompts_and_adapters():
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():
     assert plaintext.times(2) == "twice" and plaintext.times(4) == "4 times"
     assert plaintext.standing(0.04) == "among the top 5 %"
-    assert plaintext.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties, gender m"
+    assert plaintext.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties gender m"
     assert plaintext.event("Heat (1995)", 5) == "loved Heat (1995)"
     speller = Speller.fit(TEXTS * 3, 300)
     text = Text(profile=TEXTS[2], history=tuple(TEXTS), candidate="silk bag", target=("wool coat", "tabla"))
     whole = speller.source(text, 200)
     short = speller.source(text, len(whole) - 1)
     assert whole[len(whole) - len(short) + 10 :] == short[10:] and len(short) < len(whole)
-    assert speller.words(speller.target(text.target, 99)[1:]) == ["wool coat", "tabla"]
+    assert speller.words(speller.target(text.target, 99)[0][1:]) == ["wool coat", "tabla"]
+    ids, taught = speller.target(("because:", "silk"), 99)
+    assert len(ids) == len(taught) and taught == [False] * (len(ids) - len(speller.segment("silk")) - 1) + [True] * (
+        len(speller.segment("silk")) + 1
+    )
+    assert plaintext.SOURCE_EOS not in speller.segment("[EOS'] [EOS]")
     with pytest.raises(InputError, match="shorten"):
         speller.source(text, 5)

@@ -3,8 +3,8 @@
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
 The left region is read in both directions, the right one from the left. Every part is a segment, so that it can be
-read alone (late interaction) or hidden. Numbers are said in words, because their size is what a reader needs.
-Source: M6-Rec section 3.1.
+read alone (late interaction) or hidden. A target segment that ends in a colon is given: it asks, and what follows
+answers. Numbers are said in words. Source: M6-Rec section 3.1.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ OPINIONS = {1: "hated", 2: "disliked", 3: "found fair", 4: "liked", 5: "loved"}
 class Text(NamedTuple):
     """One rendering: segments of the bidirectional region, and of the autoregressive one."""
 
-    profile: str = ""  # "age 24, m, technician"
-    request: str = ""  # "evening, weekend, phone"
+    profile: str = ""  # "age twenties gender m"
+    request: str = ""  # "evening phone"
     history: tuple[str, ...] = ()  # one segment an event, oldest first
     candidate: str = ""
     target: tuple[str, ...] = ()  # what is to be written, one segment an item or sentence
@@ -52,22 +52,23 @@ class Tokens(NamedTuple):
 
     source: np.ndarray  # (B, S) int64
     target: np.ndarray  # (B, T) int64, [BOS] first and [EOS] last; (B, 0) where no target is asked for
+    taught: np.ndarray  # (B, T) bool: tokens that are to be written; [BOS] and given segments are not
 
 
-def item(words: object) -> str:
-    """An item in words: its text, bars as commas."""
-    return ", ".join(part.strip() for part in text.clean(words).split("|") if part.strip())
+def item(words: object, longest: int = 12) -> str:
+    """An item in words: the first ones of its text, without the marks between its parts."""
+    return " ".join(text.clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 
 
 def profile(row: Mapping[str, object]) -> str:
-    """A user's columns in words, an age as its decade: {"age": 24, "gender": "M"} -> "age twenties, gender m"."""
+    """A user's columns in words, an age as its decade: {"age": 24, "gender": "M"} -> "age twenties gender m"."""
     said = {name: _in_words(name, value) for name, value in row.items() if name != "user_id" and not pd.isna(value)}
-    return ", ".join(f"{name} {words}" for name, words in said.items())
+    return " ".join(f"{name} {words}" for name, words in said.items())
 
 
 def request(fields: Mapping[str, object]) -> str:
-    """The circumstances of the event to be predicted: {"hour": 21, "device": "phone"} -> "evening, phone"."""
-    return ", ".join(_in_words(name, value) for name, value in fields.items() if not pd.isna(value))
+    """The circumstances of the event to be predicted: {"hour": 21, "device": "phone"} -> "evening phone"."""
+    return " ".join(_in_words(name, value) for name, value in fields.items() if not pd.isna(value))
 
 
 def event(words: str, value: float | None = None) -> str:
@@ -96,6 +97,8 @@ def _in_words(name: str, value: object) -> str:
         return decades[min(int(value) // 10, 6)]
     if name == "hour":
         return ("night", "morning", "afternoon", "evening")[int(value) // 6 % 4]
+    if name == "weekday":
+        return "weekend" if int(value) >= 5 else "workday"
     return text.clean(str(value)).lower()
 
 
@@ -106,6 +109,7 @@ class Speller:
         if tokenizer.token_to_id("[SEP]") != SEP:
             raise InputError("this tokenizer has no [SEP] at its place: make one with plaintext.Speller.fit(texts).")
         self.tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True  # a title that spells [EOS] ends nothing
         self.segment: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(self._segment)
 
     @classmethod
@@ -139,14 +143,19 @@ class Speller:
         after = [self.segment(rendered.candidate)] if rendered.candidate else []
         return [SOURCE_BOS, *(i for part in (*before, *reversed(events), *after) for i in part), SOURCE_EOS]
 
-    def target(self, parts: Sequence[str], length: int) -> list[int]:
-        """The autoregressive region, cut to `length` tokens without its [EOS] where it is too long."""
-        return [BOS, *(i for part in parts for i in self.segment(part)), EOS][:length]
+    def target(self, parts: Sequence[str], length: int) -> tuple[list[int], list[bool]]:
+        """The autoregressive region, cut to `length` tokens without its [EOS] where it is too long; what is taught."""
+        ids, taught = [BOS], [False]
+        for part in parts:
+            ids += self.segment(part)
+            taught += [not part.endswith(":")] * (len(ids) - len(taught))
+        return [*ids, EOS][:length], [*taught, True][:length]
 
     def tokens(self, rendered: Sequence[Text], source: int = 96, target: int = 48) -> Tokens:
         """Renderings -> padded token ids, at most `source` and `target` long; target=0 leaves that region out."""
-        right = [self.target(one.target, target) if target else [] for one in rendered]
-        return Tokens(pad([self.source(one, source) for one in rendered]), pad(right))
+        right = [self.target(one.target, target) for one in rendered]
+        ids, taught = (pad([row[i] for row in right]) for i in range(2))
+        return Tokens(pad([self.source(one, source) for one in rendered]), ids, taught.astype(bool))
 
     def words(self, ids: Iterable[int]) -> list[str]:
         """Token ids of a target region -> its segments' words, up to [EOS]."""
