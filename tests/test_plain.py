@@ -47,7 +47,10 @@ def test_remembered_source_serves_many_candidates():
     model, source, candidates = backbone(), tokens(1, 6), tokens(5, 4)
     source[0, 4:] = 0
     at_once = model(source.expand(5, -1), candidates).logits
-    torch.testing.assert_close(model.proceed(candidates, source, model.remember(source)), at_once)
+    torch.testing.assert_close(model.proceed(candidates, model.remember(source)), at_once)
+    begun = candidates[:1, :2].expand(5, -1)
+    whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
+    torch.testing.assert_close(model.proceed(candidates, model.remember(source, begun[:1])), whole)
 
 
 def test_layers_prompts_and_adapters():

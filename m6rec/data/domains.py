@@ -88,3 +88,33 @@ def _requests(table: pd.DataFrame, own: list[str]) -> np.ndarray:
     fields = pd.concat([fields, table[own].reset_index(drop=True)], axis=1)
     rows, codes = np.unique(fields.astype(str).agg("\0".join, axis=1), return_index=True, return_inverse=True)[1:]
     return np.array([plaintext.request(row) for row in fields.iloc[rows].to_dict("records")], dtype=object)[codes]
+
+
+class HeldOut(NamedTuple):
+    """A domain that training never sees, and what is asked of it."""
+
+    seen: Domain  # what may be trained on: no event of the held-out items, none of the newcomers
+    whole: Domain  # everything, row for row with data.events: histories are read from it, and a few shots are taken
+    items: np.ndarray  # (n,) codes of the held-out items
+    valid: np.ndarray  # (B,) rows of events to be predicted: the last held-out item of every second user
+    test: np.ndarray  # (B,) the same of the others
+    newcomer: np.ndarray  # (U,) bool: people of whom training has seen nothing
+
+
+def hold_out(data: Dataset, items: np.ndarray, newcomers: np.ndarray | None = None, name: str = "") -> HeldOut:
+    """Keep items (N,) bool, and people (U,) bool, from training; nobody's events after their target are trained on."""
+    user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
+    newcomer = np.zeros(data.n_users, bool) if newcomers is None else newcomers
+    rows = np.flatnonzero(items[item])
+    target = np.full(data.n_users, data.n_events)
+    target[user[rows]] = rows  # the last one stays
+    before = np.arange(data.n_events) < target[user]
+    asked = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
+    return HeldOut(
+        domain(data, before & ~items[item] & ~newcomer[user], name),
+        domain(data),
+        np.flatnonzero(items),
+        asked[user[asked] % 2 == 0],
+        asked[user[asked] % 2 == 1],
+        newcomer,
+    )

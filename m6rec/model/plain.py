@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from m6rec.config import Config
 from m6rec.data.text import PAD
 from m6rec.model.attention import Block, Memory
-from m6rec.model.masks import segment, unilm
+from m6rec.model.masks import unilm
 
 SOURCE, TARGET = 0, 1  # regions
 
@@ -28,6 +28,13 @@ class Read(NamedTuple):
     hidden: Tensor  # (B, S + T, D), normed; soft prompts are left out
     logits: Tensor  # (B, T, V): after each target token, the next one
     layers: tuple[Tensor, ...] = ()  # of every layer in turn (B, S + T, D), normed, where they were asked for
+
+
+class Known(NamedTuple):
+    """What has been read already: which of its tokens are there, and every layer's keys and values."""
+
+    there: Tensor  # (B, S) bool
+    layers: list[Memory]
 
 
 class PlainText(nn.Module):
@@ -104,27 +111,29 @@ class PlainText(nn.Module):
         """Normed states (..., D) -> (..., V), by the token embedding."""
         return hidden @ self.tokens.weight.T
 
-    def remember(self, source: Tensor) -> list[Memory]:
-        """Every layer's keys and values of a source (B, S), for targets that are read later by `proceed`."""
-        there = source != PAD
-        x, mask, positions, memory = self.embed(source, SOURCE), segment(there), places(there), []
+    def remember(self, source: Tensor, target: Tensor | None = None) -> Known:
+        """Read a source (B, S) and the beginning of a target (B, T) once, for `proceed` to go on from there."""
+        target = source[:, :0] if target is None else target
+        seen, begun = source != PAD, target != PAD
+        there, mask = torch.cat((seen, begun), 1), unilm(seen, begun)
+        x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
+        positions, layers = places(there), []
         for block in self.blocks:
-            memory.append(block.remember(x, positions))
-            x = block(x, memory[-1], mask, positions).out
-        return memory
+            layers.append(block.remember(x, positions))
+            x = block(x, layers[-1], mask, positions).out
+        return Known(there, layers)
 
-    def proceed(self, target: Tensor, source: Tensor, memory: list[Memory]) -> Tensor:
-        """Logits (B, T, V) of a target after a source that is remembered: equal to `forward`'s.
+    def proceed(self, target: Tensor, known: Known) -> Tensor:
+        """Logits (B, T, V) of what follows something remembered: equal to `forward`'s over the whole.
 
-        The memory may have one row for all of target's: a request is read once, its candidates are many.
+        `known` may have one row for all of target's: a request is read once, its candidates are many.
         """
-        there = source != PAD
-        x, b = self.embed(target, TARGET), len(target)
-        positions = there.sum(1, keepdim=True) + places(target != PAD)
-        mask = unilm(there.expand(b, -1), target != PAD)[:, :, source.shape[1] :]
-        for block, known in zip(self.blocks, memory, strict=True):
+        x, b, there = self.embed(target, TARGET), len(target), target != PAD
+        positions = known.there.sum(1, keepdim=True) + places(there)
+        mask = unilm(known.there.expand(b, -1), there)[:, :, known.there.shape[1] :]
+        for block, memory in zip(self.blocks, known.layers, strict=True):
             own = block.remember(x, positions)
-            x = block(x, Memory(*(m.expand(b, -1, -1, -1) for m in known)).extend(own), mask, positions).out
+            x = block(x, Memory(*(m.expand(b, -1, -1, -1) for m in memory)).extend(own), mask, positions).out
         return self.logits(self.norm(x))
 
 
