@@ -32,16 +32,15 @@ class Step(NamedTuple):
 class SegmentNetwork(nn.Module):
     """`config.joint_layers` blocks over segments; any number of the first of them may be run alone.
 
-    shared: one block serves as every layer (ALBERT). embedding: channels of the token table, widened by a linear map.
+    shared: one block serves as every layer (ALBERT). narrow: channels of the token table, widened by a linear map.
     Source: M6-Rec section 4.1, multi-segment late interaction.
     """
 
-    def __init__(self, config: Config, vocabulary: int, *, shared: bool = False, embedding: int | None = None):
+    def __init__(self, config: Config, vocabulary: int, *, shared: bool = False, narrow: int | None = None):
         super().__init__()
         width, self.depth = config.width, config.joint_layers
-        narrow = embedding or width
-        self.tokens = nn.Embedding(vocabulary, narrow, padding_idx=PAD)
-        self.widen = nn.Identity() if embedding is None else nn.Linear(narrow, width, bias=False)
+        self.tokens = nn.Embedding(vocabulary, narrow or width, padding_idx=PAD)
+        self.widen = nn.Linear(narrow, width, bias=False) if narrow else nn.Identity()
         self.segments = nn.Embedding(config.history + 2, width)  # profile, events by how recent they are, candidate
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.dropout) for _ in range(1 if shared else self.depth)
@@ -49,8 +48,8 @@ class SegmentNetwork(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth))
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.tokens.weight, std=narrow**-0.5)
-        nn.init.normal_(self.segments.weight, std=width**-0.5)
+        for embedding in (self.tokens, self.segments):  # small, so that the first steps already move what a film is
+            nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
@@ -88,7 +87,7 @@ class SegmentNetwork(nn.Module):
 
     def meet(self, states: Tensor, there: Tensor, source: int, alone: int) -> Iterator[Step]:
         """The layers after `alone`: states (B, S + C, L, D) of which the first S segments are the source's."""
-        b, n, length = there.shape
+        n, length = there.shape[1:]
         label = self.segments.weight
         order = torch.cat((label[:source], label[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + order[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
