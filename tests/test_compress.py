@@ -16,6 +16,7 @@ from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
+from m6rec.train.family import Family
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +121,21 @@ def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"m6rec\[edge\]"):
         compress.Runtime(tmp_path / "no.onnx")
+
+
+def test_a_family_trains_each_network_once_and_finds_it_again(shop, tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    monkeypatch.setattr(train, "STEPS", 4)
+    config = dataclasses.replace(CONFIG, joint_layers=2)
+
+    def versions():
+        family = Family(shop, config, epochs=1, tune=1)
+        made = [family.full(), family.late(1), family.distilled(1), family.edge(depth=2), family.pruned(0.5)]
+        assert family.edge() is made[3] and family.pruned(0.5) is made[4] and family.late(1) is made[1]
+        return [train.version(network) for network in made]
+
+    first, files = versions(), sorted((tmp_path / "models").iterdir())
+    assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
+    assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
+    other = Family(shop, config, epochs=2, tune=1)
+    assert train.version(other.edge(depth=2)) != first[3]  # another teacher

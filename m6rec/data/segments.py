@@ -66,6 +66,11 @@ class Segmented:
         self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
         self.items = self._table(words, first=[BOS])  # (N, L): the state of [BOS] becomes the score
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal data, cut equally, have equal ones."""
+        return f"{self.data.fingerprint} {self.length} {self.history} {len(self.speller)} {self.valid.count}"
+
     @cached_property
     def training(self) -> np.ndarray:
         """(E,) bool: the events that may be fitted on."""

@@ -49,6 +49,7 @@ class Sparse(nn.Module):
     def __init__(self, weight: Tensor):
         super().__init__()
         self.register_buffer("mask", torch.ones_like(weight))
+        self.register_buffer("done", torch.tensor(0))  # steps so far: here, so that an interrupted training goes on
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
@@ -63,7 +64,7 @@ class Pruning:
     def __init__(self, network: nn.Module, share: float, steps: int):
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
-        self.share, self.steps, self.done = share, steps, 0
+        self.share, self.steps = share, steps
         self.places = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Embedding)) and m.weight.ndim == 2]
         for module in self.places:
             parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
@@ -71,10 +72,10 @@ class Pruning:
     @torch.no_grad()
     def step(self) -> None:
         """Cut what is due now. The last fifth of the steps only heals."""
-        self.done += 1
-        left = max(0.0, 1 - self.done / (0.8 * self.steps))
         for module in self.places:
             sparse, weight = module.parametrizations.weight[0], module.parametrizations.weight.original
+            sparse.done += 1
+            left = max(0.0, 1 - int(sparse.done) / (0.8 * self.steps))
             count = round(self.share * (1 - left**3) * weight.numel())
             if count:
                 edge = weight.abs().flatten().kthvalue(count).values

@@ -27,12 +27,21 @@ Loss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 
 def teach(
-    network: SegmentNetwork, shop: Segmented, loss: Loss, config: Config, *, name: str, epochs: int, keep: bool = True
+    network: SegmentNetwork,
+    shop: Segmented,
+    loss: Loss,
+    config: Config,
+    *,
+    name: str,
+    epochs: int,
+    origin: str = "",
+    keep: bool = True,
 ) -> SegmentNetwork:
     """Train in place for so many epochs of fifty steps, or take what the cache kept of the same; -> the network.
 
     The weights of the end are kept, averaged: nothing is chosen by the test or by the validation. keep: in the cache,
-    under the stage's name, its config, the data and the weights that it starts from; the name must say the loss.
+    under the stage's name, its config, the data, the weights that it starts from, and `origin`: what else decides,
+    such as the teacher's version.
     """
     stage = Stage(
         name=name,
@@ -44,7 +53,7 @@ def teach(
     )
     folder = None
     if keep:
-        parts = (name, str(epochs), config.fingerprint, shop.data.fingerprint, version(network))
+        parts = (name, str(epochs), origin, config.fingerprint, shop.fingerprint, version(network))
         folder = home() / "models" / f"segments-{checkpoint.key(*parts)}"
     fit(network, stage, config, folder=folder, resume=keep)
     return network
