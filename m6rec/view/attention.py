@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record
@@ -19,7 +18,7 @@ from m6rec.view.picture import LINES, Picture, canvas, drawable
 SAID = "where the model looked, which is not yet why"
 KINDS = ("start", "profile", "history", "request", "target")
 LABELLED = 60  # more names than these cannot be read, and cost a second
-EDGES = 200  # lines of a flow
+EDGES = 100  # lines of a flow: more are a thicket, and 300 kB
 
 
 def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> Picture:
@@ -113,12 +112,14 @@ def flow(record: Record, title: str, *, edges: int = EDGES) -> Picture:
         passes = here[:, None] * (record.weights[layer - 1].mean(0) + np.eye(n)) / 2  # (n, n): from column to row
         found += [(layer, j, i, passes[i, j]) for i, j in zip(*np.nonzero(passes > 1e-4), strict=True)]
         here = passes.sum(0)
-    data = pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(edges, "flow")
+    data = (
+        pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(edges, "flow").iloc[::-1]
+    )  # the widest lie on top
     figure, ax = canvas(7.6, 5.4, layout="none")
     figure.subplots_adjust(left=0.3, right=0.97, bottom=0.08, top=0.88)
     ends = data[["layer", "from", "to"]].to_numpy()
     lines = [((layer - 1, start), (layer, end)) for layer, start, end in ends]
-    colours = [to_rgba(LINES[KINDS.index(record.kinds[j]) % 5], 0.75) for j in data["from"]]
+    colours = [LINES[KINDS.index(record.kinds[j])] for j in data["from"]]
     widths = 0.3 + 12 * np.sqrt(data["flow"].to_numpy()) / 2
     ax.add_collection(LineCollection(lines, linewidths=widths, colors=colours, capstyle="round"))
     _names(ax, record.labels, columns=False)
