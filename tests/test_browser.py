@@ -123,7 +123,7 @@ def test_every_cell_ran_without_an_error(seen):
 
 
 def test_heads_and_layers_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 1", keys(seen, "No. 1", "ArrowLeft"))
+    assert moves(seen, "No. 1", keys(seen, "No. 1", "ArrowRight"))
     assert moves(seen, "No. 1", click_on_slider(seen, "No. 1", 0.99, place=1))
     assert moves(seen, "No. 1", lambda: panel(seen, "No. 1").get_by_role("button", name="flow").click())
     assert moves(seen, "No. 1", keys(seen, "No. 1", "Space", part=".widget-toggle-buttons button", place=3))
