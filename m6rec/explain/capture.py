@@ -71,6 +71,7 @@ def capture(
     context = one(context, row).to(model.device)
     with torch.set_grad_enabled(item is not None):
         items = model.item_vectors()
+        within(context, items)
         fused = model.network.eval().fuse(context, items, weights=True)
         logits = model.network.score(fused.state[:, 0], items)  # (1, N)
         gradients = None
@@ -82,7 +83,7 @@ def capture(
     kinds, places, columns = tokens(context)
     chosen = np.ix_([*columns, -1], [*columns, -1])
     record = Record(
-        [*_labels(model, context, kinds, places), "next item"],
+        [*labels(model, context, kinds, places), "next item"],
         [*kinds, "target"],
         np.array([*places, -1]),
         _square(fused.weights, fused.history, rest=1.0)[..., chosen[0], chosen[1]],
@@ -124,12 +125,24 @@ def evidence(logits: Tensor, item: int, against: int | None = None) -> Tensor:
     return logits[..., item] - logits.logsumexp(-1)
 
 
-def _labels(model: M6Rec, context: Context, kinds: list[str], places: list[int]) -> list[str]:
+def within(context: Context, items: Tensor) -> None:
+    """InputError for a history of items whose vectors are not among items (N, D)."""
+    if int(context.item.max()) >= len(items):
+        raise InputError("the history has items that the catalogue lacks: give them a place with with_items first.")
+
+
+def labels(model: M6Rec, context: Context, kinds: list[str], places: list[int]) -> list[str]:
+    """What each token of one target is, in words: a title, "hour 21", "age ≥ 44 and < 50"."""
     titles, fields = model.data.items["title"], model.fields
+
+    def title(place: int) -> str:
+        code = int(context.item[0, place])
+        return titles.iloc[code] if code < len(titles) else "an item new to the catalogue"
+
     say = {
         "start": lambda _: "start",
         "profile": lambda place: fields.profile[place].describe(int(context.profile[0, place])),
-        "history": lambda place: titles.iloc[int(context.item[0, place])],
+        "history": title,
         "request": lambda place: fields.request[place].describe(int(context.request[0, 0, place])),
     }
     return [say[kind](place) for kind, place in zip(kinds, places, strict=True)]
