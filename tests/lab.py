@@ -31,7 +31,9 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight leave the page
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
 }
-NUMBERED = """() => {
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"  # after one, the cells below are not run
+NUMBERED = """([error]) => {
+  if (document.querySelector(error)) return true;
   const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
   return prompts.length > 0 && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));
 }"""
@@ -148,4 +150,5 @@ def run_all(seen: Watched, lab: Lab, notebook: str) -> None:
     while not any(kernel["connections"] for kernel in lab.ask("/api/kernels")) and time.monotonic() < end:
         time.sleep(0.2)
     seen.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    seen.wait(NUMBERED)
+    seen.wait(NUMBERED, ERROR)
+    assert seen.page.locator(ERROR).count() == 0, seen.page.locator(ERROR).first.inner_text()[-3000:]

@@ -29,7 +29,8 @@ def test_a_layer_and_head_are_shown_as_recorded_and_rows_that_no_layer_computes_
     look = record()
     np.testing.assert_allclose(attention.token_map(look, "x", layer=1, head=2).data, look.weights[0, 1])
     last = attention.token_map(look, "x", layer=3, head=1).data.to_numpy()
-    assert np.isnan(last[1:-1]).all() and not np.isnan(last[[0, -1]]).any()
+    assert np.isnan(last[:-1]).all() and not np.isnan(last[-1]).any()
+    assert attention.token_map(look, "x", layer=1).data.iloc[0].tolist() == [1] + [0] * 7
     mean = attention.token_map(look, "x").data.to_numpy()
     np.testing.assert_allclose(mean[3], look.weights[:2, :, 3].mean((0, 1)))  # of the two layers that compute the row
     np.testing.assert_allclose(mean[-1], look.weights[:, :, -1].mean((0, 1)))

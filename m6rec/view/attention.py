@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record
@@ -19,7 +18,7 @@ from m6rec.view.picture import LINES, Picture, canvas, drawable
 SAID = "where the model looked, which is not yet why"
 KINDS = ("start", "profile", "history", "request", "target")
 LABELLED = 60  # more names than these cannot be read, and cost a second
-EDGES = 200  # lines of a flow
+EDGES = 100  # lines of a flow: more are a thicket, and 300 kB
 
 
 def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> Picture:
@@ -29,14 +28,15 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     """
     chosen(record, layer, head)
     n = len(record.labels)
-    unread = (np.diagonal(record.weights, axis1=2, axis2=3) == 1) & (np.arange(n) > 0)  # (L, H, n): the start is first
+    unread = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
+    # The start sees nothing but itself in any case: its row is computed where others are.
+    unread = unread & (np.arange(n) > 0) | unread[..., 1:-1].all(-1, keepdims=True) & (np.arange(n) == 0)
     weights = np.ma.masked_array(record.weights, np.broadcast_to(unread[..., None], record.weights.shape))
     weights = weights.mean(0) if layer == 0 else weights[layer - 1]
     weights = weights.mean(0) if head == 0 else weights[head - 1]
     figure, ax = canvas(7.6, 5.4, layout="none")
     figure.subplots_adjust(left=0.3, right=0.99, bottom=0.1, top=0.88)
-    # The start can only look at itself: without that, the colours tell the rest apart.
-    top = max(float(weights[1:].max() if n > 1 and not unread.all() else 1.0), 1e-9)
+    top = _top(weights[1:].filled(0), record.labels)  # the start can only look at itself
     ax.set_facecolor("0.88")
     ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     _names(ax, record.labels, numbered=True)
@@ -113,12 +113,14 @@ def flow(record: Record, title: str, *, edges: int = EDGES) -> Picture:
         passes = here[:, None] * (record.weights[layer - 1].mean(0) + np.eye(n)) / 2  # (n, n): from column to row
         found += [(layer, j, i, passes[i, j]) for i, j in zip(*np.nonzero(passes > 1e-4), strict=True)]
         here = passes.sum(0)
-    data = pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(edges, "flow")
+    data = (
+        pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(edges, "flow").iloc[::-1]
+    )  # the widest lie on top
     figure, ax = canvas(7.6, 5.4, layout="none")
     figure.subplots_adjust(left=0.3, right=0.97, bottom=0.08, top=0.88)
     ends = data[["layer", "from", "to"]].to_numpy()
     lines = [((layer - 1, start), (layer, end)) for layer, start, end in ends]
-    colours = [to_rgba(LINES[KINDS.index(record.kinds[j]) % 5], 0.75) for j in data["from"]]
+    colours = [LINES[KINDS.index(record.kinds[j])] for j in data["from"]]
     widths = 0.3 + 12 * np.sqrt(data["flow"].to_numpy()) / 2
     ax.add_collection(LineCollection(lines, linewidths=widths, colors=colours, capstyle="round"))
     _names(ax, record.labels, columns=False)
@@ -138,7 +140,7 @@ def strips(
     room = below + 0.8 + 0.26 * len(rows)
     figure, ax = canvas(8, room, layout="none")
     figure.subplots_adjust(left=0.16, right=0.93, bottom=below / room, top=1 - 0.5 / room)
-    top = max(float(weights.max()), 1e-9)
+    top = _top(weights, labels)
     image = ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     ax.set_yticks(range(len(rows)), [drawable(row, 24) for row in rows], fontsize=8)
     named = [drawable(label, 26) for label in labels] if len(labels) <= LABELLED else [""] * len(labels)
@@ -147,9 +149,8 @@ def strips(
         ax.axvline(edge - 0.5, color="white", linewidth=2)
     if len(labels) <= 12:
         _values(ax, weights, top)
-    figure.colorbar(image, cax=figure.add_axes((0.945, below / room, 0.012, 1 - (below + 0.5) / room))).ax.tick_params(
-        labelsize=7
-    )
+    bar = figure.add_axes((0.945, below / room, 0.012, 1 - (below + 0.5) / room))
+    figure.colorbar(image, cax=bar, extend="max" if weights.max() > top else "neither").ax.tick_params(labelsize=7)
     return _picture(
         figure, ax, pd.DataFrame(weights, list(rows), list(labels)), title, f"{len(rows)} rows, {len(labels)} columns"
     )
@@ -172,6 +173,12 @@ def chosen(record: Record, layer: int, head: int) -> np.ndarray:
             raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
     weights = weights.mean(0) if layer == 0 else weights[layer - 1]
     return weights.mean(0) if head == 0 else weights[head - 1]
+
+
+def _top(weights: np.ndarray, labels: Sequence[str]) -> float:
+    """Where the colours end: a token that stands for many would outshine all others."""
+    alone = [not label.endswith(" earlier events") for label in labels]
+    return max(float(weights[:, alone].max(initial=0)), 1e-9)
 
 
 def _edges(kinds: Sequence[str]) -> list[int]:

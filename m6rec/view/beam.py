@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 import pandas as pd
+from matplotlib.collections import LineCollection
 
 from m6rec.errors import InputError
 from m6rec.generate.beam import Step
@@ -39,7 +40,7 @@ def beam_tree(
     for row in rows.itertuples():
         if row.level == depth and (row.leads_to_the_list or row.on_the_path):
             digit = f"{row.node % widths[depth - 1]}, {row.log_likelihood:.2f}"
-            said = drawable(leaves[row.node], 40) if depth == len(steps) else digit
+            said = drawable(leaves[row.node], 34) if depth == len(steps) else digit
             weight = "bold" if row.on_the_path else "normal"
             ax.text(depth - 0.95, row.place, said, va="center", fontsize=8, weight=weight)
         if row.on_the_path and row.level < depth:
@@ -84,11 +85,12 @@ def _nodes(steps: Sequence[Step], widths: Sequence[int], last: Sequence[int], ch
 def _branches(ax: object, rows: pd.DataFrame, widths: Sequence[int]) -> None:
     """Lines from parents to children, and the nodes: grey, blue where they lead to the list, orange on the path."""
     places = {(row.level, row.node): row.place for row in rows.itertuples()} | {(0, 0): 0.5}
-    for row in rows.itertuples():
-        parent = row.node // widths[row.level - 1] if row.level > 1 else 0
-        rank = row.leads_to_the_list + 2 * row.on_the_path
-        colour, thick = [("0.8", 0.7), (LINES[0], 1.6), (LINES[1], 2.4), (LINES[1], 2.4)][rank]
-        if (row.level - 1, parent) in places:
-            y = (places[row.level - 1, parent], row.place)
-            ax.plot((row.level - 2, row.level - 1), y, color=colour, linewidth=thick, zorder=1 + rank)
-        ax.scatter(row.level - 1, row.place, s=14, color=colour, zorder=5)
+    order = (rows["leads_to_the_list"] + 2 * rows["on_the_path"]).sort_values(kind="stable")  # what matters lies on top
+    rows, rank = rows.loc[order.index], order.clip(upper=2)
+    lines = [
+        [(row.level - 2, places[row.level - 1, row.node // widths[row.level - 1]]), (row.level - 1, row.place)]
+        for row in rows.itertuples()
+    ]
+    colours = [("0.8", LINES[0], LINES[1])[r] for r in rank]
+    ax.add_collection(LineCollection(lines, colors=colours, linewidths=[(0.7, 1.6, 2.4)[r] for r in rank]))
+    ax.scatter(rows["level"] - 1, rows["place"], s=14, color=colours, zorder=3)

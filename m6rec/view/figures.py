@@ -89,7 +89,9 @@ def attention_map(
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
     """Two lists side by side, and a line for every item that is on both."""
-    figure, ax = canvas(8, 0.4 + 0.32 * max(len(before), len(after)))
+    room = 0.7 + 0.3 * max(len(before), len(after))
+    figure, ax = canvas(8, room, layout="none")
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - 0.3 / room)
     ax.axis("off")
     for x, align, titles in ((0.36, "right", before), (0.64, "left", after)):
         for rank, text in enumerate(titles, 1):

@@ -4,5 +4,6 @@ from m6rec.view.widgets.asking import ContextWhatIf, HistoryEditor
 from m6rec.view.widgets.looking import HeadsAndLayers
 from m6rec.view.widgets.panel import Panel, milliseconds
 from m6rec.view.widgets.searching import BeamTree
+from m6rec.view.widgets.why import WhyThis
 
-__all__ = ["BeamTree", "ContextWhatIf", "HeadsAndLayers", "HistoryEditor", "Panel", "milliseconds"]
+__all__ = ["BeamTree", "ContextWhatIf", "HeadsAndLayers", "HistoryEditor", "Panel", "WhyThis", "milliseconds"]

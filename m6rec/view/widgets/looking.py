@@ -42,7 +42,7 @@ class HeadsAndLayers(Panel):
         layers, heads = record.weights.shape[:2]
         controls = {
             "view": one_of("show", list(VIEWS.items()), "tokens"),
-            "layer": slider("layer", [("all", 0), *((str(a), a) for a in range(1, layers + 1))], layers),
+            "layer": slider("layer", [("all", 0), *((str(a), a) for a in range(1, layers + 1))], 0),
             "head": slider("head", [("all", 0), *((str(h), h) for h in range(1, heads + 1))], 0),
         }
         super().__init__(title, controls, self._picture)
