@@ -99,6 +99,8 @@ def test_what_is_typed_stands_before_what_is_worked_out():
         asked = described(model, model.extract_context(user=105, request={"timestamp": when, "hour": 3}).request[0, 0])
         weekday = pd.Timestamp(moment, unit="s").day_name()
         assert asked[:2] == ["hour 3", f"weekday {weekday}"] and not asked[2].endswith("?")
+    typed = model.extract_context(user=105, request={"timestamp": moment + 9 * HOUR, "gap": 10, "session": 3})
+    assert {"gap < 20 s", "session ≥ 3 and < 5"} <= set(described(model, typed.request[0, 0]))
     bare = described(model, model.extract_context(user=105, request={"hour": 3}).request[0, 0])
     assert bare[:6] == ["hour 3", "weekday ?", "gap ?", "season ?", "session ?", "pace ?"]  # no moment, no pause
     first = described(model, model.extract_context([], {"timestamp": moment}).request[0, 0])
