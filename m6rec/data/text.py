@@ -24,13 +24,20 @@ def clean(text: object) -> str:
     return " ".join(text.split())
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-pair tokenizer of at most `vocabulary` tokens, trained on cleaned, lower-cased texts."""
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, special: Iterable[str] = SPECIAL, alphabet: str = ""
+) -> Tokenizer:
+    """A byte-pair tokenizer of at most `vocabulary` tokens, trained on cleaned, lower-cased texts.
+
+    special: tokens that no text spells, from 0 on; alphabet: characters that are known even if no text has them.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()  # tokens back to words with single spaces
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(special), initial_alphabet=list(alphabet), show_progress=False
+    )
     tokenizer.train_from_iterator([clean(t) for t in texts], trainer)
     return tokenizer
 

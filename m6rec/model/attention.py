@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -99,8 +99,12 @@ class Block(nn.Module):
         positions: Tensor | None = None,
         *,
         weights: bool = False,
+        adapter: Callable[[Tensor], Tensor] | None = None,
     ) -> Attended:
-        """Let tokens x (B, T, D) look at `memory` (by default at themselves) under `mask` (True = may look)."""
+        """Let tokens x (B, T, D) look at `memory` (by default at themselves) under `mask` (True = may look).
+
+        adapter: what is added to the feed-forward net's output, given its input.
+        """
         normed = self.norm(x)
         q = self._split(self.q(normed))
         if positions is not None:
@@ -110,7 +114,8 @@ class Block(nn.Module):
         joined = seen.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
-        x = x + self.dropout(self.ffn(normed) * self.ffn_gate(normed).sigmoid())
+        fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
+        x = x + self.dropout(fed * self.ffn_gate(normed).sigmoid())
         return Attended(x, seen.weights)
 
     def _split(self, x: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ class History(NamedTuple):
 
 
 class ContextFusion(nn.Module):
-    """fuse(context, items): events, profile and requests -> one state per target."""
+    """fuse(context, items): events, profile and requests -> one state per target.
+
+    Three ways for a request to meet its target, of the same parameters but for one gate: "adding" adds its fields to
+    the last event, "gating" adds as much of them as a gate lets through, "attention" adds them and lets their tokens be
+    looked at in every layer.
+    """
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
@@ -49,6 +54,8 @@ class ContextFusion(nn.Module):
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
+        self.way = config.context_fusion
+        self.gate = nn.Linear(width, width) if self.way == "gating" and fields.request else None
         self.joint = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.joint_layers))
         self.norm = nn.RMSNorm(width)
         self.dropout = nn.Dropout(config.dropout)
@@ -84,12 +91,17 @@ class ContextFusion(nn.Module):
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         here = position.unsqueeze(-1).expand(-1, -1, history.events.shape[-1])  # (B, Q) -> (B, Q, D)
         x = history.events.gather(1, here)  # the last event that target may see; the start token where there is none
-        for field in fields:
-            x = x + field
+        if self.gate is not None:
+            asked = torch.stack(fields).sum(0)
+            x = x + self.gate(x + asked).sigmoid() * asked
+        else:
+            for field in fields:
+                x = x + field
         x = self.dropout(x)
         places = position - 1  # a target stands where its last event stands
         c = history.there.shape[1] - (history.events.shape[1] - 1)
-        mask = masks.targets(history.there[:, :c], history.there[:, c:], request > 0, position)
+        visible = (request > 0) & (self.way == "attention")  # else a request is met at the start alone
+        mask = masks.targets(history.there[:, :c], history.there[:, c:], visible, position)
         maps = []
         for block, memory in zip(self.joint, history.memories, strict=True):
             if fields:

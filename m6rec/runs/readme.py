@@ -55,6 +55,12 @@ BAZAAR = {
     "ease": "EASE",
     "popularity": "popularity",
 }
+WAYS = {
+    "attention": "attended to (added, and its tokens are looked at)",
+    "gating": "gated",
+    "adding": "added",
+    "none": "neither request nor profile",
+}
 SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
 PICTURE = "results/readme.png"
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
@@ -71,6 +77,7 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
     },
     "MovieLens-100K, what the request is worth to the same weights, NDCG@10": {
         "ml100k.context.ndcg10.request_given": "request given",
+        "ml100k.context.ndcg10.clock_absent": "without its hour and weekday",
         "ml100k.context.ndcg10.gap_absent": "without its gap",
         "ml100k.context.ndcg10.request_absent": "without all of it",
     },
@@ -113,6 +120,15 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bazaar.share.spearman_attention": "the same by the encoder's attention",
     },
     "bazaar, NDCG@10 by fusion (one seed)": {f"bazaar.ndcg10.{key}": key for key in ("joint", "gated", "cross")},
+    "Context's worth: NDCG@10 with request and profile / trained without them": {
+        "context.bazaar.ratio": "bazaar",
+        "context.bazaar.ceiling_ratio": "bazaar, the best ranking possible, with the request / without",
+        "context.ml100k.ratio": "MovieLens-100K (one seed)",
+    },
+    "bazaar, NDCG@10 by how a request meets its target": {f"context.bazaar.ndcg10.{w}": n for w, n in WAYS.items()},
+    "MovieLens-100K, NDCG@10 by how a request meets its target (one seed, next events alone)": {
+        f"context.ml100k.ndcg10.{w}": n for w, n in WAYS.items()
+    },
     "bazaar, content never seen in training": {
         "restore.image": "hidden patches of photographs, error over the mean patch's",
         "restore.sound": "hidden patches of spectrograms, error over the mean patch's",

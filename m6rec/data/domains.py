@@ -1,0 +1,120 @@
+"""A domain in words: what a text backbone may read of a data set, and the examples that it learns from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from m6rec.data import plaintext
+from m6rec.data.context import CORE_COLUMNS
+from m6rec.data.dataset import Dataset
+from m6rec.data.plaintext import Text
+from m6rec.errors import InputError
+
+
+class Domain(NamedTuple):
+    """Everything of one data set in words. The first two by code, the others by event."""
+
+    name: str
+    items: np.ndarray  # (N,) str
+    profiles: np.ndarray  # (U,) str
+    user: np.ndarray  # (E,) int64, sorted; within a user by time
+    item: np.ndarray  # (E,) int64
+    requests: np.ndarray  # (E,) str, empty where the data set has no circumstances
+    values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all words and events."""
+        digest = hashlib.sha256()
+        for part in self[1:]:
+            digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
+        return digest.hexdigest()
+
+    def said(self, row: int) -> str:
+        """One event of a history in words."""
+        value = self.values[row]
+        return plaintext.event(self.items[self.item[row]], None if np.isnan(value) else value)
+
+    def asked(self, row: int) -> tuple[str, ...]:
+        """An event to be written: its request, where there is one, then its item."""
+        request = (f"{self.requests[row]}:",) if self.requests[row] else ()
+        return (*request, self.items[self.item[row]])
+
+    def windows(self, rng: np.random.Generator, before: int = 8, size: int = 6) -> Iterator[Text]:
+        """All events once, cut into targets of `size`, after a history of up to `before` events; users in order."""
+        starts = np.flatnonzero(np.diff(self.user, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
+            for first in range(start - int(rng.integers(size)), end, size):
+                rows = range(max(first, start), min(first + size, end))
+                if rows:
+                    yield self.text(rows, max(start, rows[0] - int(rng.integers(before + 1))))
+
+    def text(self, rows: range, since: int) -> Text:
+        """Events `rows` of one user as a target, and the events from `since` to them as the history."""
+        return Text(
+            profile=self.profiles[self.user[rows[0]]],
+            history=tuple(self.said(row) for row in range(since, rows[0])),
+            target=tuple(part for row in rows for part in self.asked(row)),
+        )
+
+
+def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
+    """A data set in words; events: (E,) bool, those that may be read (default all). InputError without a text."""
+    items = data.items["text"].map(plaintext.item).to_numpy(object)
+    if not any(items):
+        raise InputError(f"{data.name} has no text: a domain is read from its items' titles or texts.")
+    table = data.events if events is None else data.events[events]
+    own = [column for column in table.columns if column not in CORE_COLUMNS]
+    rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
+    return Domain(
+        name or data.name,
+        items,
+        np.array([plaintext.profile(row) for row in data.users.to_dict("records")], dtype=object),
+        table["user"].to_numpy(),
+        table["item"].to_numpy(),
+        _requests(table, own) if own and data.timed else np.full(len(table), "", dtype=object),
+        table["value"].to_numpy(float) if rated else np.full(len(table), np.nan),
+    )
+
+
+def _requests(table: pd.DataFrame, own: list[str]) -> np.ndarray:
+    seconds = table["timestamp"].to_numpy()
+    fields = pd.DataFrame({"hour": seconds % 86400 // 3600, "weekday": (seconds // 86400 + 3) % 7})
+    fields = pd.concat([fields, table[own].reset_index(drop=True)], axis=1)
+    rows, codes = np.unique(fields.astype(str).agg("\0".join, axis=1), return_index=True, return_inverse=True)[1:]
+    return np.array([plaintext.request(row) for row in fields.iloc[rows].to_dict("records")], dtype=object)[codes]
+
+
+class HeldOut(NamedTuple):
+    """A domain that training never sees, and what is asked of it."""
+
+    seen: Domain  # what may be trained on: no event of the held-out items, none of the newcomers
+    whole: Domain  # everything, row for row with data.events: histories are read from it, and a few shots are taken
+    items: np.ndarray  # (n,) codes of the held-out items
+    valid: np.ndarray  # (B,) rows of events to be predicted: the last held-out item of every second user
+    test: np.ndarray  # (B,) the same of the others
+    newcomer: np.ndarray  # (U,) bool: people of whom training has seen nothing
+
+
+def hold_out(data: Dataset, items: np.ndarray, newcomers: np.ndarray | None = None, name: str = "") -> HeldOut:
+    """Keep items (N,) bool, and people (U,) bool, from training; nobody's events after their target are trained on."""
+    user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
+    newcomer = np.zeros(data.n_users, bool) if newcomers is None else newcomers
+    rows = np.flatnonzero(items[item])
+    target = np.full(data.n_users, data.n_events)
+    target[user[rows]] = rows  # the last one stays
+    before = np.arange(data.n_events) < target[user]
+    asked = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
+    return HeldOut(
+        domain(data, before & ~items[item] & ~newcomer[user], name),
+        domain(data),
+        np.flatnonzero(items),
+        asked[user[asked] % 2 == 0],
+        asked[user[asked] % 2 == 1],
+        newcomer,
+    )

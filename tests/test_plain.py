@@ -1,0 +1,86 @@
+"""The text backbone and its renderer: what may be seen, what is remembered, how behaviour is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from m6rec.config import Config
+from m6rec.data import plaintext
+from m6rec.data.plaintext import Speller, Text
+from m6rec.errors import InputError
+from m6rec.model.plain import PlainText, ends
+
+TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
+
+
+def backbone(layers: int = 3) -> PlainText:
+    torch.manual_seed(0)
+    return PlainText(Config(width=16, heads=2, joint_layers=layers, dropout=0.0), 60).eval()
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(8, 60, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_source_is_read_both_ways_and_target_from_the_left():
+    model, source, target = backbone(), tokens(2, 7), tokens(2, 5)
+    before = model(source, target)
+    other = target.clone()
+    other[:, 3] = 9
+    after = model(source, other)
+    torch.testing.assert_close(before.hidden[:, :10], after.hidden[:, :10])  # source and earlier targets
+    assert (before.hidden[:, 10:] - after.hidden[:, 10:]).abs().max() > 1e-3
+    other = source.clone()
+    other[:, 6] = 9
+    assert (model(other, target).hidden[:, 0] - before.hidden[:, 0]).abs().max() > 1e-3
+
+
+def test_padding_changes_nothing():
+    model, source, target = backbone(), tokens(1, 6), tokens(1, 4)
+    padded = torch.nn.functional.pad(source, (0, 3)), torch.nn.functional.pad(target, (0, 2))
+    torch.testing.assert_close(model(*padded).logits[:, :4], model(source, target).logits)
+    torch.testing.assert_close(ends(padded[0], model(padded[0]).hidden), model(source).hidden[:, -1])
+
+
+def test_remembered_source_serves_many_candidates():
+    model, source, candidates = backbone(), tokens(1, 6), tokens(5, 4)
+    source[0, 4:] = 0
+    at_once = model(source.expand(5, -1), candidates).logits
+    torch.testing.assert_close(model.proceed(candidates, model.remember(source)), at_once)
+    begun = candidates[:1, :2].expand(5, -1)
+    whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
+    torch.testing.assert_close(model.proceed(candidates, model.remember(source, begun[:1])), whole)
+
+
+def test_layers_prompts_and_adapters():
+    model, source, target = backbone(), tokens(2, 6), tokens(2, 3)
+    read = model(source, target, exits=True)
+    assert len(read.layers) == 3
+    torch.testing.assert_close(read.layers[1], model(source, target, upto=2).hidden)
+    prompted = model(source, target, prompts=torch.randn(4, 16))
+    assert prompted.hidden.shape == read.hidden.shape
+    assert (prompted.hidden - read.hidden).abs().max() > 1e-3
+    adapted = model(source, target, adapters=[torch.zeros_like] * 2 + [torch.tanh])
+    torch.testing.assert_close(adapted.logits.shape, read.logits.shape)
+    assert (adapted.hidden - read.hidden).abs().max() > 1e-3
+
+
+def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():
+    assert plaintext.times(2) == "twice" and plaintext.times(4) == "4 times"
+    assert plaintext.standing(0.04) == "among the top 5 %"
+    assert plaintext.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties gender m"
+    assert plaintext.event("Heat (1995)", 5) == "loved Heat (1995)"
+    speller = Speller.fit(TEXTS * 3, 300)
+    text = Text(profile=TEXTS[2], history=tuple(TEXTS), candidate="silk bag", target=("wool coat", "tabla"))
+    whole = speller.source(text, 200)
+    short = speller.source(text, len(whole) - 1)
+    assert whole[len(whole) - len(short) + 10 :] == short[10:] and len(short) < len(whole)
+    assert speller.words(speller.target(text.target, 99)[0][1:]) == ["wool coat", "tabla"]
+    ids, taught = speller.target(("because:", "silk"), 99)
+    assert len(ids) == len(taught) and taught == [False] * (len(ids) - len(speller.segment("silk")) - 1) + [True] * (
+        len(speller.segment("silk")) + 1
+    )
+    assert plaintext.SOURCE_EOS not in speller.segment("[EOS'] [EOS]")
+    with pytest.raises(InputError, match="shorten"):
+        speller.source(text, 5)
