@@ -165,11 +165,13 @@ class M6Rec:
         method: str = "generated",
         seen: bool = False,
         mute: Sequence[str] = (),
+        explain: bool = False,
     ) -> pd.DataFrame:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
         Items of the history are left out unless `seen`; mute: modalities to do without, such as ("image",).
+        explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
         known = self.extract_context(history, context, user=user, profile=profile)
@@ -195,7 +197,7 @@ class M6Rec:
         state = self.fuse(known, items).state[:, -1]
         found = best_items(self.network, state, items[: self.data.n_items], k, method, allowed=allowed)
         codes = found.items[0].cpu().numpy()
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "rank": np.arange(1, k + 1),
                 "item_id": self.data.items["item_id"].to_numpy()[codes],
@@ -203,6 +205,12 @@ class M6Rec:
                 "score": found.scores[0].cpu().numpy().astype(float),
             }
         )
+        if explain:
+            from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
+
+            given = reasons(self, known, codes.tolist(), vectors=items)
+            table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
+        return table
 
     def scorer(
         self,

@@ -6,7 +6,7 @@ who knows all true tastes and places cannot be sure of it: `best_guess` is what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,14 +33,16 @@ class Planted(NamedTuple):
 
 
 @torch.no_grad()
-def caused(model: M6Rec, shop: Shop, *, top: int = 50, most: int | None = None, seed: int = 0) -> np.ndarray:
-    """Test events (E,) of known people and goods, caused by an event or a field, of items that rank among the top.
+def caused(
+    models: Sequence[M6Rec], shop: Shop, *, top: int | None = 50, most: int | None = None, seed: int = 0
+) -> np.ndarray:
+    """Test events (E,) of known people and goods, caused by an event or a field, of items that all models rank high.
 
-    top: 0 for all ranks. most: draw so many of them at random. Bought items are not ranked.
+    top: among how many of each model's first; None for any rank. most: draw so many. Bought items are not ranked.
     """
     rows = shop.events["warm"]
     rows = rows[shop.truth.events["cause"].iloc[rows].isin(["event", "request"])]
-    if top:
+    for model in models if top is not None else ():
         targets = shop.data.targets(rows)
         scores = model.scores(targets).cpu().numpy()
         scores[targets.seen().toarray()] = -np.inf
@@ -67,16 +69,25 @@ def planted(model: M6Rec, shop: Shop, explainers: Mapping[str, Explainer], event
     return Planted(events, field, first, among)
 
 
-def best_guess(shop: Shop, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `Planted.first` and `.among` (E,) of who knows the truth but for the cause: by its probability given all."""
-    right = shop.truth.events.iloc[events]
+class Guess(NamedTuple):
+    """The best that can be said of causes by who knows all tastes, places and directions, but not the cause."""
+
+    first: np.ndarray  # (E,) bool, as `Planted.first`: the likeliest event or field is the cause
+    among: np.ndarray  # (E,) bool, as `Planted.among`
+    sure: np.ndarray  # (E,) how likely the likeliest is, beside taste and chance
+
+
+def best_guess(shop: Shop, events: np.ndarray) -> Guess:
+    """By each cause's probability, once one sees what was bought (Bayes' rule on the simulation's own formula)."""
+    stored = shop.truth.events.iloc[events]
     chances = shop.ceiling.causes(shop.data.targets(events))  # (E, causes)
-    kinds = np.array([{"event": "event", "request": "request"}.get(c.kind, "") for c in bazaar.CAUSES])
-    back = events - right["cause_event"].to_numpy()
-    which = [f or int(b) for f, b in zip(right["cause_field"], back, strict=True)]
-    true = np.array([[c.which for c in bazaar.CAUSES].index(w) for w in which])
-    answers = [np.where(kept, chances, -1).argmax(1) == true for kept in (kinds != "", kinds == kinds[true][:, None])]
-    return answers[0], answers[1]
+    kinds = np.array([cause.kind for cause in bazaar.CAUSES])
+    back = events - stored["cause_event"].to_numpy()
+    which = [field or int(b) for field, b in zip(stored["cause_field"], back, strict=True)]
+    true = np.array([[cause.which for cause in bazaar.CAUSES].index(w) for w in which])
+    every = np.where(np.isin(kinds, ["event", "request"]), chances, -1)
+    own = np.where(kinds == kinds[true][:, None], chances, -1)
+    return Guess(every.argmax(1) == true, own.argmax(1) == true, every.max(1))
 
 
 def _token(model: M6Rec, shop: Shop, event: int, kinds: np.ndarray, places: np.ndarray) -> int:

@@ -80,42 +80,38 @@ def reasons(model: M6Rec, context: Context, items: Sequence[int], vectors: Tenso
 
 
 class Held(NamedTuple):
-    """What became of recommended items once the causes of their reasons were removed: one entry a user (U,)."""
+    """What became of recommended items once the causes of their reasons were removed: one entry a user (U,).
 
-    lowered: np.ndarray  # share of the items with enough evidence whose rank fell
+    Ranks are those of the items with enough evidence; NaN for who has none.
+    """
+
+    lowered: np.ndarray  # share of the items whose rank fell
     places: np.ndarray  # how many places they fell, in the mean
     lowered_at_random: np.ndarray  # the same without as many random events
     places_at_random: np.ndarray
-    coverage: np.ndarray  # share of the effect that the causes cover, of all items
-    answered: np.ndarray  # share of all items for which there is enough evidence; users with none are in here alone
+    coverage: np.ndarray  # share of the effect that the causes cover, over all items
+    answered: np.ndarray  # share of all items for which there is enough evidence
 
 
 def held(model: M6Rec, contexts: Context, k: int = 10, seed: int = 0) -> Held:
     """Explain the first k items of each row's list, remove the named causes, and rank again (dense head)."""
-    rng, found, all_of = np.random.default_rng(seed), [], []
+    rng, rows = np.random.default_rng(seed), []
     for row in range(len(contexts.item)):
         context = one(contexts, row)
         kinds = np.array(tokens(context)[0])
-        events = np.flatnonzero(kinds == "history")
-        whole = np.ones((1, len(kinds)), bool)
         allowed = unseen(context, model.data.n_items)
-        scores = np.where(allowed, logits_of(model, context, whole).cpu().numpy()[0], -np.inf)
-        items = np.argsort(-scores, kind="stable")[:k]
+        whole = logits_of(model, context, np.ones((1, len(kinds)), bool)).cpu().numpy()[0]
+        items = np.argsort(-np.where(allowed, whole, -np.inf), kind="stable")[:k]
         given = reasons(model, context, items)
-        all_of.append((np.mean([r.coverage for r in given]), np.mean([r.enough for r in given])))
-        kept = []
-        for r in given:
-            named = [c.token for c in r.causes]
-            for gone in (named, rng.permutation(events)[: len(named)]):
-                kept.append(~np.isin(np.arange(len(kinds)), gone))
-        after = np.where(allowed, logits_of(model, context, np.array(kept)).cpu().numpy(), -np.inf)
-        rank = (after > after[np.arange(2 * len(items)), items.repeat(2), None]).sum(1).reshape(-1, 2)
-        fell = (rank - np.arange(len(items))[:, None])[[r.enough for r in given]]  # (items, named or random)
-        if len(fell):
-            found.append(((fell > 0).mean(0), fell.mean(0)))
-    lowered, places = (np.array([f[i] for f in found]).reshape(-1, 2) for i in range(2))
-    coverage, answered = np.array(all_of).T
-    return Held(lowered[:, 0], places[:, 0], lowered[:, 1], places[:, 1], coverage, answered)
+        named = [[cause.token for cause in r.causes] for r in given]
+        drawn = [rng.permutation(np.flatnonzero(kinds == "history"))[: len(some)] for some in named]
+        kept = np.array([~np.isin(np.arange(len(kinds)), gone) for gone in (*named, *drawn)])
+        after = np.where(allowed, logits_of(model, context, kept).cpu().numpy(), -np.inf)
+        rank = (after > after[np.arange(2 * k), np.tile(items, 2), None]).sum(1).reshape(2, k)
+        fell = (rank - np.arange(k))[:, [r.enough for r in given]]  # (named or drawn, items with enough evidence)
+        means = np.stack(((fell > 0).mean(1), fell.mean(1)), 1).ravel() if fell.size else np.full(4, np.nan)
+        rows.append((*means, np.mean([r.coverage for r in given]), np.mean([r.enough for r in given])))
+    return Held(*np.array(rows).T)
 
 
 def _sentence(causes: list[Cause], coverage: float) -> str:
