@@ -80,7 +80,7 @@ class Panel:
         try:
             self.controls[name].value = self.read(name, value)
         except TraitError:
-            there = ", ".join(f"{said} ({option!r})" for said, option in getattr(self.controls[name], "options", ()))
+            there = ", ".join(repr(option) for _, option in getattr(self.controls[name], "options", ()))
             known = f"take one of {plain(there, 200)}" if there else "take a value of its kind"
             raise InputError(f"{name}={plain(repr(value))} is not there: {known}.") from None
 
