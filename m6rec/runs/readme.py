@@ -63,6 +63,19 @@ WAYS = {
 }
 SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
 PICTURE = "results/readme.png"
+EDGE = {
+    "late.auc.full": "the whole pass, AUC",
+    "late.auc_loss": "late interaction, AUC lost",
+    "late.ratio": "late interaction, a cached request's time / the whole pass's",
+    "late.hit_rate": "late interaction, segments that the cache had",
+    "late.max_diff": "late interaction, largest difference of a logit, cached or not",
+    "edge.smaller": "student, times fewer parameters",
+    "edge.quality": "student, share of the AUC",
+    "pruned.quality": "four fifths pruned, share of the AUC",
+    "exit.saved": "early exits, share of the layers saved",
+    "exit.quality": "early exits, share of the AUC",
+    "int8.auc_loss": "student in int8, AUC lost",
+}
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
@@ -145,6 +158,7 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
         "fusion.ml100k.cold.ndcg10.random": "guessing",
     },
+    "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
 }
 
 
