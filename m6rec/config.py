@@ -104,6 +104,9 @@ class Config:
     """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
     teacher_weight: float = 1.0
     """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
+    negatives: int = 0
+    """Items drawn in each step to stand for all the others in the softmax and in the dense head's teaching. 0: every
+    item is an answer, but above 50,000 items 2,048 are drawn."""
     seed: int = 0
     """Seeds initialisation, order and dropout."""
     device: str = "auto"
@@ -171,7 +174,7 @@ _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
     "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
     "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0,
-    "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0,
+    "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, object]] = {

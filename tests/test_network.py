@@ -150,7 +150,8 @@ def test_forward_and_losses_run_on_the_meta_device():
     state = network.fuse(context, items).state
     assert state.device.type == "meta" and network.score(state, items).shape[-1] == model.data.n_items
     flat, target = state.flatten(0, 1), batch.target.flatten().clamp(min=0).to("meta")
-    path, taught = losses.digits(network, flat, network.score(flat, items), target)
+    masses = losses.subtrees(network.digits.tree, network.score(flat, items), target)
+    path, taught = losses.digits(network, flat, target, masses)
     assert path.device.type == taught.device.type == "meta"
     taught = losses.item_content(network, model._training_content, model.config, np.random.default_rng(0))
     assert taught and all(loss.device.type == "meta" for loss in taught.values())

@@ -32,7 +32,7 @@ def test_lists_per_second_counts_every_list_of_the_batch():
 
 @pytest.mark.parametrize("sampled", [10**6, 100])
 def test_growth_has_a_row_for_each_size_and_counts_bytes(monkeypatch, sampled):
-    monkeypatch.setattr(speed, "SAMPLED", sampled)  # both losses
+    monkeypatch.setattr(speed, "WHOLE", sampled)  # both losses
     monkeypatch.setattr(speed, "POSITIONS", 8)
     rows = speed.growth((50, 400), width=8, batch=4, k=3, beam=5, seconds=0.01)
     assert [row.items for row in rows] == [50, 400] and [len(row.widths) for row in rows] == [3, 3]

@@ -55,7 +55,8 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         model.network.zero_grad()
         torch.manual_seed(0)
         state, logits, target = losses.predict(model.network, batch)
-        path, taught = losses.digits(model.network, state, logits, target)
+        masses = losses.subtrees(model.network.digits.tree, logits, target)
+        path, taught = losses.digits(model.network, state, target, masses)
         (losses.next_event(logits, target) + path + taught).backward()
         return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
 
@@ -112,7 +113,7 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     network, tree = trained.network, trained.network.digits.tree
     state, target = torch.randn(3, 16), torch.tensor([2, 9, 21])
     logits = network.score(state, trained.item_vectors())
-    _, taught = losses.digits(network, state, logits, target)
+    _, taught = losses.digits(network, state, target, losses.subtrees(network.digits.tree, logits, target))
     probability, digits, expected = logits.softmax(-1), tree.digits(torch.arange(len(tree.leaf))), 0.0
     student = network.digits.teach(state, target)
     for row in range(3):

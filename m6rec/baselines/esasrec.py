@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.baselines.sasrec import SASRecNetwork
@@ -13,6 +10,7 @@ from m6rec.baselines.sequential import Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.model.attention import Block
+from m6rec.train.sampled import next_event, sampled_logits
 
 
 class LiGR(nn.Module):
@@ -44,18 +42,4 @@ class ESASRec(Sequential):
         """The sampled softmax."""
         items = network.items.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
-        return sampled_softmax(states, items, target, negatives)
-
-
-def sampled_softmax(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor) -> Tensor:
-    """Cross-entropy of the true items (n,) among themselves and the negatives (m,), which stand for all the others.
-
-    states (n, D), items (N, D). A negative's logit grows by the log of how many items it stands for; the true item
-    stands for itself alone, and is left out where it was drawn as a negative.
-    """
-    drawn = negatives == target[:, None]  # (n, m)
-    stands_for = (len(items) - 1) / (~drawn).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
-    others = states @ F.embedding(negatives, items).T + stands_for.log()
-    true = (states * F.embedding(target, items)).sum(1, keepdim=True)
-    logits = torch.cat((true, others.masked_fill(drawn, -math.inf)), 1)
-    return F.cross_entropy(logits, torch.zeros_like(target))
+        return next_event(sampled_logits(states, items, target, negatives, len(items)))

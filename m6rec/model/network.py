@@ -92,18 +92,24 @@ class Network(nn.Module):
             nn.init.normal_(node, std=0.02)
             nn.init.zeros_(bias)
 
-    def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False) -> Encoded:
-        """The whole catalogue's vectors (N, D), as if no item had the modalities in `mute`."""
+    def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
+        """The whole catalogue's vectors (N, D), as if no item had the modalities in `mute`.
+
+        only (n,) codes in ascending order: of these items alone (n, D).
+        """
         content = self.content.mute(*mute)
         if weights:  # one grid for all items
             return self.items(content, self.codes, weights=True)
         rows = [torch.as_tensor(group, device=self.codes.device) for group in self.groups.values()]
+        codes = self.codes
+        if only is not None:
+            rows, codes = [group[torch.isin(group, only)] for group in rows], codes[only]
         parts = [
             self.items.content(content.take(group), reads=reads).vectors
             for reads, group in zip(self.groups, rows, strict=True)
         ]
         order = torch.cat(rows).argsort()
-        return Encoded(torch.cat(parts).index_select(0, order) + self.items.own(self.codes), None, self.codes[:0])
+        return Encoded(torch.cat(parts).index_select(0, order) + self.items.own(codes), None, self.codes[:0])
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> Network:

@@ -6,6 +6,8 @@ config's weights. Targets of -1 teach nothing, and items that training does not 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,10 +16,11 @@ from torch import Tensor
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
 from m6rec.data.batches import Batch
-from m6rec.data.context import Context
 from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
+from m6rec.model.tree import Tree
+from m6rec.train import sampled
 
 REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that a request may leave them open
 ITEMS = 32  # items per step whose content is taught
@@ -30,7 +33,10 @@ def pretraining(
     network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """Next event over the whole catalogue, and the losses of the items' content. content: of the training items."""
-    losses = {"next": next_event(*predict(network, batch)[1:])}
+    if count := sampled.negatives(network, config):
+        losses = {"next": sampled.next_event(sampled.predict(network, hide(batch), count).logits)}
+    else:
+        losses = {"next": next_event(*predict(network, batch)[1:])}
     return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
 
@@ -51,8 +57,13 @@ def finetuning(
     network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The dense head goes on learning; the digits learn from the true path and from the dense head."""
+    tree = network.digits.tree
+    if count := sampled.negatives(network, config):
+        found = sampled.predict(network, hide(batch), count)
+        path, teacher = digits(network, found.state, found.target, sampled.subtrees(tree, found))
+        return {"next": sampled.next_event(found.logits), "digits": path, "teacher": teacher}
     state, logits, target = predict(network, batch)
-    path, teacher = digits(network, state, logits, target)
+    path, teacher = digits(network, state, target, subtrees(tree, logits, target))
     return {"next": next_event(logits, target), "digits": path, "teacher": teacher}
 
 
@@ -60,7 +71,7 @@ def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """States (n, D), dense logits (n, N) and targets (n,) of all positions of a batch that have a target."""
     items = network.encode_items().vectors
     there = batch.target >= 0
-    state = network.fuse(hide(batch.context), items).state[there]
+    state = network.fuse(hide(batch).context, items).state[there]
     unknown = network.codes < 0  # as wrong answers, items held out would be learnt by heart as never bought
     logits = network.score(state, items).masked_fill(unknown, float("-inf"))
     return state, logits, batch.target[there]
@@ -71,26 +82,31 @@ def next_event(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target)
 
 
-def digits(network: Network, state: Tensor, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path's digits, and of the dense head's own distribution summed over each subtree.
+def digits(network: Network, state: Tensor, target: Tensor, masses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the true path's digits, and of what the dense head gives to each subtree beside the path.
 
-    state (n, D), dense logits (n, N), target (n,). The second lets all items teach at every position; it differs from
+    state (n, D), target (n,), masses G × (n, W). The second lets all items teach at every position; it differs from
     the KL divergence by the teacher's entropy, which no weight changes. -> means over positions, summed over levels.
     """
-    tree = network.digits.tree
     path, taught = state.new_zeros(()), state.new_zeros(())
-    mass = tree.by_leaf(logits.detach().softmax(-1))  # (n, leaves)
-    digits_of = tree.digits(target)
-    for level, student in enumerate(network.digits.teach(state, target, network.codes >= 0)):
-        width = tree.widths[level]
-        here = mass.view(len(mass), width, -1)  # the subtrees below the node reached so far
-        teacher = here.sum(-1)
-        teacher = teacher / teacher.sum(-1, keepdim=True).clamp(min=1e-9)
+    digits_of = network.digits.tree.digits(target)
+    students = network.digits.teach(state, target, network.codes >= 0)
+    for level, (student, mass) in enumerate(zip(students, masses, strict=True)):
+        teacher = mass / mass.sum(-1, keepdim=True).clamp(min=1e-9)
         spoken = student.log_softmax(-1).clamp(min=-100)  # a free leaf is -inf, and 0 · -inf is not a number
         path = path - spoken.gather(1, digits_of[:, level, None]).mean()
         taught = taught - (teacher * spoken).sum(-1).mean()
-        mass = here[torch.arange(len(here), device=here.device), digits_of[:, level]]  # (n, leaves below)
     return path, taught
+
+
+def subtrees(tree: Tree, logits: Tensor, target: Tensor) -> Iterator[Tensor]:
+    """The dense head's own distribution below each child of the nodes on the true path: G × (n, W)."""
+    mass = tree.by_leaf(logits.detach().softmax(-1))  # (n, leaves)
+    digits_of = tree.digits(target)
+    for level, width in enumerate(tree.widths):
+        here = mass.view(len(mass), width, -1)  # the subtrees below the node reached so far
+        yield here.sum(-1)
+        mass = here[torch.arange(len(here), device=here.device), digits_of[:, level]]  # (n, leaves below)
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
@@ -175,7 +191,8 @@ def corrupt(
     return source, target
 
 
-def hide(context: Context) -> Context:
+def hide(batch: Batch) -> Batch:
     """Make some request fields absent, each on its own."""
-    kept = torch.rand(context.request.shape, device=context.request.device) >= REQUEST_DROPOUT
-    return context._replace(request=context.request * kept)
+    request = batch.context.request
+    kept = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
+    return batch._replace(context=batch.context._replace(request=request * kept))

@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.baselines.esasrec import sampled_softmax
 from m6rec.config import Config
 from m6rec.generate.beam import generate
 from m6rec.model.decoder import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
+from m6rec.train.sampled import DRAWN, WHOLE, next_event, sampled_logits
 
-SAMPLED = 50_000  # items above which a full softmax becomes a sampled one
-NEGATIVES = 2_048
 POSITIONS = 1_024  # targets of the training step that is timed
 
 
@@ -151,8 +149,9 @@ def _steps(decoder: DigitDecoder, vectors: Tensor, seconds: float) -> tuple[floa
 
     def gradients() -> None:
         optimizer.zero_grad()
-        if len(items) > SAMPLED:
-            loss = sampled_softmax(states, items, target, torch.randint(len(items), (NEGATIVES,)))
+        if len(items) > WHOLE:
+            drawn = torch.randint(len(items), (DRAWN,))
+            loss = next_event(sampled_logits(states, items, target, drawn, len(items)))
         else:
             loss = F.cross_entropy(states @ items.T, target)
         said, digits = decoder.teach(states, target), decoder.tree.digits(target)
