@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ def cached(network, alone, capacity=200):
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
     windows, data = segmented.windows(segmented.test), segmented.data
+    shown = segmented.items[segmented._item, segmented._standing]  # (E, L)
     for row, start in list(enumerate(segmented.test.starts))[:10]:
         user = data.events["user"][start]
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
@@ -30,16 +33,14 @@ def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmen
         wanted = [np.zeros(6, np.int64)] * (4 - len(wanted)) + wanted
         assert (windows.source[row, 1:].numpy() == np.array(wanted)).all()
         assert start + segmented.test.count == data.offsets[user + 1]  # the user's last events
-        assert (windows.candidates[row].numpy() == segmented.items[data.events["item"][start : start + 2]]).all()
+        assert (windows.candidates[row].numpy() == shown[start : start + 2]).all()
     assert not segmented.training[segmented.test.starts[:, None] + np.arange(2)].any()
     assert not segmented.training[segmented.valid.starts[:, None] + np.arange(2)].any()
 
 
 def test_training_windows_hold_training_events_alone(segmented):
-    held = {(u, i) for u, i, t in zip(segmented._user, segmented._item, segmented.training, strict=True) if not t}
-    trained = segmented.training
-    kept = {tuple(segmented.items[i]) for u, i in zip(segmented._user[trained], segmented._item[trained], strict=True)}
-    assert held
+    rows = segmented.items[segmented._item, segmented._standing][segmented.training]
+    kept = {tuple(row) for row in rows.tolist()}
     for windows in segmented.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
         there = windows.liked >= 0
         assert there.any() and {tuple(row) for row in windows.candidates[there].tolist()} <= kept
@@ -69,6 +70,18 @@ def test_the_baseline_counts_training_ratings_alone(segmented):
     mine = (segmented._item == item) & segmented.training
     wanted = (liked[mine].sum() + 5 * liked[segmented.training].mean()) / (mine.sum() + 5)
     assert segmented.means(segmented.test)[0, 0] == pytest.approx(wanted)
+
+
+def test_what_a_candidate_is_told_of_others_knows_no_rating_of_its_own_users_and_none_held_out():
+    data = small_data()
+    before = Segmented(data, length=6, history=4, vocabulary=300, held=2)
+    user = int(np.diff(data.offsets).argmax())
+    mine = before._user == user
+    for changed, unmoved in ((mine, mine & before.training), (~before.training, np.ones_like(mine))):
+        events = data.events.assign(value=np.where(changed, 6 - data.events["value"], data.events["value"]))
+        after = Segmented(dataclasses.replace(data, events=events), length=6, history=4, vocabulary=300, held=2)
+        assert (after.liked != before.liked)[changed].any()
+        np.testing.assert_array_equal(after._others[unmoved], before._others[unmoved])
 
 
 def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, network):

@@ -35,10 +35,16 @@ class Part(NamedTuple):
     count: int
 
 
+FOLDS = 10  # users are in so many parts, each with its own shares of the films
+STEPS = 20  # ranks are told in steps of so many to the whole
+
+
 class Segmented:
     """A data set of ratings as segments. A user's last `held` events are test, as many before them validation.
 
-    Users with fewer than 2 · held + 1 events only train. `InputError` for a data set without ratings from 1 to 5.
+    A candidate begins with a number in words: "others-60" says that more of the others liked it than 60 % of what is
+    rated. Users with fewer than 2 · held + 1 events only train.
+    `InputError` for a data set without ratings from 1 to 5.
     """
 
     def __init__(
@@ -61,11 +67,14 @@ class Segmented:
         profiles = [plaintext.profile(row) for row in data.users.to_dict("records")]
         rated = [plaintext.event(text, value) for text in words for value in range(1, 6)]
         read = np.unique(self._item[self.training])
-        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read]  # opinions become whole words
+        told = [f"others-{rank}" for rank in range(0, 100, 100 // STEPS)]
+        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // STEPS * told
         self.speller = plaintext.Speller.fit([*training, *profiles], vocabulary)
         self.profiles = self._table(profiles, first=[plaintext.SOURCE_BOS])  # (U, L): never empty
         self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
-        self.items = self._table(words, first=[BOS])  # (N, L): the state of [BOS] becomes the score
+        candidates = [f"{rank} {text}" for text in words for rank in told]
+        table = self._table(candidates, first=[BOS])  # the state of [BOS] becomes the score
+        self.items = table.reshape(len(words), STEPS, length)  # (N·20, L) -> (N, 20, L)
 
     @property
     def fingerprint(self) -> str:
@@ -96,17 +105,37 @@ class Segmented:
         end = np.where(part.starts < self._end[user], self._end[user], self.data.offsets[user + 1])
         inside = rows < end[:, None]
         rows = np.where(inside, rows, 0)
-        items = np.where(inside[..., None], self.items[self._item[rows]], PAD)
+        items = np.where(inside[..., None], self.items[self._item[rows], self._standing[rows]], PAD)
         source = np.concatenate((self.profiles[user][:, None], events), 1)
         liked = np.where(inside, self.liked[rows], np.float32(-1))
         return Windows(torch.from_numpy(source), torch.from_numpy(items), torch.from_numpy(liked))
 
     def means(self, part: Part) -> np.ndarray:
         """(W, C): the share of training ratings that liked each candidate, with five of the mean added: a baseline."""
-        item, n = self._item[self.training], self.data.n_items
-        liked = self.liked[self.training]
-        share = (np.bincount(item, liked, n) + 5 * liked.mean()) / (np.bincount(item, minlength=n) + 5)
-        return share[self._item[part.starts[:, None] + np.arange(part.count)]]
+        return self._others[part.starts[:, None] + np.arange(part.count)]
+
+    @cached_property
+    def _others(self) -> np.ndarray:
+        """(E,) the share of training ratings that liked the film; for a training event, of the other parts' users.
+
+        Were only the event itself left out, a film's share would be low just where it is liked, and a network that
+        knows the film could read the label off it.
+        """
+        item, liked, n = self._item[self.training], self.liked[self.training], self.data.n_items
+        fold = self._user[self.training] % FOLDS
+        counts = np.bincount(fold * n + item, minlength=FOLDS * n).reshape(FOLDS, n)
+        likes = np.bincount(fold * n + item, liked, FOLDS * n).reshape(FOLDS, n)
+        nothing = np.zeros((1, n))  # what is left out for events that are not trained on
+        counts, likes = (x.sum(0) - np.concatenate((x, nothing)) for x in (counts, likes))  # (11, n)
+        overall = likes.sum(1) / counts.sum(1)
+        share = (likes + 5 * overall[:, None]) / (counts + 5)
+        return share[np.where(self.training, self._user % FOLDS, FOLDS), self._item]
+
+    @cached_property
+    def _standing(self) -> np.ndarray:
+        """(E,) its rank among the training events', 0 to 19."""
+        edges = np.quantile(self._others[self.training], np.arange(1, STEPS) / STEPS)
+        return np.searchsorted(edges, self._others, side="right")
 
     def visits(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
         """(count,) events as requests: drawn people all come once, then all again with one more event, and so on."""
