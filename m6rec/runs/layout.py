@@ -1,0 +1,163 @@
+"""How the README groups and names what is recorded, and the one figure of each notebook that comes first."""
+
+from __future__ import annotations
+
+HEADLINES = (  # one figure of each notebook: what it is, its name, and what stands beside it
+    ("nats per event, MovieLens-100K", "ml100k.nats.valid.pretrained", "popularity", "ml100k.nats.valid.popularity"),
+    ("NDCG@10 from text, image and sound, bazaar", "bazaar.ndcg10.all", "the best possible", "bazaar.ndcg10.ceiling"),
+    ("NDCG@10 with context / without, bazaar", "context.bazaar.ratio", "the best possible",
+     "context.bazaar.ceiling_ratio"),
+    ("NDCG@10 generated / dense head, MovieLens-100K", "ml100k.generated_over_dense", "", ""),
+    ("AUC of option-adapter tuning, MovieLens-100K", "auc.option_adapter", "full fine-tuning", "auc.full"),
+    ("time of a cached request / the whole pass", "late.ratio", "AUC lost", "late.auc_loss"),
+    ("zero-shot NDCG@10 in goods of a kind never seen, bazaar", "open.zero_shot", "text cosine", "open.text_cosine"),
+    ("NDCG@10, MovieLens-100K, with the prior", "bench.ml100k.ndcg10.m6rec", "the strongest peer, co-occurrence",
+     "bench.ml100k.ndcg10.cooccurrence"),
+    ("area under deletion by leave-one-out / by chance, MovieLens-100K", "deletion.ml100k.over_random", "/ by recency",
+     "deletion.ml100k.over_recency"),
+)  # fmt: skip
+METHODS = {
+    "dense": "M6-Rec, dense head",
+    "generated": "M6-Rec, generated",
+    "dense_no_request_time": "M6-Rec, dense head, without the request's own time",
+    "sasrec": "SASRec, full softmax",
+    "cooccurrence": "decayed co-occurrence",
+    "ease": "EASE",
+    "itemknn": "item-kNN",
+    "popularity": "popularity",
+}
+BENCH = {
+    "m6rec": "M6-Rec, dense head with the co-occurrence prior",
+    "m6rec_no_prior": "M6-Rec, dense head",
+    "generated": "M6-Rec, generated",
+    "hybrid": "M6-Rec, hybrid",
+    "m6rec_no_request_time": "M6-Rec with the prior, without the request's own time",
+    "m6rec_no_request_time_no_prior": "M6-Rec, dense head, without the request's own time",
+    "rectools_sasrec": "RecTools' SASRec",
+    "recbole_sasrec": "RecBole's SASRec",
+    "recbole_gru4rec": "RecBole's GRU4Rec",
+    "recbole_ease": "RecBole's EASE",
+    "esasrec": "eSASRec (LiGR, sampled softmax)",
+    "sasrec": "SASRec, full softmax",
+    "gru4rec": "GRU4Rec, full softmax",
+    "tiger": "TIGER-style (residual k-means digits)",
+    "cooccurrence": "decayed co-occurrence, settings by validation",
+    "markov": "Markov chain",
+    "ease": "EASE",
+    "itemknn": "item-kNN",
+    "popularity": "popularity",
+}
+BAZAAR = {
+    "ceiling": "the best possible (true tastes known)",
+    "all": "M6-Rec, text, image and sound",
+    "best_two": "M6-Rec, the best two of the three",
+    "best_one": "M6-Rec, the best one of the three",
+    "sasrec": "SASRec, full softmax",
+    "cooccurrence": "decayed co-occurrence",
+    "ease": "EASE",
+    "popularity": "popularity",
+}
+WAYS = {
+    "attention": "attended to (added, and its tokens are looked at)",
+    "gating": "gated",
+    "adding": "added",
+    "none": "neither request nor profile",
+}
+SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
+EDGE = {
+    "late.auc.full": "the whole pass, AUC",
+    "late.auc_loss": "late interaction, AUC lost",
+    "late.ratio": "late interaction, a cached request's time / the whole pass's",
+    "late.hit_rate": "late interaction, segments that the cache had",
+    "late.max_diff": "late interaction, largest difference of a logit, cached or not",
+    "edge.smaller": "student, times fewer parameters",
+    "edge.quality": "student, share of the AUC",
+    "pruned.quality": "four fifths pruned, share of the AUC",
+    "exit.saved": "early exits, share of the layers saved",
+    "exit.quality": "early exits, share of the AUC",
+    "int8.auc_loss": "student in int8, AUC lost",
+}
+LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
+    "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
+    "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
+    "MovieLens-100K, one against the other, NDCG@10, seen items masked": {
+        "ml100k.generated_over_dense": "generated / dense head",
+        "ml100k.ndcg10.lead_over_best_baseline": "dense head − the best baseline, paired over users",
+    },
+    "MovieLens-100K, validation, nats per event": {
+        "ml100k.nats.valid.pretrained": "M6-Rec, pretrained",
+        "ml100k.nats.valid.popularity": "popularity",
+        "ml100k.nats.valid.guessing": "guessing",
+    },
+    "MovieLens-100K, what the request is worth to the same weights, NDCG@10": {
+        "ml100k.context.ndcg10.request_given": "request given",
+        "ml100k.context.ndcg10.clock_absent": "without its hour and weekday",
+        "ml100k.context.ndcg10.gap_absent": "without its gap",
+        "ml100k.context.ndcg10.request_absent": "without all of it",
+    },
+    "MovieLens-100K, NDCG@10, nothing masked": {
+        f"ml100k.ndcg10.{key}.unmasked": label for key, label in METHODS.items()
+    },
+    "MovieLens-100K, HR@10, nothing masked": {f"ml100k.hit10.{key}.unmasked": label for key, label in METHODS.items()},
+    "MovieLens-100K, the bench, NDCG@10, seen items masked": {
+        f"bench.ml100k.ndcg10.{key}": label for key, label in BENCH.items()
+    },
+    "bazaar (simulated shoppers), NDCG@10, known people and goods": {
+        f"bazaar.ndcg10.{key}": label for key, label in BAZAAR.items()
+    },
+    "bazaar, NDCG@10, the difference": {
+        "bazaar.lead.all_over_best_two": "all three over the best two",
+        "bazaar.lead.best_two_over_best_one": "the best two over the best one",
+        **{f"bazaar.lead.all_over_{key}": f"all three over {BAZAAR[key]}" for key in [*BAZAAR][4:]},
+    },
+    "bazaar, NDCG@10 among the goods never seen in training": {
+        "bazaar.ndcg10.cold_ceiling": "the best possible",
+        "bazaar.ndcg10.cold": "M6-Rec, text, image and sound",
+        "bazaar.ndcg10.cold_random": "guessing",
+        "bazaar.ndcg10.cold_popularity": "popularity, which has counted nothing of them",
+    },
+    "bazaar, NDCG@10, people never seen: profile and request alone": {
+        "bazaar.ndcg10.newcomers_ceiling": "the best possible",
+        "bazaar.ndcg10.newcomers": "M6-Rec, text, image and sound",
+        "bazaar.ndcg10.newcomers_popularity": "popularity",
+    },
+    **{
+        f"bazaar, NDCG@10 of what is left, {kind} goods, the rest {way}": {
+            f"bazaar.grid.{kind}.{way}.{subset}": subset.replace("_", " + ") for subset in SUBSETS
+        }
+        for kind in ("warm", "cold")
+        for way in ("muted", "retrained")
+    },
+    "bazaar, muting and the planted truth": {
+        "bazaar.mute_over_retrain": "largest relative cost of muting over retraining",
+        "bazaar.share.spearman": "shoppers' modality shares by muting, Spearman with the true ones",
+        "bazaar.share.spearman_attention": "the same by the encoder's attention",
+    },
+    "bazaar, NDCG@10 by fusion (one seed)": {f"bazaar.ndcg10.{key}": key for key in ("joint", "gated", "cross")},
+    "Context's worth: NDCG@10 with request and profile / trained without them": {
+        "context.bazaar.ratio": "bazaar",
+        "context.bazaar.ceiling_ratio": "bazaar, the best ranking possible, with the request / without",
+        "context.ml100k.ratio": "MovieLens-100K (one seed)",
+    },
+    "bazaar, NDCG@10 by how a request meets its target": {f"context.bazaar.ndcg10.{w}": n for w, n in WAYS.items()},
+    "MovieLens-100K, NDCG@10 by how a request meets its target (one seed, next events alone)": {
+        f"context.ml100k.ndcg10.{w}": n for w, n in WAYS.items()
+    },
+    "bazaar, content never seen in training": {
+        "restore.image": "hidden patches of photographs, error over the mean patch's",
+        "restore.sound": "hidden patches of spectrograms, error over the mean patch's",
+        "caption.class_accuracy": "captions that name the right class of ten",
+    },
+    "MovieLens-100K, NDCG@10 of films that were in training, a tenth held out": {
+        "fusion.ml100k.ndcg10.id_text": "IDs and texts",
+        "fusion.ml100k.ndcg10.id": "IDs alone",
+        "fusion.ml100k.ndcg10.text": "texts alone",
+    },
+    "MovieLens-100K, NDCG@10 among the films held out": {
+        "fusion.ml100k.cold.ndcg10.id_text": "IDs and texts",
+        "fusion.ml100k.cold.ndcg10.text": "texts alone",
+        "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
+        "fusion.ml100k.cold.ndcg10.random": "guessing",
+    },
+    "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
+}
