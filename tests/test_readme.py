@@ -50,6 +50,20 @@ def test_every_recorded_figure_stands_in_the_table_with_its_command(notebooks):
     assert not any("SASRec" in line or "HR@10" in line for line in lines)  # neither was measured here
 
 
+def test_one_figure_of_a_notebook_stands_first_with_what_it_is_held_against(notebooks):
+    path = notebooks / "results" / "01_b.json"
+    of = {"low": None, "high": None, "n": 0, "seeds": 1}
+    figures = json.loads(path.read_text()) | {
+        "late.ratio": {"value": 0.2, **of},
+        "late.auc_loss": {"value": 0.01, **of},
+    }
+    path.write_text(json.dumps(figures))
+    lines = render_readme("<!-- headlines -->\n<!-- /headlines -->\n" + MARKS, notebooks).splitlines()
+    link = f"[01_b]({notebooks.name}/01_b.ipynb)"
+    assert lines[3] == f"| {link} | time of a cached request / the whole pass | **0.2000** (–) | AUC lost 0.01000 |"
+    assert lines[4] == "<!-- /headlines -->"  # what is not measured has no line
+
+
 def test_the_notebooks_table_says_what_the_notebooks_say(notebooks):
     text = render_readme(MARKS, notebooks)
     folder = notebooks.name

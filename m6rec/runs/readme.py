@@ -71,9 +71,8 @@ def results_table(folder: Path) -> str:
 
 def headlines_table(folder: Path) -> str:
     """Markdown: one figure of each notebook with its interval, and what it is to be held against."""
-    by_name = {
-        n: (file, figure) for file, result in results.read(folder / "results").items() for n, figure in result.items()
-    }
+    read = results.read(folder / "results")
+    by_name = {name: (file, figure) for file, result in read.items() for name, figure in result.items()}
     lines = ["| notebook | figure | value | beside it |", "|---|---|---|---|"]
     for label, name, other, its_name in HEADLINES:
         if name not in by_name:
