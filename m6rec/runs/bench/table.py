@@ -38,6 +38,11 @@ CO_OCCURRENCE = (  # the settings that validation chooses from
     {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.9},
 )
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
+LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
+SETTINGS = {
+    "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "infill_weight": 0.0, "negatives": 2048,
+    "pretrain_epochs": 30, "finetune_epochs": 6, "learning_rate": 2e-3,
+}  # fmt: skip
 BATCH = 500  # lists that are generated at a time
 LONGEST = 100  # epochs of the trained baselines, which validation ends
 
@@ -53,7 +58,8 @@ class Bench:
         say: Callable[[str], Any] = print,
         **changes: Any,
     ):
-        self.data, self.preset, self.seeds, self.say, self.changes = data, preset, tuple(seeds), say, changes
+        self.data, self.preset, self.seeds, self.say = data, preset, tuple(seeds), say
+        self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self.split = data.split()
         self._models: dict[str, M6Rec] = {}
 
