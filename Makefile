@@ -9,7 +9,7 @@ PY := .venv/bin/python
 STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results bench readme notebooks doctor
+.PHONY: help run test lint lab class results bench readme notebooks weights doctor
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ readme: $(STAMP) ## render the measured parts of the README
 
 notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clean them for committing [NB]
 	@$(PY) -m m6rec notebooks $(NB)
+
+weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
+	@$(PY) data/weights.py
 
 doctor: $(STAMP) ## say what is installed, where the data is, and what is missing or old
 	@$(PY) -m m6rec doctor

@@ -16,6 +16,13 @@ from m6rec.train import checkpoint
 from m6rec.train.fit import Epoch
 
 
+def shipped(name: str) -> Path | None:
+    """The folder of a model that comes with m6rec, in a clone or in an installed wheel."""
+    package = Path(__file__).parent
+    places = (package / "_weights" / name, package.parent / "data" / "weights" / name)
+    return next((place for place in places if (place / "config.json").exists()), None)
+
+
 class Kept:
     """`M6Rec`'s verbs for saving and loading."""
 
@@ -37,11 +44,12 @@ class Kept:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote. `data` may be left out where it is a registered data set.
+        """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
 
-        Raises `InputError` where the folder is missing or damaged, or was trained on other data.
+        `data` may be left out where it is a registered data set. Raises `InputError` where the folder is missing or
+        damaged, or was trained on other data.
         """
-        folder = Path(folder)
+        folder = Path(folder) if Path(folder).exists() else shipped(str(folder)) or Path(folder)
         weights, tokenizer, values = checkpoint.load_model(folder)
         try:
             config, trained_on, fields = Config(**values["config"]), values["data"], Fields.from_dict(values["fields"])

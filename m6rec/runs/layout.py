@@ -77,6 +77,10 @@ EDGE = {
     "exit.quality": "early exits, share of the AUC",
     "int8.auc_loss": "student in int8, AUC lost",
 }
+BY = {
+    "leave_one_out": "leave-one-out", "integrated": "integrated gradients",
+    "gradient_weighted": "weighted by gradients", "rollout": "rollout", "attention": "attention", "recency": "recency", "random": "chance",
+}  # fmt: skip
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
@@ -101,6 +105,38 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
     "MovieLens-100K, HR@10, nothing masked": {f"ml100k.hit10.{key}.unmasked": label for key, label in METHODS.items()},
     "MovieLens-100K, the bench, NDCG@10, seen items masked": {
         f"bench.ml100k.ndcg10.{key}": label for key, label in BENCH.items()
+    },
+    "MovieLens-100K, the bench, what else it says": {
+        "bench.ml100k.hit10.m6rec": "M6-Rec with the prior, HR@10",
+        "bench.ml100k.lead.low": "its lead over the strongest peer, lower end (Holm)",
+        "bench.ml100k.generated_over_dense": "generated / dense head",
+        "bench.ml100k.hybrid_over_dense": "hybrid / dense head",
+        "bench.ml100k.untaught_tree.learnt_vectors": "generated untaught / dense, tree over learnt vectors",
+        "bench.ml100k.untaught_tree.words": "the same, tree over words",
+        "bench.ml100k.untaught_tree.chance": "the same, tree at random",
+        "bench.beam.exact": "people for whom a beam of 50 finds the exact ten",
+        "bench.beam.invalid": "items that may not be on a list, in generated lists",
+        "bench.cold.recall50.hybrid": "Recall@50 of films held out, hybrid",
+        "bench.cold.recall50.content_knn": "Recall@50 of films held out, content-kNN",
+    },
+    "Amazon Beauty, the bench, NDCG@10, seen items masked (one seed)": {
+        f"bench.beauty.ndcg10.{key}": label for key, label in BENCH.items()
+    },
+    "Amazon Beauty, the bench, Recall@10, seen items masked (one seed)": {
+        f"bench.beauty.recall10.{key}": label for key, label in BENCH.items()
+    },
+    "Amazon Beauty, one against the other, NDCG@10": {
+        "bench.beauty.generated_over_dense": "generated / dense head",
+        "bench.beauty.hybrid_over_dense": "hybrid / dense head",
+    },
+    "Speed, on one or two cores": {
+        "time_to_quality.ratio": "time to the best quality of RecBole's SASRec / its own",
+        "time_to_quality.rectools": "time to the best quality of RecTools' SASRec / its own",
+        "decode.ratio": "lists a second / Hugging Face's constrained generate",
+        "growth.generated": "a generated list, 1,000,000 items / 1,000",
+        "growth.dense": "a dense list, 1,000,000 items / 1,000",
+        "step.gemm_fraction": "share of a training step that is matrix products",
+        "view.ms": "a slider's move to the new picture, ms",
     },
     "bazaar (simulated shoppers), NDCG@10, known people and goods": {
         f"bazaar.ndcg10.{key}": label for key, label in BAZAAR.items()
@@ -159,5 +195,41 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
         "fusion.ml100k.cold.ndcg10.random": "guessing",
     },
+    "Photographs in 64 numbers, squared error on held-out ones": {
+        "autoencoder.mse": "the autoencoder, mended",
+        "pca.mse": "PCA",
+    },
     "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
+    **{
+        f"{data}, area under deletion by leave-one-out": {
+            f"deletion.{key}.over_random": "/ by chance",
+            f"deletion.{key}.over_recency": "/ by recency",
+            f"even.{key}.lost": "share of NDCG@10 lost when all tokens are looked at alike",
+        }
+        for key, data in (("ml100k", "MovieLens-100K"), ("bazaar", "bazaar"))
+    },
+    "The worse of both data sets, area under deletion by leave-one-out": {
+        "deletion.over_random": "/ by chance",
+        "deletion.over_recency": "/ by recency",
+    },
+    "Output layers drawn anew: rank correlation with what was said before": {
+        f"randomise.{key}": label for key, label in BY.items()
+    },
+    **{
+        f"bazaar, planted cause named first, {where}": {
+            name.format(key): label for key, label in {"best": "the best guess", **BY}.items()
+        }
+        for name, where in (
+            ("planted.{}.top1", "of a purchase's events and fields"),
+            ("planted.{}.context", "among the request's fields"),
+            ("planted.sure.{}", "of both, where the best guess is sure"),
+        )
+    },
+    "Reasons in words": {
+        "reasons.hold": "reasons whose causes, removed, lower the item",
+        "reasons.coverage": "share of the effect that the named causes cover",
+        "reasons.answered": "items for which there is enough evidence for a reason",
+        "reasons.ml100k.places_over_random": "places lost beyond as many random events, MovieLens-100K",
+        "reasons.bazaar.places_over_random": "places lost beyond as many random events, bazaar",
+    },
 }
