@@ -79,7 +79,8 @@ EDGE = {
 }
 BY = {
     "leave_one_out": "leave-one-out", "integrated": "integrated gradients",
-    "gradient_weighted": "weighted by gradients", "rollout": "rollout", "attention": "attention", "recency": "recency", "random": "chance",
+    "gradient_weighted": "weighted by gradients",
+    "rollout": "rollout", "attention": "attention", "recency": "recency", "random": "chance",
 }  # fmt: skip
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
