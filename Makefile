@@ -53,6 +53,6 @@ $(STAMP):
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing m6rec into .venv (once)."
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board,bench]'
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board,bench,edge]'
 	@rm -f .venv/installed-*
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from m6rec.view.figures import attention_map, rank_moves
+from m6rec.view.tradeoff import tradeoff
 
 
 def test_two_films_of_one_title_stand_where_the_title_is_met_first():
@@ -28,3 +29,11 @@ def test_one_token_that_stands_for_many_does_not_dim_the_others():
         for top in (None, 0.06)
     ]
     assert [image.get_clim() for image in ends] == [(0, 0.9), (0, 0.06)]
+
+
+def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():
+    ways = {"late": [("1", 2.0, 0.7), ("2 $x$", 1.0, 0.6)], "full": [("12", 9.0, 0.75)]}
+    picture = tradeoff(ways, "Half the time for $5 and $6")
+    assert list(picture.data["milliseconds"]) == [1.0, 2.0, 9.0] and list(picture.data["AUC"]) == [0.6, 0.7, 0.75]
+    assert "late, full" in picture.alt
+    assert "image/png" in picture._repr_mimebundle_()[0]

@@ -67,3 +67,17 @@ def targets(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) 
         own & fields.reshape(b, 1, q * r),
     )
     return torch.cat(see, -1).unsqueeze(1)
+
+
+def meeting(source: Tensor, candidates: Tensor) -> Tensor:
+    """Source tokens see the source; a candidate's tokens see it and each other, and no other candidate.
+
+    Shapes: source (B, S) and candidates (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
+    """
+    (_, c, length), s = candidates.shape, source.shape[1]
+    own = torch.eye(c, dtype=torch.bool, device=source.device)
+    own = own.repeat_interleave(length, 0).repeat_interleave(length, 1)  # (C, C) -> (C·L, C·L)
+    see = torch.zeros(s + c * length, s + c * length, dtype=torch.bool, device=source.device)
+    see[:, :s] = True
+    see[s:, s:] = own
+    return see & torch.cat((source, candidates.flatten(1)), 1)[:, None, None, :]

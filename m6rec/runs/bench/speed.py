@@ -96,13 +96,13 @@ def growth(
     made = [catalogue(items, width=width, digits=digits, seed=seed) for items in sizes]
     states = torch.randn(batch, width, generator=torch.Generator().manual_seed(seed + 1))
     generated = [
-        _medians([lambda d=decoder, s=some: generate(d, s, k, beam=beam) for decoder, _ in made], seconds)
+        medians([lambda d=decoder, s=some: generate(d, s, k, beam=beam) for decoder, _ in made], seconds)
         for some in (states[:1], states)
     ]
     rows = []
     for (decoder, vectors), one_ms, batch_ms in zip(made, *generated, strict=True):
         stored = [*decoder.nodes, *decoder.bias, decoder.leaf, decoder.item]
-        dense = [_medians([lambda s=s, v=vectors: (s @ v.T).topk(k)], seconds)[0] for s in (states[:1], states)]
+        dense = [medians([lambda s=s, v=vectors: (s @ v.T).topk(k)], seconds)[0] for s in (states[:1], states)]
         rows.append(
             Growth(
                 len(vectors),
@@ -139,7 +139,7 @@ def _faiss(
     recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(best.tolist(), near.tolist(), strict=True)])
     one = states[:1]
     runs = [lambda: flat.search(one, k), lambda: flat.search(states, k), lambda: ivf.search(one, k)]
-    return *(_medians([run], seconds)[0] for run in runs), float(recall)
+    return *(medians([run], seconds)[0] for run in runs), float(recall)
 
 
 def _steps(decoder: DigitDecoder, vectors: Tensor, seconds: float) -> tuple[float, float]:
@@ -163,11 +163,11 @@ def _steps(decoder: DigitDecoder, vectors: Tensor, seconds: float) -> tuple[floa
         gradients()
         optimizer.step()
 
-    return _medians([gradients], seconds)[0], _medians([step], seconds)[0]
+    return medians([gradients], seconds)[0], medians([step], seconds)[0]
 
 
-def _medians(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Milliseconds of each."""
+def medians(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Milliseconds of each, run in turns: whatever else the machine does meets all of them."""
     return [1000 * float(np.median(took)) for took in _timed(runs, seconds)]
 
 

@@ -1,0 +1,141 @@
+"""M6-Edge: a student, pruned weights, early exits, int8 and ONNX keep what they say they keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from fixtures import small_data
+from test_segments import CONFIG, DEPTH, requests
+
+from m6rec.data.segments import Segmented
+from m6rec.errors import InputError
+from m6rec.model.segments import SegmentNetwork
+from m6rec.train import compress
+from m6rec.train import segments as train
+from m6rec.train.family import Family
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return Segmented(small_data(), length=6, history=4, vocabulary=300, held=2)
+
+
+@pytest.fixture
+def network(shop):
+    torch.manual_seed(0)
+    return SegmentNetwork(CONFIG, len(shop.speller)).eval()
+
+
+def test_the_student_has_one_block_for_all_layers(shop, network):
+    small = compress.student(CONFIG, len(shop.speller), narrow=4)
+    block = compress.parameters(network.layer(0))
+    assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
+    assert small.depth == DEPTH and small.layer(0) is small.layer(3)
+    windows = requests(shop)
+    small(windows).sum().backward()
+    assert small.layer(0).q.weight.grad.abs().sum() > 0
+
+
+def test_the_first_layers_are_the_teachers(shop, network):
+    short = compress.first_layers(network, dataclasses.replace(CONFIG, joint_layers=2)).eval()
+    windows = requests(shop)
+    torch.testing.assert_close(next(short.steps(windows)).logits, next(network.steps(windows)).logits)
+
+
+def test_pruning_ends_at_its_share_and_the_zeros_stay(shop, network):
+    pruning = compress.Pruning(network, 0.8, steps=50)
+    shares = []
+
+    def loss(net, windows):
+        pruning.step()
+        weight = net.layer(0).q.weight
+        shares.append(float((weight == 0).float().mean()))
+        return train.exits()(net, windows)
+
+    train.teach(network, shop, loss, CONFIG, name="pruned", epochs=1, keep=False)
+    pruning.finish()
+    assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
+    assert not any("parametriz" in name for name in network.state_dict())
+    for module in pruning.places:
+        assert abs(float((module.weight == 0).float().mean()) - 0.8) < 0.05
+    with pytest.raises(InputError, match="cannot be pruned"):
+        compress.Pruning(network, 1.0, steps=5)
+
+
+def test_pruning_keeps_the_largest(network):
+    before = network.layer(0).q.weight.detach().clone()
+    pruning = compress.Pruning(network, 0.5, steps=1)
+    pruning.step()
+    pruning.finish()
+    kept = network.layer(0).q.weight != 0
+    assert before[kept].abs().min() >= before[~kept].abs().max()
+
+
+def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
+    every = np.array([[0.1, 2.0, -3.0], [0.2, -0.3, 0.1], [-1.5, 0.0, 0.0], [0.4, 9.0, 9.0]])
+    left = compress.leave_early(every, 1.0)
+    assert left.logits.tolist() == [-1.5, 2.0, -3.0] and left.layers.tolist() == [3, 1, 1]
+    assert left.saved(4) == pytest.approx(1 - 5 / 12)
+    assert compress.leave_early(every, 100.0).layers.tolist() == [4, 4, 4]
+
+
+def test_the_served_rule_is_the_rule_and_runs_fewer_layers(shop, network):
+    windows = requests(shop)
+    every = train.logits(network, shop, shop.test, every=True)[:, :5]
+    threshold = float(np.quantile(np.abs(every), 0.5))
+    wanted = compress.leave_early(every, threshold)
+    for row in range(5):
+        one = type(windows)(*(part[row : row + 1] for part in windows))
+        said, layers = compress.early(network, one, threshold)
+        np.testing.assert_allclose(said[0].numpy(), wanted.logits[row], atol=1e-5)
+        assert layers == wanted.layers[row].max()
+    assert wanted.layers.min() < DEPTH
+
+
+def test_the_threshold_keeps_the_quality_that_was_asked_for():
+    rng = np.random.default_rng(0)
+    liked = rng.random(2000) < 0.5
+    every = np.stack([(liked - 0.5) * strength + rng.normal(0, 1, 2000) for strength in (0.5, 1.0, 2.0, 4.0)])
+    quality = lambda scores: train.auc(scores, liked)  # noqa: E731
+    threshold = compress.sure_enough(every, quality, keep=0.95)
+    left = compress.leave_early(every, threshold)
+    assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < left.saved(4) < 0.75
+
+
+def test_onnx_and_int8_give_what_the_network_gives(shop, tmp_path):
+    torch.manual_seed(0)
+    network = compress.student(dataclasses.replace(CONFIG, joint_layers=2), len(shop.speller), narrow=4).eval()
+    windows = requests(shop)
+    file = compress.export(network, requests(shop, 2), tmp_path / "edge.onnx")
+    said, wanted = compress.Runtime(file)(windows), network(windows).detach().numpy()  # more windows than it was traced
+    np.testing.assert_allclose(said, wanted, atol=1e-5)
+    rounded = compress.Runtime(compress.quantise(file, tmp_path / "int8.onnx"))(windows)
+    assert 0 < np.abs(rounded - wanted).max() < 0.2 * np.ptp(wanted) and wanted.std() > 1e-3
+
+
+def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"m6rec\[edge\]"):
+        compress.Runtime(tmp_path / "no.onnx")
+
+
+def test_a_family_trains_each_network_once_and_finds_it_again(shop, tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    monkeypatch.setattr(train, "STEPS", 4)
+    config = dataclasses.replace(CONFIG, joint_layers=2)
+
+    def versions():
+        family = Family(shop, config, epochs=1, tune=1)
+        made = [family.full(), family.late(1), family.distilled(1), family.edge(depth=2), family.pruned(0.5)]
+        assert family.edge() is made[3] and family.pruned(0.5) is made[4] and family.late(1) is made[1]
+        return [train.version(network) for network in made]
+
+    first, files = versions(), sorted((tmp_path / "models").iterdir())
+    assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
+    assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
+    other = Family(shop, config, epochs=2, tune=1)
+    assert train.version(other.edge(depth=2)) != first[3]  # another teacher
