@@ -1,0 +1,203 @@
+"""Adapting a pretrained backbone to a classification: how little has to be trained?
+
+- full: everything; head: a linear map of the state at [EOS]; both as everybody does
+- prompt: soft tokens before the source, and a head of its own (Lester et al. 2021)
+- option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h_[EOS], p_c⟩
+- option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
+- lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m6rec.data.plaintext import Speller, Text
+from m6rec.errors import InputError
+from m6rec.model.plain import PlainText, ends
+from m6rec.train.fit import Stage, fit
+from m6rec.train.plain import SOURCE, TARGET, Backbone
+
+# The step sizes were chosen on validation: the fewer numbers are trained, the larger the steps.
+METHODS = {"full": 1e-3, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "option_adapter": 5e-3, "lora": 5e-3}
+PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
+RANK = 4  # channels of an adapter
+LORA_RANK = 2  # of each of the three maps that LoRA changes
+
+
+class Examples(NamedTuple):
+    """Texts as token ids, 0 = padding on the right, and the class of each."""
+
+    source: Tensor  # (n, S)
+    target: Tensor  # (n, T), [BOS] … [EOS]
+    labels: Tensor  # (n,) int64
+
+    def rows(self, rows: np.ndarray) -> Examples:
+        """Some of them, without the padding that none of them needs."""
+        source, target, labels = (part[torch.from_numpy(rows)] for part in self)
+        return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
+
+
+class Adapted(NamedTuple):
+    """A backbone that classifies, and what it took."""
+
+    network: Classifier
+    method: str
+    trained: int  # parameters
+    share: float  # of the backbone's parameters
+    seconds: float
+
+
+def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> Examples:
+    """Texts whose target is what is judged."""
+    tokens = speller.tokens(texts, SOURCE, TARGET)
+    return Examples(*map(torch.from_numpy, (tokens.source, tokens.target, np.asarray(labels, np.int64))))
+
+
+class Adapter(nn.Module):
+    """λ·[σ(Z W1 + b1) W2 + b2]; nothing at first. σ is read as the GELU of the feed-forward net itself."""
+
+    def __init__(self, width: int, rank: int = RANK):
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.ones(()))  # λ
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+        return self.scale * self.up(F.gelu(self.down(z)))
+
+
+class LowRank(nn.Module):
+    """x W + x A B, with B = 0 at first."""
+
+    def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, linear.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D')"""
+        return self.linear(x) + self.up(self.down(x))
+
+
+class Classifier(nn.Module):
+    """A copy of a backbone and what a method adds to it. starts: (C, D), where the options begin."""
+
+    def __init__(self, backbone: PlainText, method: str, starts: Tensor):
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.backbone.requires_grad_(method == "full")
+        (classes, width), options = starts.shape, method.startswith("option")
+        self.prompts = self.adapters = self.head = None
+        if options:
+            self.prompts = nn.Parameter(starts.clone())
+        else:
+            self.head = nn.Linear(width, classes)
+            nn.init.zeros_(self.head.weight)
+        if method == "prompt":
+            self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
+        if method == "option_adapter":
+            self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
+        if method == "lora":
+            for block in self.backbone.blocks:
+                block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
+
+    def read(self, source: Tensor, target: Tensor) -> Tensor:
+        """h_[EOS] (B, D): the state of the target's last token."""
+        read = self.backbone(source, target, prompts=self.prompts, adapters=self.adapters)
+        return ends(target, read.hidden[:, source.shape[1] :])
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        h = self.read(source, target)
+        return h @ self.prompts.T if self.head is None else self.head(h)
+
+    def trained(self) -> int:
+        """How many parameters move."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def adapt(
+    made: Backbone,
+    method: str,
+    taught: Examples,
+    classes: Sequence[str],
+    *,
+    passes: int = 1,
+    least: int = 100,
+    batch: int = 64,
+    seed: int = 0,
+) -> Adapted:
+    """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+
+    classes: a few words each, whose embeddings' means are where the options begin. So many passes over the examples,
+    and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
+    for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
+    """
+    _check(method, taught, len(classes))
+    torch.manual_seed(seed)
+    tokens = made.network.tokens.weight.detach()
+    starts = torch.stack([tokens[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
+    network = Classifier(made.network, method, starts)
+    n, steps = len(taught.labels), max(least, passes * -(-len(taught.labels) // batch))
+
+    def batches(rng: np.random.Generator) -> Iterator[Examples]:
+        order: Callable[[], np.ndarray] = lambda: rng.permutation(n)  # noqa: E731
+        rows = np.concatenate([order() for _ in range(-(-steps * batch // n))])
+        yield from (taught.rows(rows[i * batch : (i + 1) * batch]) for i in range(steps))
+
+    stage = Stage(
+        name=method,
+        epochs=1,
+        batches=batches,
+        losses=lambda net, some, rng: {"class": F.cross_entropy(net(some.source, some.target), some.labels)},
+        validate=lambda net: 0.0,  # the end is what is kept
+        weights={},
+    )
+    config = dataclasses.replace(made.config, learning_rate=METHODS[method], seed=seed, batch=batch, average=0.95)
+    begun = time.perf_counter()
+    fit(network, stage, config)
+    share = network.trained() / sum(p.numel() for p in made.network.parameters())
+    return Adapted(network.eval(), method, network.trained(), share, time.perf_counter() - begun)
+
+
+@torch.no_grad()
+def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
+    """(n, C) of examples that may have any label."""
+    order = np.argsort((some.source != 0).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
+    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).numpy()
+    return out[np.argsort(order)]
+
+
+def _check(method: str, taught: Examples, classes: int) -> None:
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    counts = np.bincount(taught.labels.clamp(0, classes).numpy(), minlength=classes + 1)
+    if taught.labels.min() < 0 or counts[classes]:
+        bad = taught.labels[(taught.labels < 0) | (taught.labels >= classes)][0]
+        raise InputError(f"label {int(bad)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
+    if (counts[:classes] == 0).any():
+        raise InputError(f"class {int(np.argmin(counts[:classes]))} has no example: give each class at least one.")
+    prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
+    if prompts + _longest(taught.source) > SOURCE:
+        raise InputError(
+            f"{prompts} soft prompts and a source of {_longest(taught.source)} tokens are longer than the context of "
+            f"{SOURCE}: render a shorter history, or have fewer classes."
+        )
+
+
+def _longest(tokens: Tensor) -> int:
+    return int((tokens != 0).sum(1).max())
