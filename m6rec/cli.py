@@ -250,4 +250,4 @@ def _print_items(items: pd.DataFrame, title: str) -> None:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(str(text))
+    return escape("".join(c if c.isprintable() else " " for c in str(text)))  # nor does it steer the terminal

@@ -12,6 +12,9 @@ from m6rec.errors import InputError
 
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
+CONTEXT_FUSIONS = ("attention", "gating", "adding")
+CIRCUMSTANCES = ("season", "session", "pace", "tastes")
+COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,15 @@ class Config:
     profile: bool = True
     """See the user's profile columns."""
     request: bool = True
-    """See the request's own time: hour, weekday, gap since the last event."""
+    """See the request's own time (hour, weekday, gap since the last event) and the events' own columns."""
+    circumstances: tuple[str, ...] = ()
+    """What else is worked out for a request: season, session (events before it in the same sitting), pace (seconds per
+    event in it), tastes (the word that the last items' texts share)."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
+    time (its hour, weekday and season) or text (its most telling word). Undeclared ones are numbers or categories."""
+    context_fusion: str = "attention"
+    """How a request meets its target: "attention" (added, and its tokens are looked at), "gating" or "adding"."""
     vocabulary: int = 2048
     """V, the size of the text vocabulary."""
     text_length: int = 24
@@ -109,8 +120,17 @@ class Config:
         for name in self.modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
-        if self.fusion not in FUSIONS:
-            raise InputError(f'fusion="{self.fusion}" is unknown: take one of {", ".join(FUSIONS)}.')
+        for name, known in (("fusion", FUSIONS), ("context_fusion", CONTEXT_FUSIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(f'{name}="{getattr(self, name)}" is unknown: take one of {", ".join(known)}.')
+        object.__setattr__(self, "circumstances", tuple(self.circumstances))
+        for name in self.circumstances:
+            if name not in CIRCUMSTANCES:
+                raise InputError(f"circumstance {name!r} is unknown: take some of {', '.join(CIRCUMSTANCES)}.")
+        object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
+        for name, kind in self.columns:
+            if kind not in COLUMN_TYPES:
+                raise InputError(f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}.")
         if not (self.identity or self.modalities):
             raise InputError("identity=False and no modalities leave nothing of an item to see: switch one of them on.")
         for name, low in _LOWEST.items():

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from m6rec.config import MODALITIES, Config
-from m6rec.data import batches, features, text
-from m6rec.data.context import Context, EventCodes, Fields, encode_events
+from m6rec.data import batches, behaviour, features, text
+from m6rec.data.context import Context, EventCodes, Fields, encode_events, encode_person
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
@@ -42,7 +42,7 @@ class M6Rec:
         self.data = data
         self.config = config or Config.preset(preset, **changes)
         self.split = data.split()
-        self.fields = Fields.fit(data, self.split, profile=self.config.profile, request=self.config.request)
+        self.fields = Fields.fit(data, self.split, self.config)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.tokenizer = text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
         self._build(trained)
@@ -72,7 +72,7 @@ class M6Rec:
         if self.config.item_epochs:
             first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
             self._train(stages.items(self.config, self._training_content), first)
-        rows = self._train(self._stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
+        rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
         self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
         return rows
@@ -89,7 +89,7 @@ class M6Rec:
                 "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
             )
         epochs = self.config.finetune_epochs
-        return self._train(self._stage("fine_tune", epochs, losses.finetuning, "generated"), options)
+        return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
     def preprocess(self, items: pd.DataFrame | Sequence[object], media: Media | None = None) -> Features:
         """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
@@ -107,7 +107,7 @@ class M6Rec:
 
     def extract_context(
         self,
-        history: Sequence[object] | None = None,
+        history: Sequence[object] | pd.DataFrame | None = None,
         request: Mapping[str, object] | None = None,
         *,
         user: object = None,
@@ -118,22 +118,21 @@ class M6Rec:
         user: a raw user id, which brings history and profile; history: what they had, oldest first, instead of the
         user's own, and profile such as {"age": 34} likewise. An item of the history is a raw id, a title, or a dict
         with the text, image or sound of one never seen: those have the codes N, N + 1, … of `item_vectors(new)`.
-        request: fields such as {"hour": 21}; unnamed ones are absent. The source document's section 3.3.1.
+        A history may be a frame of raw events, too: item_id, and what there is of timestamp and value.
+        request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …} stands for hour and weekday, and
+        with the events' times for the gap; so for every circumstance. The source document's section 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        code = None if user is None else int(self.data.user_codes([user])[0])
-        length, own = self.config.history, self.codes_of(self.data)
-        asked = self.fields.ask(request)
-        if history is None:
-            end = self.data.offsets[code + 1]
-            events = np.arange(max(self.data.offsets[code], end - length), end)
-            item, value, gap = self.data.events["item"].to_numpy()[events], own.value[events], own.gap[events]
-        else:
-            item = self.data.history_codes(history)[-length:]
-            value, gap = np.zeros_like(item), np.zeros_like(item)
-        known = self.fields.introduce(profile) if code is None or profile is not None else own.profile[code]
-        return batches.person_context(item, value, gap, known, asked)
+        code, length = None if user is None else int(self.data.user_codes([user])[0]), self.config.history
+        past = behaviour.of_user(self.data, code) if history is None else behaviour.given(self.data, history)
+        if not self.data.timed:
+            past = past._replace(time=None)  # nobody has learnt from times
+        texts = behaviour.texts(self.data, past, history)
+        value, gap, asked = encode_person(self.fields, past, texts, request)
+        own = self.codes_of(self.data).profile
+        known = self.fields.introduce(profile) if code is None or profile is not None else own[code]
+        return batches.person_context(past.item[-length:], value[-length:], gap[-length:], known, asked)
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
@@ -159,21 +158,25 @@ class M6Rec:
         self,
         user: object = None,
         *,
-        history: Sequence[object] | None = None,
+        history: Sequence[object] | pd.DataFrame | None = None,
         profile: Mapping[str, object] | None = None,
         context: Mapping[str, object] | None = None,
         k: int = 10,
         method: str = "generated",
         seen: bool = False,
         mute: Sequence[str] = (),
+        explain: bool = False,
     ) -> pd.DataFrame:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
         Items of the history are left out unless `seen`; mute: modalities to do without, such as ("image",).
+        explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
         known = self.extract_context(history, context, user=user, profile=profile)
+        if isinstance(history, pd.DataFrame):
+            history = history["item_id"].tolist()
         items = self.item_vectors([h for h in history or () if isinstance(h, Mapping)], mute=tuple(mute))
         if history is not None:
             codes = self.data.history_codes(history)  # all of it, however little of it is read
@@ -194,7 +197,7 @@ class M6Rec:
         state = self.fuse(known, items).state[:, -1]
         found = best_items(self.network, state, items[: self.data.n_items], k, method, allowed=allowed)
         codes = found.items[0].cpu().numpy()
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "rank": np.arange(1, k + 1),
                 "item_id": self.data.items["item_id"].to_numpy()[codes],
@@ -202,6 +205,12 @@ class M6Rec:
                 "score": found.scores[0].cpu().numpy().astype(float),
             }
         )
+        if explain:
+            from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
+
+            given = reasons(self, known, codes.tolist(), vectors=items)
+            table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
+        return table
 
     def scorer(
         self,
@@ -334,7 +343,7 @@ class M6Rec:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         def validate(network: Network) -> float:
             found = evaluate(self.scorer(judged_by, network=network), self.data, split=self.split, part="valid")
             return found.metrics["ndcg@10"]

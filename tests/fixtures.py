@@ -39,6 +39,34 @@ def small_data(seed: int = 0) -> m6rec.Dataset:
     return m6rec.Dataset.from_frames(items, users, events, name="circles")
 
 
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</figcaption><script>alert(1)</script>\" onerror=alert(1) x='",
+    "long " * 1999,  # as long as a title may be
+    "שלום עולם مرحبا",
+    "🎬🍿👩‍👩‍👧 film",
+    "日本語の映画 电影",
+    r"$\frac{a}{b}$ $ \$ {x}^2_",
+    "\u202egnp.live\u202c",
+    "\x1b[31mred\x1b[0m [bold]rich[/bold]",
+    "one\ntwo\ttabs",
+)
+
+
+def hostile_data() -> m6rec.Dataset:
+    """The small data with markup, formulas, control characters and every script in each text that it has."""
+    data, words = small_data(), list(HOSTILE)
+    items = data.items.assign(title=[f"{words[i % len(words)]} {i}" for i in range(ITEMS)], text=words * 3)
+    users = data.users.assign(gender=[words[i % len(words)] for i in range(USERS)])
+    events = data.events.assign(
+        user_id=data.users["user_id"].to_numpy()[data.events["user"]],
+        item_id=data.items["item_id"].to_numpy()[data.events["item"]],
+        shop=[words[i % len(words)] for i in range(data.n_events)],
+    )
+    columns = ["user_id", "item_id", "timestamp", "value", "shop"]
+    return m6rec.Dataset.from_frames(items, users, events[columns], name="hostile")
+
+
 def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M6Rec:
     """An untrained model of the small data."""
     return m6rec.M6Rec(data or small_data(), "small", **{**CONFIG, **changes})

@@ -76,7 +76,7 @@ def test_the_blend_takes_the_weight_that_validation_likes_best():
     data = small_data()
     split = data.split()
     count, popular = baselines.CoOccurrence().fit(data, split), baselines.Popularity().fit(data, split)
-    blend = Blended.chosen(popular, count, data, split)
+    blend = Blended.chosen(popular, [count], data, split)
 
     def valid(model: object) -> float:
         return m6rec.evaluate(model, data, split=split, part="valid").metrics["ndcg@10"]

@@ -111,6 +111,14 @@ def test_recommend_prints_a_saved_models_list_with_ranks_and_titles(m6rec, data,
     assert [float(words[-1]) for words in places] == pytest.approx(expected["score"].tolist(), abs=6e-4)
 
 
+def test_a_title_neither_styles_nor_steers_the_terminal(data, capsys):
+    items = data.items.head(2).assign(title=["\x1b[31m[bold]red[/bold]\x1b[0m", "\u202egnp.live\r\n"])
+    cli._print_items(items, "a \x07 list")
+    said = capsys.readouterr().out
+    assert "[31m[bold]red[/bold] [0m" in said and "gnp.live" in said
+    assert not any(c in said for c in "\x1b\x07\u202e\r")
+
+
 def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
     for words in (["swep"], ["sweep", "x", "--job", "2"]):
         code, _, complaint = m6rec(*words)

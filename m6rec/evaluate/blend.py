@@ -35,9 +35,9 @@ class Blended:
         self.name = f"{model.name} with a prior"
 
     @classmethod
-    def chosen(cls, model: Any, prior: Any, data: Dataset, split: Split) -> Blended:
-        """With the weight that is best on validation; 0 leaves the model as it is."""
-        return best([cls(model, prior, weight) for weight in WEIGHTS], data, split)
+    def chosen(cls, model: Any, priors: Sequence[Any], data: Dataset, split: Split) -> Blended:
+        """With the prior and the weight that are best on validation; weight 0 leaves the model as it is."""
+        return best([cls(model, prior, weight) for prior in priors for weight in WEIGHTS], data, split)
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""

@@ -55,8 +55,27 @@ BAZAAR = {
     "ease": "EASE",
     "popularity": "popularity",
 }
+WAYS = {
+    "attention": "attended to (added, and its tokens are looked at)",
+    "gating": "gated",
+    "adding": "added",
+    "none": "neither request nor profile",
+}
 SUBSETS = ("text_image_sound", "text_image", "text_sound", "image_sound", "text", "image", "sound")
 PICTURE = "results/readme.png"
+EDGE = {
+    "late.auc.full": "the whole pass, AUC",
+    "late.auc_loss": "late interaction, AUC lost",
+    "late.ratio": "late interaction, a cached request's time / the whole pass's",
+    "late.hit_rate": "late interaction, segments that the cache had",
+    "late.max_diff": "late interaction, largest difference of a logit, cached or not",
+    "edge.smaller": "student, times fewer parameters",
+    "edge.quality": "student, share of the AUC",
+    "pruned.quality": "four fifths pruned, share of the AUC",
+    "exit.saved": "early exits, share of the layers saved",
+    "exit.quality": "early exits, share of the AUC",
+    "int8.auc_loss": "student in int8, AUC lost",
+}
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
@@ -71,6 +90,7 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
     },
     "MovieLens-100K, what the request is worth to the same weights, NDCG@10": {
         "ml100k.context.ndcg10.request_given": "request given",
+        "ml100k.context.ndcg10.clock_absent": "without its hour and weekday",
         "ml100k.context.ndcg10.gap_absent": "without its gap",
         "ml100k.context.ndcg10.request_absent": "without all of it",
     },
@@ -113,6 +133,15 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bazaar.share.spearman_attention": "the same by the encoder's attention",
     },
     "bazaar, NDCG@10 by fusion (one seed)": {f"bazaar.ndcg10.{key}": key for key in ("joint", "gated", "cross")},
+    "Context's worth: NDCG@10 with request and profile / trained without them": {
+        "context.bazaar.ratio": "bazaar",
+        "context.bazaar.ceiling_ratio": "bazaar, the best ranking possible, with the request / without",
+        "context.ml100k.ratio": "MovieLens-100K (one seed)",
+    },
+    "bazaar, NDCG@10 by how a request meets its target": {f"context.bazaar.ndcg10.{w}": n for w, n in WAYS.items()},
+    "MovieLens-100K, NDCG@10 by how a request meets its target (one seed, next events alone)": {
+        f"context.ml100k.ndcg10.{w}": n for w, n in WAYS.items()
+    },
     "bazaar, content never seen in training": {
         "restore.image": "hidden patches of photographs, error over the mean patch's",
         "restore.sound": "hidden patches of spectrograms, error over the mean patch's",
@@ -129,6 +158,7 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
         "fusion.ml100k.cold.ndcg10.random": "guessing",
     },
+    "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
 }
 
 

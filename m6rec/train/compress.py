@@ -5,6 +5,8 @@ Source: M6-Rec section 4.2. What each step costs is counted in bytes that a file
 
 from __future__ import annotations
 
+import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,27 +143,31 @@ class _Whole(nn.Module):
 def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
     """Write the whole pass as ONNX, for any number of windows of this shape, with its weights inside the file."""
     batch = torch.export.Dim("batch", min=1, max=1024)
-    with _edge(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making
-        torch.onnx.export(
+    with _edge(), _quietly():
+        from onnx_ir.passes import common
+
+        program = torch.onnx.export(
             _Whole(network.eval()),
             (windows.source, windows.candidates),
-            str(file),
             input_names=["source", "candidates"],
             output_names=["logits"],
             dynamic_shapes=({0: batch}, {0: batch}),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
+    common.ClearMetadataAndDocStringPass()(program.model)
+    common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
+    program.save(file, external_data=False)
     return Path(file)
 
 
 def quantise(file: Path, to: Path) -> Path:
     """Dynamic int8: weights are rounded once, what they meet is rounded as it comes."""
-    with _edge():
+    with _edge(), _quietly():
         from onnxruntime import quantization
-    quantization.quantize_dynamic(str(file), str(to), weight_type=quantization.QuantType.QInt8, per_channel=True)
+
+        quantization.quantize_dynamic(str(file), str(to), weight_type=quantization.QuantType.QInt8, per_channel=True)
     return Path(to)
 
 
@@ -188,3 +194,15 @@ def _edge() -> Iterator[None]:
         yield
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter warns of its own deprecations, and of packages and types that nobody asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

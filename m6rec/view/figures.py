@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from m6rec.evaluate.statistics import Interval
-from m6rec.view.picture import LINES, Picture, canvas
+from m6rec.view.beam import beam_tree  # noqa: F401 (notebooks call it by this place)
+from m6rec.view.picture import LINES, Picture, canvas, drawable
 
 
 def mask_map(mask: np.ndarray, labels: Sequence[str], title: str, *, keys: Sequence[str] | None = None) -> Picture:
@@ -19,7 +20,7 @@ def mask_map(mask: np.ndarray, labels: Sequence[str], title: str, *, keys: Seque
     _label(ax, labels, keys)
     ax.set_xlabel("is looked at")
     ax.set_ylabel("looks")
-    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_title(drawable(title), loc="left", fontsize=10)
     for edge in range(1, len(keys)):
         ax.axvline(edge - 0.5, color="white", linewidth=0.5)
     for edge in range(1, len(labels)):
@@ -45,7 +46,7 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float | None
     for ax in (left, right):
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, losses.assign(validation=checked), title)
 
 
@@ -77,7 +78,7 @@ def attention_map(
         if kinds is not None and kinds[edge] != kinds[edge - 1]:
             ax.axvline(edge - 0.5, color="white", linewidth=2)
     figure.colorbar(image, ax=ax, label="attention", shrink=0.8, extend="max" if weights.max() > top else "neither")
-    ax.set_title(title + "\n(where the model looked, which is not yet why)", loc="left", fontsize=10)
+    ax.set_title(drawable(title) + "\n(where the model looked, which is not yet why)", loc="left", fontsize=10)
     data = pd.DataFrame(weights, list(rows), list(labels))
     return Picture(
         figure,
@@ -88,12 +89,14 @@ def attention_map(
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
     """Two lists side by side, and a line for every item that is on both."""
-    figure, ax = canvas(8, 0.4 + 0.32 * max(len(before), len(after)))
+    room = 0.7 + 0.3 * max(len(before), len(after))
+    figure, ax = canvas(8, room, layout="none")
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - 0.3 / room)
     ax.axis("off")
     for x, align, titles in ((0.36, "right", before), (0.64, "left", after)):
         for rank, text in enumerate(titles, 1):
             new = text not in (after if x < 0.5 else before)
-            ax.text(x, -rank, _short(text, 34), ha=align, va="center", fontsize=9, weight="bold" if new else "normal")
+            ax.text(x, -rank, drawable(text, 34), ha=align, va="center", fontsize=9, weight="bold" if new else "normal")
     for rank, text in enumerate(before, 1):
         if text in after:
             to = after.index(text) + 1
@@ -103,7 +106,7 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
     ax.text(0.64, 0, names[1], ha="left", va="center", fontsize=9, style="italic")
     ax.set_xlim(0, 1)
     ax.set_ylim(-max(len(before), len(after)) - 0.6, 0.6)
-    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_title(drawable(title), loc="left", fontsize=10)
     # Two films may share a title: it stands where it is met first.
     first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]
     places = pd.DataFrame(dict(zip(names, first, strict=True)))
@@ -126,48 +129,8 @@ def tree_health(rows: Sequence[object], title: str) -> Picture:
         ax.bar_label(bars, fmt="%d" if column == "dead" else "%.2f", fontsize=9)
         ax.set_title(label, fontsize=9)
         ax.set_ylim(0, max(1.0, table[column].max()) * 1.15)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, table, title)
-
-
-def beam_tree(
-    steps: Sequence[object], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, show: int = 10
-) -> Picture:
-    """The beam as a tree: the nodes kept at each level (steps of one list), the best `show` named at the end."""
-    figure, ax = canvas(9, 4.2)
-    ax.axis("off")
-    rows, places = [], {(-1, 0): 0.5}
-    last = steps[-1].nodes[0][:show].tolist()
-    for level, step in enumerate(steps):
-        nodes, scores = step.nodes[0].tolist(), step.scores[0].tolist()
-        below = int(np.prod(widths[level + 1 :]))
-        total = int(np.prod(widths[level + 1 : len(steps)]))
-        winners = {leaf // total for leaf in last} if level + 1 < len(steps) else set(last)
-        nodes = [n for n in nodes if level + 1 < len(steps) or n in last]
-        for order, node in enumerate(sorted(nodes)):
-            places[level, node] = 1 - (order + 0.5) / len(nodes)
-        for node in nodes:
-            parent = node // widths[level] if level else 0
-            won, score = node in winners, scores[step.nodes[0].tolist().index(node)]
-            if (level - 1, parent) in places:
-                y = (places[level - 1, parent], places[level, node])
-                ax.plot(
-                    (level - 1, level),
-                    y,
-                    color=LINES[0] if won else "0.85",
-                    linewidth=1.6 if won else 0.7,
-                    zorder=2 if won else 1,
-                )
-            ax.scatter(level, places[level, node], s=14, color=LINES[0] if won else "0.8", zorder=3)
-            rows.append((level + 1, node, score, won, below))
-            if level + 1 == len(steps):
-                ax.text(level + 0.05, places[level, node], _short(leaves[node], 32), va="center", fontsize=8)
-    for level in range(len(steps)):
-        ax.text(level, -0.06, f"digit {level + 1}", ha="center", fontsize=9, style="italic")
-    ax.set_xlim(-1.1, len(steps) + 0.3)
-    ax.set_title(title, loc="left", fontsize=10)
-    data = pd.DataFrame(rows, columns=["level", "node", "log_likelihood", "leads_to_the_list", "leaves_below"])
-    return Picture(figure, data, f"{title}. Blue branches lead to the {len(last)} items of the list.")
 
 
 def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) -> Picture:
@@ -179,7 +142,7 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
     ax.legend(frameon=False, loc="upper left")
-    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_title(drawable(title), loc="left", fontsize=10)
     return Picture(figure, pd.DataFrame({names[0]: x, names[1]: y}), title)
 
 
@@ -199,19 +162,15 @@ def comparison(
     ax.set_xlabel(f"{label}, 95 % interval over users")
     ax.set_xlim(left=0)
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_title(drawable(title), loc="left", fontsize=10)
     data = pd.DataFrame({name: rows[name]._asdict() for name in reversed(order)}).T
     return Picture(figure, data, title)
 
 
 def _label(ax: object, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Names of the tokens; above sixty they could not be read and cost a second."""
-    ax.set_yticks(range(len(rows)), [_short(r, 28) for r in rows] if len(rows) <= 60 else [""] * len(rows), fontsize=8)
-    shown = [_short(c, 28) for c in columns] if len(columns) <= 60 else [""] * len(columns)
+    ax.set_yticks(
+        range(len(rows)), [drawable(r, 28) for r in rows] if len(rows) <= 60 else [""] * len(rows), fontsize=8
+    )
+    shown = [drawable(c, 28) for c in columns] if len(columns) <= 60 else [""] * len(columns)
     ax.set_xticks(range(len(columns)), shown, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-
-
-def _short(text: str, length: int) -> str:
-    """At most `length` characters; a dollar sign starts no formula."""
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return text.replace("$", r"\$")

@@ -14,8 +14,7 @@ from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
 from m6rec.explain.content import Restored
-from m6rec.view.figures import _short
-from m6rec.view.picture import LINES, Picture, canvas
+from m6rec.view.picture import LINES, Picture, canvas, drawable
 
 ACROSS = 8  # photographs in a line
 LOOKS = {  # of one modality's pictures
@@ -38,7 +37,7 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     for ax, name, words in zip(axes.flat, chosen["image"], chosen["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **LOOKS["image"])
         ax.set_xlabel(_wrapped(words), fontsize=6)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, chosen[["title"]], f"{title}. {count} photographs, each over its title.")
 
 
@@ -76,9 +75,9 @@ def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
     right.set_title(f"recording: {counts['sound']} tokens", fontsize=9)
     right.set_xlabel("frame (32 ms each)")
     right.set_ylabel("mel band")
-    shown = _short(" ".join(f"[{token}]" for token in tokens), 110)
+    shown = drawable(" ".join(f"[{token}]" for token in tokens), 110)
     figure.supxlabel(f"text: {counts['text']} tokens  {shown}", x=0.01, ha="left", fontsize=8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, pd.DataFrame({"tokens": counts}), f"{title}. Tokens: {_listed(counts)}.")
 
 
@@ -90,7 +89,7 @@ def mask_maps(masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str
         ax.set_xticks(range(len(labels)), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
         ax.set_yticks(range(len(labels)), labels if ax is axes[0, 0] else [""] * len(labels), fontsize=7)
         ax.set_title(name, fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     shares = {name: float(np.mean(mask)) for name, mask in masks.items()}
     said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return Picture(figure, pd.DataFrame({"visible": shares}), f"{title}. Pairs that may look: {said}.")
@@ -113,7 +112,7 @@ def restored(pieces: Mapping[str, Restored], title: str, *, count: int = 3) -> P
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
             for ax, picture in zip(line, WHOLE[modality](version), strict=False):
                 ax.imshow(picture, **{**LOOKS[modality], "vmax": max(1e-6, float(true.max()))})
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     data = pd.DataFrame({modality: pd.Series(piece.errors()[:count]) for modality, piece in pieces.items()})
     return Picture(figure, data, f"{title}. {', '.join(pieces)}: what was seen, what was drawn, and the truth.")
 
@@ -131,7 +130,7 @@ def shares_found(true: np.ndarray, found: np.ndarray, names: Sequence[str], titl
     ax.set_xlabel("true share")
     ax.set_ylabel("mean measured share")
     ax.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, pd.DataFrame(lines, index=pd.Index(middle, name="true share")), title)
 
 
@@ -154,14 +153,14 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     return Picture(figure, table, f"{title}. {label} in {len(table)} rows and {table.shape[1]} columns.")
 
 
 def _wrapped(text: str, width: int = 18, lines: int = 3) -> str:
     """A title in short lines."""
     rows = [""]
-    for word in _short(text, width * lines).split():
+    for word in drawable(text, width * lines).split():
         if rows[-1] and len(rows[-1]) + len(word) >= width:
             rows.append("")
         rows[-1] = f"{rows[-1]} {word}".strip()

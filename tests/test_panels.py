@@ -1,0 +1,233 @@
+"""Panels: what they show is what the model says, wherever they stand; and nothing from the data is ever markup."""
+
+from __future__ import annotations
+
+import json
+import threading
+from html.parser import HTMLParser
+
+import ipywidgets
+import nbformat
+import pytest
+import torch
+from fixtures import HOSTILE, hostile_data, small_model
+from ipywidgets.embed import dependency_state
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from m6rec.errors import InputError
+from m6rec.explain.capture import capture
+from m6rec.runs import report
+from m6rec.runs.execute import Execution
+from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, HistoryEditor, Panel, milliseconds
+
+TAGS = {"div", "strong", "figure", "img", "figcaption", "details", "summary", "p"} | {
+    "table", "thead", "tbody", "tr", "th", "td"
+}  # fmt: skip
+HISTORY = [f"Film {i}" for i in (3, 9, 4, 17, 5)]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    model = small_model(hostile_data())
+    model.pretrain()
+    model.fine_tune()
+    return model
+
+
+def every(model, **who) -> list[Panel]:
+    """One panel of each family."""
+    record = capture(model, model.extract_context(who.get("history"), who.get("context"), user=who.get("user")))
+    return [
+        HeadsAndLayers(record),
+        ContextWhatIf(model, **who, k=5),
+        HistoryEditor(model, **who, k=5),
+        BeamTree(model, **who, k=5),
+    ]
+
+
+def pages(panel: Panel) -> list[str]:
+    """The pages that a panel holds."""
+
+    def of(widget: ipywidgets.Widget) -> list[str]:
+        found = [widget.value] if isinstance(widget, ipywidgets.HTML) else []
+        return found + [page for child in getattr(widget, "children", ()) for page in of(child)]
+
+    return of(panel.box)
+
+
+class Tags(HTMLParser):
+    """Every tag and attribute of a page, and what its pictures are said to be."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.attributes, self.alts = set(), set(), []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.alts += [dict(attrs).get("alt")] if tag == "img" else []
+
+
+def titles(model, **options) -> list[str]:
+    return model.recommend(**options, k=5)["title"].tolist()
+
+
+def listed(panel: Panel, column: str = "as it is") -> list[str]:
+    return panel.data[column].dropna().sort_values().index.tolist()
+
+
+def test_what_if_shows_what_recommend_says(trained):
+    panel = ContextWhatIf(trained, history=HISTORY, context={"hour": 9}, k=5)
+    assert listed(panel) == listed(panel, "as it was") == titles(trained, history=HISTORY, context={"hour": 9})
+    panel.goto(hour=21, gap=10, age=60)
+    asked = {"hour": 21, "gap": 10}
+    assert listed(panel) == titles(trained, history=HISTORY, context=asked, profile={"age": 60})
+    assert listed(panel, "as it was") == titles(trained, history=HISTORY, context={"hour": 9})
+    panel.goto(hour=None, gap=None, age=None, mute=("text",))
+    assert listed(panel) == titles(trained, history=HISTORY, mute=("text",))
+
+
+def test_an_event_that_is_left_out_is_gone_and_one_that_is_added_comes_last(trained):
+    panel = HistoryEditor(trained, history=HISTORY, k=5)
+    panel.goto(without=(1, 4), add="Film 20")
+    assert listed(panel) == titles(trained, history=["Film 3", "Film 4", "Film 17", "Film 20"])
+    panel.goto(without=range(5), add=None)
+    assert listed(panel) == titles(trained, history=[])
+    assert panel.goto(without=()).data.eq(panel.data["as it was"], axis=0).all(axis=None)
+
+
+def test_a_history_longer_than_the_model_reads_and_an_empty_one_can_be_edited(trained):
+    long = [f"Film {i % 20}" for i in range(5000)]
+    panel = HistoryEditor(trained, history=long, k=5).goto(add="Film 25")
+    assert len(panel.events) == trained.config.history
+    assert listed(panel) == titles(trained, history=[*long, "Film 25"])
+    empty = HistoryEditor(trained, history=[], k=5).goto(add="Film 3")
+    assert listed(empty) == titles(trained, history=["Film 3"])
+
+
+def test_the_beam_ends_in_the_list_and_opens_digit_by_digit(trained):
+    panel = BeamTree(trained, user=105, context={"hour": 9}, k=5)
+    last = panel.data[panel.data["level"] == panel.data["level"].max()]
+    found = [trained.data.items["title"].iloc[int(trained.network.digits.item[leaf])] for leaf in last["node"]]
+    assert found == titles(trained, user=105, context={"hour": 9})
+    assert panel.goto(digit=1, place=2).data["level"].unique().tolist() == [1]
+    assert len(panel.goto(digit=2, beam=5).data.query("level == 2")) == 5
+
+
+def test_heads_and_layers_shows_the_record(trained):
+    look = capture(trained, trained.extract_context(HISTORY, {"hour": 9}))
+    panel = HeadsAndLayers(look).goto(layer=1, head=2)
+    seen = [kind != "request" for kind in look.kinds]  # only the target reads these tokens: they look nowhere
+    assert panel.data.to_numpy()[seen] == pytest.approx(look.weights[0, 1][seen])
+    assert panel.data.loc["hour 9"].isna().all()
+    for view in ("target", "groups", "rollout", "flow"):
+        assert len(panel.goto(view=view).data)
+    assert len(HeadsAndLayers(look, recent=2).data) == len(look.labels) - 2
+
+
+def test_what_is_not_there_is_refused_and_nothing_moves(trained):
+    panel = HeadsAndLayers(capture(trained, trained.extract_context(HISTORY)))
+    before = panel.values, panel.picture
+    for values, said in (
+        ({"view": "flow", "layer": 9}, "layer=9 is not there: take one of 0, 1, 2"),
+        ({"head": "2; DROP"}, "is not there"),
+        ({"depth": 1}, "HeadsAndLayers has no control 'depth': it has view, layer, head"),
+    ):
+        with pytest.raises(InputError, match=said):
+            panel.goto(**values)
+    assert (panel.values, panel.picture) == before
+    asking, editor = ContextWhatIf(trained, user=105), HistoryEditor(trained, user=105)
+    with pytest.raises(InputError, match="hour=99"):
+        asking.goto(hour=99)
+    with pytest.raises(InputError, match="mute="):
+        asking.goto(mute=("smell",))
+    with pytest.raises(InputError, match="not in the catalogue"):
+        editor.goto(without=(0,), add="No such film")
+    assert editor.values == {"without": (), "add": ""}
+    with pytest.raises(InputError, match="take 1 to"):
+        BeamTree(trained, user=105, k=999)
+
+
+def test_a_wrong_title_that_is_typed_is_said_beside_the_picture_which_stays(trained):
+    panel = HistoryEditor(trained, history=HISTORY, k=5)
+    shown = panel.picture
+    panel.controls["add"].value = "<img src=x onerror=alert(1)>"
+    assert panel.picture is shown
+    assert "&lt;img" in panel._said.value and "not in the catalogue" in panel._said.value
+    panel.controls["add"].value = "Film 20"
+    assert panel._said.value == "" and panel.picture is not shown
+
+
+def test_a_button_and_a_slider_mark_events(trained):
+    panel = HistoryEditor(trained, history=HISTORY, k=5)
+    marked = panel.controls["without"]
+    marked._slider.value = 2
+    marked._button.click()
+    assert panel.values["without"] == (2,) and "Film 4" in marked._list.value
+    assert listed(panel) == titles(trained, history=[h for h in HISTORY if h != "Film 4"])
+    marked._button.click()
+    assert panel.values["without"] == ()
+
+
+def test_a_callback_on_another_thread_keeps_no_gradients_and_no_half_picture(trained):
+    panel = ContextWhatIf(trained, history=HISTORY, k=5)
+    failed = []
+
+    def move(hour: int) -> None:
+        try:
+            panel.controls["hour"].value = hour
+            assert torch.is_grad_enabled()  # of this thread, which the panel leaves as it was
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=move, args=(hour,)) for hour in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    hour = panel.values["hour"] - 1  # code 1 is midnight
+    assert listed(panel) == titles(trained, history=HISTORY, context={"hour": hour})
+
+
+def test_a_panel_is_live_with_a_kernel_and_a_picture_without(trained):
+    for panel, again in zip(every(trained, user=105), every(trained, user=105), strict=True):
+        bundle, metadata = panel._repr_mimebundle_()
+        assert "application/vnd.jupyter.widget-view+json" in bundle and bundle["image/png"]
+        assert bundle["text/plain"] == again._repr_mimebundle_()[0]["text/plain"]  # compared from run to run
+        assert metadata["image/png"]["alt"].startswith(panel.title)
+
+
+def test_hostile_words_are_markup_in_no_panel_and_every_picture_has_words(hostile):
+    history = [int(i) for i in hostile.data.items["item_id"][:10]]
+    who = {"history": history, "context": {"hour": 3, "shop": HOSTILE[0]}, "profile": {"gender": HOSTILE[1]}}
+    panels = [*every(hostile, **{k: who[k] for k in ("history", "context")}), ContextWhatIf(hostile, **who, k=5)]
+    panels[2].goto(without=(0, 1, 2), add=500)
+    for panel in panels:
+        for page in pages(panel):
+            found = Tags(page)
+            assert found.tags <= TAGS and found.attributes <= {"alt", "src", "style", "class", "role", "border"}
+            assert all(alt and len(alt) <= 400 for alt in found.alts)
+        assert len(json.dumps(panel._repr_mimebundle_()[0]) + json.dumps(dependency_state(panel.box))) < 400_000
+
+
+def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
+    panel = HistoryEditor(hostile, history=[500, 501], k=5, title="".join(HOSTILE)).goto(add=500)
+    shown = [panel._repr_mimebundle_(), ({"text/html": hostile.recommend(history=[500])._repr_html_()}, {})]
+    cell = new_code_cell("panel", execution_count=1, outputs=[
+        new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown
+    ])  # fmt: skip
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
+    index = report.build(tmp_path, [Execution(tmp_path / "00_a.ipynb", True, 1.0)], {}, source=tmp_path)
+    for path in (index, tmp_path / "00_a.html"):
+        page = path.read_text(encoding="utf-8")
+        found = Tags(page)
+        assert "script" not in found.tags and not any(name.startswith("on") for name in found.attributes)
+        assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
+
+
+def test_the_time_from_a_move_to_the_picture_is_measured_for_each_move(trained):
+    panel = ContextWhatIf(trained, history=HISTORY, k=5)
+    taken = milliseconds(panel, "hour", [3, 9, 21])
+    assert taken.shape == (3,) and (taken > 0).all() and panel.values["hour"] == 22

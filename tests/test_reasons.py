@@ -1,0 +1,81 @@
+"""Reasons name what really moves the item, say how much of it they cover, and say nothing where that is little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from m6rec.explain import reasons as words
+from m6rec.explain.capture import capture, evidence
+from m6rec.explain.explainers import leave_one_out
+from m6rec.explain.reasons import Cause, held, reason, reasons
+from m6rec.explain.removal import logits_of
+
+
+@pytest.fixture(scope="module")
+def context(trained):
+    return trained.extract_context(["Film 3", "Film 7", "Film 4"], {"hour": 21, "gap": 5}, user=105)
+
+
+def test_a_reason_names_the_strongest_tokens_and_how_much_goes_with_them(trained, context):
+    for item in range(30):
+        given, effects = reason(trained, context, item), leave_one_out(trained, context, item)
+        strongest = [t for t in np.argsort(-effects, kind="stable")[:3] if effects[t] > 0 and t > 0]
+        assert [c.token for c in given.causes] == strongest
+        labels = capture(trained, context).labels
+        assert [c.label for c in given.causes] == [labels[t] for t in strongest]
+        kept = np.ones((3, len(effects)), bool)
+        kept[1, strongest] = kept[2, 1:] = False
+        whole, less, none = evidence(logits_of(trained, context, kept), item).tolist()
+        share = np.clip((whole - less) / (whole - none), 0, 1) if whole > none and strongest else 0
+        assert given.coverage == pytest.approx(share, abs=1e-4)
+        assert given.sentence.startswith("Because" if given.coverage >= words.ENOUGH else "Not enough evidence")
+
+
+def test_a_list_is_explained_as_its_items_are(trained, context):
+    for one_by_one, together in zip(range(9, 14), reasons(trained, context, range(9, 14)), strict=True):
+        alone = reason(trained, context, one_by_one)
+        assert alone.sentence == together.sentence and alone.coverage == pytest.approx(together.coverage, abs=1e-5)
+    assert len({r.sentence for r in reasons(trained, context, range(30))}) > 3
+
+
+def test_sentences_read_like_sentences():
+    film, other = Cause("Fargo (1996)", "history", 3, 1.0), Cause("Heat (1995)", "history", 4, 0.5)
+    hour, age = Cause("hour 21", "request", 9, 0.4), Cause("age ≥ 44 and < 50", "profile", 1, 0.3)
+    gap, device = Cause("gap < 20 s", "request", 9, 0.4), Cause("device phone", "request", 9, 0.4)
+    say = words._sentence
+    assert say([film, other, hour], 0.9) == "Because you chose Fargo (1996) and Heat (1995), and it is 21 h."
+    assert say([age], 0.9) == "Because your age is ≥ 44 and < 50."
+    assert say([gap, device], 0.9) == "Because your last choice was < 20 s ago, and the device is phone."
+    assert say([film], 0.1) == "Not enough evidence: no few causes stand out (the strongest cover 10%)."
+    long = say([film._replace(label="x" * 10_000)], 0.9)
+    assert len(long) < 100 and "…" in long
+
+
+def test_who_is_unknown_gets_no_reason(trained):
+    given = reason(trained, trained.extract_context([]), 9)
+    assert not given.enough and given.causes == [] and given.coverage == 0
+
+
+def test_recommendations_bring_their_reasons(trained):
+    table = trained.recommend(105, context={"hour": 21}, k=5, explain=True)
+    plain = trained.recommend(105, context={"hour": 21}, k=5)
+    assert table.drop(columns=["reason", "coverage"]).equals(plain)
+    context = trained.extract_context(user=105, request={"hour": 21})
+    codes = trained.data.item_codes(table["item_id"])
+    assert table["reason"].tolist() == [r.sentence for r in reasons(trained, context, codes)]
+
+
+def test_an_item_never_seen_can_be_a_reason(trained):
+    new = [{"text": "film number 9 | drama | 1959"}] * 3
+    table = trained.recommend(history=new, k=20, explain=True)
+    assert table["reason"].str.contains("you chose an item new to the catalogue").any()
+
+
+def test_removing_the_causes_lowers_the_item_further_than_removing_other_events(trained, data):
+    contexts = trained.target_context(data.targets(data.split().test))
+    found = held(trained, contexts, k=5)
+    assert all(len(part) == 40 for part in found)
+    assert (np.isnan(found.lowered) == (found.answered == 0)).all() and not np.isnan(found.coverage).any()
+    assert np.nanmean(found.lowered) > np.nanmean(found.lowered_at_random) + 0.1
+    assert np.nanmean(found.places) > np.nanmean(found.places_at_random) > 0
