@@ -1,46 +1,56 @@
-"""Scoring: will this person like this film? What is known at each event, as numbers and as plain text.
+"""Scoring: will this person like this film? Which events are judged, and what is known at each, in numbers and words.
 
-Everything comes from training events alone (`Segmented` says which): the user's own *before* the event, and the film's
-ratings by *others*, so that no example's label is among its own features. The text says the same numbers in words.
+A rating of 4 or 5 is a like. Of each user's events, by time, the last tenth is test and the tenth before it validation.
+Whatever describes an event comes from training events alone: the user's own *before* it, and the film's ratings by
+*others*, so that no label is among its own features. The text says the same numbers in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import StandardScaler
 
-from m6rec.data import plaintext
+from m6rec.data.dataset import Dataset
 from m6rec.data.domains import Domain, domain
 from m6rec.data.plaintext import Text
-from m6rec.data.segments import Part, Segmented
+from m6rec.errors import InputError
 
+LIKED = 4.0  # the lowest rating that is a like
 SHRINK = 5.0  # training events' worth of the overall mean in every mean
 NEAR = 10  # films like this one, among those that the user has rated
-TENS = ("ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+FOLDS = 10  # users are in so many parts, each with its own means of films
+STEPS = 20  # ranks are told in steps of so many to the whole
 NUMBERS = ("user", "others", "count", "genres", "similar")
 
 
 class Opinions:
-    """The examples of a data set of ratings, on the split of `Segmented`. Rows are rows of data.events."""
+    """The examples of a data set of ratings. Rows are rows of data.events; `train`, `valid` and `test` are such rows.
 
-    def __init__(self, shop: Segmented, history: int = 50):
-        self.shop, self.data, self.length = shop, shop.data, history
-        self.user, self.item = (self.data.events[name].to_numpy() for name in ("user", "item"))
-        self.value, self.liked = self.data.events["value"].to_numpy(float), shop.liked.astype(np.int64)
-        self.train = np.flatnonzero(shop.training)
-        self.genres = self.data.items["genres"].str.get_dummies(" ").to_numpy(float)  # (N, genres)
-        before = np.cumsum(shop.training) - shop.training  # training events before each event, of all users
-        first = self.data.offsets[self.user]
-        self.seen = before - before[first]  # (E,) of the user's own: they come first, so they end at first + seen
+    InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    """
+
+    def __init__(self, data: Dataset, share: float = 0.1):
+        self.data = data
+        self.user, self.item = (data.events[name].to_numpy() for name in ("user", "item"))
+        self.value = data.events["value"].to_numpy(float)
+        self.liked = (self.value >= LIKED).astype(np.int64)  # (E,)
+        if self.value.min() < 1 or self.value.max() > 5 or self.liked.min() == self.liked.max():
+            raise InputError(f"scoring needs likes and dislikes among ratings from 1 to 5, and {data.name} has none.")
+        sizes = np.diff(data.offsets)
+        held = (sizes * share).astype(int)
+        place = np.arange(data.n_events) - data.offsets[self.user]
+        self.seen = np.minimum(place, (sizes - 2 * held)[self.user])  # (E,) the user's training events before each
+        self.known = place < (sizes - 2 * held)[self.user]  # (E,) bool: training events
+        tested = place >= (sizes - held)[self.user]
+        self.train, self.valid, self.test = (
+            np.flatnonzero(part) for part in (self.known, ~self.known & ~tested, tested)
+        )
+        self.genres = data.items["genres"].str.get_dummies(" ").to_numpy(float)  # (N, genres)
         self.numbers = self._numbers()
-
-    def rows(self, part: Part) -> np.ndarray:
-        """The events that a part judges, (W · count,)."""
-        return (part.starts[:, None] + np.arange(part.count)).ravel()
 
     def history(self, rows: np.ndarray, length: int) -> np.ndarray:
         """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
@@ -49,16 +59,23 @@ class Opinions:
         return np.where(back <= self.seen[rows, None], end[:, None] - back, -1)
 
     def _numbers(self) -> pd.DataFrame:
-        """(E, 5) the user's mean, the others' mean of the film, how many they are, the user's taste in its kinds."""
-        known = self.shop.training
+        """(E, 5) the user's mean, the others' mean of the film, how many they are, the user's taste in it, twice.
+
+        The others are all users but a tenth, the user's own: were only the user left out, a film's mean would be low
+        just where its own rating is high, and a network that knows the film could read the label off it.
+        """
+        known = self.known
         overall = self.value[known].mean()
         given = np.where(known, self.value, 0.0)
         start = self.data.offsets[self.user]
         end = start + self.seen
-        sums = np.concatenate([[0.0], np.cumsum(given)])
-        mine = (sums[end] - sums[start] + SHRINK * overall) / (self.seen + SHRINK)
-        count = np.bincount(self.item[known], minlength=self.data.n_items)[self.item] - known
-        total = np.bincount(self.item, given, self.data.n_items)[self.item] - given
+        running = np.concatenate([[0.0], np.cumsum(given)])
+        mine = (running[end] - running[start] + SHRINK * overall) / (self.seen + SHRINK)
+        fold, shape = self.user % FOLDS, (FOLDS, self.data.n_items)
+        sums, counts = np.zeros(shape), np.zeros(shape)
+        np.add.at(sums, (fold, self.item), given)
+        np.add.at(counts, (fold, self.item), known)
+        total, count = ((table.sum(0) - table)[fold, self.item] for table in (sums, counts))
         others = (total + SHRINK * overall) / (count + SHRINK)
         off = np.where(known, self.value - others - mine + overall, 0.0)  # what neither the person nor the film says
         kinds = self.genres[self.item]
@@ -80,7 +97,7 @@ class Opinions:
         np.fill_diagonal(likeness, 0)
         out = []
         for rows in np.array_split(np.arange(len(off)), max(1, len(off) // 5000)):
-            past = self.history(rows, 4 * self.length)
+            past = self.history(rows, 200)
             near = np.where(past >= 0, likeness[self.item[rows, None], self.item[past]], 0)
             top = np.argpartition(-near, min(NEAR, near.shape[1] - 1), 1)[:, :NEAR]
             weight = np.take_along_axis(near, top, 1)
@@ -99,37 +116,54 @@ class Opinions:
 
     @cached_property
     def standing(self) -> np.ndarray:
-        """(E, 5) each number as its rank among the training events', in tenths from 0 to 9."""
-        known = np.sort(self.numbers.to_numpy()[self.train], 0)
-        tenths = known[(np.arange(1, 10) * len(known)) // 10]  # (9, 5)
-        return (self.numbers.to_numpy()[:, None] >= tenths).sum(1)
+        """(E, 5) each number as its rank among the training events', in per cent: 0, 5, … 95."""
+        told = np.sort(self.numbers.to_numpy()[self.train], 0)
+        edges = told[(np.arange(1, STEPS) * len(told)) // STEPS]  # (19, 5)
+        steps = [
+            np.searchsorted(edge, all_, side="right")
+            for edge, all_ in zip(edges.T, self.numbers.to_numpy().T, strict=True)
+        ]
+        return np.stack(steps, 1) * (100 // STEPS)
+
+    @cached_property
+    def words(self) -> Told:
+        """All events in words, row for row; what is known before an event stands where its circumstances would."""
+        said = [" ".join(f"{name} {rank}" for name, rank in zip(NUMBERS, row, strict=True)) for row in self.standing]
+        return Told(*domain(self.data)._replace(requests=np.array(said, dtype=object)))
 
     def texts(self, rows: np.ndarray, events: int = 3) -> list[Text]:
-        """Each example in words: who, the last events, and in the region read from the left the numbers and the film."""
-        past = self.history(rows, events)
-        profiles, items = self.words.profiles, self.words.items
+        """Each example in words: who, the last events, and what is judged: its numbers and the film."""
+        first = self.data.offsets[self.user[rows]]
+        last = first + self.seen[rows]
         return [
-            Text(
-                profile=profiles[self.user[row]],
-                history=tuple(plaintext.event(items[self.item[r]], self.value[r]) for r in own if r >= 0),
-                target=(f"{self.words.requests[row]}:", items[self.item[row]]),
-            )
-            for row, own in zip(rows, past, strict=True)
+            self.words.judged([row], range(max(a, b - events), b)) for row, a, b in zip(rows, first, last, strict=True)
         ]
 
     @cached_property
-    def words(self) -> Domain:
-        """All events in words, row for row; what is known before an event stands where its circumstances would."""
-        requests = np.array([said(row) for row in self.standing], dtype=object)
-        return domain(self.data)._replace(requests=requests)
-
-    @cached_property
-    def pretraining(self) -> Domain:
-        """The training events in words: no validation or test event is among them."""
+    def pretraining(self) -> Told:
+        """The training events in words: no validation or test event is among them, and no label is asked for."""
         parts = {part: getattr(self.words, part)[self.train] for part in ("user", "item", "requests", "values")}
         return self.words._replace(name=f"{self.data.name}, training events", **parts)
 
 
-def said(standing: Sequence[int]) -> str:
-    """Ranks in tenths -> "user sixty others ninety count …": the rating is above that of sixty in a hundred."""
-    return " ".join(f"{name} {('low', *TENS)[tenth]}" for name, tenth in zip(NUMBERS, standing, strict=True))
+class Told(Domain):
+    """A domain whose numbers are told before each item, to be written like the item itself.
+
+    "user 60" says that the user's mean rating is above that of 60 % of all training events, and so on.
+    """
+
+    def windows(self, rng: np.random.Generator, before: int = 4, size: int = 2) -> Iterator[Text]:
+        """As in a `Domain`, but shorter."""
+        return super().windows(rng, before, size)
+
+    def text(self, rows: range, since: int) -> Text:
+        """Events `rows` of one user as a target, and the events from `since` to them as the history."""
+        return self.judged(rows, range(since, rows[0]))
+
+    def judged(self, rows: Sequence[int], before: Iterable[int]) -> Text:
+        """Numbers and items of `rows`, after a history."""
+        return Text(
+            profile=self.profiles[self.user[rows[0]]],
+            history=tuple(self.said(row) for row in before),
+            target=tuple(part for row in rows for part in (self.requests[row], self.items[self.item[row]])),
+        )

@@ -4,6 +4,7 @@
 - prompt: soft tokens before the source, and a head of its own (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h_[EOS], p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
+- adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
 """
 
@@ -11,8 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.data.plaintext import Speller, Text
+from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.plain import PlainText, ends
 from m6rec.train.fit import Stage, fit
 from m6rec.train.plain import SOURCE, TARGET, Backbone
 
 # The step sizes were chosen on validation: the fewer numbers are trained, the larger the steps.
-METHODS = {"full": 1e-3, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "option_adapter": 5e-3, "lora": 5e-3}
+METHODS = {
+    "full": 1e-3, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "adapter": 5e-3, "option_adapter": 5e-3, "lora": 5e-3,
+}  # fmt: skip
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
 RANK = 4  # channels of an adapter
 LORA_RANK = 2  # of each of the three maps that LoRA changes
@@ -108,7 +111,7 @@ class Classifier(nn.Module):
             nn.init.zeros_(self.head.weight)
         if method == "prompt":
             self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
-        if method == "option_adapter":
+        if method.endswith("adapter"):
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
         if method == "lora":
             for block in self.backbone.blocks:
@@ -139,12 +142,14 @@ def adapt(
     least: int = 100,
     batch: int = 64,
     seed: int = 0,
+    **options: object,
 ) -> Adapted:
     """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
 
     classes: a few words each, whose embeddings' means are where the options begin. So many passes over the examples,
     and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
     for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
+    options: `folder` and `resume` of `fit`.
     """
     _check(method, taught, len(classes))
     torch.manual_seed(seed)
@@ -152,11 +157,14 @@ def adapt(
     starts = torch.stack([tokens[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
     network = Classifier(made.network, method, starts)
     n, steps = len(taught.labels), max(least, passes * -(-len(taught.labels) // batch))
+    lengths = (taught.source != PAD).sum(1).numpy()
 
     def batches(rng: np.random.Generator) -> Iterator[Examples]:
-        order: Callable[[], np.ndarray] = lambda: rng.permutation(n)  # noqa: E731
-        rows = np.concatenate([order() for _ in range(-(-steps * batch // n))])
-        yield from (taught.rows(rows[i * batch : (i + 1) * batch]) for i in range(steps))
+        rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
+        for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
+            block = block[np.argsort(lengths[block], kind="stable")]
+            parts = np.array_split(block, -(-len(block) // batch))
+            yield from (taught.rows(parts[i]) for i in rng.permutation(len(parts)))
 
     stage = Stage(
         name=method,
@@ -167,16 +175,15 @@ def adapt(
         weights={},
     )
     config = dataclasses.replace(made.config, learning_rate=METHODS[method], seed=seed, batch=batch, average=0.95)
-    begun = time.perf_counter()
-    fit(network, stage, config)
+    log = fit(network, stage, config, **options)
     share = network.trained() / sum(p.numel() for p in made.network.parameters())
-    return Adapted(network.eval(), method, network.trained(), share, time.perf_counter() - begun)
+    return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
 
 
 @torch.no_grad()
 def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C) of examples that may have any label."""
-    order = np.argsort((some.source != 0).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
     out = torch.cat([network.eval()(part.source, part.target) for part in parts]).numpy()
     return out[np.argsort(order)]
@@ -200,4 +207,4 @@ def _check(method: str, taught: Examples, classes: int) -> None:
 
 
 def _longest(tokens: Tensor) -> int:
-    return int((tokens != 0).sum(1).max())
+    return int((tokens != PAD).sum(1).max())
