@@ -7,13 +7,14 @@ Whatever describes an event comes from training events alone: the user's own *be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import StandardScaler
 
+from m6rec.data import plaintext
 from m6rec.data.dataset import Dataset
 from m6rec.data.domains import Domain, domain
 from m6rec.data.plaintext import Text
@@ -65,17 +66,17 @@ class Opinions:
         just where its own rating is high, and a network that knows the film could read the label off it.
         """
         known = self.known
-        overall = self.value[known].mean()
-        given = np.where(known, self.value, 0.0)
+        fold, given = self.user % FOLDS, np.where(known, self.value, 0.0)
+        sums, counts = np.zeros((2, FOLDS, self.data.n_items))
+        np.add.at(sums, (fold, self.item), given)
+        np.add.at(counts, (fold, self.item), known)
+        sums, counts = sums.sum(0) - sums, counts.sum(0) - counts  # of the others
+        total, count = sums[fold, self.item], counts[fold, self.item]
+        overall = (sums.sum(1) / counts.sum(1).clip(min=1))[fold]
         start = self.data.offsets[self.user]
         end = start + self.seen
         running = np.concatenate([[0.0], np.cumsum(given)])
         mine = (running[end] - running[start] + SHRINK * overall) / (self.seen + SHRINK)
-        fold, shape = self.user % FOLDS, (FOLDS, self.data.n_items)
-        sums, counts = np.zeros(shape), np.zeros(shape)
-        np.add.at(sums, (fold, self.item), given)
-        np.add.at(counts, (fold, self.item), known)
-        total, count = ((table.sum(0) - table)[fold, self.item] for table in (sums, counts))
         others = (total + SHRINK * overall) / (count + SHRINK)
         off = np.where(known, self.value - others - mine + overall, 0.0)  # what neither the person nor the film says
         kinds = self.genres[self.item]
@@ -128,42 +129,52 @@ class Opinions:
     @cached_property
     def words(self) -> Told:
         """All events in words, row for row; what is known before an event stands where its circumstances would."""
-        said = [" ".join(f"{name} {rank}" for name, rank in zip(NUMBERS, row, strict=True)) for row in self.standing]
+        said = [" ".join(f"{name}-{rank}" for name, rank in zip(NUMBERS, row, strict=True)) for row in self.standing]
         return Told(*domain(self.data)._replace(requests=np.array(said, dtype=object)))
 
-    def texts(self, rows: np.ndarray, events: int = 3) -> list[Text]:
+    def texts(self, rows: np.ndarray, events: int = 2) -> list[Text]:
         """Each example in words: who, the last events, and what is judged: its numbers and the film."""
         first = self.data.offsets[self.user[rows]]
         last = first + self.seen[rows]
         return [
-            self.words.judged([row], range(max(a, b - events), b)) for row, a, b in zip(rows, first, last, strict=True)
+            self.words.judged(row, range(max(a, b - events), b)) for row, a, b in zip(rows, first, last, strict=True)
         ]
 
     @cached_property
     def pretraining(self) -> Told:
-        """The training events in words: no validation or test event is among them, and no label is asked for."""
-        parts = {part: getattr(self.words, part)[self.train] for part in ("user", "item", "requests", "values")}
-        return self.words._replace(name=f"{self.data.name}, training events", **parts)
+        """The training events of every second user, with opinions: the others' are left for labelled examples."""
+        mine = self.known & (self.user % 2 == 1)
+        parts = {part: getattr(self.words, part)[mine] for part in ("user", "item", "requests", "values")}
+        return self.words._replace(name=f"{self.data.name}, training events of half of the users", **parts)
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """The training examples in a drawn order: those of users whom pretraining has not read come first."""
+        rows = np.random.default_rng(seed).permutation(self.train)
+        return rows[np.argsort(self.user[rows] % 2, kind="stable")]
 
 
 class Told(Domain):
-    """A domain whose numbers are told before each item, to be written like the item itself.
+    """A domain in which numbers are told before each item and an opinion after it; item and opinion are to be written.
 
-    "user 60" says that the user's mean rating is above that of 60 % of all training events, and so on.
+    "user-60" says that the user's mean rating is above that of 60 % of all training events, and so on. It is one word,
+    and so becomes one token: which number is meant need not be found out from the word beside it.
     """
 
-    def windows(self, rng: np.random.Generator, before: int = 4, size: int = 2) -> Iterator[Text]:
+    def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Text]:
         """As in a `Domain`, but shorter."""
         return super().windows(rng, before, size)
 
     def text(self, rows: range, since: int) -> Text:
-        """Events `rows` of one user as a target, and the events from `since` to them as the history."""
-        return self.judged(rows, range(since, rows[0]))
+        """Events `rows` of one user with opinions as a target, and the events from `since` to them as the history."""
+        told = [(*self._asked(row), plaintext.OPINIONS[int(self.values[row])]) for row in rows]
+        return self._text(rows[0], range(since, rows[0]), sum(told, ()))
 
-    def judged(self, rows: Sequence[int], before: Iterable[int]) -> Text:
-        """Numbers and items of `rows`, after a history."""
-        return Text(
-            profile=self.profiles[self.user[rows[0]]],
-            history=tuple(self.said(row) for row in before),
-            target=tuple(part for row in rows for part in (self.requests[row], self.items[self.item[row]])),
-        )
+    def judged(self, row: int, before: range) -> Text:
+        """One event, up to where its opinion would be written, after a history."""
+        return self._text(row, before, self._asked(row))
+
+    def _asked(self, row: int) -> tuple[str, ...]:
+        return f"{self.requests[row]}:", self.items[self.item[row]]
+
+    def _text(self, row: int, before: range, target: tuple[str, ...]) -> Text:
+        return Text(self.profiles[self.user[row]], history=tuple(map(self.said, before)), target=target)

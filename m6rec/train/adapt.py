@@ -1,8 +1,8 @@
 """Adapting a pretrained backbone to a classification: how little has to be trained?
 
-- full: everything; head: a linear map of the state at [EOS]; both as everybody does
+- full: everything, head: a linear map of the last state; both as everybody does
 - prompt: soft tokens before the source, and a head of its own (Lester et al. 2021)
-- option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h_[EOS], p_c⟩
+- option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
 - adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.data.plaintext import Speller, Text
-from m6rec.data.text import PAD
+from m6rec.data.sources import home
+from m6rec.data.text import EOS, PAD
 from m6rec.errors import InputError
 from m6rec.model.plain import PlainText, ends
 from m6rec.train.fit import Stage, fit
@@ -40,7 +43,7 @@ class Examples(NamedTuple):
     """Texts as token ids, 0 = padding on the right, and the class of each."""
 
     source: Tensor  # (n, S)
-    target: Tensor  # (n, T), [BOS] … [EOS]
+    target: Tensor  # (n, T), from [BOS]
     labels: Tensor  # (n,) int64
 
     def rows(self, rows: np.ndarray) -> Examples:
@@ -60,9 +63,14 @@ class Adapted(NamedTuple):
 
 
 def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> Examples:
-    """Texts whose target is what is judged."""
+    """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
+
+    The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
+    nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
+    """
     tokens = speller.tokens(texts, SOURCE, TARGET)
-    return Examples(*map(torch.from_numpy, (tokens.source, tokens.target, np.asarray(labels, np.int64))))
+    target = np.where(tokens.target == EOS, PAD, tokens.target)
+    return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
 
 class Adapter(nn.Module):
@@ -118,7 +126,7 @@ class Classifier(nn.Module):
                 block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
-        """h_[EOS] (B, D): the state of the target's last token."""
+        """h (B, D): the state of the target's last token."""
         read = self.backbone(source, target, prompts=self.prompts, adapters=self.adapters)
         return ends(target, read.hidden[:, source.shape[1] :])
 
@@ -180,6 +188,18 @@ def adapt(
     return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
 
 
+def cached(made: Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
+    """`adapt`, or what it came to before: kept by the backbone, the examples, the settings and the code."""
+    _check(method, taught, len(classes))
+    digest = hashlib.sha256(f"{made.key} {method} {METHODS[method]} {classes} {sorted(options.items())}".encode())
+    for part in taught:
+        digest.update(part.numpy().tobytes())
+    for file in (Path(__file__), Path(__file__).with_name("fit.py")):
+        digest.update(file.read_bytes())
+    folder = home() / "models" / f"adapt-{digest.hexdigest()[:12]}"
+    return adapt(made, method, taught, classes, folder=folder, resume=True, **options)
+
+
 @torch.no_grad()
 def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C) of examples that may have any label."""
@@ -192,6 +212,8 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
 def _check(method: str, taught: Examples, classes: int) -> None:
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    if not len(taught.labels):
+        raise InputError("there is no example to learn from: give each class at least one.")
     counts = np.bincount(taught.labels.clamp(0, classes).numpy(), minlength=classes + 1)
     if taught.labels.min() < 0 or counts[classes]:
         bad = taught.labels[(taught.labels < 0) | (taught.labels >= classes)][0]
