@@ -13,7 +13,10 @@ from m6rec.data import plaintext
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
 from m6rec.data.plaintext import Text
+from m6rec.data.splits import Split
 from m6rec.errors import InputError
+
+HISTORY = 8  # events that are read before those that are written
 
 
 class Domain(NamedTuple):
@@ -40,12 +43,7 @@ class Domain(NamedTuple):
         value = self.values[row]
         return plaintext.event(self.items[self.item[row]], None if np.isnan(value) else value)
 
-    def asked(self, row: int) -> tuple[str, ...]:
-        """An event to be written: its request, where there is one, then its item."""
-        request = (f"{self.requests[row]}:",) if self.requests[row] else ()
-        return (*request, self.items[self.item[row]])
-
-    def windows(self, rng: np.random.Generator, before: int = 8, size: int = 6) -> Iterator[Text]:
+    def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Text]:
         """All events once, cut into targets of `size`, after a history of up to `before` events; users in order."""
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
@@ -55,12 +53,18 @@ class Domain(NamedTuple):
                     yield self.text(rows, max(start, rows[0] - int(rng.integers(before + 1))))
 
     def text(self, rows: range, since: int) -> Text:
-        """Events `rows` of one user as a target, and the events from `since` to them as the history."""
-        return Text(
-            profile=self.profiles[self.user[rows[0]]],
-            history=tuple(self.said(row) for row in range(since, rows[0])),
-            target=tuple(part for row in rows for part in self.asked(row)),
-        )
+        """Events `rows` of one user as a target, and the events from `since` to them as the history.
+
+        In the target a request stands before its item, unless it is the same as that of the item before.
+        """
+        target, asked = [], ""
+        for row in rows:
+            if self.requests[row] != asked:
+                asked = self.requests[row]
+                target.append(f"{asked}:")
+            target.append(self.items[self.item[row]])
+        history = tuple(self.said(row) for row in range(since, rows[0]))
+        return Text(profile=self.profiles[self.user[rows[0]]], history=history, target=tuple(target))
 
 
 def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
@@ -94,15 +98,29 @@ class HeldOut(NamedTuple):
     """A domain that training never sees, and what is asked of it."""
 
     seen: Domain  # what may be trained on: no event of the held-out items, none of the newcomers
-    whole: Domain  # everything, row for row with data.events: histories are read from it, and a few shots are taken
+    whole: Domain  # everything, row for row with data.events: histories are read from it when they are asked for
     items: np.ndarray  # (n,) codes of the held-out items
-    valid: np.ndarray  # (B,) rows of events to be predicted: the last held-out item of every second user
-    test: np.ndarray  # (B,) the same of the others
+    split: (
+        Split  # targets: everyone's last held-out item, half of the people each; train: all before, for those who saw
+    )
+    shots: np.ndarray  # rows of the split's training events that are of held-out items and not of newcomers
     newcomer: np.ndarray  # (U,) bool: people of whom training has seen nothing
+
+    def few(self, count: int, seed: int = 0) -> list[Text]:
+        """So many events of the held-out items, drawn by `seed`, to learn from."""
+        rows = np.random.default_rng(seed).permutation(self.shots)[:count]
+        starts = np.searchsorted(self.whole.user, self.whole.user[rows])
+        return [
+            self.whole.text(range(row, row + 1), max(start, row - HISTORY))
+            for row, start in zip(rows, starts, strict=True)
+        ]
 
 
 def hold_out(data: Dataset, items: np.ndarray, newcomers: np.ndarray | None = None, name: str = "") -> HeldOut:
-    """Keep items (N,) bool, and people (U,) bool, from training; nobody's events after their target are trained on."""
+    """Keep items (N,) bool, and people (U,) bool, from training; nobody's events after their target are trained on.
+
+    With every item held out, `seen` is empty: train on another data set.
+    """
     user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
     newcomer = np.zeros(data.n_users, bool) if newcomers is None else newcomers
     rows = np.flatnonzero(items[item])
@@ -110,11 +128,12 @@ def hold_out(data: Dataset, items: np.ndarray, newcomers: np.ndarray | None = No
     target[user[rows]] = rows  # the last one stays
     before = np.arange(data.n_events) < target[user]
     asked = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
+    odd = user[asked] % 2 == 1
     return HeldOut(
         domain(data, before & ~items[item] & ~newcomer[user], name),
         domain(data),
         np.flatnonzero(items),
-        asked[user[asked] % 2 == 0],
-        asked[user[asked] % 2 == 1],
+        Split("held_out", before, asked[~odd], asked[odd]),
+        np.flatnonzero(before & items[item] & ~newcomer[user]),
         newcomer,
     )

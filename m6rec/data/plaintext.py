@@ -55,7 +55,7 @@ class Tokens(NamedTuple):
     taught: np.ndarray  # (B, T) bool: tokens that are to be written; [BOS] and given segments are not
 
 
-def item(words: object, longest: int = 12) -> str:
+def item(words: object, longest: int = 8) -> str:
     """An item in words: the first ones of its text, without the marks between its parts."""
     return " ".join(text.clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 

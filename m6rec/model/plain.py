@@ -26,7 +26,7 @@ class Read(NamedTuple):
     """What the backbone makes of a source and a target."""
 
     hidden: Tensor  # (B, S + T, D), normed; soft prompts are left out
-    logits: Tensor  # (B, T, V): after each target token, the next one
+    logits: Tensor | None  # (B, T, V): after each target token, the next one
     layers: tuple[Tensor, ...] = ()  # of every layer in turn (B, S + T, D), normed, where they were asked for
 
 
@@ -66,11 +66,13 @@ class PlainText(nn.Module):
         adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
         upto: int | None = None,
         exits: bool = False,
+        write: bool = True,
     ) -> Read:
         """Token ids source (B, S) and target (B, T), 0 = padding on the right.
 
         prompts: (C, D) for all rows or (B, C, D), soft tokens before the source. adapters: one per layer, what it adds
         to the feed-forward net. upto: read after so many layers. exits: give every layer's hidden states too.
+        write=False: leave the logits out, which are None then.
         """
         if target is None:
             target = source[:, :0]
@@ -84,7 +86,7 @@ class PlainText(nn.Module):
         there = torch.cat((seen, target != PAD), 1)
         states = self.run(x, unilm(seen, target != PAD), places(there), adapters=adapters, last=upto)
         layers = tuple(self.norm(state)[:, -s - t :] for state in (states if exits else states[-1:]))
-        return Read(layers[-1], self.logits(layers[-1][:, s:]), layers if exits else ())
+        return Read(layers[-1], self.logits(layers[-1][:, s:]) if write else None, layers if exits else ())
 
     def embed(self, tokens: Tensor, region: int = SOURCE) -> Tensor:
         """Token ids (B, T) -> (B, T, D): what they are, and in which region they stand."""

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m6rec.data.domains import Domain
+from m6rec.data.domains import HISTORY, Domain
 from m6rec.data.plaintext import Text, pad
+from m6rec.data.splits import Targets
 from m6rec.data.text import BOS, PAD
 from m6rec.train.plain import SOURCE, Backbone
 
@@ -41,13 +42,28 @@ def _means(logits: Tensor, truth: Tensor) -> Tensor:
     return (said * there).sum(1) / there.sum(1)
 
 
-def scores(made: Backbone, domain: Domain, events: np.ndarray, candidates: np.ndarray, history: int = 8) -> np.ndarray:
-    """(B, N) for the events to be predicted (B,) and candidate item codes (N,), after so many events of a history."""
-    words, back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # equal words are read once
-    rows = []
-    for event in events:
-        user = domain.user[event]
-        since = max(int(np.searchsorted(domain.user, user)), event - history)
-        asked = domain.text(range(event, event + 1), since)
-        rows.append(log_likelihood(made, asked._replace(target=asked.target[:-1]), words)[back])
-    return np.array(rows)
+class ZeroShot:
+    """A scorer for `m6rec.evaluate`: the backbone reads each target's profile, request and history in `domain`'s words.
+
+    candidates: the item codes that are spelled out; the others get -inf. prior: how much of each candidate's likelihood
+    without any history is taken off, so that words which are likely for everyone do not lead.
+    """
+
+    name = "zero-shot"
+
+    def __init__(
+        self, made: Backbone, domain: Domain, candidates: np.ndarray, *, history: int = HISTORY, prior: float = 0.0
+    ):
+        self.made, self.domain, self.candidates, self.history = made, domain, candidates, history
+        self.words, self.back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # equal: read once
+        self.usual = prior * log_likelihood(made, Text(), self.words) if prior else 0.0
+
+    def scores(self, users: Targets) -> np.ndarray:
+        """(B, N) mean log-likelihoods."""
+        out = np.full((len(users), len(self.domain.items)), -np.inf)
+        for row, event in zip(out, users.events, strict=True):
+            since = max(int(users.data.offsets[self.domain.user[event]]), event - self.history)
+            asked = self.domain.text(range(event, event + 1), since)
+            asked = asked._replace(target=asked.target[:-1])  # the request stays
+            row[self.candidates] = (log_likelihood(self.made, asked, self.words) - self.usual)[self.back]
+        return out

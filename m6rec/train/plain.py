@@ -5,7 +5,9 @@ The same backbone serves every domain that it is given; it is trained once for i
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +19,12 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.data.domains import Domain
-from m6rec.data.plaintext import Speller, Text, Tokens
+from m6rec.data.plaintext import SEP, SPECIAL, Speller, Text, Tokens
 from m6rec.data.sources import home
-from m6rec.data.text import EOS, MASK, PAD
+from m6rec.data.text import BOS, EOS, MASK, PAD, UNK
 from m6rec.model.plain import PlainText
 from m6rec.train import checkpoint
+from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
 
 INFILL = 0.2  # share of the examples in which a span of the history is hidden
@@ -29,13 +32,13 @@ SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 CODE = (
     "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py", "model/plain.py",
-    "train/fit.py", "train/plain.py",
+    "train/company.py", "train/fit.py", "train/plain.py",
 )  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
 SIZES = {
     "smoke": {"width": 32, "heads": 2, "joint_layers": 2, "pretrain_epochs": 1, "vocabulary": 600},
-    "quick": {"width": 64, "heads": 4, "joint_layers": 3, "pretrain_epochs": 1, "vocabulary": 1500},
-    "full": {"width": 64, "heads": 4, "joint_layers": 4, "pretrain_epochs": 5, "vocabulary": 1500},
+    "quick": {"dropout": 0.0, "width": 64, "heads": 4, "joint_layers": 2, "pretrain_epochs": 2, "vocabulary": 1000},
+    "full": {"width": 64, "heads": 4, "joint_layers": 4, "pretrain_epochs": 6, "vocabulary": 1000},
 }
 
 
@@ -58,7 +61,7 @@ class Backbone(NamedTuple):
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
     """The backbone's settings at "smoke", "quick" or "full" size."""
-    common = {"dropout": 0.1, "batch": 32, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1, "device": "cpu"}
+    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1, "device": "cpu"}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
 
@@ -67,11 +70,33 @@ def batch(tokens: Tokens) -> Batch:
     return Batch(*(torch.from_numpy(part) for part in tokens))
 
 
-def loss(network: PlainText, some: Batch) -> Tensor:
-    """Mean cross-entropy of the taught tokens, each from those before it, in nats."""
-    logits = network(some.source, some.target[:, :-1]).logits
+def losses(network: PlainText, some: Batch) -> dict[str, Tensor]:
+    """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
+    begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.taught[:, 1:], PAD)
-    return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=PAD)
+    hidden = network(some.source, begun, write=False).hidden[:, some.source.shape[1] :]
+    there = truth != PAD  # logits are most of the work: only where something is taught
+    write = F.cross_entropy(network.logits(hidden[there]), truth[there])
+    return {"write": write, "meet": meeting(network, hidden, begun, truth)}
+
+
+def meeting(network: PlainText, hidden: Tensor, begun: Tensor, truth: Tensor) -> Tensor:
+    """Before a segment is written, its state should know it among the other segments of the batch.
+
+    A segment is the sum of its tokens' embeddings over the root of their number, so items never seen have one too.
+    Shapes: hidden (B, T, D), the tokens that were read and those that come (B, T), 0 where nothing is taught.
+    Source: InfoNCE (van den Oord et al. 2018), as in M6-Rec's retrieval task.
+    """
+    first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
+    inside = (truth >= len(SPECIAL)) | (truth == UNK)
+    number = first.flatten().long().cumsum(0) - 1  # which segment a token belongs to
+    number, words = number[inside.flatten()], truth[inside]
+    n = int(first.sum())
+    size = torch.bincount(number, minlength=n).clamp(min=1)
+    bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
+    spelled = torch.zeros(n, dtype=torch.long).index_add(0, number, words * words * 7919 + words)
+    twin = (spelled[:, None] == spelled) & ~torch.eye(n, dtype=torch.bool)  # the same words are no wrong answer
+    return F.cross_entropy((hidden[first] @ bags.T).masked_fill(twin, float("-inf")), torch.arange(n))
 
 
 def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float = 1.0) -> list[Text]:
@@ -104,23 +129,32 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config) -> Stage:
     judged = examples(apart, np.random.default_rng(0))[:256]
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
-        rows = examples(train, rng)
-        for start in range(0, len(rows), config.batch):
-            yield batch(hide(speller.tokens(rows[start : start + config.batch], SOURCE, TARGET), rng))
+        rows = _alike(examples(train, rng), config.batch)
+        for i in rng.permutation(len(rows)):
+            yield batch(hide(speller.tokens(rows[i], SOURCE, TARGET), rng))
 
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
         parts = [batch(speller.tokens(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
-        return -float(torch.stack([loss(network, part) for part in parts]).mean())
+        return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     return Stage(
         name="plain",
         epochs=config.pretrain_epochs,
         batches=batches,
-        losses=lambda network, some, rng: {"write": loss(network, some)},
+        losses=lambda network, some, rng: losses(network, some),
         validate=validate,
         weights={},
     )
+
+
+def _alike(texts: list[Text], size: int) -> list[list[Text]]:
+    """Batches of examples that are about as long, so that little is padding."""
+    batches = []
+    for start in range(0, len(texts), 16 * size):
+        part = sorted(texts[start : start + 16 * size], key=lambda text: (len(text.history), len(text.target)))
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    return batches
 
 
 def pretrain(domains: Sequence[Domain], config: Config, **options: object) -> Backbone:
@@ -128,8 +162,29 @@ def pretrain(domains: Sequence[Domain], config: Config, **options: object) -> Ba
     speller = Speller.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
     network = PlainText(config, len(speller))
+    with torch.no_grad():
+        network.tokens.weight[len(SPECIAL) :] = company(domains, speller, config.width, config.seed)[len(SPECIAL) :]
     fit(network, stage(domains, speller, config), config, **options)
     return Backbone(network.eval(), speller, config, key(domains, config))
+
+
+def teach(made: Backbone, texts: Sequence[Text], epochs: int = 1, rate: float = 1e-3, seed: int = 0) -> Backbone:
+    """The backbone after some passes over these texts' targets; the one that is given stays as it is."""
+    settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
+    network = copy.deepcopy(made.network)
+
+    def batches(rng: np.random.Generator) -> Iterator[Batch]:
+        rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
+        for i in rng.permutation(len(rows)):
+            yield batch(made.speller.tokens(rows[i], SOURCE, TARGET))
+
+    def loss(network: PlainText, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"write": losses(network, some)["write"]}
+
+    counted = itertools.count()  # each epoch counts as better than the one before: the last one is kept
+    fit(network, Stage("teach", epochs, batches, loss, lambda network: float(next(counted)), {}), settings)
+    taught = hashlib.sha256(f"{made.key}{rate}{epochs}{seed}{[str(text) for text in texts]}".encode())
+    return Backbone(network.eval(), made.speller, settings, taught.hexdigest()[:12])
 
 
 def cached(domains: Sequence[Domain], config: Config, seed: int | None = None) -> Backbone:
