@@ -161,8 +161,10 @@ class Told(Domain):
     """
 
     def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Text]:
-        """As in a `Domain`, but shorter."""
-        return super().windows(rng, before, size)
+        """As in a `Domain`, but shorter; in two of three, the items are given too and opinions alone are written."""
+        for text in super().windows(rng, before, size):
+            given = rng.random() < 2 / 3
+            yield text._replace(target=tuple(map(_given, text.target))) if given else text
 
     def text(self, rows: range, since: int) -> Text:
         """Events `rows` of one user with opinions as a target, and the events from `since` to them as the history."""
@@ -170,11 +172,16 @@ class Told(Domain):
         return self._text(rows[0], range(since, rows[0]), sum(told, ()))
 
     def judged(self, row: int, before: range) -> Text:
-        """One event, up to where its opinion would be written, after a history."""
-        return self._text(row, before, self._asked(row))
+        """One event, up to where its opinion would be written, after a history; all of it is given."""
+        return self._text(row, before, tuple(map(_given, self._asked(row))))
 
     def _asked(self, row: int) -> tuple[str, ...]:
         return f"{self.requests[row]}:", self.items[self.item[row]]
 
     def _text(self, row: int, before: range, target: tuple[str, ...]) -> Text:
         return Text(self.profiles[self.user[row]], history=tuple(map(self.said, before)), target=target)
+
+
+def _given(part: str) -> str:
+    """A segment of a target that is not to be written: it ends in a colon. Opinions stay as they are."""
+    return part if part.endswith(":") or part in plaintext.OPINIONS.values() else f"{part}:"
