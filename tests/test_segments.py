@@ -12,7 +12,7 @@ from m6rec.config import Config
 from m6rec.data.segments import Part, Segmented
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
-from m6rec.generate.cache import SegmentCache, score
+from m6rec.generate.cache import SegmentCache, largest_difference, score
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import segments as train
 
@@ -38,7 +38,7 @@ def requests(shop, count=5):
 
 
 def cached(network, alone, capacity=200):
-    return SegmentCache(network, alone=alone, length=6, capacity=capacity)
+    return SegmentCache(network, alone, length=6, capacity=capacity)
 
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(shop):
@@ -77,6 +77,19 @@ def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(shop, netw
     torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), alone), together)
 
 
+def test_visits_come_back_with_one_more_event(shop):
+    rows = shop.visits(9, np.random.default_rng(0), times=4)
+    assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
+    assert np.isin(rows[:3], shop.data.offsets).all()
+
+
+def test_the_baseline_counts_training_ratings_alone(shop):
+    item, liked = int(shop._item[shop.test.starts[0]]), shop.liked
+    mine = (shop._item == item) & shop.training
+    wanted = (liked[mine].sum() + 5 * liked[shop.training].mean()) / (mine.sum() + 5)
+    assert shop.means(shop.test)[0, 0] == pytest.approx(wanted)
+
+
 def test_segments_do_not_meet_before_their_layers_alone_are_done(shop, network):
     windows = requests(shop)
     tokens = windows.source.flatten(0, 1)
@@ -93,11 +106,10 @@ def test_segments_do_not_meet_before_their_layers_alone_are_done(shop, network):
 def test_serving_equals_the_training_path_for_every_depth(shop, network, alone):
     windows, cache = requests(shop), cached(network, alone)
     plain = network(windows, alone)
-    for _ in range(2):  # computed, then found
-        served = torch.stack([score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)])
-        assert (served - plain).abs().max() <= 1e-5
-    assert cache.use.hits > cache.use.misses > 0
-    assert plain.std() > 1e-3  # the logits are no constant
+    served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
+    assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
+    assert cache.use.hits + cache.use.misses == 5 * 7 and cache.use.misses == cache.use.held
+    assert 0 <= largest_difference(network, windows, alone=alone) <= 1e-5
 
 
 def test_a_new_event_costs_one_segment(shop, network):
@@ -120,9 +132,16 @@ def test_a_stale_state_is_never_used(shop, network):
     served = score(cache, windows.source[0], windows.candidates[0])
     torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
     assert cache.version != old and (served - first).abs().max() > 1e-3
-    network.load_state_dict(SegmentNetwork(CONFIG, len(shop.speller)).state_dict())
-    served = score(cache, windows.source[0], windows.candidates[0])
-    torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
+    other = SegmentNetwork(CONFIG, len(shop.speller))
+    for change in (
+        lambda: network.load_state_dict(other.state_dict()),
+        lambda: network.load_state_dict(SegmentNetwork(CONFIG, len(shop.speller)).state_dict(), assign=True),
+        lambda: network.blocks.__setitem__(0, SegmentNetwork(CONFIG, 300).eval().blocks[0]),
+    ):
+        change()
+        served, stale = score(cache, windows.source[0], windows.candidates[0]), served
+        torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
+        assert (served - stale).abs().max() > 1e-3
 
 
 def test_the_memory_is_bounded_whatever_comes(shop, network):

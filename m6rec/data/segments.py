@@ -59,10 +59,11 @@ class Segmented:
         self._opinion = np.rint(value).astype(np.int64) - 1
         words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
         profiles = [plaintext.profile(row) for row in data.users.to_dict("records")]
-        training = [words[i] for i in np.unique(self._item[self.training])]
-        self.speller = plaintext.Speller.fit([*training, *profiles, *plaintext.OPINIONS.values()], vocabulary)
-        self.profiles = self._table(profiles, first=[plaintext.SOURCE_BOS])  # (U, L): never empty
         rated = [plaintext.event(text, value) for text in words for value in range(1, 6)]
+        read = np.unique(self._item[self.training])
+        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read]  # opinions become whole words
+        self.speller = plaintext.Speller.fit([*training, *profiles], vocabulary)
+        self.profiles = self._table(profiles, first=[plaintext.SOURCE_BOS])  # (U, L): never empty
         self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
         self.items = self._table(words, first=[BOS])  # (N, L): the state of [BOS] becomes the score
 
@@ -99,6 +100,18 @@ class Segmented:
         source = np.concatenate((self.profiles[user][:, None], events), 1)
         liked = np.where(inside, self.liked[rows], np.float32(-1))
         return Windows(torch.from_numpy(source), torch.from_numpy(items), torch.from_numpy(liked))
+
+    def means(self, part: Part) -> np.ndarray:
+        """(W, C): the share of training ratings that liked each candidate, with five of the mean added: a baseline."""
+        item, n = self._item[self.training], self.data.n_items
+        liked = self.liked[self.training]
+        share = (np.bincount(item, liked, n) + 5 * liked.mean()) / (np.bincount(item, minlength=n) + 5)
+        return share[self._item[part.starts[:, None] + np.arange(part.count)]]
+
+    def visits(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
+        """(count,) events as requests: drawn people all come once, then all again with one more event, and so on."""
+        people = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
+        return (self.data.offsets[people] + np.arange(times)[:, None]).ravel()[:count]
 
     def _table(self, texts: list[str], first: list[int] | None = None) -> np.ndarray:
         start = first or []

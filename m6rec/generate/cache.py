@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from m6rec.data.segments import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
@@ -40,7 +41,7 @@ class Use(NamedTuple):
 class SegmentCache:
     """States (L, D) of the `capacity` segments asked for most recently, after the network's first `alone` layers."""
 
-    def __init__(self, network: SegmentNetwork, *, alone: int, length: int, capacity: int = 4096):
+    def __init__(self, network: SegmentNetwork, alone: int, *, length: int, capacity: int = 4096):
         if not 1 <= alone < network.depth:
             raise InputError(
                 f"alone={alone} leaves nothing to keep or to run: take 1 to {network.depth - 1} layers of this network."
@@ -51,7 +52,8 @@ class SegmentCache:
         self._states = torch.zeros(capacity, length, network.segments.embedding_dim)  # all the memory there will be
         self._slots: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # the least recent first
         self._hits = self._misses = self._evicted = 0
-        self._seen: tuple = ()
+        self._held, self._parts = [], []  # the dictionaries of the network's modules
+        self._seen: tuple[list, list] | None = None
         self.version = ""
         self._look()
 
@@ -88,10 +90,18 @@ class SegmentCache:
         return slot
 
     def _look(self) -> None:
-        """Take a new version where the weights moved. PyTorch counts every write to a tensor, but for `.data`'s."""
-        seen = tuple((id(p), p.data_ptr(), p._version) for p in self.network.parameters())
-        if seen != self._seen:
-            self._seen, self.version = seen, f"{version(self.network)}-{self.alone}"
+        """Take a new version where a weight or a module moved. Every request asks, so it must take no time.
+
+        PyTorch counts every write to a tensor, but for one through `.data`: nobody writes so here.
+        """
+        if self._snapshot() != self._seen:
+            modules = list(self.network.modules())
+            self._held, self._parts = [m._parameters for m in modules], [m._modules for m in modules]
+            self._seen, self.version = self._snapshot(), f"{version(self.network)}-{self.alone}"
+
+    def _snapshot(self) -> tuple[list, list]:
+        weights = [(id(p), p.data_ptr(), p._version) for held in self._held for p in held.values() if p is not None]
+        return weights, [id(part) for parts in self._parts for part in parts.values()]
 
     @property
     def use(self) -> Use:
@@ -133,3 +143,15 @@ def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.meet(states, (segments != PAD).unsqueeze(0), len(source), cache.alone)
     return last.logits[0]
+
+
+@torch.no_grad()
+def largest_difference(network: SegmentNetwork, windows: Windows, *, alone: int) -> float:
+    """Between any logit of the training path and of serving, where the states are computed and where they are found."""
+    n, length = sum(part.shape[0] * part.shape[1] for part in windows[:2]), windows.source.shape[2]
+    cache, plain = SegmentCache(network, alone, length=length, capacity=n), network(windows, alone)
+    worst = 0.0
+    for _ in range(2):
+        served = [score(cache, source, some) for source, some in zip(windows.source, windows.candidates, strict=True)]
+        worst = max(worst, float((torch.stack(served) - plain).abs().max()))
+    return worst

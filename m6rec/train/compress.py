@@ -141,8 +141,8 @@ class _Whole(nn.Module):
 
 
 def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
-    """Write the whole pass as ONNX, for any number of windows of this shape, with its weights inside the file."""
-    batch = torch.export.Dim("batch", min=1, max=1024)
+    """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
+    batch, count = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("count", min=1, max=1024)
     with _edge(), _quietly():
         from onnx_ir.passes import common
 
@@ -151,7 +151,7 @@ def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
             (windows.source, windows.candidates),
             input_names=["source", "candidates"],
             output_names=["logits"],
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=({0: batch}, {0: batch, 1: count}),
             dynamo=True,
             verbose=False,
         )

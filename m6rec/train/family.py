@@ -7,14 +7,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from m6rec.config import Config
-from m6rec.data.segments import Segmented
+from m6rec.data.segments import Part, Segmented
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
+
+
+class Member(NamedTuple):
+    """A network, and how many of its layers its segments run alone."""
+
+    network: SegmentNetwork
+    alone: int
+
+    def auc(self, shop: Segmented, part: Part) -> float:
+        """Over a part's candidates."""
+        return train.auc(train.logits(self.network, shop, part, alone=self.alone), train.labels(shop, part))
 
 
 class Family:
@@ -26,6 +39,12 @@ class Family:
     def __init__(self, shop: Segmented, config: Config, *, epochs: int, tune: int):
         self.shop, self.config, self.epochs, self.tune = shop, config, epochs, tune
         self._made: dict[str, SegmentNetwork] = {}
+
+    def members(self, joints: Sequence[int]) -> dict[str, Member]:
+        """Whole passes, late interaction and distilled networks of these depths, by name."""
+        late = {f"late {k}": Member(self.late(k), self.config.joint_layers - k) for k in joints}
+        distilled = {f"distilled {k}": Member(self.distilled(k), 0) for k in joints}
+        return {"full": Member(self.full(), 0), **late, **distilled}
 
     def full(self) -> SegmentNetwork:
         """All layers see all segments; an exit at every layer."""

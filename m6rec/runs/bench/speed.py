@@ -166,20 +166,24 @@ def _steps(decoder: DigitDecoder, vectors: Tensor, seconds: float) -> tuple[floa
     return medians([gradients], seconds)[0], medians([step], seconds)[0]
 
 
-def medians(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+def medians(
+    runs: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Milliseconds of each, run in turns: whatever else the machine does meets all of them."""
-    return [1000 * float(np.median(took)) for took in _timed(runs, seconds)]
+    return [1000 * float(np.median(took)) for took in _timed(runs, seconds, clock)]
 
 
-def _timed(runs: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
+def _timed(
+    runs: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """Seconds of each call, in turns, three turns at least; the first two turns warm up and do not count."""
     took: list[list[float]] = [[] for _ in runs]
     turns = 0
     while turns < 5 or sum(map(sum, took)) < seconds * len(runs):
         for run, times in zip(runs, took, strict=True):
-            start = time.perf_counter()
+            start = clock()
             run()
             if turns > 1:
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
         turns += 1
     return took
