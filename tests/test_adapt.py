@@ -163,7 +163,7 @@ def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():
 
 def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first():
     one = known(ratings())
-    read = one.pretraining
+    read = one.pretraining()
     wanted = one.train[one.user[one.train] % 2 == 1]
     assert (read.item == one.item[wanted]).all() and (read.values == one.value[wanted]).all()
     first = one.drawn(seed=0)[: len(one.train) - len(wanted)]

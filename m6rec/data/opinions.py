@@ -140,12 +140,11 @@ class Opinions:
             self.words.judged(row, range(max(a, b - events), b)) for row, a, b in zip(rows, first, last, strict=True)
         ]
 
-    @cached_property
-    def pretraining(self) -> Told:
-        """The training events of every second user, with opinions: the others' are left for labelled examples."""
-        mine = self.known & (self.user % 2 == 1)
+    def pretraining(self, people: float = 1.0) -> Told:
+        """The training events of every second user, or of a share of these: the others' are for labelled examples."""
+        mine = self.known & (self.user % 2 == 1) & (self.user % 100 < 100 * people)
         parts = {part: getattr(self.words, part)[mine] for part in ("user", "item", "requests", "values")}
-        return self.words._replace(name=f"{self.data.name}, training events of half of the users", **parts)
+        return self.words._replace(name=f"{self.data.name}, what every second person said", **parts)
 
     def drawn(self, seed: int) -> np.ndarray:
         """The training examples in a drawn order: those of users whom pretraining has not read come first."""
@@ -166,10 +165,10 @@ class Told(Domain):
             given = rng.random() < 2 / 3
             yield text._replace(target=tuple(map(_given, text.target))) if given else text
 
-    def text(self, rows: range, since: int) -> Text:
+    def text(self, rows: range, since: int, rng: np.random.Generator | None = None) -> Text:
         """Events `rows` of one user with opinions as a target, and the events from `since` to them as the history."""
         told = [(*self._asked(row), plaintext.OPINIONS[int(self.values[row])]) for row in rows]
-        return self._text(rows[0], range(since, rows[0]), sum(told, ()))
+        return self._text(rows[0], range(since, rows[0]), tuple(part for one in told for part in one))
 
     def judged(self, row: int, before: range) -> Text:
         """One event, up to where its opinion would be written, after a history; all of it is given."""

@@ -32,7 +32,7 @@ from m6rec.train.plain import SOURCE, TARGET, Backbone
 
 # The step sizes were chosen on validation: the fewer numbers are trained, the larger the steps.
 METHODS = {
-    "full": 1e-3, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "adapter": 5e-3, "option_adapter": 5e-3, "lora": 5e-3,
+    "full": 3e-4, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "adapter": 5e-3, "option_adapter": 5e-3, "lora": 5e-3,
 }  # fmt: skip
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
 RANK = 4  # channels of an adapter
@@ -147,23 +147,21 @@ def adapt(
     classes: Sequence[str],
     *,
     passes: int = 1,
-    least: int = 100,
+    least: int = 60,
     batch: int = 64,
     seed: int = 0,
     **options: object,
 ) -> Adapted:
     """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
 
-    classes: a few words each, whose embeddings' means are where the options begin. So many passes over the examples,
+    classes: a few words each, by which the options begin. So many passes over the examples,
     and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
     for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
     options: `folder` and `resume` of `fit`.
     """
     _check(method, taught, len(classes))
     torch.manual_seed(seed)
-    tokens = made.network.tokens.weight.detach()
-    starts = torch.stack([tokens[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
-    network = Classifier(made.network, method, starts)
+    network = Classifier(made.network, method, options_of(made, classes))
     n, steps = len(taught.labels), max(least, passes * -(-len(taught.labels) // batch))
     lengths = (taught.source != PAD).sum(1).numpy()
 
@@ -186,6 +184,13 @@ def adapt(
     log = fit(network, stage, config, **options)
     share = network.trained() / sum(p.numel() for p in made.network.parameters())
     return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
+
+
+@torch.no_grad()
+def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
+    """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
+    words = made.network.logits(torch.eye(made.config.width)).T  # (V, D): what a state is multiplied with
+    return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
 
 
 def cached(made: Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
