@@ -166,8 +166,9 @@ def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first(
     read = one.pretraining()
     wanted = one.train[one.user[one.train] % 2 == 1]
     assert (read.item == one.item[wanted]).all() and (read.values == one.value[wanted]).all()
-    first = one.drawn(seed=0)[: len(one.train) - len(wanted)]
-    assert not np.isin(one.user[first], read.user).any() and sorted(one.drawn(1)) == one.train.tolist()
+    drawn = one.drawn(seed=0)
+    assert not np.isin(one.user[drawn], read.user).any() and len(drawn) + len(wanted) == len(one.train)
+    assert sorted(one.drawn(seed=1)) == sorted(drawn) and (one.drawn(seed=1) != drawn).any()
     written = [part for text in read.windows(np.random.default_rng(0)) for part in text.target]
     assert len(written) == 3 * len(wanted)  # numbers, film and opinion of every event, once
     assert sum(part in plaintext.OPINIONS.values() for part in written) == len(wanted)

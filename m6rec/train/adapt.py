@@ -30,12 +30,12 @@ from m6rec.model.plain import PlainText, ends
 from m6rec.train.fit import Stage, fit
 from m6rec.train.plain import SOURCE, TARGET, Backbone
 
-# The step sizes were chosen on validation: the fewer numbers are trained, the larger the steps.
+# Step sizes, each chosen on validation among four: the fewer numbers are trained, the larger the steps.
 METHODS = {
-    "full": 3e-4, "head": 1e-2, "prompt": 1e-2, "option": 1e-2, "adapter": 5e-3, "option_adapter": 5e-3, "lora": 5e-3,
+    "full": 3e-4, "head": 1e-2, "prompt": 3e-3, "option": 3e-3, "adapter": 8e-3, "option_adapter": 8e-3, "lora": 5e-3,
 }  # fmt: skip
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
-RANK = 4  # channels of an adapter
+RANK = 7  # channels of an adapter
 LORA_RANK = 2  # of each of the three maps that LoRA changes
 
 
@@ -180,7 +180,8 @@ def adapt(
         validate=lambda net: 0.0,  # the end is what is kept
         weights={},
     )
-    config = dataclasses.replace(made.config, learning_rate=METHODS[method], seed=seed, batch=batch, average=0.95)
+    average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
+    config = dataclasses.replace(made.config, learning_rate=METHODS[method], seed=seed, batch=batch, average=average)
     log = fit(network, stage, config, **options)
     share = network.trained() / sum(p.numel() for p in made.network.parameters())
     return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
