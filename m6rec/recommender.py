@@ -17,20 +17,22 @@ from m6rec.data.context import Context, EventCodes, Fields, encode_events, encod
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
-from m6rec.data.sources import home, load
+from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.generate.beam import Generated, Step, generate
-from m6rec.generate.scorer import Scorer, best_items
+from m6rec.generate.scorer import Scorer
+from m6rec.keeping import Kept
 from m6rec.model.fusion import Fused
 from m6rec.model.network import Network
 from m6rec.model.tree import grow
-from m6rec.train import checkpoint, losses, stages
+from m6rec.person import Person
+from m6rec.train import losses, stages
 from m6rec.train.fit import Epoch, Stage, fit
 
 
-class M6Rec:
+class M6Rec(Kept):
     """The recommender: a `Dataset`, a `Config` and a `Network`.
 
     model = M6Rec(data, preset="tiny"); model.pretrain(); model.fine_tune(task="next"); model.recommend(user=196)
@@ -174,28 +176,8 @@ class M6Rec:
         explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
-        known = self.extract_context(history, context, user=user, profile=profile)
-        if isinstance(history, pd.DataFrame):
-            history = history["item_id"].tolist()
-        items = self.item_vectors([h for h in history or () if isinstance(h, Mapping)], mute=tuple(mute))
-        if history is not None:
-            codes = self.data.history_codes(history)  # all of it, however little of it is read
-            there = torch.from_numpy(codes[codes < self.data.n_items])
-        else:
-            code = int(self.data.user_codes([user])[0])
-            there = torch.from_numpy(
-                self.data.events["item"].to_numpy()[self.data.offsets[code] : self.data.offsets[code + 1]].copy()
-            )
-        allowed = torch.ones(1, self.data.n_items, dtype=torch.bool, device=self.device)
-        if not seen:
-            allowed[0, there] = False
-        possible = int(allowed.sum())
-        if not 1 <= k <= possible:
-            raise InputError(
-                f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
-            )
-        state = self.fuse(known, items).state[:, -1]
-        found = best_items(self.network, state, items[: self.data.n_items], k, method, allowed=allowed)
+        person = Person(self, user, history=history, profile=profile, context=context)
+        found = person.best(k, method, mute=tuple(mute), had=() if seen else None)
         codes = found.items[0].cpu().numpy()
         table = pd.DataFrame(
             {
@@ -208,7 +190,7 @@ class M6Rec:
         if explain:
             from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
 
-            given = reasons(self, known, codes.tolist(), vectors=items)
+            given = reasons(self, person.context, codes.tolist(), vectors=person.items(tuple(mute)))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -266,80 +248,6 @@ class M6Rec:
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
         return batches.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
-
-    # ---- keeping ---------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all.
-
-        `InputError` for a model that `with_items` made.
-        """
-        if len(self.network.codes) != self.network.digits.size:
-            raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
-        values = {
-            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
-            "config": self.config.to_dict(),
-            "fields": self.fields.to_dict(),
-            "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
-        }
-        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
-        return Path(folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> M6Rec:
-        """Load what `save_pretrained` wrote. `data` may be left out where it is a registered data set.
-
-        Raises `InputError` where the folder is missing or damaged, or was trained on other data.
-        """
-        folder = Path(folder)
-        weights, tokenizer, values = checkpoint.load_model(folder)
-        try:
-            config, trained_on, fields = Config(**values["config"]), values["data"], Fields.from_dict(values["fields"])
-        except (KeyError, TypeError) as error:
-            raise checkpoint.foreign(folder, error) from error
-        data = data or load(trained_on["name"])
-        if data.fingerprint != trained_on["fingerprint"]:
-            raise InputError(
-                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
-            )
-        model = cls.__new__(cls)
-        model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
-        model.split = data.split()
-        model._build(np.unique(data.events["item"].to_numpy()[model.split.train]))
-        try:
-            model.network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise InputError(
-                f"the weights in {folder} do not fit its config: delete the folder and train again."
-            ) from error
-        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
-        return model
-
-    @classmethod
-    def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> M6Rec:
-        """A trained model: the cached one of this config, data and training code, or a new one that is then kept.
-
-        An interrupted training goes on from its last epoch. Says in one line which of the two it was.
-        """
-        config = Config.preset(preset, **changes)
-        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
-        if (folder / "config.json").exists():
-            print(f"loaded {folder.name}")
-            return cls.from_pretrained(folder, data)
-        model, work = cls(data, config=config), folder.with_name(folder.name + "-training")
-        model.pretrain(folder=work / "pretrain", resume=True)
-        if config.finetune_epochs:
-            model.fine_tune(folder=work / "fine_tune", resume=True)
-        model.save_pretrained(folder)
-        checkpoint.remove(work)
-        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-        print(f"trained {folder.name} in {seconds:.0f} s")
-        return model
-
-    @staticmethod
-    def cache_key(data: Dataset, config: Config) -> str:
-        """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return checkpoint.key(config.fingerprint, data.fingerprint)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures import small_data, small_model
+import torch
+from fixtures import SEGMENTS, small_data, small_model
+
+from m6rec.data.segments import Segmented
+from m6rec.model.segments import SegmentNetwork
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +59,16 @@ def trained():
     model.pretrain()
     model.fine_tune()
     return model
+
+
+@pytest.fixture(scope="session")
+def segmented():
+    """The made-up data as segments."""
+    return Segmented(small_data(), length=6, history=4, vocabulary=300, held=2)
+
+
+@pytest.fixture
+def network(segmented):
+    """Late interaction, untrained."""
+    torch.manual_seed(0)
+    return SegmentNetwork(SEGMENTS, len(segmented.speller)).eval()

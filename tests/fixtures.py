@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 import m6rec
+from m6rec.data.segments import Part, Segmented, Windows
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(
@@ -17,6 +18,11 @@ CONFIG = dict(
     finetune_epochs=2,
     validate_every=1,
     batch=16,
+)
+
+DEPTH = 4
+SEGMENTS = m6rec.Config(
+    width=16, heads=2, joint_layers=DEPTH, dropout=0.1, history=4, text_length=6, batch=4, validate_every=1, average=0.9
 )
 
 
@@ -70,3 +76,8 @@ def hostile_data() -> m6rec.Dataset:
 def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M6Rec:
     """An untrained model of the small data."""
     return m6rec.M6Rec(data or small_data(), "small", **{**CONFIG, **changes})
+
+
+def requests(segmented: Segmented, count: int = 5) -> Windows:
+    """The first windows of the test part."""
+    return segmented.windows(Part(segmented.test.starts[:count], segmented.test.count))

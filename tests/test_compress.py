@@ -8,45 +8,31 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fixtures import small_data
-from test_segments import CONFIG, DEPTH, requests
+from fixtures import DEPTH, SEGMENTS, requests
 
-from m6rec.data.segments import Segmented
 from m6rec.errors import InputError
-from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
 from m6rec.train.family import Family
 
 
-@pytest.fixture(scope="module")
-def shop():
-    return Segmented(small_data(), length=6, history=4, vocabulary=300, held=2)
-
-
-@pytest.fixture
-def network(shop):
-    torch.manual_seed(0)
-    return SegmentNetwork(CONFIG, len(shop.speller)).eval()
-
-
-def test_the_student_has_one_block_for_all_layers(shop, network):
-    small = compress.student(CONFIG, len(shop.speller), narrow=4)
+def test_the_student_has_one_block_for_all_layers(segmented, network):
+    small = compress.student(SEGMENTS, len(segmented.speller), narrow=4)
     block = compress.parameters(network.layer(0))
     assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
     assert small.depth == DEPTH and small.layer(0) is small.layer(3)
-    windows = requests(shop)
+    windows = requests(segmented)
     small(windows).sum().backward()
     assert small.layer(0).q.weight.grad.abs().sum() > 0
 
 
-def test_the_first_layers_are_the_teachers(shop, network):
-    short = compress.first_layers(network, dataclasses.replace(CONFIG, joint_layers=2)).eval()
-    windows = requests(shop)
+def test_the_first_layers_are_the_teachers(segmented, network):
+    short = compress.first_layers(network, dataclasses.replace(SEGMENTS, joint_layers=2)).eval()
+    windows = requests(segmented)
     torch.testing.assert_close(next(short.steps(windows)).logits, next(network.steps(windows)).logits)
 
 
-def test_pruning_ends_at_its_share_and_the_zeros_stay(shop, network):
+def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
     pruning = compress.Pruning(network, 0.8, steps=50)
     shares = []
 
@@ -56,7 +42,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(shop, network):
         shares.append(float((weight == 0).float().mean()))
         return train.exits()(net, windows)
 
-    train.teach(network, shop, loss, CONFIG, name="pruned", epochs=1, keep=False)
+    train.teach(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
     pruning.finish()
     assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
     assert not any("parametriz" in name for name in network.state_dict())
@@ -83,9 +69,9 @@ def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
     assert compress.leave_early(every, 100.0).layers.tolist() == [4, 4, 4]
 
 
-def test_the_served_rule_is_the_rule_and_runs_fewer_layers(shop, network):
-    windows = requests(shop)
-    every = train.logits(network, shop, shop.test, every=True)[:, :5]
+def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
+    windows = requests(segmented)
+    every = train.logits(network, segmented, segmented.test, every=True)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
     wanted = compress.leave_early(every, threshold)
     for row in range(5):
@@ -106,11 +92,11 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < left.saved(4) < 0.75
 
 
-def test_onnx_and_int8_give_what_the_network_gives(shop, tmp_path):
+def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
     torch.manual_seed(0)
-    network = compress.student(dataclasses.replace(CONFIG, joint_layers=2), len(shop.speller), narrow=4).eval()
-    windows = requests(shop)
-    file = compress.export(network, requests(shop, 2), tmp_path / "edge.onnx")
+    network = compress.student(dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.speller), narrow=4).eval()
+    windows = requests(segmented)
+    file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")
     assert file.stat().st_size < 300_000  # no stack traces, one copy of the block
     said, wanted = compress.Runtime(file)(windows), network(windows).detach().numpy()  # more windows than it was traced
     one = compress.Runtime(file)(windows._replace(candidates=windows.candidates[:1, :1], source=windows.source[:1]))
@@ -126,13 +112,13 @@ def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path
         compress.Runtime(tmp_path / "no.onnx")
 
 
-def test_a_family_trains_each_network_once_and_finds_it_again(shop, tmp_path, monkeypatch):
+def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     monkeypatch.setattr(train, "STEPS", 4)
-    config = dataclasses.replace(CONFIG, joint_layers=2)
+    config = dataclasses.replace(SEGMENTS, joint_layers=2)
 
     def versions():
-        family = Family(shop, config, epochs=1, tune=1)
+        family = Family(segmented, config, epochs=1, tune=1)
         made = [family.full(), family.late(1), family.distilled(1), family.edge(depth=2), family.pruned(0.5)]
         assert family.edge() is made[3] and family.pruned(0.5) is made[4] and family.late(1) is made[1]
         return [train.version(network) for network in made]
@@ -140,5 +126,5 @@ def test_a_family_trains_each_network_once_and_finds_it_again(shop, tmp_path, mo
     first, files = versions(), sorted((tmp_path / "models").iterdir())
     assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
-    other = Family(shop, config, epochs=2, tune=1)
+    other = Family(segmented, config, epochs=2, tune=1)
     assert train.version(other.edge(depth=2)) != first[3]  # another teacher

@@ -5,69 +5,50 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fixtures import small_data
+from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 import m6rec
 from m6rec.config import Config
-from m6rec.data.segments import Part, Segmented
+from m6rec.data.segments import Segmented
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, largest_difference, score
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import segments as train
 
-DEPTH = 4
-CONFIG = Config(
-    width=16, heads=2, joint_layers=DEPTH, dropout=0.1, history=4, text_length=6, batch=4, validate_every=1, average=0.9
-)
-
-
-@pytest.fixture(scope="module")
-def shop():
-    return Segmented(small_data(), length=6, history=4, vocabulary=300, held=2)
-
-
-@pytest.fixture
-def network(shop):
-    torch.manual_seed(0)
-    return SegmentNetwork(CONFIG, len(shop.speller)).eval()
-
-
-def requests(shop, count=5):
-    return shop.windows(Part(shop.test.starts[:count], shop.test.count))
-
 
 def cached(network, alone, capacity=200):
     return SegmentCache(network, alone, length=6, capacity=capacity)
 
 
-def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(shop):
-    windows, data = shop.windows(shop.test), shop.data
-    for row, start in list(enumerate(shop.test.starts))[:10]:
+def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
+    windows, data = segmented.windows(segmented.test), segmented.data
+    for row, start in list(enumerate(segmented.test.starts))[:10]:
         user = data.events["user"][start]
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
-        wanted = [shop.events[i, int(v) - 1] for i, v in zip(before["item"], before["value"], strict=True)]
+        wanted = [segmented.events[i, int(v) - 1] for i, v in zip(before["item"], before["value"], strict=True)]
         wanted = [np.zeros(6, np.int64)] * (4 - len(wanted)) + wanted
         assert (windows.source[row, 1:].numpy() == np.array(wanted)).all()
-        assert start + shop.test.count == data.offsets[user + 1]  # the user's last events
-        assert (windows.candidates[row].numpy() == shop.items[data.events["item"][start : start + 2]]).all()
-    assert not shop.training[shop.test.starts[:, None] + np.arange(2)].any()
-    assert not shop.training[shop.valid.starts[:, None] + np.arange(2)].any()
+        assert start + segmented.test.count == data.offsets[user + 1]  # the user's last events
+        assert (windows.candidates[row].numpy() == segmented.items[data.events["item"][start : start + 2]]).all()
+    assert not segmented.training[segmented.test.starts[:, None] + np.arange(2)].any()
+    assert not segmented.training[segmented.valid.starts[:, None] + np.arange(2)].any()
 
 
-def test_training_windows_hold_training_events_alone(shop):
-    held = {(u, i) for u, i, t in zip(shop._user, shop._item, shop.training, strict=True) if not t}
-    kept = {tuple(shop.items[i]) for u, i in zip(shop._user[shop.training], shop._item[shop.training], strict=True)}
+def test_training_windows_hold_training_events_alone(segmented):
+    held = {(u, i) for u, i, t in zip(segmented._user, segmented._item, segmented.training, strict=True) if not t}
+    trained = segmented.training
+    kept = {tuple(segmented.items[i]) for u, i in zip(segmented._user[trained], segmented._item[trained], strict=True)}
     assert held
-    for windows in shop.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
+    for windows in segmented.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
         there = windows.liked >= 0
         assert there.any() and {tuple(row) for row in windows.candidates[there].tolist()} <= kept
         assert (windows.candidates[~there] == PAD).all()
 
 
 @pytest.mark.parametrize("alone", range(DEPTH))
-def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(shop, network, alone):
-    windows = requests(shop)
+def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, alone):
+    windows = requests(segmented)
     together = network(windows, alone)
     for place in range(2):
         one = windows._replace(candidates=windows.candidates[:, [place]], liked=windows.liked[:, [place]])
@@ -77,21 +58,21 @@ def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(shop, netw
     torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), alone), together)
 
 
-def test_visits_come_back_with_one_more_event(shop):
-    rows = shop.visits(9, np.random.default_rng(0), times=4)
+def test_visits_come_back_with_one_more_event(segmented):
+    rows = segmented.visits(9, np.random.default_rng(0), times=4)
     assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
-    assert np.isin(rows[:3], shop.data.offsets).all()
+    assert np.isin(rows[:3], segmented.data.offsets).all()
 
 
-def test_the_baseline_counts_training_ratings_alone(shop):
-    item, liked = int(shop._item[shop.test.starts[0]]), shop.liked
-    mine = (shop._item == item) & shop.training
-    wanted = (liked[mine].sum() + 5 * liked[shop.training].mean()) / (mine.sum() + 5)
-    assert shop.means(shop.test)[0, 0] == pytest.approx(wanted)
+def test_the_baseline_counts_training_ratings_alone(segmented):
+    item, liked = int(segmented._item[segmented.test.starts[0]]), segmented.liked
+    mine = (segmented._item == item) & segmented.training
+    wanted = (liked[mine].sum() + 5 * liked[segmented.training].mean()) / (mine.sum() + 5)
+    assert segmented.means(segmented.test)[0, 0] == pytest.approx(wanted)
 
 
-def test_segments_do_not_meet_before_their_layers_alone_are_done(shop, network):
-    windows = requests(shop)
+def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, network):
+    windows = requests(segmented)
     tokens = windows.source.flatten(0, 1)
     states = network.alone(tokens, 2)
     changed = tokens.clone()
@@ -103,8 +84,8 @@ def test_segments_do_not_meet_before_their_layers_alone_are_done(shop, network):
 
 
 @pytest.mark.parametrize("alone", range(1, DEPTH))
-def test_serving_equals_the_training_path_for_every_depth(shop, network, alone):
-    windows, cache = requests(shop), cached(network, alone)
+def test_serving_equals_the_training_path_for_every_depth(segmented, network, alone):
+    windows, cache = requests(segmented), cached(network, alone)
     plain = network(windows, alone)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
@@ -112,19 +93,19 @@ def test_serving_equals_the_training_path_for_every_depth(shop, network, alone):
     assert 0 <= largest_difference(network, windows, alone=alone) <= 1e-5
 
 
-def test_a_new_event_costs_one_segment(shop, network):
-    cache, windows = cached(network, 2), requests(shop, 1)
+def test_a_new_event_costs_one_segment(segmented, network):
+    cache, windows = cached(network, 2), requests(segmented, 1)
     score(cache, windows.source[0], windows.candidates[0])
     before = cache.use
     source = windows.source[0].clone()
-    source[1:-1], source[-1] = windows.source[0][2:], torch.from_numpy(shop.events[3, 4])
-    source[-1, -1] = len(shop.speller) - 1  # a text that nobody has
+    source[1:-1], source[-1] = windows.source[0][2:], torch.from_numpy(segmented.events[3, 4])
+    source[-1, -1] = len(segmented.speller) - 1  # a text that nobody has
     score(cache, source, windows.candidates[0])
     assert cache.use.misses == before.misses + 1
 
 
-def test_a_stale_state_is_never_used(shop, network):
-    cache, windows = cached(network, 2), requests(shop)
+def test_a_stale_state_is_never_used(segmented, network):
+    cache, windows = cached(network, 2), requests(segmented)
     first, old = score(cache, windows.source[0], windows.candidates[0]), cache.version
     optimizer = torch.optim.AdamW(network.parameters(), 1e-1)
     network(windows, 2).square().mean().backward()
@@ -132,11 +113,11 @@ def test_a_stale_state_is_never_used(shop, network):
     served = score(cache, windows.source[0], windows.candidates[0])
     torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
     assert cache.version != old and (served - first).abs().max() > 1e-3
-    other = SegmentNetwork(CONFIG, len(shop.speller))
+    other = SegmentNetwork(SEGMENTS, len(segmented.speller))
     for change in (
         lambda: network.load_state_dict(other.state_dict()),
-        lambda: network.load_state_dict(SegmentNetwork(CONFIG, len(shop.speller)).state_dict(), assign=True),
-        lambda: network.blocks.__setitem__(0, SegmentNetwork(CONFIG, 300).eval().blocks[0]),
+        lambda: network.load_state_dict(SegmentNetwork(SEGMENTS, len(segmented.speller)).state_dict(), assign=True),
+        lambda: network.blocks.__setitem__(0, SegmentNetwork(SEGMENTS, 300).eval().blocks[0]),
     ):
         change()
         served, stale = score(cache, windows.source[0], windows.candidates[0]), served
@@ -144,7 +125,7 @@ def test_a_stale_state_is_never_used(shop, network):
         assert (served - stale).abs().max() > 1e-3
 
 
-def test_the_memory_is_bounded_whatever_comes(shop, network):
+def test_the_memory_is_bounded_whatever_comes(segmented, network):
     cache, rng = cached(network, 2, capacity=12), np.random.default_rng(0)
     size = cache.use.bytes
     assert size == 12 * 6 * 16 * 4
@@ -165,22 +146,22 @@ def test_the_least_recently_used_makes_room(network):
     assert cache.use.misses == 4
 
 
-def test_a_kept_cache_serves_its_own_version_and_no_other(shop, network, tmp_path):
-    cache, windows = cached(network, 2), requests(shop)
+def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tmp_path):
+    cache, windows = cached(network, 2), requests(segmented)
     wanted = score(cache, windows.source[0], windows.candidates[0])
     cache.save(tmp_path / "states.safetensors")
     again = cached(network, 2)
     again.load(tmp_path / "states.safetensors")
     torch.testing.assert_close(score(again, windows.source[0], windows.candidates[0]), wanted)
     assert again.use.misses == 0
-    other = cached(SegmentNetwork(CONFIG, len(shop.speller)).eval(), 2)
+    other = cached(SegmentNetwork(SEGMENTS, len(segmented.speller)).eval(), 2)
     with pytest.raises(InputError, match="model version"):
         other.load(tmp_path / "states.safetensors")
     with pytest.raises(InputError, match="model version"):  # the same weights, other layers alone
         cached(network, 1).load(tmp_path / "states.safetensors")
 
 
-def test_bad_requests_are_named(shop, network):
+def test_bad_requests_are_named(segmented, network):
     for alone in (0, DEPTH):
         with pytest.raises(InputError, match="take 1 to 3 layers"):
             cached(network, alone)
@@ -200,21 +181,21 @@ def test_bad_requests_are_named(shop, network):
         Segmented(untold)
 
 
-def test_labels_teach_and_the_same_training_ends_with_the_same_weights(shop, tmp_path, monkeypatch):
+def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented, tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     made = []
     for keep in (True, True, False):
         torch.manual_seed(0)
-        net = SegmentNetwork(CONFIG, len(shop.speller))
-        windows = next(shop.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
+        net = SegmentNetwork(SEGMENTS, len(segmented.speller))
+        windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = train.exits(1)(net.eval(), windows)["exits"].item()
-        train.teach(net, shop, train.exits(1), CONFIG, name="late-1", epochs=1, keep=keep)
+        train.teach(net, segmented, train.exits(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
         made.append((train.version(net), before - train.exits(1)(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 
 
-def test_exits_weigh_as_two_k_over_l_times_l_plus_one(shop, network):
-    windows = requests(shop)
+def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
+    windows = requests(segmented)
     steps = [
         torch.nn.functional.binary_cross_entropy_with_logits(s.logits, windows.liked) for s in network.steps(windows)
     ]
@@ -222,10 +203,10 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(shop, network):
     torch.testing.assert_close(train.exits()(network, windows)["exits"], by_hand)
 
 
-def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(shop, network):
-    windows = requests(shop)
+def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(segmented, network):
+    windows = requests(segmented)
     assert abs(train.related(network)(network, windows)["relations"].item()) < 1e-6
-    narrow = SegmentNetwork(Config(width=8, heads=2, joint_layers=2, history=4), len(shop.speller), narrow=4)
+    narrow = SegmentNetwork(Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.speller), narrow=4)
     loss = train.related(network)(narrow, windows)["relations"]
     loss.backward()
     assert loss.item() > 1e-3 and narrow.tokens.weight.grad.abs().sum() > 0

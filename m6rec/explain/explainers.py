@@ -35,7 +35,7 @@ def rollout(model: M6Rec, context: Context, item: int, against: int | None = Non
 
     What stays at the target itself is left out. Source: Abnar & Zuidema 2020, eq. 1.
     """
-    return _rolled(capture(model, context).weights.mean(1), keep=0.5)
+    return rolled(capture(model, context).weights.mean(1), keep=0.5)[-1]
 
 
 def gradient_weighted(model: M6Rec, context: Context, item: int, against: int | None = None) -> np.ndarray:
@@ -44,16 +44,20 @@ def gradient_weighted(model: M6Rec, context: Context, item: int, against: int | 
     Source: Chefer et al. 2021 (Generic Attention-model Explainability), eq. 5 and 6.
     """
     record = capture(model, context, item=item, against=against)
-    return _rolled((record.weights * record.gradients).clip(min=0).mean(1), keep=None)
+    return rolled((record.weights * record.gradients).clip(min=0).mean(1), keep=None)[-1]
 
 
-def _rolled(layers: np.ndarray, keep: float | None) -> np.ndarray:
-    """The target's row of the layers' product (L, n, n); keep None: each layer is added to what was there before."""
+def rolled(layers: np.ndarray, keep: float | None) -> np.ndarray:
+    """The target's row of the product of the layers (L, n, n) up to each: (L, n - 1), without the target itself.
+
+    keep: the share of a token that stays itself; None adds each layer to what was there before.
+    """
     alike = np.eye(layers.shape[-1])
-    path = alike
+    path, rows = alike, []
     for layer in layers:
         path = (layer + alike if keep is None else (1 - keep) * layer + keep * alike) @ path
-    return path[-1, :-1]
+        rows.append(path[-1, :-1])
+    return np.stack(rows)
 
 
 class Integrated(NamedTuple):
@@ -116,7 +120,7 @@ def leave_one_out(model: M6Rec, context: Context, item: int, against: int | None
     n = len(tokens(one(context))[0])
     kept = np.concatenate((np.ones((1, n), bool), ~np.eye(n, dtype=bool)))
     scores = scores_of(model, context, kept, item, against)
-    return scores[0] - scores[1:]
+    return np.where(np.arange(n) == 0, 0, scores[0] - scores[1:])  # else the start's is rounding
 
 
 def leave_one_modality_out(model: M6Rec, context: Context, item: int, against: int | None = None) -> np.ndarray:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from m6rec.recommender import M6Rec
 
 MOST = 3  # causes that a sentence names
+WEAKEST = 0.1  # of the strongest cause's effect, below which another is not worth its words
 ENOUGH = 0.2  # of the effect, below which there is not enough evidence
 LENGTH = 60  # characters of a title
 
@@ -64,7 +65,8 @@ def reasons(model: M6Rec, context: Context, items: Sequence[int], vectors: Tenso
     logits = logits_of(model, context, kept, vectors)
     scores = np.stack([evidence(logits, item).cpu().numpy() for item in items])  # (items, 2 + n)
     effects = scores[:, :1] - scores[:, 2:]
-    chosen = [[t for t in np.argsort(-e, kind="stable")[:MOST] if e[t] > 0 and t > 0] for e in effects]
+    effects[:, 0] = 0  # else rounding
+    chosen = [_strongest(e) for e in effects]
     gone = np.ones((len(items), n), bool)
     for row, some in enumerate(chosen):
         gone[row, some] = False
@@ -74,9 +76,15 @@ def reasons(model: M6Rec, context: Context, items: Sequence[int], vectors: Tenso
         whole = scores[row, 0] - scores[row, 1]
         effect = scores[row, 0] - float(evidence(after[row], item))
         coverage = float(np.clip(effect / whole, 0, 1)) if whole > 0 and some else 0.0
-        causes = [Cause(names[t], kinds[t], int(t), float(effects[row, t])) for t in some]
+        causes = [Cause(names[t], kinds[t], t, float(effects[row, t])) for t in some]
         out.append(Reason(_sentence(causes, coverage), causes, coverage))
     return out
+
+
+def _strongest(effects: np.ndarray) -> list[int]:
+    """Tokens (n - 1,) worth naming; the start, whose effect is 0, never is."""
+    least = WEAKEST * effects.max()
+    return [int(t) for t in np.argsort(-effects, kind="stable")[:MOST] if effects[t] > max(least, 0)]
 
 
 class Held(NamedTuple):

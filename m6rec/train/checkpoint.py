@@ -164,7 +164,7 @@ def key(*parts: str) -> str:
     package = Path(__file__).parents[1]
     folders = ("data", "model", "train", "generate", "evaluate", "baselines")
     files = [file for folder in folders for file in sorted((package / folder).rglob("*.py"))]
-    for file in (*files, package / "config.py", package / "recommender.py"):
+    for file in (*files, *(package / f"{name}.py" for name in ("config", "keeping", "recommender"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

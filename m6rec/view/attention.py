@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record
+from m6rec.explain.explainers import rolled
 from m6rec.view.picture import LINES, Picture, canvas, drawable
 
 SAID = "where the model looked, which is not yet why"
@@ -84,21 +85,10 @@ def group_map(record: Record, title: str, *, shares: np.ndarray | None = None, n
 
 def rollout_map(record: Record, title: str) -> Picture:
     """Attention followed through the layers: what reaches the target of each token, after each further layer."""
-    rows = [f"layer {a}" if a == 1 else f"layers 1 to {a}" for a in range(1, len(record.weights) + 1)]
-    return strips(rolled(record), record.labels[:-1], rows, title, kinds=record.kinds)
-
-
-def rolled(record: Record) -> np.ndarray:
-    """The target's row of the product of the layers, each half attention and half the token itself: (L, n - 1).
-
-    What stays with the target itself is left out and each row sums to 1. Source: Abnar & Zuidema 2020, section 3.
-    """
     chosen(record, 0, 0)
-    reach, rows = np.eye(len(record.labels)), []
-    for weights in record.weights.mean(1):  # (L, H, n, n) -> L × (n, n)
-        reach = (weights + np.eye(len(weights))) / 2 @ reach
-        rows.append(reach[-1, :-1] / reach[-1, :-1].sum())
-    return np.stack(rows)
+    reach = rolled(record.weights.mean(1), keep=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
+    rows = [f"layer {a}" if a == 1 else f"layers 1 to {a}" for a in range(1, len(reach) + 1)]
+    return strips(reach / reach.sum(1, keepdims=True), record.labels[:-1], rows, title, kinds=record.kinds)
 
 
 def flow(record: Record, title: str, *, edges: int = EDGES) -> Picture:

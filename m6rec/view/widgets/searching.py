@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from m6rec.errors import InputError
 from m6rec.generate.beam import Step, generate
+from m6rec.person import Person, Who
 from m6rec.view.beam import beam_tree
 from m6rec.view.picture import Picture
-from m6rec.view.widgets.asking import Person
 from m6rec.view.widgets.controls import slider
 from m6rec.view.widgets.panel import Panel
 
@@ -30,16 +28,12 @@ class BeamTree(Panel):
         model: M6Rec,
         user: object = None,
         *,
-        history: Sequence[object] | None = None,
-        profile: Mapping[str, object] | None = None,
-        context: Mapping[str, object] | None = None,
         k: int = 10,
         title: str = "The beam as a tree",
+        **who: Unpack[Who],
     ) -> None:
-        self.person = Person(model, user, history=history, profile=profile, context=context)
-        self.allowed, self.k = self.person.open(self.person.had), k
-        if not 1 <= k <= (possible := int(self.allowed.sum())):
-            raise InputError(f"k={k} does not fit: {possible} items can be recommended here, so take 1 to {possible}.")
+        self.person = Person(model, user, **who)
+        self.allowed, self.k = self.person.open(k), k
         self.state = model.fuse(self.person.context, self.person.items()).state[:, -1]
         self._walks: dict[int, list[Step]] = {}
         digits = len(model.network.digits.widths)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Unpack
 
 from m6rec.explain.capture import capture
 from m6rec.explain.explainers import EXPLAINERS, Explainer
+from m6rec.person import Person, Who
 from m6rec.view.attention import SAID
 from m6rec.view.evidence import contributions
 from m6rec.view.picture import Picture, plain
-from m6rec.view.widgets.asking import Person
+from m6rec.view.widgets.asking import offered
 from m6rec.view.widgets.controls import line, slider
 from m6rec.view.widgets.panel import Panel
 
@@ -31,22 +32,20 @@ class WhyThis(Panel):
         model: M6Rec,
         user: object = None,
         *,
-        history: Sequence[object] | None = None,
-        profile: Mapping[str, object] | None = None,
-        context: Mapping[str, object] | None = None,
         k: int = 10,
         method: str = "generated",
         explainers: Mapping[str, Explainer] = EXPLAINERS,
         title: str = "Why this?",
+        **who: Unpack[Who],
     ) -> None:
-        self.person = Person(model, user, history=history, profile=profile, context=context)
-        self.explainers, self.codes = explainers, self.person.top(k, method)
+        self.person = Person(model, user, **who)
+        self.explainers, self.codes = explainers, self.person.best(k, method).items[0].tolist()
         self.labels = capture(model, self.person.context).labels[:-1]
         listed = [(f"{place}. {self.person.titles[code]}", place) for place, code in enumerate(self.codes, 1)]
         named = [(name.replace("_", " "), name) for name in explainers]
         controls = {
             "place": slider("why", listed, 1),
-            "foil": line("and not", self.person.offered),
+            "foil": line("and not", offered(model.data)),
             "explainer": slider("says", named, next(iter(explainers))),
         }
         super().__init__(title, controls, self._picture)
