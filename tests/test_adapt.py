@@ -63,7 +63,7 @@ def test_what_is_trained_moves_and_its_share_is_as_said(made, told, method):
     wanted = {
         "full": whole + head,
         "head": head,
-        "prompt": adapt.PROMPTS * WIDTH + head,
+        "prompt": adapt.PROMPTS * WIDTH,
         "option": 2 * WIDTH,
         "adapter": head + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
         "option_adapter": 2 * WIDTH + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
@@ -79,9 +79,11 @@ def test_what_is_trained_moves_and_its_share_is_as_said(made, told, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_a_word(made, told, method):
-    adapted = adapt.adapt(made, method, told, CLASSES, least=60, batch=16)
+    # A prompt's answers are read by the frozen output, which is untrained here.
+    steps, wanted = (400, 0.8) if method == "prompt" else (60, 1.0)
+    adapted = adapt.adapt(made, method, told, CLASSES, least=steps, batch=16)
     said = adapt.logits(adapted.network, told)
-    assert (said.argmax(1) == told.labels.numpy()).mean() == 1.0
+    assert (said.argmax(1) == told.labels.numpy()).mean() >= wanted  # guessing: .5
 
 
 def test_a_logit_is_the_product_of_the_last_state_and_the_option_that_was_read(made, told):
@@ -164,7 +166,7 @@ def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():
 def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first():
     one = known(ratings())
     read = one.pretraining()
-    wanted = one.train[one.user[one.train] % 2 == 1]
+    wanted = one.train[one.user[one.train] % 4 != 0]
     assert (read.item == one.item[wanted]).all() and (read.values == one.value[wanted]).all()
     drawn = one.drawn(seed=0)
     assert not np.isin(one.user[drawn], read.user).any() and len(drawn) + len(wanted) == len(one.train)

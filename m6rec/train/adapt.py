@@ -1,7 +1,7 @@
 """Adapting a pretrained backbone to a classification: how little has to be trained?
 
 - full: everything, head: a linear map of the last state; both as everybody does
-- prompt: soft tokens before the source, and a head of its own (Lester et al. 2021)
+- prompt: soft tokens before the source; the answer is read by the frozen output, as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
 - adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
@@ -26,9 +26,10 @@ from m6rec.data.plaintext import Speller, Text
 from m6rec.data.sources import home
 from m6rec.data.text import EOS, PAD
 from m6rec.errors import InputError
-from m6rec.model.plain import PlainText, ends
+from m6rec.model.masks import unilm
+from m6rec.model.plain import SOURCE, TARGET, PlainText, places
+from m6rec.train import plain
 from m6rec.train.fit import Stage, fit
-from m6rec.train.plain import SOURCE, TARGET, Backbone
 
 # Step sizes, each chosen on validation among four: the fewer numbers are trained, the larger the steps.
 METHODS = {
@@ -68,7 +69,7 @@ def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> 
     The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
     nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
     """
-    tokens = speller.tokens(texts, SOURCE, TARGET)
+    tokens = speller.tokens(texts, plain.SOURCE, plain.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
@@ -104,21 +105,24 @@ class LowRank(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A copy of a backbone and what a method adds to it. starts: (C, D), where the options begin."""
+    """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
 
     def __init__(self, backbone: PlainText, method: str, starts: Tensor):
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         self.backbone.requires_grad_(method == "full")
-        (classes, width), options = starts.shape, method.startswith("option")
-        self.prompts = self.adapters = self.head = None
-        if options:
+        (classes, width), self.options = starts.shape, method.startswith("option")
+        self.prompts = self.adapters = None
+        if self.options:
             self.prompts = nn.Parameter(starts.clone())
         else:
             self.head = nn.Linear(width, classes)
             nn.init.zeros_(self.head.weight)
         if method == "prompt":
             self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
+            self.head.weight.data.copy_(starts)
+            self.head.requires_grad_(False)
+            nn.init.zeros_(self.head.bias)
         if method.endswith("adapter"):
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
         if method == "lora":
@@ -126,14 +130,25 @@ class Classifier(nn.Module):
                 block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
-        """h (B, D): the state of the target's last token."""
-        read = self.backbone(source, target, prompts=self.prompts, adapters=self.adapters)
-        return ends(target, read.hidden[:, source.shape[1] :])
+        """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
+        net, seen, begun = self.backbone, source != PAD, target != PAD
+        x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
+        if self.prompts is not None:
+            soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
+            x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
+        there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
+        positions = places(there)
+        x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)[-1]
+        rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
+        block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
+        known, place = block.remember(x, positions), positions[rows, end, None]
+        h = block(x[rows, end, None], known, there[:, None, None], place, adapter=adapter).out  # (B, 1, D)
+        return net.norm(h.squeeze(1))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (B, C)."""
         h = self.read(source, target)
-        return h @ self.prompts.T if self.head is None else self.head(h)
+        return h @ self.prompts.T if self.options else self.head(h)
 
     def trained(self) -> int:
         """How many parameters move."""
@@ -141,7 +156,7 @@ class Classifier(nn.Module):
 
 
 def adapt(
-    made: Backbone,
+    made: plain.Backbone,
     method: str,
     taught: Examples,
     classes: Sequence[str],
@@ -188,13 +203,13 @@ def adapt(
 
 
 @torch.no_grad()
-def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
+def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     words = made.network.logits(torch.eye(made.config.width)).T  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
 
 
-def cached(made: Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
+def cached(made: plain.Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
     """`adapt`, or what it came to before: kept by the backbone, the examples, the settings and the code."""
     _check(method, taught, len(classes))
     digest = hashlib.sha256(f"{made.key} {method} {METHODS[method]} {classes} {sorted(options.items())}".encode())
@@ -227,10 +242,10 @@ def _check(method: str, taught: Examples, classes: int) -> None:
     if (counts[:classes] == 0).any():
         raise InputError(f"class {int(np.argmin(counts[:classes]))} has no example: give each class at least one.")
     prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
-    if prompts + _longest(taught.source) > SOURCE:
+    if prompts + _longest(taught.source) > plain.SOURCE:
         raise InputError(
             f"{prompts} soft prompts and a source of {_longest(taught.source)} tokens are longer than the context of "
-            f"{SOURCE}: render a shorter history, or have fewer classes."
+            f"{plain.SOURCE}: render a shorter history, or have fewer classes."
         )
 
 
