@@ -98,6 +98,24 @@ def test_a_logit_is_the_product_of_the_last_state_and_the_option_that_was_read(m
         assert (h - without).abs().max() > 1e-3  # the options are in the input too
 
 
+def test_the_last_layer_for_one_token_alone_is_the_whole_pass_at_that_token(made, told):
+    torch.manual_seed(0)
+    network = Classifier(made.network, "option_adapter", torch.randn(2, WIDTH)).eval()
+    for adapter in network.adapters:
+        torch.nn.init.normal_(adapter.up.weight)
+    some = told.rows(np.arange(6))
+    with torch.no_grad():
+        whole = network.backbone(some.source, some.target, prompts=network.prompts, adapters=network.adapters).hidden
+        last = some.source.shape[1] + (some.target != 0).sum(1) - 1
+        torch.testing.assert_close(network.read(some.source, some.target), whole[torch.arange(6), last])
+
+
+def test_what_is_frozen_drops_nothing_while_it_is_adapted(made):
+    for method, drops in (("full", True), ("option_adapter", False), ("head", False)):
+        network = Classifier(made.network, method, torch.randn(2, WIDTH)).train()
+        assert network.training and network.backbone.blocks[0].dropout.training == drops
+
+
 def test_logits_do_not_depend_on_order_or_padding(made, told):
     network = Classifier(made.network, "option_adapter", torch.randn(2, WIDTH)).eval()
     order = np.random.default_rng(0).permutation(40)

@@ -76,6 +76,23 @@ EDGE = {
     "exit.quality": "early exits, share of the AUC",
     "int8.auc_loss": "student in int8, AUC lost",
 }
+WAYS_TO_ADAPT = {
+    "full": "full tuning",
+    "option_adapter": "option-adapter tuning",
+    "option": "option tuning",
+    "prompt": "prompt tuning",
+    "adapter": "adapters and a head",
+    "lora": "LoRA and a head",
+    "head": "head alone",
+}
+LIKED = {
+    "auc.zero_shot": "M6-Rec, text, before any label",
+    "ml100k.auc": "M6-Rec, text, option-adapter tuning",
+    "ml100k.auc.din": "DIN-like attention over ids",
+    "ml100k.auc.din_numbers": "the same, with the five numbers",
+    "ml100k.auc.logistic": "logistic regression on the numbers",
+    "ml100k.auc.item_mean": "the film's mean",
+}
 LAYOUT = {  # rows in their groups: a label for each recorded name. Names that stand in no group come last.
     "MovieLens-100K, NDCG@10, seen items masked": {f"ml100k.ndcg10.{key}": label for key, label in METHODS.items()},
     "MovieLens-100K, HR@10, seen items masked": {f"ml100k.hit10.{key}": label for key, label in METHODS.items()},
@@ -157,6 +174,19 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "fusion.ml100k.cold.ndcg10.text": "texts alone",
         "fusion.ml100k.cold.ndcg10.id": "IDs alone, which say nothing of them",
         "fusion.ml100k.cold.ndcg10.random": "guessing",
+    },
+    "MovieLens-100K, will it be liked: AUC": LIKED,
+    **{
+        f"MovieLens-100K, will it be liked: AUC of a backbone adapted with {said}": {
+            f"auc.{way}{n}": label for way, label in WAYS_TO_ADAPT.items()
+        }
+        for n, said in ((".100", "100 labels"), (".1000", "1,000"), (".10000", "10,000"), ("", "all"))
+    },
+    "what is trained, as a share of the backbone's parameters": {
+        f"trained_share.{way}": label for way, label in WAYS_TO_ADAPT.items()
+    },
+    "processor milliseconds of a step of 64 examples": {
+        f"step_milliseconds.{way}": label for way, label in WAYS_TO_ADAPT.items()
     },
     "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
 }
