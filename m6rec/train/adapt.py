@@ -34,8 +34,8 @@ from m6rec.train.fit import Stage, fit
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
 # but the head's was not searched, and adapters take the option-adapters'.
 METHODS = {
-    "full": (1e-4, 1e-3), "head": (1e-2, 1e-2), "prompt": (3e-3, 3e-3), "option": (1e-3, 3e-3), "adapter": (1e-3, 3e-3),
-    "option_adapter": (1e-3, 3e-3), "lora": (1e-3, 5e-3),
+    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
+    "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
 }  # fmt: skip
 FEW = 1000
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
