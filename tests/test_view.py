@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from m6rec.view.figures import attention_map, rank_moves
+from m6rec.view.learning import learning_curves
 from m6rec.view.tradeoff import tradeoff
 
 
@@ -37,3 +38,13 @@ def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():
     assert list(picture.data["milliseconds"]) == [1.0, 2.0, 9.0] and list(picture.data["AUC"]) == [0.6, 0.7, 0.75]
     assert "late, full" in picture.alt
     assert "image/png" in picture._repr_mimebundle_()[0]
+
+
+def test_learning_curves_draw_each_methods_mean_and_range_over_seeds():
+    curves = {"$head$": {100: np.array([0.6, 0.7]), 1000: np.array([0.7, 0.8])}, "option": {100: np.array([0.75])}}
+    picture = learning_curves(curves, "Options lead", levels={"the film's mean": 0.72})
+    np.testing.assert_allclose(picture.data.loc[0, ["mean", "low", "high"]].astype(float), [0.65, 0.6, 0.7])
+    lines = picture.figure.axes[0].lines
+    np.testing.assert_allclose(lines[0].get_xydata(), [[100, 0.65], [1000, 0.75]])
+    assert lines[-1].get_ydata()[0] == 0.72
+    picture._repr_mimebundle_()  # a dollar in a name is no formula

@@ -77,6 +77,23 @@ EDGE = {
     "exit.quality": "early exits, share of the AUC",
     "int8.auc_loss": "student in int8, AUC lost",
 }
+WAYS_TO_ADAPT = {
+    "full": "full tuning",
+    "option_adapter": "option-adapter tuning",
+    "option": "option tuning",
+    "prompt": "prompt tuning",
+    "adapter": "adapters and a head",
+    "lora": "LoRA and a head",
+    "head": "head alone",
+}
+LIKED = {
+    "auc.zero_shot": "M6-Rec, text, before any label",
+    "ml100k.auc": "M6-Rec, text, option-adapter tuning",
+    "ml100k.auc.din": "DIN-like attention over ids",
+    "ml100k.auc.din_numbers": "the same, with the five numbers",
+    "ml100k.auc.logistic": "logistic regression on the numbers",
+    "ml100k.auc.item_mean": "the film's mean",
+}
 BY = {
     "leave_one_out": "leave-one-out", "integrated": "integrated gradients",
     "gradient_weighted": "weighted by gradients",
@@ -199,6 +216,19 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
     "Photographs in 64 numbers, squared error on held-out ones": {
         "autoencoder.mse": "the autoencoder, mended",
         "pca.mse": "PCA",
+    },
+    "MovieLens-100K, will it be liked: AUC": LIKED,
+    **{
+        f"MovieLens-100K, will it be liked: AUC of a backbone adapted with {said}": {
+            f"auc.{way}{n}": label for way, label in WAYS_TO_ADAPT.items()
+        }
+        for n, said in ((".100", "100 labels"), (".1000", "1,000"), (".10000", "10,000"), ("", "all"))
+    },
+    "Adaptation: what is trained, as a share of the backbone's parameters": {
+        f"trained_share.{way}": label for way, label in WAYS_TO_ADAPT.items()
+    },
+    "Adaptation: processor milliseconds of a step of 64 examples": {
+        f"step_milliseconds.{way}": label for way, label in WAYS_TO_ADAPT.items()
     },
     "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
     **{

@@ -1,0 +1,121 @@
+"""Baselines that say whether a person will like a film: the film's mean, a logistic regression, a DIN-like network.
+
+Each is fitted on `Opinions` and gives `scores(rows)`: (n,), higher = likelier to be liked.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from m6rec.data.opinions import Opinions
+
+
+class ItemMean:
+    """How others rated the film."""
+
+    name = "item mean"
+
+    def fit(self, known: Opinions, rows: np.ndarray) -> ItemMean:
+        """The means are counted already, on all training events."""
+        self.means = known.numbers["others"].to_numpy()
+        return self
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) stars"""
+        return self.means[rows]
+
+
+class Logistic:
+    """A logistic regression on everything that is known as a number."""
+
+    name = "logistic regression"
+
+    def fit(self, known: Opinions, rows: np.ndarray) -> Logistic:
+        """rows: the labelled examples."""
+        self.known = known
+        self.model = LogisticRegression(C=0.01, max_iter=1000).fit(known.features[rows], known.liked[rows])
+        return self
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) log-odds"""
+        return self.model.decision_function(self.known.features[rows])
+
+
+class DIN:
+    """A DIN-like network: the film looks at each film rated before, and what it finds is pooled by those weights.
+
+    It knows users, items, genres, ratings and the profile by embeddings; `numbers` gives it what the regression sees
+    too. The weights come from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best is
+    kept. Source: Zhou et al. 2018, section 4.3.
+    """
+
+    def __init__(self, *, numbers: bool = False, width: int = 16, history: int = 20, epochs: int = 4, seed: int = 0):
+        self.numbers, self.width, self.history, self.epochs, self.seed = numbers, width, history, epochs, seed
+        self.name = "DIN-like, with the numbers" if numbers else "DIN-like"
+
+    def fit(self, known: Opinions, rows: np.ndarray) -> DIN:
+        """Adam over the labelled examples."""
+        torch.manual_seed(self.seed)
+        rng, self.known = np.random.default_rng(self.seed), known
+        skipped = 0 if self.numbers else known.numbers.shape[1]
+        self.features = np.ascontiguousarray(known.features[:, skipped:])
+        self.network, self.log = _Network(known, self.features.shape[1], self.width), []
+        optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
+        for _ in range(self.epochs):
+            self.network.train()
+            for batch in np.array_split(rng.permutation(rows), max(1, len(rows) // 128)):
+                truth = torch.from_numpy(known.liked[batch]).float()
+                loss = F.binary_cross_entropy_with_logits(self.network(*self._inputs(batch)), truth)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            self.network.eval()
+            self.log.append(float(roc_auc_score(known.liked[known.valid], self.scores(known.valid))))
+            if self.log[-1] == max(self.log):
+                best = copy.deepcopy(self.network.state_dict())
+        self.network.load_state_dict(best)
+        return self
+
+    @torch.no_grad()
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) log-odds"""
+        parts = np.array_split(rows, max(1, len(rows) // 1000))
+        return np.concatenate([self.network(*self._inputs(part)).numpy() for part in parts])
+
+    def _inputs(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        """Users and films (B,), films before (B, T) or -1, their stars (B, T), numbers (B, F)."""
+        known, past = self.known, self.known.history(rows, self.history)
+        seen, stars = np.where(past >= 0, known.item[past], -1), np.rint(known.value[past]).astype(np.int64)
+        return tuple(map(torch.from_numpy, (known.user[rows], known.item[rows], seen, stars, self.features[rows])))
+
+
+class _Network(nn.Module):
+    def __init__(self, known: Opinions, features: int, width: int):
+        super().__init__()
+        self.register_buffer("genres", torch.from_numpy(known.genres.astype(np.float32)))
+        sizes = (known.data.n_users, known.data.n_items, 6)
+        self.users, self.items, self.stars = (nn.Embedding(size, width) for size in sizes)
+        self.genre = nn.Linear(known.genres.shape[1], width, bias=False)
+        self.weight = nn.Sequential(nn.Linear(4 * width, 36), nn.PReLU(), nn.Linear(36, 1))
+        inputs = 4 * width + features
+        self.head = nn.Sequential(nn.Linear(inputs, 64), nn.PReLU(), nn.Dropout(0.2), nn.Linear(64, 1))
+        for embedding in (self.users, self.items):
+            nn.init.normal_(embedding.weight, std=0.01)
+
+    def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
+        c, there = self._film(item), (seen >= 0)[..., None]
+        h = self._film(seen.clamp(min=0))  # (B, T, D)
+        film = c[:, None].expand_as(h)
+        weights = self.weight(torch.cat((h, film, h - film, h * film), -1))  # (B, T, 1)
+        pooled = (weights * there * (h + self.stars(stars))).sum(1) / there.sum(1).clamp(min=1)
+        return self.head(torch.cat((self.users(user), c, pooled, pooled * c, numbers), -1)).squeeze(-1)
+
+    def _film(self, item: Tensor) -> Tensor:
+        return self.items(item) + self.genre(self.genres[item])

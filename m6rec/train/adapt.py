@@ -1,0 +1,264 @@
+"""Adapting a pretrained backbone to a classification: how little has to be trained?
+
+- full: everything, head: a linear map of the last state; both as everybody does
+- prompt: soft tokens before the source; the answer is read by the frozen output, as words (Lester et al. 2021)
+- option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
+- option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
+- adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
+- lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m6rec.data.plaintext import Speller, Text
+from m6rec.data.sources import home
+from m6rec.data.text import EOS, PAD
+from m6rec.errors import InputError
+from m6rec.model.masks import unilm
+from m6rec.model.plain import SOURCE, TARGET, PlainText, places
+from m6rec.train import plain
+from m6rec.train.fit import Stage, fit
+
+# Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
+# but the head's was not searched, and adapters take the option-adapters'.
+METHODS = {
+    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
+    "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
+}  # fmt: skip
+FEW = 1000
+PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
+RANK = 7  # channels of an adapter
+SCALE = 10.0  # λ at first: so an adapter moves faster than the options, which have the same step size
+LORA_RANK = 2  # of each of the three maps that LoRA changes
+
+
+class Examples(NamedTuple):
+    """Texts as token ids, 0 = padding on the right, and the class of each."""
+
+    source: Tensor  # (n, S)
+    target: Tensor  # (n, T), from [BOS]
+    labels: Tensor  # (n,) int64
+
+    def rows(self, rows: np.ndarray) -> Examples:
+        """Some of them, without the padding that none of them needs."""
+        source, target, labels = (part[torch.from_numpy(rows)] for part in self)
+        return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
+
+
+class Adapted(NamedTuple):
+    """A backbone that classifies, and what it took."""
+
+    network: Classifier
+    method: str
+    trained: int  # parameters
+    share: float  # of the backbone's parameters
+    seconds: float
+
+
+def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> Examples:
+    """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
+
+    The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
+    nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
+    """
+    tokens = speller.tokens(texts, plain.SOURCE, plain.TARGET)
+    target = np.where(tokens.target == EOS, PAD, tokens.target)
+    return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
+
+
+class Adapter(nn.Module):
+    """λ·[σ(Z W1 + b1) W2 + b2]; nothing at first. σ is read as the GELU of the feed-forward net itself."""
+
+    def __init__(self, width: int, rank: int = RANK):
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.tensor(SCALE))  # λ
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+        return self.scale * self.up(F.gelu(self.down(z)))
+
+
+class LowRank(nn.Module):
+    """x W + x A B, with B = 0 at first."""
+
+    def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, linear.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D')"""
+        return self.linear(x) + self.up(self.down(x))
+
+
+class Classifier(nn.Module):
+    """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
+
+    def __init__(self, backbone: PlainText, method: str, starts: Tensor):
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
+        self.backbone.requires_grad_(self.full)
+        self.prompts = self.adapters = None
+        if self.options:
+            self.prompts = nn.Parameter(starts.clone())
+        else:
+            self.head = nn.Linear(width, classes)
+            nn.init.zeros_(self.head.weight)
+        if method == "prompt":
+            self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
+            self.head.weight.data.copy_(starts)
+            self.head.requires_grad_(False)
+            nn.init.zeros_(self.head.bias)
+        if method.endswith("adapter"):
+            self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
+        if method == "lora":
+            for block in self.backbone.blocks:
+                block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As ever, but what is frozen drops nothing: it cannot learn to live with the noise."""
+        super().train(mode)
+        self.backbone.train(mode and self.full)
+        return self
+
+    def read(self, source: Tensor, target: Tensor) -> Tensor:
+        """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
+        net, seen, begun = self.backbone, source != PAD, target != PAD
+        x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
+        if self.prompts is not None:
+            soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
+            x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
+        there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
+        positions = places(there)
+        x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)[-1]
+        rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
+        block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
+        known, place = block.remember(x, positions), positions[rows, end, None]
+        h = block(x[rows, end, None], known, there[:, None, None], place, adapter=adapter).out  # (B, 1, D)
+        return net.norm(h.squeeze(1))
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        h = self.read(source, target)
+        return h @ self.prompts.T if self.options else self.head(h)
+
+    def trained(self) -> int:
+        """How many parameters move."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def adapt(
+    made: plain.Backbone,
+    method: str,
+    taught: Examples,
+    classes: Sequence[str],
+    *,
+    passes: int = 2,
+    least: int = 60,
+    batch: int = 64,
+    seed: int = 0,
+    **options: object,
+) -> Adapted:
+    """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+
+    classes: a few words each, by which the options begin. So many passes over the examples,
+    and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
+    for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
+    options: `folder` and `resume` of `fit`.
+    """
+    _check(method, taught, len(classes))
+    torch.manual_seed(seed)
+    network = Classifier(made.network, method, options_of(made, classes))
+    n, steps = len(taught.labels), max(least, passes * -(-len(taught.labels) // batch))
+    lengths = (taught.source != PAD).sum(1).numpy()
+
+    def batches(rng: np.random.Generator) -> Iterator[Examples]:
+        rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
+        for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
+            block = block[np.argsort(lengths[block], kind="stable")]
+            parts = np.array_split(block, -(-len(block) // batch))
+            yield from (taught.rows(parts[i]) for i in rng.permutation(len(parts)))
+
+    stage = Stage(
+        name=method,
+        epochs=1,
+        batches=batches,
+        losses=lambda net, some, rng: {"class": F.cross_entropy(net(some.source, some.target), some.labels)},
+        validate=lambda net: 0.0,  # the end is what is kept
+        weights={},
+    )
+    rate = METHODS[method][n > FEW]
+    average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
+    config = dataclasses.replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
+    log = fit(network, stage, config, **options)
+    share = network.trained() / sum(p.numel() for p in made.network.parameters())
+    return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
+
+
+@torch.no_grad()
+def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
+    """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
+    words = made.network.logits(torch.eye(made.config.width)).T  # (V, D): what a state is multiplied with
+    return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
+
+
+def cached(made: plain.Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
+    """`adapt`, or what it came to before: kept by the backbone, the examples, the settings and the code."""
+    _check(method, taught, len(classes))
+    digest = hashlib.sha256(f"{made.key} {method} {METHODS[method]} {classes} {sorted(options.items())}".encode())
+    for part in taught:
+        digest.update(part.numpy().tobytes())
+    for file in (Path(__file__), Path(__file__).with_name("fit.py")):
+        digest.update(file.read_bytes())
+    folder = home() / "models" / f"adapt-{digest.hexdigest()[:12]}"
+    return adapt(made, method, taught, classes, folder=folder, resume=True, **options)
+
+
+@torch.no_grad()
+def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
+    """(n, C) of examples that may have any label."""
+    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
+    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).numpy()
+    return out[np.argsort(order)]
+
+
+def _check(method: str, taught: Examples, classes: int) -> None:
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    if not len(taught.labels):
+        raise InputError("there is no example to learn from: give each class at least one.")
+    counts = np.bincount(taught.labels.clamp(0, classes).numpy(), minlength=classes + 1)
+    if taught.labels.min() < 0 or counts[classes]:
+        bad = taught.labels[(taught.labels < 0) | (taught.labels >= classes)][0]
+        raise InputError(f"label {int(bad)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
+    if (counts[:classes] == 0).any():
+        raise InputError(f"class {int(np.argmin(counts[:classes]))} has no example: give each class at least one.")
+    prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
+    if prompts + _longest(taught.source) > plain.SOURCE:
+        raise InputError(
+            f"{prompts} soft prompts and a source of {_longest(taught.source)} tokens are longer than the context of "
+            f"{plain.SOURCE}: render a shorter history, or have fewer classes."
+        )
+
+
+def _longest(tokens: Tensor) -> int:
+    return int((tokens != PAD).sum(1).max())

@@ -1,0 +1,214 @@
+"""Adapting a backbone: what moves, how much of it, what a class's score is, and what is known of an example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fixtures import small_data
+
+import m6rec
+from m6rec.baselines.scoring import DIN, ItemMean, Logistic
+from m6rec.config import Config
+from m6rec.data import plaintext
+from m6rec.data.opinions import Opinions
+from m6rec.data.plaintext import Speller, Text
+from m6rec.data.text import EOS
+from m6rec.errors import InputError
+from m6rec.model.plain import PlainText
+from m6rec.train import adapt
+from m6rec.train.adapt import METHODS, Classifier, Examples
+from m6rec.train.plain import Backbone
+
+CLASSES = ("disliked", "liked")
+WIDTH = 32
+
+
+@pytest.fixture(scope="module")
+def made():
+    torch.manual_seed(0)
+    config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
+    speller = Speller.fit(["liked a good film", "disliked a bad film"] * 4, 300)
+    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+
+
+@pytest.fixture(scope="module")
+def told(made):
+    """Forty texts whose label is a word of the target, and sometimes of the history."""
+    labels = np.arange(40) % 2
+    texts = [Text(history=("liked a film",) * (i % 3), target=(("bad", "good")[y],)) for i, y in enumerate(labels)]
+    return adapt.examples(made.speller, texts, labels)
+
+
+def weights(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_backbone_given_never_moves_and_its_copy_moves_only_when_all_is_tuned(made, told, method):
+    before = weights(made.network)
+    adapted = adapt.adapt(made, method, told, CLASSES, least=3, batch=16)
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.network.state_dict().items())
+    after = {name.replace(".linear.", "."): tensor for name, tensor in adapted.network.backbone.state_dict().items()}
+    assert all(torch.equal(before[name], after[name]) for name in before) == (method != "full")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_trained_moves_and_its_share_is_as_said(made, told, method):
+    torch.manual_seed(0)
+    starts = torch.randn(2, WIDTH)
+    network, whole = Classifier(made.network, method, starts), sum(p.numel() for p in made.network.parameters())
+    head, layers = 2 * WIDTH + 2, 2
+    wanted = {
+        "full": whole + head,
+        "head": head,
+        "prompt": adapt.PROMPTS * WIDTH,
+        "option": 2 * WIDTH,
+        "adapter": head + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
+        "option_adapter": 2 * WIDTH + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
+        "lora": head + layers * adapt.LORA_RANK * (2 * WIDTH + 3 * WIDTH + 2 * WIDTH),
+    }[method]
+    assert network.trained() == wanted
+    adapted = adapt.adapt(made, method, told, CLASSES, least=3, batch=16)
+    assert adapted.trained == wanted and adapted.share == wanted / whole and adapted.seconds > 0
+    fresh = {name for name, p in network.named_parameters() if p.requires_grad}
+    moved = {n for n, p in adapted.network.named_parameters() if p.requires_grad and p.detach().abs().sum() > 0}
+    assert moved == fresh  # the maps that begin at zero have left it
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_a_word(made, told, method, monkeypatch):
+    monkeypatch.setitem(METHODS, method, (1e-2, 1e-2))
+    # A prompt's answers are read by the frozen output, which is untrained here.
+    steps, wanted = (150, 0.8) if method == "prompt" else (60, 1.0)
+    adapted = adapt.adapt(made, method, told, CLASSES, least=steps, batch=16)
+    said = adapt.logits(adapted.network, told)
+    assert (said.argmax(1) == told.labels.numpy()).mean() >= wanted  # guessing: .5
+
+
+def test_a_logit_is_the_product_of_the_last_state_and_the_option_that_was_read(made, told):
+    network = adapt.adapt(made, "option", told, CLASSES, least=3, batch=16).network
+    some = told.rows(np.arange(5))
+    with torch.no_grad():
+        hidden = network.backbone(some.source, some.target, prompts=network.prompts).hidden
+        last = some.source.shape[1] + (some.target != 0).sum(1) - 1
+        h = hidden[torch.arange(5), last]  # (B, D) at the last token
+        torch.testing.assert_close(network(some.source, some.target), (h[:, None] * network.prompts).sum(-1))
+        without = network.backbone(some.source, some.target).hidden[torch.arange(5), last]
+        assert (h - without).abs().max() > 1e-3  # the options are in the input too
+
+
+def test_the_last_layer_for_one_token_alone_is_the_whole_pass_at_that_token(made, told):
+    torch.manual_seed(0)
+    network = Classifier(made.network, "option_adapter", torch.randn(2, WIDTH)).eval()
+    for adapter in network.adapters:
+        torch.nn.init.normal_(adapter.up.weight)
+    some = told.rows(np.arange(6))
+    with torch.no_grad():
+        whole = network.backbone(some.source, some.target, prompts=network.prompts, adapters=network.adapters).hidden
+        last = some.source.shape[1] + (some.target != 0).sum(1) - 1
+        torch.testing.assert_close(network.read(some.source, some.target), whole[torch.arange(6), last])
+
+
+def test_what_is_frozen_drops_nothing_while_it_is_adapted(made):
+    for method, drops in (("full", True), ("option_adapter", False), ("head", False)):
+        network = Classifier(made.network, method, torch.randn(2, WIDTH)).train()
+        assert network.training and network.backbone.blocks[0].dropout.training == drops
+
+
+def test_logits_do_not_depend_on_order_or_padding(made, told):
+    network = Classifier(made.network, "option_adapter", torch.randn(2, WIDTH)).eval()
+    order = np.random.default_rng(0).permutation(40)
+    said = adapt.logits(network, told, batch=7)
+    np.testing.assert_allclose(adapt.logits(network, told.rows(order), batch=40), said[order], atol=1e-5)
+    assert np.ptp(said) > 1e-2
+
+
+def test_bad_input_is_named(made, told):
+    with pytest.raises(InputError, match="'magic' is unknown: take one of full"):
+        adapt.adapt(made, "magic", told, CLASSES)
+    for bad in (2, -1):
+        with pytest.raises(InputError, match=f"label {bad} is outside the 2 classes"):
+            adapt.adapt(made, "option", told._replace(labels=told.labels.clone().fill_(bad)), CLASSES)
+    with pytest.raises(InputError, match="class 1 has no example"):
+        adapt.adapt(made, "option", told._replace(labels=told.labels * 0), CLASSES)
+    with pytest.raises(InputError, match="there is no example"):
+        adapt.adapt(made, "option", Examples(*(part[:0] for part in told)), CLASSES)
+    long = told._replace(source=torch.full((40, 95), 9))
+    with pytest.raises(InputError, match="longer than the context"):
+        adapt.adapt(made, "option", long, CLASSES)
+
+
+# --- what is known of an example, and the baselines
+
+
+def ratings(changed: int | None = None) -> m6rec.Dataset:
+    """The small data with genres; one event's rating turned round."""
+    data = small_data()
+    items = data.items.assign(genres=["drama" if i % 2 else "comedy war" for i in range(data.n_items)])
+    events = pd.DataFrame(
+        {
+            "user_id": data.users["user_id"].to_numpy()[data.events["user"]],
+            "item_id": data.items["item_id"].to_numpy()[data.events["item"]],
+            "timestamp": data.events["timestamp"],
+            "value": data.events["value"],
+        }
+    )
+    if changed is not None:
+        events.loc[changed, "value"] = 6 - events.loc[changed, "value"]
+    return m6rec.Dataset.from_frames(items, data.users, events, name="circles")
+
+
+def known(data):
+    return Opinions(data, share=0.2)
+
+
+def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():
+    one = known(ratings())
+    value = one.value
+    held = np.flatnonzero(~one.known & (value != 3))[0]
+    trained = np.flatnonzero(one.known & (value != 3))[5]
+    for row in (held, trained):
+        other = known(ratings(changed=int(row)))
+        assert other.liked[row] != one.liked[row]
+        assert str(other.texts(np.array([row]))[0].history) == str(one.texts(np.array([row]))[0].history)
+        mine = ["user", "others", "count"]
+        np.testing.assert_allclose(other.numbers.loc[row, mine], one.numbers.loc[row, mine])
+        same = np.isclose(other.numbers, one.numbers).all()
+        assert same == (row == held)  # others may know a training event's rating, nobody a held-out one's
+    tenth = one.user % 10 == one.user[trained] % 10
+    of_film = (one.item == one.item[trained]) & tenth
+    np.testing.assert_allclose(other.numbers["others"][of_film], one.numbers["others"][of_film])
+
+
+def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first():
+    one = known(ratings())
+    read = one.pretraining()
+    wanted = one.train[one.user[one.train] % 4 != 0]
+    assert (read.item == one.item[wanted]).all() and (read.values == one.value[wanted]).all()
+    drawn = one.drawn(seed=0)
+    assert not np.isin(one.user[drawn], read.user).any() and len(drawn) + len(wanted) == len(one.train)
+    assert sorted(one.drawn(seed=1)) == sorted(drawn) and (one.drawn(seed=1) != drawn).any()
+    written = [part for text in read.windows(np.random.default_rng(0)) for part in text.target]
+    assert len(written) == 3 * len(wanted)  # numbers, film and opinion of every event, once
+    assert sum(part in plaintext.OPINIONS.values() for part in written) == len(wanted)
+
+
+def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made):
+    one = known(ratings())
+    row = one.test[-1:]
+    text = one.texts(row, events=100)[0]
+    assert len(text.history) == (one.known & (one.user == one.user[row])).sum()
+    assert len(text.target) == 2 and text.target[0].startswith("user-") and "film number" in text.target[1]
+    tokens = adapt.examples(made.speller, [text], [1])
+    assert tokens.target[0][tokens.target[0] > 0][-1] == plaintext.SEP and not (tokens.target == EOS).any()
+
+
+def test_baselines_rank_what_is_known():
+    one = known(ratings())
+    rows = one.test
+    assert not np.isin(rows, one.train).any()
+    for model in (ItemMean(), Logistic(), DIN(epochs=1), DIN(numbers=True, epochs=1)):
+        said = model.fit(one, one.train).scores(rows)
+        assert said.shape == rows.shape and np.isfinite(said).all() and said.std() > 0
