@@ -115,7 +115,26 @@ def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
     muted = made.encode_items(mute=("text", "image")).vectors
     torch.testing.assert_close(muted, vectors(made, content.mute("text", "image")))
     groups = made.groups
-    assert sorted(np.concatenate(list(groups.values()))) == list(range(N)) and ("text", "image", "sound") in groups
+    assert sorted(np.concatenate(list(groups.values()))) == list(range(N))
+    assert {kind[1:] for kind in groups} > {("text", "image", "sound"), ("text",)}
+
+
+def test_items_of_one_content_are_read_once_and_short_titles_without_padding(monkeypatch):
+    content, plain = features(), small_model()
+    alike = content.take(np.array([0, 1, 2, 2, 1, 0, 0, 3]))
+    alike = alike._replace(text=np.pad(alike.text, ((0, 0), (0, 24 - L))))
+    torch.manual_seed(0)
+    made = Network(Config.preset("small", width=16), plain.fields, alike, 300).eval()
+    read = []
+    monkeypatch.setattr(made.items, "content", lambda some, **k: read.append(some) or type(made.items).content(
+        made.items, some, **k))  # fmt: skip
+    found = made.encode_items().vectors
+    assert sum(len(some.text) for some in read) == 4 and {some.text.shape[1] for some in read} == {8}
+    torch.testing.assert_close(found, vectors(made, alike) + made.items.own(made.codes))
+    own = made.items.identity.weight  # what is one content is still two items
+    torch.testing.assert_close(found[2] - found[3], own[2] - own[3])
+    few = torch.tensor([1, 3, 4])
+    torch.testing.assert_close(made.encode_items(only=few).vectors, found[few])
 
 
 def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():

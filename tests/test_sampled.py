@@ -8,7 +8,7 @@ from fixtures import small_model
 
 from m6rec import evaluate
 from m6rec.data.batches import training_batches
-from m6rec.train import losses, sampled
+from m6rec.train import sampled, whole
 
 
 def one_batch(model):
@@ -48,8 +48,8 @@ def test_where_every_item_is_drawn_the_teacher_is_the_whole_one(trained):
     every = torch.arange(len(items))
     drawn = sampled.sampled_logits(state, items, target, every, len(items))
     found = sampled.Predicted(state, drawn, target, every)
-    whole = losses.subtrees(tree, network.score(state, items), target)
-    for few, all_of_them in zip(sampled.subtrees(tree, found), whole, strict=True):
+    every_one = whole.Predicted(state, items, target, network.codes >= 0)
+    for few, all_of_them in zip(sampled.subtrees(tree, found), whole.subtrees(tree, every_one), strict=True):
         torch.testing.assert_close(few, all_of_them)
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
 from m6rec.model.tree import grow
-from m6rec.train import checkpoint, losses
+from m6rec.train import checkpoint, losses, whole
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -54,10 +55,10 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
     def gradients() -> list[torch.Tensor]:
         model.network.zero_grad()
         torch.manual_seed(0)
-        state, logits, target = losses.predict(model.network, batch)
-        masses = losses.subtrees(model.network.digits.tree, logits, target)
-        path, taught = losses.digits(model.network, state, target, masses)
-        (losses.next_event(logits, target) + path + taught).backward()
+        found = whole.predict(model.network, losses.hide(batch))
+        masses = whole.subtrees(model.network.digits.tree, found)
+        path, taught = losses.digits(model.network, found.state, found.target, masses)
+        (whole.next_event(found) + path + taught).backward()
         return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
 
     vectors = model.item_vectors()
@@ -108,12 +109,27 @@ def test_training_lowers_every_loss_and_beats_chance():
         assert ndcg > 0.35, method  # the next step of the circle comes in four of five cases; chance is .15
 
 
+def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
+    """Its value and both gradients, with items that are no answers, and with more positions than one part holds."""
+    monkeypatch.setattr(whole, "CELLS", 100)
+    torch.manual_seed(0)
+    state, items = torch.randn(23, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    target, answers = torch.randint(28, (23,)), torch.arange(30) < 28
+    found = whole.next_event(whole.Predicted(state, items, target, answers))
+    slow = F.cross_entropy((state @ items.T).masked_fill(~answers, float("-inf")), target)
+    torch.testing.assert_close(found, slow)
+    for mine, true in zip(*(torch.autograd.grad(3 * loss, (state, items)) for loss in (found, slow)), strict=True):
+        torch.testing.assert_close(mine, true)
+    torch.testing.assert_close(whole.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
+
+
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     """The teacher's distribution at a level is the softmax over items summed below each child, here the slow way."""
     network, tree = trained.network, trained.network.digits.tree
     state, target = torch.randn(3, 16), torch.tensor([2, 9, 21])
     logits = network.score(state, trained.item_vectors())
-    _, taught = losses.digits(network, state, target, losses.subtrees(network.digits.tree, logits, target))
+    found = whole.Predicted(state, trained.item_vectors(), target, network.codes >= 0)
+    _, taught = losses.digits(network, state, target, whole.subtrees(tree, found))
     probability, digits, expected = logits.softmax(-1), tree.digits(torch.arange(len(tree.leaf))), 0.0
     student = network.digits.teach(state, target)
     for row in range(3):

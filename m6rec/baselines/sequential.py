@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import Config
@@ -23,6 +22,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.train import checkpoint
 from m6rec.train.fit import Epoch, Stage, fit
+from m6rec.train.whole import full_softmax
 
 
 class Sequential:
@@ -45,7 +45,7 @@ class Sequential:
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Mean loss of the items (n,) that came after states (n, D): cross-entropy over the whole catalogue."""
-        return F.cross_entropy(states @ network.items.weight.T, target)
+        return full_softmax(states, network.items.weight, target)
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
         """States (B, D) after the users' histories -> scores (B, N)."""

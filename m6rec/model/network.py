@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
@@ -21,6 +23,8 @@ from m6rec.model.decoder import DigitDecoder, PatchDecoder, TextDecoder
 from m6rec.model.fusion import ContextFusion, Fused
 from m6rec.model.items import Encoded, ItemEncoder
 from m6rec.model.tree import Tree, place, widths_for
+
+STEP = 8  # text tokens by which items are put together
 
 
 class Network(nn.Module):
@@ -50,8 +54,17 @@ class Network(nn.Module):
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.writer = TextDecoder(config)
         self.painter = PatchDecoder(config, sizes) if sizes else None
-        self.groups = _groups(content.there, self.items.reads)
+        self._sort(content)
         self.initialise()
+
+    def _sort(self, content: Features) -> None:
+        """Which items share one content, and are read once, and which contents have tokens of like kind and number."""
+        rows = zip(*(torch.as_tensor(part).cpu().numpy() for part in content), strict=True)
+        number = pd.factorize(np.array([b"".join(part.tobytes() for part in row) for row in rows], dtype=object))[0]
+        first = np.unique(number, return_index=True)[1]
+        self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) which content each has
+        self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each
+        self.groups = _groups(content.take(first), self.items.reads)
 
     def _describe(self, content: Features) -> None:
         """How far each modality's patches (P,) of the known items lie from their mean."""
@@ -100,16 +113,20 @@ class Network(nn.Module):
         content = self.content.mute(*mute)
         if weights:  # one grid for all items
             return self.items(content, self.codes, weights=True)
-        rows = [torch.as_tensor(group, device=self.codes.device) for group in self.groups.values()]
-        codes = self.codes
+        codes, content_of = self.codes, self.content_of
+        rows = [torch.as_tensor(group, device=codes.device) for group in self.groups.values()]
         if only is not None:
-            rows, codes = [group[torch.isin(group, only)] for group in rows], codes[only]
-        parts = [
-            self.items.content(content.take(group), reads=reads).vectors
-            for reads, group in zip(self.groups, rows, strict=True)
-        ]
-        order = torch.cat(rows).argsort()
-        return Encoded(torch.cat(parts).index_select(0, order) + self.items.own(codes), None, self.codes[:0])
+            codes, content_of = codes[only], content_of[only]
+            rows = [group[torch.isin(group, content_of)] for group in rows]
+        parts = []
+        for (length, *reads), group in zip(self.groups, rows, strict=True):
+            some = content.take(self.distinct[group])
+            parts.append(self.items.content(some._replace(text=some.text[:, :length]), reads=tuple(reads)).vectors)
+        place = torch.full_like(self.distinct, -1)
+        place[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
+        # Not by indexing: threads sum its gradient in an order that changes from run to run.
+        vectors = F.embedding(place[content_of], torch.cat(parts))
+        return Encoded(vectors + self.items.own(codes), None, self.codes[:0])
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> Network:
@@ -119,7 +136,7 @@ class Network(nn.Module):
         new = copy.deepcopy(self).cpu()
         for name, values in content._asdict().items():
             new.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        new.groups = _groups(content.there, self.items.reads)
+        new._sort(content)
         new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
         living = self.digits.tree.living()
         for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_there), len(tree.leaf))).unbind(1)):
@@ -139,7 +156,15 @@ class Network(nn.Module):
         return state @ items.T
 
 
-def _groups(there: np.ndarray, reads: list[str]) -> dict[tuple[str, ...], np.ndarray]:
-    """Items by the modalities that are read of them: no garment carries empty sound tokens about."""
-    kinds = [tuple(m for m in reads if row[MODALITIES.index(m)]) for row in np.asarray(there)]
+def _groups(content: Features, reads: list[str]) -> dict[tuple, np.ndarray]:
+    """Contents by the number of text tokens that is enough, in steps of 8, and by the modalities that are read of them.
+
+    No garment carries empty sound tokens about, and no short title the padding of the longest.
+    """
+    there, longest = np.asarray(content.there), content.text.shape[1]
+    lengths = np.minimum(longest, STEP * np.maximum(1, -(-(np.asarray(content.text) > 0).sum(1) // STEP)))
+    kinds = [
+        (int(length), *(m for m in reads if row[MODALITIES.index(m)]))
+        for length, row in zip(lengths, there, strict=True)
+    ]
     return {kind: np.flatnonzero([k == kind for k in kinds]) for kind in sorted(set(kinds))}

@@ -6,7 +6,7 @@ config's weights. Targets of -1 teach nothing, and items that training does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ from m6rec.data.batches import Batch
 from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
-from m6rec.model.tree import Tree
-from m6rec.train import sampled
+from m6rec.train import sampled, whole
 
 REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that a request may leave them open
 ITEMS = 32  # items per step whose content is taught
@@ -34,9 +33,9 @@ def pretraining(
 ) -> dict[str, Tensor]:
     """Next event over the whole catalogue, and the losses of the items' content. content: of the training items."""
     if count := sampled.negatives(network, config):
-        losses = {"next": sampled.next_event(sampled.predict(network, hide(batch), count).logits)}
+        losses = {"next": sampled.next_event(sampled.predict(network, hide(batch), count))}
     else:
-        losses = {"next": next_event(*predict(network, batch)[1:])}
+        losses = {"next": whole.next_event(whole.predict(network, hide(batch)))}
     return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
 
@@ -60,26 +59,12 @@ def finetuning(
     tree = network.digits.tree
     if count := sampled.negatives(network, config):
         found = sampled.predict(network, hide(batch), count)
-        path, teacher = digits(network, found.state, found.target, sampled.subtrees(tree, found))
-        return {"next": sampled.next_event(found.logits), "digits": path, "teacher": teacher}
-    state, logits, target = predict(network, batch)
-    path, teacher = digits(network, state, target, subtrees(tree, logits, target))
-    return {"next": next_event(logits, target), "digits": path, "teacher": teacher}
-
-
-def predict(network: Network, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """States (n, D), dense logits (n, N) and targets (n,) of all positions of a batch that have a target."""
-    items = network.encode_items().vectors
-    there = batch.target >= 0
-    state = network.fuse(hide(batch).context, items).state[there]
-    unknown = network.codes < 0  # as wrong answers, items held out would be learnt by heart as never bought
-    logits = network.score(state, items).masked_fill(unknown, float("-inf"))
-    return state, logits, batch.target[there]
-
-
-def next_event(logits: Tensor, target: Tensor) -> Tensor:
-    """Full-softmax cross-entropy: logits (n, N), targets (n,)."""
-    return F.cross_entropy(logits, target)
+        correct, masses = sampled.next_event(found), sampled.subtrees(tree, found)
+    else:
+        found = whole.predict(network, hide(batch))
+        correct, masses = whole.next_event(found), whole.subtrees(tree, found)
+    path, teacher = digits(network, found.state, found.target, masses)
+    return {"next": correct, "digits": path, "teacher": teacher}
 
 
 def digits(network: Network, state: Tensor, target: Tensor, masses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -97,16 +82,6 @@ def digits(network: Network, state: Tensor, target: Tensor, masses: Iterable[Ten
         path = path - spoken.gather(1, digits_of[:, level, None]).mean()
         taught = taught - (teacher * spoken).sum(-1).mean()
     return path, taught
-
-
-def subtrees(tree: Tree, logits: Tensor, target: Tensor) -> Iterator[Tensor]:
-    """The dense head's own distribution below each child of the nodes on the true path: G × (n, W)."""
-    mass = tree.by_leaf(logits.detach().softmax(-1))  # (n, leaves)
-    digits_of = tree.digits(target)
-    for level, width in enumerate(tree.widths):
-        here = mass.view(len(mass), width, -1)  # the subtrees below the node reached so far
-        yield here.sum(-1)
-        mass = here[torch.arange(len(here), device=here.device), digits_of[:, level]]  # (n, leaves below)
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:

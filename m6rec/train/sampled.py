@@ -66,8 +66,13 @@ def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Ten
     return torch.cat((true, others.masked_fill(drawn, -math.inf)), 1)
 
 
-def next_event(logits: Tensor) -> Tensor:
-    """Cross-entropy of the true items, which stand first."""
+def next_event(found: Predicted) -> Tensor:
+    """Mean cross-entropy of the targets, in nats."""
+    return first_of(found.logits)
+
+
+def first_of(logits: Tensor) -> Tensor:
+    """Cross-entropy of the true items, which stand first in logits (n, 1 + m)."""
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 

@@ -16,7 +16,8 @@ from m6rec.config import Config
 from m6rec.generate.beam import generate
 from m6rec.model.decoder import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
-from m6rec.train.sampled import DRAWN, WHOLE, next_event, sampled_logits
+from m6rec.train.sampled import DRAWN, WHOLE, first_of, sampled_logits
+from m6rec.train.whole import full_softmax
 
 POSITIONS = 1_024  # targets of the training step that is timed
 
@@ -151,9 +152,9 @@ def _steps(decoder: DigitDecoder, vectors: Tensor, seconds: float) -> tuple[floa
         optimizer.zero_grad()
         if len(items) > WHOLE:
             drawn = torch.randint(len(items), (DRAWN,))
-            loss = next_event(sampled_logits(states, items, target, drawn, len(items)))
+            loss = first_of(sampled_logits(states, items, target, drawn, len(items)))
         else:
-            loss = F.cross_entropy(states @ items.T, target)
+            loss = full_softmax(states, items, target)
         said, digits = decoder.teach(states, target), decoder.tree.digits(target)
         loss = loss + sum(F.cross_entropy(logits, digits[:, level]) for level, logits in enumerate(said))
         loss.backward()
