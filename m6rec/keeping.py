@@ -97,4 +97,4 @@ class Kept:
     @staticmethod
     def cache_key(data: Dataset, config: Config) -> str:
         """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return checkpoint.key(config.fingerprint, data.fingerprint)
+        return checkpoint.key(config.fingerprint, data.fingerprint, of="m6rec.recommender")

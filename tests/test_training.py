@@ -17,7 +17,7 @@ from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
 from m6rec.model.tree import grow
-from m6rec.train import checkpoint, losses, whole
+from m6rec.train import checkpoint, code, losses, softmax, whole
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ def test_training_lowers_every_loss_and_beats_chance():
 
 def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     """Its value and both gradients, with items that are no answers, and with more positions than one part holds."""
-    monkeypatch.setattr(whole, "CELLS", 100)
+    monkeypatch.setattr(softmax, "CELLS", 100)
     torch.manual_seed(0)
     state, items = torch.randn(23, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     target, answers = torch.randint(28, (23,)), torch.arange(30) < 28
@@ -120,7 +120,7 @@ def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     torch.testing.assert_close(found, slow)
     for mine, true in zip(*(torch.autograd.grad(3 * loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
-    torch.testing.assert_close(whole.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
+    torch.testing.assert_close(softmax.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
@@ -216,14 +216,29 @@ def test_damaged_foreign_and_missing_checkpoints_are_refused_in_a_sentence(train
 def test_the_cache_keys_on_config_data_and_code(tmp_path, monkeypatch):
     package = tmp_path / "m6rec"
     shutil.copytree(Path(checkpoint.__file__).parents[1], package)
-    monkeypatch.setattr(checkpoint, "__file__", str(package / "train" / "checkpoint.py"))
-    seen = {checkpoint.key("x")}
-    for file in ("model/tree.py", "baselines/sasrec.py", "evaluate/ranking.py", "config.py", "recommender.py"):
+    monkeypatch.setattr(code.files, "__defaults__", (package,))
+
+    def key(of: str = "recommender") -> str:
+        return checkpoint.key("x", of=f"m6rec.{of}")
+
+    before = {of: key(of) for of in ("recommender", "baselines.sasrec", "train.segments")}
+    seen = {before["recommender"]}
+    for file in ("model/tree.py", "train/whole.py", "evaluate/ranking.py", "config.py", "recommender.py"):
         (package / file).write_text((package / file).read_text() + "\n")
-        seen.add(checkpoint.key("x"))
+        seen.add(key())
     assert len(seen) == 6
-    (package / "view" / "figures.py").write_text("")
-    assert checkpoint.key("x") in seen
+    assert key("baselines.sasrec") != before["baselines.sasrec"]  # config and ranking are its own too
+    last = key("baselines.sasrec")
+    for elsewhere in (
+        "view/figures.py",
+        "tasks/query.py",
+        "baselines/tiger.py",
+        "model/segments.py",
+        "data/sources.py",
+    ):
+        (package / elsewhere).write_text((package / elsewhere).read_text() + "\n")
+    assert key() in seen and key("baselines.sasrec") == last
+    assert key("train.segments") != before["train.segments"]
     data = small_data()
     config = small_model().config
     key = M6Rec.cache_key(data, config)

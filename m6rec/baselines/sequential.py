@@ -22,7 +22,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.train import checkpoint
 from m6rec.train.fit import Epoch, Stage, fit
-from m6rec.train.whole import full_softmax
+from m6rec.train.softmax import full_softmax
 
 
 class Sequential:
@@ -86,8 +86,9 @@ class Sequential:
     def cached(self, data: Dataset, split: Split) -> Sequential:
         """Fit, or go on from where the cache stands: after a finished training that is its end."""
         events = hashlib.sha256(b"".join(part.tobytes() for part in (split.train, split.valid, split.test)))
-        own = [f"{name}={getattr(self, name)}" for name in self.settings]
-        key = checkpoint.key(self.name, self.config.fingerprint, data.fingerprint, events.hexdigest(), *own)
+        parts = [self.name, self.config.fingerprint, data.fingerprint, events.hexdigest()]
+        parts += [f"{name}={getattr(self, name)}" for name in self.settings]
+        key = checkpoint.key(*parts, of=type(self).__module__)
         return self.fit(data, split, folder=home() / "models" / f"{self.name.lower()}-{key}", resume=True)
 
     def scores(self, users: Targets) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from m6rec.errors import InputError
+from m6rec.train import code
 
 
 @dataclass
@@ -158,13 +159,10 @@ def load_state(
     return TrainingState(**values)
 
 
-def key(*parts: str) -> str:
-    """A short hash of fingerprints and of the code that trains and validates, so that other code's work is not used."""
+def key(*parts: str, of: str) -> str:
+    """A short hash of fingerprints and of all code that the module `of` depends on: other code's work is not used."""
     digest = hashlib.sha256("".join(parts).encode())
-    package = Path(__file__).parents[1]
-    folders = ("data", "model", "train", "generate", "evaluate", "baselines")
-    files = [file for folder in folders for file in sorted((package / folder).rglob("*.py"))]
-    for file in (*files, *(package / f"{name}.py" for name in ("config", "keeping", "recommender"))):
+    for file in code.files(of):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 

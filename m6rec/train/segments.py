@@ -54,7 +54,7 @@ def teach(
     folder = None
     if keep:
         parts = (name, str(epochs), origin, config.fingerprint, shop.fingerprint, version(network))
-        folder = home() / "models" / f"segments-{checkpoint.key(*parts)}"
+        folder = home() / "models" / f"segments-{checkpoint.key(*parts, of=__name__)}"
     fit(network, stage, config, folder=folder, resume=keep)
     return network
 

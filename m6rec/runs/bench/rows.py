@@ -23,7 +23,6 @@ from m6rec.runs.bench import outside
 from m6rec.train import checkpoint
 
 HERE = Path(__file__).parent
-OWN = (HERE / "rows.py", HERE / "table.py")  # what decides our rows beside the code that a checkpoint's key covers
 OUTSIDE = (*sorted((HERE / "peers").glob("*.py")), HERE / "environments.py", HERE / "outside.py")
 
 
@@ -75,14 +74,14 @@ def row(name: str, seed: int, fit: Callable[[], Fitted], data: Dataset, split: S
         ranks = pd.DataFrame({"masked": masked.per_user["rank"], "unmasked": plain.per_user["rank"]})
         return Row(name, seed, ranks, seconds, fitted.parameters, len(ranks) / masked.seconds, "")
 
-    key = checkpoint.key(name, str(seed), data.fingerprint, split.name, _hash(OWN), *settings)
+    key = checkpoint.key(name, str(seed), data.fingerprint, split.name, *settings, of="m6rec.runs.bench.table")
     return _kept(key, data, measured)
 
 
 def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
     """Other people's code, one seed, in an environment of its own; a peer that failed is tried again the next time."""
     settings = {what: value for what, value in options.items() if what != "say"}
-    key = f"{name} {data.fingerprint} {split.name} {_hash(OUTSIDE)} {sorted(settings.items())}"
+    key = f"{name} {data.fingerprint} {split.name} {_hash()} {sorted(settings.items())}"
 
     def measured() -> Row:
         outcome = outside.run(name, data, split, **options)
@@ -102,8 +101,8 @@ def outside_row(name: str, data: Dataset, split: Split, **options: Any) -> Row:
     return _kept(hashlib.sha256(key.encode()).hexdigest()[:12], data, measured)
 
 
-def _hash(files: tuple[Path, ...]) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _hash() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in OUTSIDE)).hexdigest()
 
 
 def _kept(key: str, data: Dataset, measure: Callable[[], Row]) -> Row:

@@ -17,7 +17,7 @@ from m6rec.generate.beam import generate
 from m6rec.model.decoder import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.train.sampled import DRAWN, WHOLE, first_of, sampled_logits
-from m6rec.train.whole import full_softmax
+from m6rec.train.softmax import full_softmax
 
 POSITIONS = 1_024  # targets of the training step that is timed
 
