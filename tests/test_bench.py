@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from fixtures import CONFIG, small_data
 
 import m6rec
 from m6rec import baselines, cli
 from m6rec.errors import InputError
-from m6rec.evaluate import Blended, best
+from m6rec.evaluate import Averaged, Blended, best
 from m6rec.runs.bench import outside, table
 
 
@@ -94,6 +95,17 @@ def test_a_blend_adds_logarithms_and_no_item_is_impossible():
     assert scores.isfinite().all()
     gained = scores - Blended(baselines.Popularity().fit(data, data.split()), count, 0.0).scores(users)
     assert (gained.argmax(1).numpy() == np.asarray(count.scores(users)).argmax(1)).all()
+
+
+def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    bench = table.Bench(small_data(), "small", (0, 1), say=lambda line: None, **CONFIG)
+    users = bench.data.targets(bench.split.test)
+    one, other = (bench.model(seed).scorer("dense") for seed in (0, 1))
+    both = Averaged([one, other]).scores(users)
+    torch.testing.assert_close(both, (one.scores(users).double() + other.scores(users).double()) / 2)
+    (row,) = bench.rows([table.ENSEMBLE])
+    assert row.name in bench.names and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index
 
 
 def test_generated_lists_hold_nothing_that_may_not_be_there(bench):

@@ -1,6 +1,6 @@
 """Ranks any object with scores(users) over the whole catalogue, and says how sure its figures are."""
 
-from m6rec.evaluate.blend import Blended, best
+from m6rec.evaluate.blend import Averaged, Blended, best
 from m6rec.evaluate.comparisons import compare
 from m6rec.evaluate.leaks import fit_leaks, leaks
 from m6rec.evaluate.lists import inverse_propensity
@@ -17,6 +17,7 @@ from m6rec.evaluate.statistics import (
 )
 
 __all__ = [
+    "Averaged",
     "Blended",
     "Evaluation",
     "Interval",

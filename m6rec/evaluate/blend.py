@@ -1,4 +1,4 @@
-"""Two models as one: a network's log-probabilities and a count's, added with a weight that validation chooses."""
+"""Models as one: a network's log-probabilities and a count's, added with a weight that validation chooses; a mean."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def best(models: Sequence[Model], data: Dataset, split: Split, seed: int = 0) ->
     return max(models, key=lambda model: evaluate(model, data, split=judged, part="valid").metrics["ndcg@10"])
 
 
+class Averaged:
+    """Several models as one, an ensemble: the mean of their log-probabilities."""
+
+    def __init__(self, models: Sequence[Any]):
+        self.models = tuple(models)
+        self.name = f"{len(self.models)} models averaged"
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N), higher = better."""
+        return torch.stack([_spoken(model, users) for model in self.models]).mean(0)
+
+
 class Blended:
     """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more, and fitted on training events."""
 
@@ -41,7 +53,12 @@ class Blended:
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
-        own = torch.as_tensor(self.model.scores(users)).cpu().double().log_softmax(-1)
+        own = _spoken(self.model, users)
         counts = torch.as_tensor(self.prior.scores(users)).cpu().double()
         share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
         return own + self.weight * ((1 - UNIFORM) * share + UNIFORM / counts.shape[1]).log()
+
+
+def _spoken(model: Any, users: Targets) -> Tensor:
+    """A model's log-probabilities (B, N)."""
+    return torch.as_tensor(model.scores(users)).cpu().double().log_softmax(-1)

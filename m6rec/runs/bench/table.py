@@ -13,7 +13,7 @@ import torch
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import Blended, best, compare
+from m6rec.evaluate import Averaged, Blended, best, compare
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
 from m6rec.runs.bench.outside import PEERS
@@ -38,6 +38,7 @@ CO_OCCURRENCE = (  # the settings that validation chooses from
     {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.9},
 )
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
+ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
     "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "infill_weight": 0.0, "negatives": 2048,
@@ -70,8 +71,8 @@ class Bench:
                 if name in PEERS:
                     done = outside_row(name, self.data, self.split, say=self.say, **options)
                 else:
-                    done = row(name, seed, lambda n=name, s=seed: self._fit(n, s), self.data, self.split,
-                               self._config(seed).fingerprint)  # fmt: skip
+                    settings = [self._config(s).fingerprint for s in (self.seeds if name == ENSEMBLE else (seed,))]
+                    done = row(name, seed, lambda n=name, s=seed: self._fit(n, s), self.data, self.split, *settings)
                 found = done.note if done.ranks is None else f"NDCG@10 {done.ndcg().mean():.4f}, {done.seconds:.0f} s"
                 self.say(f"{name}, seed {seed}: {found}")
                 yield done
@@ -84,7 +85,8 @@ class Bench:
     @property
     def names(self) -> tuple[str, ...]:
         """All rows but the outside ones."""
-        return (*COUNTS, "cooccurrence", *OURS, *self._without_time, *TRAINED)
+        ensemble = (ENSEMBLE,) if len(self.seeds) > 1 else ()
+        return (*COUNTS, "cooccurrence", *OURS, *ensemble, *self._without_time, *TRAINED)
 
     def prior(self) -> baselines.CoOccurrence:
         """The co-occurrence count, with the settings that are best on validation when it ranks alone."""
@@ -114,6 +116,9 @@ class Bench:
             config = self._config(seed, pretrain_epochs=LONGEST)
             fitted = TRAINED[name](config).cached(self.data, self.split)
             return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
+        if name == ENSEMBLE:
+            averaged = Averaged([self.model(s).scorer("dense") for s in self.seeds])
+            return Fitted(Blended.chosen(averaged, self.priors(), self.data, self.split), 0.0)
         # Without the request's time only the dense head is asked, which needs no digits.
         model = self.model(seed, **({"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}))
         scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
