@@ -104,6 +104,9 @@ class Config:
     """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
     teacher_weight: float = 1.0
     """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
+    smoothing: float = 0.0
+    """Share of a target's probability that the items have which stand near it in the training histories. Where items
+    are drawn (`negatives`), every target stands for itself alone."""
     negatives: int = 0
     """Items drawn in each step to stand for all the others in the softmax and in the dense head's teaching. 0: every
     item is an answer, but above 50,000 items 2,048 are drawn."""
@@ -139,7 +142,7 @@ class Config:
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
-        for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average"):
+        for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
         if self.device not in ("auto", "cpu", "cuda"):

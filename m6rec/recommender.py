@@ -17,6 +17,7 @@ from m6rec.data.context import Context, EventCodes, Fields, encode_events, encod
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
+from m6rec.data.pairs import neighbourhood
 from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
@@ -256,8 +257,13 @@ class M6Rec(Kept):
             found = evaluate(self.scorer(judged_by, network=network), self.data, split=self.split, part="valid")
             return found.metrics["ndcg@10"]
 
-        stream = stages.Stream(self.data, self.split, self.codes, self._training_content)
-        return stages.events(name, epochs, self.config, stream, loss, validate)
+        return stages.events(name, epochs, self.config, self.stream, loss, validate)
+
+    @property
+    def stream(self) -> losses.Stream:
+        """What its training reads."""
+        near = neighbourhood(self.data, self.split, self.config.smoothing) if self.config.smoothing else None
+        return losses.Stream(self.data, self.split, self.codes, self._training_content, near and near.to(self.device))
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         self.stages[stage.name] = fit(self.network, stage, self.config, **options)

@@ -16,6 +16,8 @@ from fixtures import small_data, small_model
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
+from m6rec.data.pairs import Neighbourhood, neighbourhood
+from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import grow
 from m6rec.train import checkpoint, code, losses, softmax, whole
 
@@ -121,6 +123,24 @@ def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     for mine, true in zip(*(torch.autograd.grad(3 * loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
     torch.testing.assert_close(softmax.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
+    near = Neighbourhood(torch.stack((torch.arange(30), (torch.arange(30) + 7) % 30), 1), torch.rand(30, 2).softmax(1))
+    truth = torch.zeros(23, 30).scatter_add_(1, near.item[target], near.share[target])
+    found, slow = softmax.full_softmax(state, items, target, None, near), F.cross_entropy(state @ items.T, truth)
+    for mine, true in zip(*(torch.autograd.grad(loss, (state, items)) for loss in (found, slow)), strict=True):
+        torch.testing.assert_close(mine, true)
+
+
+def test_neighbours_are_those_that_stand_near_in_training_histories():
+    """The circle's next and last items are near; the test event moves nothing; shares are whole."""
+    data = small_data()
+    near = neighbourhood(data, data.split(), 0.3)
+    assert (near.item[:, 0] == torch.arange(30)).all() and torch.allclose(near.share.sum(1), torch.ones(30))
+    assert torch.allclose(near.share[:, 0], torch.tensor(0.7)) and (near.share >= 0).all()
+    first, distance = near.item[:, 1], (near.item[:, 1] - torch.arange(30)) % 30
+    assert (torch.minimum(distance, 30 - distance) <= 2).float().mean() > 0.9 and (first != torch.arange(30)).all()
+    split = data.split()
+    other = _replaced(data, ~split.train, ~split.train, seed=1)
+    assert torch.equal(neighbourhood(other, split, 0.3).item, near.item), "what is not training is not counted"
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):

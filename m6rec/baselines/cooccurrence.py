@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from m6rec.baselines.linear import ItemToItem, recent
 from m6rec.data.dataset import Dataset, Split, Targets
+from m6rec.data.pairs import DECAY, WINDOW, following, power
 
 
 class CoOccurrence(ItemToItem):
@@ -22,8 +23,8 @@ class CoOccurrence(ItemToItem):
 
     def __init__(
         self,
-        window: int = 10,
-        decay: float = 0.8,
+        window: int = WINDOW,
+        decay: float = DECAY,
         backward: float = 0.3,
         row: float = 0.5,
         col: float = 0.3,
@@ -34,22 +35,11 @@ class CoOccurrence(ItemToItem):
 
     def fit(self, data: Dataset, split: Split) -> CoOccurrence:
         """Count the training events, which lie by user and time. Returns self."""
-        user, item = data.events[["user", "item"]].to_numpy()[split.train].T
-        pairs, gains = [], []
-        for distance in range(1, self.window + 1):
-            same = user[distance:] == user[:-distance]
-            pairs.append(np.stack([item[:-distance][same], item[distance:][same]]))
-            gains.append(np.full(same.sum(), self.decay ** (distance - 1)))
-        rows, columns = np.concatenate(pairs, axis=1)
-        forward = sp.csr_array((np.concatenate(gains), (rows, columns)), shape=(data.n_items, data.n_items))
+        forward = following(data, split, self.window, self.decay)
         counts = forward + self.backward * forward.T
-        self.weights = (_power(counts.sum(1), -self.row) @ counts @ _power(counts.sum(0), -self.col)).astype(np.float32)
+        self.weights = (power(counts.sum(1), -self.row) @ counts @ power(counts.sum(0), -self.col)).astype(np.float32)
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:
         """(B, N) float32: the nearer an event to the target, the more it weighs."""
         return recent(users, self.profile_decay)
-
-
-def _power(sums: np.ndarray, exponent: float) -> sp.dia_array:
-    return sp.diags_array(np.where(sums > 0, sums, 1.0) ** exponent)  # an item without pairs has nothing to normalise

@@ -7,6 +7,7 @@ config's weights. Targets of -1 teach nothing, and items that training does not 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,11 @@ from torch import Tensor
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
 from m6rec.data.batches import Batch
+from m6rec.data.context import EventCodes
+from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
+from m6rec.data.pairs import Neighbourhood
+from m6rec.data.splits import Split
 from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
 from m6rec.train import sampled, whole
@@ -28,15 +33,25 @@ HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
 
 
+class Stream(NamedTuple):
+    """What the stages of events read."""
+
+    data: Dataset
+    split: Split
+    codes: EventCodes
+    content: Features  # of the items that have training events
+    neighbours: Neighbourhood | None = None
+
+
 def pretraining(
-    network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
+    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Next event over the whole catalogue, and the losses of the items' content. content: of the training items."""
+    """Next event over the whole catalogue, and the losses of the items' content."""
     if count := sampled.negatives(network, config):
         losses = {"next": sampled.next_event(sampled.predict(network, hide(batch), count))}
     else:
-        losses = {"next": whole.next_event(whole.predict(network, hide(batch)))}
-    return losses if config.item_epochs else losses | item_content(network, content, config, rng)
+        losses = {"next": whole.next_event(whole.predict(network, hide(batch)), stream.neighbours)}
+    return losses if config.item_epochs else losses | item_content(network, stream.content, config, rng)
 
 
 def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -53,7 +68,7 @@ def item_content(network: Network, content: Features, config: Config, rng: np.ra
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, content: Features, rng: np.random.Generator
+    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The dense head goes on learning; the digits learn from the true path and from the dense head."""
     tree = network.digits.tree
@@ -62,7 +77,7 @@ def finetuning(
         correct, masses = sampled.next_event(found), sampled.subtrees(tree, found)
     else:
         found = whole.predict(network, hide(batch))
-        correct, masses = whole.next_event(found), whole.subtrees(tree, found)
+        correct, masses = whole.next_event(found, stream.neighbours), whole.subtrees(tree, found)
     path, teacher = digits(network, found.state, found.target, masses)
     return {"next": correct, "digits": path, "teacher": teacher}
 

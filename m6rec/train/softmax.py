@@ -10,16 +10,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from m6rec.data.pairs import Neighbourhood
+
 CELLS = 2**19  # logits at a time: 2 MB
 
 
-def full_softmax(state: Tensor, items: Tensor, target: Tensor, answers: Tensor | None = None) -> Tensor:
+def full_softmax(
+    state: Tensor,
+    items: Tensor,
+    target: Tensor,
+    answers: Tensor | None = None,
+    neighbours: Neighbourhood | None = None,
+) -> Tensor:
     """Mean cross-entropy of targets (n,) among all items, or among `answers` (N,) bool, in nats.
 
-    states (n, D), item vectors (N, D).
+    states (n, D), item vectors (N, D). neighbours: each target's probability is shared among its neighbourhood.
     """
     closed = torch.zeros_like(items[:, 0]) if answers is None else close(answers, items)
-    return _FullSoftmax.apply(state, items, target, closed)
+    if neighbours is None:
+        shared, shares = target[:, None], torch.ones_like(state[:, :1])
+    else:
+        shared, shares = neighbours.item[target], neighbours.share[target]
+    return _FullSoftmax.apply(state, items, shared, shares, closed)
 
 
 def close(answers: Tensor, items: Tensor) -> Tensor:
@@ -28,16 +40,17 @@ def close(answers: Tensor, items: Tensor) -> Tensor:
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """Equal to F.cross_entropy(state @ items.T + closed, target)."""
+    """Cross-entropy of softmax(state @ items.T + closed) against `shares` (n, K) of the items `shared` (n, K)."""
 
     @staticmethod
-    def forward(ctx, state: Tensor, items: Tensor, target: Tensor, closed: Tensor) -> Tensor:
+    def forward(ctx, state: Tensor, items: Tensor, shared: Tensor, shares: Tensor, closed: Tensor) -> Tensor:
         rows = max(1, CELLS // len(items))
         by_state, by_items, total = torch.empty_like(state), torch.zeros_like(items), state.new_zeros(())
-        for s, t, gradient in zip(state.split(rows), target.split(rows), by_state.split(rows), strict=True):
+        parts = zip(*(part.split(rows) for part in (state, shared, shares, by_state)), strict=True)
+        for s, among, true, gradient in parts:
             spoken = torch.addmm(closed, s, items.T).log_softmax(1)  # (rows, N)
-            total -= spoken.gather(1, t[:, None]).sum()
-            excess = spoken.exp_().scatter_add_(1, t[:, None], -torch.ones_like(spoken[:, :1]))  # softmax - truth
+            total -= (spoken.gather(1, among) * true).sum()
+            excess = spoken.exp_().scatter_add_(1, among, -true)  # softmax - truth
             torch.mm(excess, items, out=gradient)
             by_items.addmm_(excess.T, s)
         ctx.save_for_backward(by_state / len(state), by_items / len(state))
@@ -45,6 +58,6 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         by_state, by_items = ctx.saved_tensors
-        return gradient * by_state, gradient * by_items, None, None
+        return gradient * by_state, gradient * by_items, None, None, None

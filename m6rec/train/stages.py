@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,29 +11,17 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.data.batches import training_batches
-from m6rec.data.context import EventCodes
-from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
-from m6rec.data.splits import Split
 from m6rec.errors import InputError
 from m6rec.train import losses
 from m6rec.train.fit import Stage
-
-
-class Stream(NamedTuple):
-    """What the stages of events read."""
-
-    data: Dataset
-    split: Split
-    codes: EventCodes
-    content: Features  # of the items that have training events
 
 
 def events(
     name: str,
     epochs: int,
     config: Config,
-    stream: Stream,
+    stream: losses.Stream,
     loss: Callable[..., dict[str, Tensor]],
     validate: Callable[[nn.Module], float],
 ) -> Stage:
@@ -46,7 +33,7 @@ def events(
         batches=lambda rng: training_batches(
             stream.data, stream.split, stream.codes, length=length, batch=size, rng=rng
         ),
-        losses=lambda network, batch, rng: loss(network, batch, config, stream.content, rng),
+        losses=lambda network, batch, rng: loss(network, batch, config, stream, rng),
         validate=validate,
         weights=_weights(config),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.batches import Batch
+from m6rec.data.pairs import Neighbourhood
 from m6rec.model.network import Network
 from m6rec.model.tree import Tree
 from m6rec.train import softmax
@@ -30,9 +31,9 @@ def predict(network: Network, batch: Batch) -> Predicted:
     return Predicted(state, items, batch.target[there], network.codes >= 0)
 
 
-def next_event(found: Predicted) -> Tensor:
-    """Mean cross-entropy of the targets among all answers, in nats."""
-    return softmax.full_softmax(*found)
+def next_event(found: Predicted, neighbours: Neighbourhood | None = None) -> Tensor:
+    """Mean cross-entropy of the targets, or of what their neighbours share, among all answers, in nats."""
+    return softmax.full_softmax(*found, neighbours)
 
 
 @torch.no_grad()

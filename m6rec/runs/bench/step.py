@@ -93,10 +93,8 @@ def profile_step(
 def training_steps(model: M6Rec, stage: str, steps: int) -> Callable[[], None]:
     """A function that runs an epoch's first steps on a copy of the model's network, each as `fit` does it."""
     config, network = model.config, copy.deepcopy(model.network).train()
-    trained = np.unique(model.data.events["item"].to_numpy()[model.split.train])
-    stream = stages.Stream(model.data, model.split, model.codes, model.features.take(trained))
     loss = {"pretrain": losses.pretraining, "fine_tune": losses.finetuning}[stage]
-    taught = stages.events(stage, 1, config, stream, loss, lambda _: 0.0)
+    taught = stages.events(stage, 1, config, model.stream, loss, lambda _: 0.0)
     rng = np.random.default_rng(config.seed)
     batches = [b._replace(context=b.context.to(model.device), target=b.target.to(model.device)) for b in
                islice(taught.batches(rng), steps)]  # fmt: skip

@@ -1,0 +1,61 @@
+"""Which items stand near which in the training histories: the counts behind co-occurrence and neighbourhoods."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split
+
+WINDOW, DECAY = 10, 0.8
+NEAR = 20  # neighbours of an item
+COMMON = 0.4  # exponent by which common items count for less
+
+
+class Neighbourhood(NamedTuple):
+    """What a target's probability is shared among: the item itself first, then its neighbours."""
+
+    item: Tensor  # (N, K) item codes
+    share: Tensor  # (N, K), rows sum to 1
+
+    def to(self, device: torch.device) -> Neighbourhood:
+        """The same on a device."""
+        return Neighbourhood(self.item.to(device), self.share.to(device))
+
+
+def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = DECAY) -> sp.csr_array:
+    """(N, N): [i, j] gains decay ^ (d - 1) for each time that j comes d <= window training events after i."""
+    user, item = data.events[["user", "item"]].to_numpy()[split.train].T
+    pairs, gains = [], []
+    for distance in range(1, window + 1):
+        same = user[distance:] == user[:-distance]
+        pairs.append(np.stack([item[:-distance][same], item[distance:][same]]))
+        gains.append(np.full(same.sum(), decay ** (distance - 1)))
+    rows, columns = np.concatenate(pairs, axis=1)
+    return sp.csr_array((np.concatenate(gains), (rows, columns)), shape=(data.n_items, data.n_items))
+
+
+def power(sums: np.ndarray, exponent: float) -> sp.dia_array:
+    """A diagonal (N, N) of sums ^ exponent; an item without pairs has nothing to normalise."""
+    return sp.diags_array(np.where(sums > 0, sums, 1.0) ** exponent)
+
+
+def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
+    """Each item keeps 1 - share, and its nearest others have the rest, by how often they stand near it, either way."""
+    counts = following(data, split)
+    counts = sp.csr_array(counts + counts.T)
+    counts = sp.csr_array(counts @ power(counts.sum(0), -COMMON))
+    counts.setdiag(0)
+    counts.eliminate_zeros()
+    item, shares = np.tile(np.arange(data.n_items)[:, None], (1, NEAR + 1)), np.zeros((data.n_items, NEAR + 1))
+    for row, (start, end) in enumerate(zip(counts.indptr[:-1], counts.indptr[1:], strict=True)):
+        best = start + np.argsort(-counts.data[start:end], kind="stable")[:NEAR]
+        item[row, 1 : 1 + len(best)] = counts.indices[best]
+        shares[row, 1 : 1 + len(best)] = share * counts.data[best] / max(counts.data[best].sum(), 1e-12)
+    shares[:, 0] = 1 - shares.sum(1)
+    return Neighbourhood(torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32)))
