@@ -93,7 +93,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
         super().__init__()
-        self.heads = heads
+        self.heads, self.pairs = heads, width // heads // 2  # pairs: of channels, which turn together
         self.norm = nn.RMSNorm(width)
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
@@ -134,7 +134,7 @@ class Block(nn.Module):
         return self._look(x, normed, memory, angles=angles).out, memory
 
     def _angles(self, positions: Tensor | None) -> Angles | None:
-        return None if positions is None else _angles(positions, self.q.out_features // self.heads // 2)
+        return None if positions is None else _angles(positions, self.pairs)
 
     def _remember(self, normed: Tensor, angles: Angles | None) -> Memory:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
