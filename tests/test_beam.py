@@ -10,6 +10,7 @@ import torch
 from fixtures import small_model
 
 from m6rec import Config, InputError, evaluate
+from m6rec.generate import beam as search
 from m6rec.generate import exact
 from m6rec.generate.beam import Step, generate
 from m6rec.generate.exact import exact_scores
@@ -58,6 +59,30 @@ def test_the_best_of_a_wide_beam_are_the_exact_best():
     narrow = generate(decoder, state, 10, beam=50).items
     same = (narrow.sort(1).values == best.indices.sort(1).values).all(1)
     assert same.float().mean() >= 0.97  # measured: .99
+
+
+def test_beams_that_are_not_stepped_change_no_list(monkeypatch):
+    decoder, state = random_decoder(200), torch.randn(300, 16)
+    allowed = torch.rand(300, 200) < torch.rand(300, 1)
+    allowed[:, :5] = True
+    for mask, beam in itertools.product((None, allowed), (5, 8, 40)):
+        lists = []
+        for spared in (0, 10**9):
+            monkeypatch.setattr(search, "SPARED", spared)
+            lists.append(generate(decoder, state, 5, beam=beam, allowed=mask))
+        torch.testing.assert_close(lists[0].items, lists[1].items)
+        torch.testing.assert_close(lists[0].scores, lists[1].scores, rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_generated_can_be_learned_from():
+    """No tensor of a search, and nothing that the decoder remembers of it, stands in the way of a gradient."""
+    decoder = random_decoder(30)
+    found = generate(decoder, torch.randn(4, 16), 3)
+    state, table = torch.randn(4, 16, requires_grad=True), torch.randn(30, 16, requires_grad=True)
+    said = decoder.teach(state, found.items[:, 0])[-1].log_softmax(-1).amax()
+    loss = said + (torch.nn.functional.embedding(found.items, table).sum(-1) * found.scores).sum()
+    loss.backward()
+    assert state.grad.abs().sum() > 0 and table.grad.abs().sum() > 0
 
 
 def test_a_step_does_not_depend_on_what_was_computed_for_the_tree_before():

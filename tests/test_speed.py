@@ -30,6 +30,12 @@ def test_lists_per_second_counts_every_list_of_the_batch():
     assert 4 < rate.lists_per_second < math.inf
 
 
+def test_the_best_rate_is_that_of_one_of_the_batches(monkeypatch):
+    monkeypatch.setattr(speed, "BATCHES", (1, 4))
+    rate = speed.best_rate(speed.catalogue(50, width=8)[0], torch.randn(4, 8), k=3, beam=5, seconds=0.01)
+    assert rate.batch in (1, 4) and rate.lists_per_second > 0
+
+
 @pytest.mark.parametrize("sampled", [10**6, 100])
 def test_growth_has_a_row_for_each_size_and_counts_bytes(monkeypatch, sampled):
     monkeypatch.setattr(speed, "WHOLE", sampled)  # both losses

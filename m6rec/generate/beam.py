@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from m6rec.errors import InputError
@@ -12,12 +13,23 @@ from m6rec.generate.sample import Draw
 from m6rec.model.attention import Memory
 from m6rec.model.decoder import DigitDecoder
 
+SPARED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
+
 
 class Generated(NamedTuple):
     """Items, best first. They are distinct, in the catalogue, and allowed."""
 
     items: Tensor  # (B, K) item codes
     scores: Tensor  # (B, K) log-likelihood of the item's digits
+
+
+class Beams(NamedTuple):
+    """Where the search stands before a digit is said."""
+
+    nodes: Tensor  # (B, K) within the level above
+    scores: Tensor  # (B, K) log-likelihood so far
+    rows: Tensor  # (B, K) where in the cache each one's parent is
+    cache: list[Memory] | None
 
 
 class Step(NamedTuple):
@@ -54,36 +66,68 @@ def generate(
             f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
         )
     tree, b, beam = decoder.tree, len(state), max(beam, k)
-    living = decoder.living if allowed is None else tree.living(allowed)
+    living = None if allowed is None else tree.living(allowed)
     possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
     if k < 1 or possible < k:
         raise InputError(
             f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
         )
-    nodes = torch.zeros(b, 1, dtype=torch.long, device=state.device)
-    scores = torch.zeros(b, 1, device=state.device)
-    cache: list[Memory] | None = None
     draw = Draw(b, temperature, seed, state.device) if temperature else None
+    root = torch.zeros(b, 1, dtype=torch.long, device=state.device)
+    beams = Beams(root, root.to(state), root, None)
     for level, width in enumerate(tree.widths):
-        kept = nodes.shape[1]
-        flat = state.repeat_interleave(kept, 0)  # (B, D) -> (B·K, D)
-        logits, cache = decoder.step(flat, level, nodes.flatten(), cache)
-        children = (nodes[..., None] * width + torch.arange(width, device=state.device)).flatten(1)  # (B, K·W)
-        may = living[level].expand(b, -1).gather(1, children).view(b, kept, width)
-        ahead = scores[..., None] + logits.log_softmax(-1).view(b, kept, width)
+        # What is left of the beam after the last digit interests only those who look on.
+        last = level + 1 == len(tree.widths) and trace is None and not (draw or diversity)
+        most = min(k if last else beam, beams.nodes.shape[1] * width)
+        with torch.inference_mode():
+            logits, ahead, cache = _children(decoder, state, level, beams, most if last else beam, living)
         # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf and never comes back.
-        ahead = ahead.masked_fill(~may, float("-inf"))
         keys = ahead
         if draw:
-            keys = draw.extend(logits.view(b, kept, width).masked_fill(~may, float("-inf")))
+            keys = draw.extend(logits)
         elif diversity:
             keys = ahead - diversity * ahead.argsort(-1, descending=True).argsort(-1)
-        best = keys.flatten(1).topk(min(beam, children.shape[1])).indices
+        best = keys.flatten(1).topk(most).indices
         if draw:
             draw.keep(best)
-        scores, nodes = ahead.flatten(1).gather(1, best), children.gather(1, best)
-        rows = (torch.arange(b, device=state.device)[:, None] * kept + best // width).flatten()  # each beam's parent
-        cache = [Memory(m.k[rows], m.v[rows]) for m in cache]
+        parent = best // width  # (B, K) among the beams
+        nodes, scores = beams.nodes.gather(1, parent) * width + best % width, ahead.flatten(1).gather(1, best)
+        rows = parent + torch.arange(b, device=state.device)[:, None] * beams.nodes.shape[1]
+        beams = Beams(nodes, scores, rows, cache)
         if trace is not None:
             trace.append(Step(nodes, scores))
-    return Generated(tree.item[nodes[:, :k]], scores[:, :k])
+    return Generated(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
+
+
+def _children(
+    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, most: int, living: list[Tensor] | None
+) -> tuple[Tensor, Tensor, list[Memory]]:
+    """Logits and log-likelihoods (B, K, W) of the children that can be among the `most` likeliest, the new cache."""
+    b, kept = beams.nodes.shape
+    first = most if b * (kept - most) > SPARED else kept
+    places = torch.arange(b * kept, device=state.device).view(b, kept)
+    logits, ahead, cache = _step(decoder, state, level, beams, places[:, :first].flatten(), living)
+    logits, ahead = logits.unflatten(0, (b, first)), ahead.unflatten(0, (b, first))
+    if first < kept:
+        # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
+        least = ahead.flatten(1).topk(most).values[:, -1:]
+        more = places[:, first:][beams.scores[:, first:] > least]
+        ahead = F.pad(ahead, (0, 0, 0, kept - first), value=float("-inf"))
+        ahead.view(b * kept, -1)[more] = _step(decoder, state, level, beams, more, living)[1]
+    return logits, ahead, cache
+
+
+def _step(
+    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, places: Tensor, living: list[Tensor] | None
+) -> tuple[Tensor, Tensor, list[Memory]]:
+    """Of the beams at places (n,) among B·K: logits and log-likelihoods of the children (n, W), the new cache."""
+    owner, node = places // beams.nodes.shape[1], beams.nodes.flatten()[places]
+    cache = beams.cache and [memory.take(beams.rows.flatten()[places]) for memory in beams.cache]
+    logits, cache = decoder.step(state.index_select(0, owner), level, node, cache)
+    # Below a beam that is not possible there is nothing: without the limit it would be -inf - (-inf).
+    said = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
+    if living is not None:
+        may = living[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
+        closed = ~may.flatten(0, 1).index_select(0, owner * may.shape[1] + node)
+        logits, said = logits.masked_fill(closed, float("-inf")), said.masked_fill(closed, float("-inf"))
+    return logits, beams.scores.flatten()[places, None] + said, cache

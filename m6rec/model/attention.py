@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Angles = tuple[Tensor, Tensor]  # cosines and sines, (T, d/2) or (B, 1, T, d/2)
+FEW = 8  # keys: for one query over no more, plain products take half of the fused kernel's time
+
 
 class Attended(NamedTuple):
     """What attention returns: nothing is kept on a module, so nothing goes stale."""
@@ -33,6 +36,10 @@ class Memory(NamedTuple):
         """These tokens, followed by the other's."""
         return Memory(torch.cat((self.k, other.k), -2), torch.cat((self.v, other.v), -2))
 
+    def take(self, rows: Tensor) -> Memory:
+        """The memories of these rows (n,) of the batch."""
+        return Memory(self.k.index_select(0, rows), self.v.index_select(0, rows))
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
     """softmax(QKᵀ/√d_k + mask) V.
@@ -40,6 +47,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     Shapes: q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may look.
     A query that may look nowhere gets zeros. Source: Vaswani et al. 2017, eq. 1; the source document's section 4.1.1.
     """
+    if not weights and mask is None and q.shape[-2] == 1 and k.shape[-2] <= FEW:
+        logits = (q * k).sum(-1).movedim(-1, 0) / q.shape[-1] ** 0.5
+        p = logits.softmax(0).movedim(0, -1).unsqueeze(-1)
+        return Attended((p * v).sum(-2, keepdim=True), None)
     if not weights:
         return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
@@ -55,13 +66,20 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     Shapes: x (B, H, T, d), positions (T,) or (B, T), in events. The product of two rotated vectors depends on the
     difference of their positions alone. Source: Su et al. 2021, eq. 34.
     """
-    half = x.shape[-1] // 2
-    speed = 1000.0 ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = positions[..., None].float() * speed  # (T, d/2) or (B, T, d/2)
+    return _turn(x, _angles(positions, x.shape[-1] // 2))
+
+
+def _angles(positions: Tensor, half: int) -> Angles:
+    """Cosine and sine of each pair's angle: (T,) -> (T, d/2), or (B, T) -> (B, 1, T, d/2), the same for all heads."""
+    speed = 1000.0 ** -(torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    angle = positions[..., None].float() * speed
     if angle.dim() == 3:
-        angle = angle.unsqueeze(1)  # one angle for all heads: (B, 1, T, d/2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
+        angle = angle.unsqueeze(1)
+    return angle.cos(), angle.sin()
+
+
+def _turn(x: Tensor, angles: Angles) -> Tensor:
+    (a, b), (cos, sin) = x.chunk(2, -1), (part.to(x.dtype) for part in angles)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
 
@@ -75,7 +93,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
         super().__init__()
-        self.heads = heads
+        self.heads, self.pairs = heads, width // heads // 2  # pairs: of channels, which turn together
         self.norm = nn.RMSNorm(width)
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
@@ -88,8 +106,7 @@ class Block(nn.Module):
 
     def remember(self, x: Tensor, positions: Tensor | None = None) -> Memory:
         """Keys and values of tokens: (B, T, D) -> Memory of (B, H, T, D/H)."""
-        k, v = self._split(self.kv(self.norm(x))).chunk(2, -1)
-        return Memory(k if positions is None else rotate(k, positions), v)
+        return self._remember(self.norm(x), self._angles(positions))
 
     def forward(
         self,
@@ -106,10 +123,36 @@ class Block(nn.Module):
         adapter: what is added to the feed-forward net's output, given its input.
         """
         normed = self.norm(x)
-        q = self._split(self.q(normed))
-        if positions is not None:
-            q = rotate(q, positions)
         memory = memory or self.remember(x, positions)
+        return self._look(x, normed, memory, mask, self._angles(positions), weights, adapter)
+
+    def proceed(self, x: Tensor, positions: Tensor, before: Memory | None) -> tuple[Tensor, Memory]:
+        """Tokens x (B, 1, D) that look at themselves and at those `before`: -> (B, 1, D), the memory of all of them."""
+        normed, angles = self.norm(x), self._angles(positions)
+        memory = self._remember(normed, angles)
+        memory = before.extend(memory) if before else memory
+        return self._look(x, normed, memory, angles=angles).out, memory
+
+    def _angles(self, positions: Tensor | None) -> Angles | None:
+        return None if positions is None else _angles(positions, self.pairs)
+
+    def _remember(self, normed: Tensor, angles: Angles | None) -> Memory:
+        k, v = self._split(self.kv(normed)).chunk(2, -1)
+        return Memory(k if angles is None else _turn(k, angles), v)
+
+    def _look(
+        self,
+        x: Tensor,
+        normed: Tensor,
+        memory: Memory,
+        mask: Tensor | None = None,
+        angles: Angles | None = None,
+        weights: bool = False,
+        adapter: Callable[[Tensor], Tensor] | None = None,
+    ) -> Attended:
+        q = self._split(self.q(normed))
+        if angles is not None:
+            q = _turn(q, angles)
         seen = attend(q, memory.k, memory.v, mask, weights=weights)
         joined = seen.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
@@ -129,7 +172,6 @@ def advance(blocks: Iterable[Block], x: Tensor, place: int, cache: list[Memory] 
     """
     x, position, grown = x.unsqueeze(1), torch.tensor([place], device=x.device), []
     for layer, block in enumerate(blocks):
-        new = block.remember(x, position)
-        grown.append(cache[layer].extend(new) if cache else new)
-        x = block(x, grown[-1], positions=position).out
+        x, memory = block.proceed(x, position, cache[layer] if cache else None)
+        grown.append(memory)
     return x.squeeze(1), grown

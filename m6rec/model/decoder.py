@@ -113,7 +113,7 @@ class DigitDecoder(nn.Module):
             rows = len(states) if torch.is_grad_enabled() else max(1, PICKED // nodes.shape[1])
             parts = zip(states.split(rows), F.embedding(parent, bias).split(rows), parent.split(rows), strict=True)
             logits = torch.cat([_inner(s, F.embedding(p, nodes)) + b for s, b, p in parts])
-        return logits.masked_fill(~living[parent], float("-inf"))
+        return logits.masked_fill(~living.index_select(0, parent), float("-inf"))
 
 
 def _inner(states: Tensor, nodes: Tensor) -> Tensor:

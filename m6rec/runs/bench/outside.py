@@ -20,6 +20,7 @@ from m6rec.data.sources import home
 from m6rec.data.splits import Split, Targets
 from m6rec.errors import InputError
 from m6rec.runs.bench.environments import Failed, ask, environment
+from m6rec.runs.bench.speed import BATCHES
 
 GRACE = 300.0  # seconds beyond the cap for reading the data and for scoring, after which a peer is ended
 
@@ -145,7 +146,7 @@ def decode(
     layers: int = 1,
     beam: int = 20,
     source: int = 1,
-    batches: Sequence[int] = (1, 16, 64),
+    batches: Sequence[int] = BATCHES,
     seconds: float = 10.0,
     seed: int = 0,
     cap: float = 300.0,

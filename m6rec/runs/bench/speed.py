@@ -19,6 +19,7 @@ from m6rec.model.tree import Tree, widths_for
 from m6rec.train.sampled import DRAWN, WHOLE, first_of, sampled_logits
 from m6rec.train.softmax import full_softmax
 
+BATCHES = (1, 16, 64, 256)  # lists at once: ours and a peer's rate are each the best of these
 POSITIONS = 1_024  # targets of the training step that is timed
 
 
@@ -74,6 +75,12 @@ def lists_per_second(decoder: DigitDecoder, state: Tensor, k: int = 10, beam: in
     """Generate lists of k for the states (B, D) at once, again and again for some seconds."""
     took = _timed([lambda: generate(decoder, state, k, beam=beam)], seconds)[0]
     return Rate(len(state) / min(took), len(state), len(took), torch.get_num_threads())
+
+
+def best_rate(decoder: DigitDecoder, state: Tensor, k: int = 10, beam: int = 20, seconds: float = 2.0) -> Rate:
+    """The fastest of all BATCHES, as for the peer: states (B, D), of which as many are taken as there are."""
+    rates = [lists_per_second(decoder, state[:batch], k, beam, seconds) for batch in BATCHES]
+    return max(rates, key=lambda rate: rate.lists_per_second)
 
 
 def growth(
