@@ -190,6 +190,14 @@ PRESETS: dict[str, dict[str, object]] = {
         "average": 0.95,
         "validate_every": 1,
     },
-    "small": {},
-    "base": {"width": 256, "heads": 4, "joint_layers": 4, "local_layers": 2, "decoder_layers": 2, "history": 200},
+    "small": {"smoothing": 0.2},
+    "base": {
+        "smoothing": 0.2,
+        "width": 256,
+        "heads": 4,
+        "joint_layers": 4,
+        "local_layers": 2,
+        "decoder_layers": 2,
+        "history": 200,
+    },
 }

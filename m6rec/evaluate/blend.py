@@ -13,7 +13,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
 from m6rec.evaluate.ranking import evaluate
 
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 UNIFORM = 0.01  # share of the prior that all items get alike, so that none is impossible
 JUDGES = 5_000  # validation targets that choose
 
@@ -25,6 +25,19 @@ def best(models: Sequence[Model], data: Dataset, split: Split, seed: int = 0) ->
     drawn = np.random.default_rng(seed).permutation(split.valid)[:JUDGES]
     judged = split._replace(valid=np.sort(drawn))
     return max(models, key=lambda model: evaluate(model, data, split=judged, part="valid").metrics["ndcg@10"])
+
+
+class _Once:
+    """A model whose scores are worked out once for each list of targets."""
+
+    def __init__(self, model: Any):
+        self.model, self.name, self._known = model, model.name, {}
+
+    def scores(self, users: Targets) -> Tensor:
+        key = users.events.tobytes()
+        if key not in self._known:
+            self._known[key] = torch.as_tensor(self.model.scores(users)).cpu()
+        return self._known[key]
 
 
 class Averaged:
@@ -49,7 +62,9 @@ class Blended:
     @classmethod
     def chosen(cls, model: Any, priors: Sequence[Any], data: Dataset, split: Split) -> Blended:
         """With the prior and the weight that are best on validation; weight 0 leaves the model as it is."""
-        return best([cls(model, prior, weight) for prior in priors for weight in WEIGHTS], data, split)
+        own, counts = _Once(model), [_Once(prior) for prior in priors]
+        found = best([cls(own, count, weight) for count in counts for weight in WEIGHTS], data, split)
+        return cls(model, found.prior.model, found.weight)
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""

@@ -36,13 +36,14 @@ CO_OCCURRENCE = (  # the settings that validation chooses from
     {"window": 20, "row": 0.7},
     {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.85},
     {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.9},
+    {"window": 20, "decay": 0.95, "backward": 0.5, "row": 0.7, "col": 0.4, "profile_decay": 0.85},
 )
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
-    "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "infill_weight": 0.0, "negatives": 2048,
-    "pretrain_epochs": 30, "finetune_epochs": 6, "learning_rate": 2e-3,
+    "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "infill_weight": 0.0, "smoothing": 0.3,
+    "pretrain_epochs": 16, "finetune_epochs": 5, "learning_rate": 2e-3,
 }  # fmt: skip
 BATCH = 500  # lists that are generated at a time
 LONGEST = 100  # epochs of the trained baselines, which validation ends
