@@ -202,14 +202,15 @@ class M6Rec(Kept):
         mask_seen: bool = True,
         beam: int = 50,
         mute: Sequence[str] = (),
+        lift: float = 0.0,
         network: Network | None = None,
     ) -> Scorer:
         """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
 
-        mute: modalities to do without, such as ("image",).
+        mute: modalities to do without, such as ("image",). lift: what new items gain in hybrid lists.
         """
         network = network or self.network
-        return Scorer(network, self.target_context, method, mask_seen=mask_seen, beam=beam, mute=tuple(mute))
+        return Scorer(network, self.target_context, method, mask_seen=mask_seen, beam=beam, mute=tuple(mute), lift=lift)
 
     def scores(self, users: Targets) -> Tensor:
         """Dense scores of all items for targets: -> (B, N)."""

@@ -10,7 +10,7 @@ from fixtures import CONFIG, small_data
 import m6rec
 from m6rec import baselines, cli
 from m6rec.errors import InputError
-from m6rec.evaluate import Averaged, Blended, best
+from m6rec.evaluate import Averaged, Blended, climb
 from m6rec.runs.bench import outside, table
 
 
@@ -73,18 +73,28 @@ def test_a_row_that_failed_stands_in_no_mean_and_is_written_down(bench, tmp_path
     assert written["failed.txt"] == "peer: failed: no pip\n" and "popularity" in written["versus.csv"]
 
 
-def test_the_blend_takes_the_weight_that_validation_likes_best():
-    data = small_data()
-    split = data.split()
-    count, popular = baselines.CoOccurrence().fit(data, split), baselines.Popularity().fit(data, split)
-    blend = Blended.chosen(popular, [count], data, split)
+def test_the_blend_takes_what_validation_likes_best(bench):
+    popular = baselines.Popularity().fit(bench.data, bench.split)
+    blend = bench.blend(popular)
 
     def valid(model: object) -> float:
-        return m6rec.evaluate(model, data, split=split, part="valid").metrics["ndcg@10"]
+        return m6rec.evaluate(model, bench.data, split=bench.split, part="valid").metrics["ndcg@10"]
 
-    assert blend.weight > 0 and valid(blend) > valid(popular)
-    assert valid(Blended(popular, count, 0.0)) == pytest.approx(valid(popular))
-    assert best([popular, count], data, split) is count
+    start = Blended(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
+    assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
+    assert valid(Blended(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
+    assert valid(bench.prior()) >= valid(start.prior)
+
+
+def test_a_climb_ends_where_no_step_of_one_setting_is_better():
+    tried = []
+
+    def score(at: dict[str, float]) -> float:
+        tried.append(tuple(at.values()))
+        return -((at["x"] - 3) ** 2) - (at["x"] - at["y"]) ** 2 / 2
+
+    assert climb(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
+    assert len(tried) == len(set(tried)) < 30
 
 
 def test_a_blend_adds_logarithms_and_no_item_is_impossible():

@@ -1,6 +1,6 @@
 """Ranks any object with scores(users) over the whole catalogue, and says how sure its figures are."""
 
-from m6rec.evaluate.blend import Averaged, Blended, best
+from m6rec.evaluate.blend import Averaged, Blended, Once
 from m6rec.evaluate.comparisons import compare
 from m6rec.evaluate.leaks import fit_leaks, leaks
 from m6rec.evaluate.lists import inverse_propensity
@@ -15,19 +15,22 @@ from m6rec.evaluate.statistics import (
     ratio_interval,
     seeds_interval,
 )
+from m6rec.evaluate.tuning import climb, judge
 
 __all__ = [
     "Averaged",
     "Blended",
     "Evaluation",
     "Interval",
-    "best",
+    "Once",
     "by_slice",
+    "climb",
     "compare",
     "difference_interval",
     "evaluate",
     "fit_leaks",
     "inverse_propensity",
+    "judge",
     "leaks",
     "mean_interval",
     "ratio_interval",

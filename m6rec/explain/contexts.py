@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 WAYS: dict[str, dict[str, object]] = {way: {"context_fusion": way} for way in CONTEXT_FUSIONS}
 WAYS["none"] = {"request": False, "profile": False}  # the history alone
 # How all ways are trained at full size: on next events alone. On bazaar as the ranking of 02_fusion is, so that its
-# models of all three modalities are "attention" here, and are not trained twice. Neighbours are told by histories alone,
-# so no target is shared among them where items are to be known by content.
+# models of all three modalities are "attention" here, and are not trained twice. No target is
+# shared among neighbours: those are told by histories, and items are to be known by their content.
 SETTINGS: dict[str, dict[str, object]] = {
     "ml100k": {"finetune_epochs": 0, "infill_weight": 0.0, "smoothing": 0.0},
     "bazaar": {
-        "finetune_epochs": 0, "smoothing": 0.0, "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "identity": False,
-        "dropout": 0.1, "text_length": 16, "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32,
+        "finetune_epochs": 0, "smoothing": 0.0, "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0,
+        "identity": False, "dropout": 0.1, "text_length": 16, "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32,
         "validate_every": 2,
     },
 }  # fmt: skip

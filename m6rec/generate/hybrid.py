@@ -19,12 +19,14 @@ def hybrid(
     beam: int = 50,
     allowed: Tensor | None = None,
     always: Tensor | None = None,
+    lift: float = 0.0,
 ) -> Generated:
     """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
 
     scores: dense log-probabilities. always: codes of items that are proposed to everyone (where allowed), by default
-    those without a training event: nothing has taught the digits that lead to them. allowed (B, N) bool: as in
-    `generate`, which raises `InputError` where fewer than k items are.
+    those without a training event: nothing has taught the digits that lead to them. lift: what their scores gain, for
+    training has never let them win, whatever their content says. allowed (B, N) bool: as in `generate`, which raises
+    `InputError` where fewer than k items are.
     """
     always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
     trace: list[Step] = []
@@ -35,5 +37,7 @@ def hybrid(
     pool[:, always] = True if allowed is None else allowed[:, always]
     rows = torch.arange(len(state), device=state.device)[:, None].expand_as(found)
     pool[rows[there], found[there]] = True
-    best = network.score(state, items).log_softmax(-1).masked_fill(~pool, float("-inf")).topk(k)
+    scores = network.score(state, items).log_softmax(-1)
+    scores[:, always] += lift
+    best = scores.masked_fill(~pool, float("-inf")).topk(k)
     return Generated(best.indices, best.values)

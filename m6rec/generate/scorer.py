@@ -29,13 +29,21 @@ def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> 
 
 @torch.no_grad()
 def best_items(
-    network: Network, state: Tensor, items: Tensor, k: int, method: str, *, allowed: Tensor, beam: int = 50
+    network: Network,
+    state: Tensor,
+    items: Tensor,
+    k: int,
+    method: str,
+    *,
+    allowed: Tensor,
+    beam: int = 50,
+    lift: float = 0.0,
 ) -> Generated:
     """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K)."""
     if method == "generated":
         return generate(network.digits, state, k, beam=beam, allowed=allowed)
     if method == "hybrid":
-        return hybrid(network, state, items, k, beam=beam, allowed=allowed)
+        return hybrid(network, state, items, k, beam=beam, allowed=allowed, lift=lift)
     best = item_scores(network, state, items, method).masked_fill(~allowed, float("-inf")).topk(k)
     return Generated(best.indices, best.values)
 
@@ -43,9 +51,10 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. mute: modalities that no item has. mask_seen: the beam's trie mask closes
-    what was seen (hybrid: too); the other methods score every item, and leave the mask to `evaluate`. So what is chosen
-    a second time cannot be generated, and `evaluate` never masks the truth: rank data with repeats, mask_seen=False.
+    context: gives the contexts of targets. mute: modalities that no item has. lift: of hybrid lists, see `hybrid`.
+    mask_seen: the beam's trie mask closes what was seen (hybrid: too); the other methods score every item, and leave
+    the mask to `evaluate`. So what is chosen a second time cannot be generated, and `evaluate` never masks the truth:
+    rank data with repeats, mask_seen=False.
     """
 
     def __init__(
@@ -57,11 +66,12 @@ class Scorer:
         mask_seen: bool = True,
         beam: int = 50,
         mute: tuple[str, ...] = (),
+        lift: float = 0.0,
     ):
         if method not in METHODS:
             raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
         self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
-        self.mute = mute
+        self.mute, self.lift = mute, lift
         self.name = f"m6rec {method}" + (f" without {' and '.join(mute)}" if mute else "")
         with torch.no_grad():
             self.items = network.encode_items(mute=mute).vectors
@@ -69,7 +79,9 @@ class Scorer:
     @property
     def unmasked(self) -> Scorer:
         """The same network and method, nothing masked."""
-        return Scorer(self.network, self.context, self.method, mask_seen=False, beam=self.beam, mute=self.mute)
+        return Scorer(
+            self.network, self.context, self.method, mask_seen=False, beam=self.beam, mute=self.mute, lift=self.lift
+        )
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
@@ -83,5 +95,7 @@ class Scorer:
             allowed[rows, columns] = False
         length = min(self.beam, int(allowed.sum(1).min()))
         allowed = allowed.to(state.device)
-        found = best_items(self.network, state, self.items, length, self.method, allowed=allowed, beam=self.beam)
+        found = best_items(
+            self.network, state, self.items, length, self.method, allowed=allowed, beam=self.beam, lift=self.lift
+        )
         return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)

@@ -13,7 +13,7 @@ import torch
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import Averaged, Blended, best, compare
+from m6rec.evaluate import Averaged, Blended, Once, climb, compare, judge
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
 from m6rec.runs.bench.outside import PEERS
@@ -31,13 +31,13 @@ TRAINED = {
     "esasrec": baselines.ESASRec,
     "tiger": baselines.Tiger,
 }
-CO_OCCURRENCE = (  # the settings that validation chooses from
-    {},
-    {"window": 20, "row": 0.7},
-    {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.85},
-    {"window": 20, "decay": 0.9, "backward": 0.5, "row": 0.7, "col": 0.5, "profile_decay": 0.9},
-    {"window": 20, "decay": 0.95, "backward": 0.5, "row": 0.7, "col": 0.4, "profile_decay": 0.85},
-)
+START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
+GRID = {  # the co-occurrence count's settings among which validation chooses
+    "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
+    "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
+}  # fmt: skip
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the count in a blend
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
@@ -63,6 +63,7 @@ class Bench:
         self.data, self.preset, self.seeds, self.say = data, preset, tuple(seeds), say
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self.split = data.split()
+        self._judge = judge(data, self.split)
         self._models: dict[str, M6Rec] = {}
 
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
@@ -91,11 +92,21 @@ class Bench:
 
     def prior(self) -> baselines.CoOccurrence:
         """The co-occurrence count, with the settings that are best on validation when it ranks alone."""
-        return best(self.priors(), self.data, self.split)
+        return self._count(climb(lambda settings: self._judge(self._count(settings)), START, GRID))
 
-    def priors(self) -> list[baselines.CoOccurrence]:
-        """The count with each of the settings; a blend chooses among them, for the best alone need not add most."""
-        return [baselines.CoOccurrence(**settings).fit(self.data, self.split) for settings in CO_OCCURRENCE]
+    def blend(self, model: Any) -> Blended:
+        """A model with the count; weight and settings are the blend's best, for the best alone need not add most."""
+        own, start = Once(model), {"weight": 1.0, **START}
+
+        def blended(settings: dict[str, float]) -> Blended:
+            weight = settings["weight"]
+            return Blended(own, self._count({n: v for n, v in settings.items() if n != "weight"}), weight)
+
+        found = blended(climb(lambda settings: self._judge(blended(settings)), start, {"weight": WEIGHTS, **GRID}))
+        return Blended(model, found.prior, found.weight)
+
+    def _count(self, settings: dict[str, float]) -> baselines.CoOccurrence:
+        return baselines.CoOccurrence(**settings).fit(self.data, self.split)
 
     def model(self, seed: int, **changes: Any) -> M6Rec:
         """m6rec itself: the one that stands here, or from the cache, or trained now."""
@@ -119,12 +130,12 @@ class Bench:
             return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
         if name == ENSEMBLE:
             averaged = Averaged([self.model(s).scorer("dense") for s in self.seeds])
-            return Fitted(Blended.chosen(averaged, self.priors(), self.data, self.split), 0.0)
+            return Fitted(self.blend(averaged), 0.0)
         # Without the request's time only the dense head is asked, which needs no digits.
         model = self.model(seed, **({"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}))
         scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
         if name in ("m6rec", "m6rec_no_request_time"):
-            scorer = Blended.chosen(scorer, self.priors(), self.data, self.split)
+            scorer = self.blend(scorer)
         seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
         return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
 
