@@ -18,6 +18,7 @@ CONFIG = dict(
     finetune_epochs=2,
     validate_every=1,
     batch=16,
+    infill_weight=0.2,
 )
 
 DEPTH = 4

@@ -33,7 +33,7 @@ def features(seed: int = 0) -> Features:
 def network(**changes: object) -> Network:
     """A network over the random content, loud enough that a difference is seen."""
     plain = small_model()
-    config = Config.preset("small", **{"width": 16, "dropout": 0.0, **changes})
+    config = Config.preset("small", **{"width": 16, "dropout": 0.0, "infill_weight": 0.2, **changes})
     torch.manual_seed(0)
     made = Network(config, plain.fields, features(), 300).eval()
     for parameter in made.parameters():
@@ -168,7 +168,7 @@ def test_every_content_loss_goes_down_and_can_be_switched_off():
     made = network(dropout=0.1)
     made.initialise()
     made.train()
-    config = Config.preset("small", width=16)
+    config = Config.preset("small", width=16, infill_weight=0.2)
     optimizer, rows = torch.optim.AdamW(made.parameters(), 3e-3), []
     for step in range(120):
         taught = losses.item_content(made, features(), config, np.random.default_rng(step))

@@ -41,10 +41,9 @@ GRID = {  # the co-occurrence count's settings among which validation chooses
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the count in a blend
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
-SETTINGS = {"infill_weight": 0.0}  # what is ranked here learns from events alone: validation likes that better
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
-LARGE_SETTINGS = {
-    **SETTINGS, "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "smoothing": 0.3,
+SETTINGS = {
+    "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "smoothing": 0.3,
     "pretrain_epochs": 11, "finetune_epochs": 4, "learning_rate": 2e-3,
 }  # fmt: skip
 BATCH = 500  # lists that are generated at a time
@@ -63,7 +62,7 @@ class Bench:
         **changes: Any,
     ):
         self.data, self.preset, self.seeds, self.say = data, preset, tuple(seeds), say
-        self.changes = {**(LARGE_SETTINGS if data.n_items >= LARGE else SETTINGS), **changes}
+        self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self.split = data.split()
         self._judge = judge(data, self.split)
         self._models: dict[str, M6Rec] = {}
