@@ -118,6 +118,20 @@ def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeyp
     assert row.name in bench.names and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index
 
 
+def test_parity_gives_new_items_their_share_of_the_lists():
+    data = small_data()
+    new = np.arange(3)
+    model = m6rec.M6Rec(data.without(new), "small", **{**CONFIG, "identity": False})
+    model.pretrain()
+    lift = table.parity(model, data, data.split(), new, k=10)
+
+    def share(lift: float) -> float:
+        scorer = model.scorer("hybrid", lift=lift, beam=10)
+        return float(np.isin(m6rec.evaluate(scorer, data, part="valid", k=10).lists, new).mean())
+
+    assert share(lift) >= 0.1 and (lift == 0 or share(lift - 0.25) < 0.1)
+
+
 def test_generated_lists_hold_nothing_that_may_not_be_there(bench):
     model = bench.model(0)
     assert table.invalid(model, table.BATCH, k=3) == 0

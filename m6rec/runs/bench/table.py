@@ -14,7 +14,8 @@ import torch
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import Averaged, Blended, Once, climb, compare, judge
+from m6rec.data.splits import Split
+from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
 from m6rec.runs.bench.outside import PEERS
@@ -191,6 +192,19 @@ def by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
         if r.ranks is not None:
             found.setdefault(r.name, []).append(r)
     return found
+
+
+def parity(model: M6Rec, data: Dataset, split: Split, new: np.ndarray, k: int = 50) -> float:
+    """The lift at which new items (codes) fill their share of hybrid lists: a tenth of the catalogue, a tenth of them.
+
+    No new item's events are looked at: the lists are those of the split's validation targets. 0 where new items fill
+    their share by themselves, and 5 at most.
+    """
+    for lift in np.arange(0, 5, 0.25):
+        lists = evaluate(model.scorer("hybrid", lift=lift, beam=k), data, split=split, part="valid", k=k).lists
+        if np.isin(lists, new).mean() >= len(new) / data.n_items:
+            return float(lift)
+    return 5.0
 
 
 @torch.no_grad()
