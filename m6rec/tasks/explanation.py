@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,6 +18,7 @@ from m6rec.data.domains import Domain
 from m6rec.data.plaintext import Text
 
 HISTORY = 5  # events that an explanation may speak of
+CITED = 4  # words by which it calls one
 SIGNS = {"taste": "your taste", "event": "goes with", "request": "suits the", "chance": "by chance"}
 
 
@@ -43,7 +44,7 @@ def _sentence(domain: Domain, row: int, truth: bazaar.Truth) -> str:
         pull, said = truth.shoppers[user], "is your taste"
     elif event.cause == "event":
         earlier = domain.item[event.cause_event]
-        pull, said = truth.items[earlier], f"goes with {' '.join(domain.items[earlier].split()[:4])}"
+        pull, said = truth.items[earlier], f"goes with {' '.join(domain.items[earlier].split()[:CITED])}"
     elif event.cause == "request":
         level = _level(domain.requests[row], event.cause_field)
         value = bazaar.LEVELS[event.cause_field].index(level)
@@ -58,6 +59,14 @@ def _sentence(domain: Domain, row: int, truth: bazaar.Truth) -> str:
 def _level(request: str, field: str) -> str:
     said = request.replace("workday", "weekday").split()
     return next(level for level in bazaar.LEVELS[field] if level in said)
+
+
+def sayable(asked: Text, features: Collection[str]) -> list[str]:
+    """Every sentence that names a feature of the item, and a cause that was read: for `write(among=…)`."""
+    named = list(dict.fromkeys(word for word in asked.candidate.split() if word in features)) or ["it"]
+    causes = ["is your taste", *(f"suits the {word}" for word in asked.request.split())]
+    causes += [f"goes with {' '.join(event.split()[:CITED])}" for event in asked.history]
+    return [f"{word} {cause}" for word in named for cause in (*causes, "by chance")]
 
 
 def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set[str]) -> dict[str, np.ndarray | float]:
