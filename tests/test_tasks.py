@@ -13,7 +13,7 @@ from m6rec.data.plaintext import Speller, Text
 from m6rec.errors import InputError
 from m6rec.generate.plain import trie, write
 from m6rec.model.plain import PlainText
-from m6rec.tasks import explanation
+from m6rec.tasks import explanation, retrieval
 from m6rec.train.plain import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
@@ -103,3 +103,11 @@ def test_what_is_held_out_is_never_trained_on():
         assert held[data.events["item"][row]] and not newcomers[user] and row < last.get(user, data.n_events)
     with pytest.raises(InputError, match="at least one"):
         data.only(np.zeros(data.n_events, bool))
+
+
+def test_two_maps_of_ids_find_what_follows_in_a_circle():
+    """They were once taught under no_grad, which only a call could show."""
+    circle = domains.domain(small_data())
+    rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
+    cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
+    assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
