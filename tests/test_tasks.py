@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from fixtures import small_data
 
 import m6rec
@@ -13,7 +14,11 @@ from m6rec.data.plaintext import Speller, Text
 from m6rec.errors import InputError
 from m6rec.generate.plain import trie, write
 from m6rec.model.plain import PlainText
-from m6rec.tasks import explanation, retrieval
+from m6rec.tasks import conversation, explanation, retrieval
+from m6rec.tasks.open_domain import OpenDomain, few_shot
+from m6rec.tasks.zero_shot import Meeting
+from m6rec.train import plain
+from m6rec.train.meeting import Catalogue
 from m6rec.train.plain import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
@@ -37,16 +42,16 @@ def test_only_what_is_among_the_sentences_is_written():
     catalogue = ["silk bag", "silk bag party", "wool coat", "tabla, slowed", "naïve ☃ lamp"]
     made = backbone(*catalogue)
     texts = [ASKED._replace(target=("next:", words)) for words in catalogue * 3]
-    said = write(made, texts, among=lambda text: catalogue)
+    said = write(made, texts, among=[catalogue] * len(texts))
     spelled = {" ".join(made.speller.words(made.speller.segment(words))) for words in catalogue}
     assert {" ".join(parts) for parts in said} <= spelled and all(len(parts) == 1 for parts in said)
-    alone = write(made, texts[:1], among=lambda text: ["wool coat"])
+    alone = write(made, texts[:1], among=[["wool coat"]])
     assert alone == [["wool coat"]]
 
 
 def test_a_sentence_is_written_to_its_end_however_long():
     long = " ".join(["party"] * 60)
-    assert write(backbone(), [ASKED], length=3, among=lambda text: [long]) == [[long]]
+    assert write(backbone(), [ASKED], length=3, among=[[long]]) == [[long]]
 
 
 @pytest.mark.parametrize("sentences", [[], [""], ["silk", " "]])
@@ -111,3 +116,53 @@ def test_two_maps_of_ids_find_what_follows_in_a_circle():
     rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
     cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
     assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
+
+
+def test_a_system_that_searches_first_offers_what_has_both_wishes():
+    talk = ASKED._replace(target=("user: silk please:", "system:", "what else", "user: party too:", "system:", "x"))
+    found = conversation.offers([talk], ["silk bag party", "silk bag", "party silk"])
+    assert found == [["how about party silk", "how about silk bag party"]]
+    assert conversation.offers([talk], ["wool"]) == [["how about wool"]]
+
+
+def test_open_domain_cases_keep_apart_who_is_new():
+    data = small_data()
+    newcomers = np.arange(data.n_users) % 3 == 0
+    out = domains.hold_out(data, np.arange(data.n_items) < 10, newcomers)
+    site = OpenDomain(data, out)
+    for case, (rows, pool) in site.cases.items():
+        user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
+        assert len(rows) and np.isin(item, pool).all()
+        assert np.isin(item, out.items).all() == (case != "people unknown")
+        if case != "everyone":
+            assert (newcomers[user] == (case != "goods unknown")).all()
+    assert not newcomers[data.events["user"].to_numpy()[site.known]].any()
+    assert site.ndcg([site.rivals["popularity"]] * 2, first=3).shape == (2, 3)
+    with pytest.raises(InputError, match="the case 'nobody' is unknown"):
+        site.ndcg([], "nobody")
+
+
+def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
+    data = small_data()
+    out = domains.hold_out(data, np.ones(data.n_items, bool), name="films")
+    config = plain.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
+    made = plain.pretrain([domains.domain(m6rec.load("written-posts"))], config, whole=True)
+    before = made.network.tokens.weight.clone()
+    again, other = (few_shot(made, out, 40), few_shot(made, out, 40, scratch=True))
+    assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
+    assert not torch.equal(again.network.tokens.weight, other.network.tokens.weight)
+    assert len(out.few(10)) == 10 and out.few(10) == out.few(40)[:10]
+    assert OpenDomain(data, out).ndcg([Meeting(again, out.whole)]).mean() > 0
+
+
+def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
+    """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
+    made = backbone()
+    items = ["silk bag", "wool coat", "party", "linen shirt bold"]
+    tokens = plain.batch(made.speller.tokens([Text(profile="age", target=tuple(items))]))
+    own = plain.losses(made.network, tokens)["meet"]
+    torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.speller))["meet"], own)
+    more = Catalogue.of([*items, "tabla"], made.speller)
+    assert plain.losses(made.network, tokens, more)["meet"] > own
+    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla"], made.speller))["meet"]
+    assert unknown == 0

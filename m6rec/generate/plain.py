@@ -52,13 +52,13 @@ def write(
     texts: Sequence[Text],
     length: int = 24,
     given: Callable[[Text], tuple[str, ...]] = first_turn,
-    among: Callable[[Text], Iterable[str]] | None = None,
+    among: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """The segments that are written after each text's given ones, at most `length` tokens, up to [EOS].
 
-    among: what the one segment that answers a text may be, in whole sentences; then it is as long as it takes.
+    among: for each text what the one segment that answers may be, in whole sentences; then it is as long as it takes.
     """
-    roots = [None] * len(texts) if among is None else _tries(made.speller, [among(text) for text in texts])
+    roots = [None] * len(texts) if among is None else _tries(made.speller, among)
     out: list[list[str]] = []
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
@@ -66,7 +66,7 @@ def write(
     return out
 
 
-def _tries(speller: Speller, allowed: Sequence[Iterable[str]]) -> list[Trie | None]:
+def _tries(speller: Speller, allowed: Sequence[Sequence[str]]) -> list[Trie | None]:
     """One trie for each text; a catalogue that is given for all of them is spelled once."""
     made = {id(one): trie(speller, one) for one in {id(one): one for one in allowed}.values()}
     return [made[id(one)] for one in allowed]

@@ -1,4 +1,4 @@
-"""All tasks that write, asked of one checkpoint about the same events of bazaar: texts, answers, measures, baselines."""
+"""All tasks that write, asked of one checkpoint about the same events of bazaar."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from m6rec.data import bazaar
 from m6rec.data.dataset import Dataset
 from m6rec.data.domains import Domain
 from m6rec.data.plaintext import Text
-from m6rec.generate.plain import last_turn, write
+from m6rec.generate.plain import first_turn, last_turn, write
 from m6rec.tasks import conversation, design, explanation, query
 from m6rec.train.plain import Backbone
 
 Answers = Mapping[str, Sequence[Sequence[str]]]  # task -> segments that were written, per text
 TAUGHT = ("explanation", "design", "query", "conversation")  # "next", the next item, is what pretraining teaches
+
+MEASURES = {  # of every task what is measured / what it is held against; the last three rank, and write nothing
+    "explanation": "true feature named / the item's first",
+    "design": "right category / the commonest",
+    "query": "true words / the history's usual",
+    "conversation": "item bought is offered / any with both wishes",
+    "next": "ROUGE-L / the last item again",
+    "retrieval": "Recall@100 / two towers of ids",
+    "scoring": "AUC / popularity",
+    "zero_shot": "NDCG@10 / text cosine",
+}
 
 
 class Exam:
@@ -40,17 +51,20 @@ class Exam:
         """What a backbone is taught so that it answers in every way."""
         return [text for task in TAUGHT for text in self.texts[task]]
 
-    def answers(self, made: Backbone) -> dict[str, list[list[str]]]:
-        """What a backbone writes. Explanations, offers and next items stay within what was read or is sold."""
-        offers = [f"{conversation.OFFERS} {item}" for item in self.sold]
+    def answers(self, made: Backbone, tasks: Sequence[str] = (*TAUGHT, "next")) -> dict[str, list[list[str]]]:
+        """What a backbone writes. Explanations keep to what was read, offers and next items to what is sold."""
+        explained, talked = self.texts["explanation"], self.texts["conversation"]
         among = {
-            "explanation": lambda text: explanation.sayable(text, self.features),
-            "conversation": lambda text: offers,
-            "next": lambda text: self.sold,
+            "explanation": [explanation.sayable(text, self.features) for text in explained],
+            "conversation": conversation.offers(talked, self.sold),
+            "next": [self.sold] * len(self.texts["next"]),
         }
-        given = {"conversation": last_turn}
-        options = {task: {"given": given[task]} if task in given else {} for task in self.texts}
-        return {task: write(made, texts, among=among.get(task), **options[task]) for task, texts in self.texts.items()}
+        turn = {"conversation": last_turn}
+        return {
+            task: write(made, texts, given=turn.get(task, first_turn), among=among.get(task))
+            for task, texts in self.texts.items()
+            if task in tasks
+        }
 
     def baselines(self, learnt: Exam) -> dict[str, list[list[str]]]:
         """What answers without a network, where `learnt` may be counted."""

@@ -1,8 +1,8 @@
 """Zero-shot ranking: who had X has Y next, by Y's words alone. Nothing is trained.
 
-Two readings of one backbone. `ZeroShot`: the history is read once, then every candidate is spelled out after it, and its
-tokens' mean log-likelihood is its score (M6-Rec section 3.2). `Meeting`: the state before anything is spelled, against
-the sum of each candidate's token embeddings, which pretraining taught to meet; one pass, however many candidates.
+Two readings of one backbone. `ZeroShot`: the history is read once, then every candidate is spelled out after it, and
+its tokens' mean log-likelihood is its score (M6-Rec section 3.2). `Meeting`: the state before anything is spelled,
+against the sum of each candidate's token embeddings, which pretraining taught to meet; one pass for all candidates.
 """
 
 from __future__ import annotations
