@@ -65,9 +65,9 @@ def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():
     assert "silk is your taste" in said and "party goes with wool coat winter slim" in said
     assert not any(sentence.startswith("wool") for sentence in said)  # the history's, not the item's
     found = explanation.judge([ASKED] * len(said), [[sentence] for sentence in said], FEATURES)
-    assert found["match"].min() == 1 and found["invented"].max() == 0
+    assert found["match"].min() == 1 and found["hallucinated"].max() == 0
     wrong = explanation.judge([ASKED] * 2, [["wool is your taste"], ["winter velvet by chance"]], FEATURES | {"velvet"})
-    assert wrong["match"].max() == 0 and wrong["invented"].tolist() == [0, 0.5]
+    assert wrong["match"].max() == 0 and wrong["hallucinated"].tolist() == [0, 0.5]
 
 
 @pytest.mark.parametrize("name, items, people", [("written-news", 30, 12), ("written-posts", 25, 10)])
@@ -136,6 +136,7 @@ def test_open_domain_cases_keep_apart_who_is_new():
         assert np.isin(item, out.items).all() == (case != "people unknown")
         if case != "everyone":
             assert (newcomers[user] == (case != "goods unknown")).all()
+    assert len(site.known) and not out.left[site.known].any()
     assert not newcomers[data.events["user"].to_numpy()[site.known]].any()
     assert site.ndcg([site.rivals["popularity"]] * 2, first=3).shape == (2, 3)
     with pytest.raises(InputError, match="the case 'nobody' is unknown"):

@@ -72,7 +72,7 @@ def sayable(asked: Text, features: Collection[str]) -> list[str]:
 def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set[str]) -> dict[str, np.ndarray | float]:
     """How good explanations are; `features`: the words that count as such.
 
-    Per explanation: match (it names a feature, and the item has what it names), invented (share of all features it
+    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of all features it
     names, of the item or of an earlier event, that nothing which was read has), fmr (it names the true one), cause (it
     names the true cause), bleu, rouge. Over all: fcr (features named / features there are), div (mean overlap of two
     explanations' features, lower is better), usr (unique sentences).
@@ -86,7 +86,7 @@ def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set
     pairs = list(combinations(own[:200], 2))
     return {
         "match": np.array([bool(one) and one <= item for one, item in zip(own, there, strict=True)], float),
-        "invented": np.array([len(one - all_) / max(1, len(one)) for one, all_ in zip(named, read, strict=True)]),
+        "hallucinated": np.array([len(one - all_) / max(1, len(one)) for one, all_ in zip(named, read, strict=True)]),
         "fmr": np.array([_features(_claim(t), features) <= one for t, one in zip(truths, own, strict=True)], float),
         "cause": np.array([cause(s) == cause(t) for s, t in zip(sentences, truths, strict=True)], float),
         "bleu": np.array([bleu(s.split(), t.split()) for s, t in zip(sentences, truths, strict=True)]),

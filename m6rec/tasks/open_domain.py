@@ -39,9 +39,8 @@ class OpenDomain:
         user, item = out.whole.user, out.whole.item
         asked, known = out.split.test, np.unique(out.seen.item)
         last = np.append(user[1:] != user[:-1], True) & (np.arange(len(user)) > data.offsets[user])
-        self.known = np.flatnonzero(
-            last & ~out.newcomer[user] & np.isin(item, known)
-        )  # nothing is new: the last events
+        # Nothing is new: the last events of people who were read, if they are later than all that was read of them.
+        self.known = np.flatnonzero(last & ~out.left & ~out.newcomer[user] & np.isin(item, known))
         new = out.newcomer[user[asked]]
         self.cases = {
             "everyone": (asked, out.items),
