@@ -165,5 +165,5 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.speller))["meet"], own)
     more = Catalogue.of([*items, "tabla"], made.speller)
     assert plain.losses(made.network, tokens, more)["meet"] > own
-    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla"], made.speller))["meet"]
+    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.speller))["meet"]
     assert unknown == 0
