@@ -262,8 +262,14 @@ class Dataset:
             left &= ~np.isin(self.events[word], codes)
         if not left.any():
             raise InputError(f"{self.name} without these items and users has no events; leave some in.")
-        events = self.events[left].reset_index(drop=True)
-        return replace(self, events=events, offsets=_offsets(events["user"].to_numpy(), self.n_users))
+        return self.only(left)
+
+    def only(self, events: np.ndarray) -> Dataset:
+        """The same catalogue, people and codes, with these events (E,) bool alone. InputError if none is left."""
+        if events.shape != (self.n_events,) or not events.any():
+            raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
+        kept = self.events[events].reset_index(drop=True)
+        return replace(self, events=kept, offsets=_offsets(kept["user"].to_numpy(), self.n_users))
 
     @cached_property
     def fingerprint(self) -> str:

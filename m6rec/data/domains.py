@@ -105,6 +105,7 @@ class HeldOut(NamedTuple):
     )
     shots: np.ndarray  # rows of the split's training events that are of held-out items and not of newcomers
     newcomer: np.ndarray  # (U,) bool: people of whom training has seen nothing
+    left: np.ndarray  # (E,) bool: the events of `seen`, as rows of data.events
 
     def few(self, count: int, seed: int = 0) -> list[Text]:
         """So many events of the held-out items, drawn by `seed`, to learn from."""
@@ -129,11 +130,13 @@ def hold_out(data: Dataset, items: np.ndarray, newcomers: np.ndarray | None = No
     before = np.arange(data.n_events) < target[user]
     asked = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
     odd = user[asked] % 2 == 1
+    left = before & ~items[item] & ~newcomer[user]
     return HeldOut(
-        domain(data, before & ~items[item] & ~newcomer[user], name),
+        domain(data, left, name),
         domain(data),
         np.flatnonzero(items),
         Split("held_out", before, asked[~odd], asked[odd]),
         np.flatnonzero(before & items[item] & ~newcomer[user]),
         newcomer,
+        left,
     )

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from m6rec.data import bazaar, fashion, readers
+from m6rec.data import bazaar, fashion, readers, written
 
 
 class Route(NamedTuple):
@@ -131,6 +131,16 @@ SOURCES = {
                 readers.hm,
             ),
         ),
+    ),
+    "written-news": Source(
+        "written for m6rec, no person or headline is real: Apache-2.0",
+        (Route("comes with m6rec", {}, lambda folder: written.news()),),
+        0,
+    ),
+    "written-posts": Source(
+        "written for m6rec, no person or post is real: Apache-2.0",
+        (Route("comes with m6rec", {}, lambda folder: written.posts()),),
+        0,
     ),
     "fashion-mnist": Source(
         "MIT licence, Zalando SE",

@@ -65,7 +65,7 @@ def describe() -> pd.DataFrame:
     rows = [
         (name, source.terms, source.routes[0].address.removeprefix("hand:"), source.megabytes)
         for name, source in SOURCES.items()
-        if source.routes[0].files  # bazaar has none to fetch
+        if source.routes[0].files  # what comes with m6rec has none to fetch
     ]
     return pd.DataFrame(rows, columns=["name", "terms", "address", "megabytes"]).astype({"megabytes": float})
 

@@ -95,6 +95,32 @@ LIKED = {
     "ml100k.auc.logistic": "logistic regression on the numbers",
     "ml100k.auc.item_mean": "the film's mean",
 }
+OPEN = {
+    "zero_shot": "M6-Rec, zero-shot: the state meets the words",
+    "with_cosine": "the same and text cosine, multiplied",
+    "spelled_out": "M6-Rec, zero-shot: mean token log-likelihood (some people)",
+    "ten_shot": "M6-Rec after ten examples",
+    "hundred_shot": "M6-Rec after a hundred examples",
+    "from_scratch": "untrained weights after a hundred examples",
+    "from_scratch.ten": "untrained weights after ten examples",
+    "text_cosine": "text cosine",
+    "content_knn": "content-kNN",
+    "popularity": "popularity, which has counted the domain's own events",
+    "random": "guessing",
+    "lead_over_cosine": "zero-shot − text cosine, paired over people",
+}
+WRITTEN = {
+    "retrieval": "retrieval, Recall@100", "scoring": "scoring, bought above drawn (AUC)",
+    "zero_shot": "zero-shot ranking, NDCG@10", "explanation": "explanation, the true feature is named",
+    "design": "product design, right category", "query": "query, words that are true",
+    "conversation": "conversation, what was bought is offered", "next": "next item, ROUGE-L",
+}  # fmt: skip
+SAID = {
+    "match": "features named that the item has", "hallucinated": "features named that were never read",
+    "fmr": "the true feature is named (FMR)", "cause": "the true cause is named", "fcr": "features used at all (FCR)",
+    "div": "overlap of two explanations (DIV, lower is better)", "usr": "unique sentences (USR)",
+    "bleu": "BLEU-4", "rouge": "ROUGE-L",
+}  # fmt: skip
 BY = {
     "leave_one_out": "leave-one-out", "integrated": "integrated gradients",
     "gradient_weighted": "weighted by gradients",
@@ -237,6 +263,25 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         f"step_milliseconds.{way}": label for way, label in WAYS_TO_ADAPT.items()
     },
     "MovieLens-100K, will it be liked: late interaction and M6-Edge": EDGE,
+    "bazaar, a kind of goods never seen: NDCG@10 among them": {f"open.{key}": label for key, label in OPEN.items()},
+    **{
+        f"bazaar, a kind of goods never seen, by who is new: {who.replace('_', ' ')}": {
+            f"open.{who}.{key}": OPEN[key] for key in ("zero_shot", "text_cosine", "popularity")
+        }
+        for who in ("goods_unknown", "both_unknown", "people_unknown")
+    },
+    "MovieLens-100K, of which not a film was read: NDCG@10": {
+        f"open.films.{key}": label for key, label in OPEN.items()
+    },
+    "bazaar, eight tasks of one checkpoint, people never read": {
+        f"tasks.{key}{end}": f"{label}{words}"
+        for key, label in WRITTEN.items()
+        for end, words in (("", ""), (".baseline", " – baseline"))
+    },
+    **{
+        f"bazaar, explanations {how}": {f"explain.{key}{end}": label for key, label in SAID.items()}
+        for end, how in (("", "under a trie"), (".free", "written freely"))
+    },
     **{
         f"{data}, area under deletion by leave-one-out": {
             f"deletion.{key}.over_random": "/ by chance",

@@ -42,14 +42,16 @@ def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], catalogue: Co
     }
 
 
+def offers(asked: Sequence[Text], catalogue: Collection[str]) -> list[list[str]]:
+    """What a system that searches first may say: per dialogue, every item with both wishes, or all if there is none."""
+    words = {f"{OFFERS} {item}": set(item.split()) for item in sorted(set(catalogue))}
+    return [[offer for offer, has in words.items() if wishes(text) <= has] or list(words) for text in asked]
+
+
 def search(asked: Sequence[Text], catalogue: Collection[str], seed: int = 0) -> list[list[str]]:
     """A baseline: any item of the catalogue that has both wishes."""
-    rng, words = np.random.default_rng(seed), {item: set(item.split()) for item in sorted(set(catalogue))}
-    rows = []
-    for text in asked:
-        found = [item for item, has in words.items() if wishes(text) <= has] or list(words)
-        rows.append([f"{OFFERS} {found[rng.integers(len(found))]}"])
-    return rows
+    rng = np.random.default_rng(seed)
+    return [[found[rng.integers(len(found))]] for found in offers(asked, catalogue)]
 
 
 def wishes(text: Text) -> set[str]:

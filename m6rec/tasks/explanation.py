@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,6 +18,7 @@ from m6rec.data.domains import Domain
 from m6rec.data.plaintext import Text
 
 HISTORY = 5  # events that an explanation may speak of
+CITED = 4  # words by which it calls one
 SIGNS = {"taste": "your taste", "event": "goes with", "request": "suits the", "chance": "by chance"}
 
 
@@ -43,7 +44,7 @@ def _sentence(domain: Domain, row: int, truth: bazaar.Truth) -> str:
         pull, said = truth.shoppers[user], "is your taste"
     elif event.cause == "event":
         earlier = domain.item[event.cause_event]
-        pull, said = truth.items[earlier], f"goes with {' '.join(domain.items[earlier].split()[:4])}"
+        pull, said = truth.items[earlier], f"goes with {' '.join(domain.items[earlier].split()[:CITED])}"
     elif event.cause == "request":
         level = _level(domain.requests[row], event.cause_field)
         value = bazaar.LEVELS[event.cause_field].index(level)
@@ -60,10 +61,18 @@ def _level(request: str, field: str) -> str:
     return next(level for level in bazaar.LEVELS[field] if level in said)
 
 
+def sayable(asked: Text, features: Collection[str]) -> list[str]:
+    """Every sentence that names a feature of the item, and a cause that was read: for `write(among=…)`."""
+    named = list(dict.fromkeys(word for word in asked.candidate.split() if word in features)) or ["it"]
+    causes = ["is your taste", *(f"suits the {word}" for word in asked.request.split())]
+    causes += [f"goes with {' '.join(event.split()[:CITED])}" for event in asked.history]
+    return [f"{word} {cause}" for word in named for cause in (*causes, "by chance")]
+
+
 def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set[str]) -> dict[str, np.ndarray | float]:
     """How good explanations are; `features`: the words that count as such.
 
-    Per explanation: match (it names a feature, and the item has what it names), invented (share of all features it
+    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of all features it
     names, of the item or of an earlier event, that nothing which was read has), fmr (it names the true one), cause (it
     names the true cause), bleu, rouge. Over all: fcr (features named / features there are), div (mean overlap of two
     explanations' features, lower is better), usr (unique sentences).
@@ -77,7 +86,7 @@ def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set
     pairs = list(combinations(own[:200], 2))
     return {
         "match": np.array([bool(one) and one <= item for one, item in zip(own, there, strict=True)], float),
-        "invented": np.array([len(one - all_) / max(1, len(one)) for one, all_ in zip(named, read, strict=True)]),
+        "hallucinated": np.array([len(one - all_) / max(1, len(one)) for one, all_ in zip(named, read, strict=True)]),
         "fmr": np.array([_features(_claim(t), features) <= one for t, one in zip(truths, own, strict=True)], float),
         "cause": np.array([cause(s) == cause(t) for s, t in zip(sentences, truths, strict=True)], float),
         "bleu": np.array([bleu(s.split(), t.split()) for s, t in zip(sentences, truths, strict=True)]),

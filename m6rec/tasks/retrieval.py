@@ -47,7 +47,7 @@ def pairs(made: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
         for row, start in zip(rows, starts, strict=True)
     ]
     items = states(made, [Text(candidate=words) for words in domain.items])
-    return Pairs(states(made, asked), torch.from_numpy(domain.item[rows]), items)
+    return Pairs(states(made, asked), torch.tensor(domain.item[rows]), items)
 
 
 class TwoMaps(nn.Module):
@@ -86,12 +86,12 @@ def two_tower(domain: Domain, rows: np.ndarray, learnt: np.ndarray, **options: o
     def counted(events: np.ndarray) -> Pairs:
         people = torch.zeros(len(events), n)
         for line, row, start in zip(people, events, np.searchsorted(domain.user, domain.user[events]), strict=True):
-            line[domain.item[max(start, row - HISTORY) : row]] = 1
-        return Pairs(people, torch.from_numpy(domain.item[events]), items)
+            line[torch.tensor(domain.item[max(start, row - HISTORY) : row])] = 1
+        return Pairs(people, torch.tensor(domain.item[events]), items)
 
-    asked = counted(rows)
+    asked, maps = counted(rows), fit(counted(learnt), **options)
     with torch.no_grad():
-        return fit(counted(learnt), **options)(asked.people, items), asked
+        return maps(asked.people, items), asked
 
 
 def recall(cosines: Tensor, item: Tensor, k: int = 100) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Zero-shot ranking: who had X has Y next, by the mean log-likelihood of Y's words. Nothing is trained.
+"""Zero-shot ranking: who had X has Y next, by Y's words alone. Nothing is trained.
 
-The history is read once, then every candidate is spelled out after it: items that no training has seen are ranked by
-their words alone. Source: M6-Rec section 3.2 (zero-shot ranking).
+Two readings of one backbone. `ZeroShot`: the history is read once, then every candidate is spelled out after it, and
+its tokens' mean log-likelihood is its score (M6-Rec section 3.2). `Meeting`: the state before anything is spelled,
+against the sum of each candidate's token embeddings, which pretraining taught to meet; one pass for all candidates.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from m6rec.data.domains import HISTORY, Domain
 from m6rec.data.plaintext import Text, pad
 from m6rec.data.splits import Targets
 from m6rec.data.text import BOS, PAD
+from m6rec.train import meeting
 from m6rec.train.plain import SOURCE, Backbone
 
 CANDIDATES = 512  # spelled out at once
+PEOPLE = 64  # read at once
 
 
 @torch.no_grad()
@@ -42,6 +45,16 @@ def _means(logits: Tensor, truth: Tensor) -> Tensor:
     return (said * there).sum(1) / there.sum(1)
 
 
+def asked(domain: Domain, users: Targets, history: int = HISTORY) -> list[Text]:
+    """Each target's profile and history, and its request as what the target begins with."""
+    texts = []
+    for event in users.events:
+        since = max(int(users.data.offsets[domain.user[event]]), event - history)
+        text = domain.text(range(event, event + 1), since)
+        texts.append(text._replace(target=text.target[:-1]))  # the request stays
+    return texts
+
+
 class ZeroShot:
     """A scorer for `m6rec.evaluate`: the backbone reads each target's profile, request and history in `domain`'s words.
 
@@ -61,9 +74,33 @@ class ZeroShot:
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) mean log-likelihoods."""
         out = np.full((len(users), len(self.domain.items)), -np.inf)
-        for row, event in zip(out, users.events, strict=True):
-            since = max(int(users.data.offsets[self.domain.user[event]]), event - self.history)
-            asked = self.domain.text(range(event, event + 1), since)
-            asked = asked._replace(target=asked.target[:-1])  # the request stays
-            row[self.candidates] = (log_likelihood(self.made, asked, self.words) - self.usual)[self.back]
+        for row, text in zip(out, asked(self.domain, users, self.history), strict=True):
+            row[self.candidates] = (log_likelihood(self.made, text, self.words) - self.usual)[self.back]
         return out
+
+
+class Meeting:
+    """A scorer for `m6rec.evaluate`: ⟨the state before an item, the item's words⟩ for every item of `domain`."""
+
+    name = "zero-shot, meeting"
+
+    def __init__(self, made: Backbone, domain: Domain, *, history: int = HISTORY):
+        self.made, self.domain, self.history = made, domain, history
+        tokens = pad([made.speller.segment(words)[:-1] for words in domain.items])
+        with torch.no_grad():
+            self.items = meeting.vectors(made.network, torch.from_numpy(tokens))  # (N, D)
+
+    @torch.no_grad()
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N) inner products."""
+        texts = asked(self.domain, users, self.history)
+        parts = [texts[i : i + PEOPLE] for i in range(0, len(texts), PEOPLE)]
+        return torch.cat([self.states(part) @ self.items.T for part in parts])
+
+    def states(self, texts: Sequence[Text]) -> Tensor:
+        """The states at the last token of what is given, after which an item would be written: (n, D)."""
+        network, speller = self.made.network, self.made.speller
+        source = torch.from_numpy(speller.tokens(texts, SOURCE).source)
+        rows = [[BOS, *(token for part in text.target for token in speller.segment(part))] for text in texts]
+        hidden = network(source, torch.from_numpy(pad(rows)), write=False).hidden[:, source.shape[1] :]
+        return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]

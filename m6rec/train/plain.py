@@ -19,20 +19,21 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.data.domains import Domain
-from m6rec.data.plaintext import SEP, SPECIAL, Speller, Text, Tokens
+from m6rec.data.plaintext import SPECIAL, Speller, Text, Tokens
 from m6rec.data.sources import home
-from m6rec.data.text import BOS, EOS, MASK, PAD, UNK
+from m6rec.data.text import EOS, MASK, PAD
 from m6rec.model.plain import PlainText
 from m6rec.train import checkpoint
 from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
+from m6rec.train.meeting import Catalogue, meeting
 
 INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 CODE = (
     "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py", "model/plain.py",
-    "train/company.py", "train/fit.py", "train/plain.py",
+    "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
 )  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
 SIZES = {
@@ -70,33 +71,14 @@ def batch(tokens: Tokens) -> Batch:
     return Batch(*(torch.from_numpy(part) for part in tokens))
 
 
-def losses(network: PlainText, some: Batch) -> dict[str, Tensor]:
+def losses(network: PlainText, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
     """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
     begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.taught[:, 1:], PAD)
     hidden = network(some.source, begun, write=False).hidden[:, some.source.shape[1] :]
     there = truth != PAD  # logits are most of the work: only where something is taught
     write = F.cross_entropy(network.logits(hidden[there]), truth[there])
-    return {"write": write, "meet": meeting(network, hidden, begun, truth)}
-
-
-def meeting(network: PlainText, hidden: Tensor, begun: Tensor, truth: Tensor) -> Tensor:
-    """Before a segment is written, its state should know it among the other segments of the batch.
-
-    A segment is the sum of its tokens' embeddings over the root of their number, so items never seen have one too.
-    Shapes: hidden (B, T, D), the tokens that were read and those that come (B, T), 0 where nothing is taught.
-    Source: InfoNCE (van den Oord et al. 2018), as in M6-Rec's retrieval task.
-    """
-    first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
-    inside = (truth >= len(SPECIAL)) | (truth == UNK)
-    number = first.flatten().long().cumsum(0) - 1  # which segment a token belongs to
-    number, words = number[inside.flatten()], truth[inside]
-    n = int(first.sum())
-    size = torch.bincount(number, minlength=n).clamp(min=1)
-    bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
-    spelled = torch.zeros(n, dtype=torch.long).index_add(0, number, words * words * 7919 + words)
-    twin = (spelled[:, None] == spelled) & ~torch.eye(n, dtype=torch.bool)  # the same words are no wrong answer
-    return F.cross_entropy((hidden[first] @ bags.T).masked_fill(twin, float("-inf")), torch.arange(n))
+    return {"write": write, "meet": meeting(network, hidden, begun, truth, catalogue)}
 
 
 def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float = 1.0) -> list[Text]:
@@ -122,8 +104,12 @@ def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
     return Tokens(source, target, taught)
 
 
-def stage(texts: Sequence[Domain], speller: Speller, config: Config) -> Stage:
-    """The stage for `fit`: epochs over the domains' windows, judged by the texts of users kept apart."""
+def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool = False) -> Stage:
+    """The stage for `fit`: epochs over the domains' windows, judged by the texts of users kept apart.
+
+    whole: items meet all items of the domains, not those of the batch alone.
+    """
+    catalogue = Catalogue.of(_had(texts), speller) if whole else None
     apart = [_users(domain, kept=False) for domain in texts]
     train = [_users(domain, kept=True) for domain in texts]
     judged = examples(apart, np.random.default_rng(0))[:256]
@@ -142,7 +128,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config) -> Stage:
         name="plain",
         epochs=config.pretrain_epochs,
         batches=batches,
-        losses=lambda network, some, rng: losses(network, some),
+        losses=lambda network, some, rng: losses(network, some, catalogue),
         validate=validate,
         weights={},
     )
@@ -157,21 +143,35 @@ def _alike(texts: list[Text], size: int) -> list[list[Text]]:
     return batches
 
 
-def pretrain(domains: Sequence[Domain], config: Config, **options: object) -> Backbone:
-    """A backbone trained on these domains' texts; options: `folder`, `resume`, `log` and `on_epoch` of `fit`."""
+def pretrain(domains: Sequence[Domain], config: Config, whole: bool = False, **options: object) -> Backbone:
+    """A backbone trained on these domains' texts; whole: as in `stage`.
+
+    options: `folder`, `resume`, `log` and `on_epoch` of `fit`.
+    """
     speller = Speller.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
     network = PlainText(config, len(speller))
     with torch.no_grad():
         network.tokens.weight[len(SPECIAL) :] = company(domains, speller, config.width, config.seed)[len(SPECIAL) :]
-    fit(network, stage(domains, speller, config), config, **options)
-    return Backbone(network.eval(), speller, config, key(domains, config))
+    fit(network, stage(domains, speller, config, whole), config, **options)
+    return Backbone(network.eval(), speller, config, key(domains, config, whole))
 
 
-def teach(made: Backbone, texts: Sequence[Text], epochs: int = 1, rate: float = 1e-3, seed: int = 0) -> Backbone:
-    """The backbone after some passes over these texts' targets; the one that is given stays as it is."""
+def teach(
+    made: Backbone,
+    texts: Sequence[Text],
+    epochs: int = 1,
+    rate: float = 1e-3,
+    seed: int = 0,
+    items: Sequence[str] | None = None,
+) -> Backbone:
+    """The backbone after some passes over these texts' targets; the one that is given stays as it is.
+
+    items: a catalogue, among which the texts' items are to be met as well.
+    """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
+    catalogue = Catalogue.of(items, made.speller) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
@@ -179,26 +179,28 @@ def teach(made: Backbone, texts: Sequence[Text], epochs: int = 1, rate: float = 
             yield batch(made.speller.tokens(rows[i], SOURCE, TARGET))
 
     def loss(network: PlainText, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        return {"write": losses(network, some)["write"]}
+        both = losses(network, some, catalogue)
+        return both if catalogue else {"write": both["write"]}
 
     counted = itertools.count()  # each epoch counts as better than the one before: the last one is kept
     fit(network, Stage("teach", epochs, batches, loss, lambda network: float(next(counted)), {}), settings)
-    taught = hashlib.sha256(f"{made.key}{rate}{epochs}{seed}{[str(text) for text in texts]}".encode())
+    words = f"{made.key}{rate}{epochs}{seed}{[str(text) for text in texts]}{'' if items is None else sorted(items)}"
+    taught = hashlib.sha256(words.encode())
     return Backbone(network.eval(), made.speller, settings, taught.hexdigest()[:12])
 
 
-def cached(domains: Sequence[Domain], config: Config, seed: int | None = None) -> Backbone:
+def cached(domains: Sequence[Domain], config: Config, seed: int | None = None, whole: bool = False) -> Backbone:
     """The kept backbone of these texts, config and code, or a new one that is then kept; says which of the two."""
     if seed is not None:
         config = Config(**{**config.to_dict(), "seed": seed})
-    name = key(domains, config)
+    name = key(domains, config, whole)
     folder = home() / "models" / f"plain-{name}"
     if (folder / "config.json").exists():
         print(f"loaded {folder.name}")
         return load(folder)
     work = folder.with_name(folder.name + "-training")
     log: list = []
-    made = pretrain(domains, config, folder=work, resume=True, on_epoch=log.append)
+    made = pretrain(domains, config, whole, folder=work, resume=True, on_epoch=log.append)
     save(made, folder)
     checkpoint.remove(work)
     print(f"trained {folder.name} in {log[-1].seconds if log else 0:.0f} s")
@@ -223,9 +225,9 @@ def load(folder: Path) -> Backbone:
         raise checkpoint.foreign(Path(folder), error) from error
 
 
-def key(domains: Sequence[Domain], config: Config) -> str:
+def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
     """A hash of texts, config and the code that a backbone is made by."""
-    digest = hashlib.sha256(config.fingerprint.encode())
+    digest = hashlib.sha256(config.fingerprint.encode() + b"whole" * whole)
     for domain in domains:
         digest.update(domain.fingerprint.encode())
     for file in CODE:
@@ -237,6 +239,11 @@ def _users(domain: Domain, *, kept: bool) -> Domain:
     """The domain without one user in twenty, or these alone: they judge."""
     mine = (domain.user % 20 != 7) == kept
     return domain._replace(**{part: getattr(domain, part)[mine] for part in ("user", "item", "requests", "values")})
+
+
+def _had(domains: Sequence[Domain]) -> set[str]:
+    """The items that somebody had: one that is held out is no wrong answer."""
+    return {words for domain in domains for words in domain.items[np.unique(domain.item)]}
 
 
 def _words(domains: Sequence[Domain]) -> Iterator[str]:

@@ -1,0 +1,169 @@
+"""Tasks in words: what may be said, what is held out, and the sets that are written for the purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fixtures import small_data
+
+import m6rec
+from m6rec.config import Config
+from m6rec.data import domains
+from m6rec.data.plaintext import Speller, Text
+from m6rec.errors import InputError
+from m6rec.generate.plain import trie, write
+from m6rec.model.plain import PlainText
+from m6rec.tasks import conversation, explanation, retrieval
+from m6rec.tasks.open_domain import OpenDomain, few_shot
+from m6rec.tasks.zero_shot import Meeting
+from m6rec.train import plain
+from m6rec.train.meeting import Catalogue
+from m6rec.train.plain import Backbone
+
+FEATURES = {"silk", "wool", "party", "winter"}
+ASKED = Text(
+    profile="age twenties",
+    request="evening workday",
+    history=("wool coat winter slim", "linen shirt"),
+    candidate="silk bag party bold",
+    target=("because:", "silk is your taste"),
+)
+
+
+def backbone(*texts: str) -> Backbone:
+    """An untrained one: whatever it prefers, a trie has to hold."""
+    config = Config(width=16, heads=2, joint_layers=2, dropout=0.0)
+    speller = Speller.fit([*texts, *ASKED.segments, *ASKED.target], 400)
+    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+
+
+def test_only_what_is_among_the_sentences_is_written():
+    catalogue = ["silk bag", "silk bag party", "wool coat", "tabla, slowed", "naïve ☃ lamp"]
+    made = backbone(*catalogue)
+    texts = [ASKED._replace(target=("next:", words)) for words in catalogue * 3]
+    said = write(made, texts, among=[catalogue] * len(texts))
+    spelled = {" ".join(made.speller.words(made.speller.segment(words))) for words in catalogue}
+    assert {" ".join(parts) for parts in said} <= spelled and all(len(parts) == 1 for parts in said)
+    alone = write(made, texts[:1], among=[["wool coat"]])
+    assert alone == [["wool coat"]]
+
+
+def test_a_sentence_is_written_to_its_end_however_long():
+    long = " ".join(["party"] * 60)
+    assert write(backbone(), [ASKED], length=3, among=[[long]]) == [[long]]
+
+
+@pytest.mark.parametrize("sentences", [[], [""], ["silk", " "]])
+def test_nothing_to_say_is_an_error(sentences):
+    with pytest.raises(InputError, match="nothing may be said"):
+        trie(backbone().speller, sentences)
+
+
+def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():
+    said = explanation.sayable(ASKED, FEATURES)
+    assert "silk is your taste" in said and "party goes with wool coat winter slim" in said
+    assert not any(sentence.startswith("wool") for sentence in said)  # the history's, not the item's
+    found = explanation.judge([ASKED] * len(said), [[sentence] for sentence in said], FEATURES)
+    assert found["match"].min() == 1 and found["hallucinated"].max() == 0
+    wrong = explanation.judge([ASKED] * 2, [["wool is your taste"], ["winter velvet by chance"]], FEATURES | {"velvet"})
+    assert wrong["match"].max() == 0 and wrong["hallucinated"].tolist() == [0, 0.5]
+
+
+@pytest.mark.parametrize("name, items, people", [("written-news", 30, 12), ("written-posts", 25, 10)])
+def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, people):
+    data = m6rec.load(name)
+    assert (data.n_items, data.n_users) == (items, people)
+    assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
+    assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
+    assert "written for m6rec" in m6rec.data.registry.SOURCES[name].terms
+    assert all(domains.domain(data).items)
+
+
+def test_a_domain_without_a_text_is_refused():
+    data = small_data()
+    bare = m6rec.Dataset.from_frames(
+        data.items.assign(text="", title="")[["item_id", "title", "text"]],
+        None,
+        data.events.assign(user_id=data.events["user"], item_id=data.items["item_id"].to_numpy()[data.events["item"]])[
+            ["user_id", "item_id"]
+        ],
+        name="mute",
+    )
+    with pytest.raises(InputError, match="mute has no text"):
+        domains.domain(bare)
+
+
+def test_what_is_held_out_is_never_trained_on():
+    data = small_data()
+    held = np.arange(data.n_items) < 8
+    newcomers = np.arange(data.n_users) % 5 == 0
+    out = domains.hold_out(data, held, newcomers)
+    left = data.only(out.left)
+    assert not held[left.events["item"]].any() and not newcomers[left.events["user"]].any()
+    assert left.n_events == len(out.seen.item) and set(out.seen.item) == set(left.events["item"])
+    last = {int(data.events["user"][row]): row for row in (*out.split.valid, *out.split.test)}
+    for row in out.shots:
+        user = int(data.events["user"][row])
+        assert held[data.events["item"][row]] and not newcomers[user] and row < last.get(user, data.n_events)
+    with pytest.raises(InputError, match="at least one"):
+        data.only(np.zeros(data.n_events, bool))
+
+
+def test_two_maps_of_ids_find_what_follows_in_a_circle():
+    """They were once taught under no_grad, which only a call could show."""
+    circle = domains.domain(small_data())
+    rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
+    cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
+    assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
+
+
+def test_a_system_that_searches_first_offers_what_has_both_wishes():
+    talk = ASKED._replace(target=("user: silk please:", "system:", "what else", "user: party too:", "system:", "x"))
+    found = conversation.offers([talk], ["silk bag party", "silk bag", "party silk"])
+    assert found == [["how about party silk", "how about silk bag party"]]
+    assert conversation.offers([talk], ["wool"]) == [["how about wool"]]
+
+
+def test_open_domain_cases_keep_apart_who_is_new():
+    data = small_data()
+    newcomers = np.arange(data.n_users) % 3 == 0
+    out = domains.hold_out(data, np.arange(data.n_items) < 10, newcomers)
+    site = OpenDomain(data, out)
+    for case, (rows, pool) in site.cases.items():
+        user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
+        assert len(rows) and np.isin(item, pool).all()
+        assert np.isin(item, out.items).all() == (case != "people unknown")
+        if case != "everyone":
+            assert (newcomers[user] == (case != "goods unknown")).all()
+    assert len(site.known) and not out.left[site.known].any()
+    assert not newcomers[data.events["user"].to_numpy()[site.known]].any()
+    assert site.ndcg([site.rivals["popularity"]] * 2, first=3).shape == (2, 3)
+    with pytest.raises(InputError, match="the case 'nobody' is unknown"):
+        site.ndcg([], "nobody")
+
+
+def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
+    data = small_data()
+    out = domains.hold_out(data, np.ones(data.n_items, bool), name="films")
+    config = plain.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
+    made = plain.pretrain([domains.domain(m6rec.load("written-posts"))], config, whole=True)
+    before = made.network.tokens.weight.clone()
+    again, other = (few_shot(made, out, 40), few_shot(made, out, 40, scratch=True))
+    assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
+    assert not torch.equal(again.network.tokens.weight, other.network.tokens.weight)
+    assert len(out.few(10)) == 10 and out.few(10) == out.few(40)[:10]
+    assert OpenDomain(data, out).ndcg([Meeting(again, out.whole)]).mean() > 0
+
+
+def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
+    """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
+    made = backbone()
+    items = ["silk bag", "wool coat", "party", "linen shirt bold"]
+    tokens = plain.batch(made.speller.tokens([Text(profile="age", target=tuple(items))]))
+    own = plain.losses(made.network, tokens)["meet"]
+    torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.speller))["meet"], own)
+    more = Catalogue.of([*items, "tabla"], made.speller)
+    assert plain.losses(made.network, tokens, more)["meet"] > own
+    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.speller))["meet"]
+    assert unknown == 0
