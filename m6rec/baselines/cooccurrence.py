@@ -10,7 +10,9 @@ import scipy.sparse as sp
 
 from m6rec.baselines.linear import ItemToItem, recent
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.data.pairs import DECAY, WINDOW, following, power
+from m6rec.data.pairs import DECAY, WINDOW, following, scaled
+
+FILLED = 0.1  # share of pairs from which on a dense table is multiplied faster
 
 
 class CoOccurrence(ItemToItem):
@@ -35,9 +37,13 @@ class CoOccurrence(ItemToItem):
 
     def fit(self, data: Dataset, split: Split) -> CoOccurrence:
         """Count the training events, which lie by user and time. Returns self."""
-        forward = following(data, split, self.window, self.decay)
-        counts = forward + self.backward * forward.T
-        self.weights = (power(counts.sum(1), -self.row) @ counts @ power(counts.sum(0), -self.col)).astype(np.float32)
+        return self.weigh(following(data, split, self.window, self.decay))
+
+    def weigh(self, forward: sp.csr_array) -> CoOccurrence:
+        """Fit to counts (N, N) that `following` made with this window and decay: all else is quick. Returns self."""
+        counts = sp.csr_array(forward + self.backward * forward.T)
+        weights = scaled(counts, self.row, self.col).astype(np.float32)
+        self.weights = weights.toarray() if weights.nnz > FILLED * np.prod(weights.shape) else weights
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:

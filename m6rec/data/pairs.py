@@ -40,16 +40,18 @@ def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = 
     return sp.csr_array((np.concatenate(gains), (rows, columns)), shape=(data.n_items, data.n_items))
 
 
-def power(sums: np.ndarray, exponent: float) -> sp.dia_array:
-    """A diagonal (N, N) of sums ^ exponent; an item without pairs has nothing to normalise."""
-    return sp.diags_array(np.where(sums > 0, sums, 1.0) ** exponent)
+def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
+    """Each count divided by its row's sum ^ row and by its column's sum ^ col: (N, N)."""
+    rows, columns = ((sums := counts.sum(axis)) + (sums == 0) for axis in (1, 0))  # no pairs, nothing to divide by
+    data = np.repeat(rows**-row, np.diff(counts.indptr)) * counts.data * (columns**-col)[counts.indices]
+    return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
     """Each item keeps 1 - share, and its nearest others have the rest, by how often they stand near it, either way."""
     counts = following(data, split)
     counts = sp.csr_array(counts + counts.T)
-    counts = sp.csr_array(counts @ power(counts.sum(0), -COMMON))
+    counts = sp.csr_array(counts @ sp.diags_array(np.maximum(counts.sum(0), 1e-12) ** -COMMON))
     counts.setdiag(0)
     counts.eliminate_zeros()
     item, shares = np.tile(np.arange(data.n_items)[:, None], (1, NEAR + 1)), np.zeros((data.n_items, NEAR + 1))

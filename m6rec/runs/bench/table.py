@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
+from m6rec.data.pairs import following
 from m6rec.data.splits import Split
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.generate.beam import generate
@@ -66,6 +67,7 @@ class Bench:
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self.split = data.split()
         self._judge = judge(data, self.split)
+        self._following = cache(partial(following, data, self.split))
         self._models: dict[str, M6Rec] = {}
 
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
@@ -117,7 +119,7 @@ class Bench:
         return climb(lambda settings: self._judge(self._count(settings)), START, GRID)
 
     def _count(self, settings: dict[str, float]) -> baselines.CoOccurrence:
-        return baselines.CoOccurrence(**settings).fit(self.data, self.split)
+        return baselines.CoOccurrence(**settings).weigh(self._following(settings["window"], settings["decay"]))
 
     def model(self, seed: int, **changes: Any) -> M6Rec:
         """m6rec itself: the one that stands here, or from the cache, or trained now."""
