@@ -75,7 +75,7 @@ def test_a_row_that_failed_stands_in_no_mean_and_is_written_down(bench, tmp_path
 
 def test_the_blend_takes_what_validation_likes_best(bench):
     popular = baselines.Popularity().fit(bench.data, bench.split)
-    blend = bench.blend(popular)
+    (blend,) = bench.blend([popular])
 
     def valid(model: object) -> float:
         return m6rec.evaluate(model, bench.data, split=bench.split, part="valid").metrics["ndcg@10"]
@@ -84,6 +84,8 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
     assert valid(Blended(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
     assert valid(bench.prior()) >= valid(start.prior)
+    both = bench.blend([popular, baselines.Markov().fit(bench.data, bench.split)])
+    assert both[0].weight == both[1].weight and both[0].model is popular, "one choice for all"
 
 
 def test_a_climb_ends_where_no_step_of_one_setting_is_better():

@@ -43,6 +43,7 @@ GRID = {  # the co-occurrence count's settings among which validation chooses
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the count in a blend
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
+BLENDED = ("m6rec", "m6rec_no_request_time", ENSEMBLE)  # with a prior that is chosen for all seeds at once
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
     "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "smoothing": 0.3,
@@ -69,6 +70,7 @@ class Bench:
         self._judge = judge(data, self.split)
         self._following = cache(partial(following, data, self.split))
         self._models: dict[str, M6Rec] = {}
+        self._blends: dict[str, list[Blended]] = {}
 
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
         """A row a model and seed; counts and outside code have one seed. options: of `outside.run` (cap, threads)."""
@@ -77,7 +79,7 @@ class Bench:
                 if name in PEERS:
                     done = outside_row(name, self.data, self.split, say=self.say, **options)
                 else:
-                    settings = [self._config(s).fingerprint for s in (self.seeds if name == ENSEMBLE else (seed,))]
+                    settings = [self._config(s).fingerprint for s in (self.seeds if name in BLENDED else (seed,))]
                     done = row(name, seed, lambda n=name, s=seed: self._fit(n, s), self.data, self.split, *settings)
                 found = done.note if done.ranks is None else f"NDCG@10 {done.ndcg().mean():.4f}, {done.seconds:.0f} s"
                 self.say(f"{name}, seed {seed}: {found}")
@@ -98,28 +100,30 @@ class Bench:
         """The co-occurrence count, with the settings that are best on validation when it ranks alone."""
         return self._count(self._settings)
 
-    def blend(self, model: Any) -> Blended:
-        """A model with the count; weight and settings are the blend's best, for the best alone need not add most."""
-        own = Once(model)
+    def blend(self, models: Sequence[Any]) -> list[Blended]:
+        """Models with the count, each; its settings and weight are one choice for all, by their mean on validation.
 
-        def blended(settings: dict[str, float]) -> Blended:
-            weight = settings["weight"]
-            return Blended(own, self._count({n: v for n, v in settings.items() if n != "weight"}), weight)
+        The count's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
+        """
+        own = [Once(model) for model in models]
+
+        def score(at: dict[str, float]) -> float:
+            return float(np.mean([self._judge(Blended(model, self._count(at), at["weight"])) for model in own]))
 
         # Two starts, for a climb ends on the hill that it starts on.
-        climbed = [
-            blended(climb(lambda at: self._judge(blended(at)), {"weight": 1.0, **start}, {"weight": WEIGHTS, **GRID}))
-            for start in (START, self._settings)
+        ends = [
+            climb(score, {"weight": 1.0, **start}, {"weight": WEIGHTS, **GRID}) for start in (START, self._settings)
         ]
-        found = max(climbed, key=self._judge)
-        return Blended(model, found.prior, found.weight)
+        found = max(ends, key=score)
+        return [Blended(model, self._count(found), found["weight"]) for model in models]
 
     @cached_property
     def _settings(self) -> dict[str, float]:
         return climb(lambda settings: self._judge(self._count(settings)), START, GRID)
 
     def _count(self, settings: dict[str, float]) -> baselines.CoOccurrence:
-        return baselines.CoOccurrence(**settings).weigh(self._following(settings["window"], settings["decay"]))
+        own = {name: settings[name] for name in START}
+        return baselines.CoOccurrence(**own).weigh(self._following(own["window"], own["decay"]))
 
     def model(self, seed: int, **changes: Any) -> M6Rec:
         """m6rec itself: the one that stands here, or from the cache, or trained now."""
@@ -141,14 +145,16 @@ class Bench:
             config = self._config(seed, pretrain_epochs=LONGEST)
             fitted = TRAINED[name](config).cached(self.data, self.split)
             return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
-        if name == ENSEMBLE:
-            averaged = Averaged([self.model(s).scorer("dense") for s in self.seeds])
-            return Fitted(self.blend(averaged), 0.0)
         # Without the request's time only the dense head is asked, which needs no digits.
-        model = self.model(seed, **({"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}))
+        changes = {"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}
+        if name == ENSEMBLE:
+            return Fitted(self.blend([Averaged([self.model(s).scorer("dense") for s in self.seeds])])[0], 0.0)
+        model = self.model(seed, **changes)
         scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
-        if name in ("m6rec", "m6rec_no_request_time"):
-            scorer = self.blend(scorer)
+        if name in BLENDED:
+            if name not in self._blends:
+                self._blends[name] = self.blend([self.model(s, **changes).scorer("dense") for s in self.seeds])
+            scorer = self._blends[name][self.seeds.index(seed)]
         seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
         return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
 
