@@ -28,7 +28,7 @@ METHODS = {
 }
 BENCH = {
     "m6rec": "M6-Rec, dense head with the co-occurrence prior",
-    "m6rec_ensemble": "an ensemble of three trainings, with the prior",
+    "m6rec_ensemble": "an ensemble of all trainings, with the prior",
     "m6rec_no_prior": "M6-Rec, dense head",
     "generated": "M6-Rec, generated",
     "hybrid": "M6-Rec, hybrid",
