@@ -31,8 +31,8 @@ lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
 class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
 	@$(PY) -m m6rec class $(NB)
 
-results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB]
-	@$(PY) -m m6rec results $(NB)
+results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
+	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
 
 bench: $(STAMP) ## the table of every peer at full size, or on a file of sequences [DATA, ATTRIBUTES, ARGS]
 	@$(PY) -m m6rec $(if $(DATA),bench $(DATA) $(if $(ATTRIBUTES),--attributes $(ATTRIBUTES)) $(ARGS),results 08_evaluation)

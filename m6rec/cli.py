@@ -63,7 +63,9 @@ def run(
 
 @app.command()
 def results(
-    names: Names = None, timeout: Annotated[float | None, typer.Option(help="Seconds for one notebook.")] = None
+    names: Names = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one notebook.")] = None,
+    only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     from m6rec.runs import notebooks, results
@@ -78,7 +80,7 @@ def results(
     for path in paths:
         try:
             with console.status(f"{path.stem} at full size"):
-                written = results.run(path, timeout=timeout)
+                written = results.run(path, only=only, timeout=timeout)
             console.print(f"{written} is written", markup=False, soft_wrap=True)
         except results.Failed as error:
             failed = True

@@ -13,8 +13,8 @@ from m6rec.runs import results
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
-def write(path, body):
-    parameters = 'seed = 0  # a seed\nscale = "quick"  # smoke | quick | full'
+def write(path, body, more=""):
+    parameters = f'seed = 0  # a seed\nscale = "quick"  # smoke | quick | full\n{more}'
     cells = [
         nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("from m6rec.runs.record import record"),
@@ -40,6 +40,22 @@ def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp
     with pytest.raises(results.Failed, match=r"ZeroDivisionError.*log.txt"):
         results.run(notebook)
     assert json.loads(path.read_text()) == found  # the failed run has lost nothing
+
+
+def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_from(tmp_path):
+    body = 'record("a.x", value=1 + len(only)); record("b.y", value=1 + len(only))'
+    notebook = write(tmp_path / "notebooks" / "01_a.ipynb", body, 'only = ""  # the start of a name')
+    path = results.run(notebook)
+    first = json.loads(path.read_text())
+    results.run(notebook, only="b.")
+    found = json.loads(path.read_text())
+    assert found["a.x"] == {"commit": first["run"]["commit"], **first["a.x"]} and found["b.y"]["value"] == 3
+    assert results.stale(path.parent) == ["01_a"]  # for a part of it is older
+
+    with pytest.raises(InputError, match="no figure of 01_a begins with c"):
+        results.run(notebook, only="c")
+    results.run(notebook)
+    assert "commit" not in json.loads(path.read_text())["a.x"] and results.stale(path.parent) == []
 
 
 def test_a_name_belongs_to_one_notebook(tmp_path):

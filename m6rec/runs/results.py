@@ -18,10 +18,12 @@ class Failed(Exception):
     """A notebook that did not end well; the message says why and where its log is."""
 
 
-def run(notebook: Path, *, timeout: float | None = None, on_cell=None) -> Path:
+def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell=None) -> Path:
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
-    Its executed copy and log stay under runs/results/. Raises Failed, or InputError if another notebook owns a name.
+    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`; the others
+    stay, each with the commit that it came from. The executed copy and its log stay under runs/results/. Raises
+    Failed, or InputError if another notebook owns a name or no figure is measured.
     """
     from m6rec.runs.execute import execute
 
@@ -29,7 +31,8 @@ def run(notebook: Path, *, timeout: float | None = None, on_cell=None) -> Path:
     record = place / "figures.json"
     record.unlink(missing_ok=True)
     origin = {**environment(), "code_hash": code_hash(notebook)}  # before the run: this is the code that it starts from
-    done = execute(notebook, place / notebook.name, {"scale": "full"}, log=place / "log.txt", timeout=timeout,
+    asked = {"scale": "full", "only": only} if only else {"scale": "full"}
+    done = execute(notebook, place / notebook.name, asked, log=place / "log.txt", timeout=timeout,
                    record=record, on_cell=on_cell)  # fmt: skip
     if not done.ok:
         raise Failed(f"{notebook.stem} failed, its old results stay: {done.error} (see {place / 'log.txt'})")
@@ -42,12 +45,24 @@ def run(notebook: Path, *, timeout: float | None = None, on_cell=None) -> Path:
             "seeds": figure.seeds,
         }
         for figure in recorded(record).values()
+        if figure.name.startswith(only)
     }
+    if only and not figures:
+        raise InputError(f"no figure of {notebook.stem} begins with {only}: take the start of a name in its results.")
     path = notebook.parent / "results" / f"{notebook.stem}.json"
     _check_names(figures, path)
     origin |= {"seconds": round(done.seconds, 1), "command": f"make results NB={notebook.stem}"}
-    write_json(path, {**figures, "run": origin})
+    write_json(path, {**_others(path, only), **figures, "run": origin})
     return path
+
+
+def _others(path: Path, only: str) -> dict[str, Any]:
+    """The figures of an older run that a run of `only` some leaves as they are."""
+    if not only or not path.exists():
+        return {}
+    old = read(path.parent)[path.stem]
+    commit = old.pop("run").get("commit")
+    return {name: {"commit": commit, **figure} for name, figure in old.items() if not name.startswith(only)}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -63,11 +78,12 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The notebooks whose committed results came from other code than today's, or that are gone; `folder`: results/."""
+    """The notebooks whose results are of other code than today's, all or some, or that are gone; folder: results/."""
     old = []
     for name, result in read(folder).items():
         notebook = Path(folder).parent / f"{name}.ipynb"
-        if not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
+        in_part = any("commit" in figure for figure_name, figure in result.items() if figure_name != "run")
+        if in_part or not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
             old.append(name)
     return old
 
