@@ -104,6 +104,9 @@ class Config:
     """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
     teacher_weight: float = 1.0
     """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
+    spectral: float = 0.0
+    """Standard deviation at which items' own vectors start as the spectral embedding of who stands near whom in the
+    training histories. 0: they start as small random vectors."""
     smoothing: float = 0.0
     """Share of a target's probability that the items have which stand near it in the training histories. Where items
     are drawn (`negatives`), every target stands for itself alone."""
@@ -176,8 +179,8 @@ class Config:
 _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
     "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
-    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "infill_weight": 0.0,
-    "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
+    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
+    "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -17,7 +17,7 @@ from m6rec.data.context import Context, EventCodes, Fields, encode_events, encod
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
-from m6rec.data.pairs import neighbourhood
+from m6rec.data.pairs import neighbourhood, spectral
 from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
@@ -49,6 +49,9 @@ class M6Rec(Kept):
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.tokenizer = text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
         self._build(trained)
+        if self.config.identity and self.config.spectral:
+            start = self.config.spectral * spectral(self.data, self.split, self.config.width)
+            self.network.items.start(torch.from_numpy(start).to(self.device))
 
     def _build(self, trained: np.ndarray) -> None:
         self._codes: dict[str, EventCodes] = {}

@@ -16,7 +16,7 @@ from fixtures import small_data, small_model
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
-from m6rec.data.pairs import Neighbourhood, neighbourhood
+from m6rec.data.pairs import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import grow
 from m6rec.train import checkpoint, code, losses, softmax, whole
@@ -141,6 +141,22 @@ def test_neighbours_are_those_that_stand_near_in_training_histories():
     split = data.split()
     other = _replaced(data, ~split.train, ~split.train, seed=1)
     assert torch.equal(neighbourhood(other, split, 0.3).item, near.item), "what is not training is not counted"
+
+
+def test_items_start_where_their_company_stands():
+    """Items that follow each other on the circle have like vectors; the test events move nothing."""
+    data, split = small_data(), small_data().split()
+    vectors = spectral(data, split, 16)
+    assert vectors.shape == (30, 16) and vectors.std() == pytest.approx(1, abs=1e-5)
+    sides = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    like = sides @ sides.T
+    at = np.arange(30)
+    assert like[at, (at + 1) % 30].mean() > like[at, (at + 8) % 30].mean() + 0.3
+    other = _replaced(data, ~split.train, ~split.train, seed=1)
+    np.testing.assert_array_equal(spectral(other, split, 16), vectors)
+    model = small_model(data, spectral=0.05)
+    np.testing.assert_allclose(model.network.items.identity.weight.detach(), 0.05 * vectors, rtol=1e-5)
+    assert spectral(data, split, 40).shape == (30, 40), "more channels than items"
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):

@@ -1,4 +1,4 @@
-"""Which items stand near which in the training histories: the counts behind co-occurrence and neighbourhoods."""
+"""Which items stand near which in the training histories: counts, neighbourhoods, and vectors to start from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from m6rec.data.dataset import Dataset
@@ -61,3 +62,20 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
         shares[row, 1 : 1 + len(best)] = share * counts.data[best] / max(counts.data[best].sum(), 1e-12)
     shares[:, 0] = 1 - shares.sum(1)
     return Neighbourhood(torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32)))
+
+
+def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
+    """Vectors (N, width) whose products come near the items' positive pointwise mutual information, of deviation 1.
+
+    They are what skip-gram would learn of the training histories (Levy & Goldberg 2014), in a second and by a singular
+    value decomposition. Items without company have zeros, and so have channels beyond the number of items.
+    """
+    counts = following(data, split)
+    counts = sp.coo_array(counts + counts.T)
+    sums = counts.sum(0)
+    information = np.log(counts.data * sums.sum() / (sums[counts.row] * sums[counts.col]))
+    near = sp.csr_array((np.maximum(information, 0), (counts.row, counts.col)), shape=counts.shape)
+    left, size, _ = randomized_svd(near, min(width, data.n_items), random_state=0)
+    vectors = np.zeros((data.n_items, width), np.float32)
+    vectors[:, : len(size)] = left * np.sqrt(size)
+    return vectors / max(vectors.std(), 1e-12)

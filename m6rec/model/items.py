@@ -95,6 +95,12 @@ class ItemEncoder(nn.Module):
             known = known & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * known[:, None]
 
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Start the items' own vectors at these (N, D); a row of zeros starts as it was drawn."""
+        told = vectors.any(1, keepdim=True)
+        self.identity.weight.copy_(torch.where(told, vectors, self.identity.weight))
+
     def content(self, content: Features, *, reads: tuple[str, ...] | None = None, weights: bool = False) -> Encoded:
         """The vectors of the content alone. reads: the modalities that any of these items has, if that is known."""
         if not self.reads:  # only identity is left
