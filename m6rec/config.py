@@ -30,7 +30,8 @@ class Config:
     heads: int = 2
     """H, attention heads of every block; divides the width."""
     local_layers: int = 1
-    """Blocks that run inside one item: over its text, image and sound tokens."""
+    """Blocks that run inside one item: over its text, image and sound tokens. 0: an item is a bag of them, which is
+    enough for a text that is a set of words."""
     joint_layers: int = 2
     """Blocks that run over profile, history and target."""
     decoder_layers: int = 1
@@ -142,6 +143,10 @@ class Config:
                 raise InputError(f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}.")
         if not (self.identity or self.modalities):
             raise InputError("identity=False and no modalities leave nothing of an item to see: switch one of them on.")
+        if not self.local_layers and self.fusion != "joint":
+            raise InputError(
+                f'local_layers=0 has no layer in which fusion="{self.fusion}" could be: take fusion="joint".'
+            )
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
@@ -177,7 +182,7 @@ class Config:
 
 
 _LOWEST = {
-    "width": 4, "heads": 1, "local_layers": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
+    "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
     "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
     "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
     "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,

@@ -21,7 +21,7 @@ def bench(tmp_path, monkeypatch):
 
 
 def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
-    monkeypatch.setattr(table, "LONGEST", 1)
+    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
     rows = list(bench.rows(bench.names))
     assert {row.name for row in rows} == set(bench.names)
     assert {len(row.ranks) for row in rows} == {len(bench.split.test)}
@@ -157,7 +157,7 @@ def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):
 
 def test_the_command_ranks_a_file_of_sequences(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(table, "LONGEST", 1)
+    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
     rng = np.random.default_rng(0)
     lines = [f"{user} " + " ".join(map(str, rng.permutation(12)[:6])) for user in range(30)]
     (tmp_path / "toy.txt").write_text("\n".join(lines))

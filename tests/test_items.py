@@ -61,6 +61,18 @@ def test_each_modality_counts_where_it_is_and_only_there(fusion):
         torch.testing.assert_close(vectors(made, swapped), before)
 
 
+def test_without_layers_an_item_is_a_bag_whose_order_says_nothing():
+    made, content = network(local_layers=0), features()
+    turned = content._replace(text=np.roll(content.text, 2, axis=1))
+    torch.testing.assert_close(vectors(made, turned), vectors(made, content))
+    assert not torch.allclose(vectors(network(), turned), vectors(network(), content), atol=1e-3)
+    assert not torch.allclose(vectors(made, content.mute("image")), vectors(made, content), atol=1e-3)
+    with pytest.raises(InputError, match="nobody looks: take 1 or more"):
+        made.encode_items(weights=True)
+    with pytest.raises(InputError, match='take fusion="joint"'):
+        network(local_layers=0, fusion="gated")
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_items_never_see_each_other_and_their_attention_sums_to_one(fusion):
     made, content = network(fusion=fusion, local_layers=2), features()

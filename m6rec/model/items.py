@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
+from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.attention import Block
 
@@ -109,6 +110,10 @@ class ItemEncoder(nn.Module):
         if self.training and self.modality_dropout and len(self.reads) > 1:
             content = self._drop(content)
         tokens = self.embed(content, reads=reads)
+        if not self.local:
+            if weights:
+                raise InputError("with local_layers=0 an item is a bag of tokens, and nobody looks: take 1 or more.")
+            return Encoded(self.project(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.kind)
         x, mask = tokens.x, masks.item(tokens.there, tokens.kind, self.fusion)
         for block in self.local[:-1]:
             x = block(x, mask=mask, positions=tokens.places).out

@@ -46,11 +46,12 @@ ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 BLENDED = ("m6rec", "m6rec_no_request_time", ENSEMBLE)  # with a prior that is chosen for all seeds at once
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
-    "history": 50, "batch": 128, "dropout": 0.3, "text_length": 8, "smoothing": 0.3,
-    "pretrain_epochs": 11, "finetune_epochs": 4, "learning_rate": 2e-3,
+    "history": 50, "batch": 128, "width": 128, "local_layers": 0, "text_length": 8, "spectral": 0.05, "smoothing": 0.3,
+    "dropout": 0.4, "weight_decay": 0.3, "learning_rate": 2e-3, "pretrain_epochs": 5, "finetune_epochs": 6,
+    "validate_every": 1, "patience": 2,
 }  # fmt: skip
 BATCH = 500  # lists that are generated at a time
-LONGEST = 100  # epochs of the trained baselines, which validation ends
+PEERS_TRAIN = {"pretrain_epochs": 100, "validate_every": 5, "patience": 3}  # the baselines: until validation ends it
 
 
 class Bench:
@@ -142,7 +143,7 @@ class Bench:
         if name == "cooccurrence":
             return Fitted(self.prior(), 0.0)
         if name in TRAINED:
-            config = self._config(seed, pretrain_epochs=LONGEST)
+            config = self._config(seed, **PEERS_TRAIN)
             fitted = TRAINED[name](config).cached(self.data, self.split)
             return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
         # Without the request's time only the dense head is asked, which needs no digits.
