@@ -34,8 +34,8 @@ MOMENTS = 10  # requests of a person over which their scores are averaged
 class Trial:
     """A data set of which some goods (codes) and people (codes) are held out; `train` is what is left to learn from.
 
-    `events` are the targets, by kind: "warm" (known people and goods), "valid" (the same, of the validation part),
-    "cold" (known people, goods held out) and "newcomers" (their first event, if it is of a known good).
+    `events` are the targets, by kind: "warm" (known people and goods), "cold" (known people, goods held out), "valid"
+    and "valid_cold" (the same, of the validation part) and "newcomers" (their first event, if it is of a known good).
     """
 
     def __init__(self, data: Dataset, held_out: np.ndarray, newcomers: Sequence[int] = ()):
@@ -49,7 +49,8 @@ class Trial:
         test, valid = self.split.test, self.split.valid
         self.events = {
             "warm": test[~(cold | new | short)[test]], "valid": valid[~(cold | new | short)[valid]],
-            "cold": test[(cold & ~new)[test]], "newcomers": first[(new & ~cold)[first]],
+            "cold": test[(cold & ~new)[test]], "valid_cold": valid[(cold & ~new)[valid]],
+            "newcomers": first[(new & ~cold)[first]],
         }  # fmt: skip
 
     @classmethod

@@ -61,6 +61,19 @@ class PatchEmbedding(nn.Module):
         return x + self.place.weight
 
 
+class BagNet(nn.Module):
+    """A mean token (N, D) and what a small net makes of it: the words' own vectors reach the item undiminished."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.read = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.read(x)
+
+
 class ItemEncoder(nn.Module):
     """Items' `Features` -> vectors (N, D). `sizes` are the (patches, values) of the image and sound that there are."""
 
@@ -77,6 +90,7 @@ class ItemEncoder(nn.Module):
         self.absent = nn.Embedding(len(MODALITIES), width)
         self.query = nn.Parameter(torch.empty(width))
         self.local = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.local_layers))
+        self.bag = None if self.local else BagNet(width, config.dropout)
         self.mean_norm = nn.RMSNorm(width)
         self.gate = nn.Linear(width, 1) if config.fusion == "gated" else None
         self.project = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width))
@@ -110,10 +124,10 @@ class ItemEncoder(nn.Module):
         if self.training and self.modality_dropout and len(self.reads) > 1:
             content = self._drop(content)
         tokens = self.embed(content, reads=reads)
-        if not self.local:
+        if self.bag is not None:
             if weights:
                 raise InputError("with local_layers=0 an item is a bag of tokens, and nobody looks: take 1 or more.")
-            return Encoded(self.project(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.kind)
+            return Encoded(self.bag(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.kind)
         x, mask = tokens.x, masks.item(tokens.there, tokens.kind, self.fusion)
         for block in self.local[:-1]:
             x = block(x, mask=mask, positions=tokens.places).out

@@ -15,8 +15,8 @@ from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.pairs import following
-from m6rec.data.splits import Split
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
+from m6rec.explain.trial import Trial
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
 from m6rec.runs.bench.outside import PEERS
@@ -50,12 +50,16 @@ SETTINGS = {
     "dropout": 0.4, "weight_decay": 0.3, "learning_rate": 2e-3, "pretrain_epochs": 5, "finetune_epochs": 6,
     "validate_every": 1, "patience": 2,
 }  # fmt: skip
+LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)  # of items never seen in training, in hybrid lists
 BATCH = 500  # lists that are generated at a time
 PEERS_TRAIN = {"pretrain_epochs": 100, "validate_every": 5, "patience": 3}  # the baselines: until validation ends it
 
 
 class Bench:
-    """One data set, one split, one size: `rows` measures what is asked for and says so, a line per model."""
+    """One data set, one split, one size: `rows` measures what is asked for and says so, a line per model.
+
+    seeds: one training each, of m6rec; peer_seeds: of the trained baselines, by default the same.
+    """
 
     def __init__(
         self,
@@ -63,9 +67,11 @@ class Bench:
         preset: str = "small",
         seeds: Sequence[int] = (0,),
         say: Callable[[str], Any] = print,
+        peer_seeds: Sequence[int] | None = None,
         **changes: Any,
     ):
         self.data, self.preset, self.seeds, self.say = data, preset, tuple(seeds), say
+        self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self.split = data.split()
         self._judge = judge(data, self.split)
@@ -76,7 +82,8 @@ class Bench:
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
         """A row a model and seed; counts and outside code have one seed. options: of `outside.run` (cap, threads)."""
         for name in names:
-            for seed in self.seeds if name in (*TRAINED, *OURS, *self._without_time) else (0,):
+            ours = name in (*OURS, *self._without_time)
+            for seed in self.peer_seeds if name in TRAINED else self.seeds if ours else (0,):
                 if name in PEERS:
                     done = outside_row(name, self.data, self.split, say=self.say, **options)
                 else:
@@ -184,6 +191,11 @@ def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:
     return compare(per_user[ours], peers)
 
 
+def lead(against: pd.DataFrame) -> float:
+    """The lower, Holm-corrected end of the difference to the best of the peers that `versus` met."""
+    return float(against.loc[against["peer_mean"].idxmax(), "holm_low"])
+
+
 def write(rows: Sequence[Row], folder: Path) -> list[Path]:
     """table.csv, versus.csv, and what failed into failed.txt, in a folder; -> the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,17 +215,20 @@ def by_name(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def parity(model: M6Rec, data: Dataset, split: Split, new: np.ndarray, k: int = 50) -> float:
-    """The lift at which new items (codes) fill their share of hybrid lists: a tenth of the catalogue, a tenth of them.
+def balanced_lift(model: M6Rec, films: Trial, k: int = 50) -> float:
+    """The lift of new items in hybrid lists with the best mean of two Recalls@k on validation: of known and new ones.
 
-    No new item's events are looked at: the lists are those of the split's validation targets. 0 where new items fill
-    their share by themselves, and 5 at most.
+    What helps one of the two costs the other, and new targets are so few that a mean over all would forget them.
     """
-    for lift in np.arange(0, 5, 0.25):
-        lists = evaluate(model.scorer("hybrid", lift=lift, beam=k), data, split=split, part="valid", k=k).lists
-        if np.isin(lists, new).mean() >= len(new) / data.n_items:
-            return float(lift)
-    return 5.0
+
+    def recall(lift: float) -> float:
+        scorer, found = model.scorer("hybrid", lift=lift, beam=k), []
+        for kind in ("valid", "valid_cold"):
+            part = films.split._replace(test=films.events[kind])
+            found.append(evaluate(scorer, films.data, split=part, k=k).per_user["hit"].mean())
+        return float(np.mean(found))
+
+    return max(LIFTS, key=recall)
 
 
 @torch.no_grad()
