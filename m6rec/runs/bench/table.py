@@ -52,7 +52,7 @@ SETTINGS = {
 }  # fmt: skip
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)  # of items never seen in training, in hybrid lists
 BATCH = 500  # lists that are generated at a time
-PEERS_TRAIN = {"pretrain_epochs": 100, "validate_every": 5, "patience": 3}  # the baselines: until validation ends it
+PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 3}  # the trained baselines: until validation ends it
 
 
 class Bench:
