@@ -33,6 +33,18 @@ def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypa
     against = table.versus(rows)
     assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
     assert {"popularity", "sasrec", "tiger"} <= set(against.index)
+    best = against["peer_mean"].idxmax()
+    assert table.lead(against) == against["holm_low"][best] <= against["difference"][best]
+
+
+def test_trained_peers_may_have_fewer_seeds_than_the_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
+    bench = table.Bench(small_data(), "small", (0, 1), lambda line: None, peer_seeds=[1], **CONFIG)
+    rows = bench.rows(["popularity", "sasrec", "m6rec_no_prior"])
+    assert [(row.name, row.seed) for row in rows] == [
+        ("popularity", 0), ("sasrec", 1), ("m6rec_no_prior", 0), ("m6rec_no_prior", 1)
+    ]  # fmt: skip
 
 
 def test_a_row_that_was_measured_is_not_measured_again(bench, monkeypatch):
