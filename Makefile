@@ -1,5 +1,6 @@
 # m6rec's commands; `make help` lists them. Needs python3 (3.11 or newer) and make, nothing else.
 NB ?=
+ONLY ?=
 ARGS ?=
 DATA ?=
 ATTRIBUTES ?=

@@ -70,6 +70,8 @@ def results(
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     from m6rec.runs import notebooks, results
 
+    if only and not names:
+        raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
     paths = notebooks.find(folder(), names or [])
     if not names:
         fresh = results.read(folder() / "results").keys() - set(results.stale(folder() / "results"))

@@ -31,7 +31,7 @@ class Config:
     """H, attention heads of every block; divides the width."""
     local_layers: int = 1
     """Blocks that run inside one item: over its text, image and sound tokens. 0: an item is a bag of them, which is
-    enough for a text that is a set of words."""
+    enough for a text that is a set of words (nothing looks, so no attention can be seen; the fusion is joint)."""
     joint_layers: int = 2
     """Blocks that run over profile, history and target."""
     decoder_layers: int = 1
@@ -107,7 +107,7 @@ class Config:
     """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
     spectral: float = 0.0
     """Standard deviation at which items' own vectors start as the spectral embedding of who stands near whom in the
-    training histories. 0: they start as small random vectors."""
+    training histories. 0: they start as small random vectors. Without `identity` there is nothing to start."""
     smoothing: float = 0.0
     """Share of a target's probability that the items have which stand near it in the training histories. Where items
     are drawn (`negatives`), every target stands for itself alone."""

@@ -49,13 +49,18 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     first = json.loads(path.read_text())
     results.run(notebook, only="b.")
     found = json.loads(path.read_text())
-    assert found["a.x"] == {"commit": first["run"]["commit"], **first["a.x"]} and found["b.y"]["value"] == 3
-    assert results.stale(path.parent) == ["01_a"]  # for a part of it is older
+    assert found["a.x"].pop("from")["code_hash"] == first["run"]["code_hash"] and found["a.x"] == first["a.x"]
+    assert found["b.y"]["value"] == 3 and found["run"]["command"] == "make results NB=01_a ONLY=b."
+    assert results.stale(path.parent) == ["01_a"]  # for it is of two runs
 
-    with pytest.raises(InputError, match="no figure of 01_a begins with c"):
+    write(notebook, 'record("b.new", value=1)', 'only = ""  # the start of a name')
+    with pytest.raises(InputError, match=r"b\.y is not measured so, and nothing is written"):
+        results.run(notebook, only="b.")
+    with pytest.raises(InputError, match="c is not measured so"):
         results.run(notebook, only="c")
+    assert "b.y" in json.loads(path.read_text())
     results.run(notebook)
-    assert "commit" not in json.loads(path.read_text())["a.x"] and results.stale(path.parent) == []
+    assert results.stale(path.parent) == []
 
 
 def test_a_name_belongs_to_one_notebook(tmp_path):

@@ -65,13 +65,16 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
-    """Vectors (N, width) whose products come near the items' positive pointwise mutual information, of deviation 1.
+    """Vectors (N, width) with products like the items' positive pointwise mutual information, scaled to deviation 1.
 
     They are what skip-gram would learn of the training histories (Levy & Goldberg 2014), in a second and by a singular
     value decomposition. Items without company have zeros, and so have channels beyond the number of items.
     """
     counts = following(data, split)
-    counts = sp.coo_array(counts + counts.T)
+    counts = sp.csr_array(counts + counts.T)
+    counts.setdiag(0)  # what is had again and again is no company of its own
+    counts.eliminate_zeros()
+    counts = counts.tocoo()
     sums = counts.sum(0)
     information = np.log(counts.data * sums.sum() / (sums[counts.row] * sums[counts.col]))
     near = sp.csr_array((np.maximum(information, 0), (counts.row, counts.col)), shape=counts.shape)

@@ -71,7 +71,7 @@ class Trial:
         if kind not in self.events:
             raise InputError(f"targets of the kind {kind!r} are unknown: take one of {', '.join(self.events)}.")
         split = self.split._replace(test=self.events[kind])
-        pool = self.held_out if kind == "cold" else None
+        pool = self.held_out if kind.endswith("cold") else None
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
 
     def rivals(self, preset: str = "small", seeds: Sequence[int] = ()) -> dict[str, list[object]]:

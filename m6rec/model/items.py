@@ -2,6 +2,7 @@
 
 An item is one segment. Its tokens run through the local layers, and an [ITEM] token looks at them and becomes the
 content vector. How the modalities meet is a mask (`masks.item`): "joint", "gated" or "cross", with the same blocks.
+Without local layers an item is a bag of its tokens (`BagNet`).
 A known item may add a vector of its own (collaborative identity). Tokens of one item never see another item.
 """
 

@@ -146,7 +146,8 @@ def _results(folder: Path) -> Iterator[Check]:
     committed, old = results.read(folder / "results"), results.stale(folder / "results")
     for name in old:
         when = committed[name]["run"].get("commit") or "an unknown commit"
-        yield Check(f"results of {name}", "warn", f"older than the code ({when[:10]})", f"make results NB={name}")
+        age = "of several runs, the last" if committed[name]["run"].get("only") else "older than the code"
+        yield Check(f"results of {name}", "warn", f"{age} ({when[:10]})", f"make results NB={name}")
     fresh = len(committed) - len(old)
     if committed:
         yield Check("results", "ok", f"{fresh} of {len(committed)} come from today's code")

@@ -24,7 +24,7 @@ from m6rec.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NOT_HASHED = {"view", "runs", "cli.py", "__main__.py", "__init__.py", "errors.py"}  # they cannot change a figure
-HASHED_ALL_THE_SAME = {"runs/scale.py"}  # presets, seeds and users of a size
+HASHED_ALL_THE_SAME = ("runs/scale.py", "runs/bench/")  # presets, seeds and users of a size; who is measured, and how
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "accelerate", "matplotlib", "papermill")
 RESAMPLES = 10_000
 
@@ -171,7 +171,7 @@ def code_hash(notebook: str | Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
-        if place.split("/")[0] not in NOT_HASHED or place in HASHED_ALL_THE_SAME:
+        if place.split("/")[0] not in NOT_HASHED or place.startswith(HASHED_ALL_THE_SAME):
             digest.update(f"{place}\0{path.read_text(encoding='utf-8')}\0".encode())
     if notebook is not None:
         for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:

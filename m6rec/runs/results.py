@@ -22,8 +22,8 @@ def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
     only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`; the others
-    stay, each with the commit that it came from. The executed copy and its log stay under runs/results/. Raises
-    Failed, or InputError if another notebook owns a name or no figure is measured.
+    stay, each with the code that it came from. The executed copy and its log stay under runs/results/. Raises Failed,
+    or InputError if another notebook owns a name, or if of the figures asked for one is not measured again.
     """
     from m6rec.runs.execute import execute
 
@@ -47,22 +47,29 @@ def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell
         for figure in recorded(record).values()
         if figure.name.startswith(only)
     }
-    if only and not figures:
-        raise InputError(f"no figure of {notebook.stem} begins with {only}: take the start of a name in its results.")
     path = notebook.parent / "results" / f"{notebook.stem}.json"
+    kept = _others(path, only, figures)
     _check_names(figures, path)
     origin |= {"seconds": round(done.seconds, 1), "command": f"make results NB={notebook.stem}"}
-    write_json(path, {**_others(path, only), **figures, "run": origin})
+    if only:
+        origin |= {"only": only, "command": f"{origin['command']} ONLY={only}"}
+    write_json(path, {**kept, **figures, "run": origin})
     return path
 
 
-def _others(path: Path, only: str) -> dict[str, Any]:
+def _others(path: Path, only: str, figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of an older run that a run of `only` some leaves as they are."""
-    if not only or not path.exists():
+    if not only:
         return {}
-    old = read(path.parent)[path.stem]
-    commit = old.pop("run").get("commit")
-    return {name: {"commit": commit, **figure} for name, figure in old.items() if not name.startswith(only)}
+    old = read(path.parent).get(path.stem, {})
+    lost = [name for name in old if name.startswith(only) and name not in figures]
+    if lost or not figures:
+        raise InputError(
+            f"{', '.join(lost) or only} is not measured so, and nothing is written: {path.stem} says what only may be."
+        )
+    run = old.pop("run", {})
+    origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash")}
+    return {name: {"from": origin, **figure} for name, figure in old.items() if not name.startswith(only)}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -78,12 +85,11 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The notebooks whose results are of other code than today's, all or some, or that are gone; folder: results/."""
+    """The notebooks whose results are of other code than today's or of several runs, or that are gone (in results/)."""
     old = []
     for name, result in read(folder).items():
         notebook = Path(folder).parent / f"{name}.ipynb"
-        in_part = any("commit" in figure for figure_name, figure in result.items() if figure_name != "run")
-        if in_part or not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
+        if result["run"].get("only") or not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
             old.append(name)
     return old
 

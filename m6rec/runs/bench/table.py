@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,13 @@ from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.pairs import following
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
-from m6rec.explain.trial import Trial
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
 from m6rec.runs.bench.outside import PEERS
 from m6rec.runs.bench.rows import Fitted, Row, outside_row, row
+
+if TYPE_CHECKING:  # else each edit of trials would make all rows stale
+    from m6rec.explain.trial import Trial
 
 COUNTS = {
     "popularity": baselines.Popularity,
@@ -46,9 +48,8 @@ ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 BLENDED = ("m6rec", "m6rec_no_request_time", ENSEMBLE)  # with a prior that is chosen for all seeds at once
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
-    "history": 50, "batch": 128, "width": 128, "local_layers": 0, "text_length": 8, "spectral": 0.05, "smoothing": 0.3,
-    "dropout": 0.4, "weight_decay": 0.3, "learning_rate": 2e-3, "pretrain_epochs": 5, "finetune_epochs": 6,
-    "validate_every": 1, "patience": 2,
+    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.3, "dropout": 0.4, "weight_decay": 0.3,
+    "learning_rate": 2e-3, "pretrain_epochs": 5, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
 }  # fmt: skip
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)  # of items never seen in training, in hybrid lists
 BATCH = 500  # lists that are generated at a time
