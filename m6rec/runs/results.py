@@ -27,7 +27,7 @@ def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell
     """
     from m6rec.runs.execute import execute
 
-    place = notebook.parent.parent / "runs" / "results" / notebook.stem
+    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (notebook.stem, only)))
     record = place / "figures.json"
     record.unlink(missing_ok=True)
     origin = {**environment(), "code_hash": code_hash(notebook)}  # before the run: this is the code that it starts from
