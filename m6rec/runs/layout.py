@@ -161,7 +161,7 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bench.ml100k.untaught_tree.chance": "the same, tree at random",
         "bench.beam.exact": "people for whom a beam of 50 finds the exact ten",
         "bench.beam.invalid": "items that may not be on a list, in generated lists",
-        "bench.cold.recall50.hybrid": "Recall@50 of films held out, hybrid, lifted so that known and new count alike",
+        "bench.cold.recall50.hybrid": "Recall@50 of films held out, hybrid, lifted for the best product of both",
         "bench.cold.recall50.hybrid_unlifted": "the same, not lifted",
         "bench.cold.recall50.content_knn": "the same, content-kNN",
         "bench.cold.known_ndcg10.hybrid": "NDCG@10 of the films known, hybrid, new ones lifted",
