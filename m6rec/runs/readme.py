@@ -55,7 +55,7 @@ def picture(folder: Path) -> bytes | None:
 def results_table(folder: Path) -> str:
     """Markdown: each recorded figure with its 95 % interval, seeds and the command that measures it."""
     figures = {
-        name: (figure, result["run"]["command"])
+        name: (figure, figure.get("from", result["run"])["command"])
         for result in results.read(folder).values()
         for name, figure in result.items()
         if name != "run"

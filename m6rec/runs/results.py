@@ -68,7 +68,7 @@ def _others(path: Path, only: str, figures: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(lost) or only} is not measured so, and nothing is written: {path.stem} says what only may be."
         )
     run = old.pop("run", {})
-    origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash")}
+    origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash", "command")}
     return {name: {"from": origin, **figure} for name, figure in old.items() if not name.startswith(only)}
 
 
