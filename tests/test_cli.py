@@ -66,6 +66,8 @@ def test_help_lists_every_command(m6rec):
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
         (["run", "01_toy", "seed=one"], "seed is int"),
         (["results", "02_toy"], "01_toy"),
+        (["results", "--only", "bench.cold"], "needs the notebook that measures it"),
+        (["results", "01_toy", "--only", "bench.cold"], "no parameter 'only'"),
         (["sweep", "01_toy", "seed=0,one"], "seed is int"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
         (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
