@@ -50,11 +50,8 @@ def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
 
 def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
     """Each item keeps 1 - share, and its nearest others have the rest, by how often they stand near it, either way."""
-    counts = following(data, split)
-    counts = sp.csr_array(counts + counts.T)
+    counts = _company(data, split)
     counts = sp.csr_array(counts @ sp.diags_array(np.maximum(counts.sum(0), 1e-12) ** -COMMON))
-    counts.setdiag(0)
-    counts.eliminate_zeros()
     item, shares = np.tile(np.arange(data.n_items)[:, None], (1, NEAR + 1)), np.zeros((data.n_items, NEAR + 1))
     for row, (start, end) in enumerate(zip(counts.indptr[:-1], counts.indptr[1:], strict=True)):
         best = start + np.argsort(-counts.data[start:end], kind="stable")[:NEAR]
@@ -70,11 +67,7 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
     They are what skip-gram would learn of the training histories (Levy & Goldberg 2014), in a second and by a singular
     value decomposition. Items without company have zeros, and so have channels beyond the number of items.
     """
-    counts = following(data, split)
-    counts = sp.csr_array(counts + counts.T)
-    counts.setdiag(0)  # what is had again and again is no company of its own
-    counts.eliminate_zeros()
-    counts = counts.tocoo()
+    counts = _company(data, split).tocoo()
     sums = counts.sum(0)
     information = np.log(counts.data * sums.sum() / (sums[counts.row] * sums[counts.col]))
     near = sp.csr_array((np.maximum(information, 0), (counts.row, counts.col)), shape=counts.shape)
@@ -82,3 +75,12 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
     vectors = np.zeros((data.n_items, width), np.float32)
     vectors[:, : len(size)] = left * np.sqrt(size)
     return vectors / max(vectors.std(), 1e-12)
+
+
+def _company(data: Dataset, split: Split) -> sp.csr_array:
+    """(N, N): how often two items stand near each other, either way; what is had again is no company of its own."""
+    counts = following(data, split)
+    counts = sp.csr_array(counts + counts.T)
+    counts.setdiag(0)
+    counts.eliminate_zeros()
+    return counts

@@ -62,12 +62,12 @@ def _others(path: Path, only: str, figures: dict[str, Any]) -> dict[str, Any]:
     if not only:
         return {}
     old = read(path.parent).get(path.stem, {})
+    run = old.pop("run", {})
     lost = [name for name in old if name.startswith(only) and name not in figures]
     if lost or not figures:
         raise InputError(
             f"{', '.join(lost) or only} is not measured so, and nothing is written: {path.stem} says what only may be."
         )
-    run = old.pop("run", {})
     origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash", "command")}
     return {name: {"from": origin, **figure} for name, figure in old.items() if not name.startswith(only)}
 
