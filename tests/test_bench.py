@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     start = Blended(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
     assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
     assert valid(Blended(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
-    assert valid(bench.prior()) >= valid(start.prior)
+    assert valid(bench.prior()) >= valid(bench.cooccurrence()) >= valid(start.prior)
     both = bench.blend([popular, baselines.Markov().fit(bench.data, bench.split)])
     assert both[0].weight == both[1].weight and both[0].model is popular, "one choice for all"
 
@@ -120,6 +122,24 @@ def test_a_blend_adds_logarithms_and_no_item_is_impossible():
     assert scores.isfinite().all()
     gained = scores - Blended(baselines.Popularity().fit(data, data.split()), count, 0.0).scores(users)
     assert (gained.argmax(1).numpy() == np.asarray(count.scores(users)).argmax(1)).all()
+
+
+def test_a_mixture_is_a_chance_and_where_one_kind_is_silent_the_other_speaks():
+    data = small_data()
+    users = data.targets(data.split().test)
+    count = baselines.Popularity().fit(data, data.split())
+    silent = SimpleNamespace(scores=lambda users: np.zeros((len(users), data.n_items)))
+    both = baselines.Mixture([(count, 0.75), (baselines.CoOccurrence().fit(data, data.split()), 0.25)])
+    np.testing.assert_allclose(both.scores(users).sum(1), 1)
+    alone, half = np.asarray(count.scores(users)), baselines.Mixture([(count, 0.5), (silent, 0.5)]).scores(users)
+    np.testing.assert_allclose(half, alone / alone.sum(1, keepdims=True) / 2)
+
+
+def test_without_words_the_count_alone_is_the_prior():
+    data = small_data()
+    data.items["text"] = "…"
+    bench = table.Bench(data, say=lambda line: None)
+    assert [type(part) for part, _ in bench.prior().parts] == [baselines.CoOccurrence]
 
 
 def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from m6rec.baselines.esasrec import ESASRec
 from m6rec.baselines.gru4rec import GRU4Rec
 from m6rec.baselines.itemknn import ItemKNN
 from m6rec.baselines.markov import Markov
+from m6rec.baselines.mixture import Mixture
 from m6rec.baselines.popularity import Popularity
 from m6rec.baselines.sasrec import SASRec
 from m6rec.baselines.tiger import Tiger
@@ -19,6 +20,7 @@ __all__ = [
     "GRU4Rec",
     "ItemKNN",
     "Markov",
+    "Mixture",
     "Popularity",
     "SASRec",
     "Tiger",

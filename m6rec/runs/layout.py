@@ -27,7 +27,7 @@ METHODS = {
     "popularity": "popularity",
 }
 BENCH = {
-    "m6rec": "M6-Rec, dense head with the co-occurrence prior",
+    "m6rec": "M6-Rec, dense head with the prior",
     "m6rec_ensemble": "an ensemble of all trainings, with the prior",
     "m6rec_no_prior": "M6-Rec, dense head",
     "generated": "M6-Rec, generated",
@@ -42,6 +42,7 @@ BENCH = {
     "sasrec": "SASRec, full softmax",
     "gru4rec": "GRU4Rec, full softmax",
     "tiger": "TIGER-style (residual k-means digits)",
+    "cooccurrence_content": "the prior alone: co-occurrence and content-kNN, settings by validation",
     "cooccurrence": "decayed co-occurrence, settings by validation",
     "markov": "Markov chain",
     "ease": "EASE",

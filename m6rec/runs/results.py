@@ -21,9 +21,9 @@ class Failed(Exception):
 def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell=None) -> Path:
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
-    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`; the others
-    stay, each with the code that it came from. The executed copy and its log stay under runs/results/. Raises Failed,
-    or InputError if another notebook owns a name, or if of the figures asked for one is not measured again.
+    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
+    not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
+    stay under runs/results/. Raises Failed, or InputError if another notebook owns a name or nothing is measured.
     """
     from m6rec.runs.execute import execute
 
@@ -61,15 +61,12 @@ def _others(path: Path, only: str, figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of an older run that a run of `only` some leaves as they are."""
     if not only:
         return {}
+    if not figures:
+        raise InputError(f"{only} is not measured so, and nothing is written: {path.stem} says what only may be.")
     old = read(path.parent).get(path.stem, {})
     run = old.pop("run", {})
-    lost = [name for name in old if name.startswith(only) and name not in figures]
-    if lost or not figures:
-        raise InputError(
-            f"{', '.join(lost) or only} is not measured so, and nothing is written: {path.stem} says what only may be."
-        )
     origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash", "command")}
-    return {name: {"from": origin, **figure} for name, figure in old.items() if not name.startswith(only)}
+    return {name: {"from": origin, **figure} for name, figure in old.items() if name not in figures}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import pandas as pd
 import torch
 
 from m6rec import baselines
+from m6rec.baselines import ContentKNN, CoOccurrence
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.pairs import following
+from m6rec.data.text import clean
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
@@ -30,27 +32,32 @@ COUNTS = {
     "ease": baselines.EASE,
     "markov": baselines.Markov,
 }
+CHOSEN = ("cooccurrence", "cooccurrence_content")  # with settings that are chosen on validation
 TRAINED = {
     "gru4rec": baselines.GRU4Rec,
     "sasrec": baselines.SASRec,
     "esasrec": baselines.ESASRec,
     "tiger": baselines.Tiger,
 }
+SLOW = ("tiger",)  # of one seed: its validation generates, which takes a quarter of an hour on ML-100K
 START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
 GRID = {  # the co-occurrence count's settings among which validation chooses
     "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
     "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
 }  # fmt: skip
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the count in a blend
+NONE = {"content": 0.0, "neighbours": 100}  # of the content-kNN that is mixed into the count: its share and its size
+CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 ENSEMBLE = "m6rec_ensemble"  # of all seeds, with the prior
 BLENDED = ("m6rec", "m6rec_no_request_time", ENSEMBLE)  # with a prior that is chosen for all seeds at once
 LARGE = 5_000  # items from which on the settings below hold: Beauty's, chosen on its validation
 SETTINGS = {
-    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.3, "dropout": 0.4, "weight_decay": 0.3,
-    "learning_rate": 2e-3, "pretrain_epochs": 5, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
+    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
+    "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
 }  # fmt: skip
+KEPT = 4  # counts, and their scores of the validation targets, that a climb keeps at hand
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of items never seen in training, in hybrid lists
 BATCH = 500  # lists that are generated at a time
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 3}  # the trained baselines: until validation ends it
@@ -59,7 +66,7 @@ PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 3}  # the trained baselines: 
 class Bench:
     """One data set, one split, one size: `rows` measures what is asked for and says so, a line per model.
 
-    seeds: one training each, of m6rec; peer_seeds: of the trained baselines, by default the same.
+    seeds: one training each, of m6rec; peer_seeds: of trained baselines (SLOW ones: the first), by default the same.
     """
 
     def __init__(
@@ -77,14 +84,16 @@ class Bench:
         self.split = data.split()
         self._judge = judge(data, self.split)
         self._following = cache(partial(following, data, self.split))
+        self._count = lru_cache(KEPT)(lambda **at: CoOccurrence(**at).weigh(self._following(at["window"], at["decay"])))
+        self._near = lru_cache(KEPT)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
+        self._once = lru_cache(KEPT)(Once)
         self._models: dict[str, M6Rec] = {}
         self._blends: dict[str, list[Blended]] = {}
 
     def rows(self, names: Sequence[str], **options: Any) -> Iterator[Row]:
         """A row a model and seed; counts and outside code have one seed. options: of `outside.run` (cap, threads)."""
         for name in names:
-            ours = name in (*OURS, *self._without_time)
-            for seed in self.peer_seeds if name in TRAINED else self.seeds if ours else (0,):
+            for seed in self._seeds(name):
                 if name in PEERS:
                     done = outside_row(name, self.data, self.split, say=self.say, **options)
                 else:
@@ -93,6 +102,11 @@ class Bench:
                 found = done.note if done.ranks is None else f"NDCG@10 {done.ndcg().mean():.4f}, {done.seconds:.0f} s"
                 self.say(f"{name}, seed {seed}: {found}")
                 yield done
+
+    def _seeds(self, name: str) -> Sequence[int]:
+        if name in TRAINED:
+            return self.peer_seeds[:1] if name in SLOW else self.peer_seeds
+        return self.seeds if name in (*OURS, *self._without_time) else (0,)
 
     @property
     def _without_time(self) -> tuple[str, ...]:
@@ -103,36 +117,58 @@ class Bench:
     def names(self) -> tuple[str, ...]:
         """All rows but the outside ones."""
         ensemble = (ENSEMBLE,) if len(self.seeds) > 1 else ()
-        return (*COUNTS, "cooccurrence", *OURS, *ensemble, *self._without_time, *TRAINED)
+        return (*COUNTS, *CHOSEN, *OURS, *ensemble, *self._without_time, *TRAINED)
 
-    def prior(self) -> baselines.CoOccurrence:
-        """The co-occurrence count, with the settings that are best on validation when it ranks alone."""
-        return self._count(self._settings)
+    def cooccurrence(self) -> CoOccurrence:
+        """The co-occurrence count, with the settings that are best on validation."""
+        return self._count(**self._alone)
+
+    def prior(self) -> baselines.Mixture:
+        """That count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
+        return self._mixture(self._mixed)
 
     def blend(self, models: Sequence[Any]) -> list[Blended]:
-        """Models with the count, each; its settings and weight are one choice for all, by their mean on validation.
+        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation.
 
-        The count's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
+        The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
         """
         own = [Once(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
-            return float(np.mean([self._judge(Blended(model, self._count(at), at["weight"])) for model in own]))
+            prior = Once(self._remembered(at))
+            return float(np.mean([self._judge(Blended(model, prior, at["weight"])) for model in own]))
 
         # Two starts, for a climb ends on the hill that it starts on.
         ends = [
-            climb(score, {"weight": 1.0, **start}, {"weight": WEIGHTS, **GRID}) for start in (START, self._settings)
+            climb(score, {"weight": 1.0, **start}, {"weight": WEIGHTS, **self._grid})
+            for start in ({**START, **NONE}, self._mixed)
         ]
         found = max(ends, key=score)
-        return [Blended(model, self._count(found), found["weight"]) for model in models]
+        return [Blended(model, self._mixture(found), found["weight"]) for model in models]
 
     @cached_property
-    def _settings(self) -> dict[str, float]:
-        return climb(lambda settings: self._judge(self._count(settings)), START, GRID)
+    def _alone(self) -> dict[str, float]:
+        return climb(lambda settings: self._judge(self._count(**settings)), START, GRID)
 
-    def _count(self, settings: dict[str, float]) -> baselines.CoOccurrence:
-        own = {name: settings[name] for name in START}
-        return baselines.CoOccurrence(**own).weigh(self._following(own["window"], own["decay"]))
+    @cached_property
+    def _mixed(self) -> dict[str, float]:
+        return climb(lambda settings: self._judge(self._remembered(settings)), {**self._alone, **NONE}, self._grid)
+
+    @cached_property
+    def _grid(self) -> dict[str, Sequence[float]]:
+        """Without words there is no content to mix."""
+        words = self.data.items["text"].map(clean).str.contains(r"\w").any()
+        return {**GRID, **(CONTENT if words else {})}
+
+    def _mixture(self, settings: dict[str, float]) -> baselines.Mixture:
+        parts = [(self._count(**{name: settings[name] for name in START}), 1 - settings["content"])]
+        if settings["content"]:
+            parts.append((self._near(settings["neighbours"]), settings["content"]))
+        return baselines.Mixture(parts)
+
+    def _remembered(self, settings: dict[str, float]) -> baselines.Mixture:
+        """The same, of parts whose scores are kept, for a climb moves one setting at a time."""
+        return baselines.Mixture([(self._once(part), share) for part, share in self._mixture(settings).parts])
 
     def model(self, seed: int, **changes: Any) -> M6Rec:
         """m6rec itself: the one that stands here, or from the cache, or trained now."""
@@ -149,6 +185,8 @@ class Bench:
         if name in COUNTS:
             return Fitted(COUNTS[name]().fit(self.data, self.split), 0.0)
         if name == "cooccurrence":
+            return Fitted(self.cooccurrence(), 0.0)
+        if name == "cooccurrence_content":
             return Fitted(self.prior(), 0.0)
         if name in TRAINED:
             config = self._config(seed, **PEERS_TRAIN)
