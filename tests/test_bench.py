@@ -14,7 +14,7 @@ from m6rec import baselines, cli
 from m6rec.errors import InputError
 from m6rec.evaluate import Averaged, Blended, climb
 from m6rec.explain.trial import Trial
-from m6rec.runs.bench import outside, table
+from m6rec.runs.bench import outside, table, trees
 
 
 @pytest.fixture
@@ -173,6 +173,17 @@ def test_generated_lists_hold_nothing_that_may_not_be_there(bench):
     assert table.invalid(model, table.BATCH, k=3) == 0
     model.network.digits.item[model.network.digits.leaf[:15]] = 1  # a tree that names one item many times
     assert table.invalid(model, table.BATCH, k=3) > 0
+
+
+def test_untaught_trees_say_every_item_and_leave_the_model_its_own(bench):
+    """A copied decoder once took the leaves of the tree before for its own, and said item -1."""
+    model = m6rec.M6Rec(bench.data, "small", **CONFIG)
+    model.pretrain()
+    users = bench.data.targets(bench.split.test)
+    before = model.scorer("generated").scores(users)
+    shares = trees.untaught(model)
+    assert min(shares.values()) > 0.5, "a beam that is wider than the catalogue misses no item"
+    torch.testing.assert_close(model.scorer("generated").scores(users), before)
 
 
 def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):

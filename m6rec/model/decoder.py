@@ -59,6 +59,7 @@ class DigitDecoder(nn.Module):
         """Take a tree over item vectors (N, D): nodes at the mean of their items, biases at the log of their number."""
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
+        self._living = None  # a copied decoder counts versions anew, and could take its old leaves for these
         prefixes = tree.prefixes(torch.arange(len(vectors)))
         for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
             counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
