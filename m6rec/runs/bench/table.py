@@ -61,7 +61,7 @@ SETTINGS = {
 KEPT = 4  # counts, and their scores of the validation targets, that a climb keeps at hand
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of items never seen in training, in hybrid lists
 BATCH = 500  # lists that are generated at a time
-PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 3}  # the trained baselines: until validation ends it
+PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # the trained baselines: until validation ends it
 
 
 class Bench:
