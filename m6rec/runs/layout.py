@@ -11,8 +11,8 @@ HEADLINES = (  # one figure of each notebook: what it is, its name, and what sta
     ("AUC of option-adapter tuning, MovieLens-100K", "auc.option_adapter", "full fine-tuning", "auc.full"),
     ("time of a cached request / the whole pass", "late.ratio", "AUC lost", "late.auc_loss"),
     ("zero-shot NDCG@10 in goods of a kind never seen, bazaar", "open.zero_shot", "text cosine", "open.text_cosine"),
-    ("NDCG@10, MovieLens-100K, with the prior", "bench.ml100k.ndcg10.m6rec", "the strongest peer, co-occurrence",
-     "bench.ml100k.ndcg10.cooccurrence"),
+    ("NDCG@10, MovieLens-100K, with the prior", "bench.ml100k.ndcg10.m6rec", "the strongest peer, the prior alone",
+     "bench.ml100k.ndcg10.cooccurrence_content"),
     ("area under deletion by leave-one-out / by chance, MovieLens-100K", "deletion.ml100k.over_random", "/ by recency",
      "deletion.ml100k.over_recency"),
 )  # fmt: skip
