@@ -12,10 +12,9 @@ from fixtures import CONFIG, small_data
 import m6rec
 from m6rec import baselines, cli
 from m6rec.errors import InputError
-from m6rec.evaluate import Averaged, Blended, climb, judge
+from m6rec.evaluate import Averaged, Blended, climb
 from m6rec.explain.trial import Trial
 from m6rec.runs.bench import outside, table, trees
-from m6rec.runs.bench.blends import BlendJudge
 
 
 @pytest.fixture
@@ -102,15 +101,6 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     assert valid(bench.prior()) >= valid(bench.cooccurrence()) >= valid(start.prior)
     both = bench.blend([popular, baselines.Markov().fit(bench.data, bench.split)])
     assert both[0].weight == both[1].weight and both[0].model is popular, "one choice for all"
-
-
-def test_a_blend_is_judged_fast_as_it_is_judged_slowly(bench):
-    """Ties, seen items, models that say nothing of an item: all as `evaluate` has them."""
-    models = [bench.model(0).scorer("dense"), baselines.Markov().fit(bench.data, bench.split)]
-    fast, slow = BlendJudge(models, bench.data, bench.split), judge(bench.data, bench.split)
-    for prior, weight in ((bench.prior(), 0.5), (baselines.Popularity().fit(bench.data, bench.split), 2.0)):
-        expected = np.mean([slow(Blended(model, prior, weight)) for model in models])
-        assert fast(prior, weight) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_climb_ends_where_no_step_of_one_setting_is_better():

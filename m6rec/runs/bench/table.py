@@ -20,7 +20,6 @@ from m6rec.data.text import clean
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec
-from m6rec.runs.bench.blends import BlendJudge
 from m6rec.runs.bench.outside import PEERS
 from m6rec.runs.bench.rows import Fitted, Row, outside_row, row
 
@@ -133,10 +132,11 @@ class Bench:
 
         The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
         """
-        judged = BlendJudge(models, self.data, self.split)
+        own = [Once(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
-            return judged(self._remembered(at), at["weight"])
+            prior = Once(self._remembered(at))
+            return float(np.mean([self._judge(Blended(model, prior, at["weight"])) for model in own]))
 
         # Two starts, for a climb ends on the hill that it starts on.
         ends = [
