@@ -270,7 +270,10 @@ class M6Rec(Kept):
         return losses.Stream(self.data, self.split, self.codes, self._training_content, near and near.to(self.device))
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
+        if self.config.compile:
+            self.network.fusion.compile(dynamic=True)
         self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+        self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
         self._items = None
         return self.stages[stage.name]
 

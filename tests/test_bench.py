@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,8 @@ from m6rec import baselines, cli
 from m6rec.errors import InputError
 from m6rec.evaluate import Averaged, Blended, climb
 from m6rec.explain.trial import Trial
-from m6rec.runs.bench import outside, table, trees
+from m6rec.model.tree import grow
+from m6rec.runs.bench import digits, outside, table
 
 
 @pytest.fixture
@@ -175,15 +177,66 @@ def test_generated_lists_hold_nothing_that_may_not_be_there(bench):
     assert table.invalid(model, table.BATCH, k=3) > 0
 
 
-def test_untaught_trees_say_every_item_and_leave_the_model_its_own(bench):
-    """A copied decoder once took the leaves of the tree before for its own, and said item -1."""
+@pytest.fixture
+def trunk(bench):
+    """A model that is pretrained alone."""
     model = m6rec.M6Rec(bench.data, "small", **CONFIG)
     model.pretrain()
-    users = bench.data.targets(bench.split.test)
-    before = model.scorer("generated").scores(users)
-    shares = trees.untaught(model)
-    assert min(shares.values()) > 0.5, "a beam that is wider than the catalogue misses no item"
-    torch.testing.assert_close(model.scorer("generated").scores(users), before)
+    return model
+
+
+def test_every_digit_head_learns_over_a_trunk_that_stays_as_it_was(trunk):
+    before = {name: value.clone() for name, value in trunk.network.state_dict().items()}
+    lines = []
+    found = digits.said(trunk, epochs=2, say=lines.append)
+    assert len(lines) == len(found) == 9 and {len(of) for each in found.values() for of in each} == {40}
+    assert all((each.untaught != each.taught).any() for each in found.values())
+    assert all(torch.equal(value, before[name]) for name, value in trunk.network.state_dict().items())
+
+
+def test_a_digit_head_is_scored_as_it_is_taught(trunk):
+    """Log-likelihoods by steps are those of teaching, whatever events stand before, and sum to one over all items."""
+    users = trunk.data.targets(trunk.split.test)
+    read = digits._read(trunk, trunk.target_context(users), torch.from_numpy(users.items)[:, None])
+    for name, head in digits.heads(trunk).items():
+        with torch.no_grad():
+            scores, path = head.scores(head.module.eval(), read), head.losses(head.module, read)["digits"]
+        torch.testing.assert_close(-scores.gather(1, read.target[:, None]).mean(), path, msg=name)
+        if name != "parallel":  # whose codes fit no item, or several
+            torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(users)), msg=name)
+
+
+def test_a_shared_vocabulary_is_one_vector_for_a_code_whatever_stands_before(trunk):
+    decoder = digits.heads(trunk)["shared"].module
+    for level, nodes in enumerate(decoder.nodes):
+        codes = nodes.unflatten(0, (-1, decoder.widths[level]))
+        assert torch.equal(codes, codes[:1].expand_as(codes)), "the same below every node"
+    assert sum(p.numel() for p in decoder.nodes.parameters()) == sum(decoder.widths) * trunk.config.width
+
+
+def test_a_whole_prefix_says_more_than_its_last_state(trunk):
+    """The same state after other events: a head that sees the state alone cannot tell, the one of the prefix must."""
+    users = trunk.data.targets(trunk.split.test)
+    read = digits._read(trunk, trunk.target_context(users), torch.from_numpy(users.items)[:, None])
+    other, found = read._replace(events=read.events.flip(0)), digits.heads(trunk)
+    for name, tells in {"nodes": False, "nodes_whole_prefix": True}.items():
+        head = found[name]
+        torch.nn.init.normal_(head.module.project.weight)  # untaught, no decoder adds anything
+        with torch.no_grad():
+            same = torch.equal(head.scores(head.module.eval(), read), head.scores(head.module, other))
+        assert same is not tells
+
+
+def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
+    """A copied decoder once took the leaves of the tree before for its own, and said item -1."""
+    users = trunk.data.targets(trunk.split.test)
+    before = trunk.scorer("generated").scores(users)
+    other = copy.deepcopy(trunk.network)
+    vectors = trunk.item_vectors()
+    other.digits.plant(grow(np.random.default_rng(1).normal(size=vectors.shape), other.digits.widths), vectors)
+    scores = trunk.scorer("generated", network=other, mask_seen=False).scores(users)
+    assert torch.isfinite(scores).all(), "a beam that is wider than the catalogue misses no item"
+    torch.testing.assert_close(trunk.scorer("generated").scores(users), before)
 
 
 def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):

@@ -75,13 +75,13 @@ class Tiger(Sequential):
         return generate(network, states, self.beam, allowed.to(states.device))
 
 
-def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0) -> np.ndarray:
-    """Residual k-means of vectors (N, D), and a last digit that counts the items which share the others: (N, 4).
+def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = LEVELS) -> np.ndarray:
+    """Residual k-means of vectors (N, D), and a last digit that tells apart what shares the others: (N, levels + 1).
 
     Each level clusters what the level before left over, with fewer codes where fewer vectors differ. No two are alike.
     """
     digits, left = [], vectors.astype(np.float64)
-    for _ in range(LEVELS):
+    for _ in range(levels):
         left = left.round(6)  # what is alike but for rounding is one vector
         clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
         digits.append(clusters.labels_)

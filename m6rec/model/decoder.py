@@ -76,15 +76,17 @@ class DigitDecoder(nn.Module):
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
-        x = torch.stack(digits, 1)  # (B, G, D)
-        places = torch.arange(len(digits), device=x.device)
-        mask = masks.causal(len(digits), x.device)
-        for block in self.blocks:
-            x = block(x, mask=mask, positions=places).out
-        states = state[:, None] + self.project(x)
+        states = state[:, None] + self.project(self.look(torch.stack(digits, 1)))  # (B, G, D)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
         living = self.living if known is None else self.tree.living(known)
         return [self.choices(states[:, g], g, parents[:, g], living[g]) for g in range(len(self.widths))]
+
+    def look(self, x: Tensor) -> Tensor:
+        """The blocks over the digits so far, all at once under a causal mask: (B, G, D) -> (B, G, D)."""
+        places, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
+        for block in self.blocks:
+            x = block(x, mask=mask, positions=places).out
+        return x
 
     def step(
         self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None

@@ -49,6 +49,17 @@ BENCH = {
     "itemknn": "item-kNN",
     "popularity": "popularity",
 }
+HEADS = {
+    "nodes": "a vector for every node, over learnt vectors (M6-Rec's own)",
+    "nodes_no_teacher": "the same, not taught by the dense head",
+    "nodes_whole_prefix": "the same, digits that see all events",
+    "nodes_of_words": "the tree grown over words",
+    "nodes_at_random": "the tree grown at random",
+    "shared": "a vector for every code of a level, over learnt vectors",
+    "shared_residual": "the same, residual k-means",
+    "shared_residual_no_teacher": "the same, not taught by the dense head",
+    "parallel": "sixteen digits at once",
+}
 BAZAAR = {
     "ceiling": "the best possible (true tastes known)",
     "all": "M6-Rec, text, image and sound",
@@ -157,9 +168,6 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bench.ml100k.lead.low": "its lead over the strongest peer, lower end (Holm)",
         "bench.ml100k.generated_over_dense": "generated / dense head",
         "bench.ml100k.hybrid_over_dense": "hybrid / dense head",
-        "bench.ml100k.untaught_tree.learnt_vectors": "generated untaught / dense, tree over learnt vectors",
-        "bench.ml100k.untaught_tree.words": "the same, tree over words",
-        "bench.ml100k.untaught_tree.chance": "the same, tree at random",
         "bench.beam.exact": "people for whom a beam of 50 finds the exact ten",
         "bench.beam.invalid": "items that may not be on a list, in generated lists",
         "bench.cold.recall50.hybrid": "Recall@50 of films held out, hybrid, lifted for the best product of both",
@@ -168,6 +176,11 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bench.cold.known_ndcg10.hybrid": "NDCG@10 of the films known, hybrid, new ones lifted",
         "bench.cold.known_ndcg10.hybrid_unlifted": "the same, not lifted",
         "bench.cold.known_ndcg10.content_knn": "the same, content-kNN",
+    },
+    "MovieLens-100K, digit heads over one frozen trunk, generated / dense, NDCG@10": {
+        f"bench.heads.{key}.{when}": f"{label}, {when}"
+        for key, label in HEADS.items()
+        for when in ("untaught", "taught")
     },
     "Amazon Beauty, the bench, NDCG@10, seen items masked": {
         f"bench.beauty.ndcg10.{key}": label for key, label in BENCH.items()
