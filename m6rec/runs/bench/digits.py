@@ -181,14 +181,13 @@ def heads(model: M6Rec, seed: int = 0) -> dict[str, Head]:
     own, over_words, at_random = (grow(vectors, widths, seed) for vectors in (learnt, words, chance))
     residual = _tree(semantic_ids(learnt, math.ceil(len(learnt) ** 0.5), seed, levels=2))
     taught, spoken = partial(_teach, model), lambda head, read: exact_scores(head, read.state)
-    prefix = partial(_planted, model, PrefixDecoder)
-    planted = partial(_planted, model, DigitDecoder)
+    planted, prefix = (partial(_planted, model, kind) for kind in (DigitDecoder, PrefixDecoder))
     return {
         "nodes": Head(planted(own), taught, spoken),
         "nodes_no_teacher": Head(planted(own), taught, spoken, teacher=0.0),
         "nodes_of_words": Head(planted(over_words), taught, spoken),
         "nodes_at_random": Head(planted(at_random), taught, spoken),
-        "nodes_whole_prefix": Head(prefix(own), taught, PrefixDecoder.scores),
+        "nodes_whole_prefix": Head(prefix(own), partial(_teach_prefix, model), PrefixDecoder.scores),
         "shared": Head(_share(planted(own)), taught, spoken),
         "shared_residual": Head(_share(planted(residual)), taught, spoken),
         "shared_residual_no_teacher": Head(_share(planted(residual)), taught, spoken, teacher=0.0),
@@ -273,10 +272,15 @@ def _teach(model: M6Rec, decoder: DigitDecoder, read: Read) -> dict[str, Tensor]
     """What fine-tuning teaches the digits (`train.losses.digits`), from states that do not move."""
     codes = model.network.codes
     found = whole.Predicted(read.state, model.item_vectors(), read.target, codes >= 0)
-    decoder.read = read
     taught = SimpleNamespace(digits=decoder, codes=codes)
     path, teacher = losses.digits(taught, found.state, found.target, whole.subtrees(decoder.tree, found))
     return {"digits": path, "teacher": teacher}
+
+
+def _teach_prefix(model: M6Rec, decoder: PrefixDecoder, read: Read) -> dict[str, Tensor]:
+    """The same, of digits that look at the events, too."""
+    decoder.read = read
+    return _teach(model, decoder, read)
 
 
 def _teach_parallel(model: M6Rec, head: ParallelDigits, read: Read) -> dict[str, Tensor]:
