@@ -11,7 +11,7 @@ from m6rec import InputError
 from m6rec.generate.beam import generate
 from m6rec.generate.exact import exact_scores
 from m6rec.generate.text import fill
-from m6rec.model.tree import grow, health, widths_for
+from m6rec.model.tree import Tree, alarms, grow, health, widths_for
 
 
 def vectors(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
@@ -49,6 +49,19 @@ def test_the_tree_is_balanced_and_its_free_leaves_are_spread():
     assert rows[-1].unique == 1.0 and rows[0].entropy > 0.99
     free = (tree.item < 0).view(tree.widths[0], -1).sum(1)
     assert free.min() > 0  # under every first digit there is room for a new item
+
+
+def test_a_tree_in_order_rings_no_alarm_and_a_collapsed_one_says_what_is_wrong():
+    tree = grow(vectors(200), widths_for(200, 3, 0.15))
+    assert alarms(health(tree)) == []
+    digits = tree.digits(torch.arange(200))
+    assert torch.equal(Tree.of(digits.numpy()).digits(torch.arange(200)), digits)
+    crowded = np.stack((np.arange(200) // 180, np.arange(200) % 20, np.arange(200) // 20), 1)  # most below one digit
+    assert alarms(health(Tree.of(crowded)))[0] == "digit 1 is used unevenly, 0.47 of 1"
+    gone = crowded * [3, 1, 1]  # and the digits between never said
+    assert "digit 1 leaves 2 of its 4 nodes unused" in alarms(health(Tree.of(gone)))
+    twins = tree._replace(leaf=tree.leaf.clone().index_fill(0, torch.tensor([3]), int(tree.leaf[4])))
+    assert alarms(health(twins)) == ["1% of the items share all their digits with another"]
 
 
 def test_near_items_share_digits():

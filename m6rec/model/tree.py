@@ -15,6 +15,8 @@ from torch import Tensor
 
 from m6rec.errors import InputError
 
+EVEN = 0.95  # entropy of a level's digits, of the largest possible, from which on they are used evenly
+
 
 class Tree(NamedTuple):
     """Which leaf each item has. Leaves are numbered in the order of their digits: leaf = ((d₁ · W₂) + d₂) · W₃ + d₃."""
@@ -22,6 +24,14 @@ class Tree(NamedTuple):
     widths: tuple[int, ...]  # (G,) children of a node at each level
     leaf: Tensor  # (N,) the leaf of each item
     item: Tensor  # (leaves,) the item of each leaf, -1 where free
+
+    @classmethod
+    def of(cls, digits: np.ndarray) -> Tree:
+        """The tree that semantic IDs (N, G) make. No two may be alike."""
+        widths = tuple((digits.max(0) + 1).tolist())
+        leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
+        item[leaf] = np.arange(len(leaf))
+        return cls(widths, torch.from_numpy(leaf), torch.from_numpy(item))
 
     def digits(self, items: Tensor) -> Tensor:
         """The semantic IDs of items: (...,) codes -> (..., G) digits."""
@@ -142,6 +152,19 @@ def health(tree: Tree) -> list[Health]:
             )
         )
     return rows
+
+
+def alarms(rows: list[Health]) -> list[str]:
+    """What is wrong with a tree whose `health` this is, a sentence each; none where all is well.
+
+    Unused and uneven leaves are no fault: they are kept free for new items.
+    """
+    inner = rows[:-1]
+    wrong = [f"digit {r.level} leaves {r.dead} of its {r.nodes + r.dead} nodes unused" for r in inner if r.dead]
+    wrong += [f"digit {r.level} is used unevenly, {r.entropy:.2f} of 1" for r in inner if r.entropy < EVEN]
+    if rows[-1].unique < 1:
+        wrong.append(f"{1 - rows[-1].unique:.0%} of the items share all their digits with another")
+    return wrong
 
 
 def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator, rounds: int = 12) -> np.ndarray:

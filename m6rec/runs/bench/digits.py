@@ -179,7 +179,7 @@ def heads(model: M6Rec, seed: int = 0) -> dict[str, Head]:
     words = TruncatedSVD(CHANNELS, random_state=seed).fit_transform(tfidf(model.data))
     chance = np.random.default_rng(seed).normal(size=learnt.shape)
     own, over_words, at_random = (grow(vectors, widths, seed) for vectors in (learnt, words, chance))
-    residual = _tree(semantic_ids(learnt, math.ceil(len(learnt) ** 0.5), seed, levels=2))
+    residual = Tree.of(semantic_ids(learnt, math.ceil(len(learnt) ** 0.5), seed, levels=2))
     taught, spoken = partial(_teach, model), lambda head, read: exact_scores(head, read.state)
     planted, prefix = (partial(_planted, model, kind) for kind in (DigitDecoder, PrefixDecoder))
     return {
@@ -257,15 +257,6 @@ def _share(decoder: DigitDecoder) -> DigitDecoder:
             shared = Shared(math.prod(decoder.widths[:level]))
             parametrize.register_parametrization(table, str(level), shared)
     return decoder
-
-
-def _tree(digits: np.ndarray) -> Tree:
-    """The tree that semantic IDs (N, G) make, no two alike."""
-    widths = tuple((digits.max(0) + 1).tolist())
-    leaf = np.ravel_multi_index(tuple(digits.T), widths)
-    item = np.full(math.prod(widths), -1)
-    item[leaf] = np.arange(len(leaf))
-    return Tree(widths, torch.from_numpy(leaf), torch.from_numpy(item))
 
 
 def _teach(model: M6Rec, decoder: DigitDecoder, read: Read) -> dict[str, Tensor]:
