@@ -50,15 +50,26 @@ BENCH = {
     "popularity": "popularity",
 }
 HEADS = {
-    "nodes": "a vector for every node, over learnt vectors (M6-Rec's own)",
-    "nodes_no_teacher": "the same, not taught by the dense head",
-    "nodes_whole_prefix": "the same, digits that see all events",
-    "nodes_of_words": "the tree grown over words",
-    "nodes_at_random": "the tree grown at random",
-    "shared": "a vector for every code of a level, over learnt vectors",
-    "shared_residual": "the same, residual k-means",
-    "shared_residual_no_teacher": "the same, not taught by the dense head",
-    "parallel": "sixteen digits at once",
+    "nodes": "a vector for every node of the tree over learnt vectors (M6-Rec's form)",
+    "nodes_no_teacher": "the same, without the dense head as teacher",
+    "nodes_whole_prefix": "the same, with all events to look at",
+    "nodes_of_words": "a vector for every node, tree over words",
+    "nodes_at_random": "a vector for every node, tree at random",
+    "nodes_residual": "a vector for every node, residual k-means",
+    "shared": "a vector for every code of a level, tree over learnt vectors",
+    "shared_residual": "a vector for every code of a level, residual k-means",
+    "shared_residual_no_teacher": "the same, without the dense head as teacher",
+    "parallel": "sixteen digits at once, taught digit by digit",
+    "parallel_by_item": "sixteen digits at once, taught by the items that they name",
+}
+WORTH = {
+    "tree": "the tree over learnt vectors, less one at random",
+    "tree_over_residual": "the tree over learnt vectors, less residual k-means",
+    "vectors_over_codes": "a vector for every node, less one for every code (residual k-means)",
+    "teacher": "the dense head as teacher of node vectors",
+    "teacher_of_codes": "the dense head as teacher of codes (residual k-means)",
+    "prefix": "all events to look at, less the state alone",
+    "items_over_codes": "sixteen digits taught by items, less digit by digit",
 }
 BAZAAR = {
     "ceiling": "the best possible (true tastes known)",
@@ -177,10 +188,13 @@ LAYOUT = {  # rows in their groups: a label for each recorded name. Names that s
         "bench.cold.known_ndcg10.hybrid_unlifted": "the same, not lifted",
         "bench.cold.known_ndcg10.content_knn": "the same, content-kNN",
     },
-    "MovieLens-100K, digit heads over one frozen trunk, generated / dense, NDCG@10": {
-        f"bench.heads.{key}.{when}": f"{label}, {when}"
+    "MovieLens-100K, digit heads over one frozen trunk, exact scores / dense head, NDCG@10": {
+        f"bench.heads.{key}.{when}": f"{label}: {said}"
         for key, label in HEADS.items()
-        for when in ("untaught", "taught")
+        for when, said in (("untaught", "untaught"), ("taught", "after six epochs"))
+    },
+    "MovieLens-100K, what of a digit head is worth what: NDCG@10, paired over users": {
+        f"bench.heads.worth.{key}": label for key, label in WORTH.items()
     },
     "Amazon Beauty, the bench, NDCG@10, seen items masked": {
         f"bench.beauty.ndcg10.{key}": label for key, label in BENCH.items()
