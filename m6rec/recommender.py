@@ -272,9 +272,11 @@ class M6Rec(Kept):
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         if self.config.compile:
             self.network.fusion.compile(dynamic=True)
-        self.stages[stage.name] = fit(self.network, stage, self.config, **options)
-        self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
-        self._items = None
+        try:
+            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+        finally:
+            self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
+            self._items = None
         return self.stages[stage.name]
 
     @property

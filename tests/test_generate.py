@@ -57,11 +57,18 @@ def test_a_tree_in_order_rings_no_alarm_and_a_collapsed_one_says_what_is_wrong()
     digits = tree.digits(torch.arange(200))
     assert torch.equal(Tree.of(digits.numpy()).digits(torch.arange(200)), digits)
     crowded = np.stack((np.arange(200) // 180, np.arange(200) % 20, np.arange(200) // 20), 1)  # most below one digit
-    assert alarms(health(Tree.of(crowded)))[0] == "digit 1 is used unevenly, 0.47 of 1"
+    assert alarms(health(Tree.of(crowded)))[0] == "digit 1 crowds 180 items below one node, where 100 are its share"
     gone = crowded * [3, 1, 1]  # and the digits between never said
     assert "digit 1 leaves 2 of its 4 nodes unused" in alarms(health(Tree.of(gone)))
     twins = tree._replace(leaf=tree.leaf.clone().index_fill(0, torch.tensor([3]), int(tree.leaf[4])))
-    assert alarms(health(twins)) == ["1% of the items share all their digits with another"]
+    assert alarms(health(twins)) == ["1.0% of the items share all their digits with another"]
+    with pytest.raises(InputError, match="the same semantic ID"):
+        Tree.of(np.array([[0, 1], [1, 0], [0, 1]]))
+
+
+@pytest.mark.parametrize(("items", "digits"), [(7, 3), (28, 5), (210, 5), (1682, 8)])
+def test_a_level_with_more_nodes_than_items_is_no_alarm(items, digits):
+    assert alarms(health(grow(vectors(items), widths_for(items, digits, 0.15)))) == []
 
 
 def test_near_items_share_digits():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m6rec.errors import InputError
 
-EVEN = 0.95  # entropy of a level's digits, of the largest possible, from which on they are used evenly
+UNUSED, CROWDED = 0.05, 1.5  # of a level's nodes, and of a node's even share of the items: more than this is an alarm
 
 
 class Tree(NamedTuple):
@@ -27,10 +27,12 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, digits: np.ndarray) -> Tree:
-        """The tree that semantic IDs (N, G) make. No two may be alike."""
+        """The tree that semantic IDs (N, G) make. InputError where two items have the same."""
         widths = tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))
+        if (item >= 0).sum() < len(leaf):
+            raise InputError("two items have the same semantic ID: add a digit that tells them apart.")
         return cls(widths, torch.from_numpy(leaf), torch.from_numpy(item))
 
     def digits(self, items: Tensor) -> Tensor:
@@ -157,13 +159,18 @@ def health(tree: Tree) -> list[Health]:
 def alarms(rows: list[Health]) -> list[str]:
     """What is wrong with a tree whose `health` this is, a sentence each; none where all is well.
 
-    Unused and uneven leaves are no fault: they are kept free for new items.
+    Nodes that are empty because a level has more of them than there are items are no fault, nor are free leaves.
     """
-    inner = rows[:-1]
-    wrong = [f"digit {r.level} leaves {r.dead} of its {r.nodes + r.dead} nodes unused" for r in inner if r.dead]
-    wrong += [f"digit {r.level} is used unevenly, {r.entropy:.2f} of 1" for r in inner if r.entropy < EVEN]
+    wrong, items = [], rows[-1].nodes
+    for row in rows[:-1]:
+        nodes = row.nodes + row.dead
+        share = math.ceil(items / nodes)
+        if row.dead - max(0, nodes - items) > UNUSED * nodes:
+            wrong.append(f"digit {row.level} leaves {row.dead} of its {nodes} nodes unused")
+        if row.largest > CROWDED * share:
+            wrong.append(f"digit {row.level} crowds {row.largest} items below one node, where {share} are its share")
     if rows[-1].unique < 1:
-        wrong.append(f"{1 - rows[-1].unique:.0%} of the items share all their digits with another")
+        wrong.append(f"{1 - rows[-1].unique:.1%} of the items share all their digits with another")
     return wrong
 
 
