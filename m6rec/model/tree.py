@@ -108,7 +108,7 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
 def grow(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
     """Grow the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
 
-    Source: the design's own, after residual k-means (Rajput et al. 2023) lost a quarter to the dense head.
+    Source: our own. Residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
     """
     n, leaves = len(vectors), math.prod(widths)
     if n > leaves:
