@@ -24,6 +24,15 @@ from m6rec.train.fit import Stage, fit
 
 WINDOWS = 16  # of a teaching step
 EPOCHS = 6  # of teaching
+PAIRS = {  # what one thing is worth: a head that has it, and its twin without
+    "tree": ("nodes", "nodes_at_random"),
+    "tree_over_residual": ("nodes", "nodes_residual"),
+    "vectors_over_codes": ("nodes_residual", "shared_residual"),
+    "teacher": ("nodes", "nodes_no_teacher"),
+    "teacher_of_codes": ("shared_residual", "shared_residual_no_teacher"),
+    "prefix": ("nodes_whole_prefix", "nodes"),
+    "items_over_codes": ("parallel_by_item", "parallel"),
+}
 
 
 class Said(NamedTuple):
