@@ -294,8 +294,7 @@ def test_compiled_layers_learn_what_the_others_learn_and_are_let_go_afterwards(m
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     plain, other = (small_model(small_data(), dropout=0.0, compile=c) for c in (False, True))
-    assert [e.losses for e in plain.pretrain()] == [e.losses for e in other.pretrain()] and compiled == [
-        "ContextFusion"
-    ]
+    assert [e.losses for e in plain.pretrain()] == [e.losses for e in other.pretrain()]
+    assert compiled == ["ContextFusion"]
     assert other.network.fusion._compiled_call_impl is None
     assert other.config.fingerprint == plain.config.fingerprint, "it is no other model"
