@@ -2,15 +2,13 @@
 NB ?=
 ONLY ?=
 ARGS ?=
-DATA ?=
-ATTRIBUTES ?=
 PYTHON ?= python3
 PY := .venv/bin/python
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results bench readme notebooks weights doctor
+.PHONY: help run test lint lab class results readme notebooks weights doctor
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,9 +33,6 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
 	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
 
-bench: $(STAMP) ## the table of every peer at full size, or on a file of sequences [DATA, ATTRIBUTES, ARGS]
-	@$(PY) -m m6rec $(if $(DATA),bench $(DATA) $(if $(ATTRIBUTES),--attributes $(ATTRIBUTES)) $(ARGS),results 08_evaluation)
-
 readme: $(STAMP) ## render the measured parts of the README
 	@$(PY) -m m6rec readme
 
@@ -57,6 +52,6 @@ $(STAMP):
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing m6rec into .venv (once)."
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board,bench,edge]'
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board,edge]'
 	@rm -f .venv/installed-*
 	@touch $@

@@ -123,7 +123,7 @@ def copy(tmp_path, monkeypatch):
     return package
 
 
-@pytest.mark.parametrize("maker", ["evaluate/statistics.py", "runs/scale.py", "runs/bench/table.py", "config.py"])
+@pytest.mark.parametrize("maker", ["evaluate/statistics.py", "runs/scale.py", "runs/bench.py", "config.py"])
 def test_the_code_hash_follows_the_code_that_makes_figures_and_not_what_shows_them(copy, maker):
     before = code_hash()
     for shown in ("view/new.py", "runs/record.py", "cli.py"):
