@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, behaviour, features, text
 from m6rec.data.context import Context, EventCodes, Fields, encode_events, encode_person
 from m6rec.data.dataset import Dataset
@@ -60,9 +60,7 @@ class M6Rec(Kept):
         torch.manual_seed(self.config.seed)
         known = np.isin(np.arange(self.data.n_items), trained)
         self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
-        if self.config.device == "cuda" and not torch.cuda.is_available():
-            raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
-        self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = pick_device(self.config.device)
         self.network.to(self.device).eval()
         self.stages: dict[str, list[Epoch]] = {}
         self._items: Tensor | None = None
