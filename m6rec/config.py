@@ -212,7 +212,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """What training computes in on this device: see `Config.precision`. `InputError` for bf16 where there is none."""
     gpu, cpu = device.type == "cuda", device.type == "cpu"
-    has = gpu and torch.cuda.is_bf16_supported(False) or cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has = torch.cuda.is_bf16_supported(False) if gpu else cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if name == "bf16" and not has:
         raise InputError(f'precision="bf16" was asked for, but this {device.type} does not have it: take "auto".')
     return torch.bfloat16 if name == "bf16" or (name == "auto" and gpu and has) else torch.float32

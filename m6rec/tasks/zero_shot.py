@@ -32,10 +32,9 @@ def log_likelihood(made: Backbone, asked: Text, candidates: Sequence[str]) -> np
     # The last token that is given begins each candidate, because its logits are what the first token comes from.
     source = torch.tensor([speller.source(asked, SOURCE)])
     known = network.remember(source, torch.tensor([begun[:-1]], dtype=torch.long))
-    rows = torch.from_numpy(pad([(begun[-1], *speller.segment(words)) for words in candidates])).to(network.device)  # (N, T)
-    return torch.cat(
-        [_means(network.proceed(part[:, :-1], known), part[:, 1:]) for part in rows.split(CANDIDATES)]
-    ).cpu().numpy()
+    rows = pad([(begun[-1], *speller.segment(words)) for words in candidates])  # (N, T)
+    parts = torch.from_numpy(rows).to(network.device).split(CANDIDATES)
+    return torch.cat([_means(network.proceed(part[:, :-1], known), part[:, 1:]) for part in parts]).cpu().numpy()
 
 
 def _means(logits: Tensor, truth: Tensor) -> Tensor:

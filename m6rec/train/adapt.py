@@ -218,7 +218,8 @@ def adapt(
 @torch.no_grad()
 def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
-    words = made.network.logits(torch.eye(made.config.width, device=made.network.device)).T  # (V, D): what a state is multiplied with
+    each = torch.eye(made.config.width, device=made.network.device)
+    words = made.network.logits(each).T  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
 
 

@@ -29,7 +29,8 @@ def fit_autoencoder(
     """Teach a model to return what it is given: pixels (N, 784) in 0..1; returns the loss of every step, (steps,).
 
     Every epoch meets all photographs in a new order (seed), whole batches only. peak: the highest rate of a one-cycle
-    schedule, or None for the document's constant 1e-3. It trains where the pixels lie. The same seed and the same start give the same weights.
+    schedule, or None for the document's constant 1e-3. The model is moved to where the pixels lie. The same seed and
+    the same start give the same weights.
     """
     if pixels.ndim != 2 or len(pixels) < batch:
         raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")

@@ -25,7 +25,6 @@ from m6rec.errors import InputError
 from m6rec.train.checkpoint import TrainingState, load_state, save_state
 
 
-
 class Epoch(NamedTuple):
     """One row of the training log."""
 
