@@ -22,6 +22,7 @@ from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
+from m6rec.explain.reasons import reasons
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer
 from m6rec.keeping import Kept
@@ -190,8 +191,6 @@ class M6Rec(Kept):
             }
         )
         if explain:
-            from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
-
             given = reasons(self, person.context, codes.tolist(), vectors=person.items(tuple(mute)))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
