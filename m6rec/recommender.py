@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -22,6 +22,7 @@ from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
+from m6rec.explain.reasons import reasons
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer
 from m6rec.keeping import Kept
@@ -60,9 +61,7 @@ class M6Rec(Kept):
         torch.manual_seed(self.config.seed)
         known = np.isin(np.arange(self.data.n_items), trained)
         self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
-        if self.config.device == "cuda" and not torch.cuda.is_available():
-            raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
-        self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = pick_device(self.config.device)
         self.network.to(self.device).eval()
         self.stages: dict[str, list[Epoch]] = {}
         self._items: Tensor | None = None
@@ -189,8 +188,6 @@ class M6Rec(Kept):
             }
         )
         if explain:
-            from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
-
             given = reasons(self, person.context, codes.tolist(), vectors=person.items(tuple(mute)))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
