@@ -34,7 +34,7 @@ def restore(model: M6Rec, modality: str, items: np.ndarray, seed: int = 0) -> Re
     known = model.features.take(items).to(model.device)
     true = getattr(known, modality)
     hidden = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed))
-    drawn = model.network.painter(model.network.items, known, {modality: hidden.to(true.device)})[modality]
+    drawn = model.network.patch_decoder(model.network.items, known, {modality: hidden.to(true.device)})[modality]
     return Restored(true.cpu().numpy(), drawn.cpu().numpy(), hidden.numpy())
 
 

@@ -132,7 +132,7 @@ def leave_one_modality_out(model: M6Rec, context: Context, item: int, against: i
         return float(evidence(model.network.score(model.fuse(context, items).state[0, 0], items), item, against))
 
     for place, modality in enumerate(MODALITIES):
-        if modality in model.network.items.reads:
+        if modality in model.network.items.modalities:
             lost[place] = score(()) - score((modality,))
     return lost
 
