@@ -178,7 +178,7 @@ def test_bad_requests_are_named(segmented, network):
     for local_layers in (0, DEPTH):
         with pytest.raises(InputError, match="take 1 to 3"):
             cached(network, local_layers)
-    with pytest.raises(InputError, match="layers alone"):
+    with pytest.raises(InputError, match="local layers"):
         network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
     with pytest.raises(InputError, match="holds nothing"):
         cached(network, 1, capacity=0)

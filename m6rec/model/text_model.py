@@ -57,6 +57,11 @@ class TextTransformer(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; token ids may come from anywhere."""
+        return self.tokens.weight.device
+
     def forward(
         self,
         source: Tensor,
@@ -74,8 +79,8 @@ class TextTransformer(nn.Module):
         to the feed-forward net. upto: stop after this many layers. exits: also return every layer's hidden states.
         write=False: no logits.
         """
-        if target is None:
-            target = source[:, :0]
+        target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
         s, t = source.shape[1], target.shape[1]
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
         given = source != PAD
@@ -116,6 +121,7 @@ class TextTransformer(nn.Module):
     def prefill(self, source: Tensor, target: Tensor | None = None) -> TextCache:
         """Prefill: encode a source (B, S) and the beginning of a target (B, T) once, for `decode_step` to continue."""
         target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
         given, begun = source != PAD, target != PAD
         present, mask = torch.cat((given, begun), 1), unilm(given, begun)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
@@ -130,6 +136,7 @@ class TextTransformer(nn.Module):
 
         `past` may have one row for all rows of target: one request, many candidates.
         """
+        target = target.to(self.device)
         x, b, present = self.embed(target, TARGET), len(target), target != PAD
         positions = past.present.sum(1, keepdim=True) + positions_of(present)
         mask = unilm(past.present.expand(b, -1), present)[:, :, past.present.shape[1] :]

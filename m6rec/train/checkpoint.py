@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from m6rec.errors import InputError
 from m6rec.train import code
@@ -34,6 +33,7 @@ class TrainingState:
     best: float
     seconds: float
     log: list[dict]
+    steps: int = 0  # of all epochs: how fast the averaged weights follow
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def save_state(
     folder: Path,
     state: TrainingState,
     network: nn.Module,
-    average: AveragedModel,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     rng: np.random.Generator,
@@ -127,14 +127,14 @@ def load_state(
     folder: Path,
     expected: TrainingState,
     network: nn.Module,
-    average: AveragedModel,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     rng: np.random.Generator,
 ) -> TrainingState:
     """Put everything back as `save_state` found it. A checkpoint of another config or stage is refused."""
     values = read_json(folder / "state.json")
-    if (values["stage"], values["config"]) != (expected.stage, expected.config):
+    if (values["stage"], values["config"], "steps" in values) != (expected.stage, expected.config, True):
         raise InputError(
             f"{folder} holds a checkpoint of another run (stage {values['stage']}, config {values['config'][:8]}; "
             f"asked for {expected.stage}, {expected.config[:8]}): name another folder, or train without resume."

@@ -141,7 +141,7 @@ def logits(
         windows = shop.windows(Part(part.starts[at : at + 32], part.count))
         said = [step.logits for step in network.eval().steps(windows, local_layers)]
         rows.append(torch.stack(said if every else said[-1:]))
-    out = torch.cat(rows, 1).numpy()
+    out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
 
 
