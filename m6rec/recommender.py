@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from m6rec.config import MODALITIES, Config, pick_device
-from m6rec.data import batches, behaviour, features, text
-from m6rec.data.context import Context, EventCodes, Fields, encode_events, encode_person
+from m6rec.data import batches, features, text
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
+from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
-from m6rec.data.pairs import neighbourhood, spectral
 from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
@@ -132,14 +132,11 @@ class M6Rec(Kept):
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code, length = None if user is None else int(self.data.user_codes([user])[0]), self.config.history
-        past = behaviour.of_user(self.data, code) if history is None else behaviour.given(self.data, history)
-        if not self.data.timed:
-            past = past._replace(time=None)  # nobody has learnt from times
-        texts = behaviour.texts(self.data, past, history)
-        value, gap, asked = encode_person(self.fields, past, texts, request)
+        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        value, gap, asked = encode_now(self.fields, past, request)
         own = self.codes_of(self.data).profile
-        known = self.fields.introduce(profile) if code is None or profile is not None else own[code]
-        return batches.person_context(past.item[-length:], value[-length:], gap[-length:], known, asked)
+        typed = self.fields.typed_profile(profile) if code is None or profile is not None else own[code]
+        return batches.user_context(past.item[-length:], value[-length:], gap[-length:], typed, asked)
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:

@@ -17,7 +17,7 @@ from fixtures import small_data, small_model
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
-from m6rec.data.pairs import Neighbourhood, neighbourhood, spectral
+from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import grow
 from m6rec.train import checkpoint, code, losses, softmax, whole

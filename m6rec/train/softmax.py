@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from m6rec.data.pairs import Neighbourhood
+from m6rec.data.cooccurrence import Neighbourhood
 
 CELLS = 2**19  # logits at a time: 2 MB
 
