@@ -74,7 +74,9 @@ class M6Rec(Kept):
         `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
+            first, folder = dict(options), options.get("folder")
+            if folder:
+                first["folder"] = Path(folder).with_name(f"{Path(folder).name}-items")
             self._train(stages.items(self.config, self._training_content), first)
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
@@ -270,6 +272,7 @@ class M6Rec(Kept):
         try:
             self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         finally:
+            self.network.eval()
             self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
             self._items = None
         return self.stages[stage.name]

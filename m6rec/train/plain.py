@@ -227,7 +227,7 @@ def load(folder: Path) -> Backbone:
         network.load_state_dict(tensors)
         return Backbone(network.eval(), Speller(tokenizer), config, values["key"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise checkpoint.foreign(Path(folder), error) from error
+        raise checkpoint.foreign(Path(folder), values) from error
 
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
