@@ -1,4 +1,4 @@
-"""A data set in words: renders profiles, requests and events, and cuts histories into the prompts that train on them."""
+"""A data set in words: profiles, requests and events are rendered, and histories cut into training prompts."""
 
 from __future__ import annotations
 
@@ -39,18 +39,6 @@ def request(fields: Mapping[str, object]) -> str:
 def event(words: str, value: float | None = None) -> str:
     """An item of a history, after its rating of 1 to 5 in words where it has one."""
     return words if value is None else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
-
-
-def times(count: int) -> str:
-    """A count in words: 0 "never", 1 "once", 2 "twice", then "3 times" up to "more than 10 times"."""
-    if count < 3:
-        return ("never", "once", "twice")[count]
-    return f"{count} times" if count <= 10 else "more than 10 times"
-
-
-def rank(share: float) -> str:
-    """A rank in words: the share of all that rank higher, 0 to 1 -> "among the top 5 %" … "in the lower half"."""
-    return next((f"among the top {edge} %" for edge in (1, 5, 10, 20, 50) if share <= edge / 100), "in the lower half")
 
 
 def _value(name: str, value: object) -> str:

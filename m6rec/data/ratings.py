@@ -66,7 +66,7 @@ class RatedEvents:
 
 
 class Ratings(RatedEvents):
-    """Single rated events. `train`, `valid` and `test` are rows of data.events: the last `share` of a user's is test."""
+    """Single rated events: `train`, `valid` and `test` are rows of data.events, `test` every user's last ones."""
 
     def __init__(self, data: Dataset, share: float = 0.1):
         sizes = np.diff(data.offsets)
@@ -142,7 +142,7 @@ class Ratings(RatedEvents):
         return RatingDomain(*domain(self.data)._replace(requests=np.array(words, dtype=object)))
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
-        """Each example in words: the profile, the last events, and the numbers and the item whose rating is predicted."""
+        """Each example in words: the profile, the last events, and the numbers and the item of the event."""
         first = self.data.offsets[self.user[rows]]
         last = first + self.n_before[rows]
         return [self.words.unrated(r, range(max(a, b - events), b)) for r, a, b in zip(rows, first, last, strict=True)]
