@@ -137,6 +137,17 @@ def test_a_list_does_not_depend_on_who_else_is_asked_for(planted):
     assert sorted(together.items[1].tolist()) == [0, 1, 2, 3, 4]
 
 
+def test_a_row_with_fewer_items_than_asked_for_ends_early_and_shortens_no_other(planted):
+    allowed = torch.ones(3, 30, dtype=torch.bool)
+    allowed[1, 4:], allowed[2] = False, False
+    state = torch.randn(3, 16)
+    found = generate(planted, state, 10, allowed=allowed, short=True)
+    assert sorted(found.items[1, :4].tolist()) == [0, 1, 2, 3]
+    assert (found.items[1, 4:] == -1).all() and (found.items[2] == -1).all()
+    torch.testing.assert_close(found.items < 0, found.scores == -torch.inf)
+    torch.testing.assert_close(found.items[:1], generate(planted, state[:1], 10).items)
+
+
 def test_more_items_than_are_allowed_is_an_error(planted):
     with pytest.raises(InputError, match="only 30 can be recommended"):
         generate(planted, torch.randn(1, 16), 31)

@@ -19,8 +19,13 @@ SPARED = 2**8  # beams: fewer are not worth a second step, which takes as long h
 class Generated(NamedTuple):
     """Items, best first. They are distinct, in the catalogue, and allowed."""
 
-    items: Tensor  # (B, K) item codes
-    scores: Tensor  # (B, K) log-likelihood of the item's digits
+    items: Tensor  # (B, K) item codes, -1 where there are not so many
+    scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
+
+    @classmethod
+    def of(cls, items: Tensor, scores: Tensor) -> Generated:
+        """Whatever has a score of -inf is no item."""
+        return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
 
 class Beams(NamedTuple):
@@ -48,6 +53,7 @@ def generate(
     beam: int = 50,
     allowed: Tensor | None = None,
     trace: list[Step] | None = None,
+    short: bool = False,
     temperature: float = 0.0,
     diversity: float = 0.0,
     seed: int = 0,
@@ -59,16 +65,17 @@ def generate(
     one `Step` per level. temperature: above 0, items are drawn without replacement, in the order of the draws, the same
     ones for the same seed (see `sample`). diversity: what a node loses for each sibling ahead of it, so that one parent
     does not fill the list (Li, Monroe & Jurafsky 2016). Whatever decides who stays, scores are log-likelihoods.
-    Raises `InputError` where fewer than k items are allowed.
+    Raises `InputError` for a model without a tree, and where fewer than k items are allowed; with `short`, such a row
+    ends in -1 at -inf instead.
     """
     if temperature < 0 or diversity < 0 or (temperature and diversity):
         raise InputError(
             f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
         )
-    tree, b, beam = decoder.tree, len(state), max(beam, k)
+    tree, b, beam = decoder.built_tree, len(state), max(beam, k)
     valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
-    if k < 1 or possible < k:
+    if k < 1 or (possible < k and not short):
         raise InputError(
             f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
         )
@@ -96,7 +103,7 @@ def generate(
         beams = Beams(nodes, scores, rows, cache)
         if trace is not None:
             trace.append(Step(nodes, scores))
-    return Generated(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
+    return Generated.of(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
 
 
 def _children(

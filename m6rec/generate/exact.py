@@ -25,7 +25,7 @@ def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
 
 
 def _scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
-    b, tree = len(state), decoder.tree
+    b, tree = len(state), decoder.built_tree
     scores = state.new_zeros(b, 1)
     cache: list[KVCache] | None = None
     for level, width in enumerate(tree.widths):

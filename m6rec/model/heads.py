@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
+from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.attention import Block, KVCache, decode_step
 from m6rec.model.embed import ItemEncoder
@@ -45,6 +46,13 @@ class DigitDecoder(nn.Module):
     def tree(self) -> Tree:
         """The tree of semantic IDs."""
         return Tree(self.widths, self.leaf, self.item)
+
+    @property
+    def built_tree(self) -> Tree:
+        """The tree, once there is one: before, every semantic ID would name the same item. InputError then."""
+        if not (self.item >= 0).any():
+            raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
+        return self.tree
 
     @property
     def valid_nodes(self) -> list[Tensor]:
