@@ -304,14 +304,16 @@ class ContextWhatIf(Beside):
     def _controls(self, model: M6Rec) -> dict[str, ipywidgets.ValueWidget]:
         request = {f.name: f for f in model.fields.request}
         profile = {f"profile_{f.name}" if f.name in request else f.name: f for f in model.fields.profile}
-        self.fields, self.reads = {**request, **profile}, model.network.items.reads
+        self.fields, self.modalities = {**request, **profile}, model.network.items.modalities
         codes = [*self.context.request[0, 0].tolist(), *self.context.profile[0].tolist()]
         self.given = dict(zip(self.fields, codes, strict=True))
         controls = {}
         for name, field in self.fields.items():  # the first value of a field is: not known
             options = [(field.describe(c).removeprefix(f"{field.name} "), c) for c in range(field.size)]
             controls[name] = slider(field.name, options, self.given[name])
-        return controls | {f"mask_{m}": ipywidgets.ToggleButton(False, description=f"without {m}") for m in self.reads}
+        return controls | {
+            f"mask_{m}": ipywidgets.ToggleButton(False, description=f"without {m}") for m in self.modalities
+        }
 
     def read(self, name: str, value: object) -> object:
         """Raw values of fields -> their codes."""
@@ -323,7 +325,7 @@ class ContextWhatIf(Beside):
         codes = torch.tensor([values[name] for name in self.fields], dtype=torch.long)
         request, profile = codes.split([self.context.request.shape[2], self.context.profile.shape[1]])
         context = self.context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
-        masked = tuple(m for m in self.reads if values[f"mask_{m}"])
+        masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]
         return self._moves(self._listed(context, mute=masked), [*changed, *(f"without {m}" for m in masked)])
 
