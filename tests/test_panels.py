@@ -118,7 +118,7 @@ def test_the_beam_ends_in_the_list_and_opens_digit_by_digit(trained):
 def test_heads_and_layers_shows_the_record(trained):
     look = capture(trained, trained.extract_context(HISTORY, {"hour": 9}))
     panel = HeadsAndLayers(look).goto(layer=1, head=2)
-    seen = [kind != "request" for kind in look.kinds]  # only the target reads these tokens: they look nowhere
+    seen = [kind != "request" for kind in look.types]  # only the target reads these tokens: they look nowhere
     assert panel.data.to_numpy()[seen] == pytest.approx(look.weights[0, 1][seen])
     assert panel.data.loc["hour 9"].isna().all()
     for view in ("target", "groups", "rollout", "flow"):

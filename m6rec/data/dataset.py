@@ -211,10 +211,12 @@ class Dataset:
         hold the validation targets, the rest the test targets.
         """
         if kind == "leave_one_out":
-            return leave_one_out(self)
-        if kind == "global_time":
-            return global_time(self, fractions)
-        raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+            return leave_one_out(self.offsets)
+        if kind != "global_time":
+            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+        if not self.timed:
+            raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
+        return global_time(*self.events[["user", "timestamp"]].to_numpy().T, fractions)
 
     def targets(self, events: np.ndarray) -> Targets:
         """The events with these indexes as things to predict, with all that precedes them."""
@@ -225,14 +227,11 @@ class Dataset:
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
         kept = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
-        new_codes = np.full(self.n_users, -1)
-        new_codes[kept] = np.arange(n_users)
-        user = new_codes[self.events["user"]]
-        events = self.events[user >= 0].assign(user=user[user >= 0]).reset_index(drop=True)
-        users = self.users.iloc[kept].reset_index(drop=True)
-        name = f"{self.name}-{n_users}users"
-        offsets = _offsets(events["user"].to_numpy(), n_users)
-        return replace(self, name=name, users=users, events=events, offsets=offsets)
+        codes = np.full(self.n_users, -1)
+        codes[kept] = np.arange(n_users)
+        user = codes[self.events["user"]]
+        events = self.events.assign(user=user)[user >= 0]
+        return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[kept], events=events)
 
     def with_items(self, items: pd.DataFrame) -> Dataset:
         """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.
@@ -240,15 +239,15 @@ class Dataset:
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
-        for item in new["item_id"]:
-            if str(item) in set(self.items["item_id"].astype(str)):
-                raise InputError(f"item {item!r} is in {self.name} already; give new items ids of their own.")
-        return replace(self, items=pd.concat([self.items, new], ignore_index=True))
+        taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
+        if len(taken):
+            raise InputError(f"item {taken.iloc[0]!r} is in {self.name} already; give new items ids of their own.")
+        return self._with(items=pd.concat([self.items, new]))
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> Dataset:
-        """The same catalogue, people and codes, but no event of these item codes nor of these user codes.
+        """The same catalogue, users and codes, but no event of these item codes nor of these user codes.
 
-        For training when they are held out. InputError for a code that there is not, or if no event is left.
+        For training when they are held out. InputError for an unknown code, or if no event is left.
         """
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
@@ -261,11 +260,14 @@ class Dataset:
         return self.only(left)
 
     def only(self, events: np.ndarray) -> Dataset:
-        """The same catalogue, people and codes, with these events (E,) bool alone. InputError if none is left."""
+        """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
         if events.shape != (self.n_events,) or not events.any():
             raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
-        kept = self.events[events].reset_index(drop=True)
-        return replace(self, events=kept, offsets=_offsets(kept["user"].to_numpy(), self.n_users))
+        return self._with(events=self.events[events])
+
+    def _with(self, name: str = "", **tables: pd.DataFrame) -> Dataset:
+        new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
+        return replace(new, offsets=_offsets(new.events["user"], new.n_users))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -57,6 +57,11 @@ class PlainText(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: token ids may come from anywhere."""
+        return self.tokens.weight.device
+
     def forward(
         self,
         source: Tensor,
@@ -74,8 +79,8 @@ class PlainText(nn.Module):
         to the feed-forward net. upto: read after so many layers. exits: give every layer's hidden states too.
         write=False: leave the logits out, which are None then.
         """
-        if target is None:
-            target = source[:, :0]
+        target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
         s, t = source.shape[1], target.shape[1]
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
         seen = source != PAD
@@ -116,6 +121,7 @@ class PlainText(nn.Module):
     def remember(self, source: Tensor, target: Tensor | None = None) -> Known:
         """Read a source (B, S) and the beginning of a target (B, T) once, for `proceed` to go on from there."""
         target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
         seen, begun = source != PAD, target != PAD
         there, mask = torch.cat((seen, begun), 1), unilm(seen, begun)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
@@ -130,6 +136,7 @@ class PlainText(nn.Module):
 
         `known` may have one row for all of target's: a request is read once, its candidates are many.
         """
+        target = target.to(self.device)
         x, b, there = self.embed(target, TARGET), len(target), target != PAD
         positions = known.there.sum(1, keepdim=True) + places(there)
         mask = unilm(known.there.expand(b, -1), there)[:, :, known.there.shape[1] :]

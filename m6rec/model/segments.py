@@ -63,7 +63,7 @@ class SegmentNetwork(nn.Module):
 
     def steps(self, windows: Windows, alone: int = 0) -> Iterator[Step]:
         """One layer after the other, from the first in which the segments meet. A caller may stop early."""
-        segments = torch.cat((windows.source, windows.candidates), 1)
+        segments = torch.cat((windows.source, windows.candidates), 1).to(self.tokens.weight.device)
         states = self.alone(segments.flatten(0, 1), alone).unflatten(0, segments.shape[:2])
         return self.meet(states, segments != PAD, windows.source.shape[1], alone)
 
@@ -71,6 +71,7 @@ class SegmentNetwork(nn.Module):
         """Segments of token ids (n, L) through the first layers, each alone -> (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} layers alone do not fit {self.depth}: take 0 to {self.depth - 1}.")
+        tokens = tokens.to(self.tokens.weight.device)
         if not layers:
             return self.embed(tokens)
         tokens, places = tokens.unique(dim=0, return_inverse=True)  # a film that many have is read once

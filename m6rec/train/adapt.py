@@ -141,7 +141,9 @@ class Classifier(nn.Module):
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
         """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
-        net, seen, begun = self.backbone, source != PAD, target != PAD
+        net = self.backbone
+        source, target = source.to(net.device), target.to(net.device)
+        seen, begun = source != PAD, target != PAD
         x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
         if self.prompts is not None:
             soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
@@ -216,7 +218,8 @@ def adapt(
 @torch.no_grad()
 def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
-    words = made.network.logits(torch.eye(made.config.width)).T  # (V, D): what a state is multiplied with
+    each = torch.eye(made.config.width, device=made.network.device)
+    words = made.network.logits(each).T  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
 
 
@@ -237,7 +240,7 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C) of examples that may have any label."""
     order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
-    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).numpy()
+    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
     return out[np.argsort(order)]
 
 

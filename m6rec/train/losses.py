@@ -18,9 +18,9 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
 from m6rec.data.batches import Batch
 from m6rec.data.context import EventCodes
+from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
-from m6rec.data.pairs import Neighbourhood
 from m6rec.data.splits import Split
 from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network

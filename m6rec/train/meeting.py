@@ -32,6 +32,10 @@ class Catalogue(NamedTuple):
         spelled, first = np.unique(_spelled(tokens).sum(1).numpy(), return_index=True)
         return cls(tokens[first], torch.from_numpy(spelled))
 
+    def to(self, device: torch.device) -> Catalogue:
+        """The same items on a device."""
+        return Catalogue(*(part.to(device) for part in self))
+
 
 def vectors(network: PlainText, tokens: Tensor) -> Tensor:
     """Items (N, L) -> (N, D)."""
@@ -51,17 +55,19 @@ def meeting(
     inside = (truth >= len(SPECIAL)) | (truth == UNK)
     number = first.flatten().long().cumsum(0) - 1  # which segment a token belongs to
     number, words = number[inside.flatten()], truth[inside]
-    n = int(first.sum())
-    spelled = torch.zeros(n, dtype=torch.long).index_add(0, number, _spelled(words))
+    states = hidden[first]  # (n, D)
+    n = len(states)
+    spelled = number.new_zeros(n).index_add(0, number, _spelled(words))
     if catalogue is not None:
         place = torch.searchsorted(catalogue.spelled, spelled).clamp(max=len(catalogue.spelled) - 1)
         known = catalogue.spelled[place] == spelled
-        scores = hidden[first][known] @ vectors(network, catalogue.tokens).T
+        scores = states[known] @ vectors(network, catalogue.tokens).T
         return F.cross_entropy(scores, place[known], reduction="sum") / known.sum().clamp(min=1)
     size = torch.bincount(number, minlength=n).clamp(min=1)
     bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
-    twin = (spelled[:, None] == spelled) & ~torch.eye(n, dtype=torch.bool)  # the same words are no wrong answer
-    return F.cross_entropy((hidden[first] @ bags.T).masked_fill(twin, float("-inf")), torch.arange(n))
+    own = torch.arange(n, device=number.device)
+    twin = (spelled[:, None] == spelled) & (own[:, None] != own)  # the same words are no wrong answer
+    return F.cross_entropy((states @ bags.T).masked_fill(twin, float("-inf")), own)
 
 
 def _spelled(tokens: Tensor) -> Tensor:

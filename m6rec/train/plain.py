@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
+from m6rec.config import Config, pick_device
 from m6rec.data.domains import Domain
 from m6rec.data.plaintext import SPECIAL, Speller, Text, Tokens
 from m6rec.data.sources import home
@@ -50,6 +50,10 @@ class Batch(NamedTuple):
     target: Tensor  # (B, T)
     taught: Tensor  # (B, T) bool
 
+    def to(self, device: torch.device) -> Batch:
+        """The same examples on a device."""
+        return Batch(*(part.to(device) for part in self))
+
 
 class Backbone(NamedTuple):
     """A pretrained network and the speller that belongs to it."""
@@ -62,7 +66,7 @@ class Backbone(NamedTuple):
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
     """The backbone's settings at "smoke", "quick" or "full" size."""
-    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1, "device": "cpu"}
+    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
 
@@ -109,7 +113,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
 
     whole: items meet all items of the domains, not those of the batch alone.
     """
-    catalogue = Catalogue.of(_had(texts), speller) if whole else None
+    catalogue = Catalogue.of(_had(texts), speller).to(pick_device(config.device)) if whole else None
     apart = [_users(domain, kept=False) for domain in texts]
     train = [_users(domain, kept=True) for domain in texts]
     judged = examples(apart, np.random.default_rng(0))[:256]
@@ -122,6 +126,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
         parts = [batch(speller.tokens(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
+        parts = [part.to(network.device) for part in parts]
         return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     return Stage(
@@ -171,7 +176,7 @@ def teach(
     """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
-    catalogue = Catalogue.of(items, made.speller) if items is not None else None
+    catalogue = Catalogue.of(items, made.speller).to(made.network.device) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
@@ -218,11 +223,11 @@ def load(folder: Path) -> Backbone:
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
         config = Config(**values["config"])
-        network = PlainText(config, tokenizer.get_vocab_size())
+        network = PlainText(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
         return Backbone(network.eval(), Speller(tokenizer), config, values["key"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise checkpoint.foreign(Path(folder), error) from error
+        raise checkpoint.foreign(Path(folder), values) from error
 
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:

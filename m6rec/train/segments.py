@@ -139,7 +139,7 @@ def logits(network: SegmentNetwork, shop: Segmented, part: Part, *, alone: int =
         windows = shop.windows(Part(part.starts[at : at + 32], part.count))
         said = [step.logits for step in network.eval().steps(windows, alone)]
         rows.append(torch.stack(said if every else said[-1:]))
-    out = torch.cat(rows, 1).numpy()
+    out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
 
 

@@ -41,7 +41,7 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     ax.set_facecolor("0.88")
     ax.imshow(weights, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     _names(ax, record.labels, numbered=True)
-    for edge in _edges(record.kinds):
+    for edge in _edges(record.types):
         ax.axvline(edge - 0.5, color="white", linewidth=1)
         ax.axhline(edge - 0.5, color="white", linewidth=1)
     if n <= 12:
@@ -58,7 +58,7 @@ def target_map(record: Record, title: str, *, layer: int = 0) -> Picture:
     picked = range(layers) if layer == 0 else [layer - 1]
     rows = [f"layer {a + 1}, head {h + 1}" for a in picked for h in range(heads)]
     weights = record.weights[list(picked), :, -1, :-1].reshape(len(rows), -1)  # (L', H, n - 1) -> (L'·H, n - 1)
-    return strips(weights, record.labels[:-1], rows, title, kinds=record.kinds)
+    return strips(weights, record.labels[:-1], rows, title, kinds=record.types)
 
 
 def group_map(record: Record, title: str, *, shares: np.ndarray | None = None, names: Sequence[str] = ()) -> Picture:
@@ -67,7 +67,7 @@ def group_map(record: Record, title: str, *, shares: np.ndarray | None = None, n
     shares (n, M): how much of each event's vector each modality is, `names` (M,): the history is divided by them.
     """
     chosen(record, 0, 0)
-    looked, kinds = record.weights[..., -1, :], np.array(record.kinds)
+    looked, kinds = record.weights[..., -1, :], np.array(record.types)
     columns = {kind: looked[..., kinds == kind].sum(-1) for kind in KINDS if (kinds == kind).any() and kind != "target"}
     if shares is not None:
         if len(shares) != len(kinds) or shares.shape[1] != len(names):
@@ -86,9 +86,9 @@ def group_map(record: Record, title: str, *, shares: np.ndarray | None = None, n
 def rollout_map(record: Record, title: str) -> Picture:
     """Attention followed through the layers: what reaches the target of each token, after each further layer."""
     chosen(record, 0, 0)
-    reach = rolled(record.weights.mean(1), keep=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
+    reach = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
     rows = [f"layer {a}" if a == 1 else f"layers 1 to {a}" for a in range(1, len(reach) + 1)]
-    return strips(reach / reach.sum(1, keepdims=True), record.labels[:-1], rows, title, kinds=record.kinds)
+    return strips(reach / reach.sum(1, keepdims=True), record.labels[:-1], rows, title, kinds=record.types)
 
 
 def flow(record: Record, title: str, *, edges: int = EDGES) -> Picture:
@@ -110,7 +110,7 @@ def flow(record: Record, title: str, *, edges: int = EDGES) -> Picture:
     figure.subplots_adjust(left=0.3, right=0.97, bottom=0.08, top=0.88)
     ends = data[["layer", "from", "to"]].to_numpy()
     lines = [((layer - 1, start), (layer, end)) for layer, start, end in ends]
-    colours = [LINES[KINDS.index(record.kinds[j])] for j in data["from"]]
+    colours = [LINES[KINDS.index(record.types[j])] for j in data["from"]]
     widths = 0.3 + 12 * np.sqrt(data["flow"].to_numpy()) / 2
     ax.add_collection(LineCollection(lines, linewidths=widths, colors=colours, capstyle="round"))
     _names(ax, record.labels, columns=False)
@@ -149,12 +149,12 @@ def strips(
 def chosen(record: Record, layer: int, head: int) -> np.ndarray:
     """One layer's and head's weights (n, n), 0 for the mean over all. `InputError` for a record that is none."""
     n, weights = len(record.labels), np.asarray(record.weights)
-    if len(record.kinds) != n or weights.ndim != 4 or weights.shape[2:] != (n, n) or 0 in weights.shape:
+    if len(record.types) != n or weights.ndim != 4 or weights.shape[2:] != (n, n) or 0 in weights.shape:
         raise InputError(
-            f"an attention record of {n} labels and {len(record.kinds)} kinds needs weights of the shape "
+            f"an attention record of {n} labels and {len(record.types)} kinds needs weights of the shape "
             f"(layers, heads, {n}, {n}), and these are {weights.shape}: fill it as m6rec.explain.capture.Record says."
         )
-    if unknown := sorted(set(map(str, record.kinds)) - set(KINDS)):
+    if unknown := sorted(set(map(str, record.types)) - set(KINDS)):
         raise InputError(f"the kind {unknown[0]!r} of a token is unknown: take one of {', '.join(KINDS)}.")
     if not np.isfinite(weights).all() or weights.min() < 0 or np.abs(weights.sum(-1) - 1).max() > 1e-3:
         raise InputError("an attention record's weights are 0 or more and each row sums to 1: these are not so.")

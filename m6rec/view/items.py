@@ -13,7 +13,7 @@ import pandas as pd
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
-from m6rec.explain.content import Restored
+from m6rec.explain.content import Reconstruction
 from m6rec.view.picture import LINES, Picture, canvas, drawable
 
 ACROSS = 8  # photographs in a line
@@ -95,7 +95,7 @@ def mask_maps(masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str
     return Picture(figure, pd.DataFrame({"visible": shares}), f"{title}. Pairs that may look: {said}.")
 
 
-def restored(pieces: Mapping[str, Restored], title: str, *, count: int = 3) -> Picture:
+def restored(pieces: Mapping[str, Reconstruction], title: str, *, count: int = 3) -> Picture:
     """What the network saw of the first items, what it drew into the gaps, and what was there.
 
     pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's hidden patches.
@@ -106,7 +106,7 @@ def restored(pieces: Mapping[str, Restored], title: str, *, count: int = 3) -> P
         ax.set_yticks([])
         ax.set_facecolor(LINES[6])  # a gap is neither black nor white
     for block, (modality, piece) in enumerate(pieces.items()):
-        true, drawn, gap = piece.true[:count], piece.drawn[:count], piece.hidden[:count, :, None]
+        true, drawn, gap = piece.true[:count], piece.predicted[:count], piece.masked[:count, :, None]
         rows = {"seen": np.where(gap, np.nan, true), "restored": np.where(gap, drawn, true), "true": true}
         for line, (label, version) in zip(axes[3 * block :], rows.items(), strict=False):
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
