@@ -392,23 +392,21 @@ def mind(folder: Path, report: Report) -> Frames:
             options = dict(file=file, sep="\t", names=columns[table], quoting=csv.QUOTE_NONE, errors="replace")
             parts[table].append(read_csv(data, table, report, **options))
     items = pd.concat(parts["items"]).drop_duplicates("item_id")  # both archives hold many of the same news
-    shown = items[["title", "abstract", "category", "subcategory"]].fillna("")
+    shown = items[["title", "abstract", "category", "subcategory"]].astype("str").fillna("")
     items = items.assign(
         title=items["title"].fillna(items["item_id"]), text=[_joined(*row) for row in shown.to_numpy()]
     )
-    rows = pd.concat(parts["interactions"]).rename_axis(ROW)
+    rows = pd.concat(parts["interactions"]).rename_axis(ROW).astype({"history": "str", "impressions": "str"})
     times = pd.to_datetime(rows["time"], format="%m/%d/%Y %I:%M:%S %p", errors="coerce").astype("datetime64[s]")
     clicked = rows["impressions"].fillna("").str.fullmatch(r"\S+-[01](?: \S+-[01])*")
     fix = "delete the file and load again"
     good = report.cells(times.notna(), "interactions", rows["time"], "is no time such as 11/9/2019 9:05:58 AM", fix)
-    good &= report.cells(clicked, "interactions", rows["impressions"], "is not such as N1-0 N2-1", fix)
-    rows = rows.assign(timestamp=times)[good].sort_values("timestamp", kind="stable")
-    rows["timestamp"] = rows["timestamp"].astype("int64")
+    good &= report.cells(clicked | ~good, "interactions", rows["impressions"], "is not such as N1-0 N2-1", fix)
+    rows = rows.assign(timestamp=times)[good].sort_values("timestamp", kind="stable").astype({"timestamp": "int64"})
     start = int(pd.Timestamp("2019-10-12", tz="UTC").timestamp())
-    past = rows.drop_duplicates("user_id").assign(
-        timestamp=start, action="history", item_id=rows["history"].str.split()
-    )
-    clicks = rows.assign(action="click", item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)"))
+    past = rows.drop_duplicates("user_id").assign(timestamp=start, action="history")
+    past["item_id"] = past["history"].str.split()
+    clicks = rows.assign(action="click", item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)").tolist())
     events = pd.concat([past, clicks]).explode("item_id").dropna(subset="item_id")
     return Frames(
         items[["item_id", "title", "text", "category", "subcategory"]],

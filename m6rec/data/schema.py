@@ -71,7 +71,7 @@ class Report:
 
     def cells(self, good: np.ndarray | pd.Series, table: str, column: pd.Series, problem: str, fix: str) -> np.ndarray:
         """Add the cells of a column that are not good; -> (n,) bool, which are."""
-        good = np.asarray(good, dtype=bool)
+        good = np.array(good, dtype=bool)
         wrong = np.flatnonzero(~good)
         for i in wrong[:LIMIT]:
             self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
