@@ -26,9 +26,8 @@ from m6rec.explain.reasons import reasons
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer
 from m6rec.keeping import Kept
-from m6rec.model.fusion import Fused
-from m6rec.model.network import Network
-from m6rec.model.tree import grow
+from m6rec.model.network import Fused, Network
+from m6rec.model.tree import build_tree
 from m6rec.person import Person
 from m6rec.train import losses, stages
 from m6rec.train.fit import Epoch, Stage, fit
@@ -52,7 +51,7 @@ class M6Rec(Kept):
         self._build(trained)
         if self.config.identity and self.config.spectral:
             start = self.config.spectral * spectral(self.data, self.split, self.config.width)
-            self.network.items.start(torch.from_numpy(start).to(self.device))
+            self.network.items.init_identity(torch.from_numpy(start).to(self.device))
 
     def _build(self, trained: np.ndarray) -> None:
         self._codes: dict[str, EventCodes] = {}
@@ -81,7 +80,9 @@ class M6Rec(Kept):
             self._train(stages.items(self.config, self._training_content), first)
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
-        self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
+        self.network.digits.init_from_tree(
+            build_tree(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors
+        )
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:

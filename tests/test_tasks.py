@@ -13,7 +13,7 @@ from m6rec.data import domains
 from m6rec.data.plaintext import Speller, Text
 from m6rec.errors import InputError
 from m6rec.generate.plain import trie, write
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import conversation, explanation, retrieval
 from m6rec.tasks.open_domain import OpenDomain, few_shot
 from m6rec.tasks.zero_shot import Meeting
@@ -35,7 +35,7 @@ def backbone(*texts: str) -> Backbone:
     """An untrained one: whatever it prefers, a trie has to hold."""
     config = Config(width=16, heads=2, joint_layers=2, dropout=0.0)
     speller = Speller.fit([*texts, *ASKED.segments, *ASKED.target], 400)
-    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+    return Backbone(TextTransformer(config, len(speller)).eval(), speller, config, "untrained")
 
 
 def test_only_what_is_among_the_sentences_is_written():

@@ -19,7 +19,7 @@ from m6rec.data.batches import Batch
 from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
-from m6rec.model.tree import grow
+from m6rec.model.tree import build_tree
 from m6rec.train import checkpoint, code, losses, softmax, whole
 
 
@@ -65,7 +65,7 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
 
     vectors = model.item_vectors()
-    model.network.digits.plant(grow(vectors.numpy(), model.network.digits.widths), vectors)
+    model.network.digits.init_from_tree(build_tree(vectors.numpy(), model.network.digits.widths), vectors)
     first = gradients()
     for _ in range(3):
         assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
@@ -168,7 +168,7 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     found = whole.Predicted(state, trained.item_vectors(), target, network.codes >= 0)
     _, taught = losses.digits(network, state, target, whole.subtrees(tree, found))
     probability, digits, expected = logits.softmax(-1), tree.digits(torch.arange(len(tree.leaf))), 0.0
-    student = network.digits.teach(state, target)
+    student = network.digits.teacher_forced(state, target)
     for row in range(3):
         for level in range(3):
             own = tree.digits(target[row])
@@ -177,8 +177,8 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
                 [probability[row, under & (digits[:, level] == d)].sum() for d in range(tree.widths[level])]
             )
             said = student[level][row].log_softmax(-1)
-            living = mass > 0
-            expected += -(mass[living] / mass.sum() * said[living]).sum() / 3
+            valid_nodes = mass > 0
+            expected += -(mass[valid_nodes] / mass.sum() * said[valid_nodes]).sum() / 3
     torch.testing.assert_close(taught, expected, rtol=1e-4, atol=1e-4)
 
 

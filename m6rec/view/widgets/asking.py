@@ -67,8 +67,8 @@ class ContextWhatIf(Beside):
         codes = [*start.request[0, -1].tolist(), *start.profile[0].tolist()]
         every = {**self.fields, **self.profile}
         controls = {name: _control(f, code) for (name, f), code in zip(every.items(), codes, strict=True)}
-        if model.network.items.reads:
-            controls["mute"] = Several("without", [(m, m) for m in model.network.items.reads])
+        if model.network.items.modalities:
+            controls["mute"] = Several("without", [(m, m) for m in model.network.items.modalities])
         self.before = self.listed()
         super().__init__(title, controls, self._picture)
 
