@@ -82,7 +82,7 @@ def _packages(folder: Path) -> Iterator[Check]:
 def _device(folder: Path) -> Iterator[Check]:
     import torch
 
-    from m6rec.runs.record import cores
+    from m6rec.record import cores
 
     name = f"GPU, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"CPU, {cores()} cores"
     yield Check("device", "ok", f"{name}; torch {torch.__version__}")

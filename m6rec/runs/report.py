@@ -20,9 +20,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from m6rec.record import short
 from m6rec.runs import notebooks
 from m6rec.runs.execute import Execution
-from m6rec.runs.record import short
 
 THUMBNAILS = 6
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]

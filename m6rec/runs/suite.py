@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from m6rec.record import code_hash, environment, recorded, write_json
 from m6rec.runs import notebooks, report
 from m6rec.runs.execute import Execution, check_parameters, execute
-from m6rec.runs.record import code_hash, environment, recorded, write_json
 
 
 class Suite(NamedTuple):

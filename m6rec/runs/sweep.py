@@ -25,9 +25,9 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from m6rec.errors import InputError
+from m6rec.record import code_hash, cores, environment, recorded, write_json
 from m6rec.runs import notebooks
 from m6rec.runs.execute import check_parameters, execute
-from m6rec.runs.record import code_hash, cores, environment, recorded, write_json
 from m6rec.runs.tables import write_tables
 
 DONE = "done.json"
