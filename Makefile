@@ -6,6 +6,8 @@ DATA ?=
 ATTRIBUTES ?=
 PYTHON ?= python3
 PY := .venv/bin/python
+# Threads that spin while they wait slow everything beside another busy process; notebooks import torch before m6rec.
+export OMP_WAIT_POLICY ?= PASSIVE
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 

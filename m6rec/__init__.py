@@ -10,13 +10,19 @@ V vocabulary; and Q targets, R request fields, L text tokens, U users, E events,
     model.recommend(user=196, context={"hour": 21}, k=10)
 """
 
+import os
+
+# OpenMP reads this once, as torch is loaded, so it stands before every import; a value that is set already is kept.
+# Threads that spin at barriers make everything 3 to 25 times slower beside another busy process.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from m6rec.config import Config
 from m6rec.data import Dataset, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.recommender import M6Rec
-from m6rec.runs.record import record
-from m6rec.runs.scale import scale
+from m6rec.record import record
+from m6rec.scale import scale
 
 __all__ = ["Config", "Dataset", "InputError", "M6Rec", "evaluate", "load", "record", "scale"]
 __version__ = "0.1.0"

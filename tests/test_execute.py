@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -76,11 +77,15 @@ def test_a_word_without_a_value_is_an_error():
 
 def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path):
     code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
+    code += "; print(os.environ['OMP_WAIT_POLICY'])"
     toy = write(tmp_path / "toy.ipynb", code)
     record = tmp_path / "record.json"
     run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1, record=record)
     assert run.ok and run.error == "" and run.seconds > 0
-    assert notebooks.read(run.path).cells[-1].outputs[0].text == f"7 False 1 {record} []\n"
+    assert (
+        notebooks.read(run.path).cells[-1].outputs[0].text
+        == f"7 False 1 {record} []\n{os.environ['OMP_WAIT_POLICY']}\n"
+    )
     log = run.path.with_suffix(".log").read_text()
     assert "7 False 1" in log and "TCP" not in log
 
@@ -118,7 +123,7 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path)
     folder = tmp_path / "notebooks"
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
-    write(folder / "01_records.ipynb", "import m6rec.runs.record as r; r.record('toy.ndcg10.ease', value=0.25 + seed)")
+    write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
     console = Console(file=(tmp_path / "said").open("w"), width=200)
     done = suite.run_all(notebooks.find(folder), tmp_path / "runs", {"seed": "2"}, console=console)
     suite.closing(console, done)

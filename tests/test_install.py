@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -151,3 +152,24 @@ def test_the_wheel_is_imported_and_used_away_from_the_clone(unpacked, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1.0\n3\n"  # the only item that a user has not seen is the one that comes next
+
+
+FIRST = """
+import os, sys
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Look())
+import m6rec
+"""
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_passively_before_torch_is_loaded_unless_told_otherwise(given, policy):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    package = [sys.executable, "-c", FIRST]
+    make = ["make", "-s", "-C", str(CLONE), "--eval", "policy: ; @echo $$OMP_WAIT_POLICY", "policy"]
+    for command in (package, make):
+        assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{policy}\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from m6rec.data.sources import home
+from m6rec.record import recorded
 from m6rec.runs import notebooks
 from m6rec.runs.execute import execute
-from m6rec.runs.record import recorded
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

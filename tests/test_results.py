@@ -17,7 +17,7 @@ def write(path, body, more=""):
     parameters = f'seed = 0  # a seed\nscale = "quick"  # smoke | quick | full\n{more}'
     cells = [
         nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("from m6rec.runs.record import record"),
+        nbformat.v4.new_code_cell("from m6rec.record import record"),
         nbformat.v4.new_code_cell(body),
     ]
     path.parent.mkdir(exist_ok=True)

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 from m6rec.errors import InputError
+from m6rec.record import short
 from m6rec.runs import notebooks, results
 from m6rec.runs.layout import HEADLINES, LAYOUT
-from m6rec.runs.record import short
 
 PICTURE = "results/readme.png"
 

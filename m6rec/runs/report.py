@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from m6rec.runs.execute import Execution, read
-from m6rec.runs.record import recorded, short
+from m6rec.record import recorded, short
 
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m6rec.errors import InputError
-from m6rec.runs.record import code_hash, environment, recorded, rounded, write_json
+from m6rec.record import code_hash, environment, recorded, rounded, write_json
 
 
 class Failed(Exception):

@@ -14,7 +14,7 @@ from nbconvert.preprocessors import ClearMetadataPreprocessor, ClearOutputPrepro
 
 from m6rec.runs import report
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
-from m6rec.runs.record import code_hash, environment, recorded, write_json
+from m6rec.record import code_hash, environment, recorded, write_json
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 
 from m6rec.errors import InputError
 from m6rec.runs.execute import check_parameters, defaults, execute
-from m6rec.runs.record import code_hash, cores, environment, recorded, write_json
+from m6rec.record import code_hash, cores, environment, recorded, write_json
 
 DONE = "done.json"
 

@@ -1,0 +1,254 @@
+"""The losses of the first three training steps of every recipe, held to what they were: a change of code moves none.
+
+`python tests/test_golden.py --write` writes golden.json anew: only with the reason in the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures import CONFIG, SEGMENTS, small_data
+
+import m6rec
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
+from m6rec.baselines.scoring import DIN
+from m6rec.config import FUSIONS, Config
+from m6rec.data.domains import domain
+from m6rec.data.opinions import Opinions
+from m6rec.data.segments import Segmented
+from m6rec.tasks import retrieval
+from m6rec.train import adapt, plain
+from m6rec.train.autoencoder import fitted
+from m6rec.train.family import Family
+
+FILE = Path(__file__).with_name("golden.json")
+STEPS = 3
+SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": "cpu"}
+CLASSES = ("disliked", "liked")
+
+
+class Enough(Exception):
+    """So many steps as are compared."""
+
+
+def losses(train: Callable[[], object]) -> list[float]:
+    """The total loss of the first steps of whatever `train` trains: what `backward` is called on."""
+    seen: list[float] = []
+    backward = torch.Tensor.backward
+
+    def watched(self: torch.Tensor, *args: object, **options: object) -> None:
+        seen.append(float(self.detach()))
+        backward(self, *args, **options)
+        if len(seen) == STEPS:
+            raise Enough
+
+    torch.Tensor.backward = watched
+    try:
+        train()
+    except Enough:
+        pass
+    finally:
+        torch.Tensor.backward = backward
+    return seen
+
+
+@cache
+def bazaar() -> m6rec.Dataset:
+    return m6rec.load("bazaar").subset(20)
+
+
+@cache
+def rated() -> m6rec.Dataset:
+    """The made-up data with genres."""
+    data = small_data()
+    items = data.items[["item_id", "title", "text"]].assign(
+        genres=np.resize(["drama", "comedy war", "war"], len(data.items))
+    )
+    events = data.events.assign(
+        user_id=data.users["user_id"].to_numpy()[data.events["user"]],
+        item_id=data.items["item_id"].to_numpy()[data.events["item"]],
+    )[["user_id", "item_id", "timestamp", "value"]]
+    return m6rec.Dataset.from_frames(items, data.users, events, name="circles")
+
+
+@cache
+def opinions() -> Opinions:
+    return Opinions(rated(), share=0.2)
+
+
+def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
+    return m6rec.M6Rec(
+        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": "cpu", **changes}
+    )
+
+
+def pretraining(data: m6rec.Dataset, **changes: object) -> list[float]:
+    return losses(model(data, **changes).pretrain)
+
+
+def digits(**changes: object) -> list[float]:
+    one = model(small_data(), **changes)
+    one.pretrain()
+    return losses(one.fine_tune)
+
+
+CONTENT = {"infill_weight": 0.2, "patch_weight": 0.2, "align_weight": 0.1}
+
+
+def items() -> list[float]:
+    """Infilling, patches and alignment, before any event."""
+    return pretraining(bazaar(), item_epochs=1, local_layers=2, **CONTENT)
+
+
+def events_and_content(fusion: str) -> list[float]:
+    return pretraining(bazaar(), fusion=fusion, **CONTENT)
+
+
+def text_config() -> Config:
+    return plain.config("smoke", device="cpu")
+
+
+def text(**options: object) -> list[float]:
+    return losses(lambda: plain.pretrain([domain(bazaar())], text_config(), **options))
+
+
+@cache
+def backbone() -> plain.Backbone:
+    config = plain.config("smoke", vocabulary=400, device="cpu")
+    return plain.pretrain([opinions().pretraining()], config)
+
+
+def fine_tuning(whole: bool) -> list[float]:
+    known = domain(rated())
+    made, texts = backbone(), list(known.windows(np.random.default_rng(0)))
+    return losses(lambda: plain.teach(made, texts, items=list(known.items) if whole else None))
+
+
+def adaptation(method: str) -> list[float]:
+    known, made = opinions(), backbone()
+    rows = known.drawn(0)[:40]
+    examples = adapt.examples(made.speller, known.texts(rows), known.liked[rows])
+    return losses(lambda: adapt.adapt(made, method, examples, CLASSES, batch=16))
+
+
+@cache
+def segmented() -> Segmented:
+    return Segmented(rated(), length=6, history=4, vocabulary=300, held=2)
+
+
+def segments(network: Callable[[Family], object], before: Callable[[Family], object] | None = None) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
+        patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
+        family = Family(segmented(), Config(**{**SEGMENTS.to_dict(), "device": "cpu"}), epochs=1, tune=1)
+        if before:
+            before(family)
+        return losses(lambda: network(family))
+
+
+def sequential(kind: type, **options: object) -> list[float]:
+    config = Config(**SMALL, history=8, pretrain_epochs=1, validate_every=1, batch=16)
+    data = small_data()
+    return losses(lambda: kind(config, **options).fit(data, data.split()))
+
+
+def autoencoder(**options: object) -> list[float]:
+    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
+    return losses(lambda: fitted(pixels, steps=STEPS, **options))
+
+
+def two_tower() -> list[float]:
+    known = domain(small_data())
+    rows = np.arange(0, len(known.item), 2)
+    return losses(lambda: retrieval.two_tower(known, rows, rows, epochs=1, batch=64))
+
+
+def two_maps() -> list[float]:
+    known = domain(rated())
+    pairs = retrieval.pairs(backbone(), known, np.arange(1, len(known.item), 2))
+    return losses(lambda: retrieval.fit(pairs, epochs=1, batch=64))
+
+
+def din(**options: object) -> list[float]:
+    known = opinions()
+    return losses(lambda: DIN(epochs=4, **options).fit(known, known.train))
+
+
+def distilled(family: Family) -> object:
+    return family.distilled(2)
+
+
+RECIPES: dict[str, Callable[[], list[float]]] = {
+    "items": items,
+    **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
+    "events": lambda: pretraining(small_data()),
+    "events, smoothed, spectral": lambda: pretraining(small_data(), smoothing=0.2, spectral=0.1, infill_weight=0.0),
+    "events, circumstances": lambda: pretraining(bazaar(), circumstances=("season", "session", "pace", "tastes")),
+    "events, sampled": lambda: pretraining(small_data(), negatives=8),
+    "digits": digits,
+    "digits, smoothed": lambda: digits(smoothing=0.2, infill_weight=0.0),
+    "digits, sampled": lambda: digits(negatives=8),
+    "text": text,
+    "text, whole catalogue": lambda: text(whole=True),
+    "text, opinions": lambda: losses(lambda: plain.pretrain([opinions().pretraining()], text_config())),
+    "text, fine-tuned": lambda: fine_tuning(False),
+    "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
+    **{f"likes, {method}": lambda method=method: adaptation(method) for method in adapt.METHODS},
+    "segments": lambda: segments(lambda family: family.full()),
+    "segments, tuned": lambda: segments(lambda family: family.full(), lambda family: family.late(2)),
+    "segments, late": lambda: segments(lambda family: family.late(2), lambda family: family.full()),
+    "segments, distilled": lambda: segments(distilled, lambda family: family.full()),
+    "segments, relations": lambda: segments(lambda family: family.edge(2), lambda family: family.full()),
+    "segments, pruned": lambda: segments(lambda family: family.pruned(), lambda family: family.full()),
+    "autoencoder": autoencoder,
+    "autoencoder, constant rate": lambda: autoencoder(peak=None),
+    "retrieval, two towers": two_tower,
+    "retrieval, two maps": two_maps,
+    "likes, DIN": din,
+    "likes, DIN with numbers": lambda: din(numbers=True),
+    "SASRec": lambda: sequential(SASRec),
+    "GRU4Rec": lambda: sequential(GRU4Rec),
+    "eSASRec": lambda: sequential(ESASRec, negatives=8),
+    "TIGER": lambda: sequential(Tiger, codes=4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Sums in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_first_losses_are_what_they_were(recipe):
+    found, expected = RECIPES[recipe](), json.loads(FILE.read_text())[recipe]
+    assert len(found) == STEPS
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_every_loss_could_be_told_from_none():
+    golden = json.loads(FILE.read_text())
+    assert set(golden) == set(RECIPES)
+    for recipe, values in golden.items():
+        assert min(map(abs, values)) > 0.01 and len(set(values)) == STEPS, recipe
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit("python tests/test_golden.py --write")
+    torch.set_num_threads(1)
+    os.environ["M6REC_HOME"] = os.environ.get("M6REC_HOME", tempfile.mkdtemp())
+    FILE.write_text(
+        json.dumps({name: [round(loss, 6) for loss in recipe()] for name, recipe in RECIPES.items()}, indent=1) + "\n"
+    )
