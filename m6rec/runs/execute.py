@@ -104,13 +104,21 @@ def execute(
         variables["M6REC_RECORD"] = str(record.absolute())
     out.parent.mkdir(parents=True, exist_ok=True)
     log, start = (log or out.with_suffix(".log")).absolute(), time.perf_counter()
-    bar = {"desc": Path(notebook).stem, "leave": False, "disable": None if progress else True}  # None: without a terminal
-    with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, variables):
+    bar = {
+        "desc": Path(notebook).stem,
+        "leave": False,
+        "disable": None if progress else True,
+    }  # None: without a terminal
+    with (
+        tempfile.TemporaryDirectory() as cwd,
+        log.open("w", encoding="utf-8") as lines,
+        patch.dict(os.environ, variables),
+    ):
         try:
             papermill.execute_notebook(
                 Path(notebook).absolute(), out.absolute(), values, kernel_name="python3", language="python", cwd=cwd,
                 progress_bar=bar, stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
-                extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted sockets
+                extra_arguments=["--log-level=CRITICAL"],  # else a kernel writes to this terminal
             )  # fmt: skip
         except papermill.PapermillExecutionError as failed:
             error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"

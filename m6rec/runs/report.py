@@ -16,8 +16,8 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from m6rec.runs.execute import Execution, read
 from m6rec.record import recorded, short
+from m6rec.runs.execute import Execution, read
 
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -28,7 +28,8 @@ img, svg { max-width: 100%; height: auto; background: #fff; } section img { max-
 pre, table { overflow-x: auto; font-size: .85rem; } th, td { padding: .2rem .6rem; text-align: right; }
 .highlight { padding: .1rem .6rem; background: #f5f6f8; } .failed { color: #c4281b; } .quiet { opacity: .7; }
 @media (prefers-color-scheme: dark) {
-  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; } .highlight { filter: invert(.9) hue-rotate(180deg); }
+  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; }
+  .highlight { filter: invert(.9) hue-rotate(180deg); }
 }
 """
 HEADLINES = 3  # of a notebook's figures that stand beside its picture
@@ -41,7 +42,9 @@ def build(folder: Path, executions: Sequence[Execution], metrics: Mapping[str, d
     """
     done = {run.path.stem: read(run.path) for run in executions if run.path.exists()}
     titles = {stem: title(notebook, stem) for stem, notebook in done.items()}
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
+    )
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     for place, (stem, notebook) in enumerate(done.items()):
         body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
@@ -51,7 +54,9 @@ def build(folder: Path, executions: Sequence[Execution], metrics: Mapping[str, d
         style = "".join(made["inlining"]["css"])
         _write(folder / f"{stem}.html", titles[stem], nav + _linked(body, titles, folder, source), style)
     run = metrics.get("run", {})
-    facts = [f"{key} {run[key]}" for key in ("commit", "seed", "device", "cores", "platform") if run.get(key) is not None]
+    facts = [
+        f"{key} {run[key]}" for key in ("commit", "seed", "device", "cores", "platform") if run.get(key) is not None
+    ]
     facts += [f"{name} {version}" for name, version in run.get("versions", {}).items()]
     parts = ["<h1>m6rec: the executed notebooks</h1>", f'<p class="quiet">{escape(" · ".join(facts))}</p>']
     parts += [_section(run, titles, done) for run in executions]
@@ -79,7 +84,9 @@ def tables(metrics: Mapping[str, dict]) -> dict[str, pd.DataFrame]:
 
 def title(notebook: NotebookNode, default: str = "") -> str:
     """The first H1 as plain Markdown text."""
-    found = re.search(r"^# (.+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.MULTILINE)
+    found = re.search(
+        r"^# (.+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.MULTILINE
+    )
     return found[1].strip() if found else default
 
 
@@ -90,13 +97,18 @@ def _section(run: Execution, titles: Mapping[str, str], done: Mapping[str, Noteb
     if stem not in done:
         return f"<section><h2>{escape(stem)}</h2>{failed}</section>"
     figures = [f"{f.label or f.name} {f}" for f in recorded(run.path.with_suffix(".json")).values()][:HEADLINES]
-    pictures = [output["data"]["image/png"] for cell in done[stem].cells for output in cell.get("outputs", ())
-                if "image/png" in output.get("data", {})]  # fmt: skip
-    shown = "".join(f'<p><img alt="" src="data:image/png;base64,{png.strip()}"></p>' for png in pictures[:1])
+    outputs = [output for cell in done[stem].cells for output in cell.get("outputs", ())]
+    picture = next((one for one in outputs if "image/png" in one.get("data", {})), None)
+    shown = "" if picture is None else _image(picture)
     return (
         f'<section><h2><a href="{stem}.html">{escape(titles[stem])}</a></h2>'
         f"<p>{run.seconds:.0f} s{failed} · {escape(' · '.join(figures))}</p>{shown}</section>"
     )
+
+
+def _image(output: NotebookNode) -> str:
+    alt, png = output.metadata.get("image/png", {}).get("alt", ""), output["data"]["image/png"].strip()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{png}">'
 
 
 def _write(path: Path, title: str, body: str, style: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The whole suite: every notebook in order, into one folder with its report, in place for committing, or for a class."""
+"""The whole suite: every notebook in order into one folder with its report, in place for committing, or for a class."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-from nbconvert.preprocessors import ClearMetadataPreprocessor, ClearOutputPreprocessor, TagRemovePreprocessor
+from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
+from m6rec.record import code_hash, environment, recorded, write_json
 from m6rec.runs import report
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
-from m6rec.record import code_hash, environment, recorded, write_json
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -86,13 +86,11 @@ def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
-    clear = ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"}, preserve_nb_metadata_mask={"language_info"})
-    notebook, _ = clear.preprocess(nbformat.from_dict(notebook), {})
+    notebook = nbformat.from_dict(notebook)
     language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
-    notebook.metadata.update(kernelspec=PYTHON, language_info=language or {"name": "python"})
+    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
     for cell in notebook.cells:
-        if not cell.metadata.get("tags", True):
-            del cell.metadata["tags"]  # papermill adds an empty list to each
+        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin

@@ -19,8 +19,8 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from m6rec.errors import InputError
-from m6rec.runs.execute import check_parameters, defaults, execute
 from m6rec.record import code_hash, cores, environment, recorded, write_json
+from m6rec.runs.execute import check_parameters, defaults, execute
 
 DONE = "done.json"
 
