@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 import time
@@ -12,6 +14,7 @@ from typing import NamedTuple
 import nbformat
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
+from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, recorded, write_json
 from m6rec.runs import report
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
@@ -98,13 +101,30 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Write student copies, without solutions and outputs, into a folder; the same names, so that their links hold."""
+    """Write student copies, without solutions and outputs, into a folder; the same names, so that their links hold.
+
+    A copy that somebody has edited is never overwritten: `InputError` names it, after the others are written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    copies = [folder / path.name for path in paths]
+    copies, edited = [folder / path.name for path in paths], []
     for path, copy in zip(paths, copies, strict=True):
+        if copy.exists() and (old := read(copy)).metadata.get("m6rec_copy") != _digest(old):
+            edited.append(copy.name)
+            continue
         notebook, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(clean(read(path)), {})
-        nbformat.write(ClearOutputPreprocessor().preprocess(notebook, {})[0], copy)
+        notebook, _ = ClearOutputPreprocessor().preprocess(notebook, {})
+        notebook.metadata["m6rec_copy"] = _digest(notebook)
+        nbformat.write(notebook, copy)
+    if edited:
+        raise InputError(
+            f"{', '.join(edited)} in {folder} was edited and is left as it is: move it away for a new copy."
+        )
     return copies
+
+
+def _digest(notebook: nbformat.NotebookNode) -> str:
+    """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
+    return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
 def _line(execution: Execution) -> str:

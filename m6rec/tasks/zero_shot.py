@@ -31,11 +31,10 @@ def log_likelihood(made: Backbone, asked: Text, candidates: Sequence[str]) -> np
     begun = [BOS, *(token for part in asked.target for token in speller.segment(part))]
     # The last token that is given begins each candidate, because its logits are what the first token comes from.
     source = torch.tensor([speller.source(asked, SOURCE)])
-    known = network.remember(source, torch.tensor([begun[:-1]], dtype=torch.long))
-    rows = torch.from_numpy(pad([(begun[-1], *speller.segment(words)) for words in candidates]))  # (N, T)
-    return torch.cat(
-        [_means(network.proceed(part[:, :-1], known), part[:, 1:]) for part in rows.split(CANDIDATES)]
-    ).numpy()
+    known = network.prefill(source, torch.tensor([begun[:-1]], dtype=torch.long))
+    rows = pad([(begun[-1], *speller.segment(words)) for words in candidates])  # (N, T)
+    parts = torch.from_numpy(rows).to(network.device).split(CANDIDATES)
+    return torch.cat([_means(network.decode_step(part[:, :-1], known), part[:, 1:]) for part in parts]).cpu().numpy()
 
 
 def _means(logits: Tensor, truth: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ class Meeting:
         self.made, self.domain, self.history = made, domain, history
         tokens = pad([made.speller.segment(words)[:-1] for words in domain.items])
         with torch.no_grad():
-            self.items = meeting.vectors(made.network, torch.from_numpy(tokens))  # (N, D)
+            self.items = meeting.vectors(made.network, torch.from_numpy(tokens).to(made.network.device))  # (N, D)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
+from m6rec.config import Config, pick_device
 from m6rec.data.domains import Domain
 from m6rec.data.plaintext import SPECIAL, Speller, Text, Tokens
 from m6rec.data.sources import home
 from m6rec.data.text import EOS, MASK, PAD
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import checkpoint
 from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
@@ -32,8 +32,8 @@ INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 CODE = (
-    "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py", "model/plain.py",
-    "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
+    "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py",
+    "model/text_model.py",     "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
 )  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
 SIZES = {
@@ -50,11 +50,15 @@ class Batch(NamedTuple):
     target: Tensor  # (B, T)
     taught: Tensor  # (B, T) bool
 
+    def to(self, device: torch.device) -> Batch:
+        """The same examples on a device."""
+        return Batch(*(part.to(device) for part in self))
+
 
 class Backbone(NamedTuple):
     """A pretrained network and the speller that belongs to it."""
 
-    network: PlainText
+    network: TextTransformer
     speller: Speller
     config: Config
     key: str  # the checkpoint's: another one, another model
@@ -62,7 +66,7 @@ class Backbone(NamedTuple):
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
     """The backbone's settings at "smoke", "quick" or "full" size."""
-    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1, "device": "cpu"}
+    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
 
@@ -71,7 +75,7 @@ def batch(tokens: Tokens) -> Batch:
     return Batch(*(torch.from_numpy(part) for part in tokens))
 
 
-def losses(network: PlainText, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
+def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
     """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
     begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.taught[:, 1:], PAD)
@@ -109,7 +113,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
 
     whole: items meet all items of the domains, not those of the batch alone.
     """
-    catalogue = Catalogue.of(_had(texts), speller) if whole else None
+    catalogue = Catalogue.of(_had(texts), speller).to(pick_device(config.device)) if whole else None
     apart = [_users(domain, kept=False) for domain in texts]
     train = [_users(domain, kept=True) for domain in texts]
     judged = examples(apart, np.random.default_rng(0))[:256]
@@ -122,6 +126,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
         parts = [batch(speller.tokens(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
+        parts = [part.to(network.device) for part in parts]
         return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     return Stage(
@@ -150,7 +155,7 @@ def pretrain(domains: Sequence[Domain], config: Config, whole: bool = False, **o
     """
     speller = Speller.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
-    network = PlainText(config, len(speller))
+    network = TextTransformer(config, len(speller))
     with torch.no_grad():
         network.tokens.weight[len(SPECIAL) :] = company(domains, speller, config.width, config.seed)[len(SPECIAL) :]
     fit(network, stage(domains, speller, config, whole), config, **options)
@@ -171,14 +176,14 @@ def teach(
     """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
-    catalogue = Catalogue.of(items, made.speller) if items is not None else None
+    catalogue = Catalogue.of(items, made.speller).to(made.network.device) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
         for i in rng.permutation(len(rows)):
             yield batch(made.speller.tokens(rows[i], SOURCE, TARGET))
 
-    def loss(network: PlainText, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses(network, some, catalogue)
         return both if catalogue else {"write": both["write"]}
 
@@ -218,11 +223,11 @@ def load(folder: Path) -> Backbone:
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
         config = Config(**values["config"])
-        network = PlainText(config, tokenizer.get_vocab_size())
+        network = TextTransformer(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
         return Backbone(network.eval(), Speller(tokenizer), config, values["key"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise checkpoint.foreign(Path(folder), error) from error
+        raise checkpoint.foreign(Path(folder), values) from error
 
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
