@@ -83,8 +83,7 @@ def capture(
         logits = model.network.score(fused.state[:, 0], items)  # (1, N)
         if item is not None:
             maps = (*fused.weights, *fused.history)
-            slopes = torch.autograd.grad(target_log_prob(logits, item, against).sum(), maps, allow_unused=True)
-            slopes = [torch.zeros_like(m) if s is None else s for m, s in zip(maps, slopes, strict=True)]
+            slopes = torch.autograd.grad(target_log_prob(logits, item, against).sum(), maps, materialize_grads=True)
     types, positions, columns = tokens(context)
     chosen = np.ix_([*columns, -1], [*columns, -1])
     layers = len(fused.weights)
@@ -116,6 +115,13 @@ def tokens(context: Context) -> tuple[list[str], list[int], list[int]]:
     every += [(name, i, present) for name, part in parts.items() for i, present in enumerate(part.tolist())]
     found = [(name, i, column) for column, (name, i, present) in enumerate(every) if present]
     return tuple(map(list, zip(*found, strict=True)))
+
+
+def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
+    """Values (K, n - 1) of one target's present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
+    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
+    columns = torch.tensor(tokens(context)[2], device=values.device)
+    return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
 
 
 def target_log_prob(logits: Tensor, item: int, against: int | None = None) -> Tensor:
