@@ -31,8 +31,7 @@ def top_item(model: Model, context: Context) -> int:
 def keep_tokens(context: Context, kept: np.ndarray) -> Context:
     """One target's context (B = Q = 1) in K versions: kept (K, n - 1) bool says which of its tokens stay.
 
-    Removed fields become absent; removed events go and later ones close up. What stays keeps its codes: the gap of the
-    event after a removed one is unchanged. The start always stays.
+    Removed fields become absent, later events close up; what stays keeps its codes, its gap too. The start stays.
     """
     k, device = len(kept), context.item.device
     profile, stays, request = spread(context, torch.from_numpy(kept).to(device), absent=False)
@@ -51,7 +50,7 @@ def keep_tokens(context: Context, kept: np.ndarray) -> Context:
 
 @torch.no_grad()
 def logits_of(model: Model, context: Context, kept: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with some tokens (K, n - 1) kept, in pieces so that memory does not grow with T².
+    """Logits (K, N) with some tokens (K, n - 1) kept, computed in pieces.
 
     vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """
