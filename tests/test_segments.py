@@ -159,21 +159,6 @@ def test_the_least_recently_used_makes_room(network):
     assert cache.use.misses == 4
 
 
-def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tmp_path):
-    cache, windows = cached(network, 2), requests(segmented)
-    wanted = score(cache, windows.source[0], windows.candidates[0])
-    cache.save(tmp_path / "states.safetensors")
-    again = cached(network, 2)
-    again.load(tmp_path / "states.safetensors")
-    torch.testing.assert_close(score(again, windows.source[0], windows.candidates[0]), wanted)
-    assert again.use.misses == 0
-    other = cached(SegmentNetwork(SEGMENTS, len(segmented.speller)).eval(), 2)
-    with pytest.raises(InputError, match="model version"):
-        other.load(tmp_path / "states.safetensors")
-    with pytest.raises(InputError, match="model version"):  # the same weights, other layers alone
-        cached(network, 1).load(tmp_path / "states.safetensors")
-
-
 def test_bad_requests_are_named(segmented, network):
     for local_layers in (0, DEPTH):
         with pytest.raises(InputError, match="take 1 to 3"):

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from m6rec.baselines.contentknn import tfidf
 from m6rec.baselines.tiger import semantic_ids
-from m6rec.generate.exact import exact_scores
+from m6rec.generate.scorer import exact_scores
 from m6rec.model import masks
 from m6rec.model.attention import KVCache
 from m6rec.model.heads import DigitDecoder
