@@ -9,10 +9,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from m6rec.data import text as item_text
 from m6rec.data.features import Features
-from m6rec.data.plaintext import SEP, SPECIAL, Speller, Text, pad
-from m6rec.data.text import BOS, EOS
+from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, PromptTokenizer, pad
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 from m6rec.train.plain import SOURCE, Backbone
@@ -21,23 +19,23 @@ CHUNK = 64  # texts that are written together
 Trie = dict  # token -> Trie; SEP leads back to None, where [EOS] follows
 
 
-def first_turn(text: Text) -> tuple[str, ...]:
+def first_turn(text: Prompt) -> tuple[str, ...]:
     """The target's segments up to its first answer."""
     return tuple(takewhile(lambda part: part.endswith(":"), text.target))
 
 
-def last_turn(text: Text) -> tuple[str, ...]:
+def last_turn(text: Prompt) -> tuple[str, ...]:
     """The target's segments up to its last answer: a dialogue with all earlier answers."""
     asks = [i for i, part in enumerate(text.target) if part.endswith(":")]
     return text.target[: asks[-1] + 1] if asks else ()
 
 
-def trie(speller: Speller, sentences: Iterable[str]) -> Trie:
+def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
     """The token sequences of these sentences as nested dictionaries. InputError without a sentence."""
     root: Trie = {}
     for sentence in sentences:
         node = root
-        for token in speller.segment(sentence)[:-1]:
+        for token in tokenizer.segment(sentence)[:-1]:
             node = node.setdefault(token, {})
         node[SEP] = None
     if not root or SEP in root:
@@ -48,9 +46,9 @@ def trie(speller: Speller, sentences: Iterable[str]) -> Trie:
 @torch.no_grad()
 def write(
     made: Backbone,
-    texts: Sequence[Text],
+    texts: Sequence[Prompt],
     length: int = 24,
-    given: Callable[[Text], tuple[str, ...]] = first_turn,
+    given: Callable[[Prompt], tuple[str, ...]] = first_turn,
     among: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """The segments that are written after each text's given ones: the likeliest tokens, at most `length`, up to [EOS].
@@ -58,14 +56,14 @@ def write(
     among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
     before one is chosen, as a beam's trie does with semantic IDs.
     """
-    network, speller, out = made.network, made.speller, []
-    special = [i for i in range(len(SPECIAL)) if i not in (EOS, SEP)]
-    tries = {id(one): trie(speller, one) for one in {id(one): one for one in among or ()}.values()}
+    network, tokenizer, out = made.network, made.tokenizer, []
+    special = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]
+    tries = {id(one): trie(tokenizer, one) for one in {id(one): one for one in among or ()}.values()}
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
         nodes = None if among is None else [tries[id(one)] for one in among[start : start + CHUNK]]
-        past = network.prefill(torch.from_numpy(speller.tokens(part, SOURCE).source))
-        rows = [[BOS, *(token for one in given(text) for token in speller.segment(one))] for text in part]
+        past = network.prefill(torch.from_numpy(tokenizer.encode(part, SOURCE).source))
+        rows = [[BOS, *(token for one in given(text) for token in tokenizer.segment(one))] for text in part]
         begun = [len(row) for row in rows]
 
         def choose(logits: Tensor, nodes: list[Trie | None] | None = nodes) -> Tensor:
@@ -83,7 +81,7 @@ def write(
 
         steps = range(length) if nodes is None else itertools.count()  # a trie ends by itself
         _decode(lambda target, past=past: network.decode_step(target, past), rows, choose, steps)
-        out += [speller.words(row[at:]) for row, at in zip(rows, begun, strict=True)]
+        out += [tokenizer.decode(row[at:]) for row, at in zip(rows, begun, strict=True)]
     return out
 
 
@@ -98,7 +96,7 @@ def fill(network: Network, source: Features, length: int = 12, temperature: floa
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def choose(logits: Tensor) -> Tensor:
-        logits[:, [i for i in range(len(item_text.SPECIAL)) if i != EOS]] = float("-inf")
+        logits[:, [i for i in range(len(SPECIAL)) if i != EOS]] = float("-inf")
         if not temperature:
             return logits.argmax(-1)
         return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
