@@ -19,7 +19,7 @@ from m6rec.data import image, photographs, sources
 from m6rec.errors import InputError
 from m6rec.model.autoencoder import Autoencoder, pca
 from m6rec.train.autoencoder import fit_autoencoder, fitted
-from m6rec.view.photographs import photograph_rows
+from m6rec.view.items import photograph_rows
 
 RELU = torch.nn.ReLU
 OFFICIAL, DEBIAN = sources.SOURCES["fashion-mnist"].routes

@@ -24,7 +24,7 @@ PROJECT = tomllib.loads(PYPROJECT)["project"]
 CORE = PROJECT["dependencies"]
 EXTRAS = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
 ENVIRONMENT = (CLONE / "environment.yml").read_text(encoding="utf-8")
-NOT_IMPORTED = {"ipykernel", "jupyterlab", "pyarrow"}  # programs, and what pandas reads Parquet with
+NOT_IMPORTED = {"ipykernel", "jupyterlab", "pyarrow"}  # programs, and what pandas reads and writes Parquet with
 OF_THE_BUILD = ("nvidia-", "cuda-", "triton")  # what PyTorch's builds with CUDA pin themselves
 
 

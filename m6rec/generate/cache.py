@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from m6rec.data.segments import Windows
+from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
