@@ -2,7 +2,7 @@
 
 Raw ids are what the outside world says (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time
 order, so that one user's history is one slice. Splits and targets are in `splits.py`, the checks of raw frames in
-`frames.py`.
+`schema.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m6rec.data import folder as own
-from m6rec.data import frames, lookup, readers
+from m6rec.data import lookup, readers, schema
 from m6rec.data.features import KINDS, MODALITIES
 from m6rec.data.media import Media
-from m6rec.data.problems import Problems
+from m6rec.data.schema import Frames, Report
 from m6rec.data.splits import Split, Targets, global_time, leave_one_out
 from m6rec.errors import InputError
 
@@ -38,7 +37,7 @@ class Dataset:
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
     media: Media | None = None  # the files that items name
-    left_out: pd.DataFrame = field(default_factory=lambda: Problems().table())  # what strict=False found and left out
+    left_out: pd.DataFrame = field(default_factory=lambda: Report().table())  # what strict=False found and left out
 
     @classmethod
     def from_frames(
@@ -65,10 +64,10 @@ class Dataset:
         strict: raise InputError, naming table, row, column and fix, for the first problem; False: load the good rows,
         decode every file once, and keep the table of all problems as `left_out`.
         """
-        problems = Problems(gather=not strict)
         if media is not None and not isinstance(media, Media):
             media = Media.open(media)
-        return cls._made(items, users, interactions, media, problems, name, ties, seed)
+        report = Report(strict, decode=not strict)
+        return cls.from_tables(Frames(items, users, interactions, media), report, name=name, ties=ties, seed=seed)
 
     @classmethod
     def from_folder(
@@ -80,9 +79,9 @@ class Dataset:
         images and sounds are relative to media.zip, to media/ or to the folder.
         ties, seed, strict: as in `from_frames`.
         """
-        problems = Problems(gather=not strict)
-        tables = own.read(folder, problems)
-        return cls._made(*tables, problems, name or Path(folder).resolve().name, ties, seed)
+        report = Report(strict, decode=not strict)
+        tables = readers.read_folder(folder, report)
+        return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
     @classmethod
     def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> Dataset:
@@ -90,8 +89,12 @@ class Dataset:
 
         attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
         """
-        frames = readers.sequences(Path(path), Path(attributes) if attributes else None)
-        return cls.from_frames(frames.items, frames.users, frames.interactions, name=Path(path).stem.lower())
+        report, name = Report(strict=False), Path(path).stem.lower()
+        data = cls.from_tables(
+            readers.sequences(Path(path), report, attributes and Path(attributes)), report, name=name
+        )
+        report.warn(name)
+        return data
 
     @staticmethod
     def validate(
@@ -104,31 +107,24 @@ class Dataset:
 
         Every image and sound is decoded. The table ends after 1,000 problems with a row that says how many more.
         """
-        problems = Problems(gather=True)
+        report = Report(strict=False, decode=True)
         with contextlib.suppress(InputError):  # it is in the table
             if isinstance(items, (str, Path)):
-                tables = problems.attempt("folder", own.read, items, problems)
+                tables = report.collect("folder", readers.read_folder, items, report)
             else:
                 if media is not None and not isinstance(media, Media):
-                    media = problems.attempt("media", Media.open, media)
-                tables = (items, users, interactions, media)
+                    media = report.collect("media", Media.open, media)
+                tables = Frames(items, users, interactions, media)
             if tables:
-                frames.coded(*tables, problems)
-        return problems.table()
+                schema.validate(tables, report)
+        return report.table()
 
     @classmethod
-    def _made(
-        cls,
-        items: pd.DataFrame | None,
-        users: pd.DataFrame | None,
-        interactions: pd.DataFrame | None,
-        media: Media | None,
-        problems: Problems,
-        name: str,
-        ties: str,
-        seed: int,
+    def from_tables(
+        cls, tables: Frames, report: Report, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> Dataset:
-        items, users, events, timed = frames.coded(items, users, interactions, media, problems)
+        """The good rows of raw tables, checked by a report."""
+        items, users, events, timed = schema.validate(tables, report)
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
@@ -139,7 +135,7 @@ class Dataset:
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
         offsets = _offsets(events["user"].to_numpy(), len(users))
-        return cls(name, timed, items, users, events, offsets, media, problems.table())
+        return cls(name, timed, items, users, events, offsets, tables.media, report.table())
 
     @property
     def n_items(self) -> int:
@@ -242,7 +238,7 @@ class Dataset:
 
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
-        new = frames.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Problems(gather=False))
+        new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
         taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
         if len(taken):
             raise InputError(f"item {taken.iloc[0]!r} is in {self.name} already; give new items ids of their own.")
