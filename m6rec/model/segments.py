@@ -19,7 +19,7 @@ from m6rec.data.segments import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache
+from m6rec.model.attention import Block, KVCache, Stack
 
 
 class Step(NamedTuple):
@@ -42,9 +42,7 @@ class SegmentNetwork(nn.Module):
         self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
         self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
         self.segments = nn.Embedding(config.history + 2, width)  # profile, events by recency, candidate
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.dropout) for _ in range(1 if shared else self.depth)
-        )
+        self.blocks = Stack(config, 1 if shared else self.depth)
         self.norm = nn.RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth))
         self.dropout = nn.Dropout(config.dropout)
