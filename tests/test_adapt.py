@@ -16,7 +16,7 @@ from m6rec.data.opinions import Opinions
 from m6rec.data.plaintext import Speller, Text
 from m6rec.data.text import EOS
 from m6rec.errors import InputError
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import adapt
 from m6rec.train.adapt import METHODS, Classifier, Examples
 from m6rec.train.plain import Backbone
@@ -30,7 +30,7 @@ def made():
     torch.manual_seed(0)
     config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
     speller = Speller.fit(["liked a good film", "disliked a bad film"] * 4, 300)
-    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+    return Backbone(TextTransformer(config, len(speller)).eval(), speller, config, "untrained")
 
 
 @pytest.fixture(scope="module")

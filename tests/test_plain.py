@@ -9,14 +9,14 @@ from m6rec.config import Config
 from m6rec.data import plaintext
 from m6rec.data.plaintext import Speller, Text
 from m6rec.errors import InputError
-from m6rec.model.plain import PlainText, ends
+from m6rec.model.text_model import TextTransformer, ends
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
 
 
-def backbone(layers: int = 3) -> PlainText:
+def backbone(layers: int = 3) -> TextTransformer:
     torch.manual_seed(0)
-    return PlainText(Config(width=16, heads=2, joint_layers=layers, dropout=0.0), 60).eval()
+    return TextTransformer(Config(width=16, heads=2, joint_layers=layers, dropout=0.0), 60).eval()
 
 
 def tokens(*shape: int) -> torch.Tensor:
@@ -47,10 +47,10 @@ def test_remembered_source_serves_many_candidates():
     model, source, candidates = backbone(), tokens(1, 6), tokens(5, 4)
     source[0, 4:] = 0
     at_once = model(source.expand(5, -1), candidates).logits
-    torch.testing.assert_close(model.proceed(candidates, model.remember(source)), at_once)
+    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source)), at_once)
     begun = candidates[:1, :2].expand(5, -1)
     whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
-    torch.testing.assert_close(model.proceed(candidates, model.remember(source, begun[:1])), whole)
+    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source, begun[:1])), whole)
 
 
 def test_layers_prompts_and_adapters():

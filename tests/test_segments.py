@@ -19,8 +19,8 @@ from m6rec.model.segments import SegmentNetwork
 from m6rec.train import segments as train
 
 
-def cached(network, alone, capacity=200):
-    return SegmentCache(network, alone, length=6, capacity=capacity)
+def cached(network, local_layers, capacity=200):
+    return SegmentCache(network, local_layers, length=6, capacity=capacity)
 
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
@@ -47,16 +47,16 @@ def test_training_windows_hold_training_events_alone(segmented):
         assert (windows.candidates[~there] == PAD).all()
 
 
-@pytest.mark.parametrize("alone", range(DEPTH))
-def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, alone):
+@pytest.mark.parametrize("local_layers", range(DEPTH))
+def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, local_layers):
     windows = requests(segmented)
-    together = network(windows, alone)
+    together = network(windows, local_layers)
     for place in range(2):
         one = windows._replace(candidates=windows.candidates[:, [place]], liked=windows.liked[:, [place]])
-        torch.testing.assert_close(network(one, alone)[:, 0], together[:, place], atol=1e-5, rtol=0)
+        torch.testing.assert_close(network(one, local_layers)[:, 0], together[:, place], atol=1e-5, rtol=0)
     wider = torch.nn.functional.pad(windows.candidates, (0, 3))
     source = torch.nn.functional.pad(windows.source, (0, 3))
-    torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), alone), together)
+    torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), local_layers), together)
 
 
 def test_visits_come_back_with_one_more_event(segmented):
@@ -87,23 +87,23 @@ def test_what_a_candidate_is_told_of_others_knows_no_rating_of_its_own_users_and
 def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, network):
     windows = requests(segmented)
     tokens = windows.source.flatten(0, 1)
-    states = network.alone(tokens, 2)
+    states = network.local(tokens, 2)
     changed = tokens.clone()
     changed[1] = tokens[-1]
-    moved = (network.alone(changed, 2) - states).abs().amax((1, 2)) > 1e-6
+    moved = (network.local(changed, 2) - states).abs().amax((1, 2)) > 1e-6
     assert moved.nonzero().tolist() == [[1]]
     other = windows._replace(source=changed.unflatten(0, windows.source.shape[:2]))
     assert (network(other, 2) - network(windows, 2)).abs().max() > 1e-4  # but after them they do
 
 
-@pytest.mark.parametrize("alone", range(1, DEPTH))
-def test_serving_equals_the_training_path_for_every_depth(segmented, network, alone):
-    windows, cache = requests(segmented), cached(network, alone)
-    plain = network(windows, alone)
+@pytest.mark.parametrize("local_layers", range(1, DEPTH))
+def test_serving_equals_the_training_path_for_every_depth(segmented, network, local_layers):
+    windows, cache = requests(segmented), cached(network, local_layers)
+    plain = network(windows, local_layers)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
     assert cache.use.hits + cache.use.misses == 5 * 7 and cache.use.misses == cache.use.held
-    assert 0 <= largest_difference(network, windows, alone=alone) <= 1e-5
+    assert 0 <= largest_difference(network, windows, local_layers=local_layers) <= 1e-5
 
 
 def test_a_new_event_costs_one_segment(segmented, network):
@@ -144,7 +144,7 @@ def test_the_memory_is_bounded_whatever_comes(segmented, network):
     assert size == 12 * 6 * 16 * 4
     for _ in range(200):
         tokens = torch.from_numpy(rng.integers(1, 70, (7, 6)))
-        torch.testing.assert_close(cache.states(tokens), network.alone(tokens, 2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(cache.states(tokens), network.local(tokens, 2), atol=1e-5, rtol=0)
     use = cache.use
     assert use.held == 12 and use.bytes == size and use.evicted == use.misses - 12 > 0
 
@@ -175,11 +175,11 @@ def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tm
 
 
 def test_bad_requests_are_named(segmented, network):
-    for alone in (0, DEPTH):
-        with pytest.raises(InputError, match="take 1 to 3 layers"):
-            cached(network, alone)
-    with pytest.raises(InputError, match="layers alone"):
-        network.alone(torch.ones(1, 6, dtype=torch.long), DEPTH)
+    for local_layers in (0, DEPTH):
+        with pytest.raises(InputError, match="take 1 to 3"):
+            cached(network, local_layers)
+    with pytest.raises(InputError, match="local layers"):
+        network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
     with pytest.raises(InputError, match="holds nothing"):
         cached(network, 1, capacity=0)
     with pytest.raises(InputError, match="one request has 3 segments"):
@@ -219,10 +219,12 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
 def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(segmented, network):
     windows = requests(segmented)
     assert abs(train.related(network)(network, windows)["relations"].item()) < 1e-6
-    narrow = SegmentNetwork(Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.speller), narrow=4)
-    loss = train.related(network)(narrow, windows)["relations"]
+    small = SegmentNetwork(
+        Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.speller), embedding_size=4
+    )
+    loss = train.related(network)(small, windows)["relations"]
     loss.backward()
-    assert loss.item() > 1e-3 and narrow.tokens.weight.grad.abs().sum() > 0
+    assert loss.item() > 1e-3 and small.tokens.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in network.parameters())
 
 

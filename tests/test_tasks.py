@@ -13,7 +13,7 @@ from m6rec.data import domains
 from m6rec.data.plaintext import Speller, Text
 from m6rec.errors import InputError
 from m6rec.generate.plain import trie, write
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import conversation, explanation, retrieval
 from m6rec.tasks.open_domain import OpenDomain, few_shot
 from m6rec.tasks.zero_shot import Meeting
@@ -35,7 +35,7 @@ def backbone(*texts: str) -> Backbone:
     """An untrained one: whatever it prefers, a trie has to hold."""
     config = Config(width=16, heads=2, joint_layers=2, dropout=0.0)
     speller = Speller.fit([*texts, *ASKED.segments, *ASKED.target], 400)
-    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+    return Backbone(TextTransformer(config, len(speller)).eval(), speller, config, "untrained")
 
 
 def test_only_what_is_among_the_sentences_is_written():
@@ -76,7 +76,7 @@ def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, peop
     assert (data.n_items, data.n_users) == (items, people)
     assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
     assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
-    assert "written for m6rec" in m6rec.data.registry.SOURCES[name].terms
+    assert "written for m6rec" in m6rec.data.sources.SOURCES[name].terms
     assert all(domains.domain(data).items)
 
 

@@ -86,11 +86,11 @@ def _written(
     rows = [[BOS, *(token for part in parts for token in speller.segment(part))] for parts in given]
     begun = [len(row) for row in rows]
     free = [node is None for node in nodes]
-    known = network.remember(source)
+    known = network.prefill(source)
     never = torch.tensor([i for i in range(len(SPECIAL)) if i not in (EOS, SEP)])
     steps = range(length) if all(free) else itertools.count()  # a trie ends by itself
     for _ in steps:
-        logits = network.proceed(torch.from_numpy(pad(rows)).to(device), known)
+        logits = network.decode_step(torch.from_numpy(pad(rows)).to(device), known)
         last = logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
         for row, node, anything in zip(last, nodes, free, strict=True):
             row[never if anything else _closed(node, len(row))] = float("-inf")

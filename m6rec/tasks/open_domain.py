@@ -19,7 +19,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.domains import HeldOut
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.tasks.zero_shot import Meeting
 from m6rec.train.plain import Backbone, teach
 
@@ -89,5 +89,8 @@ def few_shot(made: Backbone, out: HeldOut, count: int, *, scratch: bool = False,
     rate = SMALL_RATE if count < SMALL else RATE
     if scratch:
         torch.manual_seed(seed)
-        made, rate = made._replace(network=PlainText(made.config, len(made.speller)), key="untrained"), SCRATCH_RATE
+        made, rate = (
+            made._replace(network=TextTransformer(made.config, len(made.speller)), key="untrained"),
+            SCRATCH_RATE,
+        )
     return teach(made, out.few(count, seed), PASSES, rate, seed, items)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from m6rec.data.domains import HISTORY, Domain
 from m6rec.data.plaintext import Text
-from m6rec.model.plain import ends
+from m6rec.model.text_model import ends
 from m6rec.train.plain import SOURCE, Backbone
 
 WIDTH, TEMPERATURE = 128, 0.07

@@ -31,10 +31,10 @@ def log_likelihood(made: Backbone, asked: Text, candidates: Sequence[str]) -> np
     begun = [BOS, *(token for part in asked.target for token in speller.segment(part))]
     # The last token that is given begins each candidate, because its logits are what the first token comes from.
     source = torch.tensor([speller.source(asked, SOURCE)])
-    known = network.remember(source, torch.tensor([begun[:-1]], dtype=torch.long))
+    known = network.prefill(source, torch.tensor([begun[:-1]], dtype=torch.long))
     rows = pad([(begun[-1], *speller.segment(words)) for words in candidates])  # (N, T)
     parts = torch.from_numpy(rows).to(network.device).split(CANDIDATES)
-    return torch.cat([_means(network.proceed(part[:, :-1], known), part[:, 1:]) for part in parts]).cpu().numpy()
+    return torch.cat([_means(network.decode_step(part[:, :-1], known), part[:, 1:]) for part in parts]).cpu().numpy()
 
 
 def _means(logits: Tensor, truth: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from m6rec.data.sources import home
 from m6rec.data.text import EOS, PAD
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
-from m6rec.model.plain import SOURCE, TARGET, PlainText, places
+from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
 from m6rec.train import plain
 from m6rec.train.fit import Stage, fit
 
@@ -111,7 +111,7 @@ class LowRank(nn.Module):
 class Classifier(nn.Module):
     """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
 
-    def __init__(self, backbone: PlainText, method: str, starts: Tensor):
+    def __init__(self, backbone: TextTransformer, method: str, starts: Tensor):
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
@@ -149,11 +149,11 @@ class Classifier(nn.Module):
             soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
             x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
         there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
-        positions = places(there)
+        positions = positions_of(there)
         x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)[-1]
         rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
         block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
-        known, place = block.remember(x, positions), positions[rows, end, None]
+        known, place = block.prefill(x, positions), positions[rows, end, None]
         h = block(x[rows, end, None], known, there[:, None, None], place, adapter=adapter).out  # (B, 1, D)
         return net.norm(h.squeeze(1))
 

@@ -24,12 +24,12 @@ from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 
 
-def student(config: Config, vocabulary: int, *, narrow: int = 8) -> SegmentNetwork:
-    """One block that serves as every layer, and a token table of `narrow` channels.
+def student(config: Config, vocabulary: int, *, embedding_size: int = 8) -> SegmentNetwork:
+    """One block that serves as every layer, and a token table of `embedding_size` channels.
 
     Source: Lan et al. 2020 (ALBERT), sections 3.1, for both.
     """
-    return SegmentNetwork(config, vocabulary, shared=True, narrow=narrow)
+    return SegmentNetwork(config, vocabulary, shared=True, embedding_size=embedding_size)
 
 
 def first_layers(teacher: SegmentNetwork, config: Config) -> SegmentNetwork:

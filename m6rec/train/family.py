@@ -23,11 +23,13 @@ class Member(NamedTuple):
     """A network, and how many of its layers its segments run alone."""
 
     network: SegmentNetwork
-    alone: int
+    local_layers: int
 
     def auc(self, shop: Segmented, part: Part) -> float:
         """Over a part's candidates."""
-        return train.auc(train.logits(self.network, shop, part, alone=self.alone), train.labels(shop, part))
+        return train.auc(
+            train.logits(self.network, shop, part, local_layers=self.local_layers), train.labels(shop, part)
+        )
 
 
 class Family:
@@ -61,7 +63,7 @@ class Family:
         start = compress.first_layers(self.full(), self._with(depth))
         return self._tuned(f"distilled-{depth}", start, train.taught(self.full()), self.tune, self._teacher)
 
-    def edge(self, depth: int = 6, narrow: int = 4) -> SegmentNetwork:
+    def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
         """One shared block and a narrow token table; `full`'s relations first, without labels, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
@@ -70,7 +72,7 @@ class Family:
         if "edge" in self._made:
             return self._made["edge"]
         torch.manual_seed(self.config.seed)
-        small = compress.student(self._with(depth), len(self.shop.speller), narrow=narrow)
+        small = compress.student(self._with(depth), len(self.shop.speller), embedding_size=embedding_size)
         small = self._tuned("edge-relations", small, train.related(self.full()), self.tune, self._teacher)
         return self._tuned("edge", small, train.taught(self.full()), 2 * self.tune, self._teacher)
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from m6rec.config import Config, pick_device, pick_precision
 from m6rec.errors import InputError
-from m6rec.train.checkpoint import TrainingState, load_state, save_state
+from m6rec.train.checkpoint import STATE, TrainingState, claim, is_state, load_state, save_state
 
 
 class Epoch(NamedTuple):
@@ -78,7 +78,9 @@ def fit(
     state = TrainingState(
         stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
     )
-    if resume and folder is not None and (folder / "state.json").exists():
+    if folder is not None:
+        folder = claim(folder, is_state)
+    if resume and folder is not None and (folder / STATE).exists():
         state = load_state(folder, state, network, average, optimizer, best, rng)
 
     bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())

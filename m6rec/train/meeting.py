@@ -16,7 +16,7 @@ from torch import Tensor
 
 from m6rec.data.plaintext import SEP, SPECIAL, Speller, pad
 from m6rec.data.text import BOS, EOS, PAD, UNK
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 
 
 class Catalogue(NamedTuple):
@@ -37,14 +37,14 @@ class Catalogue(NamedTuple):
         return Catalogue(*(part.to(device) for part in self))
 
 
-def vectors(network: PlainText, tokens: Tensor) -> Tensor:
+def vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
     """Items (N, L) -> (N, D)."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
 
 
 def meeting(
-    network: PlainText, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
+    network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
 ) -> Tensor:
     """Mean cross-entropy in nats of each segment among the others of the batch, or among a catalogue.
 

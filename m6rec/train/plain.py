@@ -22,7 +22,7 @@ from m6rec.data.domains import Domain
 from m6rec.data.plaintext import SPECIAL, Speller, Text, Tokens
 from m6rec.data.sources import home
 from m6rec.data.text import EOS, MASK, PAD
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import checkpoint
 from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
@@ -32,8 +32,8 @@ INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 CODE = (
-    "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py", "model/plain.py",
-    "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
+    "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py",
+    "model/text_model.py",     "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
 )  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
 SIZES = {
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 class Backbone(NamedTuple):
     """A pretrained network and the speller that belongs to it."""
 
-    network: PlainText
+    network: TextTransformer
     speller: Speller
     config: Config
     key: str  # the checkpoint's: another one, another model
@@ -75,7 +75,7 @@ def batch(tokens: Tokens) -> Batch:
     return Batch(*(torch.from_numpy(part) for part in tokens))
 
 
-def losses(network: PlainText, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
+def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
     """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
     begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.taught[:, 1:], PAD)
@@ -155,7 +155,7 @@ def pretrain(domains: Sequence[Domain], config: Config, whole: bool = False, **o
     """
     speller = Speller.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
-    network = PlainText(config, len(speller))
+    network = TextTransformer(config, len(speller))
     with torch.no_grad():
         network.tokens.weight[len(SPECIAL) :] = company(domains, speller, config.width, config.seed)[len(SPECIAL) :]
     fit(network, stage(domains, speller, config, whole), config, **options)
@@ -183,7 +183,7 @@ def teach(
         for i in rng.permutation(len(rows)):
             yield batch(made.speller.tokens(rows[i], SOURCE, TARGET))
 
-    def loss(network: PlainText, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses(network, some, catalogue)
         return both if catalogue else {"write": both["write"]}
 
@@ -223,11 +223,11 @@ def load(folder: Path) -> Backbone:
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
         config = Config(**values["config"])
-        network = PlainText(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
+        network = TextTransformer(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
         return Backbone(network.eval(), Speller(tokenizer), config, values["key"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise checkpoint.foreign(Path(folder), error) from error
+        raise checkpoint.foreign(Path(folder), values) from error
 
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:

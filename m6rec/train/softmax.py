@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.amp import custom_fwd
 from torch.autograd.function import once_differentiable
 
-from m6rec.data.pairs import Neighbourhood
+from m6rec.data.cooccurrence import Neighbourhood
 
 CELLS = 2**19  # logits at a time: 2 MB
 
