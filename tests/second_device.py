@@ -3,7 +3,7 @@
 Import it first; then torch.device("second") exists, and M6REC_DEVICE=second makes the package compute there. Its
 tensors hold ordinary CPU tensors, every operator runs on those, values are exact, and what CUDA refuses is refused with
 CUDA's words: mixing with CPU tensors (0-dimensional ones and index tensors excepted), .numpy() without .cpu(). Slow: a
-Python call per operator. It needs torch 2.13's experimental Python backend; it tests code, it is no part of the package.
+Python call per operator. It needs torch 2.13's experimental Python backend; it is no part of the package.
 
 Known limits: no streams, no autocast, no pinned memory (choose those where device.type == "cuda"); strided views are
 copied when they are not contiguous (writes through such a view are lost); as_strided beyond a view's own memory. Give
@@ -14,6 +14,7 @@ to be mended here. Run as a program it checks itself.
 """
 
 import collections
+import contextlib
 import copy
 import functools
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def on_second(x: object) -> bool:
 def _wrap(raw: torch.Tensor) -> torch.Tensor:
     """A CPU tensor -> a tensor of the second device that holds it."""
     global _made
-    with torch.inference_mode(False):
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
         made = torch._C._acc.create_empty_tensor(raw.shape, raw.dtype)
     storage = made.untyped_storage()
     _held[storage._cdata] = (StorageWeakRef(storage), raw.detach())
@@ -150,6 +151,11 @@ def _as_strided(x, size, stride, storage_offset=None):
     return _wrap(torch.as_strided(raw, size, stride, (storage_offset or 0) + raw.storage_offset()))
 
 
+def _restride(x, size, stride, storage_offset=None):
+    x.data = _as_strided(x, size, stride, storage_offset)
+    return x
+
+
 def _implement_functional() -> None:
     """Operators that PyTorch would build from their `out=` form: run them on the CPU tensors at once."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -178,6 +184,7 @@ _implement("empty.memory_format", _empty)
 _implement("empty_strided", _empty_strided)
 _implement("_copy_from", _copy_from)
 _implement("as_strided", _as_strided)
+_implement("as_strided_", _restride)
 _implement_functional()
 
 
@@ -222,6 +229,7 @@ def _check() -> None:
         raise AssertionError("the second device let a CPU tensor in")
     assert torch.equal(a[torch.tensor([0, 2])].cpu(), x[[0, 2]]) and torch.equal(a[a > 0].cpu(), x[x > 0])
     assert torch.equal(a.T[1:, :2].cpu(), x.T[1:, :2]) and torch.equal(a[:, 1].cumsum(0).cpu(), x[:, 1].cumsum(0))
+    assert torch.allclose((a[0] @ a.T).cpu(), x[0] @ x.T) and torch.equal(a.clone().unsqueeze_(1).cpu(), x[:, None])
     torch.manual_seed(0)
     encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
     net = torch.nn.Sequential(torch.nn.Embedding(9, 8, padding_idx=0), encoder, torch.nn.Linear(8, 3))

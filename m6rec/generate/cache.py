@@ -49,7 +49,8 @@ class SegmentCache:
         if capacity < 1:
             raise InputError(f"capacity={capacity} holds nothing: give at least 1 segment, better some thousands.")
         self.network, self.local_layers, self.length, self.capacity = network, local_layers, length, capacity
-        self._states = torch.zeros(capacity, length, network.segments.embedding_dim)  # all the memory there will be
+        size = capacity, length, network.segments.embedding_dim
+        self._states = torch.zeros(size, device=network.device)  # all the memory there will be
         self._slots: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # the least recent first
         self._hits = self._misses = self._evicted = 0
         self._held, self._parts = [], []  # the dictionaries of the network's modules
@@ -77,8 +78,8 @@ class SegmentCache:
         if new:
             computed = self.network.local(tokens[list(new.values())], self.local_layers)
             slots = [self._place(key) for key in new]
-            self._states[slots] = computed.cpu()
-        return self._states[[self._slots[key] for key in keys]].to(tokens.device)
+            self._states[slots] = computed
+        return self._states[[self._slots[key] for key in keys]]
 
     def _place(self, key: tuple[str, bytes]) -> int:
         if len(self._slots) < self.capacity:
@@ -139,7 +140,7 @@ def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
 
     The states of all segments come from the cache; only the layers in which they meet are run.
     """
-    segments = torch.cat((source, candidates))
+    segments = torch.cat((source, candidates)).to(cache.network.device)
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)
     return last.logits[0]

@@ -138,7 +138,7 @@ def health(tree: Tree) -> list[Health]:
     rows = []
     for level in range(len(tree.widths)):
         counts = np.bincount(
-            tree.prefixes(torch.arange(len(tree.leaf)))[:, level], minlength=math.prod(tree.widths[: level + 1])
+            tree.prefixes(torch.arange(len(tree.leaf)))[:, level].cpu(), minlength=math.prod(tree.widths[: level + 1])
         )
         used = counts[counts > 0]
         share = used / used.sum()
