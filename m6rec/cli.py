@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from m6rec.errors import InputError
 
@@ -26,9 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
+Timeout = Annotated[int | None, typer.Option(help="Seconds for one cell.")]
 EXAMPLE_USER = "196"
 
 
@@ -43,47 +40,67 @@ def main() -> None:
         sys.exit(2)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        import m6rec
+
+        print(f"m6rec {m6rec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
 @app.command()
 def run(
     words: Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
-    from m6rec.runs import notebooks, suite
-    from m6rec.runs.execute import assignments
+    from m6rec.runs import execute, report, suite
 
     names = [word for word in words or [] if "=" not in word]
-    parameters = assignments(word for word in words or [] if "=" in word)
-    done = suite.run_all(notebooks.find(folder(), names), out, parameters, console=console)
+    parameters = execute.assignments(word for word in words or [] if "=" in word)
+    done = suite.run_all(execute.find(folder(), names), out, parameters)
     if done.ok and not words:
         _show_example()
-    suite.closing(console, done)
+    for name, table in report.tables(done.metrics).items():
+        print(f"\n{name}\n{table.to_string()}")
+    print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
     raise typer.Exit(0 if done.ok else 1)
 
 
 @app.command()
 def results(
     names: Names = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one notebook.")] = None,
+    timeout: Timeout = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
+    page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
-    from m6rec.runs import notebooks, results
+    from m6rec.runs import execute, results
 
+    if page:
+        print(f"{results.write_page(folder())} is written")
+        return
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths = notebooks.find(folder(), names or [])
+    paths = execute.find(folder(), names or [])
     if not names:
-        fresh = results.read(folder() / "results").keys() - set(results.stale(folder() / "results"))
+        fresh = results.read_all(folder() / "results").keys() - set(results.stale(folder() / "results"))
         paths = [path for path in paths if path.stem not in fresh]
         for name in sorted(fresh):
-            console.print(f"{name} is up to date", markup=False)
+            print(f"{name} is up to date")
     failed = False
     for path in paths:
         try:
-            with console.status(f"{path.stem} at full size"):
-                written = results.run(path, only=only, timeout=timeout)
-            console.print(f"{written} is written", markup=False, soft_wrap=True)
+            print(f"{results.measure(path, only=only, timeout=timeout)} is written")
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
@@ -91,55 +108,20 @@ def results(
 
 
 @app.command()
-def bench(
-    data: Annotated[str, typer.Argument(help="A data set's name, or a file of sequences (user, then items).")],
-    attributes: Annotated[Path | None, typer.Option(help="JSON of item -> list of attribute numbers.")] = None,
-    preset: Annotated[str, typer.Option(help="Size of the models.")] = "small",
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 1,
-    outside: Annotated[bool, typer.Option("--outside", help="Run other people's code too.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-) -> None:
-    """Rank m6rec and every baseline on one data set, without any tuning, into runs/bench/<data>.csv."""
-    import m6rec
-    from m6rec.runs.bench import table
-
-    loaded = m6rec.Dataset.from_sequences(data, attributes) if Path(data).is_file() else m6rec.load(data)
-    done = table.Bench(loaded, preset, range(seeds), say=lambda line: console.print(line, markup=False))
-    rows = list(done.rows(done.names + (tuple(table.PEERS) if outside else ())))
-    written = table.write(rows, out / "bench" / loaded.name)
-    console.print(table.summary(rows).round(4).to_string(), markup=False)
-    console.print("\n".join(f"{path} is written" for path in written), markup=False, soft_wrap=True)
-
-
-@app.command()
-def readme() -> None:
-    """Write the README's measured tables from notebooks/results/."""
-    from m6rec.runs.readme import write_readme
-
-    console.print("README.md is written" if write_readme(folder()) else "README.md is up to date")
-
-
-@app.command()
 def notebooks(
     names: Names = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say which rules they break.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Only strip what is not committed; execute nothing.")] = False,
 ) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
     import nbformat
 
-    from m6rec.runs import notebooks, suite
+    from m6rec.runs import execute, results, suite
 
-    paths = notebooks.find(folder(), names or [])
-    if check:
-        found = [f"{path.name}: {problem}" for path in paths for problem in notebooks.problems(path)]
-        print("\n".join(found) or f"{len(paths)} notebooks follow every rule")
-        raise typer.Exit(1 if found else 0)
-    if clean:
-        for path in paths:
-            nbformat.write(notebooks.clean(notebooks.read(path)), path)
-        return
-    done = suite.refresh(paths, console=console)
+    paths = execute.find(folder(), names or [])
+    for path in paths if clean else ():
+        nbformat.write(suite.clean(execute.read(path)), path)
+    done = [] if clean else suite.refresh(paths)
+    results.write_page(folder())  # with the picture that a notebook has drawn
     raise typer.Exit(0 if all(execution.ok for execution in done) else 1)
 
 
@@ -148,10 +130,10 @@ def class_(
     names: Names = None, out: Annotated[Path, typer.Option(help="Folder of the copies.")] = Path("class")
 ) -> None:
     """Write student copies of the notebooks, without the solutions and outputs."""
-    from m6rec.runs import notebooks
+    from m6rec.runs import execute, suite
 
-    copies = notebooks.write_class(notebooks.find(folder(), names or []), out)
-    console.print(f"{len(copies)} notebooks are in {out}", markup=False)
+    copies = suite.write_class(execute.find(folder(), names or []), out)
+    print(f"{len(copies)} notebooks are in {out}")
 
 
 @app.command()
@@ -160,35 +142,20 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs [runs/sweeps/<notebook>].")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.")] = None,
+    timeout: Timeout = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
-    from m6rec.runs import notebooks, sweep
-    from m6rec.runs.execute import assignments
+    from m6rec.runs import execute, sweep
 
-    path = Path(notebook) if Path(notebook).is_file() else notebooks.find(folder(), [notebook])[0]
+    path = Path(notebook) if Path(notebook).is_file() else execute.find(folder(), [notebook])[0]
     out = out or Path("runs") / "sweeps" / path.stem
-    values = assignments(grid or [])
-    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run, console=console)
+    values = execute.assignments(grid or [])
+    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run)
     if not dry_run:
-        counts = f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed"
-        console.print("\n".join([counts, *map(str, done.tables)]), markup=False, highlight=False, soft_wrap=True)
+        print(f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed")
+        print(*done.tables, sep="\n")
     raise typer.Exit(1 if done.failed else 0)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what is installed, where the data is, what is out of date, and what to do about it."""
-    from m6rec.runs.doctor import diagnose
-
-    lines = diagnose(folder())
-    table = Table("", "state", "found", "what to do", box=None)
-    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
-    for line in lines:
-        table.add_row(line.what, f"[{colours[line.state]}]{line.state}[/]", _plain(line.found), _plain(line.advice))
-    console.print(table)
-    raise typer.Exit(1 if any(line.state == "missing" for line in lines) else 0)
 
 
 @app.command()
@@ -244,14 +211,11 @@ def _show_example() -> None:
 
 
 def _print_items(items: pd.DataFrame, title: str) -> None:
-    scored = "score" in items
-    table = Table("", "title", *(["score"] if scored else []), title=_plain(title), title_justify="left", box=None)
+    print(f"\n{_printable(title)}")
     for place, row in enumerate(items.itertuples(), 1):
-        table.add_row(str(place), _plain(row.title), *([f"{row.score:.3f}"] if scored else []))
-    console.print(table)
+        print(f"{place:4}  {_printable(row.title)}" + (f"  {row.score:.3f}" if "score" in items else ""))
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else " " for c in str(text)))  # nor does it steer the terminal
+def _printable(text: str) -> str:
+    """A title that does not steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from m6rec.config import Config
-from m6rec.data.segments import Windows
+from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks

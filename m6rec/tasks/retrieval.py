@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import pick_device
-from m6rec.data.domains import HISTORY, Domain
-from m6rec.data.plaintext import Text
+from m6rec.data.prompts import HISTORY, Domain
+from m6rec.data.text import Prompt
 from m6rec.model.text_model import ends
 from m6rec.train.plain import SOURCE, Backbone
 
@@ -31,11 +31,11 @@ class Pairs(NamedTuple):
 
 
 @torch.no_grad()
-def states(made: Backbone, texts: Sequence[Text], size: int = 64) -> Tensor:
+def states(made: Backbone, texts: Sequence[Prompt], size: int = 64) -> Tensor:
     """The backbone's state of each text's [EOS'] (n, D)."""
     rows = []
     for start in range(0, len(texts), size):
-        tokens = made.speller.tokens(texts[start : start + size], SOURCE).source
+        tokens = made.tokenizer.encode(texts[start : start + size], SOURCE).source
         source = torch.from_numpy(tokens).to(made.network.device)
         rows.append(ends(source, made.network(source).hidden))
     return torch.cat(rows)
@@ -43,12 +43,11 @@ def states(made: Backbone, texts: Sequence[Text], size: int = 64) -> Tensor:
 
 def pairs(made: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
     """Events `rows` of a domain as pairs: profile, request and history, and the item."""
-    starts = np.searchsorted(domain.user, domain.user[rows])
     asked = [
-        domain.text(range(row, row + 1), max(start, row - HISTORY))._replace(request=domain.requests[row], target=())
-        for row, start in zip(rows, starts, strict=True)
+        prompt._replace(request=domain.requests[row], target=())
+        for row, prompt in zip(rows, domain.prompts(rows), strict=True)
     ]
-    items = states(made, [Text(candidate=words) for words in domain.items])
+    items = states(made, [Prompt(candidate=words) for words in domain.items])
     return Pairs(states(made, asked), torch.tensor(domain.item[rows], device=items.device), items)
 
 

@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.plaintext import Speller, Text
 from m6rec.data.sources import home
-from m6rec.data.text import EOS, PAD
+from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
@@ -67,13 +66,13 @@ class Adapted(NamedTuple):
     seconds: float
 
 
-def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> Examples:
+def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
 
     The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
     nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
     """
-    tokens = speller.tokens(texts, plain.SOURCE, plain.TARGET)
+    tokens = tokenizer.encode(texts, plain.SOURCE, plain.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
@@ -221,7 +220,7 @@ def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     each = torch.eye(made.config.width, device=made.network.device)
     words = made.network.logits(each).T  # (V, D): what a state is multiplied with
-    return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
+    return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
 
 
 def cached(made: plain.Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:

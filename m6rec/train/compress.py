@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from m6rec.config import Config
-from m6rec.data.segments import Windows
+from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from m6rec.config import Config
-from m6rec.data.segments import Part, Segmented
+from m6rec.data.ratings import RatingWindows, Spans
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
@@ -25,7 +25,7 @@ class Member(NamedTuple):
     network: SegmentNetwork
     local_layers: int
 
-    def auc(self, shop: Segmented, part: Part) -> float:
+    def auc(self, shop: RatingWindows, part: Spans) -> float:
         """Over a part's candidates."""
         return train.auc(
             train.logits(self.network, shop, part, local_layers=self.local_layers), train.labels(shop, part)
@@ -38,7 +38,7 @@ class Family:
     Every method trains a network or takes it from the cache.
     """
 
-    def __init__(self, shop: Segmented, config: Config, *, epochs: int, tune: int, steps: int = train.STEPS):
+    def __init__(self, shop: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = train.STEPS):
         self.shop, self.config, self.epochs, self.tune, self.steps = shop, config, epochs, tune, steps
         self._made: dict[str, SegmentNetwork] = {}
 
@@ -72,7 +72,7 @@ class Family:
         if "edge" in self._made:
             return self._made["edge"]
         torch.manual_seed(self.config.seed)
-        small = compress.student(self._with(depth), len(self.shop.speller), embedding_size=embedding_size)
+        small = compress.student(self._with(depth), len(self.shop.tokenizer), embedding_size=embedding_size)
         small = self._tuned("edge-relations", small, train.related(self.full()), self.tune, self._teacher)
         return self._tuned("edge", small, train.taught(self.full()), 2 * self.tune, self._teacher)
 
@@ -95,7 +95,7 @@ class Family:
     def _base(self) -> SegmentNetwork:
         if "base" not in self._made:
             torch.manual_seed(self.config.seed)
-            start = SegmentNetwork(self.config, len(self.shop.speller))
+            start = SegmentNetwork(self.config, len(self.shop.tokenizer))
             self._made["base"] = self._taught("base", start, train.exits(), self.epochs)
         return self._made["base"]
 

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m6rec.data.plaintext import SEP, SPECIAL, Speller, pad
-from m6rec.data.text import BOS, EOS, PAD, UNK
+from m6rec.data.text import BOS, EOS, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
 from m6rec.model.text_model import TextTransformer
 
 
@@ -26,9 +25,9 @@ class Catalogue(NamedTuple):
     spelled: Tensor  # (N,) what their tokens add up to, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], speller: Speller) -> Catalogue:
+    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> Catalogue:
         """Items in words -> their tokens."""
-        tokens = torch.from_numpy(pad([speller.segment(words)[:-1] for words in sorted(set(items))]))
+        tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         spelled, first = np.unique(_spelled(tokens).sum(1).numpy(), return_index=True)
         return cls(tokens[first], torch.from_numpy(spelled))
 
@@ -52,7 +51,7 @@ def meeting(
     in no catalogue, such as a span that was hidden, then teaches nothing.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
-    inside = (truth >= len(SPECIAL)) | (truth == UNK)
+    inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
     number = first.flatten().long().cumsum(0) - 1  # which segment a token belongs to
     number, words = number[inside.flatten()], truth[inside]
     states = hidden[first]  # (n, D)

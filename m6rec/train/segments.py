@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data.segments import Part, Segmented, Windows
+from m6rec.data.ratings import RatingWindows, Spans, Windows
 from m6rec.data.sources import home
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import checkpoint
@@ -28,7 +28,7 @@ Loss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 def teach(
     network: SegmentNetwork,
-    shop: Segmented,
+    shop: RatingWindows,
     loss: Loss,
     config: Config,
     *,
@@ -135,19 +135,19 @@ def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
 
 @torch.no_grad()
 def logits(
-    network: SegmentNetwork, shop: Segmented, part: Part, *, local_layers: int = 0, every: bool = False
+    network: SegmentNetwork, shop: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
 ) -> np.ndarray:
     """Logits (W, C) of a part's candidates, or (K, W, C) of every exit after the layers alone."""
     rows = []
     for at in range(0, len(part.starts), 32):
-        windows = shop.windows(Part(part.starts[at : at + 32], part.count))
+        windows = shop.windows(Spans(part.starts[at : at + 32], part.count))
         said = [step.logits for step in network.eval().steps(windows, local_layers)]
         rows.append(torch.stack(said if every else said[-1:]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
 
 
-def labels(shop: Segmented, part: Part) -> np.ndarray:
+def labels(shop: RatingWindows, part: Spans) -> np.ndarray:
     """(W, C) bool: liked, that is rated 4 or 5."""
     return shop.liked[part.starts[:, None] + np.arange(part.count)] > 0
 
