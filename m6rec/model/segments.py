@@ -51,6 +51,11 @@ class SegmentNetwork(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: token ids may come from anywhere."""
+        return self.segments.weight.device
+
     def layer(self, number: int) -> Block:
         """The block that serves as this layer, from 0."""
         return self.blocks[number % len(self.blocks)]
@@ -61,7 +66,7 @@ class SegmentNetwork(nn.Module):
 
     def steps(self, windows: Windows, local_layers: int = 0) -> Iterator[Step]:
         """One joint layer after the other. A caller may stop early (early exit)."""
-        segments = torch.cat((windows.source, windows.candidates), 1).to(self.tokens.weight.device)  # (B, S + C, L)
+        segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
         states = self.local(segments.flatten(0, 1), local_layers).unflatten(0, segments.shape[:2])
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
 
@@ -69,7 +74,7 @@ class SegmentNetwork(nn.Module):
         """Segments of token ids (n, L) through the first layers, each apart -> (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
-        tokens = tokens.to(self.tokens.weight.device)
+        tokens = tokens.to(self.device)
         if not layers:
             return self.embed(tokens)
         tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once

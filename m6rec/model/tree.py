@@ -137,7 +137,7 @@ def health(tree: Tree) -> list[Health]:
     """One row per level: dead nodes, evenness, crowding, uniqueness."""
     rows = []
     for level in range(len(tree.widths)):
-        nodes = tree.prefixes(torch.arange(len(tree.leaf)))[:, level]
+        nodes = tree.prefixes(torch.arange(len(tree.leaf)))[:, level].cpu()
         counts = np.bincount(nodes, minlength=math.prod(tree.widths[: level + 1]))
         used = counts[counts > 0]
         share = used / used.sum()
