@@ -94,12 +94,12 @@ class Shop(Trial):
         data, self.truth = load("bazaar"), bazaar.truth()
         if users is not None:
             data = data.without([], np.arange(users, data.n_users))
-        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.newcomers))
+        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.cold_users))
 
     @property
-    def ceiling(self) -> bazaar.Ceiling:
+    def ceiling(self) -> bazaar.BayesOptimal:
         """The best ranking there is."""
-        return bazaar.Ceiling(self.truth)
+        return bazaar.BayesOptimal(self.truth)
 
     @property
     def shares(self) -> np.ndarray:
