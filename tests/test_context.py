@@ -296,5 +296,5 @@ def test_bazaars_best_ranking_is_worse_for_one_who_does_not_know_the_request():
     asked = shop.data.targets(shop.split.test[:200])
     said = [ceiling.scores(asked)[rows, asked.items] for ceiling in (shop.ceiling, shop.no_context_ceiling)]
     assert said[0].mean() > said[1].mean() + 0.1  # nats
-    before = bazaar.Ceiling(bazaar.truth()).scores(asked)
+    before = bazaar.BayesOptimal(bazaar.truth()).scores(asked)
     np.testing.assert_array_equal(before[rows, asked.items], said[0])  # the truth itself is untouched

@@ -40,18 +40,18 @@ class Bazaar(ColdStart):
         data, self.truth = load("bazaar"), bazaar.truth()
         if users is not None:
             data = data.without([], np.arange(users, data.n_users))
-        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.newcomers))
+        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.cold_users))
 
     @property
-    def ceiling(self) -> bazaar.Ceiling:
+    def ceiling(self) -> bazaar.BayesOptimal:
         """The Bayes-optimal ranking."""
-        return bazaar.Ceiling(self.truth)
+        return bazaar.BayesOptimal(self.truth)
 
     @property
-    def no_context_ceiling(self) -> bazaar.Ceiling:
+    def no_context_ceiling(self) -> bazaar.BayesOptimal:
         """The same without the request: no field of it moves a choice."""
         absent = {field: np.zeros_like(values) for field, values in self.truth.requests.items()}
-        return bazaar.Ceiling(self.truth._replace(requests=absent))
+        return bazaar.BayesOptimal(self.truth._replace(requests=absent))
 
     @property
     def modality_weights(self) -> np.ndarray:
@@ -66,7 +66,7 @@ class Bazaar(ColdStart):
 
 
 @torch.no_grad()
-def mean_logits(model: M6Rec, trial: ColdStart, mute: tuple[str, ...] = ()) -> torch.Tensor:
+def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> torch.Tensor:
     """Logits of all items (U, N) for the validation users, the mean over their last ten requests (or fewer).
 
     Ten, so that no single purchase before decides. All ten see one window of the history.
@@ -78,7 +78,7 @@ def mean_logits(model: M6Rec, trial: ColdStart, mute: tuple[str, ...] = ()) -> t
         request=torch.from_numpy(model.codes_of(trial.data).request[targets.events[:, None] - back]),
         position=(context.position - torch.from_numpy(back)).clamp(min=0),
     )
-    vectors = model.item_vectors(mute=mute)
+    vectors = model.item_vectors(drop=drop)
     return model.fuse(context, vectors).state.mean(1) @ vectors.T
 
 
@@ -149,7 +149,7 @@ def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer],
     return CauseRanks((causes["cause"] == "request").to_numpy(), first, among)
 
 
-class BayesOptimal(NamedTuple):
+class MostProbable(NamedTuple):
     """The most probable causes given all true vectors and the purchase, but not the cause."""
 
     first: np.ndarray  # (E,) bool, as `CauseRanks.first`: the most probable event or field is the cause
@@ -157,7 +157,7 @@ class BayesOptimal(NamedTuple):
     probability: np.ndarray  # (E,) of the most probable one, beside taste and chance
 
 
-def bayes_optimal(shop: Bazaar, events: np.ndarray) -> BayesOptimal:
+def bayes_optimal(shop: Bazaar, events: np.ndarray) -> MostProbable:
     """Each cause's probability after the purchase, by Bayes' rule on the simulation's own formula."""
     stored = shop.truth.events.iloc[events]
     posterior = shop.ceiling.causes(shop.data.targets(events))  # (E, causes)
@@ -167,4 +167,4 @@ def bayes_optimal(shop: Bazaar, events: np.ndarray) -> BayesOptimal:
     true = np.array([[cause.which for cause in bazaar.CAUSES].index(w) for w in which])
     every = np.where(np.isin(types, ["event", "request"]), posterior, -1)
     own = np.where(types == types[true][:, None], posterior, -1)
-    return BayesOptimal(every.argmax(1) == true, own.argmax(1) == true, every.max(1))
+    return MostProbable(every.argmax(1) == true, own.argmax(1) == true, every.max(1))

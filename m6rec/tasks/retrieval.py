@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec.config import pick_device
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
 from m6rec.model.text_model import ends
@@ -35,6 +36,7 @@ def states(backbone: Backbone, prompts: Sequence[Prompt], size: int = 64) -> Ten
     rows = []
     for start in range(0, len(prompts), size):
         source = torch.from_numpy(backbone.tokenizer.encode(prompts[start : start + size], SOURCE).source)
+        source = source.to(backbone.network.device)
         rows.append(ends(source, backbone.network(source).hidden))
     return torch.cat(rows)
 
@@ -77,13 +79,13 @@ def fit(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, 
 
 def two_tower(domain: Domain, rows: np.ndarray, train: np.ndarray, **options: object) -> tuple[Tensor, Pairs]:
     """A baseline: the same two maps over counts of ids, without a word: -> cosines of `rows` (n, N), and the pairs."""
-    items = torch.eye(len(domain.items))
+    items = torch.eye(len(domain.items), device=pick_device())
 
     def counted(events: np.ndarray) -> Pairs:
         users = torch.zeros(len(events), len(items))
         for line, row, start in zip(users, events, np.searchsorted(domain.user, domain.user[events]), strict=True):
             line[torch.tensor(domain.item[max(start, row - HISTORY) : row])] = 1
-        return Pairs(users, torch.tensor(domain.item[events]), items)
+        return Pairs(users.to(items.device), torch.tensor(domain.item[events], device=items.device), items)
 
     test, maps = counted(rows), fit(counted(train), **options)
     with torch.no_grad():
