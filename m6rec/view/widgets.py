@@ -202,7 +202,7 @@ class HeadsAndLayers(Panel):
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
-        heatmap.chosen(record, 0, 0)  # refuses what is no record before anything is drawn
+        heatmap.check(record, 0, 0)  # refuses what is no record before anything is drawn
         self.record, self.folded = record, record.fold(recent)
         layers, heads = record.weights.shape[:2]
         controls = {
