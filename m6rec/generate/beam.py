@@ -64,6 +64,7 @@ def generate(
             f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
         )
     tree, b, beam = decoder.built_tree, len(state), max(beam, k)
+    allowed = None if allowed is None else allowed.to(state.device)
     valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
     if k < 1 or (possible < k and not short):
