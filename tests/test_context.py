@@ -294,7 +294,9 @@ def test_bazaars_best_ranking_is_worse_for_one_who_does_not_know_the_request():
     data, truth = m6rec.load("bazaar"), bazaar.truth()
     asked = data.targets(data.split().test[:200])
     rows = np.arange(200)
-    said = [ceiling.scores(asked)[rows, asked.items] for ceiling in (bazaar.Ceiling(truth), contexts.unasked(truth))]
+    said = [
+        ceiling.scores(asked)[rows, asked.items] for ceiling in (bazaar.BayesOptimal(truth), contexts.unasked(truth))
+    ]
     assert said[0].mean() > said[1].mean() + 0.1  # nats
-    before = bazaar.Ceiling(truth).scores(asked)
+    before = bazaar.BayesOptimal(truth).scores(asked)
     np.testing.assert_array_equal(before[rows, asked.items], said[0])  # the truth itself is untouched

@@ -49,14 +49,14 @@ def model(shop: Shop) -> M6Rec:
 def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(shop):
     events, train = shop.data.events, shop.train.events
     assert not np.isin(train["item"], shop.held_out).any()
-    assert not np.isin(train["user"], np.flatnonzero(shop.truth.newcomers)).any()
+    assert not np.isin(train["user"], np.flatnonzero(shop.truth.cold_users)).any()
     kinds = {kind: shop.events[kind] for kind in ("warm", "cold")}
     assert np.isin(events["item"].iloc[kinds["cold"]], shop.held_out).all()
     assert not np.isin(events["item"].iloc[kinds["warm"]], shop.held_out).any()
-    known = shop.split.test[~shop.truth.newcomers[events["user"].iloc[shop.split.test]]]
+    known = shop.split.test[~shop.truth.cold_users[events["user"].iloc[shop.split.test]]]
     assert sorted(np.concatenate(list(kinds.values()))) == sorted(known)
     first = shop.data.targets(shop.events["newcomers"])
-    assert shop.truth.newcomers[first.users].all() and (first.history(1) == -1).all()
+    assert shop.truth.cold_users[first.users].all() and (first.history(1) == -1).all()
 
 
 def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance():

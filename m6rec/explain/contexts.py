@@ -77,7 +77,7 @@ def parameters(model: M6Rec) -> dict[str, int]:
     return sizes
 
 
-def unasked(truth: bazaar.Truth) -> bazaar.Ceiling:
+def unasked(truth: bazaar.Truth) -> bazaar.BayesOptimal:
     """bazaar's ranking by true tastes and purchases of one who does not know the request: no field pulls anywhere."""
     silent = {field: np.zeros_like(places) for field, places in truth.requests.items()}
-    return bazaar.Ceiling(truth._replace(requests=silent))
+    return bazaar.BayesOptimal(truth._replace(requests=silent))

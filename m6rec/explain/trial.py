@@ -24,7 +24,7 @@ from m6rec.evaluate import evaluate
 if TYPE_CHECKING:
     from m6rec.recommender import M6Rec
 
-# What may be left of the modalities, all of them first -> what is then muted.
+# What may be left of the modalities, all of them first -> what is then dropped.
 SUBSETS = {
     kept: tuple(m for m in MODALITIES if m not in kept) for n in (3, 2, 1) for kept in combinations(MODALITIES, n)
 }
@@ -94,12 +94,12 @@ class Shop(Trial):
         data, self.truth = load("bazaar"), bazaar.truth()
         if users is not None:
             data = data.without([], np.arange(users, data.n_users))
-        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.newcomers))
+        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.cold_users))
 
     @property
-    def ceiling(self) -> bazaar.Ceiling:
+    def ceiling(self) -> bazaar.BayesOptimal:
         """The best ranking there is."""
-        return bazaar.Ceiling(self.truth)
+        return bazaar.BayesOptimal(self.truth)
 
     @property
     def shares(self) -> np.ndarray:
@@ -113,7 +113,7 @@ class Shop(Trial):
 
 
 @torch.no_grad()
-def likes(model: M6Rec, trial: Trial, mute: tuple[str, ...] = ()) -> torch.Tensor:
+def likes(model: M6Rec, trial: Trial, drop: tuple[str, ...] = ()) -> torch.Tensor:
     """Logits of all goods (U, N) for the people of the validation targets, the mean over their last ten requests.
 
     Ten, so that no single purchase before decides; of a shorter history, what there is. All ten see one window of it.
@@ -125,7 +125,7 @@ def likes(model: M6Rec, trial: Trial, mute: tuple[str, ...] = ()) -> torch.Tenso
         request=torch.from_numpy(model.codes_of(trial.data).request[people.events[:, None] - back]),
         position=(context.position - torch.from_numpy(back)).clamp(min=0),
     )
-    vectors = model.item_vectors(mute=mute)
+    vectors = model.item_vectors(drop=drop)
     return model.fuse(context, vectors).state.mean(1) @ vectors.T
 
 
