@@ -3,8 +3,7 @@
 - pictures stand in an HTML widget with an alternative text, so that an error in a redraw is an error of its cell
 - every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run on another thread
 - whatever comes from the data is escaped before it enters a page
-- all controls are reached by Tab and moved by arrow keys, Space or typing: the arrow keys of a native menu are
-  JupyterLab's while a cell is selected
+- no native menus: their arrow keys are JupyterLab's while a cell is selected
 """
 
 from __future__ import annotations
@@ -201,7 +200,7 @@ class HeadsAndLayers(Panel):
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
-        heatmap.chosen(record, 0, 0)  # refuses what is no record before anything is drawn
+        heatmap.check(record, 0, 0)  # refuses what is no record before anything is drawn
         self.record, self.folded = record, record.fold(recent)
         layers, heads = record.weights.shape[:2]
         controls = {
@@ -345,20 +344,18 @@ class HistoryEditor(Beside):
 
     def _picture(self, without: tuple[int, ...], add: str) -> Picture:
         types, positions, _ = tokens(self.context)
-        kept = [[token != "history" or i not in without for token, i in zip(types, positions, strict=True)]]
-        context = keep_tokens(self.context, np.array(kept))
-        dropped = {self.events[i] for i in without} - {c for i, c in enumerate(self.events) if i not in without}
-        history = [code for code in self.person.history if code not in dropped]
+        kept = [t != "history" or i not in without for t, i in zip(types, positions, strict=True)]
+        context = keep_tokens(self.context, np.array([kept]))
+        n, stay = int(context.position), [code for i, code in enumerate(self.events) if i not in without]
+        history = [code for code in self.person.history if code in stay or code not in self.events]
         changed = [f"{len(without)} left out"] if without else []
         if add.strip():
-            code, n = int(self.model.data.history_codes([add])[0]), int(context.position)
-            last = slice(-self.model.config.history, None)
-            parts = [
-                torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, last]
-                for part, end in zip((context.item, context.value, context.gap), (code, 0, 0), strict=True)
+            code = int(self.model.data.history_codes([add])[0])
+            parts = [  # behind the last event, as many as the model reads
+                torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, -self.model.config.history :]
+                for part, end in zip(context[:3], (code, 0, 0), strict=True)
             ]
-            position = context.position.new_tensor([[parts[0].shape[1]]])
-            context = Context(*parts, context.profile, context.request, position)
+            context = Context(*parts, *context[3:5], context.position.new_tensor([[parts[0].shape[1]]]))
             history.append(code)
             changed.append(f"and then {plain(self.titles[code], 40)}")
         return self._moves(self._listed(context, history=history), changed)
