@@ -63,17 +63,16 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
-    from m6rec.runs import execute, report, suite
+    from m6rec.runs import execute, suite
 
     names = [word for word in words or [] if "=" not in word]
     parameters = execute.assignments(word for word in words or [] if "=" in word)
     done = suite.run_all(execute.find(folder(), names), out, parameters)
-    if done.ok and not words:
-        _show_example()
-    for name, table in report.tables(done.metrics).items():
-        print(f"\n{name}\n{table.to_string()}")
+    ok = all(execution.ok for execution in done)
+    if ok and not words:
+        recommend(user=EXAMPLE_USER)
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
-    raise typer.Exit(0 if done.ok else 1)
+    raise typer.Exit(int(not ok))
 
 
 @app.command()
@@ -208,6 +207,10 @@ def recommend(
     if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
         M6Rec(loaded, preset=preset).extract_context(whom.get("history"), request, user=user)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
+    if user is not None:
+        code = int(loaded.user_codes([user])[0])
+        last = loaded.events.iloc[loaded.offsets[code] : loaded.offsets[code + 1]].tail(10)
+        _print_items(loaded.items.iloc[last["item"]], f"the last ten of user {user}")
     found = model.recommend(**whom, context=request, k=k, method=method)
     _print_items(found, f"for user {user}" if user is not None else f"after {', '.join(history)}")
 
@@ -216,19 +219,6 @@ def folder() -> Path:
     """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
     clone = Path(__file__).resolve().parents[1] / "notebooks"
     return clone if clone.is_dir() else Path("notebooks").absolute()
-
-
-def _show_example() -> None:
-    """A real user's last ten items, and what the model makes of them."""
-    import m6rec
-    from m6rec.recommender import M6Rec
-
-    data = m6rec.load("ml-100k")
-    code = int(data.user_codes([EXAMPLE_USER])[0])
-    last = data.events.iloc[data.offsets[code] : data.offsets[code + 1]].tail(10)
-    _print_items(data.items.iloc[last["item"]], f"the last ten of user {EXAMPLE_USER}")
-    found = M6Rec.cached(data, preset="tiny").recommend(user=EXAMPLE_USER, k=10)
-    _print_items(found, f"generated for user {EXAMPLE_USER}")
 
 
 def _print_items(items: pd.DataFrame, title: str) -> None:
