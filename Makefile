@@ -2,8 +2,6 @@
 NB ?=
 ONLY ?=
 ARGS ?=
-DATA ?=
-ATTRIBUTES ?=
 PYTHON ?= python3
 PY := .venv/bin/python
 # Threads that spin while they wait slow everything beside another busy process; notebooks import torch before m6rec.
@@ -15,7 +13,7 @@ TESTED := .venv/tested-$(SUM)
 INSTALL = $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results page bench notebooks weights
+.PHONY: help run test lint lab class results page notebooks weights
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,9 +38,6 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
 	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
 
-bench: $(STAMP) ## the table of every peer at full size, or on a file of sequences [DATA, ATTRIBUTES, ARGS]
-	@$(PY) -m m6rec $(if $(DATA),bench $(DATA) $(if $(ATTRIBUTES),--attributes $(ATTRIBUTES)) $(ARGS),results 08_evaluation)
-
 page: $(STAMP) ## write the page of every measured figure, notebooks/results/README.md
 	@$(PY) -m m6rec results --page
 
@@ -59,11 +54,11 @@ $(STAMP):
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing m6rec into .venv (once)."
-	@$(INSTALL) '.[bench,edge]' # what the notebooks use
+	@$(INSTALL) '.[edge]' # what the notebooks use
 	@rm -f .venv/installed-* .venv/tested-*
 	@touch $@
 
 $(TESTED): $(STAMP)
 	@echo "Installing what the tests need into .venv (once)."
-	@$(INSTALL) '.[test,board,bench,edge]'
+	@$(INSTALL) '.[test,board,edge]'
 	@touch $@

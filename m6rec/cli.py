@@ -107,27 +107,6 @@ def results(
 
 
 @app.command()
-def bench(
-    data: Annotated[str, typer.Argument(help="A data set's name, or a file of sequences (user, then items).")],
-    attributes: Annotated[Path | None, typer.Option(help="JSON of item -> list of attribute numbers.")] = None,
-    preset: Annotated[str, typer.Option(help="Size of the models.")] = "small",
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 1,
-    outside: Annotated[bool, typer.Option("--outside", help="Run other people's code too.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-) -> None:
-    """Rank m6rec and every baseline on one data set, without any tuning, into runs/bench/<data>.csv."""
-    import m6rec
-    from m6rec.runs.bench import table
-
-    loaded = m6rec.Dataset.from_sequences(data, attributes) if Path(data).is_file() else m6rec.load(data)
-    done = table.Bench(loaded, preset, range(seeds), say=print)
-    rows = list(done.rows(done.names + (tuple(table.PEERS) if outside else ())))
-    written = table.write(rows, out / "bench" / loaded.name)
-    print(table.summary(rows).round(4).to_string())
-    print(*(f"{path} is written" for path in written), sep="\n")
-
-
-@app.command()
 def notebooks(
     names: Names = None,
     clean: Annotated[bool, typer.Option("--clean", help="Only strip what is not committed; execute nothing.")] = False,

@@ -125,7 +125,7 @@ def copy(tmp_path, monkeypatch):
     return package
 
 
-@pytest.mark.parametrize("maker", ["evaluate/statistics.py", "scale.py", "runs/bench/table.py", "config.py"])
+@pytest.mark.parametrize("maker", ["evaluate/statistics.py", "scale.py", "runs/bench.py", "config.py"])
 def test_the_code_hash_follows_the_code_that_makes_figures_and_not_what_shows_them(copy, maker):
     before = code_hash()
     for shown in ("view/new.py", "record.py", "cli.py"):

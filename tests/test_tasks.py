@@ -12,7 +12,7 @@ from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.text import Prompt, PromptTokenizer
 from m6rec.errors import InputError
-from m6rec.generate.plain import trie, write
+from m6rec.generate.text import trie, write
 from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import conversation, explanation, retrieval
 from m6rec.tasks.heldout import hold_out

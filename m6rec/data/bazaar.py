@@ -6,15 +6,12 @@ is known, and with it the best ranking that any model can reach. `data/README.md
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from m6rec.data.media import Media
 from m6rec.data.readers import shipped
-from m6rec.data.schema import Frames
 from m6rec.data.splits import Targets
 
 # The places' blocks: which of the dimensions belong to which modality.
@@ -64,24 +61,13 @@ class Truth(NamedTuple):
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
 
-def folder() -> Path:
-    """The folder of bazaar's files, in a clone or in an installed wheel; InputError if it is in neither."""
-    return shipped("bazaar")
-
-
-def frames() -> Frames:
-    """Items (with names of files in media.zip), users (age, region) and a year of simulated purchases."""
-    tables = [pd.read_parquet(folder() / f"{table}.parquet") for table in ("items", "users", "events")]
-    return Frames(*tables, media=Media.open(folder() / "media.zip"))
-
-
 def truth() -> Truth:
     """Causes, places and tastes: for checking what a model has found, never for training one."""
-    with np.load(folder() / "latent.npz", allow_pickle=False) as arrays:
+    with np.load(shipped("bazaar") / "latent.npz", allow_pickle=False) as arrays:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
     words = dict(zip(latent.pop("words").tolist(), latent.pop("word_places"), strict=True))
-    return Truth(events=pd.read_parquet(folder() / "truth.parquet"), requests=requests, words=words, **latent)
+    return Truth(events=pd.read_parquet(shipped("bazaar") / "truth.parquet"), requests=requests, words=words, **latent)
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:

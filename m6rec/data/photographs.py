@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from m6rec.data import bazaar, image, sources
+from m6rec.data import image, sources
 from m6rec.errors import InputError
 
 NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -49,7 +49,7 @@ def photographs(n: int | None = None, part: str = "train", source: str = "fashio
 def _fashion_mnist(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     folder, route = sources.files("fashion-mnist")
     files = [f"{PARTS[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
-    if route.files.keys() == sources.GZIPS.keys():
+    if files[0] in route.files:
         raw = [(folder / file).read_bytes() for file in files]
     else:
         with tarfile.open(fileobj=io.BytesIO(_archived(folder / next(iter(route.files))))) as data:
@@ -71,11 +71,11 @@ def _archived(package: Path) -> bytes:
 
 def _bazaar(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Bazaar's garments: a photograph that several items show is met once, so that none is in both parts."""
-    items, *_, media = bazaar.frames()
-    items = items.dropna(subset="image").drop_duplicates("image")
+    data = sources.load("bazaar")
+    items = data.items.dropna(subset="image").drop_duplicates("image")
     items = items.iloc[np.random.default_rng(0).permutation(len(items))]
     held_out = round(HELD_OUT * len(items))
     items = items[:held_out] if part == "test" else items[held_out:]
-    pixels = np.stack([image.decode(media.read(name)) for name in items["image"]])
+    pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
     labels = np.array([NAMES.index(category) for category in items["category"]])
     return (pixels * 255).round().astype(np.uint8), labels, NAMES

@@ -10,7 +10,7 @@ from m6rec.data import bazaar
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import Domain
 from m6rec.data.text import Prompt
-from m6rec.generate.plain import first_turn, last_turn, write
+from m6rec.generate.text import first_turn, last_turn, write
 from m6rec.tasks import conversation, design, explanation, query
 from m6rec.train.plain import Backbone
 

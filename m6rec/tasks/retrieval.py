@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec.config import pick_device
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
 from m6rec.model.text_model import ends
@@ -81,13 +82,13 @@ def fit(given: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3,
 def two_tower(domain: Domain, rows: np.ndarray, learnt: np.ndarray, **options: object) -> tuple[Tensor, Pairs]:
     """A baseline: the same two maps over counts of ids, without a word: -> cosines of `rows` (n, N), and the pairs."""
     n = len(domain.items)
-    items = torch.eye(n)
+    items = torch.eye(n, device=pick_device())
 
     def counted(events: np.ndarray) -> Pairs:
         people = torch.zeros(len(events), n)
         for line, row, start in zip(people, events, np.searchsorted(domain.user, domain.user[events]), strict=True):
             line[torch.tensor(domain.item[max(start, row - HISTORY) : row])] = 1
-        return Pairs(people, torch.tensor(domain.item[events]), items)
+        return Pairs(people.to(items.device), torch.tensor(domain.item[events], device=items.device), items)
 
     asked, maps = counted(rows), fit(counted(learnt), **options)
     with torch.no_grad():

@@ -177,7 +177,7 @@ def teach(
     """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
-    catalogue = Catalogue.of(items, made.tokenizer).to(made.network.device) if items is not None else None
+    catalogue = Catalogue.of(items, made.tokenizer).to(pick_device(settings.device)) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)

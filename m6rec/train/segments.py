@@ -36,8 +36,9 @@ def teach(
     epochs: int,
     origin: str = "",
     keep: bool = True,
+    steps: int = STEPS,
 ) -> SegmentNetwork:
-    """Train in place for so many epochs of fifty steps, or take what the cache kept of the same; -> the network.
+    """Train in place for so many epochs of some steps each, or take what the cache kept of the same; -> the network.
 
     The weights of the end are kept, averaged: nothing is chosen by the test or by the validation. keep: in the cache,
     under the stage's name, its config, the data, the weights that it starts from, and `origin`: what else decides,
@@ -46,14 +47,15 @@ def teach(
     stage = Stage(
         name=name,
         epochs=epochs,
-        batches=lambda rng: shop.batches(rng, steps=STEPS, size=config.batch, candidates=CANDIDATES),
+        batches=lambda rng: shop.batches(rng, steps=steps, size=config.batch, candidates=CANDIDATES),
         losses=lambda net, windows, rng: loss(net, windows),
         validate=lambda net: 0.0,
         weights={},
     )
     folder = None
     if keep:
-        parts = (name, str(epochs), origin, config.fingerprint, shop.fingerprint, version(network))
+        size = str(epochs if steps == STEPS else (epochs, steps))
+        parts = (name, size, origin, config.fingerprint, shop.fingerprint, version(network))
         folder = home() / "models" / f"segments-{checkpoint.key(*parts, of=__name__)}"
     fit(network, stage, config, folder=folder, resume=keep)
     return network

@@ -35,30 +35,30 @@ def heatmap(
     columns: Sequence[str],
     top: float = 1.0,
     *,
-    power: float = 1.0,
     breaks: Sequence[Sequence[int]] = ((), ()),
     numbers: np.ndarray | None = None,
     digits: int = 2,
 ) -> AxesImage:
     """Values (rows, columns) as colours from 0 to top, NaN grey, with names and, where there is room, the numbers.
 
-    power: of the colour scale. breaks: rows and columns with a white line before them. numbers: to print instead.
+    breaks: rows and columns with a white line before them. numbers: to print instead. Beyond MAX_NUMBERS columns
+    colours grow as square roots, or most cells would be dark.
     """
+    few = len(columns) <= MAX_NUMBERS
+    norm = PowerNorm(1 if few else 0.5, 0, top)
     ax.set_facecolor("0.88")
-    norm = PowerNorm(power, 0, top)
     image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", norm=norm, aspect="auto", interpolation="nearest")
-    names = [[drawable(name, 30) for name in part] if len(part) <= MAX_NAMES else [] for part in (rows, columns)]
-    ax.set_yticks(range(len(names[0])), names[0], fontsize=7)
-    tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names[1]), default=0) > 2 else {}
-    ax.set_xticks(range(len(names[1])), names[1], fontsize=7, **tilt)
+    left, below = ([drawable(n, 30) for n in part] if len(part) <= MAX_NAMES else [] for part in (rows, columns))
+    tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below), default=0) > 2 else {}
+    ax.set_yticks(range(len(left)), left, fontsize=8 if few else 7)
+    ax.set_xticks(range(len(below)), below, fontsize=8 if few else 7, **tilt)
     for draw, edges in zip((ax.axhline, ax.axvline), breaks, strict=True):
         for edge in edges:
             draw(edge - 0.5, color="white", linewidth=1)
-    if len(columns) <= MAX_NUMBERS and values.dtype != bool:
+    if few and values.dtype != bool:
         for (row, column), number in np.ndenumerate(values if numbers is None else numbers):
-            colour = "black" if norm(values[row, column]) > 0.5 else "white"
-            text = "" if np.isnan(number) else f"{number:.{digits}f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+            colour, text = "black" if values[row, column] > top / 2 else "white", f"{number:.{digits}f}"
+            ax.text(column, row, text.replace("nan", ""), ha="center", va="center", fontsize=7, color=colour)
     return image
 
 
@@ -70,9 +70,8 @@ def mask_map(
     keys: Sequence[str] | None = None,
 ) -> Picture:
     """What may be attended to: a mask (Tq, Tk) bool, queries in rows and keys in columns, or several side by side."""
-    keys = labels if keys is None else keys
-    data = pd.DataFrame(masks, labels, keys) if isinstance(masks, np.ndarray) else None
-    masks = {"": masks} if isinstance(masks, np.ndarray) else masks
+    several, keys = isinstance(masks, Mapping), labels if keys is None else keys
+    masks = masks if several else {"": masks}
     size = 1.6 + 0.25 * len(keys) * len(masks), 1.8 + 0.25 * len(labels)
     figure, axes = canvas(*size, columns=len(masks), squeeze=False, sharey=True)
     for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
@@ -83,23 +82,22 @@ def mask_map(
     patches = [Patch(color=colormaps["cividis"](end), label=t) for t, end in (("may attend", 1.0), ("masked", 0.0))]
     figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     shares = {name: float(np.mean(mask)) for name, mask in masks.items()}
+    data = pd.DataFrame({"visible": shares}) if several else pd.DataFrame(masks[""], labels, keys)
     alt = ", ".join(f"{name} {share:.0%}".strip() for name, share in shares.items())
-    data = pd.DataFrame({"visible": shares}) if data is None else data
     return finish(figure, title, data, f"Pairs of query and key that may attend: {alt}.")
 
 
 def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: float | None = None) -> Picture:
     """A table as colours with its numbers, such as NDCG@10 by modalities (rows) and method (columns).
 
-    top: the number at which the colours end. Without it each column ends at its own largest, since columns that are
-    measured on different targets cannot be compared.
+    top: the number at which the colours end; by default each column's largest, since targets may differ by column.
     """
     values = table.to_numpy(dtype=float)
     figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
     shade = values / np.maximum(values.max(0) if top is None else top, 1e-9)
     heatmap(ax, shade, table.index, table.columns, numbers=values, digits=3 if top is None else 2)
-    ax.set_xticks(range(table.shape[1]), [drawable(c, 26) for c in table.columns], fontsize=8, rotation=0, ha="center")
     ax.xaxis.tick_top()
+    ax.set_xticks(range(table.shape[1]), ax.get_xticklabels(), rotation=0, ha="center")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     scale = "colours by column" if top is None else f"colours from 0 to {top:g}"
@@ -110,14 +108,14 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
 def attention_rows(
     weights: np.ndarray, labels: Sequence[str], rows: Sequence[str], title: str, *, types: Sequence[str] = ()
 ) -> Picture:
-    """Attention (rows, n), a column for each token; white lines separate their types. Colours grow as square roots."""
+    """Attention (rows, n), a column for each token; white lines separate their types."""
     weights = np.asarray(weights, dtype=float)
     below = 0.3 + 0.055 * min(26, max(map(len, labels)))  # inches, for names that stand at an angle
     height = below + 0.8 + 0.26 * len(rows)
     figure, ax = canvas(8, height, layout="none")
     figure.subplots_adjust(left=0.16, right=0.92, bottom=below / height, top=1 - 0.5 / height)
     top = _top(weights, labels)
-    image = heatmap(ax, weights, rows, labels, top, power=0.5, breaks=((), _breaks(types[: len(labels)])))
+    image = heatmap(ax, weights, rows, labels, top, breaks=((), _breaks(types[: len(labels)])))
     bar = figure.add_axes((0.935, below / height, 0.012, 1 - (below + 0.5) / height))
     figure.colorbar(image, cax=bar, extend="max" if weights.max() > top else "neither").ax.tick_params(labelsize=7)
     data = pd.DataFrame(weights, list(rows), list(labels))
@@ -142,7 +140,7 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     top = _top(np.nan_to_num(weights[1:]), record.labels)  # the start can only attend to itself
     rows = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)]
     # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
-    heatmap(ax, weights, rows, [str(i) for i in range(1, n + 1)], top, power=0.5, breaks=[_breaks(record.types)] * 2)
+    heatmap(ax, weights, rows, [str(i) for i in range(1, n + 1)], top, breaks=[_breaks(record.types)] * 2)
     ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed)", fontsize=9)
     return _attention(ax, pd.DataFrame(weights, record.labels, record.labels), title, f"{n} tokens, queries in rows")
 
@@ -189,23 +187,16 @@ def flow(record: Record, title: str, *, most: int = MAX_LINES) -> Picture:
     figure, ax = canvas(7.6, 5.4, layout="none")
     figure.subplots_adjust(left=0.3, right=0.97, bottom=0.12, top=0.88)
     ends = data[["layer", "from", "to"]].to_numpy()
-    colour = dict(zip(TYPES, LINES, strict=False))
-    ax.add_collection(
-        LineCollection(
-            [((layer - 1, start), (layer, end)) for layer, start, end in ends],
-            linewidths=0.3 + 6 * np.sqrt(data["flow"].to_numpy()),
-            colors=["0.8" if start == end else colour[record.types[start]] for _, start, end in ends],
-            capstyle="round",
-        )
-    )
-    ax.set_yticks(
-        range(n), [drawable(label, 30) for label in record.labels] if n <= MAX_NAMES else [""] * n, fontsize=7
-    )
+    colour = dict(zip(TYPES, LINES, strict=False)) | {"residual": "0.8"}
+    types = ["residual" if start == end else record.types[start] for _, start, end in ends]
+    segments = [((layer - 1, start), (layer, end)) for layer, start, end in ends]
+    widths = 0.3 + 6 * np.sqrt(data["flow"].to_numpy())
+    ax.add_collection(LineCollection(segments, linewidths=widths, colors=[colour[t] for t in types], capstyle="round"))
+    names = [drawable(label, 30) for label in record.labels] if n <= MAX_NAMES else [""] * n
+    ax.set_yticks(range(n), names, fontsize=7)
     ax.set_xticks(range(layers + 1), ["tokens", *(f"layer {a + 1}" for a in range(layers))], fontsize=8)
-    ax.set_xlim(-0.05, layers + 0.05)
-    ax.set_ylim(n - 0.5, -0.5)
-    drawn = {record.types[start] for _, start, end in ends if start != end}
-    patches = [Patch(color=colour[t], label=t) for t in TYPES if t in drawn] + [Patch(color="0.8", label="residual")]
+    ax.set(xlim=(-0.05, layers + 0.05), ylim=(n - 0.5, -0.5))
+    patches = [Patch(color=colour[t], label=t) for t in colour if t in types]
     figure.legend(handles=patches, loc="lower right", ncols=len(patches), frameon=False, fontsize=7)
     words = data.assign(**{end: [record.labels[i] for i in data[end]] for end in ("from", "to")})
     return _attention(ax, words.reset_index(drop=True), title, f"{len(data)} lines between {n} tokens")

@@ -37,6 +37,8 @@ from m6rec.view.picture import Picture, plain
 
 Options = Sequence[tuple[str, object]]  # (what is read, the value)
 WIDE = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
+VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups"}
+VIEWS |= {"rollout": "rollout", "flow": "flow"}
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
 MAX_OFFERED = 5000  # titles that a catalogue may have to be offered while one types
 
@@ -127,17 +129,9 @@ class Panel:
 
 
 def milliseconds(panel: Panel, name: str, values: Sequence[object]) -> np.ndarray:
-    """From a control's move to the new picture: (n,) one for each value, in the kernel.
-
-    The panel is moved once before, and is left at the last value.
-    """
-    panel.goto(**{name: values[-1]})
-    taken = []
-    for value in values:
-        start = time.perf_counter()
-        panel.goto(**{name: value})
-        taken.append(1000 * (time.perf_counter() - start))
-    return np.array(taken)
+    """From a control's move to the new picture, in the kernel: (n,), one a value; a first move warms up."""
+    ends = [time.perf_counter() for value in (values[-1], *values) if panel.goto(**{name: value})]
+    return 1000 * np.diff(ends)
 
 
 # ---- controls -----------------------------------------------------------------------------------------------------
@@ -189,6 +183,11 @@ class Marked(ipywidgets.VBox):
         self.value = tuple(set(self.value) ^ {self.options[self._slider.value][1]})
 
 
+def _counted(last: int, zero: str = "", word: str = "") -> Options:
+    """Options 1 to last; before them 0, if it has a name."""
+    return [*([(zero, 0)] if zero else []), *((f"{word}{i}", i) for i in range(1, last + 1))]
+
+
 def _named(options: Options) -> tuple[tuple[str, object], ...]:
     return tuple((plain(name, 40), value) for name, value in options)
 
@@ -199,20 +198,17 @@ def _named(options: Options) -> tuple[tuple[str, object], ...]:
 class HeadsAndLayers(Panel):
     """Walk through a record: goto(view="tokens" | "target" | "groups" | "rollout" | "flow", layer=1, head=2).
 
-    Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, the earlier ones are one
-    token.
+    Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, earlier ones are one token.
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
         heatmap.chosen(record, 0, 0)  # refuses what is no record before anything is drawn
         self.record, self.folded = record, record.fold(recent)
         layers, heads = record.weights.shape[:2]
-        views = {"every token": "tokens", "the target's heads": "target", "by group": "groups"}
-        options = _named([*views.items(), ("rollout", "rollout"), ("flow", "flow")])
         controls = {
-            "view": ipywidgets.ToggleButtons(options=options, value="tokens", description="show"),
-            "layer": slider("layer", [("all", 0), *((str(a), a) for a in range(1, layers + 1))], 0),
-            "head": slider("head", [("all", 0), *((str(h), h) for h in range(1, heads + 1))], 0),
+            "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
+            "layer": slider("layer", _counted(layers, "all"), 0),
+            "head": slider("head", _counted(heads, "all"), 0),
         }
         super().__init__(title, controls, self._picture)
 
@@ -245,9 +241,9 @@ class BeamTree(Panel):
         digits = len(model.network.digits.widths)
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
-            "digit": slider("digits", [(str(d), d) for d in range(1, digits + 1)], digits),
+            "digit": slider("digits", _counted(digits), digits),
             "beam": slider("beam", [(str(b), b) for b in wide], min(wide, key=lambda b: abs(b - 50))),
-            "place": slider("follow", [("none", 0), *((f"place {p}", p) for p in range(1, k + 1))], 0),
+            "place": slider("follow", _counted(k, "none", "place "), 0),
         }
         super().__init__(title, controls, self._picture)
 
