@@ -15,9 +15,9 @@ from m6rec import baselines
 from m6rec.config import Config
 from m6rec.errors import InputError
 from m6rec.evaluate import Averaged, Blended, Precomputed, climb
-from m6rec.explain.trial import Trial
 from m6rec.model.tree import build_tree
 from m6rec.runs import bench as table
+from m6rec.tasks.heldout import ColdStart
 
 
 @pytest.fixture
@@ -129,12 +129,12 @@ def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeyp
 
 def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
     """On validation no other boost has a better product of the two figures; a boost helps cold items alone."""
-    films = Trial(small_data(), np.arange(0, 30, 4))
+    films = ColdStart(small_data(), np.arange(0, 30, 4))
     model = m6rec.M6Rec(films.train, "small", **{**CONFIG, "identity": False})
     model.pretrain()
 
     def ndcg(kind: str, boost: float) -> float:
-        split = films.split._replace(test=films.events[kind])
+        split = films.split._replace(test=films.cases[kind][0])
         return m6rec.evaluate(model.scorer("hybrid", lift=boost), films.data, split=split).metrics["ndcg@10"]
 
     known, new = (np.array([ndcg(kind, boost) for boost in table.BOOSTS]) for kind in ("valid", "valid_cold"))

@@ -107,9 +107,9 @@ def test_a_person_without_history_is_their_profile_and_request(model):
 def test_muting_a_modality_moves_the_scores_and_is_said_in_the_name(model):
     whole = model.recommend(105, k=5, method="dense")["score"].tolist()
     assert all(
-        model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities
+        model.recommend(105, k=5, method="dense", drop=[m])["score"].tolist() != whole for m in model.data.modalities
     )
-    name = model.scorer("dense", mute=["image", "sound"]).name
+    name = model.scorer("dense", drop=["image", "sound"]).name
     assert name == "m6rec dense without image and sound"
 
 

@@ -56,7 +56,7 @@ class Truth(NamedTuple):
     shares: np.ndarray  # (U, 3) how much each modality counts for a shopper; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
     held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
-    newcomers: np.ndarray  # (U,) bool: people that are kept from training
+    cold_users: np.ndarray  # (U,) bool: shoppers that are kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
@@ -67,7 +67,8 @@ def truth() -> Truth:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
     words = dict(zip(latent.pop("words").tolist(), latent.pop("word_places"), strict=True))
-    return Truth(events=pd.read_parquet(shipped("bazaar") / "truth.parquet"), requests=requests, words=words, **latent)
+    events, cold_users = pd.read_parquet(shipped("bazaar") / "truth.parquet"), latent.pop("newcomers")
+    return Truth(events=events, requests=requests, cold_users=cold_users, words=words, **latent)
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
@@ -87,7 +88,7 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    """How shoppers choose: the one rule that the simulation draws from, and that the ceiling knows."""
+    """How shoppers choose: the one rule that the simulation draws from, and that the Bayes-optimal ranking knows."""
 
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
@@ -100,19 +101,15 @@ class Market:
         """
         if cause.kind == "chance":
             return np.zeros_like(taste)
+        codes, places = recent.T, np.concatenate([self.items, np.zeros_like(self.items[:1])])  # -1: before the first
         fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
-        pull += LAST * self._earlier(recent, 1)
+        pull += LAST * places[codes[-1]]
         if cause.kind == "event":
-            pull += TIP * self._earlier(recent, cause.which)
+            pull += TIP * places[codes[-cause.which]]
         else:
             pull += TIP * (taste if cause.kind == "taste" else fields[cause.which])
         return np.round(pull, 4)
-
-    def _earlier(self, recent: np.ndarray, back: int) -> np.ndarray:
-        """(B, D) the places of the items so many events back, zeros before the first."""
-        codes = recent[:, -back]
-        return np.where(codes[:, None] >= 0, self.items[codes], 0.0)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
         """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
@@ -122,13 +119,14 @@ class Market:
         return chances / chances.sum(axis=1, keepdims=True)
 
 
-class Ceiling:
-    """The best ranking there is: p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes.
+class BayesOptimal:
+    """The ranking by p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes: no model can
+    rank better but by luck.
 
     It knows what is known before the event (taste, history, request), never the cause. Rank it like a model.
     """
 
-    name = "best possible"
+    name = "Bayes-optimal"
 
     def __init__(self, known: Truth | None = None):
         self.known = known or truth()
@@ -137,7 +135,7 @@ class Ceiling:
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) log-probabilities; -inf for what the shopper has bought."""
         with np.errstate(divide="ignore"):
-            return np.log(sum(joint for joint in self._joints(users)))
+            return np.log(sum(self._joints(users)))
 
     def causes(self, users: Targets) -> np.ndarray:
         """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""

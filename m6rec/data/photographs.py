@@ -1,4 +1,4 @@
-"""Photographs of garments as arrays: all 70,000 of Fashion-MNIST, fetched, or those that bazaar carries with it."""
+"""Photographs of garments as arrays: all 70,000 of Fashion-MNIST, fetched, or those that come with bazaar."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def seconds(column: pd.Series) -> np.ndarray:
         written = [cell if isinstance(cell, (str, datetime.date, np.datetime64)) else None for cell in cells]
         cells = pd.Series(pd.to_datetime(written, format="ISO8601", utc=True, errors="coerce"))
     there = cells.notna().to_numpy()
-    out[rest[there]] = pd.DatetimeIndex(pd.to_datetime(cells[there], utc=True)).as_unit("s").asi8
+    out[rest[there]] = pd.DatetimeIndex(pd.to_datetime(cells[there], utc=True)).as_unit("us").asi8 / 1e6
     return out
 
 

@@ -108,7 +108,7 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. mute: modalities that no item has. lift: of hybrid lists, see `hybrid`.
+    context: gives the contexts of targets. drop: modalities that no item has. lift: of hybrid lists, see `hybrid`.
     mask_seen: the beam's trie mask closes what was seen (hybrid: too); the other methods score every item, and leave
     the mask to `evaluate`. So what is chosen a second time cannot be generated, and `evaluate` never masks the truth:
     rank data with repeats, mask_seen=False.
@@ -122,16 +122,16 @@ class Scorer:
         *,
         mask_seen: bool = True,
         beam: int = 50,
-        mute: tuple[str, ...] = (),
+        drop: tuple[str, ...] = (),
         lift: float = 0.0,
     ):
         if method not in METHODS:
             raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
         self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
         self.options = {"lift": lift} if method == "hybrid" else {}
-        self.name = f"m6rec {method}" + (f" without {' and '.join(mute)}" if mute else "")
+        self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
         with torch.no_grad():
-            self.items = network.encode_items(mute=mute).vectors
+            self.items = network.encode_items(drop=drop).vectors
 
     @property
     def unmasked(self) -> Scorer:

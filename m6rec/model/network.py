@@ -204,12 +204,12 @@ class Network(nn.Module):
             nn.init.normal_(node, std=0.02)
             nn.init.zeros_(bias)
 
-    def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `mute` masked for every item.
+    def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
+        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
-        content = self.content.mute(*mute)
+        content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
         codes, content_of = self.codes, self.content_of

@@ -20,8 +20,8 @@ from m6rec.data.splits import Split
 from m6rec.data.text import clean
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.evaluate.ranking import ndcg
-from m6rec.explain.trial import Trial
 from m6rec.recommender import M6Rec
+from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train.fit import fit
 
@@ -256,14 +256,14 @@ def lead(against: pd.DataFrame) -> float:
 # ---- other measurements ----------------------------------------------------------------------------------------------
 
 
-def tune_cold_boost(model: M6Rec, films: Trial) -> float:
+def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
     """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold.
 
     What helps one costs the other. A product asks for the best exchange; a sum would give up the smaller for the other.
     """
 
     def both(boost: float) -> float:
-        scorer, parts = model.scorer("hybrid", lift=boost), (films.events["valid"], films.events["valid_cold"])
+        scorer, parts = model.scorer("hybrid", lift=boost), (films.cases["valid"][0], films.cases["valid_cold"][0])
         splits = [films.split._replace(test=events) for events in parts]
         return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
 
