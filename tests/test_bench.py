@@ -137,7 +137,7 @@ def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
 
     def ndcg(kind: str, boost: float) -> float:
         split = films.split._replace(test=films.cases[kind][0])
-        return m6rec.evaluate(model.scorer("hybrid", lift=boost), films.data, split=split).metrics["ndcg@10"]
+        return m6rec.evaluate(model.scorer("hybrid", cold_boost=boost), films.data, split=split).metrics["ndcg@10"]
 
     known, new = (np.array([ndcg(kind, boost) for boost in table.BOOSTS]) for kind in ("valid", "valid_cold"))
     assert known[0] > known[-1] and new[0] < new[-1], "what one gains the other loses"

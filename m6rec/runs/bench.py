@@ -239,7 +239,10 @@ def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
     """
 
     def both(boost: float) -> float:
-        scorer, parts = model.scorer("hybrid", lift=boost), (films.cases["valid"][0], films.cases["valid_cold"][0])
+        scorer, parts = (
+            model.scorer("hybrid", cold_boost=boost),
+            (films.cases["valid"][0], films.cases["valid_cold"][0]),
+        )
         splits = [films.split._replace(test=events) for events in parts]
         return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
 
