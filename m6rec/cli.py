@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
 Timeout = Annotated[int | None, typer.Option(help="Seconds for one cell.")]
-EXAMPLE_USER = "196"
 
 
 def main() -> None:
@@ -40,21 +36,19 @@ def main() -> None:
         sys.exit(2)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def folder() -> Path:
+    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
+    clone = Path(__file__).resolve().parents[1] / "notebooks"
+    return clone if clone.is_dir() else Path("notebooks").absolute()
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What stands before a command."""
+    if version:
         import m6rec
 
         print(f"m6rec {m6rec.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Options before any command."""
 
 
 @app.command()
@@ -63,17 +57,16 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
-    from m6rec.runs import execute, report, suite
+    from m6rec.runs import execute, suite
 
     names = [word for word in words or [] if "=" not in word]
     parameters = execute.assignments(word for word in words or [] if "=" in word)
     done = suite.run_all(execute.find(folder(), names), out, parameters)
-    if done.ok and not words:
-        _show_example()
-    for name, table in report.tables(done.metrics).items():
-        print(f"\n{name}\n{table.to_string()}")
+    ok = all(execution.ok for execution in done)
+    if ok and not words:
+        recommend(user="196")
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
-    raise typer.Exit(0 if done.ok else 1)
+    raise typer.Exit(int(not ok))
 
 
 @app.command()
@@ -86,43 +79,30 @@ def results(
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     from m6rec.runs import execute, results
 
-    if page:
-        print(f"{results.write_page(folder())} is written")
-        return
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths = execute.find(folder(), names or [])
-    if not names:
+    paths, failed = [] if page else execute.find(folder(), names or []), False
+    if not names and paths:
         fresh = results.read_all(folder() / "results").keys() - set(results.stale(folder() / "results"))
         paths = [path for path in paths if path.stem not in fresh]
-        for name in sorted(fresh):
-            print(f"{name} is up to date")
-    failed = False
     for path in paths:
         try:
             print(f"{results.measure(path, only=only, timeout=timeout)} is written")
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
+    print(f"{results.write_page(folder())} is written")
     raise typer.Exit(int(failed))
 
 
 @app.command()
-def notebooks(
-    names: Names = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Only strip what is not committed; execute nothing.")] = False,
-) -> None:
+def notebooks(names: Names = None) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
-    import nbformat
-
     from m6rec.runs import execute, results, suite
 
-    paths = execute.find(folder(), names or [])
-    for path in paths if clean else ():
-        nbformat.write(suite.clean(execute.read(path)), path)
-    done = [] if clean else suite.refresh(paths)
+    done = suite.refresh(execute.find(folder(), names or []))
     results.write_page(folder())  # with the picture that a notebook has drawn
-    raise typer.Exit(0 if all(execution.ok for execution in done) else 1)
+    raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
 @app.command("class")
@@ -132,8 +112,7 @@ def class_(
     """Write student copies of the notebooks, without the solutions and outputs."""
     from m6rec.runs import execute, suite
 
-    copies = suite.write_class(execute.find(folder(), names or []), out)
-    print(f"{len(copies)} notebooks are in {out}")
+    print(f"{len(suite.write_class(execute.find(folder(), names or []), out))} notebooks are in {out}")
 
 
 @app.command()
@@ -149,13 +128,12 @@ def sweep(
     from m6rec.runs import execute, sweep
 
     path = Path(notebook) if Path(notebook).is_file() else execute.find(folder(), [notebook])[0]
-    out = out or Path("runs") / "sweeps" / path.stem
-    values = execute.assignments(grid or [])
+    values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
     done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run)
     if not dry_run:
         print(f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed")
         print(*done.tables, sep="\n")
-    raise typer.Exit(1 if done.failed else 0)
+    raise typer.Exit(int(bool(done.failed)))
 
 
 @app.command()
@@ -180,42 +158,24 @@ def recommend(
     from m6rec.recommender import M6Rec
 
     loaded = m6rec.load(data)
-    whom = {"user": user} if user is not None else {"history": history}
     request = None if hour is None else {"hour": hour}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
     if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
-        M6Rec(loaded, preset=preset).extract_context(whom.get("history"), request, user=user)
+        M6Rec(loaded, preset=preset).extract_context(history, request, user=user)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
-    found = model.recommend(**whom, context=request, k=k, method=method)
-    _print_items(found, f"for user {user}" if user is not None else f"after {', '.join(history)}")
-
-
-def folder() -> Path:
-    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
-    clone = Path(__file__).resolve().parents[1] / "notebooks"
-    return clone if clone.is_dir() else Path("notebooks").absolute()
-
-
-def _show_example() -> None:
-    """A real user's last ten items, and what the model makes of them."""
-    import m6rec
-    from m6rec.recommender import M6Rec
-
-    data = m6rec.load("ml-100k")
-    code = int(data.user_codes([EXAMPLE_USER])[0])
-    last = data.events.iloc[data.offsets[code] : data.offsets[code + 1]].tail(10)
-    _print_items(data.items.iloc[last["item"]], f"the last ten of user {EXAMPLE_USER}")
-    found = M6Rec.cached(data, preset="tiny").recommend(user=EXAMPLE_USER, k=10)
-    _print_items(found, f"generated for user {EXAMPLE_USER}")
+    if user is not None:
+        code = int(loaded.user_codes([user])[0])
+        last = loaded.events["item"].iloc[loaded.offsets[code] : loaded.offsets[code + 1]].tail(10)
+        _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
+    found = model.recommend(user=user, history=history, context=request, k=k, method=method)
+    _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
 
 
 def _print_items(items: pd.DataFrame, title: str) -> None:
-    print(f"\n{_printable(title)}")
-    for place, row in enumerate(items.itertuples(), 1):
-        print(f"{place:4}  {_printable(row.title)}" + (f"  {row.score:.3f}" if "score" in items else ""))
-
-
-def _printable(text: str) -> str:
-    """A title that does not steer the terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
+    scores = [f"{score:.3f}" for score in items.get("score", ())] or [""] * len(items)
+    rows = [
+        f"{place:3}  {name}  {score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
+    ]
+    for line in (title, *rows):
+        print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal

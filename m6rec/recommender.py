@@ -96,15 +96,12 @@ class M6Rec:
         `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            first, folder = dict(options), options.get("folder")
-            if folder:
-                first["folder"] = Path(folder).with_name(f"{Path(folder).name}-items")
-            self._train(stages.items(self.config, self._training_content), first)
+            folder = options.get("folder") and Path(options["folder"])
+            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
+            self._train(stages.items(self.config, self._training_content), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
-        vectors = self.item_vectors()
-        self.network.digits.init_from_tree(
-            build_tree(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors
-        )
+        vectors, digits = self.item_vectors(), self.network.digits
+        digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
@@ -115,9 +112,7 @@ class M6Rec:
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
-            raise InputError(
-                "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
-            )
+            raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         epochs = self.config.finetune_epochs
         return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
@@ -270,22 +265,12 @@ class M6Rec:
         state = self.fuse(context or person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def scorer(
-        self,
-        method: str = "dense",
-        *,
-        mask_seen: bool = True,
-        beam: int = 50,
-        drop: Sequence[str] = (),
-        lift: float = 0.0,
-        network: Network | None = None,
-    ) -> Scorer:
+    def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
 
-        drop: modalities to do without, such as ("image",). lift: what new items gain in hybrid lists.
+        options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
         """
-        network = network or self.network
-        return Scorer(network, self.target_context, method, mask_seen=mask_seen, beam=beam, drop=tuple(drop), lift=lift)
+        return Scorer(network or self.network, self.target_context, method, **options)
 
     def scores(self, users: Targets) -> Tensor:
         """Dense scores of all items for targets: -> (B, N)."""
@@ -297,16 +282,14 @@ class M6Rec:
 
         new: dicts with title or text, image and sound (a path, bytes or a PIL image), what there is of each.
         """
-        if drop:
-            items = self.network.eval().encode_items(drop=drop).vectors
-        else:
-            if self._items is None:
-                self._items = self.network.eval().encode_items().vectors
-            items = self._items
+        network = self.network.eval()
+        if self._items is None and not drop:
+            self._items = network.encode_items().vectors
+        items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
         content = self._features(features.table(new), None, None).drop(*drop).to(self.device)
-        return torch.cat((items, self.network.eval().items(content).vectors))
+        return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
         """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
@@ -371,9 +354,7 @@ class M6Rec:
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
-            raise InputError(
-                f"the weights in {folder} do not fit its config: delete the folder and train again."
-            ) from error
+            raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
         model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
         return model
 
@@ -425,7 +406,7 @@ class M6Rec:
             self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         finally:
             self.network.eval()
-            self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
+            self.network.fusion._compiled_call_impl = None  # lists for one user have other shapes
             self._items = None
         return self.stages[stage.name]
 

@@ -242,7 +242,7 @@ def test_cold_items_are_listed_where_the_dense_head_wants_them_though_no_digit_l
     assert (hybrid(network, state, vectors, 3, beam=3).items[:, 0] == torch.arange(25, 30)).all()
     warm = torch.ones(5, 30, dtype=torch.bool)
     warm[:, 25:] = False
-    lifted = hybrid(network, state, vectors, 30, beam=30, lift=50.0)
+    lifted = hybrid(network, state, vectors, 30, beam=30, cold_boost=50.0)
     assert (lifted.items[:, :5].sort(1).values == torch.arange(25, 30)).all(), "new items first, all of them"
     plain = hybrid(network, state, vectors, 30, beam=30)
     mine = lifted.scores[:, :5].sort(1).values - 50

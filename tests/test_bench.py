@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,8 @@ from m6rec import baselines
 from m6rec.config import Config
 from m6rec.errors import InputError
 from m6rec.evaluate import Averaged, Blended, Precomputed, climb
-from m6rec.model.tree import build_tree
+from m6rec.generate.beam import generate
+from m6rec.model.tree import build_tree, health
 from m6rec.runs import bench as table
 from m6rec.tasks.heldout import ColdStart
 
@@ -23,18 +25,18 @@ from m6rec.tasks.heldout import ColdStart
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    return table.Bench(small_data(), "small", say=lambda line: None, **CONFIG)
+    return table.Bench(small_data(), "small", **CONFIG)
 
 
 def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
     monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
     rows = list(bench.rows(bench.models))
     assert {row.name for row in rows} == set(bench.models)
-    assert {len(row.rank) for row in rows} == {len(bench.split.test)}
+    assert {len(row.ndcg) for row in rows} == {len(bench.split.test)}
     dense = next(row for row in rows if row.name == "m6rec_no_prior")
     again = m6rec.evaluate(bench.model(0).scorer("dense"), bench.data)
-    assert dense.ndcg().mean() == pytest.approx(again.metrics["ndcg@10"])
-    assert dense.ndcg(mask_seen=False).mean() != dense.ndcg().mean()
+    assert dense.ndcg.mean() == pytest.approx(again.metrics["ndcg@10"])
+    assert dense.unmasked.mean() != dense.ndcg.mean()
     against = table.versus(rows)
     assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
     assert {"popularity", "sasrec", "tiger"} <= set(against.index)
@@ -45,7 +47,7 @@ def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypa
 def test_trained_peers_may_have_fewer_seeds_than_the_model(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    bench = table.Bench(small_data(), "small", (0, 1), lambda line: None, peer_seeds=[1], **CONFIG)
+    bench = table.Bench(small_data(), "small", (0, 1), peer_seeds=[1], **CONFIG)
     rows = bench.rows(["popularity", "sasrec", "m6rec_no_prior"])
     assert [(row.name, row.seed) for row in rows] == [
         ("popularity", 0), ("sasrec", 1), ("m6rec_no_prior", 0), ("m6rec_no_prior", 1)
@@ -53,13 +55,13 @@ def test_trained_peers_may_have_fewer_seeds_than_the_model(tmp_path, monkeypatch
 
 
 def test_a_summary_is_the_mean_over_seeds():
-    ranks = np.array([1.0, 11.0, np.inf]), np.array([3.0, 1.0, np.inf])
-    rows = [table.Row("one", seed, rank, rank + 10, 2.0 + seed, 7) for seed, rank in enumerate(ranks)]
-    line = table.summary([*rows, table.Row("other", 0, *ranks, 1.0)]).loc["one"]
-    assert line["NDCG@10"] == pytest.approx((1 + 0.5 + 1) / 6) and line["HR@10"] == 0.5
-    assert (line["NDCG@10 unmasked"], line["seconds"], line["parameters"], line["seeds"]) == (0, 2.5, 7, 2)
-    assert table.per_user(rows)["one"].shape == (2, 3)
-    assert np.isnan(line["lists/s"]), "what was not measured is no zero"
+    ndcg = np.array([[1, 0, 0], [0.5, 1, 0]])
+    rows = [table.Row("one", seed, n, n > 0, n / 5, 2.0 + seed, 7, 1.0) for seed, n in enumerate(ndcg)]
+    line = table.summary([*rows, table.Row("other", 0, *ndcg, ndcg[0], 1.0, 0, 1.0)]).loc["one"]
+    assert line["NDCG@10"] == pytest.approx(2.5 / 6) and line["HR@10"] == 0.5
+    assert line["NDCG@10 unmasked"] == pytest.approx(0.5 / 6)
+    assert (line["seconds"], line["parameters"], line["seeds"]) == (2.5, 7, 2)
+    np.testing.assert_array_equal(table.per_user(rows)["one"], ndcg)
 
 
 def test_the_blend_takes_what_validation_likes_best(bench):
@@ -112,13 +114,13 @@ def test_a_mixture_is_a_chance_and_where_one_kind_is_silent_the_other_speaks():
 def test_without_words_the_count_alone_is_the_prior():
     data = small_data()
     data.items["text"] = "…"
-    bench = table.Bench(data, say=lambda line: None)
+    bench = table.Bench(data)
     assert [type(part) for part, _ in bench.prior().parts] == [baselines.CoOccurrence]
 
 
 def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    bench = table.Bench(small_data(), "small", (0, 1), say=lambda line: None, **CONFIG)
+    bench = table.Bench(small_data(), "small", (0, 1), **CONFIG)
     users = bench.data.targets(bench.split.test)
     one, other = (bench.model(seed).scorer("dense") for seed in (0, 1))
     both = Averaged([one, other]).scores(users)
@@ -135,7 +137,7 @@ def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
 
     def ndcg(kind: str, boost: float) -> float:
         split = films.split._replace(test=films.cases[kind][0])
-        return m6rec.evaluate(model.scorer("hybrid", lift=boost), films.data, split=split).metrics["ndcg@10"]
+        return m6rec.evaluate(model.scorer("hybrid", cold_boost=boost), films.data, split=split).metrics["ndcg@10"]
 
     known, new = (np.array([ndcg(kind, boost) for boost in table.BOOSTS]) for kind in ("valid", "valid_cold"))
     assert known[0] > known[-1] and new[0] < new[-1], "what one gains the other loses"
@@ -197,3 +199,17 @@ def test_precomputed_scores_are_found_for_users_in_any_order():
     assert m6rec.evaluate(model, data).per_user["rank"].notna().all()
     with pytest.raises(InputError, match="no scores for the target event"):
         model.scores(data.targets(events[:1] - 2))
+
+
+def test_a_synthetic_catalogue_is_a_whole_balanced_tree_of_the_models_own_widths():
+    decoder, vectors = table.synthetic_decoder(500, width=8)
+    assert vectors.shape == (500, 8) and decoder.widths == (9, 9, 9)
+    assert sorted(decoder.item[decoder.item >= 0].tolist()) == list(range(500))
+    rows = health(decoder.tree)
+    assert rows[-1].unique == 1 and rows[0].largest - rows[0].smallest <= 1
+    found = generate(decoder, torch.randn(3, 8), 10, beam=20)
+    assert (found.items.sort(1).values.diff(dim=1) > 0).all()
+
+
+def test_a_call_is_timed_in_milliseconds():
+    assert 2 <= table.milliseconds(lambda: time.sleep(0.002), 0.02).min() < 50

@@ -153,7 +153,7 @@ def test_what_training_does_not_know_is_no_wrong_answer(model):
     state, target, gradient = found.state, found.target, torch.autograd.grad(whole.next_event(found), found.items)[0]
     assert (gradient[3:5] == 0).all() and (gradient[:3] != 0).any(1).all()
     tree, known = model.network.digits.tree, model.network.codes >= 0
-    leaves = model.network.digits.teach(state, target, known)[-1]
+    leaves = model.network.digits.teacher_forced(state, target, known)[-1]
     parents = tree.prefixes(target)[:, -2]
     for code in (3, 4):
         last, parent = tree.digits(torch.tensor(code))[-1], tree.prefixes(torch.tensor(code))[-2]

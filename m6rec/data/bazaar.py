@@ -1,7 +1,7 @@
 """bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
 
-The media are real; the shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event
-is known, and with it the best ranking that any model can reach. `data/README.md` tells how it was made.
+Shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event is known, and with it
+the best ranking that any model can reach. `data/README.md` tells how it was made.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import pandas as pd
 from m6rec.data.readers import shipped
 from m6rec.data.splits import Targets
 
-# The places' blocks: which of the dimensions belong to which modality.
-BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}
+BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
 DIMENSIONS = 14  # D below
-# The request's fields and their values. Day parts have six hours each, the first from midnight (UTC).
-LEVELS = {
-    "hour": ("night", "morning", "afternoon", "evening"),
+LEVELS = {  # of the request's fields
+    "hour": ("night", "morning", "afternoon", "evening"),  # six hours each, from midnight (UTC)
     "weekday": ("weekday", "weekend"),
     "device": ("phone", "tablet", "desktop"),
     "season": ("winter", "spring", "summer", "autumn"),
@@ -96,7 +94,7 @@ class Market:
     def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
-        v = TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
+        TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
         cause's own; chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
         """
         if cause.kind == "chance":
@@ -130,7 +128,6 @@ class BayesOptimal:
 
     def __init__(self, known: Truth | None = None):
         self.known = known or truth()
-        self.market = Market(self.known.items, self.known.requests)
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) log-probabilities; -inf for what the shopper has bought."""
@@ -145,13 +142,12 @@ class BayesOptimal:
 
     def _joints(self, users: Targets):
         """p(cause) p(item | cause), (B, N), of each cause in turn."""
-        events = users.data.events.iloc[users.events]
-        # By the id, because a subset of the data numbers its users anew.
-        shoppers = np.array([int(str(user)[1:]) - 1 for user in users])
+        events, market = users.data.events.iloc[users.events], Market(self.known.items, self.known.requests)
+        shoppers = np.array([int(str(user)[1:]) - 1 for user in users])  # by the id: a subset has other codes
         taste, recent = self.known.shoppers[shoppers], users.history(RECENT)
         values = levels(events["timestamp"].to_numpy(), events["device"].to_numpy())
         bought = users.seen().toarray()
         weights = existing(users.events - users.data.offsets[users.users])
         for cause, weight in zip(CAUSES, weights.T, strict=True):
-            pull = self.market.pull(cause, taste, recent, values)
-            yield weight[:, None] * self.market.chances(pull, bought)
+            pull = market.pull(cause, taste, recent, values)
+            yield weight[:, None] * market.chances(pull, bought)

@@ -301,11 +301,9 @@ def amazon_2023(folder: Path, report: Report, category: str) -> Frames:
 def _address(images: list | None) -> str | None:
     """The largest version of the main photograph; the first photograph where none is called main."""
     images = [image for image in images or [] if isinstance(image, dict)]
-    for image in sorted(images, key=lambda image: image.get("variant") != "MAIN"):
-        sizes = [image.get(size) for size in ("hi_res", "large", "thumb")]
-        if found := [size for size in sizes if isinstance(size, str)]:
-            return found[0]
-    return None
+    images = sorted(images, key=lambda image: image.get("variant") != "MAIN")
+    sizes = [image.get(size) for image in images for size in ("hi_res", "large", "thumb")]
+    return next((size for size in sizes if isinstance(size, str)), None)
 
 
 def _json_lines(path: Path, table: str, report: Report, fields: dict[str, object]) -> pd.DataFrame:

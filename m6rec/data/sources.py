@@ -30,6 +30,7 @@ from m6rec.data.schema import Frames, Report
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
+PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 
 
 class Route(NamedTuple):
@@ -182,13 +183,20 @@ def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
     """Bring a file from the web, a package index, an archive of packages, or a mirror into `part`."""
     kind, _, what = origin.partition(":")
     [file] = registry.registry
-    if kind == "pip":
-        options = "--quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1 --dest ."
-        _run([sys.executable, "-m", "pip", "download", *options.split(), what], f"pip download {what}", file, part)
-    elif kind == "deb":
-        if not shutil.which("apt-get"):
+    commands = {"pip": [sys.executable, "-m", *PIP.split(), what], "deb": ["apt-get", "--quiet", "download", what]}
+    if kind in commands:
+        tool = {"pip": "pip download", "deb": "apt-get download"}[kind]
+        if not shutil.which(commands[kind][0]):
             raise Unreachable(f"there is no apt-get here to download {what}")
-        _run(["apt-get", "--quiet", "download", what], f"apt-get download {what}", file, part)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                done = subprocess.run(commands[kind], cwd=folder, capture_output=True, text=True, timeout=120)
+            except subprocess.TimeoutExpired:
+                raise Unreachable(f"{tool} {what} took more than two minutes") from None
+            if not (Path(folder) / file).exists():
+                reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
+                raise Unreachable(f"{tool} {what} failed ({reason})")
+            shutil.move(Path(folder) / file, part)
     elif kind in ("http", "https"):
         # Some hosts turn Python's own name away; a compressed answer would have another hash.
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
@@ -198,18 +206,7 @@ def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
         except OSError as error:
             if "IncompleteRead" in str(error):
                 raise  # pooch tries once more
-            raise Unreachable(f"{origin} does not answer ({error})") from None
+            reason = str(getattr(error.args[0], "reason", error) if error.args else error)
+            raise Unreachable(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
     else:
         shutil.copyfile(origin, part)
-
-
-def _run(command: list[str], what: str, file: str, part: str) -> None:
-    """Run a downloader in a folder of its own and keep the file that it leaves there."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-        except subprocess.TimeoutExpired:
-            raise Unreachable(f"{what} took more than two minutes") from None
-        if not (Path(folder) / file).exists():
-            raise Unreachable(f"{what} failed ({(done.stderr.strip().splitlines() or [f'no {file} came'])[-1]})")
-        shutil.move(Path(folder) / file, part)

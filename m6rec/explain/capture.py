@@ -15,6 +15,8 @@ from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 
+TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights, beside start and target
+
 
 class Model(Protocol):
     """What explanations need of a model; `M6Rec` has it."""
@@ -78,8 +80,8 @@ def capture(model: Model, context: Context, *, item: int | None = None, against:
     present, split = np.ix_([*columns, -1], [*columns, -1]), len(fused.weights)
     return Record(
         [*labels(model, context), "next item"],
-        [*types, "target"],
-        np.array([*positions, -1]),
+        [*types.tolist(), "target"],
+        np.append(positions, -1),
         _square(fused.weights, fused.history, rest=1.0)[..., *present],
         logits[0].detach().cpu().numpy(),
         None if item is None else _square(slopes[:split], slopes[split:], rest=0.0)[..., *present],
@@ -97,21 +99,19 @@ def one(context: Context, row: int = 0) -> Context:
     )  # fmt: skip
 
 
-def tokens(context: Context) -> tuple[list[str], list[int], list[int]]:
-    """One target's (B = Q = 1) present tokens, without the target: types, positions and columns of the weights."""
-    parts = {"profile": context.profile[0] > 0, "history": context.item[0] >= 0, "request": context.request[0, 0] > 0}
-    every = [
-        ("start", -1, True),
-        *((t, i, there) for t, part in parts.items() for i, there in enumerate(part.tolist())),
-    ]
-    found = [(t, i, column) for column, (t, i, present) in enumerate(every) if present]
-    return tuple(map(list, zip(*found, strict=True)))
+def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One target's (B = Q = 1) present tokens but the target (n - 1,): types, positions, columns of the weights."""
+    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
+    types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
+    present = torch.cat((context.profile[0] > 0, context.item[0] >= 0, context.request[0, 0] > 0)).cpu().numpy()
+    columns = np.flatnonzero(np.append(True, present))
+    return types[columns], positions[columns], columns
 
 
 def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
     """Values (K, n - 1) of one target's present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
-    columns = torch.tensor(tokens(context)[2], device=values.device)
+    columns = torch.from_numpy(tokens(context)[2]).to(values.device)
     return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
 
 

@@ -112,7 +112,7 @@ def leave_one_out(model: Model, context: Context, item: int, against: int | None
 def recency(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
     """The later the event the more: (n - 1,), 0 for tokens that are no event."""
     types, positions, _ = tokens(one(context))
-    return np.array([i + 1 if token == "history" else 0 for token, i in zip(types, positions, strict=True)], float)
+    return np.where(types == "history", positions + 1.0, 0)
 
 
 def random(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:

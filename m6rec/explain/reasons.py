@@ -56,7 +56,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
         whole = scores[row, 0] - scores[row, 1]
         lost = scores[row, 0] - float(target_log_prob(after[row], item))
         coverage = float(np.clip(lost / whole, 0, 1)) if whole > 0 and named else 0.0
-        causes = [Cause(names[t], types[t], t, float(effects[row, t])) for t in named]
+        causes = [Cause(names[t], str(types[t]), t, float(effects[row, t])) for t in named]
         out.append(Reason(_sentence(causes, coverage), causes, coverage))
     return out
 
@@ -86,7 +86,7 @@ def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed:
     rng, rows = np.random.default_rng(seed), []
     for row in range(len(contexts.item)):
         context = one(contexts, row)
-        types = np.array(tokens(context)[0])
+        types = tokens(context)[0]
         every, allowed = np.arange(len(types)), candidate_mask(context, model.data.n_items)
         logits = logits_of(model, context, np.ones((1, len(types)), bool)).cpu().numpy()[0]
         items = np.argsort(-np.where(allowed, logits, -np.inf), kind="stable")[:k]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -58,14 +58,14 @@ def hybrid(
     beam: int = 50,
     allowed: Tensor | None = None,
     always: Tensor | None = None,
-    lift: float = 0.0,
+    cold_boost: float = 0.0,
     short: bool = False,
 ) -> Generated:
     """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
 
-    scores: dense log-probabilities. always: codes of items that are proposed to everyone (where allowed), by default
-    those without a training event: nothing has taught the digits that lead to them. lift: what their scores gain, for
-    training has never let them win, whatever their content says. allowed (B, N) bool and short: as in `generate`.
+    scores: dense log-probabilities. always: codes of items that are candidates for everyone (where allowed), by default
+    the cold ones, whose digits no training event has taught. cold_boost: added to their scores, which training has only
+    ever lowered. allowed (B, N) bool and short: as in `generate`.
     """
     always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
     trace: list[Step] = []
@@ -75,7 +75,7 @@ def hybrid(
     pool[:, always] = True if allowed is None else allowed[:, always]
     pool[row, network.digits.item[trace[-1].nodes[row, place]]] = True
     scores = network.score(state, items).log_softmax(-1)
-    scores[:, always] += lift
+    scores[:, always] += cold_boost
     best = scores.masked_fill(~pool, float("-inf")).topk(k)
     return Generated.of(best.indices, best.values)
 
@@ -108,7 +108,7 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. drop: modalities that no item has. lift: of hybrid lists, see `hybrid`.
+    context: gives the contexts of targets. drop: modalities that no item has. cold_boost: of `hybrid`.
     mask_seen: the beam's trie mask closes what was seen (hybrid: too); the other methods score every item, and leave
     the mask to `evaluate`. So what is chosen a second time cannot be generated, and `evaluate` never masks the truth:
     rank data with repeats, mask_seen=False.
@@ -122,16 +122,16 @@ class Scorer:
         *,
         mask_seen: bool = True,
         beam: int = 50,
-        drop: tuple[str, ...] = (),
-        lift: float = 0.0,
+        drop: Sequence[str] = (),
+        cold_boost: float = 0.0,
     ):
         if method not in METHODS:
             raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
         self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
-        self.options = {"lift": lift} if method == "hybrid" else {}
+        self.options = {"cold_boost": cold_boost} if method == "hybrid" else {}
         self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
         with torch.no_grad():
-            self.items = network.encode_items(drop=drop).vectors
+            self.items = network.encode_items(drop=tuple(drop)).vectors
 
     @property
     def unmasked(self) -> Scorer:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer, timer
 
 from m6rec import baselines
 from m6rec.baselines import ContentKNN, CoOccurrence
@@ -19,11 +22,14 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.data.text import clean
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
-from m6rec.evaluate.ranking import ndcg
+from m6rec.model.heads import DigitDecoder
+from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train.fit import fit
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its stages to stderr
 
 COUNTS = {of.name.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
@@ -61,28 +67,19 @@ class Row(NamedTuple):
 
     name: str
     seed: int
-    rank: np.ndarray  # (U,) from 1, seen items masked; inf where the truth was never listed
-    unmasked: np.ndarray  # (U,) the same, nothing masked
+    ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
+    hit: np.ndarray  # (U,) HR@10, seen items masked
+    unmasked: np.ndarray  # (U,) NDCG@10, nothing masked
     seconds: float  # of training
-    parameters: int = 0
-    lists_per_second: float = float("nan")  # scoring and ranking, seen items masked
-
-    def ndcg(self, mask_seen: bool = True, k: int = 10) -> np.ndarray:
-        """(U,)"""
-        return ndcg(self.rank if mask_seen else self.unmasked, k)
-
-    def hit(self, mask_seen: bool = True, k: int = 10) -> np.ndarray:
-        """(U,)"""
-        return ((self.rank if mask_seen else self.unmasked) <= k).astype(float)
+    parameters: int
+    lists_per_second: float  # scoring and ranking, seen items masked
 
 
-def bench(
-    models: Mapping[str, Mapping[int, Callable[[], Fitted]]],
-    data: Dataset,
-    split: Split | None = None,
-    say: Callable[[str], Any] = print,
-) -> Iterator[Row]:
-    """Fit each model with each seed (name -> seed -> a function that fits), and rank it on the split's test part."""
+Models = Mapping[str, Mapping[int, Callable[[], Fitted]]]  # name -> seed -> what fits the model
+
+
+def bench(models: Models, data: Dataset, split: Split | None = None) -> Iterator[Row]:
+    """Fit each model with each seed, and rank it on the split's test part: a row each."""
     split = split or data.split()
     for name, fits in models.items():
         for seed, make in fits.items():
@@ -91,10 +88,9 @@ def bench(
             seconds = seconds or time.perf_counter() - begun
             found = evaluate(model, data, split=split)
             plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False)
-            rank, unmasked = (e.per_user["rank"].to_numpy() for e in (found, plain))
-            row = Row(name, seed, rank, unmasked, seconds, parameters, len(rank) / found.seconds)
-            say(f"{name}, seed {seed}: NDCG@10 {row.ndcg().mean():.4f}, {seconds:.0f} s")
-            yield row
+            ndcg, hit, unmasked = found.per_user["ndcg"], found.per_user["hit"], plain.per_user["ndcg"]
+            quality = ndcg.to_numpy(), hit.to_numpy(), unmasked.to_numpy()
+            yield Row(name, seed, *quality, seconds, parameters, len(ndcg) / found.seconds)
 
 
 class Bench:
@@ -108,64 +104,39 @@ class Bench:
         data: Dataset,
         preset: str = "small",
         seeds: Sequence[int] = (0,),
-        say: Callable[[str], Any] = print,
         peer_seeds: Sequence[int] | None = None,
         **changes: Any,
     ):
-        self.data, self.preset, self.seeds, self.say = data, preset, tuple(seeds), say
+        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
         self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
-        self.split = data.split()
         self._judge = judge(data, self.split)
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
         self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
         self._once = lru_cache(4)(Once)
-        self.model, self._blends = cache(self._model), cache(self._blended)
+        self.model, self._blends = cache(self._model), cache(lambda **changes: self.blend(self._dense(**changes)))
 
     @property
     def models(self) -> dict[str, dict[int, Callable[[], Fitted]]]:
-        """All that can be measured: name -> seed -> a function that fits it."""
+        """All that can be measured."""
         found = {name: {0: lambda of=of: Fitted(of().fit(self.data, self.split))} for name, of in COUNTS.items()}
         found |= {TUNED[0]: {0: lambda: Fitted(self.cooccurrence())}, TUNED[1]: {0: lambda: Fitted(self.prior())}}
-        ours = OURS
-        if self.data.timed:  # also without the request's own time, which no peer uses
-            ours += ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")
+        # Where events have a time, also without the request's own, which no peer uses.
+        ours = OURS + (("m6rec_no_request_time", "m6rec_no_request_time_no_prior") if self.data.timed else ())
         found |= {name: {seed: partial(self._ours, name, seed) for seed in self.seeds} for name in ours}
         if len(self.seeds) > 1:
-            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Averaged(self._dense({}))])[0])}
+            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Averaged(self._dense())])[0])}
         for name in TRAINED:
             seeds = self.peer_seeds[:1] if name in SLOW else self.peer_seeds
             found[name] = {seed: partial(self._trained, name, seed) for seed in seeds}
         return found
 
-    def rows(self, names: Sequence[str]) -> Iterator[Row]:
+    def rows(self, names: Iterable[str]) -> Iterator[Row]:
         """A row for each of these models and its seeds."""
         models = self.models
-        return bench({name: models[name] for name in names}, self.data, self.split, self.say)
-
-    def _model(self, seed: int, **changes: Any) -> M6Rec:
-        """m6rec itself, from the cache or trained now."""
-        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
-
-    def _ours(self, name: str, seed: int) -> Fitted:
-        # Without the request's time only the dense head is ranked, which needs no digits.
-        changes = {"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}
-        model = self.model(seed, **changes)
-        if name in ("m6rec", "m6rec_no_request_time"):
-            scorer = self._blends(**changes)[self.seeds.index(seed)]
-        else:
-            scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
-        seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
-        return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
-
-    def _trained(self, name: str, seed: int) -> Fitted:
-        config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
-        fitted = TRAINED[name](config).cached(self.data, self.split)
-        return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
-
-    # ---- the prior --------------------------------------------------------------------------------------------------
+        return bench({name: models[name] for name in names}, self.data, self.split)
 
     def cooccurrence(self) -> CoOccurrence:
         """The co-occurrence count, with the settings that are best on validation."""
@@ -191,11 +162,27 @@ class Bench:
         found = max((climb(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Blended(model, self._mixture(found), found["weight"]) for model in models]
 
-    def _dense(self, changes: dict[str, Any]) -> list[Any]:
+    def _model(self, seed: int, **changes: Any) -> M6Rec:
+        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
+
+    def _dense(self, **changes: Any) -> list[Any]:
         return [self.model(seed, **changes).scorer("dense") for seed in self.seeds]
 
-    def _blended(self, **changes: Any) -> list[Blended]:
-        return self.blend(self._dense(changes))
+    def _ours(self, name: str, seed: int) -> Fitted:
+        # Without the request's time only the dense head is ranked, which needs no digits.
+        changes = {"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}
+        model = self.model(seed, **changes)
+        if name in ("m6rec", "m6rec_no_request_time"):
+            scorer = self._blends(**changes)[self.seeds.index(seed)]
+        else:
+            scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
+        seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
+        return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
+
+    def _trained(self, name: str, seed: int) -> Fitted:
+        config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
+        fitted = TRAINED[name](config).cached(self.data, self.split)
+        return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
 
     @cached_property
     def _alone(self) -> dict[str, float]:
@@ -209,7 +196,7 @@ class Bench:
     @cached_property
     def _grid(self) -> dict[str, Sequence[float]]:
         words = self.data.items["text"].map(clean).str.contains(r"\w").any()  # without them there is nothing to mix
-        return {**GRID, **(CONTENT if words else {})}
+        return GRID | CONTENT if words else GRID
 
     def _mixture(self, at: dict[str, float], wrapped: Callable[[Any], Any] = lambda part: part) -> baselines.Mixture:
         parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
@@ -218,26 +205,18 @@ class Bench:
         return baselines.Mixture(parts)
 
 
-# ---- what rows say ---------------------------------------------------------------------------------------------------
-
-
 def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]:
     """A metric of every user, by model: name -> (seeds, U)."""
     names = dict.fromkeys(row.name for row in rows)
-    return {name: np.stack([getattr(row, metric)() for row in rows if row.name == name]) for name in names}
+    return {name: np.stack([getattr(row, metric) for row in rows if row.name == name]) for name in names}
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line a model, seeds averaged: NDCG@10 and HR@10, NDCG@10 unmasked, seconds, parameters, lists/s; seeds."""
-    columns = {
-        "model": [r.name for r in rows],
-        "NDCG@10": [r.ndcg().mean() for r in rows],
-        "HR@10": [r.hit().mean() for r in rows],
-        "NDCG@10 unmasked": [r.ndcg(False).mean() for r in rows],
-        "seconds": [r.seconds for r in rows],
-        "parameters": [r.parameters for r in rows],
-        "lists/s": [r.lists_per_second for r in rows],
-    }
+    """A line a model, seeds averaged."""
+    columns = {"model": [row.name for row in rows]}
+    for label, metric in {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds",
+                          "parameters": "parameters", "lists/s": "lists_per_second"}.items():  # fmt: skip
+        columns[label] = [np.mean(getattr(row, metric)) for row in rows]
     by_model = pd.DataFrame(columns).groupby("model", sort=False)
     return by_model.mean().assign(seeds=by_model.size()).rename_axis(None)
 
@@ -253,9 +232,6 @@ def lead(against: pd.DataFrame) -> float:
     return float(against.loc[against["peer_mean"].idxmax(), "holm_low"])
 
 
-# ---- other measurements ----------------------------------------------------------------------------------------------
-
-
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
     """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold.
 
@@ -263,7 +239,10 @@ def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
     """
 
     def both(boost: float) -> float:
-        scorer, parts = model.scorer("hybrid", lift=boost), (films.cases["valid"][0], films.cases["valid_cold"][0])
+        scorer, parts = (
+            model.scorer("hybrid", cold_boost=boost),
+            (films.cases["valid"][0], films.cases["valid_cold"][0]),
+        )
         splits = [films.split._replace(test=events) for events in parts]
         return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
 
@@ -283,3 +262,18 @@ def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
 
     stage = model.stage("pretrain", config.pretrain_epochs, losses.pretraining, "dense")._replace(validate=validate)
     return [(row.seconds, row.validation) for row in fit(model.network, stage, config) if row.validation is not None]
+
+
+def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
+    """A digit decoder over random item vectors in a balanced tree, and those vectors (N, width): only speed counts."""
+    vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
+    leaves = np.arange(items) * np.prod(widths) // items
+    decoder = DigitDecoder(Config(width=width), widths, items)
+    decoder.init_from_tree(Tree.of(np.stack(np.unravel_index(leaves, widths), 1)), vectors)
+    return decoder.eval(), vectors
+
+
+def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
+    """Of a call, for each block of calls, measured for at least so many seconds."""
+    measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
+    return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

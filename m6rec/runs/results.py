@@ -61,7 +61,6 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
         kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
         figures = {**kept, **figures}
     write_json(path, {**figures, "run": origin})
-    write_page(notebook.parent)
     return path
 
 
@@ -84,11 +83,11 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
 
 
 def stale(folder: Path) -> list[str]:
-    """The notebooks whose results are of other code than today's or of several runs, or that are gone (in results/)."""
+    """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
     old = []
     for name, result in read_all(folder).items():
-        notebook = Path(folder).parent / f"{name}.ipynb"
-        if result["run"].get("only") or not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
+        run, path = result["run"], Path(folder).parent / f"{name}.ipynb"
+        if run.get("only") or not path.exists() or run["code_hash"] != code_hash(path):
             old.append(name)
     return old
 
@@ -115,6 +114,7 @@ def page(folder: Path) -> str:
 def write_page(folder: Path) -> Path:
     """Write results/README.md, and results/readme.png: the output of the first cell that is tagged "readme"."""
     path = folder / "results" / "README.md"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(page(folder), encoding="utf-8")
     if shown := picture(folder):
         path.with_name("readme.png").write_bytes(shown)

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
@@ -23,21 +22,9 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-class Suite(NamedTuple):
-    """A run of notebooks: its folder, what became of each, and every recorded number under its name, with "run"."""
-
-    folder: Path
-    executions: list[Execution]
-    metrics: dict[str, dict]
-
-    @property
-    def ok(self) -> bool:
-        return all(execution.ok for execution in self.executions)
-
-
 def run_all(
     paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] | None = None, say: Callable = print
-) -> Suite:
+) -> list[Execution]:
     """Execute notebooks in order into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
 
     One that fails does not stop the others: each stands alone. InputError, before any starts, if parameters do not fit.
@@ -55,7 +42,7 @@ def run_all(
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
         metrics = {**figures, **metrics}
         executions.append(execution)
-        say(_line(execution))
+        say(_line(execution, report.headlines(execution)))
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
@@ -68,7 +55,7 @@ def run_all(
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
-    return Suite(folder, executions, metrics)
+    return executions
 
 
 def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
@@ -127,6 +114,6 @@ def _digest(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
-def _line(execution: Execution) -> str:
-    why = f"\n  {execution.error}" if execution.error else ""
-    return f"{'✓' if execution.ok else '✗'} {execution.path.stem:<24} {execution.seconds:5.0f} s{why}"
+def _line(execution: Execution, figures: str = "") -> str:
+    state = "✓" if execution.ok else "✗"
+    return f"{state} {execution.path.stem:<24} {execution.seconds:5.0f} s  {execution.error or figures}"

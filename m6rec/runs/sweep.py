@@ -1,7 +1,7 @@
 """Sweeps: one notebook through every combination of parameters, each run in a folder of its own, and one table of all.
 
-A run is finished when its folder holds done.json, which is written last and whole. Finished runs of the same code are
-not repeated, all others are; what an older code left is set aside, never deleted.
+A run's folder is <out>/<hash of the code>/<parameters>. It is finished when it holds done.json, the run's row of the
+table, which is written last and whole. Finished runs are not repeated, all others are; another code's runs stay.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Run(NamedTuple):
     given: dict[str, Any]
     parameters: dict[str, Any]
 
+    @property
+    def finished(self) -> bool:
+        return (self.folder / DONE).exists()
+
 
 class Sweep(NamedTuple):
     """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
@@ -51,7 +55,7 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
         typed = [check_parameters(notebook, {name: value})[name] for value in values]
         choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    own = defaults(notebook)
+    own, out = defaults(notebook), out / code_hash(notebook)
     given = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     return [Run(out / _name(one), one, {**own, **one}) for one in given]
 
@@ -68,94 +72,57 @@ def sweep(
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    runs, code = plan(notebook, grid, out), code_hash(notebook)
-    kept = [run for run in runs if _finished(run, code)]
-    todo = [run for run in runs if run not in kept]
+    runs = plan(notebook, grid, out)
+    todo, kept = [run for run in runs if not run.finished], [run for run in runs if run.finished]
     if dry_run:
         for run in runs:
             say(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
         return Sweep([], kept, {}, [])
-    out.mkdir(parents=True, exist_ok=True)
     failed: dict[Path, str] = {}
-    threads = max(1, cores() // jobs)
+    calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout, jobs == 1) for run in todo)
     try:
-        calls = (delayed(_run)(notebook, run, threads, timeout, jobs == 1) for run in todo)
         for folder, error in Parallel(jobs, return_as="generator_unordered", batch_size=1)(calls):
             failed |= {folder: error} if error else {}
             say(f"failed    {folder.name}: {error}" if error else f"finished  {folder.name}")
     finally:
-        tables = write_tables(out, code)
+        tables = write_tables(out, code_hash(notebook), list(defaults(notebook)))
     return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)
 
 
-def write_tables(out: Path, code: str) -> list[Path]:
-    """Gather the finished runs of one code hash below `out`: results.parquet and results.csv have one row a run,
-    summary.csv the mean and the standard deviation (n - 1) over seeds. Returns the files, none if no run is finished.
-    """
-    done = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{DONE}"))]
-    done = [one for one in done if one["run"]["code_hash"] == code]
-    if not done:
+def write_tables(out: Path, code: str, parameters: list[str]) -> list[Path]:
+    """Gather one code's finished runs into results.parquet and results.csv, one row each; none if none is finished."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]
+    if not rows:
         return []
-    parameters = [*done[0]["parameters"]]
-    figures = [*dict.fromkeys(name for one in done for name in one["figures"])]
     # "width=64" and the default of 64 are one and the same run.
-    table = pd.DataFrame(map(_row, done)).drop_duplicates(parameters).sort_values(parameters)
-    groups = table.groupby([name for name in parameters if name != "seed"] or (lambda row: 0), dropna=False)
-    means = {f"{name}.{end}": (name, how) for name in figures for end, how in (("mean", "mean"), ("sd", "std"))}
-    summary = groups.agg(runs=("seconds", "size"), **means)
-    paths = [out / name for name in ("results.parquet", "results.csv", "summary.csv")]
+    table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+    paths = [out / "results.parquet", out / "results.csv"]
     parts = [path.with_name(f".{path.name}.part") for path in paths]
     table.to_parquet(parts[0], index=False)
     table.to_csv(parts[1], index=False)
-    summary.reset_index().to_csv(parts[2], index=False)
     return [part.replace(path) for part, path in zip(parts, paths, strict=True)]
-
-
-def _row(done: dict) -> dict[str, object]:
-    lists = {name: json.dumps(value) for name, value in done["parameters"].items() if isinstance(value, list | dict)}
-    row = {**done["parameters"], **lists}
-    for name, (value, low, high) in done["figures"].items():
-        row |= {name: value, **({} if low is None else {f"{name}.low": low, f"{name}.high": high})}
-    run = done["run"]
-    row |= {"seconds": done["seconds"], "commit": run["commit"], "dirty": run["dirty"], "code_hash": run["code_hash"]}
-    return row | {f"version.{package}": version for package, version in run["versions"].items()}
 
 
 def _run(notebook: Path, run: Run, threads: int, timeout: int | None, progress: bool) -> tuple[Path, str]:
     """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
-    if run.folder.exists():
-        _clear(run.folder)
-    run.folder.mkdir()
-    record, log = run.folder / "figures.json", run.folder / "log.txt"
-    origin = {**environment(), "threads": threads, "code_hash": code_hash(notebook)}
+    if code_hash(notebook) != run.folder.parent.name:
+        return run.folder, "the code has changed since the sweep began: sweep again"
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    record, log, origin = run.folder / "figures.json", run.folder / "log.txt", environment()
     done = execute(notebook, run.folder / notebook.name, run.given, log=log, timeout=timeout, threads=threads,
                    record=record, progress=progress)  # fmt: skip
     if not done.ok:
         return run.folder, f"{done.error} (see {log})"
-    figures = {name: [figure.value, figure.low, figure.high] for name, figure in recorded(record).items()}
-    marker = {"parameters": run.parameters, "figures": figures, "seconds": round(done.seconds, 1), "run": origin}
-    write_json(run.folder / DONE, marker)
+    row = {name: json.dumps(v) if isinstance(v, list | dict) else v for name, v in run.parameters.items()}
+    for name, figure in recorded(record).items():
+        bounds = {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
+        row |= {name: figure.value, **bounds}
+    row |= {"seconds": round(done.seconds, 1), "code_hash": run.folder.parent.name}
+    row |= {name: origin[name] for name in ("commit", "dirty")}
+    row |= {f"version.{package}": version for package, version in origin["versions"].items()}
+    write_json(run.folder / DONE, row)
     return run.folder, ""
-
-
-def _finished(run: Run, code: str) -> bool:
-    marker = run.folder / DONE
-    if not marker.exists():
-        return False
-    done = json.loads(marker.read_text(encoding="utf-8"))
-    return done["run"]["code_hash"] == code and done["parameters"] == json.loads(json.dumps(run.parameters))
-
-
-def _clear(folder: Path) -> None:
-    """Make room for a run: what failed or was interrupted goes, what finished under another code is set aside."""
-    marker = folder / DONE
-    if marker.exists():
-        old = json.loads(marker.read_text(encoding="utf-8"))["run"]["code_hash"]
-        aside = folder.with_name(f"{folder.name} (code {old})")
-        shutil.rmtree(aside, ignore_errors=True)  # the same run of the same code, from before
-        folder.rename(aside)
-    else:
-        shutil.rmtree(folder)
 
 
 def _name(given: Mapping[str, Any]) -> str:

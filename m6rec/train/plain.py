@@ -223,7 +223,7 @@ def load(folder: Path) -> Backbone:
     """A backbone that `save` kept; InputError where it is something else."""
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
-        config = Config(**values["config"])
+        config = Config(**{**values["config"], "device": "auto"})  # another device's, too
         network = TextTransformer(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
         return Backbone(network.eval(), PromptTokenizer(tokenizer), config, values["key"])

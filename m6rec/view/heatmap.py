@@ -135,7 +135,8 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
     heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, breaks=[_breaks(record.types)] * 2)
-    ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed)", fontsize=9)
+    scale = "" if n <= MAX_NUMBERS else ", square-root scale"
+    ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed{scale})", fontsize=9)
     return _attention(ax, table, title, f"{n} tokens, queries in rows")
 
 

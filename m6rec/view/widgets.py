@@ -344,8 +344,7 @@ class HistoryEditor(Beside):
 
     def _picture(self, without: tuple[int, ...], add: str) -> Picture:
         types, positions, _ = tokens(self.context)
-        kept = [t != "history" or i not in without for t, i in zip(types, positions, strict=True)]
-        context = keep_tokens(self.context, np.array([kept]))
+        context = keep_tokens(self.context, (types != "history")[None] | ~np.isin(positions, without))
         n, stay = int(context.position), [code for i, code in enumerate(self.events) if i not in without]
         history = [code for code in self.person.history if code in stay or code not in self.events]
         changed = [f"{len(without)} left out"] if without else []
