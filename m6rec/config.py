@@ -6,7 +6,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 from dataclasses import dataclass
+
+import torch
 
 from m6rec.errors import InputError
 
@@ -117,7 +120,10 @@ class Config:
     seed: int = 0
     """Seeds initialisation, order and dropout."""
     device: str = "auto"
-    """"auto", "cpu" or "cuda"."""
+    """"auto" (a GPU where there is one), "cpu", "cuda" or any other device that PyTorch has here: see `pick_device`."""
+    precision: str = "auto"
+    """What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
+    on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie."""
     compile: bool = False
     """Train the joint layers through `torch.compile`: it takes minutes first, and a C++ compiler. Meant for GPUs; on a
     CPU, steps are no faster afterwards (measured)."""
@@ -156,8 +162,12 @@ class Config:
         for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".')
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError as error:
+            raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".') from error
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f'precision="{self.precision}" is unknown: take "auto", "fp32" or "bf16".')
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> Config:
@@ -179,9 +189,33 @@ class Config:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value but device and compile: they say where and how numbers are computed, not which."""
-        values = {k: v for k, v in self.to_dict().items() if k not in ("device", "compile")}
+        """A hash of every value but device, precision and compile: they say where and how, not what is computed."""
+        values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision", "compile")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of this name. "auto": what the environment variable M6REC_DEVICE names, else a GPU, else the CPU.
+
+    `InputError` where PyTorch does not find it here.
+    """
+    if name == "auto":
+        name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
+        raise InputError(
+            f'device="{name}" was asked for, but PyTorch finds none here: take device="auto" or "cpu".'
+        ) from error
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """What training computes in on this device: see `Config.precision`. `InputError` for bf16 where there is none."""
+    gpu, cpu = device.type == "cuda", device.type == "cpu"
+    has = torch.cuda.is_bf16_supported(False) if gpu else cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if name == "bf16" and not has:
+        raise InputError(f'precision="bf16" was asked for, but this {device.type} does not have it: take "auto".')
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and gpu and has) else torch.float32
 
 
 _LOWEST = {

@@ -52,9 +52,11 @@ class Kept:
         folder = Path(folder) if Path(folder).exists() else shipped(str(folder)) or Path(folder)
         weights, tokenizer, values = checkpoint.load_model(folder)
         try:
-            config, trained_on, fields = Config(**values["config"]), values["data"], Fields.from_dict(values["fields"])
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
+            config = Config(**{**values["config"], "device": device})
+            trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.foreign(folder, error) from error
+            raise checkpoint.foreign(folder, values) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(

@@ -64,9 +64,10 @@ class Person:
     def open(self, k: int, had: Sequence[int] | None = None) -> Tensor:
         """What may be recommended to someone who had these, by default what they had: (1, N) bool.
 
-        InputError where that leaves fewer than k.
+        InputError where that leaves fewer than k, and for a model that is not trained.
         """
-        allowed = torch.ones(1, self.model.data.n_items, dtype=torch.bool, device=self.model.device)
+        tree = self.model.network.digits.built_tree
+        allowed = torch.ones(1, len(tree.leaf), dtype=torch.bool, device=self.model.device)
         allowed[0, [code for code in (self.had if had is None else had) if code < allowed.shape[1]]] = False
         possible = int(allowed.sum())
         if not 1 <= k <= possible:

@@ -11,23 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.config import MODALITIES, Config
-from m6rec.data import batches, behaviour, features, text
-from m6rec.data.context import Context, EventCodes, Fields, encode_events, encode_person
+from m6rec.config import MODALITIES, Config, pick_device
+from m6rec.data import batches, features, text
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
+from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
-from m6rec.data.pairs import neighbourhood, spectral
 from m6rec.data.sources import home
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
+from m6rec.explain.reasons import reasons
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.generate.scorer import Scorer
 from m6rec.keeping import Kept
-from m6rec.model.fusion import Fused
-from m6rec.model.network import Network
-from m6rec.model.tree import grow
+from m6rec.model.network import Fused, Network
+from m6rec.model.tree import build_tree
 from m6rec.person import Person
 from m6rec.train import losses, stages
 from m6rec.train.fit import Epoch, Stage, fit
@@ -51,7 +51,7 @@ class M6Rec(Kept):
         self._build(trained)
         if self.config.identity and self.config.spectral:
             start = self.config.spectral * spectral(self.data, self.split, self.config.width)
-            self.network.items.start(torch.from_numpy(start).to(self.device))
+            self.network.items.init_identity(torch.from_numpy(start).to(self.device))
 
     def _build(self, trained: np.ndarray) -> None:
         self._codes: dict[str, EventCodes] = {}
@@ -60,9 +60,7 @@ class M6Rec(Kept):
         torch.manual_seed(self.config.seed)
         known = np.isin(np.arange(self.data.n_items), trained)
         self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
-        if self.config.device == "cuda" and not torch.cuda.is_available():
-            raise InputError('device="cuda" was asked for, but PyTorch finds no GPU here: take device="auto" or "cpu".')
-        self.device = torch.device("cuda" if self.config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = pick_device(self.config.device)
         self.network.to(self.device).eval()
         self.stages: dict[str, list[Epoch]] = {}
         self._items: Tensor | None = None
@@ -76,11 +74,15 @@ class M6Rec(Kept):
         `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            first = {**options, "folder": options["folder"].with_name("items")} if options.get("folder") else options
+            first, folder = dict(options), options.get("folder")
+            if folder:
+                first["folder"] = Path(folder).with_name(f"{Path(folder).name}-items")
             self._train(stages.items(self.config, self._training_content), first)
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors = self.item_vectors()
-        self.network.digits.plant(grow(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors)
+        self.network.digits.init_from_tree(
+            build_tree(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors
+        )
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
@@ -131,14 +133,11 @@ class M6Rec(Kept):
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code, length = None if user is None else int(self.data.user_codes([user])[0]), self.config.history
-        past = behaviour.of_user(self.data, code) if history is None else behaviour.given(self.data, history)
-        if not self.data.timed:
-            past = past._replace(time=None)  # nobody has learnt from times
-        texts = behaviour.texts(self.data, past, history)
-        value, gap, asked = encode_person(self.fields, past, texts, request)
+        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        value, gap, asked = encode_now(self.fields, past, request)
         own = self.codes_of(self.data).profile
-        known = self.fields.introduce(profile) if code is None or profile is not None else own[code]
-        return batches.person_context(past.item[-length:], value[-length:], gap[-length:], known, asked)
+        typed = self.fields.typed_profile(profile) if code is None or profile is not None else own[code]
+        return batches.user_context(past.item[-length:], value[-length:], gap[-length:], typed, asked)
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
@@ -192,8 +191,6 @@ class M6Rec(Kept):
             }
         )
         if explain:
-            from m6rec.explain.reasons import reasons  # a room to the right: opened by who asks for it
-
             given = reasons(self, person.context, codes.tolist(), vectors=person.items(tuple(mute)))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
@@ -275,6 +272,7 @@ class M6Rec(Kept):
         try:
             self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         finally:
+            self.network.eval()
             self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
             self._items = None
         return self.stages[stage.name]

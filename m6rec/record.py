@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).resolve().parent
 # They cannot change a figure.
 NOT_HASHED = {"view", "runs", "cli.py", "__main__.py", "__init__.py", "errors.py", "record.py"}
 HASHED_ALL_THE_SAME = ("runs/bench/",)  # who is measured, and how
-VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "accelerate", "matplotlib", "papermill")
+VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: dict[str, Figure] = {}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fixtures import SEGMENTS, small_data, small_model
 
-from m6rec.data.segments import Segmented
+from m6rec.data.ratings import RatingWindows
 from m6rec.model.segments import SegmentNetwork
 
 
@@ -64,11 +64,11 @@ def trained():
 @pytest.fixture(scope="session")
 def segmented():
     """The made-up data as segments."""
-    return Segmented(small_data(), length=6, history=4, vocabulary=300, held=2)
+    return RatingWindows(small_data(), length=6, history=4, vocabulary=300, held=2)
 
 
 @pytest.fixture
 def network(segmented):
     """Late interaction, untrained."""
     torch.manual_seed(0)
-    return SegmentNetwork(SEGMENTS, len(segmented.speller)).eval()
+    return SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).eval()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import m6rec
-from m6rec.data.segments import Part, Segmented, Windows
+from m6rec.data.ratings import RatingWindows, Spans, Windows
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(
@@ -79,6 +79,6 @@ def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M
     return m6rec.M6Rec(data or small_data(), "small", **{**CONFIG, **changes})
 
 
-def requests(segmented: Segmented, count: int = 5) -> Windows:
+def requests(segmented: RatingWindows, count: int = 5) -> Windows:
     """The first windows of the test part."""
-    return segmented.windows(Part(segmented.test.starts[:count], segmented.test.count))
+    return segmented.windows(Spans(segmented.test.starts[:count], segmented.test.count))

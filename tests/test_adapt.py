@@ -11,12 +11,11 @@ from fixtures import small_data
 import m6rec
 from m6rec.baselines.scoring import DIN, ItemMean, Logistic
 from m6rec.config import Config
-from m6rec.data import plaintext
-from m6rec.data.opinions import Opinions
-from m6rec.data.plaintext import Speller, Text
-from m6rec.data.text import EOS
+from m6rec.data import prompts
+from m6rec.data.ratings import Ratings
+from m6rec.data.text import EOS, SEP, Prompt, PromptTokenizer
 from m6rec.errors import InputError
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import adapt
 from m6rec.train.adapt import METHODS, Classifier, Examples
 from m6rec.train.plain import Backbone
@@ -29,16 +28,16 @@ WIDTH = 32
 def made():
     torch.manual_seed(0)
     config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
-    speller = Speller.fit(["liked a good film", "disliked a bad film"] * 4, 300)
-    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+    tokenizer = PromptTokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
+    return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
 
 
 @pytest.fixture(scope="module")
 def told(made):
     """Forty texts whose label is a word of the target, and sometimes of the history."""
     labels = np.arange(40) % 2
-    texts = [Text(history=("liked a film",) * (i % 3), target=(("bad", "good")[y],)) for i, y in enumerate(labels)]
-    return adapt.examples(made.speller, texts, labels)
+    texts = [Prompt(history=("liked a film",) * (i % 3), target=(("bad", "good")[y],)) for i, y in enumerate(labels)]
+    return adapt.examples(made.tokenizer, texts, labels)
 
 
 def weights(network):
@@ -161,14 +160,14 @@ def ratings(changed: int | None = None) -> m6rec.Dataset:
 
 
 def known(data):
-    return Opinions(data, share=0.2)
+    return Ratings(data, share=0.2)
 
 
 def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():
     one = known(ratings())
     value = one.value
-    held = np.flatnonzero(~one.known & (value != 3))[0]
-    trained = np.flatnonzero(one.known & (value != 3))[5]
+    held = np.flatnonzero(~one.is_train & (value != 3))[0]
+    trained = np.flatnonzero(one.is_train & (value != 3))[5]
     for row in (held, trained):
         other = known(ratings(changed=int(row)))
         assert other.liked[row] != one.liked[row]
@@ -192,17 +191,17 @@ def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first(
     assert sorted(one.drawn(seed=1)) == sorted(drawn) and (one.drawn(seed=1) != drawn).any()
     written = [part for text in read.windows(np.random.default_rng(0)) for part in text.target]
     assert len(written) == 3 * len(wanted)  # numbers, film and opinion of every event, once
-    assert sum(part in plaintext.OPINIONS.values() for part in written) == len(wanted)
+    assert sum(part in prompts.RATINGS.values() for part in written) == len(wanted)
 
 
 def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made):
     one = known(ratings())
     row = one.test[-1:]
     text = one.texts(row, events=100)[0]
-    assert len(text.history) == (one.known & (one.user == one.user[row])).sum()
+    assert len(text.history) == (one.is_train & (one.user == one.user[row])).sum()
     assert len(text.target) == 2 and text.target[0].startswith("user-") and "film number" in text.target[1]
-    tokens = adapt.examples(made.speller, [text], [1])
-    assert tokens.target[0][tokens.target[0] > 0][-1] == plaintext.SEP and not (tokens.target == EOS).any()
+    tokens = adapt.examples(made.tokenizer, [text], [1])
+    assert tokens.target[0][tokens.target[0] > 0][-1] == SEP and not (tokens.target == EOS).any()
 
 
 def test_baselines_rank_what_is_known():

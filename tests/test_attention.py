@@ -64,7 +64,7 @@ def test_block_on_a_memory_equals_block_on_the_whole():
     torch.manual_seed(0)
     block, x, places = Block(16, 2).eval(), torch.randn(3, 6, 16), torch.arange(6)
     whole = block(x, mask=masks.causal(6), positions=places).out
-    memory = block.remember(x[:, :4], places[:4]).extend(block.remember(x[:, 4:], places[4:]))
+    memory = block.prefill(x[:, :4], places[:4]).extend(block.prefill(x[:, 4:], places[4:]))
     tail = block(x[:, 5:], memory, positions=places[5:]).out
     torch.testing.assert_close(tail, whole[:, 5:])
 

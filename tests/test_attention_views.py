@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from fixtures import HOSTILE
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record
-from m6rec.view import attention, evidence
+from m6rec.view import evidence, heatmap
 from m6rec.view.picture import drawable, plain
 
 
@@ -27,25 +26,20 @@ def record(layers: int = 3, heads: int = 2, events: int = 4, titles: tuple[str, 
 
 def test_a_layer_and_head_are_shown_as_recorded_and_rows_that_no_layer_computes_are_left_out_of_means():
     look = record()
-    np.testing.assert_allclose(attention.token_map(look, "x", layer=1, head=2).data, look.weights[0, 1])
-    last = attention.token_map(look, "x", layer=3, head=1).data.to_numpy()
+    np.testing.assert_allclose(heatmap.token_map(look, "x", layer=1, head=2).data, look.weights[0, 1])
+    last = heatmap.token_map(look, "x", layer=3, head=1).data.to_numpy()
     assert np.isnan(last[:-1]).all() and not np.isnan(last[-1]).any()
-    assert attention.token_map(look, "x", layer=1).data.iloc[0].tolist() == [1] + [0] * 7
-    mean = attention.token_map(look, "x").data.to_numpy()
+    assert heatmap.token_map(look, "x", layer=1).data.iloc[0].tolist() == [1] + [0] * 7
+    mean = heatmap.token_map(look, "x").data.to_numpy()
     np.testing.assert_allclose(mean[3], look.weights[:2, :, 3].mean((0, 1)))  # of the two layers that compute the row
     np.testing.assert_allclose(mean[-1], look.weights[:, :, -1].mean((0, 1)))
 
 
-def test_groups_hold_all_of_the_targets_attention_and_modalities_divide_the_history():
+def test_groups_hold_all_of_the_targets_attention():
     look = record()
-    whole = attention.group_map(look, "x").data
+    whole = heatmap.group_map(look, "x").data
     np.testing.assert_allclose(whole.to_numpy().sum(1), 1)
     np.testing.assert_allclose(whole["history"], look.weights[:, :, -1, 2:6].sum(-1).ravel())
-    shares = np.tile([0.25, 0.75], (len(look.labels), 1))
-    parts = attention.group_map(look, "x", shares=shares, names=("text", "image")).data
-    np.testing.assert_allclose(parts["history: image"], 0.75 * whole["history"])
-    with pytest.raises(InputError, match="do not fit"):
-        attention.group_map(look, "x", shares=shares[1:], names=("text", "image"))
 
 
 def test_rollout_follows_two_layers_as_a_person_would():
@@ -54,27 +48,25 @@ def test_rollout_follows_two_layers_as_a_person_would():
     weights[1, 0] = [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]
     look = Record(["start", "Fargo", "next item"], ["start", "history", "target"], np.arange(3), weights, np.zeros(2))
     # Layer 2: a quarter to each token, half stays. Layer 1: Fargo is ¾ itself and ¼ start; the target is ½ Fargo.
-    np.testing.assert_allclose(
-        attention.rollout_map(look, "x").data.to_numpy(), [[0, 1], [0.3125 / 0.75, 0.4375 / 0.75]]
-    )
-    flow = attention.flow(look, "x").data.set_index(["layer", "from", "to"])["flow"]
+    np.testing.assert_allclose(heatmap.rollout_map(look, "x").data.to_numpy(), [[0, 1], [0.3125 / 0.75, 0.4375 / 0.75]])
+    flow = heatmap.flow(look, "x").data.set_index(["layer", "from", "to"])["flow"]
     assert flow[2, "Fargo", "next item"] == flow[1, "Fargo", "next item"] == 0.25
     np.testing.assert_allclose(flow.groupby("layer").sum(), 1)
 
 
 def test_every_attention_view_says_that_it_shows_where_and_not_why():
     look = record()
-    views = (attention.token_map, attention.target_map, attention.group_map, attention.rollout_map, attention.flow)
+    views = (heatmap.token_map, heatmap.target_map, heatmap.group_map, heatmap.rollout_map, heatmap.flow)
     for view in views:
         picture = view(look, "A finding")
-        assert "where the model looked, which is not yet why" in picture.alt
+        assert "where the model attended, which is not yet why" in picture.alt
         assert "which is not yet why" in picture.figure.axes[0].get_title(loc="left")
 
 
 def test_folded_and_long_records_are_drawn_without_names_that_cannot_be_read():
     long = record(layers=1, heads=1, events=90)
-    assert not attention.token_map(long, "x").figure.axes[0].get_yticks().size
-    assert len(attention.token_map(long.fold(5), "x").data) == 10
+    assert not heatmap.token_map(long, "x").figure.axes[0].get_yticks().size
+    assert len(heatmap.token_map(long.fold(5), "x").data) == 10
 
 
 @pytest.mark.parametrize(
@@ -82,29 +74,29 @@ def test_folded_and_long_records_are_drawn_without_names_that_cannot_be_read():
     [
         (lambda r: r._replace(labels=r.labels[1:]), "needs weights of the shape"),
         (lambda r: r._replace(weights=r.weights[0]), "needs weights of the shape"),
-        (lambda r: r._replace(kinds=["film", *r.kinds[1:]]), "the kind 'film' of a token is unknown"),
+        (lambda r: r._replace(types=["film", *r.types[1:]]), "the type 'film' of a token is unknown"),
         (lambda r: r._replace(weights=r.weights * 2), "each row sums to 1"),
         (lambda r: r._replace(weights=r.weights * np.nan), "each row sums to 1"),
     ],
 )
 def test_what_is_no_record_is_refused(wrong, said):
-    for view in (attention.token_map, attention.target_map, attention.group_map, attention.rollout_map, attention.flow):
+    for view in (heatmap.token_map, heatmap.target_map, heatmap.group_map, heatmap.rollout_map, heatmap.flow):
         with pytest.raises(InputError, match=said):
             view(wrong(record()), "x")
 
 
 def test_a_layer_or_head_that_is_not_there_is_named_with_those_that_are():
     with pytest.raises(InputError, match="layer 4 is not there: take 1 to 3"):
-        attention.token_map(record(), "x", layer=4)
+        heatmap.token_map(record(), "x", layer=4)
     with pytest.raises(InputError, match="head 7 is not there: take 1 to 2"):
-        attention.token_map(record(), "x", head=7)
+        heatmap.token_map(record(), "x", head=7)
     with pytest.raises(InputError, match="layer -1 is not there"):
-        attention.target_map(record(), "x", layer=-1)
+        heatmap.target_map(record(), "x", layer=-1)
 
 
 def test_hostile_titles_are_drawn_in_every_view_without_a_warning():
     look = record(titles=HOSTILE)
-    for view in (attention.token_map, attention.target_map, attention.rollout_map, attention.flow):
+    for view in (heatmap.token_map, heatmap.target_map, heatmap.rollout_map, heatmap.flow):
         assert view(look, HOSTILE[0] + HOSTILE[6]).png().startswith(b"\x89PNG")
     for title in HOSTILE:
         assert evidence.contributions(np.ones(len(HOSTILE)), HOSTILE, title).png()
@@ -115,18 +107,17 @@ def test_hostile_titles_are_drawn_in_every_view_without_a_warning():
 
 def test_contributions_are_in_order_of_size_and_signed():
     data = evidence.contributions(np.array([0.1, -2.0, 1.0]), ["a", "b", "c"], "x").data
-    assert data["token"].tolist() == ["b", "c", "a"] and data["did"].tolist() == [-2.0, 1.0, 0.1]
+    assert data["token"].tolist() == ["b", "c", "a"] and data["contribution"].tolist() == [-2.0, 1.0, 0.1]
     with pytest.raises(InputError, match="3 tokens need as many"):
         evidence.contributions(np.ones(2), ["a", "b", "c"], "x")
 
 
-def test_curves_are_means_over_users_and_shares_are_checked():
-    curves = {"leave one out": np.array([[1.0, 0.2], [1.0, 0.4]]), "random": np.array([[1.0, 0.8], [1.0, 0.6]])}
+def test_curves_are_means_over_users_or_paired_differences_to_a_baseline():
+    curves = {"leave_one_out": np.array([[1.0, 0.2], [1.0, 0.4]]), "random": np.array([[1.0, 0.8], [1.0, 0.6]])}
     data = evidence.faithfulness_curves(curves, "x").data
-    assert data["leave one out"].tolist() == [1.0, pytest.approx(0.3)] and data.index.tolist() == [0, 1]
+    assert data["leave_one_out"].tolist() == [1.0, pytest.approx(0.3)] and data.index.tolist() == [0, 1]
+    apart = evidence.faithfulness_curves(curves, "x", baseline="random")
+    assert apart.data["leave_one_out"].tolist() == [0.0, pytest.approx(-0.4)] and list(apart.data) == ["leave_one_out"]
+    assert "minus random" in apart.figure.axes[0].get_ylabel()
     with pytest.raises(InputError, match="cannot share a figure"):
         evidence.faithfulness_curves({"a": np.ones((2, 3)), "b": np.ones((2, 4))}, "x")
-    shares = pd.DataFrame([[0.3, 0.7]], index=[HOSTILE[0]], columns=["text", "image"])
-    assert evidence.modality_shares(shares, "x").png()
-    with pytest.raises(InputError, match="sum to 1"):
-        evidence.modality_shares(shares * 2, "x")

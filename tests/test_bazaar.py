@@ -15,7 +15,7 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.data import bazaar
+from m6rec.data import bazaar, readers
 from m6rec.errors import InputError
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -70,8 +70,8 @@ def test_it_loads_in_a_second_without_a_network_and_without_a_home(monkeypatch, 
 
 
 def test_a_missing_folder_is_told_with_the_way_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(bazaar, "__file__", str(tmp_path / "m6rec" / "data" / "bazaar.py"))
-    with pytest.raises(InputError, match=r"python data/build\.py"):
+    monkeypatch.setattr(readers, "__file__", str(tmp_path / "m6rec" / "data" / "readers.py"))
+    with pytest.raises(InputError, match=r"bazaar's files are not in .*git checkout data"):
         bazaar.folder()
 
 

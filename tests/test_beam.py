@@ -15,8 +15,8 @@ from m6rec.generate import exact
 from m6rec.generate.beam import Step, generate
 from m6rec.generate.exact import exact_scores
 from m6rec.generate.hybrid import hybrid
-from m6rec.model.decoder import DigitDecoder
-from m6rec.model.tree import grow, widths_for
+from m6rec.model.heads import DigitDecoder
+from m6rec.model.tree import build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3}, {"diversity": 0.7})
 
@@ -26,7 +26,7 @@ def random_decoder(items: int, seed: int = 0, digits: int = 3) -> DigitDecoder:
     torch.manual_seed(seed)
     config = Config(width=16, digits=digits, dropout=0.0)
     decoder, vectors = DigitDecoder(config, widths_for(items, digits, 0.15), items), torch.randn(items, 16)
-    decoder.plant(grow(vectors.numpy(), decoder.widths), vectors)
+    decoder.init_from_tree(build_tree(vectors.numpy(), decoder.widths), vectors)
     torch.nn.init.normal_(decoder.project.weight, std=0.3)
     return decoder.eval()
 
@@ -79,7 +79,7 @@ def test_what_was_generated_can_be_learned_from():
     decoder = random_decoder(30)
     found = generate(decoder, torch.randn(4, 16), 3)
     state, table = torch.randn(4, 16, requires_grad=True), torch.randn(30, 16, requires_grad=True)
-    said = decoder.teach(state, found.items[:, 0])[-1].log_softmax(-1).amax()
+    said = decoder.teacher_forced(state, found.items[:, 0])[-1].log_softmax(-1).amax()
     loss = said + (torch.nn.functional.embedding(found.items, table).sum(-1) * found.scores).sum()
     loss.backward()
     assert state.grad.abs().sum() > 0 and table.grad.abs().sum() > 0
@@ -95,7 +95,7 @@ def test_a_step_does_not_depend_on_what_was_computed_for_the_tree_before():
     tree = other.tree
     decoder.item.fill_(-1)
     decoder.item[tree.leaf[:3]] = torch.arange(3)
-    assert decoder.living[-1].sum() == 3
+    assert decoder.valid_nodes[-1].sum() == 3
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_draws_have_the_frequencies_of_the_exact_probabilities(temperature, draw
 def digit_by_digit(decoder: DigitDecoder, state: torch.Tensor, allowed: torch.Tensor, temperature: float) -> np.ndarray:
     """Log-probability of each item of a two-digit tree, the mask narrowing each digit."""
     items = torch.arange(len(allowed))
-    logits, digits = decoder.teach(state.expand(len(items), -1), items, allowed), decoder.tree.digits(items)
+    logits, digits = decoder.teacher_forced(state.expand(len(items), -1), items, allowed), decoder.tree.digits(items)
     said = [(level / temperature).log_softmax(-1).gather(1, digits[:, [g]])[:, 0] for g, level in enumerate(logits)]
     return sum(said).nan_to_num(nan=-np.inf).double().detach().numpy()
 
@@ -218,7 +218,7 @@ def shop():
     model = small_model()
     network = model.network
     vectors = network.encode_items().vectors.detach()
-    network.digits.plant(grow(vectors.numpy(), network.digits.widths), vectors)
+    network.digits.init_from_tree(build_tree(vectors.numpy(), network.digits.widths), vectors)
     torch.nn.init.normal_(network.digits.project.weight, std=3.0)  # digits that disagree with the dense head
     network.codes[-5:] = -1
     return network.eval(), vectors / vectors.norm(dim=1, keepdim=True)

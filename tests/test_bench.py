@@ -15,7 +15,7 @@ from m6rec import baselines, cli
 from m6rec.errors import InputError
 from m6rec.evaluate import Averaged, Blended, climb
 from m6rec.explain.trial import Trial
-from m6rec.model.tree import grow
+from m6rec.model.tree import build_tree
 from m6rec.runs.bench import digits, outside, table
 from m6rec.runs.bench.heads import heads
 
@@ -237,7 +237,9 @@ def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
     before = trunk.scorer("generated").scores(users)
     other = copy.deepcopy(trunk.network)
     vectors = trunk.item_vectors()
-    other.digits.plant(grow(np.random.default_rng(1).normal(size=vectors.shape), other.digits.widths), vectors)
+    other.digits.init_from_tree(
+        build_tree(np.random.default_rng(1).normal(size=vectors.shape), other.digits.widths), vectors
+    )
     scores = trunk.scorer("generated", network=other, mask_seen=False).scores(users)
     assert torch.isfinite(scores).all(), "a beam that is wider than the catalogue misses no item"
     torch.testing.assert_close(trunk.scorer("generated").scores(users), before)

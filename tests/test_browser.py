@@ -21,8 +21,7 @@ CELLS = (
     "from fixtures import HOSTILE, hostile_data, small_model\n"
     "from m6rec.explain.capture import capture\n"
     "from m6rec.view.picture import Picture, canvas\n"
-    "from m6rec.view.widgets import *\n"
-    "from m6rec.view.widgets.controls import slider\n"
+    "from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, HistoryEditor, Panel, slider\n"
     "model = small_model(hostile_data())\n"
     "model.pretrain()\n"
     "model.fine_tune()\n"
@@ -32,7 +31,6 @@ CELLS = (
     "ContextWhatIf(model, **who, k=5, title='No. 2, what if: ' + HOSTILE[0])",
     "HistoryEditor(model, **who, k=5, title='No. 3, history: ' + HOSTILE[0])",
     "BeamTree(model, **who, k=5, title='No. 4, beam: ' + HOSTILE[0])",
-    "WhyThis(model, **who, k=5, title='No. 5, why: ' + HOSTILE[0])",
     # The control: a panel that does not listen must be found out.
     "one = HistoryEditor(model, **who, k=5).picture\n"
     "Panel('deaf', {'ear': slider('ear', [('a', 0), ('b', 1)], 0)}, lambda ear: one)",
@@ -121,7 +119,7 @@ def keep(seen: Watched, title: str, name: str) -> None:
 
 def test_every_cell_ran_without_an_error(seen):
     assert seen.page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    assert seen.page.locator(".jp-CodeCell figure img").count() == 6
+    assert seen.page.locator(".jp-CodeCell figure img").count() == 5
     seen.page.screenshot(path=PICTURES / "page.png", full_page=True)
 
 
@@ -163,19 +161,13 @@ def test_beam_by_keyboard_and_by_mouse(seen):
     keep(seen, "No. 4", "beam")
 
 
-def test_why_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 5", keys(seen, "No. 5", "ArrowRight"))
-    assert moves(seen, "No. 5", click_on_slider(seen, "No. 5", 0.99, place=1))
-    keep(seen, "No. 5", "why")
-
-
 def test_a_panel_that_does_not_listen_is_found_out(seen):
     assert not moves(seen, "deaf", keys(seen, "deaf", "ArrowRight"), timeout=3)
 
 
 def test_every_picture_has_words(seen):
     alts = [image.get_attribute("alt") for image in seen.page.locator(".jp-CodeCell figure img").all()]
-    assert len(alts) == 6 and all(alt and len(alt) > 20 for alt in alts)
+    assert len(alts) == 5 and all(alt and len(alt) > 20 for alt in alts)
 
 
 def test_hostile_words_opened_nothing_and_nothing_outside_was_asked(seen):

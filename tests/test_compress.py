@@ -17,7 +17,7 @@ from m6rec.train.family import Family
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
-    small = compress.student(SEGMENTS, len(segmented.speller), narrow=4)
+    small = compress.student(SEGMENTS, len(segmented.tokenizer), embedding_size=4)
     block = compress.parameters(network.layer(0))
     assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
     assert small.depth == DEPTH and small.layer(0) is small.layer(3)
@@ -94,7 +94,9 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
 
 def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
     torch.manual_seed(0)
-    network = compress.student(dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.speller), narrow=4).eval()
+    network = compress.student(
+        dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.tokenizer), embedding_size=4
+    ).eval()
     windows = requests(segmented)
     file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")
     assert file.stat().st_size < 300_000  # no stack traces, one copy of the block

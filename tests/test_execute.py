@@ -242,6 +242,24 @@ def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
     assert not list(notebooks.outputs(toy))
 
 
+def test_an_edited_student_copy_is_never_overwritten_and_the_others_are_renewed(tmp_path):
+    first, second = write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")
+    copies = notebooks.write_class([first, second], tmp_path / "class")
+    for file, line in ((copies[0], "my homework"), (second, "a new edition")):
+        edited = notebooks.read(file)
+        edited.cells.append(new_code_cell(line))
+        nbformat.write(edited, file)
+    executed = notebooks.read(copies[1])
+    executed.cells[1].update(outputs=[new_output("stream", text="ran")], execution_count=1)
+    nbformat.write(executed, copies[1])  # to run a copy is not to edit it
+    homework = copies[0].read_bytes()
+    with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited and is left as it is: move it away"):
+        notebooks.write_class([first, second], tmp_path / "class")
+    assert copies[0].read_bytes() == homework and "a new edition" in copies[1].read_text()
+    copies[0].rename(tmp_path / "class" / "mine.ipynb")
+    notebooks.write_class([first, second], tmp_path / "class")
+
+
 def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tmp_path):
     with pytest.raises(InputError, match="holds no notebook"):
         notebooks.find(tmp_path)

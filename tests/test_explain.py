@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain.capture import capture, evidence
+from m6rec.explain.capture import capture, target_log_prob
 from m6rec.model import attention
 
 
@@ -16,11 +16,11 @@ def test_every_label_names_the_token_whose_weight_stands_under_it(trained):
     record = capture(trained, context)
     assert record.labels[0] == "start" and record.labels[-3:] == ["hour 21", "gap < 20 s", "next item"]
     assert [label[:6] for label in record.labels[3:6]] == ["Film 3", "Film 7", "Film 4"]
-    assert record.kinds == ["start"] + ["profile"] * 2 + ["history"] * 3 + ["request"] * 2 + ["target"]
-    assert record.places.tolist() == [-1, 0, 1, 0, 1, 2, 0, 2, -1]
+    assert record.types == ["start"] + ["profile"] * 2 + ["history"] * 3 + ["request"] * 2 + ["target"]
+    assert record.positions.tolist() == [-1, 0, 1, 0, 1, 2, 0, 2, -1]
     # Another film in the second place moves the first layer's weight of that token alone, but for the common divisor.
     other = context._replace(item=context.item.clone().index_fill_(1, torch.tensor([1]), 20))
-    ratio = capture(trained, other).looked[0] / record.looked[0]
+    ratio = capture(trained, other).attended[0] / record.attended[0]
     moved = ~np.isclose(ratio, ratio[:, :1], rtol=1e-4)
     assert moved.any(0).nonzero()[0].tolist() == [record.labels.index("Film 7 (1957)")]
 
@@ -28,12 +28,12 @@ def test_every_label_names_the_token_whose_weight_stands_under_it(trained):
 def test_rows_sum_to_one_and_nobody_looks_at_what_it_may_not_see(trained):
     record = capture(trained, trained.extract_context(["Film 3", "Film 7", "Film 4"], {"hour": 21}, user=105))
     np.testing.assert_allclose(record.weights.sum(-1), 1, rtol=1e-5)
-    kind = np.array(record.kinds)
+    kind = np.array(record.types)
     first, last = record.weights[0], record.weights[-1]
     assert (np.triu(first[:, kind == "history"][:, :, kind == "history"], 1) == 0).all(), "events see the past"
     assert (first[:, kind == "history"][:, :, kind == "profile"] > 0).all()
     assert (first[:, kind == "profile"][:, :, kind == "history"] == 0).all(), "the profile sees itself alone"
-    assert (record.weights[..., :-1, -1] == 0).all() and (record.looked > 0).all()
+    assert (record.weights[..., :-1, -1] == 0).all() and (record.attended > 0).all()
     alike = np.broadcast_to(np.eye(len(kind)), record.weights.shape)
     np.testing.assert_array_equal(last[:, :-1], alike[-1][:, :-1])  # the last layer reads no history
     request = kind == "request"
@@ -65,7 +65,7 @@ def test_gradients_say_how_the_item_moves_with_each_weight(trained, monkeypatch)
 
         monkeypatch.setattr(attention, "attend", nudged)
         logits = torch.from_numpy(np.stack([capture(trained, context).logits, base.logits]))
-        return float(evidence(logits, 9).diff().neg() / 1e-2)
+        return float(target_log_prob(logits, 9).diff().neg() / 1e-2)
 
     # The history's first layer, then the target's two: event 3 looks at event 2, the target at it and at the start.
     for call, layer, (row, column), place in ((0, 0, (5, 4), (5, 4)), (1, 0, (0, 4), (-1, 4)), (2, 1, (0, 0), (-1, 0))):
@@ -76,26 +76,26 @@ def test_gradients_say_how_the_item_moves_with_each_weight(trained, monkeypatch)
 def test_a_field_that_is_absent_is_no_token(trained):
     with_hour = capture(trained, trained.extract_context(["Film 3"], {"hour": 21}))
     without = capture(trained, trained.extract_context(["Film 3"]))
-    assert with_hour.kinds == ["start", "history", "request", "target"]
-    assert without.kinds == ["start", "history", "target"]
-    assert capture(trained, trained.extract_context([])).kinds == ["start", "target"]
+    assert with_hour.types == ["start", "history", "request", "target"]
+    assert without.types == ["start", "history", "target"]
+    assert capture(trained, trained.extract_context([])).types == ["start", "target"]
 
 
 def test_folding_the_earlier_events_keeps_all_of_their_attention(trained):
     context = trained.extract_context([f"Film {i}" for i in range(8)], {"hour": 21})
-    whole, folded = capture(trained, context), capture(trained, context, recent=3)
+    whole, folded = capture(trained, context), capture(trained, context).fold(3)
     assert folded.labels[1] == "5 earlier events" and folded.labels[2:] == whole.labels[6:]
-    np.testing.assert_allclose(folded.looked[..., 1], whole.looked[..., 1:6].sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(folded.attended[..., 1], whole.attended[..., 1:6].sum(-1), rtol=1e-5)
     np.testing.assert_allclose(folded.weights.sum(-1), 1, rtol=1e-5)
-    assert folded.weights.shape[-2:] == (len(folded.labels),) * 2 and len(folded.places) == len(folded.labels)
-    assert capture(trained, context, recent=8).labels == whole.labels
+    assert folded.weights.shape[-2:] == (len(folded.labels),) * 2 and len(folded.positions) == len(folded.labels)
+    assert whole.fold(8).labels == whole.labels
 
 
 def test_each_row_of_a_batch_has_its_own_record(trained, data):
     context = trained.target_context(data.targets(data.split().test[:3]))
     for row in range(3):
         record = capture(trained, context, row=row)
-        assert record.kinds.count("history") == int(context.position[row, -1])
+        assert record.types.count("history") == int(context.position[row, -1])
         np.testing.assert_allclose(record.weights.sum(-1), 1, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ from m6rec import InputError
 from m6rec.generate.beam import generate
 from m6rec.generate.exact import exact_scores
 from m6rec.generate.text import fill
-from m6rec.model.tree import Tree, alarms, grow, health, widths_for
+from m6rec.model.tree import Tree, alarms, build_tree, health, widths_for
 
 
 def vectors(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
@@ -24,14 +24,14 @@ def planted():
     model = small_model()
     torch.manual_seed(2)
     items = torch.randn(model.data.n_items, model.config.width)
-    model.network.digits.plant(grow(items.numpy(), model.network.digits.widths), items)
+    model.network.digits.init_from_tree(build_tree(items.numpy(), model.network.digits.widths), items)
     torch.nn.init.normal_(model.network.digits.project.weight, std=0.3)
     return model.network.digits.eval()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 26, 27, 60, 200])
 def test_every_item_has_a_leaf_of_its_own(n):
-    tree = grow(vectors(n), widths_for(n, 3, 0.0))
+    tree = build_tree(vectors(n), widths_for(n, 3, 0.0))
     assert len(set(tree.leaf.tolist())) == n
     torch.testing.assert_close(tree.item[tree.leaf], torch.arange(n))
     digits = tree.digits(torch.arange(n))
@@ -43,7 +43,7 @@ def test_every_item_has_a_leaf_of_its_own(n):
 
 
 def test_the_tree_is_balanced_and_its_free_leaves_are_spread():
-    tree = grow(vectors(200), widths_for(200, 3, 0.15))
+    tree = build_tree(vectors(200), widths_for(200, 3, 0.15))
     rows = health(tree)
     assert rows[0].largest - rows[0].smallest <= 40 // 5 and rows[0].dead == 0
     assert rows[-1].unique == 1.0 and rows[0].entropy > 0.99
@@ -52,7 +52,7 @@ def test_the_tree_is_balanced_and_its_free_leaves_are_spread():
 
 
 def test_a_tree_in_order_rings_no_alarm_and_a_collapsed_one_says_what_is_wrong():
-    tree = grow(vectors(200), widths_for(200, 3, 0.15))
+    tree = build_tree(vectors(200), widths_for(200, 3, 0.15))
     assert alarms(health(tree)) == []
     digits = tree.digits(torch.arange(200))
     assert torch.equal(Tree.of(digits.numpy()).digits(torch.arange(200)), digits)
@@ -68,31 +68,31 @@ def test_a_tree_in_order_rings_no_alarm_and_a_collapsed_one_says_what_is_wrong()
 
 @pytest.mark.parametrize(("items", "digits"), [(7, 3), (28, 5), (210, 5), (1682, 8)])
 def test_a_level_with_more_nodes_than_items_is_no_alarm(items, digits):
-    assert alarms(health(grow(vectors(items), widths_for(items, digits, 0.15)))) == []
+    assert alarms(health(build_tree(vectors(items), widths_for(items, digits, 0.15)))) == []
 
 
 def test_near_items_share_digits():
     centres = vectors(6, seed=1) * 20
     points = np.repeat(centres, 6, axis=0) + vectors(36, seed=2) * 0.01
-    digits = grow(points, (6, 6)).digits(torch.arange(36))[:, 0].reshape(6, 6)
+    digits = build_tree(points, (6, 6)).digits(torch.arange(36))[:, 0].reshape(6, 6)
     assert (digits == digits[:, :1]).all()
 
 
 def test_a_crowded_tree_and_broken_vectors_are_refused():
     with pytest.raises(InputError, match="too few for 9"):
-        grow(vectors(9), (2, 2, 2))
+        build_tree(vectors(9), (2, 2, 2))
     with pytest.raises(InputError, match="NaN"):
-        grow(np.full((3, 2), np.nan), (2, 2))
+        build_tree(np.full((3, 2), np.nan), (2, 2))
 
 
 def test_identical_items_still_get_leaves_of_their_own():
-    tree = grow(np.zeros((20, 3)), widths_for(20, 3, 0.15))
+    tree = build_tree(np.zeros((20, 3)), widths_for(20, 3, 0.15))
     assert len(set(tree.leaf.tolist())) == 20
 
 
 def test_digit_by_digit_equals_all_digits_at_once(planted):
     state, items = torch.randn(7, 16), torch.arange(7) * 4
-    at_once = planted.teach(state, items)
+    at_once = planted.teacher_forced(state, items)
     parent, cache = torch.zeros(7, dtype=torch.long), None
     for level, logits in enumerate(at_once):
         stepped, cache = planted.step(state, level, parent, cache)
@@ -105,7 +105,7 @@ def test_exact_scores_are_the_log_likelihood_of_the_digits_and_sum_to_one(plante
     scores = exact_scores(planted, state)
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     for item in (0, 11, 29):
-        logits = planted.teach(state, torch.full((3,), item))
+        logits = planted.teacher_forced(state, torch.full((3,), item))
         digits = planted.tree.digits(torch.tensor(item))
         by_hand = sum(level.log_softmax(-1)[:, d] for level, d in zip(logits, digits, strict=True))
         torch.testing.assert_close(scores[:, item], by_hand, rtol=1e-4, atol=1e-4)
@@ -137,6 +137,17 @@ def test_a_list_does_not_depend_on_who_else_is_asked_for(planted):
     assert sorted(together.items[1].tolist()) == [0, 1, 2, 3, 4]
 
 
+def test_a_row_with_fewer_items_than_asked_for_ends_early_and_shortens_no_other(planted):
+    allowed = torch.ones(3, 30, dtype=torch.bool)
+    allowed[1, 4:], allowed[2] = False, False
+    state = torch.randn(3, 16)
+    found = generate(planted, state, 10, allowed=allowed, short=True)
+    assert sorted(found.items[1, :4].tolist()) == [0, 1, 2, 3]
+    assert (found.items[1, 4:] == -1).all() and (found.items[2] == -1).all()
+    torch.testing.assert_close(found.items < 0, found.scores == -torch.inf)
+    torch.testing.assert_close(found.items[:1], generate(planted, state[:1], 10).items)
+
+
 def test_more_items_than_are_allowed_is_an_error(planted):
     with pytest.raises(InputError, match="only 30 can be recommended"):
         generate(planted, torch.randn(1, 16), 31)
@@ -146,7 +157,7 @@ def test_a_planted_decoder_starts_as_a_clustering_of_the_dense_head(trained):
     """Untrained, a node's logit is ⟨state, mean of its items⟩ + log of their number, as the dense head would guess."""
     tree, items = trained.network.digits.tree, trained.item_vectors()
     fresh = small_model(trained.data).network.digits
-    fresh.plant(tree, items)
+    fresh.init_from_tree(tree, items)
     state = torch.randn(4, items.shape[1])
     logits = fresh.choices(state, 0, torch.zeros(4, dtype=torch.long))
     below = tree.prefixes(torch.arange(len(items)))[:, 0]

@@ -22,9 +22,8 @@ import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
 from m6rec.baselines.scoring import DIN
 from m6rec.config import FUSIONS, Config
-from m6rec.data.domains import domain
-from m6rec.data.opinions import Opinions
-from m6rec.data.segments import Segmented
+from m6rec.data.prompts import domain
+from m6rec.data.ratings import Ratings, RatingWindows
 from m6rec.tasks import retrieval
 from m6rec.train import adapt, plain
 from m6rec.train.autoencoder import fitted
@@ -81,8 +80,8 @@ def rated() -> m6rec.Dataset:
 
 
 @cache
-def opinions() -> Opinions:
-    return Opinions(rated(), share=0.2)
+def opinions() -> Ratings:
+    return Ratings(rated(), share=0.2)
 
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
@@ -136,13 +135,13 @@ def fine_tuning(whole: bool) -> list[float]:
 def adaptation(method: str) -> list[float]:
     known, made = opinions(), backbone()
     rows = known.drawn(0)[:40]
-    examples = adapt.examples(made.speller, known.texts(rows), known.liked[rows])
+    examples = adapt.examples(made.tokenizer, known.texts(rows), known.liked[rows])
     return losses(lambda: adapt.adapt(made, method, examples, CLASSES, batch=16))
 
 
 @cache
-def segmented() -> Segmented:
-    return Segmented(rated(), length=6, history=4, vocabulary=300, held=2)
+def segmented() -> RatingWindows:
+    return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
 
 
 def segments(network: Callable[[Family], object], before: Callable[[Family], object] | None = None) -> list[float]:

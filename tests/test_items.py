@@ -11,7 +11,7 @@ from torch import nn
 from m6rec.config import FUSIONS, MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
-from m6rec.model.items import ItemEncoder
+from m6rec.model.embed import ItemEncoder
 from m6rec.model.network import Network
 from m6rec.train import losses
 
@@ -67,7 +67,7 @@ def test_without_layers_an_item_is_a_bag_whose_order_says_nothing():
     torch.testing.assert_close(vectors(made, turned), vectors(made, content))
     assert not torch.allclose(vectors(network(), turned), vectors(network(), content), atol=1e-3)
     assert not torch.allclose(vectors(made, content.mute("image")), vectors(made, content), atol=1e-3)
-    with pytest.raises(InputError, match="nobody looks: take 1 or more"):
+    with pytest.raises(InputError, match="without attention: take 1 or more"):
         made.encode_items(weights=True)
     with pytest.raises(InputError, match='take fusion="joint"'):
         network(local_layers=0, fusion="gated")
@@ -80,7 +80,7 @@ def test_items_never_see_each_other_and_their_attention_sums_to_one(fusion):
     torch.testing.assert_close(alone, vectors(made, content), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         encoded = made.encode_items(weights=True)
-    shares = encoded.shares().numpy()
+    shares = encoded.modality_weights().numpy()
     # In "cross" the text asks and the others answer: where there is no other, nobody does.
     answered = content.there[:, 1:].any(1) if fusion == "cross" else np.ones(N, dtype=bool)
     assert np.allclose(shares.sum(1), answered, atol=1e-4) and (shares[~content.there] == 0).all()
@@ -115,7 +115,7 @@ def test_the_masks_of_the_fusions_against_a_slow_definition():
 def test_modality_dropout_hides_some_and_never_the_last():
     encoder, content = network(modality_dropout=0.9).items, features().to(torch.device("cpu"))
     torch.manual_seed(0)
-    kept = encoder._drop(content).there
+    kept = encoder._drop_modalities(content).there
     assert kept.any(1).all() and not (kept & ~content.there).any() and kept.sum() < content.there.sum()
 
 
@@ -142,7 +142,7 @@ def test_items_of_one_content_are_read_once_and_short_titles_without_padding(mon
         made.items, some, **k))  # fmt: skip
     found = made.encode_items().vectors
     assert sum(len(some.text) for some in read) == 4 and {some.text.shape[1] for some in read} == {8}
-    torch.testing.assert_close(found, vectors(made, alike) + made.items.own(made.codes))
+    torch.testing.assert_close(found, vectors(made, alike) + made.items.id_embedding(made.codes))
     own = made.items.identity.weight  # what is one content is still two items
     torch.testing.assert_close(found[2] - found[3], own[2] - own[3])
     few = torch.tensor([1, 3, 4])
@@ -157,11 +157,11 @@ def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
     }
     assert all((h.sum(1) == h.shape[1] // 2).all() for h in hidden.values())
     with torch.no_grad():
-        before = made.painter(made.items, known, hidden)
+        before = made.patch_decoder(made.items, known, hidden)
         other = known._replace(image=torch.where(hidden["image"][..., None], torch.rand_like(known.image), known.image))
-        after = made.painter(made.items, other, hidden)
+        after = made.patch_decoder(made.items, other, hidden)
         seen = known._replace(image=torch.where(hidden["image"][..., None], known.image, torch.rand_like(known.image)))
-        moved = made.painter(made.items, seen, hidden)
+        moved = made.patch_decoder(made.items, seen, hidden)
     torch.testing.assert_close(after, before)
     assert (moved["sound"] - before["sound"])[:8].abs().max() > 1e-4  # and modalities help each other
 
@@ -213,5 +213,5 @@ def test_an_unknown_fusion_or_modality_is_refused():
 
 def test_a_modality_that_the_data_lack_costs_no_parameter():
     plain = small_model().network
-    assert plain.painter is None and not plain.items.patches
-    assert isinstance(plain.items, ItemEncoder) and plain.items.reads == ["text"]
+    assert plain.patch_decoder is None and not plain.items.patches
+    assert isinstance(plain.items, ItemEncoder) and plain.items.modalities == ["text"]

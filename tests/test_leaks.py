@@ -12,7 +12,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import fit_leaks, leaks
 from m6rec.evaluate.leaks import _replaced
-from m6rec.model.tree import grow
+from m6rec.model.tree import build_tree
 
 COUNTS = [
     getattr(baselines, name) for name in ("Popularity", "CoOccurrence", "Markov", "ItemKNN", "EASE", "ContentKNN")
@@ -24,7 +24,7 @@ SPLITS = ["leave_one_out", "global_time"]
 def untrained():
     model = small_model()
     digits, vectors = model.network.digits, model.item_vectors()
-    digits.plant(grow(vectors.cpu().numpy(), digits.widths, seed=0), vectors)  # so that it can generate
+    digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, seed=0), vectors)  # so that it can generate
     return model
 
 

@@ -84,7 +84,7 @@ def test_what_if_shows_what_recommend_says(trained):
     asked = {"hour": 21, "gap": 10}
     assert listed(panel) == titles(trained, history=HISTORY, context=asked, profile={"age": 60})
     assert listed(panel, "as it was") == titles(trained, history=HISTORY, context={"hour": 9})
-    panel.goto(hour=None, gap=None, age=None, mute=("text",))
+    panel.goto(hour=None, gap=None, age=None, mask_text=True)
     assert listed(panel) == titles(trained, history=HISTORY, mute=("text",))
 
 
@@ -118,7 +118,7 @@ def test_the_beam_ends_in_the_list_and_opens_digit_by_digit(trained):
 def test_heads_and_layers_shows_the_record(trained):
     look = capture(trained, trained.extract_context(HISTORY, {"hour": 9}))
     panel = HeadsAndLayers(look).goto(layer=1, head=2)
-    seen = [kind != "request" for kind in look.kinds]  # only the target reads these tokens: they look nowhere
+    seen = [kind != "request" for kind in look.types]  # only the target reads these tokens: they look nowhere
     assert panel.data.to_numpy()[seen] == pytest.approx(look.weights[0, 1][seen])
     assert panel.data.loc["hour 9"].isna().all()
     for view in ("target", "groups", "rollout", "flow"):
@@ -140,8 +140,10 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
     asking, editor = ContextWhatIf(trained, user=105), HistoryEditor(trained, user=105)
     with pytest.raises(InputError, match="hour=99"):
         asking.goto(hour=99)
-    with pytest.raises(InputError, match="mute="):
-        asking.goto(mute=("smell",))
+    with pytest.raises(InputError, match="no control 'mask_smell'"):
+        asking.goto(mask_smell=True)
+    with pytest.raises(InputError, match="mask_text='yes' is not there: take a value of its type"):
+        asking.goto(mask_text="yes")
     with pytest.raises(InputError, match="not in the catalogue"):
         editor.goto(without=(0,), add="No such film")
     assert editor.values == {"without": (), "add": ""}
@@ -154,9 +156,9 @@ def test_a_wrong_title_that_is_typed_is_said_beside_the_picture_which_stays(trai
     shown = panel.picture
     panel.controls["add"].value = "<img src=x onerror=alert(1)>"
     assert panel.picture is shown
-    assert "&lt;img" in panel._said.value and "not in the catalogue" in panel._said.value
+    assert "&lt;img" in panel._error.value and "not in the catalogue" in panel._error.value
     panel.controls["add"].value = "Film 20"
-    assert panel._said.value == "" and panel.picture is not shown
+    assert panel._error.value == "" and panel.picture is not shown
 
 
 def test_a_button_and_a_slider_mark_events(trained):

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from m6rec.config import Config
-from m6rec.data import plaintext
-from m6rec.data.plaintext import Speller, Text
+from m6rec.data import prompts
+from m6rec.data.text import SOURCE_EOS, Prompt, PromptTokenizer
 from m6rec.errors import InputError
-from m6rec.model.plain import PlainText, ends
+from m6rec.model.text_model import TextTransformer, ends
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
 
 
-def backbone(layers: int = 3) -> PlainText:
+def backbone(layers: int = 3) -> TextTransformer:
     torch.manual_seed(0)
-    return PlainText(Config(width=16, heads=2, joint_layers=layers, dropout=0.0), 60).eval()
+    return TextTransformer(Config(width=16, heads=2, joint_layers=layers, dropout=0.0), 60).eval()
 
 
 def tokens(*shape: int) -> torch.Tensor:
@@ -47,10 +47,10 @@ def test_remembered_source_serves_many_candidates():
     model, source, candidates = backbone(), tokens(1, 6), tokens(5, 4)
     source[0, 4:] = 0
     at_once = model(source.expand(5, -1), candidates).logits
-    torch.testing.assert_close(model.proceed(candidates, model.remember(source)), at_once)
+    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source)), at_once)
     begun = candidates[:1, :2].expand(5, -1)
     whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
-    torch.testing.assert_close(model.proceed(candidates, model.remember(source, begun[:1])), whole)
+    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source, begun[:1])), whole)
 
 
 def test_layers_prompts_and_adapters():
@@ -67,20 +67,18 @@ def test_layers_prompts_and_adapters():
 
 
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():
-    assert plaintext.times(2) == "twice" and plaintext.times(4) == "4 times"
-    assert plaintext.standing(0.04) == "among the top 5 %"
-    assert plaintext.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties gender m"
-    assert plaintext.event("Heat (1995)", 5) == "loved Heat (1995)"
-    speller = Speller.fit(TEXTS * 3, 300)
-    text = Text(profile=TEXTS[2], history=tuple(TEXTS), candidate="silk bag", target=("wool coat", "tabla"))
-    whole = speller.source(text, 200)
-    short = speller.source(text, len(whole) - 1)
+    assert prompts.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties gender m"
+    assert prompts.event("Heat (1995)", 5) == "loved Heat (1995)"
+    tokenizer = PromptTokenizer.fit(TEXTS * 3, 300)
+    text = Prompt(profile=TEXTS[2], history=tuple(TEXTS), candidate="silk bag", target=("wool coat", "tabla"))
+    whole = tokenizer.source(text, 200)
+    short = tokenizer.source(text, len(whole) - 1)
     assert whole[len(whole) - len(short) + 10 :] == short[10:] and len(short) < len(whole)
-    assert speller.words(speller.target(text.target, 99)[0][1:]) == ["wool coat", "tabla"]
-    ids, taught = speller.target(("because:", "silk"), 99)
-    assert len(ids) == len(taught) and taught == [False] * (len(ids) - len(speller.segment("silk")) - 1) + [True] * (
-        len(speller.segment("silk")) + 1
+    assert tokenizer.decode(tokenizer.target(text.target, 99)[0][1:]) == ["wool coat", "tabla"]
+    ids, taught = tokenizer.target(("because:", "silk"), 99)
+    assert len(ids) == len(taught) and taught == [False] * (len(ids) - len(tokenizer.segment("silk")) - 1) + [True] * (
+        len(tokenizer.segment("silk")) + 1
     )
-    assert plaintext.SOURCE_EOS not in speller.segment("[EOS'] [EOS]")
+    assert SOURCE_EOS not in tokenizer.segment("[EOS'] [EOS]")
     with pytest.raises(InputError, match="shorten"):
-        speller.source(text, 5)
+        tokenizer.source(text, 5)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from m6rec.explain import reasons as words
-from m6rec.explain.capture import capture, evidence
+from m6rec.explain.capture import capture, target_log_prob
 from m6rec.explain.explainers import leave_one_out
-from m6rec.explain.reasons import Cause, held, reason, reasons
+from m6rec.explain.reasons import Cause, counterfactual_rank_drop, reasons
 from m6rec.explain.removal import logits_of
 
 
@@ -19,14 +19,14 @@ def context(trained):
 
 def test_a_reason_names_the_strongest_tokens_and_how_much_goes_with_them(trained, context):
     for item in range(30):
-        given, effects = reason(trained, context, item), leave_one_out(trained, context, item)
+        given, effects = reasons(trained, context, [item])[0], leave_one_out(trained, context, item)
         strongest = [t for t in np.argsort(-effects, kind="stable")[:3] if effects[t] > max(effects.max() / 10, 0)]
         assert [c.token for c in given.causes] == strongest
         labels = capture(trained, context).labels
         assert [c.label for c in given.causes] == [labels[t] for t in strongest]
         kept = np.ones((3, len(effects)), bool)
         kept[1, strongest] = kept[2, 1:] = False
-        whole, less, none = evidence(logits_of(trained, context, kept), item).tolist()
+        whole, less, none = target_log_prob(logits_of(trained, context, kept), item).tolist()
         share = np.clip((whole - less) / (whole - none), 0, 1) if whole > none and strongest else 0
         assert given.coverage == pytest.approx(share, abs=1e-4)
         assert given.sentence.startswith("Because" if given.coverage >= words.ENOUGH else "Not enough evidence")
@@ -39,7 +39,7 @@ def test_a_cause_that_does_next_to_nothing_is_not_named_beside_a_strong_one():
 
 def test_a_list_is_explained_as_its_items_are(trained, context):
     for one_by_one, together in zip(range(9, 14), reasons(trained, context, range(9, 14)), strict=True):
-        alone = reason(trained, context, one_by_one)
+        alone = reasons(trained, context, [one_by_one])[0]
         assert alone.sentence == together.sentence and alone.coverage == pytest.approx(together.coverage, abs=1e-5)
     assert len({r.sentence for r in reasons(trained, context, range(30))}) > 3
 
@@ -58,7 +58,7 @@ def test_sentences_read_like_sentences():
 
 
 def test_who_is_unknown_gets_no_reason(trained):
-    given = reason(trained, trained.extract_context([]), 9)
+    given = reasons(trained, trained.extract_context([]), [9])[0]
     assert not given.enough and given.causes == [] and given.coverage == 0
 
 
@@ -79,8 +79,8 @@ def test_an_item_never_seen_can_be_a_reason(trained):
 
 def test_removing_the_causes_lowers_the_item_further_than_removing_other_events(trained, data):
     contexts = trained.target_context(data.targets(data.split().test))
-    found = held(trained, contexts, k=5)
+    found = counterfactual_rank_drop(trained, contexts, k=5)
     assert all(len(part) == 40 for part in found)
-    assert (np.isnan(found.lowered) == (found.answered == 0)).all() and not np.isnan(found.coverage).any()
-    assert np.nanmean(found.lowered) > np.nanmean(found.lowered_at_random) + 0.1
-    assert np.nanmean(found.places) > np.nanmean(found.places_at_random) > 0
+    assert (np.isnan(found.lowered) == (found.enough == 0)).all() and not np.isnan(found.coverage).any()
+    assert np.nanmean(found.lowered) > np.nanmean(found.lowered_random) + 0.1
+    assert np.nanmean(found.ranks) > np.nanmean(found.ranks_random) > 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fixtures import small_data, small_model
 
+import m6rec
 from m6rec import Config, InputError, evaluate
 
 
@@ -79,6 +82,70 @@ def test_generated_lists_are_as_long_as_is_asked_for(trained):
     assert (generated.lists >= 0).all()
 
 
+@pytest.fixture(scope="module")
+def crowded():
+    """A model of data in which one user has had all but one item before the target, and one has had every item."""
+    data = small_data()
+    events = data.events.assign(
+        user_id=data.users["user_id"].to_numpy()[data.events["user"]],
+        item_id=data.items["item_id"].to_numpy()[data.events["item"]],
+    )[["user_id", "item_id", "timestamp"]]
+    heavy = [
+        pd.DataFrame({"user_id": 990, "item_id": range(500, 530)}),
+        pd.DataFrame({"user_id": 991, "item_id": [*range(500, 530), 500, 501]}),
+    ]
+    events = pd.concat([events, *(h.assign(timestamp=range(900_000_000, 900_000_000 + len(h))) for h in heavy)])
+    model = small_model(m6rec.Dataset.from_frames(data.items, None, events), pretrain_epochs=1, finetune_epochs=1)
+    model.pretrain()
+    model.fine_tune()
+    return model
+
+
+@pytest.mark.parametrize("method", ["generated", "hybrid", "dense", "exact"])
+def test_lists_and_scores_do_not_depend_on_who_else_is_in_the_chunk(crowded, method):
+    scorer, data = crowded.scorer(method), crowded.data
+    targets = data.targets(data.split().test)
+    one = [evaluate(scorer, data, chunk=chunk) for chunk in (1, 7, 256)]
+    for other in one[1:]:
+        np.testing.assert_array_equal(one[0].lists, other.lists)
+        pd.testing.assert_frame_equal(one[0].per_user, other.per_user)
+    whole = scorer.scores(targets)
+    torch.testing.assert_close(torch.cat([scorer.scores(targets[i : i + 1]) for i in range(len(targets))]), whole)
+    if method in ("generated", "hybrid"):  # 29 seen, 30 seen, and people with few
+        listed = torch.isfinite(whole).sum(1)
+        seen = targets.seen().toarray().sum(1)
+        assert listed.tolist() == (data.n_items - seen).tolist() and listed.min() == 0 < listed.median()
+
+
+def test_a_figure_at_a_k_above_the_beam_is_refused(trained):
+    for method in ("generated", "hybrid"):
+        with pytest.raises(InputError, match=r"k=15 is more than the 10 items .* scorer\(…, beam=15\)"):
+            evaluate(trained.scorer(method, beam=10), trained.data, k=15)
+        narrow, wide = (evaluate(trained.scorer(method, beam=b), trained.data, k=10).lists for b in (10, 30))
+        assert narrow.shape == wide.shape and (narrow >= 0).all()
+    assert evaluate(trained.scorer("exact", beam=10), trained.data, k=15).lists.shape[1] == 15
+    assert trained.recommend(105, k=15)["item_id"].is_unique
+
+
+def test_a_model_that_is_not_trained_recommends_nothing_rather_than_one_item_ten_times():
+    def stop(row):
+        raise KeyboardInterrupt
+
+    untrained, interrupted = small_model(), small_model()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.pretrain(on_epoch=stop)
+    assert not interrupted.network.training  # no dropout in what is computed next
+    for model in (untrained, interrupted):
+        for method in ("generated", "dense", "exact", "hybrid"):
+            with pytest.raises(InputError, match=r"no semantic IDs yet: call pretrain\(\) first"):
+                model.recommend(105, k=3, method=method)
+        for method in ("generated", "exact", "hybrid"):
+            with pytest.raises(InputError, match=r"call pretrain\(\) first"):
+                evaluate(model.scorer(method), model.data)
+    interrupted.pretrain()
+    assert interrupted.recommend(105, k=10)["item_id"].is_unique
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -122,8 +189,6 @@ def test_weekdays_may_be_names_or_numbers_from_monday(trained):
 
 
 def test_data_without_timestamps_has_no_request_and_works():
-    import m6rec
-
     data = small_data()
     events = data.events.assign(
         user_id=data.users["user_id"].to_numpy()[data.events["user"]],

@@ -11,7 +11,7 @@ from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 import m6rec
 from m6rec.config import Config
-from m6rec.data.segments import Segmented
+from m6rec.data.ratings import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, largest_difference, score
@@ -19,13 +19,13 @@ from m6rec.model.segments import SegmentNetwork
 from m6rec.train import segments as train
 
 
-def cached(network, alone, capacity=200):
-    return SegmentCache(network, alone, length=6, capacity=capacity)
+def cached(network, local_layers, capacity=200):
+    return SegmentCache(network, local_layers, length=6, capacity=capacity)
 
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
     windows, data = segmented.windows(segmented.test), segmented.data
-    shown = segmented.items[segmented._item, segmented._standing]  # (E, L)
+    shown = segmented.items[segmented.item, segmented._standing]  # (E, L)
     for row, start in list(enumerate(segmented.test.starts))[:10]:
         user = data.events["user"][start]
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
@@ -34,12 +34,12 @@ def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmen
         assert (windows.source[row, 1:].numpy() == np.array(wanted)).all()
         assert start + segmented.test.count == data.offsets[user + 1]  # the user's last events
         assert (windows.candidates[row].numpy() == shown[start : start + 2]).all()
-    assert not segmented.training[segmented.test.starts[:, None] + np.arange(2)].any()
-    assert not segmented.training[segmented.valid.starts[:, None] + np.arange(2)].any()
+    assert not segmented.is_train[segmented.test.starts[:, None] + np.arange(2)].any()
+    assert not segmented.is_train[segmented.valid.starts[:, None] + np.arange(2)].any()
 
 
 def test_training_windows_hold_training_events_alone(segmented):
-    rows = segmented.items[segmented._item, segmented._standing][segmented.training]
+    rows = segmented.items[segmented.item, segmented._standing][segmented.is_train]
     kept = {tuple(row) for row in rows.tolist()}
     for windows in segmented.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
         there = windows.liked >= 0
@@ -47,63 +47,63 @@ def test_training_windows_hold_training_events_alone(segmented):
         assert (windows.candidates[~there] == PAD).all()
 
 
-@pytest.mark.parametrize("alone", range(DEPTH))
-def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, alone):
+@pytest.mark.parametrize("local_layers", range(DEPTH))
+def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, local_layers):
     windows = requests(segmented)
-    together = network(windows, alone)
+    together = network(windows, local_layers)
     for place in range(2):
         one = windows._replace(candidates=windows.candidates[:, [place]], liked=windows.liked[:, [place]])
-        torch.testing.assert_close(network(one, alone)[:, 0], together[:, place], atol=1e-5, rtol=0)
+        torch.testing.assert_close(network(one, local_layers)[:, 0], together[:, place], atol=1e-5, rtol=0)
     wider = torch.nn.functional.pad(windows.candidates, (0, 3))
     source = torch.nn.functional.pad(windows.source, (0, 3))
-    torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), alone), together)
+    torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), local_layers), together)
 
 
 def test_visits_come_back_with_one_more_event(segmented):
-    rows = segmented.visits(9, np.random.default_rng(0), times=4)
+    rows = segmented.repeat_requests(9, np.random.default_rng(0), times=4)
     assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
     assert np.isin(rows[:3], segmented.data.offsets).all()
 
 
 def test_the_baseline_counts_training_ratings_alone(segmented):
-    item, liked = int(segmented._item[segmented.test.starts[0]]), segmented.liked
-    mine = (segmented._item == item) & segmented.training
-    wanted = (liked[mine].sum() + 5 * liked[segmented.training].mean()) / (mine.sum() + 5)
+    item, liked = int(segmented.item[segmented.test.starts[0]]), segmented.liked
+    mine = (segmented.item == item) & segmented.is_train
+    wanted = (liked[mine].sum() + 5 * liked[segmented.is_train].mean()) / (mine.sum() + 5)
     assert segmented.means(segmented.test)[0, 0] == pytest.approx(wanted)
 
 
 def test_what_a_candidate_is_told_of_others_knows_no_rating_of_its_own_users_and_none_held_out():
     data = small_data()
-    before = Segmented(data, length=6, history=4, vocabulary=300, held=2)
+    before = RatingWindows(data, length=6, history=4, vocabulary=300, held=2)
     user = int(np.diff(data.offsets).argmax())
-    mine = before._user == user
-    for changed, unmoved in ((mine, mine & before.training), (~before.training, np.ones_like(mine))):
+    mine = before.user == user
+    for changed, unmoved in ((mine, mine & before.is_train), (~before.is_train, np.ones_like(mine))):
         events = data.events.assign(value=np.where(changed, 6 - data.events["value"], data.events["value"]))
-        after = Segmented(dataclasses.replace(data, events=events), length=6, history=4, vocabulary=300, held=2)
+        after = RatingWindows(dataclasses.replace(data, events=events), length=6, history=4, vocabulary=300, held=2)
         assert (after.liked != before.liked)[changed].any()
-        np.testing.assert_array_equal(after._others[unmoved], before._others[unmoved])
+        np.testing.assert_array_equal(after.others[unmoved], before.others[unmoved])
 
 
 def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, network):
     windows = requests(segmented)
     tokens = windows.source.flatten(0, 1)
-    states = network.alone(tokens, 2)
+    states = network.local(tokens, 2)
     changed = tokens.clone()
     changed[1] = tokens[-1]
-    moved = (network.alone(changed, 2) - states).abs().amax((1, 2)) > 1e-6
+    moved = (network.local(changed, 2) - states).abs().amax((1, 2)) > 1e-6
     assert moved.nonzero().tolist() == [[1]]
     other = windows._replace(source=changed.unflatten(0, windows.source.shape[:2]))
     assert (network(other, 2) - network(windows, 2)).abs().max() > 1e-4  # but after them they do
 
 
-@pytest.mark.parametrize("alone", range(1, DEPTH))
-def test_serving_equals_the_training_path_for_every_depth(segmented, network, alone):
-    windows, cache = requests(segmented), cached(network, alone)
-    plain = network(windows, alone)
+@pytest.mark.parametrize("local_layers", range(1, DEPTH))
+def test_serving_equals_the_training_path_for_every_depth(segmented, network, local_layers):
+    windows, cache = requests(segmented), cached(network, local_layers)
+    plain = network(windows, local_layers)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
     assert cache.use.hits + cache.use.misses == 5 * 7 and cache.use.misses == cache.use.held
-    assert 0 <= largest_difference(network, windows, alone=alone) <= 1e-5
+    assert 0 <= largest_difference(network, windows, local_layers=local_layers) <= 1e-5
 
 
 def test_a_new_event_costs_one_segment(segmented, network):
@@ -112,7 +112,7 @@ def test_a_new_event_costs_one_segment(segmented, network):
     before = cache.use
     source = windows.source[0].clone()
     source[1:-1], source[-1] = windows.source[0][2:], torch.from_numpy(segmented.events[3, 4])
-    source[-1, -1] = len(segmented.speller) - 1  # a text that nobody has
+    source[-1, -1] = len(segmented.tokenizer) - 1  # a text that nobody has
     score(cache, source, windows.candidates[0])
     assert cache.use.misses == before.misses + 1
 
@@ -126,10 +126,10 @@ def test_a_stale_state_is_never_used(segmented, network):
     served = score(cache, windows.source[0], windows.candidates[0])
     torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
     assert cache.version != old and (served - first).abs().max() > 1e-3
-    other = SegmentNetwork(SEGMENTS, len(segmented.speller))
+    other = SegmentNetwork(SEGMENTS, len(segmented.tokenizer))
     for change in (
         lambda: network.load_state_dict(other.state_dict()),
-        lambda: network.load_state_dict(SegmentNetwork(SEGMENTS, len(segmented.speller)).state_dict(), assign=True),
+        lambda: network.load_state_dict(SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).state_dict(), assign=True),
         lambda: network.blocks.__setitem__(0, SegmentNetwork(SEGMENTS, 300).eval().blocks[0]),
     ):
         change()
@@ -144,7 +144,7 @@ def test_the_memory_is_bounded_whatever_comes(segmented, network):
     assert size == 12 * 6 * 16 * 4
     for _ in range(200):
         tokens = torch.from_numpy(rng.integers(1, 70, (7, 6)))
-        torch.testing.assert_close(cache.states(tokens), network.alone(tokens, 2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(cache.states(tokens), network.local(tokens, 2), atol=1e-5, rtol=0)
     use = cache.use
     assert use.held == 12 and use.bytes == size and use.evicted == use.misses - 12 > 0
 
@@ -167,7 +167,7 @@ def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tm
     again.load(tmp_path / "states.safetensors")
     torch.testing.assert_close(score(again, windows.source[0], windows.candidates[0]), wanted)
     assert again.use.misses == 0
-    other = cached(SegmentNetwork(SEGMENTS, len(segmented.speller)).eval(), 2)
+    other = cached(SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).eval(), 2)
     with pytest.raises(InputError, match="model version"):
         other.load(tmp_path / "states.safetensors")
     with pytest.raises(InputError, match="model version"):  # the same weights, other layers alone
@@ -175,11 +175,11 @@ def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tm
 
 
 def test_bad_requests_are_named(segmented, network):
-    for alone in (0, DEPTH):
-        with pytest.raises(InputError, match="take 1 to 3 layers"):
-            cached(network, alone)
-    with pytest.raises(InputError, match="layers alone"):
-        network.alone(torch.ones(1, 6, dtype=torch.long), DEPTH)
+    for local_layers in (0, DEPTH):
+        with pytest.raises(InputError, match="take 1 to 3"):
+            cached(network, local_layers)
+    with pytest.raises(InputError, match="local layers"):
+        network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
     with pytest.raises(InputError, match="holds nothing"):
         cached(network, 1, capacity=0)
     with pytest.raises(InputError, match="one request has 3 segments"):
@@ -191,7 +191,7 @@ def test_bad_requests_are_named(segmented, network):
     untold = small_data()
     untold.events["value"] = 1.0
     with pytest.raises(InputError, match="has none"):
-        Segmented(untold)
+        RatingWindows(untold)
 
 
 def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
     made = []
     for keep in (True, True, False):
         torch.manual_seed(0)
-        net = SegmentNetwork(SEGMENTS, len(segmented.speller))
+        net = SegmentNetwork(SEGMENTS, len(segmented.tokenizer))
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = train.exits(1)(net.eval(), windows)["exits"].item()
         train.teach(net, segmented, train.exits(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
@@ -219,10 +219,12 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
 def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(segmented, network):
     windows = requests(segmented)
     assert abs(train.related(network)(network, windows)["relations"].item()) < 1e-6
-    narrow = SegmentNetwork(Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.speller), narrow=4)
-    loss = train.related(network)(narrow, windows)["relations"]
+    small = SegmentNetwork(
+        Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.tokenizer), embedding_size=4
+    )
+    loss = train.related(network)(small, windows)["relations"]
     loss.backward()
-    assert loss.item() > 1e-3 and narrow.tokens.weight.grad.abs().sum() > 0
+    assert loss.item() > 1e-3 and small.tokens.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in network.parameters())
 
 

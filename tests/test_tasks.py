@@ -9,12 +9,13 @@ from fixtures import small_data
 
 import m6rec
 from m6rec.config import Config
-from m6rec.data import domains
-from m6rec.data.plaintext import Speller, Text
+from m6rec.data import prompts
+from m6rec.data.text import Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.generate.plain import trie, write
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import conversation, explanation, retrieval
+from m6rec.tasks.heldout import hold_out
 from m6rec.tasks.open_domain import OpenDomain, few_shot
 from m6rec.tasks.zero_shot import Meeting
 from m6rec.train import plain
@@ -22,7 +23,7 @@ from m6rec.train.meeting import Catalogue
 from m6rec.train.plain import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
-ASKED = Text(
+ASKED = Prompt(
     profile="age twenties",
     request="evening workday",
     history=("wool coat winter slim", "linen shirt"),
@@ -34,8 +35,8 @@ ASKED = Text(
 def backbone(*texts: str) -> Backbone:
     """An untrained one: whatever it prefers, a trie has to hold."""
     config = Config(width=16, heads=2, joint_layers=2, dropout=0.0)
-    speller = Speller.fit([*texts, *ASKED.segments, *ASKED.target], 400)
-    return Backbone(PlainText(config, len(speller)).eval(), speller, config, "untrained")
+    tokenizer = PromptTokenizer.fit([*texts, *ASKED.segments, *ASKED.target], 400)
+    return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
 
 
 def test_only_what_is_among_the_sentences_is_written():
@@ -43,7 +44,7 @@ def test_only_what_is_among_the_sentences_is_written():
     made = backbone(*catalogue)
     texts = [ASKED._replace(target=("next:", words)) for words in catalogue * 3]
     said = write(made, texts, among=[catalogue] * len(texts))
-    spelled = {" ".join(made.speller.words(made.speller.segment(words))) for words in catalogue}
+    spelled = {" ".join(made.tokenizer.decode(made.tokenizer.segment(words))) for words in catalogue}
     assert {" ".join(parts) for parts in said} <= spelled and all(len(parts) == 1 for parts in said)
     alone = write(made, texts[:1], among=[["wool coat"]])
     assert alone == [["wool coat"]]
@@ -57,7 +58,7 @@ def test_a_sentence_is_written_to_its_end_however_long():
 @pytest.mark.parametrize("sentences", [[], [""], ["silk", " "]])
 def test_nothing_to_say_is_an_error(sentences):
     with pytest.raises(InputError, match="nothing may be said"):
-        trie(backbone().speller, sentences)
+        trie(backbone().tokenizer, sentences)
 
 
 def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():
@@ -76,8 +77,8 @@ def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, peop
     assert (data.n_items, data.n_users) == (items, people)
     assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
     assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
-    assert "written for m6rec" in m6rec.data.registry.SOURCES[name].terms
-    assert all(domains.domain(data).items)
+    assert "written for m6rec" in m6rec.data.sources.SOURCES[name].terms
+    assert all(prompts.domain(data).items)
 
 
 def test_a_domain_without_a_text_is_refused():
@@ -91,15 +92,15 @@ def test_a_domain_without_a_text_is_refused():
         name="mute",
     )
     with pytest.raises(InputError, match="mute has no text"):
-        domains.domain(bare)
+        prompts.domain(bare)
 
 
 def test_what_is_held_out_is_never_trained_on():
     data = small_data()
     held = np.arange(data.n_items) < 8
     newcomers = np.arange(data.n_users) % 5 == 0
-    out = domains.hold_out(data, held, newcomers)
-    left = data.only(out.left)
+    out = hold_out(data, held, newcomers)
+    left = data.only(out.train)
     assert not held[left.events["item"]].any() and not newcomers[left.events["user"]].any()
     assert left.n_events == len(out.seen.item) and set(out.seen.item) == set(left.events["item"])
     last = {int(data.events["user"][row]): row for row in (*out.split.valid, *out.split.test)}
@@ -112,7 +113,7 @@ def test_what_is_held_out_is_never_trained_on():
 
 def test_two_maps_of_ids_find_what_follows_in_a_circle():
     """They were once taught under no_grad, which only a call could show."""
-    circle = domains.domain(small_data())
+    circle = prompts.domain(small_data())
     rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
     cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
     assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
@@ -128,7 +129,7 @@ def test_a_system_that_searches_first_offers_what_has_both_wishes():
 def test_open_domain_cases_keep_apart_who_is_new():
     data = small_data()
     newcomers = np.arange(data.n_users) % 3 == 0
-    out = domains.hold_out(data, np.arange(data.n_items) < 10, newcomers)
+    out = hold_out(data, np.arange(data.n_items) < 10, newcomers)
     site = OpenDomain(data, out)
     for case, (rows, pool) in site.cases.items():
         user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
@@ -136,7 +137,7 @@ def test_open_domain_cases_keep_apart_who_is_new():
         assert np.isin(item, out.items).all() == (case != "people unknown")
         if case != "everyone":
             assert (newcomers[user] == (case != "goods unknown")).all()
-    assert len(site.known) and not out.left[site.known].any()
+    assert len(site.known) and not out.train[site.known].any()
     assert not newcomers[data.events["user"].to_numpy()[site.known]].any()
     assert site.ndcg([site.rivals["popularity"]] * 2, first=3).shape == (2, 3)
     with pytest.raises(InputError, match="the case 'nobody' is unknown"):
@@ -145,9 +146,9 @@ def test_open_domain_cases_keep_apart_who_is_new():
 
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
-    out = domains.hold_out(data, np.ones(data.n_items, bool), name="films")
+    out = hold_out(data, np.ones(data.n_items, bool), name="films")
     config = plain.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
-    made = plain.pretrain([domains.domain(m6rec.load("written-posts"))], config, whole=True)
+    made = plain.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
     again, other = (few_shot(made, out, 40), few_shot(made, out, 40, scratch=True))
     assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
@@ -160,10 +161,10 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
-    tokens = plain.batch(made.speller.tokens([Text(profile="age", target=tuple(items))]))
+    tokens = plain.batch(made.tokenizer.encode([Prompt(profile="age", target=tuple(items))]))
     own = plain.losses(made.network, tokens)["meet"]
-    torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.speller))["meet"], own)
-    more = Catalogue.of([*items, "tabla"], made.speller)
+    torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own)
+    more = Catalogue.of([*items, "tabla"], made.tokenizer)
     assert plain.losses(made.network, tokens, more)["meet"] > own
-    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.speller))["meet"]
+    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["meet"]
     assert unknown == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,9 +17,9 @@ from fixtures import small_data, small_model
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.batches import Batch
 from m6rec.data.context import Context
-from m6rec.data.pairs import Neighbourhood, neighbourhood, spectral
+from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
-from m6rec.model.tree import grow
+from m6rec.model.tree import build_tree
 from m6rec.train import checkpoint, code, losses, softmax, whole
 
 
@@ -64,7 +65,7 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
 
     vectors = model.item_vectors()
-    model.network.digits.plant(grow(vectors.numpy(), model.network.digits.widths), vectors)
+    model.network.digits.init_from_tree(build_tree(vectors.numpy(), model.network.digits.widths), vectors)
     first = gradients()
     for _ in range(3):
         assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
@@ -94,10 +95,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(trained, t
 
 def test_a_checkpoint_of_another_config_is_refused_and_left_alone(tmp_path):
     small_model().pretrain(folder=tmp_path / "work")
-    before = (tmp_path / "work" / "state.json").read_bytes()
+    before = (tmp_path / "work" / "state.safetensors").read_bytes()
     with pytest.raises(InputError, match="another run"):
         small_model(width=8).pretrain(folder=tmp_path / "work", resume=True)
-    assert (tmp_path / "work" / "state.json").read_bytes() == before
+    assert (tmp_path / "work" / "state.safetensors").read_bytes() == before
 
 
 def test_training_lowers_every_loss_and_beats_chance():
@@ -167,7 +168,7 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     found = whole.Predicted(state, trained.item_vectors(), target, network.codes >= 0)
     _, taught = losses.digits(network, state, target, whole.subtrees(tree, found))
     probability, digits, expected = logits.softmax(-1), tree.digits(torch.arange(len(tree.leaf))), 0.0
-    student = network.digits.teach(state, target)
+    student = network.digits.teacher_forced(state, target)
     for row in range(3):
         for level in range(3):
             own = tree.digits(target[row])
@@ -176,8 +177,8 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
                 [probability[row, under & (digits[:, level] == d)].sum() for d in range(tree.widths[level])]
             )
             said = student[level][row].log_softmax(-1)
-            living = mass > 0
-            expected += -(mass[living] / mass.sum() * said[living]).sum() / 3
+            valid_nodes = mass > 0
+            expected += -(mass[valid_nodes] / mass.sum() * said[valid_nodes]).sum() / 3
     torch.testing.assert_close(taught, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -227,6 +228,88 @@ def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monke
         trained.save_pretrained(folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.json", "model.safetensors", "folder"])
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(trained, tmp_path, name):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    if name == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_text('{"model_type": "of somebody else"}')
+    for write in (trained.save_pretrained, lambda folder: small_model().pretrain(folder=folder)):
+        with pytest.raises(InputError, match=r"holds other files .* name a new or an empty folder") as error:
+            write(folder)
+        assert "\n" not in str(error.value) and os.listdir(folder) == [name] and os.listdir(tmp_path) == ["docs"]
+    if name != "folder":
+        with pytest.raises(InputError, match="is a file: name a folder"):
+            trained.save_pretrained(folder / name)
+        assert (folder / name).is_file()
+
+
+def test_a_model_is_saved_over_an_older_one_and_nothing_beside_it_goes(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()  # an empty one may be there
+    small_model().save_pretrained(folder)
+    (folder / "README.md").write_text("mine")
+    monkeypatch.chdir(folder)
+    trained.save_pretrained(".")
+    names = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(os.listdir(folder)) == names and (folder / "README.md").read_text() == "mine"
+    assert same(weights(trained), weights(M6Rec.from_pretrained(folder, trained.data)))
+    (tmp_path / "plain").mkdir()
+    mode = trained.save_pretrained(tmp_path / "new" / "model").stat().st_mode
+    assert mode == (tmp_path / "plain").stat().st_mode  # a colleague can read it
+
+
+def test_the_items_own_training_is_kept_under_the_name_that_was_given(tmp_path):
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "photo.png").write_text("x")
+    small_model(item_epochs=1, pretrain_epochs=1).pretrain(folder=tmp_path / "run")
+    assert sorted(os.listdir(tmp_path)) == ["items", "run", "run-items"]
+    assert os.listdir(tmp_path / "items") == ["photo.png"]
+
+
+def test_whatever_moment_a_save_is_cut_off_at_a_mixture_is_never_loaded(trained, tmp_path, monkeypatch):
+    old, folder, replace = small_model(), tmp_path / "model", os.replace
+
+    class Cut(Exception):
+        pass
+
+    for moment in range(4):
+        shutil.rmtree(folder, ignore_errors=True)
+        old.save_pretrained(folder)
+        moves = iter(range(moment))
+
+        def cut(*paths, moves=moves):
+            if next(moves, None) is None:
+                raise Cut
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", cut)
+        with contextlib.suppress(Cut):
+            trained.save_pretrained(folder)
+        monkeypatch.setattr(os, "replace", replace)
+        try:
+            found = weights(M6Rec.from_pretrained(folder, trained.data))
+            assert same(found, weights(old if moment == 0 else trained)) and moment != 1
+        except InputError as error:
+            assert moment == 1 and "its files are of two checkpoints" in str(error)
+        trained.save_pretrained(folder)  # and it can be saved again
+        assert same(weights(trained), weights(M6Rec.from_pretrained(folder, trained.data)))
+
+
+def test_a_checkpoint_of_another_version_or_device_says_so_or_just_works(trained, tmp_path):
+    folder = trained.save_pretrained(tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    for change in ({"format": 0}, {"format": 2}, {"config": {**values["config"], "forgotten": 1}}):
+        (folder / "config.json").write_text(json.dumps({**values, "m6rec": "0.0.7", **change}))
+        with pytest.raises(InputError, match=r"written by m6rec 0\.0\.7.* train it again, or load it with"):
+            M6Rec.from_pretrained(folder, trained.data)
+    (folder / "config.json").write_text(json.dumps({**values, "config": {**values["config"], "device": "cuda"}}))
+    loaded = M6Rec.from_pretrained(folder, trained.data)
+    assert same(weights(trained), weights(loaded)) and len(loaded.recommend(105, k=3)) == 3
 
 
 def test_damaged_foreign_and_missing_checkpoints_are_refused_in_a_sentence(trained, tmp_path):

@@ -8,7 +8,7 @@ from fixtures import small_data
 
 from m6rec.config import MODALITIES
 from m6rec.errors import InputError
-from m6rec.explain.content import Restored, captions, first_named, restore
+from m6rec.explain.content import Reconstruction, captions, first_named, reconstruct
 from m6rec.explain.trial import SUBSETS, Shop, Trial, likes, shares_by_attention, shares_by_muting
 from m6rec.recommender import M6Rec
 
@@ -107,25 +107,25 @@ def test_true_shares_stand_in_the_order_of_the_modalities(shop):
 def test_only_hidden_patches_count_as_errors():
     true = np.zeros((1, 4, 2))
     drawn = np.array([[[1, 1], [3, 3], [9, 9], [9, 9]]], dtype=float)
-    piece = Restored(true, drawn, np.array([[True, True, False, False]]))
+    piece = Reconstruction(true, drawn, np.array([[True, True, False, False]]))
     assert piece.errors().tolist() == [5] and piece.errors(np.full((4, 2), 2.0)).tolist() == [4]
 
 
 def test_what_is_hidden_cannot_be_seen(shop, model):
     codes = np.flatnonzero(shop.data.items["image"].notna())[:6]
-    before = restore(model, "image", codes)
-    assert (before.hidden.sum(1) == 8).all()
+    before = reconstruct(model, "image", codes)
+    assert (before.masked.sum(1) == 8).all()
     held = model.features
     changed = held.image.copy()
-    changed[codes] = np.where(before.hidden[..., None], 0.5, changed[codes])
+    changed[codes] = np.where(before.masked[..., None], 0.5, changed[codes])
     model.features = held._replace(image=changed)
-    after, told = restore(model, "image", codes), captions(model, codes)
+    after, told = reconstruct(model, "image", codes), captions(model, codes)
     words = held.text.copy()
     words[codes] = 7
     model.features = held._replace(text=words, image=changed)
     told_again = captions(model, codes)
     model.features = held
-    np.testing.assert_allclose(after.drawn, before.drawn, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after.predicted, before.predicted, rtol=1e-5, atol=1e-6)
     assert told == told_again and len(told) == 6  # a caption knows the photograph, not the text
 
 

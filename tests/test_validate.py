@@ -11,7 +11,7 @@ import pytest
 from test_media import HUM, MUG, png_header, recording
 
 import m6rec.data as d
-from m6rec.data.problems import LIMIT
+from m6rec.data.schema import LIMIT
 from m6rec.errors import InputError
 
 COLUMNS = ["file", "row", "column", "problem", "fix"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from m6rec.view.figures import attention_map, rank_moves
-from m6rec.view.learning import learning_curves
-from m6rec.view.tradeoff import tradeoff
+from m6rec.evaluate.statistics import Interval
+from m6rec.view.figures import comparison, learning_curves, rank_moves, tradeoff
+from m6rec.view.heatmap import attention_rows
 
 
 def test_two_films_of_one_title_stand_where_the_title_is_met_first():
@@ -17,19 +17,26 @@ def test_two_films_of_one_title_stand_where_the_title_is_met_first():
 
 def test_an_attention_map_keeps_its_weights_under_the_names_of_rows_and_tokens():
     weights = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
-    picture = attention_map(weights, ["Fargo", "hour 21"], "Looks", rows=["21 h", "9 h", "difference"])
+    picture = attention_rows(weights, ["Fargo", "hour 21"], ["21 h", "9 h", "difference"], "Attention")
     assert picture.data.loc["difference", "hour 21"] == 1
-    assert attention_map(weights, ["a", "b"], "Looks").data.index.tolist() == ["head 1", "head 2", "head 3"]
+    ticks = picture.figure.axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == ["21 h", "9 h", "difference"]
     assert "Fargo" not in picture.alt  # titles come from trained models' lists, and alternative texts are compared
 
 
 def test_one_token_that_stands_for_many_does_not_dim_the_others():
     weights = np.array([[0.9, 0.06, 0.04]])
     ends = [
-        attention_map(weights, ["31 earlier events", "Fargo", "hour 21"], "Looks", top=top).figure.axes[0].images[0]
-        for top in (None, 0.06)
+        attention_rows(weights, [first, "Fargo", "hour 21"], ["head 1"], "Attention").figure.axes[0].images[0]
+        for first in ("start", "31 earlier events")
     ]
     assert [image.get_clim() for image in ends] == [(0, 0.9), (0, 0.06)]
+
+
+def test_methods_are_named_in_words_and_figures_keep_their_keys():
+    picture = comparison({"m6rec_no_prior": Interval(0.12, 0.11, 0.13, 9, 1)}, "Leads")
+    assert [tick.get_text() for tick in picture.figure.axes[0].get_yticklabels()] == ["m6rec no prior"]
+    assert picture.data.index.tolist() == ["m6rec_no_prior"]
 
 
 def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():

@@ -8,11 +8,12 @@ import pandas as pd
 import m6rec
 from m6rec.data import image, sound
 from m6rec.data.features import Features
-from m6rec.explain.content import Restored
-from m6rec.view import items
+from m6rec.explain.content import Reconstruction
+from m6rec.view import heatmap, items
+from m6rec.view.picture import Picture
 
 
-def drawn(picture: items.Picture, place: int) -> np.ndarray:
+def drawn(picture: Picture, place: int) -> np.ndarray:
     """What stands in one of a picture's axes."""
     return np.ma.filled(picture.figure.axes[place].images[0].get_array().astype(float), np.nan)
 
@@ -50,7 +51,7 @@ def test_restored_patches_stand_in_the_gaps_and_nowhere_else():
     true, new = (image.patches(rng.random((2, 28, 28))) for _ in range(2))
     hidden = np.zeros((2, 16), bool)
     hidden[:, :5] = True
-    picture = items.restored({"image": Restored(true, new, hidden)}, "Restored", count=2)
+    picture = items.reconstructions({"image": Reconstruction(true, new, hidden)}, "Restored", count=2)
     seen, filled, whole = (image.patches(drawn(picture, place)[None])[0] for place in (0, 2, 4))
     assert np.isnan(seen[:5]).all() and not np.isnan(seen[5:]).any()
     np.testing.assert_allclose(filled, np.concatenate([new[0, :5], true[0, 5:]]))
@@ -60,17 +61,21 @@ def test_restored_patches_stand_in_the_gaps_and_nowhere_else():
 
 def test_each_column_of_numbers_has_colours_of_its_own_unless_they_share_an_end():
     table = pd.DataFrame({"warm": [0.2, 0.1], "cold": [0.02, 0.01]}, index=["all", "text"])
-    np.testing.assert_allclose(drawn(items.number_map(table, "Worth"), 0), [[1, 1], [0.5, 0.5]])
-    np.testing.assert_allclose(drawn(items.number_map(table, "Worth", top=1.0), 0), table.to_numpy())
-    shown = {text.get_text() for text in items.number_map(table, "Worth").figure.axes[0].texts}
+    np.testing.assert_allclose(drawn(heatmap.number_map(table, "Worth"), 0), [[1, 1], [0.5, 0.5]])
+    np.testing.assert_allclose(drawn(heatmap.number_map(table, "Worth", top=1.0), 0), table.to_numpy())
+    shown = {text.get_text() for text in heatmap.number_map(table, "Worth").figure.axes[0].texts}
     assert shown == {"0.200", "0.100", "0.020", "0.010"}
 
 
 def test_masks_are_drawn_as_they_are():
     maps = {"joint": np.ones((2, 2), bool), "gated": np.eye(2, dtype=bool)}
-    picture = items.mask_maps(maps, ["text", "image"], "Masks")
+    picture = heatmap.mask_map(maps, ["text", "image"], "Masks")
     np.testing.assert_array_equal(drawn(picture, 1), np.eye(2))
     assert picture.data["visible"].to_dict() == {"joint": 1.0, "gated": 0.5}
+    legend = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    assert legend == ["may attend", "masked"]
+    alone = heatmap.mask_map(np.eye(2, 3, dtype=bool), ["a", "b"], "One mask", keys=["x", "y", "z"])
+    assert alone.data.loc["b"].tolist() == [False, True, False] and "33%" in alone.alt
 
 
 def test_shares_found_are_averaged_where_the_truth_is_alike():

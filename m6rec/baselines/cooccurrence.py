@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from m6rec.baselines.linear import ItemToItem, recent
+from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.data.pairs import DECAY, WINDOW, following, scaled
 
 FILLED = 0.1  # share of pairs from which on a dense table is multiplied faster
 

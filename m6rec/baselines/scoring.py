@@ -1,6 +1,6 @@
 """Baselines that say whether a person will like a film: the film's mean, a logistic regression, a DIN-like network.
 
-Each is fitted on `Opinions` and gives `scores(rows)`: (n,), higher = likelier to be liked.
+Each is fitted on `Ratings` and gives `scores(rows)`: (n,), higher = likelier to be liked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from m6rec.data.opinions import Opinions
+from m6rec.data.ratings import Ratings
 
 
 class ItemMean:
@@ -22,7 +22,7 @@ class ItemMean:
 
     name = "item mean"
 
-    def fit(self, known: Opinions, rows: np.ndarray) -> ItemMean:
+    def fit(self, known: Ratings, rows: np.ndarray) -> ItemMean:
         """The means are counted already, on all training events."""
         self.means = known.numbers["others"].to_numpy()
         return self
@@ -37,7 +37,7 @@ class Logistic:
 
     name = "logistic regression"
 
-    def fit(self, known: Opinions, rows: np.ndarray) -> Logistic:
+    def fit(self, known: Ratings, rows: np.ndarray) -> Logistic:
         """rows: the labelled examples."""
         self.known = known
         self.model = LogisticRegression(C=0.01, max_iter=1000).fit(known.features[rows], known.liked[rows])
@@ -60,7 +60,7 @@ class DIN:
         self.numbers, self.width, self.history, self.epochs, self.seed = numbers, width, history, epochs, seed
         self.name = "DIN-like, with the numbers" if numbers else "DIN-like"
 
-    def fit(self, known: Opinions, rows: np.ndarray) -> DIN:
+    def fit(self, known: Ratings, rows: np.ndarray) -> DIN:
         """Adam over the labelled examples."""
         torch.manual_seed(self.seed)
         rng, self.known = np.random.default_rng(self.seed), known
@@ -97,7 +97,7 @@ class DIN:
 
 
 class _Network(nn.Module):
-    def __init__(self, known: Opinions, features: int, width: int):
+    def __init__(self, known: Ratings, features: int, width: int):
         super().__init__()
         self.register_buffer("genres", torch.from_numpy(known.genres.astype(np.float32)))
         sizes = (known.data.n_users, known.data.n_items, 6)

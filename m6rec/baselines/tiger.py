@@ -25,7 +25,7 @@ from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Targets
 from m6rec.model import masks
-from m6rec.model.attention import Block, Memory, advance
+from m6rec.model.attention import Block, KVCache, decode_step
 
 LEVELS = 3  # of k-means; one more digit tells items apart that share these
 CHANNELS = 64  # of an item's content
@@ -135,12 +135,12 @@ class TigerNetwork(nn.Module):
         x = self.decoder_norm(x)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.tables)]
 
-    def step(self, x: Tensor, level: int, cache: list[Memory] | None) -> tuple[Tensor, list[Memory]]:
+    def step(self, x: Tensor, level: int, cache: list[KVCache] | None) -> tuple[Tensor, list[KVCache]]:
         """One digit: the state or the vector of the digit before (n, D), keys and values so far -> logits, new cache.
 
         `teach` and `step` are one function seen twice; a test holds them equal.
         """
-        x, grown = advance(self.decoder, x, level, cache)
+        x, grown = decode_step(self.decoder, x, level, cache)
         return self.decoder_norm(x) @ self.tables[level].weight.T, grown
 
 
@@ -195,7 +195,7 @@ def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -
         scores, best = ahead.topk(min(beam, ahead.shape[1]))
         nodes = children.flatten(1).gather(1, best)
         rows = (torch.arange(b, device=state.device)[:, None] * kept + best // width).flatten()  # each one's parent
-        cache = [Memory(m.k[rows], m.v[rows]) for m in cache]
+        cache = [KVCache(m.k[rows], m.v[rows]) for m in cache]
         x = network.tables[level](trie.digit[level][nodes]).flatten(0, 1)
     # Where fewer are possible than the beam is wide, its rest is -inf and may name an item again: the larger counts.
     found = torch.full(allowed.shape, -math.inf, device=state.device)

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from m6rec.data.readers import Frames
+from m6rec.data.media import Media
+from m6rec.data.readers import shipped
+from m6rec.data.schema import Frames
 from m6rec.data.splits import Targets
-from m6rec.errors import InputError
 
 # The places' blocks: which of the dimensions belong to which modality.
 BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}
@@ -65,17 +66,13 @@ class Truth(NamedTuple):
 
 def folder() -> Path:
     """The folder of bazaar's files, in a clone or in an installed wheel; InputError if it is in neither."""
-    package = Path(__file__).resolve().parents[1]
-    for place in (package / "_bazaar", package.parent / "data" / "bazaar"):
-        if (place / "events.parquet").exists():
-            return place
-    raise InputError(f"bazaar's files are not in {place}; run `python data/build.py` there, or install m6rec anew.")
+    return shipped("bazaar")
 
 
 def frames() -> Frames:
     """Items (with names of files in media.zip), users (age, region) and a year of simulated purchases."""
     tables = [pd.read_parquet(folder() / f"{table}.parquet") for table in ("items", "users", "events")]
-    return Frames(*tables, media=folder() / "media.zip")
+    return Frames(*tables, media=Media.open(folder() / "media.zip"))
 
 
 def truth() -> Truth:

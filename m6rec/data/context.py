@@ -1,7 +1,8 @@
 """Context: profile, history and request as codes that the network can look up (the source document's section 3.3.1).
 
-A `Field` turns one column into codes 1…n; code 0 means absent and is masked, never a zero that pretends to be a value.
-`Fields` holds all of one data set's, fitted on training events only, and is saved with the model.
+`Fields` holds all fields of one data set, fitted on training events only, and is saved with the model. Whatever is
+derived for event t comes from the events before it and from its own time: one rule for stored events and for a request
+now.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data import behaviour
-from m6rec.data.behaviour import Behaviour
 from m6rec.data.dataset import Dataset
 from m6rec.data.fields import PARTS, WEEKDAYS, Field, seconds
 from m6rec.data.splits import Split
@@ -26,6 +26,8 @@ from m6rec.errors import InputError
 GAP_EDGES = (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0)  # seconds
 SESSION_EDGES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
 PACE_EDGES = (1.0, 5.0, 20.0, 60.0, 300.0)  # seconds per event
+SESSION_PAUSE = 1800.0  # seconds without an event after which a new session begins
+RECENT = 5  # events whose texts are the recent tastes
 TIMED = {
     **{part: Field.clock(part, part) for part in PARTS},
     "gap": Field("gap", edges=GAP_EDGES, part="gap"),
@@ -66,77 +68,76 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
         """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
 
-        config: `profile`, `request`, `circumstances` and `columns` are read. InputError for circumstances of data
-        without times, and for a declared column that is not there or not of its type.
+        config: `profile`, `request`, `circumstances` and `columns` are read. InputError for a derived feature that data
+        without times do not have, and for a declared column that does not exist or is not of its type.
         """
         config = config or Config()
         train = data.events[split.train]
-        people = data.users.iloc[np.unique(train["user"])]
+        users = data.users.iloc[np.unique(train["user"])]
         types, own = dict(config.columns), [c for c in train.columns if c not in CORE_COLUMNS]
         for name in types:
             if name not in (*own, *data.profile_columns):
-                there = ", ".join([*own, *data.profile_columns]) or "none"
-                raise InputError(f"the declared column {name!r} is no column of {data.name}'s own: it has {there}.")
+                columns = ", ".join([*own, *data.profile_columns]) or "none"
+                raise InputError(f"the declared column {name!r} is no column of {data.name}'s own: it has {columns}.")
 
-        def column(name: str, values: pd.Series) -> tuple[Field, ...]:
-            return Field.declared(name, types[name], values) if name in types else (Field.fit(name, values),)
+        def read(names: Sequence[str], table: pd.DataFrame) -> list[Field]:
+            return [
+                field
+                for n in names
+                for field in (Field.declared(n, types[n], table[n]) if n in types else [Field.fit(n, table[n])])
+            ]
 
-        request: list[Field] = []
-        if config.request:
-            request = _moment(data, split, config.circumstances, own)
-            request += [field for name in own for field in column(name, train[name])]
-        profile = data.profile_columns if config.profile else []
         return cls(
             value=Field.fit("value", train["value"]),
-            profile=tuple(field for name in profile for field in column(name, people[name])),
-            request=tuple(request),
+            profile=tuple(read(data.profile_columns, users) if config.profile else ()),
+            request=(*_derived_fields(data, split, config.circumstances, own), *read(own, train)) * config.request,
         )
 
     def encode_profile(self, users: pd.DataFrame) -> np.ndarray:
         """(U, C) codes."""
-        codes = [f.encode(f.read(users)) for f in self.profile]
-        return np.stack(codes, 1) if codes else np.zeros((len(users), 0), np.int64)
+        return _stack([f.encode(f.read(users)) for f in self.profile], len(users))
 
-    def encode_request(self, events: pd.DataFrame, known: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(E, R) codes of the circumstances of events; known: by name what was worked out, each (E,), tastes as codes.
+    def encode_request(self, events: pd.DataFrame, derived: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(E, R) codes of each event's request; derived: by name, each (E,), tastes as codes (see `derive`).
 
-        What else there is stands in the events' own columns.
+        The other fields stand in the events' own columns.
         """
         codes = []
         for f in self.request:
-            values = known[f.part] if f.part in known else f.read(events)
+            values = derived[f.part] if f.part in derived else f.read(events)
             codes.append(values if f.part == "tastes" else f.encode(values))
-        return np.stack(codes, 1) if codes else np.zeros((len(events), 0), np.int64)
+        return _stack(codes, len(events))
 
-    def introduce(self, profile: Mapping[str, object] | None) -> np.ndarray:
-        """(C,) codes of a profile that a person typed, such as {"age": 34}; as `ask`."""
+    def typed_profile(self, profile: Mapping[str, object] | None) -> np.ndarray:
+        """(C,) codes of a profile that a caller typed, such as {"age": 34}; as `typed_request`."""
         return _typed(self.profile, dict(profile or {}), "profile")
 
-    def ask(self, request: Mapping[str, object] | None, known: Mapping[str, float] | None = None) -> np.ndarray:
-        """(R,) codes of a request that a person typed, such as {"hour": 21}; what is not named is absent.
+    def typed_request(
+        self, request: Mapping[str, object] | None, derived: Mapping[str, float] | None = None
+    ) -> np.ndarray:
+        """(R,) codes of a request that a caller typed, such as {"hour": 21}; what is not named is absent.
 
-        {"timestamp": …} (UTC seconds, a datetime or ISO text) stands for all that a clock shows. known: what was worked
-        out, NaN for nothing; what is typed stands before it. Raises `InputError` for a field that the model does not
-        have and for a value out of range.
+        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: as of one event, NaN
+        for absent; what is typed overrides it. InputError for a field that the model does not have, and for a value out
+        of range.
         """
-        request = dict(request or {})
+        request, derived = dict(request or {}), derived or {}
         if isinstance(request.get("weekday"), int) and 0 <= request["weekday"] < 7:
             request["weekday"] = WEEKDAYS[request["weekday"]]
         codes = _typed(self.request, request, "request")
-        for place, f in enumerate(self.request):
-            if f.part in (known or {}) and f.name not in request:
-                codes[place] = known[f.part] if f.part == "tastes" else f.encode([known[f.part]])[0]
+        for column, f in enumerate(self.request):
+            if f.part in derived and f.name not in request:
+                codes[column] = derived[f.part] if f.part == "tastes" else f.encode([derived[f.part]])[0]
         return codes
 
     def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
-        """What one row's profile and its last target's request say: (part, field) -> words, such as "hour 21"."""
-        said = {}
-        for part, some, codes in (
-            ("profile", self.profile, context.profile[row]),
-            ("request", self.request, context.request[row, -1]),
-        ):
-            said |= {(part, f.name): f.describe(code) for f, code in zip(some, codes.tolist(), strict=True)}
-        return said
+        """One row's profile and its last target's request in words: (part, field) -> "hour 21"."""
+        parts = {"profile": context.profile[row], "request": context.request[row, -1]}
+        return {
+            (part, f.name): f.describe(code)
+            for part, codes in parts.items()
+            for f, code in zip(getattr(self, part), codes.tolist(), strict=True)
+        }
 
     def to_dict(self) -> dict:
         """As JSON values."""
@@ -158,21 +159,18 @@ class Fields:
         return next((f for f in self.request if f.part == "tastes"), None)
 
 
-def _moment(data: Dataset, split: Split, circumstances: Sequence[str], own: Sequence[str]) -> list[Field]:
-    """The fields of the moment: what every request has, then the circumstances that were asked for."""
-    asked = [name for name in circumstances if name not in own]
-    if not data.timed:
-        for name in asked:
-            if name in TIMED:
-                raise InputError(f"{data.name} has no timestamps to work out the circumstance {name!r}: leave it out.")
-    found = [TIMED[name] for name in ("hour", "weekday", "gap") if name not in own] if data.timed else []
-    for name in asked:
-        if name != "tastes":
-            found.append(TIMED[name])
-        else:
-            trained = np.unique(data.events["item"].to_numpy()[split.train])
-            found.append(Field.text("tastes", data.items["text"].iloc[trained], part="tastes"))
-    return found
+def _derived_fields(data: Dataset, split: Split, names: Sequence[str], own: Sequence[str]) -> list[Field]:
+    """Hour, weekday and gap of every request, then the derived features that were asked for; own columns go first."""
+    names = [name for name in names if name not in own]
+    untimed = [name for name in names if name in TIMED and not data.timed]
+    if untimed:
+        raise InputError(f"{data.name} has no timestamps to work out the circumstance {untimed[0]!r}: leave it out.")
+    trained = np.unique(data.events["item"].to_numpy()[split.train])
+    always = [TIMED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
+    return always + [
+        Field.text("tastes", data.items["text"].iloc[trained], part="tastes") if name == "tastes" else TIMED[name]
+        for name in names
+    ]
 
 
 class EventCodes(NamedTuple):
@@ -186,40 +184,124 @@ class EventCodes(NamedTuple):
 
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     """All events of `data` as codes; the gap is to the same user's event before, absent at their first."""
-    item, first = data.events["item"].to_numpy(), np.zeros(data.n_events, dtype=bool)
-    first[data.offsets[:-1][np.diff(data.offsets) > 0]] = True
-    times = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
-    known = behaviour.circumstances(times, first)
+    first = np.diff(data.events["user"], prepend=-1) != 0
+    time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
+    derived = derive(time, first)
     if field := fields.tastes:
-        known["tastes"] = behaviour.tastes(field, field.words(data.items["text"]), item, first)
+        derived["tastes"] = _tastes(field, field.words(data.items["text"]), data.events["item"].to_numpy(), first)
     return EventCodes(
         value=fields.value.encode(data.events["value"]),
-        gap=fields.gap.encode(known["gap"]),
-        request=fields.encode_request(data.events, known),
+        gap=fields.gap.encode(derived["gap"]),
+        request=fields.encode_request(data.events, derived),
         profile=fields.encode_profile(data.users),
     )
 
 
-def encode_person(
-    fields: Fields, past: Behaviour, texts: Sequence[object], request: Mapping[str, object] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One person now, by the same rules: codes of values (T,), of gaps (T,) and of the request (R,).
+def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
+    """Features (E,) of each event from its time and from the events before it, NaN where unknown.
 
-    texts: of their last events (at least `behaviour.RECENT`, where there are as many), oldest first.
+    gap: seconds since the event before; session: events of the same session before; pace: seconds per event so far in
+    the session. time: (E,) seconds, NaN where unknown; first: (E,) bool, a user's first event.
     """
-    moment = (request or {}).get("timestamp")
-    if moment is not None:
-        moment = float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
-    known = behaviour.now(past, moment)
-    gaps, now = known["gap"][:-1], {name: values[-1] for name, values in known.items()}
+    gap = np.full(len(time), np.nan)
+    gap[1:] = np.diff(time)
+    gap[first] = np.nan
+    rows = np.arange(len(time))
+    start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
+    session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
+    pace = np.full(len(time), np.nan)
+    np.divide(time - time[start], session, out=pace, where=session > 0)
+    return {"gap": gap, "session": session, "pace": pace}
+
+
+def _tastes(field: Field, words: sparse.csr_array, item: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(E,) codes of the word with the highest TF-IDF of the last RECENT events before each one, 0 for none.
+
+    words: (N, W), of the items; item: (E,). A word counts once for each item beyond the first that has it: what two of
+    five share is a taste, what one has is chance.
+    """
+    rows = np.arange(len(item))
+    begin = np.maximum.accumulate(np.where(first, rows, 0))
+    before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
+    event, back = np.nonzero(before >= begin[:, None])
+    recent = sparse.csr_array((np.ones(len(event)), (event, item[before[event, back]])), (len(item), words.shape[0]))
+    shared = sparse.csr_array(recent @ words)  # (E, W)
+    shared.data = np.maximum(shared.data - 1, 0)
+    return field.top_word(shared)
+
+
+class UserHistory(NamedTuple):
+    """One user's events, oldest first. Items that are not in the catalogue count on from its last code."""
+
+    item: np.ndarray  # (T,) int64
+    value: np.ndarray  # (T,) float, NaN where unknown
+    time: np.ndarray | None  # (T,) UTC seconds, or None where unknown
+    texts: list[object]  # of the last RECENT events
+
+    @classmethod
+    def of(cls, data: Dataset, user: int) -> UserHistory:
+        """All events of a user's code."""
+        events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+        item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
+        texts = data.items["text"].iloc[item[-RECENT:]].tolist()
+        return cls(item, events["value"].to_numpy(), time if data.timed else None, texts)
+
+    @classmethod
+    def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> UserHistory:
+        """A list of ids, titles or dicts, oldest first, or a frame of raw events in any order.
+
+        A frame has item_id, and optionally value and timestamp; without times its rows are in order. InputError for a
+        frame without item_id, and for a cell that is no time or no number.
+        """
+        if not isinstance(history, pd.DataFrame):
+            item, known = data.history_codes(history), data.items["text"]
+            new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
+            texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
+            return cls(item, np.full(len(item), np.nan), np.zeros(0) if data.timed and not len(item) else None, texts)
+        if "item_id" not in history:
+            raise InputError(f"the history has the columns {', '.join(map(str, history.columns))}: item_id is missing.")
+        time, order = None, np.arange(len(history))
+        if "timestamp" in history:
+            time = seconds("the history's timestamp", history["timestamp"]).to_numpy(dtype=float)
+            if np.isnan(time).any():
+                raise InputError(
+                    "the history has a timestamp that is no time: give UTC seconds or a datetime everywhere."
+                )
+            order = np.argsort(time, kind="stable")
+            time = time[order] if data.timed else None
+        value = pd.to_numeric(history.get("value", pd.Series(np.nan, history.index)), errors="coerce")
+        item = data.history_codes(history["item_id"].tolist())[order]
+        texts = data.items["text"].iloc[item[-RECENT:]].tolist()
+        return cls(item, value.to_numpy(dtype=float)[order], time, texts)
+
+
+def encode_now(
+    fields: Fields, past: UserHistory, request: Mapping[str, object] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One user now, by the same rules: codes of values (T,), of gaps (T,) and of the request (R,).
+
+    The request is derived as if it were one more event. InputError for a time before the last event.
+    """
+    moment, size = (request or {}).get("timestamp"), len(past.item)
+    now = np.nan if moment is None else float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
+    if past.time is not None and size and now < past.time[-1]:
+        raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
+    derived = derive(
+        np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1) == 0
+    )
+    gaps, last = derived["gap"][:-1], {name: values[-1] for name, values in derived.items()}
     if field := fields.tastes:
-        places = np.arange(len(texts) + 1)  # the last stands for what is asked
-        now["tastes"] = behaviour.tastes(field, field.words([*texts, ""]), places, places == 0)[-1]
-    return fields.value.encode(past.value), fields.gap.encode(gaps), fields.ask(request, now)
+        rows = np.arange(len(past.texts) + 1)  # the last stands for the request
+        last["tastes"] = _tastes(field, field.words([*past.texts, ""]), rows, rows == 0)[-1]
+    return fields.value.encode(past.value), fields.gap.encode(gaps), fields.typed_request(request, last)
+
+
+def _stack(codes: list[np.ndarray], rows: int) -> np.ndarray:
+    return np.stack(codes, 1) if codes else np.zeros((rows, 0), np.int64)
 
 
 def _typed(fields: tuple[Field, ...], values: dict[str, object], part: str) -> np.ndarray:
-    """Codes of what a person typed: unlike stored values, names and values that are unknown are errors."""
+    """Codes of what a caller typed: unlike stored values, unknown names and values are errors."""
     for name in {f.column for f in fields if f.column} & set(values):  # a time stands for its parts
         table = pd.DataFrame({name: [values.pop(name)]})
         if table[name].notna().all():

@@ -2,7 +2,7 @@
 
 Raw ids are what the outside world says (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time
 order, so that one user's history is one slice. Splits and targets are in `splits.py`, the checks of raw frames in
-`frames.py`.
+`schema.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m6rec.data import folder as own
-from m6rec.data import frames, lookup, readers
+from m6rec.data import lookup, readers, schema
 from m6rec.data.features import KINDS, MODALITIES
 from m6rec.data.media import Media
-from m6rec.data.problems import Problems
+from m6rec.data.schema import Frames, Report
 from m6rec.data.splits import Split, Targets, global_time, leave_one_out
 from m6rec.errors import InputError
 
@@ -38,7 +37,7 @@ class Dataset:
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
     media: Media | None = None  # the files that items name
-    left_out: pd.DataFrame = field(default_factory=lambda: Problems().table())  # what strict=False found and left out
+    left_out: pd.DataFrame = field(default_factory=lambda: Report().table())  # what strict=False found and left out
 
     @classmethod
     def from_frames(
@@ -65,10 +64,10 @@ class Dataset:
         strict: raise InputError, naming table, row, column and fix, for the first problem; False: load the good rows,
         decode every file once, and keep the table of all problems as `left_out`.
         """
-        problems = Problems(gather=not strict)
         if media is not None and not isinstance(media, Media):
             media = Media.open(media)
-        return cls._made(items, users, interactions, media, problems, name, ties, seed)
+        report = Report(strict, decode=not strict)
+        return cls.from_tables(Frames(items, users, interactions, media), report, name=name, ties=ties, seed=seed)
 
     @classmethod
     def from_folder(
@@ -80,9 +79,9 @@ class Dataset:
         images and sounds are relative to media.zip, to media/ or to the folder.
         ties, seed, strict: as in `from_frames`.
         """
-        problems = Problems(gather=not strict)
-        tables = own.read(folder, problems)
-        return cls._made(*tables, problems, name or Path(folder).resolve().name, ties, seed)
+        report = Report(strict, decode=not strict)
+        tables = readers.read_folder(folder, report)
+        return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
     @classmethod
     def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> Dataset:
@@ -90,8 +89,12 @@ class Dataset:
 
         attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
         """
-        frames = readers.sequences(Path(path), Path(attributes) if attributes else None)
-        return cls.from_frames(frames.items, frames.users, frames.interactions, name=Path(path).stem.lower())
+        report, name = Report(strict=False), Path(path).stem.lower()
+        data = cls.from_tables(
+            readers.sequences(Path(path), report, attributes and Path(attributes)), report, name=name
+        )
+        report.warn(name)
+        return data
 
     @staticmethod
     def validate(
@@ -104,31 +107,24 @@ class Dataset:
 
         Every image and sound is decoded. The table ends after 1,000 problems with a row that says how many more.
         """
-        problems = Problems(gather=True)
+        report = Report(strict=False, decode=True)
         with contextlib.suppress(InputError):  # it is in the table
             if isinstance(items, (str, Path)):
-                tables = problems.attempt("folder", own.read, items, problems)
+                tables = report.collect("folder", readers.read_folder, items, report)
             else:
                 if media is not None and not isinstance(media, Media):
-                    media = problems.attempt("media", Media.open, media)
-                tables = (items, users, interactions, media)
+                    media = report.collect("media", Media.open, media)
+                tables = Frames(items, users, interactions, media)
             if tables:
-                frames.coded(*tables, problems)
-        return problems.table()
+                schema.validate(tables, report)
+        return report.table()
 
     @classmethod
-    def _made(
-        cls,
-        items: pd.DataFrame | None,
-        users: pd.DataFrame | None,
-        interactions: pd.DataFrame | None,
-        media: Media | None,
-        problems: Problems,
-        name: str,
-        ties: str,
-        seed: int,
+    def from_tables(
+        cls, tables: Frames, report: Report, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> Dataset:
-        items, users, events, timed = frames.coded(items, users, interactions, media, problems)
+        """The good rows of raw tables, checked by a report."""
+        items, users, events, timed = schema.validate(tables, report)
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
@@ -139,7 +135,7 @@ class Dataset:
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
         offsets = _offsets(events["user"].to_numpy(), len(users))
-        return cls(name, timed, items, users, events, offsets, media, problems.table())
+        return cls(name, timed, items, users, events, offsets, tables.media, report.table())
 
     @property
     def n_items(self) -> int:
@@ -215,10 +211,12 @@ class Dataset:
         hold the validation targets, the rest the test targets.
         """
         if kind == "leave_one_out":
-            return leave_one_out(self)
-        if kind == "global_time":
-            return global_time(self, fractions)
-        raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+            return leave_one_out(self.offsets)
+        if kind != "global_time":
+            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+        if not self.timed:
+            raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
+        return global_time(*self.events[["user", "timestamp"]].to_numpy().T, fractions)
 
     def targets(self, events: np.ndarray) -> Targets:
         """The events with these indexes as things to predict, with all that precedes them."""
@@ -229,30 +227,27 @@ class Dataset:
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
         kept = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
-        new_codes = np.full(self.n_users, -1)
-        new_codes[kept] = np.arange(n_users)
-        user = new_codes[self.events["user"]]
-        events = self.events[user >= 0].assign(user=user[user >= 0]).reset_index(drop=True)
-        users = self.users.iloc[kept].reset_index(drop=True)
-        name = f"{self.name}-{n_users}users"
-        offsets = _offsets(events["user"].to_numpy(), n_users)
-        return replace(self, name=name, users=users, events=events, offsets=offsets)
+        codes = np.full(self.n_users, -1)
+        codes[kept] = np.arange(n_users)
+        user = codes[self.events["user"]]
+        events = self.events.assign(user=user)[user >= 0]
+        return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[kept], events=events)
 
     def with_items(self, items: pd.DataFrame) -> Dataset:
         """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.
 
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
-        new = frames.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Problems(gather=False))
-        for item in new["item_id"]:
-            if str(item) in set(self.items["item_id"].astype(str)):
-                raise InputError(f"item {item!r} is in {self.name} already; give new items ids of their own.")
-        return replace(self, items=pd.concat([self.items, new], ignore_index=True))
+        new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
+        taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
+        if len(taken):
+            raise InputError(f"item {taken.iloc[0]!r} is in {self.name} already; give new items ids of their own.")
+        return self._with(items=pd.concat([self.items, new]))
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> Dataset:
-        """The same catalogue, people and codes, but no event of these item codes nor of these user codes.
+        """The same catalogue, users and codes, but no event of these item codes nor of these user codes.
 
-        For training when they are held out. InputError for a code that there is not, or if no event is left.
+        For training when they are held out. InputError for an unknown code, or if no event is left.
         """
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
@@ -265,11 +260,14 @@ class Dataset:
         return self.only(left)
 
     def only(self, events: np.ndarray) -> Dataset:
-        """The same catalogue, people and codes, with these events (E,) bool alone. InputError if none is left."""
+        """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
         if events.shape != (self.n_events,) or not events.any():
             raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
-        kept = self.events[events].reset_index(drop=True)
-        return replace(self, events=kept, offsets=_offsets(kept["user"].to_numpy(), self.n_users))
+        return self._with(events=self.events[events])
+
+    def _with(self, name: str = "", **tables: pd.DataFrame) -> Dataset:
+        new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
+        return replace(new, offsets=_offsets(new.events["user"], new.n_users))
 
     @cached_property
     def fingerprint(self) -> str:

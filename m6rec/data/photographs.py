@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
+import tarfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from m6rec.data import bazaar, image, sources
-from m6rec.data.media import Media
 from m6rec.errors import InputError
 
 NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -44,23 +46,36 @@ def photographs(n: int | None = None, part: str = "train", source: str = "fashio
     return Photographs(images[:n], labels[:n], names)
 
 
-def _fashion_mnist(part: str) -> Photographs:
+def _fashion_mnist(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     folder, route = sources.files("fashion-mnist")
-    raw = route.read(folder)
-    images, labels = (
-        np.frombuffer(gzip.decompress(raw[f"{PARTS[part]}-{kind}-ubyte.gz"]), np.uint8, offset=header)
-        for kind, header in (("images-idx3", 16), ("labels-idx1", 8))
-    )
-    return Photographs(images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), NAMES)
+    files = [f"{PARTS[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    if route.files.keys() == sources.GZIPS.keys():
+        raw = [(folder / file).read_bytes() for file in files]
+    else:
+        with tarfile.open(fileobj=io.BytesIO(_archived(folder / next(iter(route.files))))) as data:
+            raw = [data.extractfile(f"./usr/share/datasets/fashion-mnist/{file}").read() for file in files]
+    images, labels = (np.frombuffer(gzip.decompress(x), np.uint8, offset=n) for x, n in zip(raw, (16, 8), strict=True))
+    return images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), NAMES
 
 
-def _bazaar(part: str) -> Photographs:
+def _archived(package: Path) -> bytes:
+    """The tar archive in Debian's package, an ar archive: headers of 60 bytes, name first, size at 48; even offsets."""
+    raw, start = package.read_bytes(), len(b"!<arch>\n")
+    while start < len(raw):
+        name, size = raw[start : start + 16], int(raw[start + 48 : start + 58])
+        if name.startswith(b"data.tar"):
+            return raw[start + 60 : start + 60 + size]
+        start += 60 + size + size % 2
+    raise InputError(f"{package} has no data.tar; delete it and load again.")
+
+
+def _bazaar(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Bazaar's garments: a photograph that several items show is met once, so that none is in both parts."""
-    items = bazaar.frames().items.dropna(subset="image").drop_duplicates("image")
+    items, *_, media = bazaar.frames()
+    items = items.dropna(subset="image").drop_duplicates("image")
     items = items.iloc[np.random.default_rng(0).permutation(len(items))]
     held_out = round(HELD_OUT * len(items))
     items = items[:held_out] if part == "test" else items[held_out:]
-    media = Media.open(bazaar.folder() / "media.zip")
     pixels = np.stack([image.decode(media.read(name)) for name in items["image"]])
     labels = np.array([NAMES.index(category) for category in items["category"]])
-    return Photographs((pixels * 255).round().astype(np.uint8), labels, NAMES)
+    return (pixels * 255).round().astype(np.uint8), labels, NAMES

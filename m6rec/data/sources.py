@@ -1,4 +1,4 @@
-"""How the files of the public data sets (`registry.py`) come into the cache: checked and whole, or not at all.
+"""The public data sets: their terms, official addresses, hashes where published, and how they come into the cache.
 
 `M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`). A file whose SHA-256 is
 not published is taken as it first comes; its hash is kept beside it in `<file>.sha256`, and a later change is told.
@@ -7,28 +7,46 @@ not published is taken as it first comes; its hash is kept beside it in `<file>.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import platformdirs
+import pooch
 from filelock import FileLock
-from tqdm import tqdm
 
+from m6rec.data import bazaar, readers
 from m6rec.data.dataset import Dataset
-from m6rec.data.registry import SOURCES, Route, Source
+from m6rec.data.schema import Frames, Report
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
+
+
+class Route(NamedTuple):
+    """Files that together hold the data, and where they are."""
+
+    # The URL of their folder; "pip:<requirement>" for a wheel, "deb:<package>=<version>" for Debian's package, or
+    # "hand:<URL>" of a page where a person must agree to the terms, so that they cannot be fetched from here.
+    address: str
+    files: dict[str, str | None]  # name, with a folder where the address has one -> SHA-256
+    read: Callable[[Path, Report], Frames] | None = None
+
+
+class Source(NamedTuple):
+    """A public data set: what one may do with it, and the routes to it, the official one first."""
+
+    terms: str
+    routes: tuple[Route, ...]
+    megabytes: float | None = None  # what the first route fetches, where that is known
 
 
 class Unreachable(Exception):
@@ -36,7 +54,82 @@ class Unreachable(Exception):
 
 
 class Damaged(Unreachable):
-    """A route gave a file that is not the one that the registry knows."""
+    """A route gave a file that is not the one that is known."""
+
+
+MOVIELENS = "https://files.grouplens.org/datasets/movielens/"
+S3_REC = "https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/master/data/"
+AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/"
+FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+MICROLENS = "https://recsys.westlake.edu.cn/MicroLens-100k-Dataset/"
+MIND = "https://mind201910small.blob.core.windows.net/release/"
+RESEARCH = "research use with citation, no redistribution"
+
+
+def _shipped(terms: str, read: Callable[[Path, Report], Frames]) -> Source:
+    return Source(terms, (Route("comes with m6rec", {}, read),), 0)
+
+
+def _written(name: str) -> Source:
+    """Invented headlines or posts, and invented readers: small domains whose texts are read without a download."""
+    terms = "written for m6rec, no person, headline or post is real: Apache-2.0"
+    return _shipped(terms, lambda _, report: readers.read_folder(readers.shipped("written") / name, report))
+
+
+def _amazon_2014(category: str, text: str | None = None, attributes: str | None = None, size: float | None = None):
+    """Amazon reviews 2014 in S3-Rec's two files."""
+    files = {f"{category}.txt": text, f"{category}_item2attributes.json": attributes}
+    terms = "Amazon reviews 2014, 5-core, as prepared for S3-Rec: research use, no redistribution"
+    return Source(terms, (Route(S3_REC, files, partial(readers.amazon_2014, category=category)),), size)
+
+
+def _amazon_2023(category: str) -> Source:
+    """One category of Amazon reviews 2023: https://amazon-reviews-2023.github.io lists the others."""
+    files = {f"review_categories/{category}.jsonl.gz": None, f"meta_categories/meta_{category}.jsonl.gz": None}
+    terms = "made for research; its makers say that they cannot give a licence, so no redistribution"
+    return Source(terms, (Route(AMAZON_2023, files, partial(readers.amazon_2023, category=category)),))
+
+
+def _microlens(address: str, covers: str) -> Route:
+    files = dict.fromkeys([f"MicroLens-100k_{end}" for end in ("pairs.csv", "title_en.csv", covers)])
+    return Route(address, files, readers.microlens)
+
+
+# fmt: off
+ML_100K = {"ml-100k.zip": "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"}
+RECBOLE = {"recbole-1.2.1-py3-none-any.whl": "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"}
+ML_1M = {"ml-1m.zip": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"}
+BEAUTY = ("226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
+          "129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4")
+GZIPS = {
+    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
+DEBIAN = "0.0~git20200523.55506a9-1"
+PACKAGE = {f"dataset-fashion-mnist_{DEBIAN}_all.deb":
+           "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"}
+SOURCES = {
+    "bazaar": _shipped("MIT, CC0 and WordNet's licence: data/README.md", lambda _, report: bazaar.frames()),
+    "ml-100k": Source(RESEARCH, (Route(MOVIELENS, ML_100K, readers.ml_100k_official),
+                                 Route("pip:recbole==1.2.1", RECBOLE, readers.ml_100k_recbole)), 4.9),
+    "ml-1m": Source(RESEARCH, (Route(MOVIELENS, ML_1M, readers.ml_1m),), 5.9),
+    "amazon-beauty": _amazon_2014("Beauty", *BEAUTY, 1.4),
+    "amazon-sports": _amazon_2014("Sports_and_Outdoors"),
+    "amazon-toys": _amazon_2014("Toys_and_Games"),
+    "amazon-2023-all-beauty": _amazon_2023("All_Beauty"),  # the smallest; most of its people wrote one review
+    "amazon-2023-instruments": _amazon_2023("Musical_Instruments"),  # long enough histories
+    "microlens-100k": Source("research use with citation; no changed copy may be offered for download",
+                             (_microlens(MICROLENS, "covers.zip"), _microlens(f"hand:{MICROLENS}", "covers")), 700),
+    "mind-small": Source("Microsoft Research licence (https://msnews.github.io): research use, no redistribution",
+                         (Route(MIND, {"MINDsmall_train.zip": None, "MINDsmall_dev.zip": None}, readers.mind),), 84),
+    "written-news": _written("news"),
+    "written-posts": _written("posts"),
+    "fashion-mnist": Source("MIT licence, Zalando SE", (Route(FASHION, GZIPS),
+                                                        Route(f"deb:dataset-fashion-mnist={DEBIAN}", PACKAGE)), 31),
+}
+# fmt: on
 
 
 def home() -> Path:
@@ -47,7 +140,7 @@ def home() -> Path:
 def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     """A data set by name: "bazaar", which comes with m6rec, or a public one ("ml-100k"; `describe()` lists them).
 
-    A public one comes from the cache, or is fetched into it first.
+    A public one comes from the cache, or is fetched into it first. Its malformed rows are left out, with one warning.
 
     ties, seed: as in `Dataset.from_frames`. InputError if it is unknown, cannot be had, or is damaged.
     """
@@ -56,8 +149,10 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     if name == "fashion-mnist":
         raise InputError("fashion-mnist holds photographs and no events; use m6rec.data.photographs().")
     folder, route = files(name)
-    frames = route.read(folder)
-    return Dataset.from_frames(*frames[:3], media=frames.media, name=name, ties=ties, seed=seed)
+    report = Report(strict=False)
+    data = Dataset.from_tables(route.read(folder, report), report, name=name, ties=ties, seed=seed)
+    report.warn(name)
+    return data
 
 
 def describe() -> pd.DataFrame:
@@ -71,7 +166,7 @@ def describe() -> pd.DataFrame:
 
 
 def files(name: str) -> tuple[Path, Route]:
-    """The folder of a source's files, fetched into it first if need be, and the route that can read them."""
+    """The folder of a source's files, fetched into it first if need be, and the route whose files they are."""
     folder = home() / "data" / name
     return folder, _cached(SOURCES[name], folder) or _fetch(name, SOURCES[name], folder)
 
@@ -86,38 +181,34 @@ def _cached(source: Source, folder: Path) -> Route | None:
     return None
 
 
+def _first_seen(path: Path) -> Path:
+    """Where the hash of a file is written down that has no published one, as `sha256sum --check` reads it."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _expected(path: Path, sha256: str | None) -> str | None:
+    """The published hash, or the one that the file had when it was first seen."""
+    words = _first_seen(path).read_text().split() if not sha256 and _first_seen(path).exists() else []
+    return sha256 or (words[0] if words else None)
+
+
 def _check(path: Path, sha256: str | None) -> None:
     """InputError unless the file has its published hash, or the one that it had when it was first seen."""
     if path.is_dir():
         return  # media: read one by one, and each checked when it is decoded
-    actual = _sha256(path)
+    actual, expected, seen = pooch.file_hash(path), _expected(path, sha256), _first_seen(path)
     if sha256 and actual != sha256:
         raise InputError(f"{path} is damaged; delete it and load again to fetch it anew.")
-    if not sha256 and actual != (_seen(path) or actual):
+    if expected and actual != expected:
         raise InputError(
             f"{path} is not the file that was first seen here; delete it and load again to fetch it anew, "
-            f"or delete {path.name}.sha256 to take it as it is."
+            f"or delete {seen.name} to take it as it is."
         )
-    if not sha256 and not _seen(path):
-        _see(path, actual)
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _seen(path: Path) -> str | None:
-    """The hash that was written down for this file."""
-    words = _record(path).read_text().split() if _record(path).exists() else []
-    return words[0] if words else None
-
-
-def _see(path: Path, sha256: str) -> None:
-    """Write a hash down as `sha256sum --check` reads it; whole or not at all, as other processes may be reading."""
-    part = _record(path).with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
-        part.write_text(f"{sha256}  {path.name}\n")
-        os.replace(part, _record(path))
+    if not expected:
+        part = seen.with_suffix(f".{os.getpid()}.part")  # whole or not at all, as other processes may be reading
+        with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
+            part.write_text(f"{actual}  {path.name}\n")
+            os.replace(part, seen)
 
 
 def _fetch(name: str, source: Source, folder: Path) -> Route:
@@ -143,7 +234,7 @@ def _fetch(name: str, source: Source, folder: Path) -> Route:
                 continue
             for problem in problems:
                 if isinstance(problem, Damaged):
-                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=3)
+                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=4)
             return route
     first = source.routes[0]
     address = first.address.removeprefix("hand:")
@@ -154,62 +245,54 @@ def _fetch(name: str, source: Source, folder: Path) -> Route:
 
 
 def _place(address: str, folder: Path, file: str, sha256: str | None) -> None:
-    """Bring one file by mirror, package index or web to `<path>.part`, check it, and only then give it its name."""
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    copy = Path(os.environ.get("M6REC_MIRROR", "")).expanduser() / folder.name / file
-    if os.environ.get("M6REC_MIRROR") and copy.exists():
-        origin = str(copy)
-        shutil.copyfile(copy, part)
-    elif address.startswith("pip:"):
-        origin = address
-        _pip(address.removeprefix("pip:"), path.name, part)
-    elif address.startswith("deb:"):
-        origin = address
-        _apt(address.removeprefix("deb:"), path.name, part)
-    elif address.startswith("hand:"):
+    """Fetch one file with pooch, which gives it its name only when it is whole and has the expected hash."""
+    expected, pooch.get_logger().level = _expected(folder / file, sha256), 30  # pooch's own notes stay away
+    mirror = Path(os.environ.get("M6REC_MIRROR", "")).expanduser() / folder.name / file
+    origin = str(mirror) if os.environ.get("M6REC_MIRROR") and mirror.exists() else address
+    origin += file if origin.startswith("http") else ""
+    registry = pooch.create(folder, "", registry={file: expected}, urls={file: origin}, retry_if_failed=1)
+    try:
+        registry.fetch(file, downloader=_download)
+    except ValueError:
+        if sha256:
+            raise Damaged(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)") from None
+        seen = _first_seen(folder / file)
+        raise Damaged(f"{origin} has changed since it was first fetched; delete {seen} to take it anew") from None
+    except OSError as error:
+        raise Unreachable(f"{origin} does not answer ({error})") from None
+
+
+def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
+    """Bring a file from a mirror, a package index, an archive of packages, or the web into `part`."""
+    kind, _, what = origin.partition(":")
+    [file] = registry.registry
+    if kind == "pip":
+        options = "--quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1 --dest ."
+        _run([sys.executable, "-m", "pip", "download", *options.split(), what], file, part)
+    elif kind == "deb":
+        if not shutil.which("apt-get"):
+            raise Unreachable(f"there is no apt-get here to download {what}")
+        _run(["apt-get", "--quiet", "download", what], file, part)
+    elif kind == "hand":
         raise Unreachable(f"{file} must be fetched by hand")
+    elif kind in ("http", "https"):
+        # Some hosts turn Python's own name away; a compressed answer would have another hash.
+        headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
+        get = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT, headers=headers)
+        try:
+            get(origin, part, registry)
+        except OSError as error:
+            if "IncompleteRead" in str(error):
+                raise  # pooch tries once more
+            raise Unreachable(f"{origin} does not answer ({error})") from None
     else:
-        origin = address + file
-        download(origin, part)
-    expected = sha256 or _seen(path)
-    if expected and _sha256(part) != expected:
-        part.unlink()  # or the next try would resume it
-        if not sha256:
-            raise Damaged(f"{origin} has changed since it was first fetched; delete {_record(path)} to take it anew")
-        raise Damaged(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")
-    os.replace(part, path)
+        shutil.copyfile(origin, part)
 
 
-def _pip(requirement: str, wheel: str, part: Path) -> None:
-    """One wheel from whatever package index pip is set up for."""
-    options = [
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--retries=1",
-    ]
-    _run(
-        [sys.executable, "-m", "pip", "download", *options, "--dest", ".", requirement],
-        f"pip download {requirement}",
-        wheel,
-        part,
-    )
-
-
-def _apt(package: str, file: str, part: Path) -> None:
-    """One package file from whatever archive apt is set up for; needs no rights and installs nothing."""
-    if not shutil.which("apt-get"):
-        raise Unreachable(f"there is no apt-get here to download {package}")
-    _run(["apt-get", "--quiet", "download", package], f"apt-get download {package}", file, part)
-
-
-def _run(command: list[str], what: str, file: str, part: Path) -> None:
+def _run(command: list[str], file: str, part: str) -> None:
     """Run a downloader in a folder of its own and keep the file that it leaves there."""
-    with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+    what = " ".join(word for word in command if not word.startswith(("-", "/", ".")))
+    with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
         except subprocess.TimeoutExpired:
@@ -217,36 +300,4 @@ def _run(command: list[str], what: str, file: str, part: Path) -> None:
         if not (Path(folder) / file).exists():
             reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
             raise Unreachable(f"{what} failed ({reason})")
-        os.replace(Path(folder) / file, part)
-
-
-def download(address: str, part: Path) -> None:
-    """Fetch an address into a file, going on where an earlier try stopped; Unreachable if it does not end whole."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "m6rec"}  # some hosts turn Python's own name away
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    request = urllib.request.Request(address, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            have, mode = (have, "ab") if answer.status == 206 else (0, "wb")
-            size = have + int(answer.headers.get("Content-Length") or 0)
-            bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
-            with part.open(mode) as out, bar:  # disable=None: no bar where there is no terminal
-                while block := answer.read(1 << 16):
-                    out.write(block)
-                    bar.update(len(block))
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise Unreachable(f"{address} answered {error.code}") from None
-        part.unlink()  # not a beginning of this file: start over
-        return download(address, part)
-    except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{address} does not answer ({getattr(error, 'reason', None) or error})") from None
-    if part.stat().st_size < size:
-        raise Unreachable(f"{address} stopped after {part.stat().st_size:,} of {size:,} bytes; load again to go on")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        shutil.move(Path(folder) / file, part)

@@ -1,17 +1,15 @@
-"""Which events are fitted on and which are predicted, and what may be known when one is predicted."""
+"""Which events are fitted on and which are predicted, and what is known at the moment of a prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
 from m6rec.errors import InputError
-
-if TYPE_CHECKING:
-    from m6rec.data.dataset import Dataset
 
 
 class Split(NamedTuple):
@@ -23,27 +21,34 @@ class Split(NamedTuple):
     test: np.ndarray  # (≤U,) int64
 
 
-def leave_one_out(data: Dataset) -> Split:
-    """Last event test, last but one validation; users with fewer than three events only train."""
-    last = data.offsets[1:][np.diff(data.offsets) >= 3] - 1
-    train = np.ones(data.n_events, dtype=bool)
+class Tables(Protocol):
+    """What targets read of a `Dataset`."""
+
+    name: str
+    users: pd.DataFrame
+    events: pd.DataFrame
+    offsets: np.ndarray
+    n_users: int
+    n_items: int
+
+
+def leave_one_out(offsets: np.ndarray) -> Split:
+    """Last event test, last but one validation; users with fewer than three events only train. offsets: (U+1,)."""
+    last = offsets[1:][np.diff(offsets) >= 3] - 1
+    train = np.ones(offsets[-1], dtype=bool)
     train[last] = train[last - 1] = False
     return Split("leave_one_out", train, last - 1, last)
 
 
-def global_time(data: Dataset, fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
+def global_time(user: np.ndarray, time: np.ndarray, fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
     """Two cuts through time for everyone, so that nothing fitted lies after anything predicted.
 
-    A user's target is their first event in the period that has an earlier event of theirs.
+    A user's target is their first event in the period that has an earlier event of theirs. user, time: (E,), sorted.
     """
-    if not data.timed:
-        raise InputError(f"split 'global_time' needs timestamps, and {data.name} has none; use 'leave_one_out'.")
     if len(fractions) != 2 or min(fractions) <= 0 or sum(fractions) >= 1:
         raise InputError(f"fractions={fractions!r} must be two positive numbers with a sum below 1, as in (0.8, 0.1).")
-    time = data.events["timestamp"].to_numpy()
     first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
-    user = data.events["user"].to_numpy()
-    has_past = np.arange(data.n_events) > data.offsets[user]
+    has_past = np.diff(user, prepend=-1) == 0
 
     def targets(inside: np.ndarray) -> np.ndarray:
         events = np.flatnonzero(inside & has_past)
@@ -52,11 +57,10 @@ def global_time(data: Dataset, fractions: tuple[float, float] = (0.8, 0.1)) -> S
     return Split("global_time", time < first, targets((time >= first) & (time < second)), targets(time >= second))
 
 
-def training_matrix(data: Dataset, split: Split) -> csr_array:
+def training_matrix(data: Tables, split: Split) -> csr_array:
     """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
-    events = data.events[["user", "item"]].to_numpy()[split.train]
-    ones = np.ones(len(events), np.float32)
-    matrix = csr_array((ones, (events[:, 0], events[:, 1])), shape=(data.n_users, data.n_items))
+    user, item = data.events[["user", "item"]].to_numpy()[split.train].T
+    matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
     matrix.data[:] = 1  # building it added up repeated events
     return matrix
 
@@ -64,9 +68,9 @@ def training_matrix(data: Dataset, split: Split) -> csr_array:
 class Targets:
     """Events to predict. Looks like an array of raw user ids (so that any model can be ranked), and carries more."""
 
-    def __init__(self, data: Dataset, events: np.ndarray):
-        if len(events) and not (events.min() >= 0 and events.max() < data.n_events):
-            raise InputError(f"target events must lie in 0..{data.n_events - 1}; take them from data.split().")
+    def __init__(self, data: Tables, events: np.ndarray):
+        if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
+            raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
         self.data = data
         self.events = events  # (B,) int64 rows of data.events
 
@@ -110,14 +114,7 @@ class Targets:
 
     def seen(self) -> csr_matrix:
         """(B, N) bool: the items of each target's user before the target."""
-        starts = self.data.offsets[self.users]
-        lengths = self.events - starts
-        ends = np.cumsum(lengths)
-        # Row b takes events starts[b] .. events[b]-1: one arange, shifted row by row.
-        rows = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
-        items = self.data.events["item"].to_numpy()[rows]
-        seen = csr_matrix(
-            (np.ones(len(items), dtype=bool), items, np.concatenate([[0], ends])), shape=(len(self), self.data.n_items)
-        )
-        seen.sum_duplicates()
-        return seen
+        rows = self.history_events()
+        target, column = np.nonzero(rows >= 0)
+        item = self.data.events["item"].to_numpy()[rows[target, column]]
+        return csr_matrix((np.ones(len(item), bool), (target, item)), shape=(len(self), self.data.n_items))

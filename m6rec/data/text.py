@@ -1,17 +1,31 @@
-"""From raw texts to tokens: cleaned, and cut into byte pairs by a tokenizer that has read training items only."""
+"""From raw texts to tokens: cleaning, a byte-pair tokenizer, and prompts as token ids.
+
+    [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
+
+The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment, so
+that it can be encoded alone (late interaction) or masked. A target segment that ends in a colon is given: it is no part
+of the loss. Source: M6-Rec section 3.1.
+"""
 
 from __future__ import annotations
 
 import html
 import re
+import string
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from m6rec.errors import InputError
+
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
 PAD, UNK, MASK, BOS, EOS = range(5)
+PROMPT_SPECIAL = (*SPECIAL, "[BOS']", "[EOS']", "[SEP]")
+SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
 LONGEST = 100_000  # characters that are read
 
 
@@ -47,8 +61,112 @@ def tokens(texts: Iterable[object], tokenizer: Tokenizer, length: int) -> np.nda
 
     A text longer than `length` tokens keeps its first ones.
     """
-    rows = [e.ids[:length] for e in tokenizer.encode_batch([clean(t) for t in texts])]
-    out = np.zeros((len(rows), length), dtype=np.int64)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
+    return pad([e.ids[:length] for e in tokenizer.encode_batch([clean(t) for t in texts])], length)
+
+
+def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
+    """Rows of token ids -> (B, length) int64, 0 on the right; None: as long as the longest."""
+    out = np.full((len(rows), max(map(len, rows), default=0) if length is None else length), PAD, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
     return out
+
+
+class Prompt(NamedTuple):
+    """One example in words: segments of the bidirectional region, and of the autoregressive one."""
+
+    profile: str = ""  # "age twenties gender m"
+    request: str = ""  # "evening phone"
+    history: tuple[str, ...] = ()  # one segment an event, oldest first
+    candidate: str = ""
+    target: tuple[str, ...] = ()  # what is generated, one segment an item or sentence
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The bidirectional region's segments that are not empty, in order."""
+        return tuple(part for part in (self.profile, self.request, *self.history, self.candidate) if part)
+
+    def __str__(self) -> str:
+        source, target = (" ".join(f"{part} [SEP]" for part in parts) for parts in (self.segments, self.target))
+        return f"[BOS'] {source} [EOS']   [BOS] {target} [EOS]"
+
+
+class Tokens(NamedTuple):
+    """Token ids of some prompts, 0 = padding on the right."""
+
+    source: np.ndarray  # (B, S) int64
+    target: np.ndarray  # (B, T) int64, [BOS] first and [EOS] last
+    loss_mask: np.ndarray  # (B, T) bool: tokens that are generated; [BOS] and given segments are not
+
+
+class PromptTokenizer:
+    """Prompts to token ids."""
+
+    def __init__(self, bpe: Tokenizer):
+        if bpe.token_to_id("[SEP]") != SEP:
+            raise InputError("this tokenizer has no [SEP] at its place: make one with PromptTokenizer.fit(texts).")
+        self.bpe = bpe
+        bpe.encode_special_tokens = True  # a title that spells [EOS] ends nothing
+        self.segment: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(self._segment)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocabulary: int = 2048) -> PromptTokenizer:
+        """A tokenizer trained on these texts; every printable ASCII character is known."""
+        alphabet = string.ascii_lowercase + string.digits + string.punctuation
+        return cls(train_tokenizer(texts, vocabulary, PROMPT_SPECIAL, alphabet))
+
+    def __len__(self) -> int:
+        return self.bpe.get_vocab_size()
+
+    def _segment(self, words: str) -> tuple[int, ...]:
+        return (*self.bpe.encode(clean(words)).ids, SEP)
+
+    def source(self, prompt: Prompt, length: int) -> list[int]:
+        """The bidirectional region in at most `length` tokens: where it is too long, the oldest events are left out.
+
+        InputError where it is too long without any event.
+        """
+        before = [token for part in (prompt.profile, prompt.request) if part for token in self.segment(part)]
+        after = self.segment(prompt.candidate) if prompt.candidate else ()
+        free = length - 2 - len(before) - len(after)
+        if free < 0:
+            raise InputError(
+                f"profile, request and candidate fill {length - free} tokens, and the region has {length}: "
+                "shorten them, or give the region more."
+            )
+        events: list[int] = []
+        for words in reversed(prompt.history):
+            if len(events) + len(self.segment(words)) > free:
+                break
+            events = [*self.segment(words), *events]
+        return [SOURCE_BOS, *before, *events, *after, SOURCE_EOS]
+
+    def target(self, parts: Sequence[str], length: int) -> tuple[list[int], list[bool]]:
+        """The autoregressive region and its loss mask, cut to `length` tokens, then without [EOS]."""
+        ids, loss_mask = [BOS], [False]
+        for part in parts:
+            ids += self.segment(part)
+            loss_mask += [not part.endswith(":")] * (len(ids) - len(loss_mask))
+        return [*ids, EOS][:length], [*loss_mask, True][:length]
+
+    def given(self, parts: Sequence[str]) -> list[int]:
+        """The beginning of an autoregressive region, for generation to go on from."""
+        return [BOS, *(token for part in parts for token in self.segment(part))]
+
+    def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
+        """Prompts -> padded token ids, at most `source` and `target` long."""
+        right = [self.target(prompt.target, target) for prompt in prompts]
+        ids, loss_mask = (pad([row[i] for row in right]) for i in range(2))
+        return Tokens(pad([self.source(prompt, source) for prompt in prompts]), ids, loss_mask.astype(bool))
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Token ids of a target region -> its segments in words, up to [EOS]."""
+        parts: list[list[int]] = [[]]
+        for token in map(int, ids):
+            if token == EOS:
+                break
+            if token == SEP:
+                parts.append([])
+            elif token >= len(PROMPT_SPECIAL):
+                parts[-1].append(token)
+        return [self.bpe.decode(part) for part in parts if part]

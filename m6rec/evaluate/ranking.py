@@ -65,13 +65,18 @@ def evaluate(
     -log2 of the (smoothed) share of users with the item in training (Zhou et al. 2010); diversity = 1 - mean pairwise
     cosine of the texts' word sets; miscalibration = how far the list's genres are from the history's (Steck 2018).
     Debiased = weighted by 1 / the target's popularity (Yang et al. 2018). `lists.py` has all of these.
-    InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue, a part without targets.
+    InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue or above
+    the `longest` list that the model says it has, a part without targets.
     """
     name = getattr(model, "name", type(model).__name__)
     if not callable(getattr(model, "scores", None)):
         raise InputError(f"{name} cannot be ranked: give it a method scores(users) that returns (users, items) numbers")
     if not 1 <= k <= data.n_items:
         raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose k from 1 to {data.n_items}")
+    if k > (longest := getattr(model, "longest", k)):
+        raise InputError(
+            f"k={k} is more than the {longest} items of a list of {name}: make it with scorer(…, beam={k})."
+        )
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
     split, targets = asked(data, split, part)

@@ -16,7 +16,7 @@ from m6rec.config import CONTEXT_FUSIONS
 from m6rec.data import bazaar
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 from m6rec.explain.trial import Trial
-from m6rec.model.fusion import ContextFusion
+from m6rec.model.network import ContextFusion
 
 if TYPE_CHECKING:
     from m6rec.recommender import M6Rec

@@ -1,49 +1,46 @@
-"""Contexts with less in them: what a model says when tokens are really taken away, and the few that hold up an item."""
+"""Token removal: what a model outputs when tokens are really taken away, and the few that decide the top item."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Record, capture, evidence, one, tokens, within
+from m6rec.explain.capture import Model, check_history, one, target_log_prob, tokens
 
-if TYPE_CHECKING:
-    from m6rec.recommender import M6Rec
-
-PAIRS = 2**22  # pairs of tokens that are computed at a time: a history of 100 is left out of 400 times in one pass
+MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
 
 
-def unseen(context: Context, n_items: int) -> np.ndarray:
-    """Which items (N,) bool the first row's history does not hold: those that are recommended."""
+def candidate_mask(context: Context, n_items: int) -> np.ndarray:
+    """Items (N,) bool that can be recommended: those not in the first row's history."""
     allowed = np.ones(n_items, bool)
     allowed[context.item[0][context.item[0] >= 0].cpu().numpy()] = False
     return allowed
 
 
-def leader(model: M6Rec, context: Context) -> int:
-    """The item that leads one target's list: the code of the best that the history does not hold."""
-    kept = np.ones((1, len(tokens(one(context))[0])), bool)
-    logits = logits_of(model, context, kept)[0].cpu().numpy()
-    return int(np.where(unseen(one(context), len(logits)), logits, -np.inf).argmax())
+def top_item(model: Model, context: Context) -> int:
+    """The code of the best item that is not in the history (dense head)."""
+    context = one(context)
+    logits = logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool))[0].cpu().numpy()
+    return int(np.where(candidate_mask(context, len(logits)), logits, -np.inf).argmax())
 
 
-def without(context: Context, kept: np.ndarray) -> Context:
+def keep_tokens(context: Context, kept: np.ndarray) -> Context:
     """One target's context (B = Q = 1) in K versions: kept (K, n - 1) bool says which of its tokens stay.
 
-    Fields that go are absent; events that go are removed, later ones close up. What stays keeps its codes: the gap of
-    the event after a removed one still names the pause before it. The start always stays.
+    Removed fields become absent; removed events go and later ones close up. What stays keeps its codes: the gap of the
+    event after a removed one is unchanged. The start always stays.
     """
-    kinds, places, _ = tokens(context)
-    kind, place, k = np.array(kinds), np.array(places), len(kept)
+    types, positions, _ = tokens(context)
+    types, positions, k = np.array(types), np.array(positions), len(kept)
 
     def grid(name: str, size: int) -> Tensor:
-        there = np.zeros((k, size), dtype=bool)
-        there[:, place[kind == name]] = kept[:, kind == name]
-        return torch.from_numpy(there).to(context.item.device)
+        stays = np.zeros((k, size), dtype=bool)
+        stays[:, positions[types == name]] = kept[:, types == name]
+        return torch.from_numpy(stays).to(context.item.device)
 
     stays = grid("history", context.item.shape[1])  # (K, T)
     order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first, in their order
@@ -51,7 +48,7 @@ def without(context: Context, kept: np.ndarray) -> Context:
     inside = torch.arange(stays.shape[1], device=stays.device) < count
 
     def closed(part: Tensor, absent: int) -> Tensor:
-        return part.expand(k, -1).gather(1, order).where(inside, torch.as_tensor(absent, device=part.device))
+        return part.expand(k, -1).gather(1, order).masked_fill(~inside, absent)
 
     return Context(
         closed(context.item, -1), closed(context.value, 0), closed(context.gap, 0),
@@ -61,52 +58,48 @@ def without(context: Context, kept: np.ndarray) -> Context:
 
 
 @torch.no_grad()
-def logits_of(model: M6Rec, context: Context, kept: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with some tokens (K, n - 1) kept; so many rows at a time that memory does not grow with T².
+def logits_of(model: Model, context: Context, kept: np.ndarray, vectors: Tensor | None = None) -> Tensor:
+    """Logits (K, N) with some tokens (K, n - 1) kept, in pieces so that memory does not grow with T².
 
-    vectors: those of the catalogue and of new items of the history, where they are not `model.item_vectors()`.
+    vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """
     context, items = one(context).to(model.device), model.item_vectors() if vectors is None else vectors
-    within(context, items)
-    rows = max(1, PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
+    check_history(context, items)
+    rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
     parts = [kept[at : at + rows] for at in range(0, len(kept), rows)]
-    states = [model.network.eval().fuse(without(context, part), items).state[:, 0] for part in parts]
+    states = [model.network.eval().fuse(keep_tokens(context, part), items).state[:, 0] for part in parts]
     return model.network.score(torch.cat(states), items[: model.data.n_items])
 
 
-def scores_of(model: M6Rec, context: Context, kept: np.ndarray, item: int, against: int | None = None) -> np.ndarray:
-    """`evidence` (K,) for an item, in nats, with some tokens (K, n - 1) kept."""
-    return evidence(logits_of(model, context, kept), item, against).cpu().numpy()
+def scores_of(model: Model, context: Context, kept: np.ndarray, item: int, against: int | None = None) -> np.ndarray:
+    """`target_log_prob` (K,) of an item, in nats, with some tokens (K, n - 1) kept."""
+    return target_log_prob(logits_of(model, context, kept), item, against).cpu().numpy()
 
 
 class Removal(NamedTuple):
-    """The few tokens without which another item would lead the list."""
+    """The few tokens without which another item is on top."""
 
-    tokens: list[int]  # in the order of removal, as places in the record; those of the attempt where it failed
-    labels: list[str]
-    before: int  # the leading item
-    after: int | None  # who leads then; None where no removal of so many tokens was enough
+    tokens: list[int]  # indices in the record, in the order of removal; those tried where it failed
+    before: int  # the top item
+    after: int | None  # the top item without the tokens; None where removing `most` tokens was not enough
 
 
-def smallest_removal(model: M6Rec, context: Context, *, most: int = 10) -> Removal:
-    """Greedily remove the token whose going hurts the leading item most, until another one leads.
+def smallest_removal(model: Model, context: Context, *, most: int = 10) -> Removal:
+    """Greedily remove the token that lowers the top item most, until another is on top or `most` are gone.
 
-    What is in the history leads no list, removed or not. At most `most` tokens are tried.
+    Items of the history are no candidates, removed or not.
     """
-    record: Record = capture(model, context)
-    context, n = one(context), len(record.labels) - 1
-    allowed = unseen(context, len(record.logits))
-    before = leader(model, context)
-    kept, gone = np.ones(n, bool), []
-    for _ in range(min(most, n - 1)):
+    context = one(context)
+    before, allowed = top_item(model, context), candidate_mask(context, model.data.n_items)
+    kept, gone, after = np.ones(len(tokens(context)[0]), bool), [], None
+    while after is None and len(gone) < min(most, len(kept) - 1):
         left = np.flatnonzero(kept[1:]) + 1  # the start stays
         tries = np.tile(kept, (len(left), 1))
         tries[np.arange(len(left)), left] = False
         logits = logits_of(model, context, tries)
-        hurt = int(evidence(logits, before).argmin())
-        kept[left[hurt]] = False
-        gone.append(int(left[hurt]))
-        first = int(np.where(allowed, logits[hurt].cpu().numpy(), -np.inf).argmax())
-        if first != before:
-            return Removal(gone, [record.labels[i] for i in gone], before, first)
-    return Removal(gone, [record.labels[i] for i in gone], before, None)
+        lowest = int(target_log_prob(logits, before).argmin())
+        kept[left[lowest]] = False
+        gone.append(int(left[lowest]))
+        first = int(np.where(allowed, logits[lowest].cpu().numpy(), -np.inf).argmax())
+        after = None if first == before else first
+    return Removal(gone, before, after)

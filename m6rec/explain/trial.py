@@ -144,5 +144,5 @@ def shares_by_muting(model: M6Rec, trial: Trial) -> np.ndarray:
 @torch.no_grad()
 def shares_by_attention(model: M6Rec, trial: Trial, k: int = 50) -> np.ndarray:
     """Where the encoder looks in each person's k likeliest goods: (U, M), rows add up to 1."""
-    looks = model.network.encode_items(weights=True).shares()
+    looks = model.network.encode_items(weights=True).modality_weights()
     return looks[likes(model, trial).topk(k).indices].mean(1).cpu().numpy()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from m6rec.errors import InputError
 from m6rec.generate.sample import Draw
-from m6rec.model.attention import Memory
-from m6rec.model.decoder import DigitDecoder
+from m6rec.model.attention import KVCache
+from m6rec.model.heads import DigitDecoder
 
 SPARED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
 
@@ -19,8 +19,13 @@ SPARED = 2**8  # beams: fewer are not worth a second step, which takes as long h
 class Generated(NamedTuple):
     """Items, best first. They are distinct, in the catalogue, and allowed."""
 
-    items: Tensor  # (B, K) item codes
-    scores: Tensor  # (B, K) log-likelihood of the item's digits
+    items: Tensor  # (B, K) item codes, -1 where there are not so many
+    scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
+
+    @classmethod
+    def of(cls, items: Tensor, scores: Tensor) -> Generated:
+        """Whatever has a score of -inf is no item."""
+        return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
 
 class Beams(NamedTuple):
@@ -29,7 +34,7 @@ class Beams(NamedTuple):
     nodes: Tensor  # (B, K) within the level above
     scores: Tensor  # (B, K) log-likelihood so far
     rows: Tensor  # (B, K) where in the cache each one's parent is
-    cache: list[Memory] | None
+    cache: list[KVCache] | None
 
 
 class Step(NamedTuple):
@@ -48,6 +53,7 @@ def generate(
     beam: int = 50,
     allowed: Tensor | None = None,
     trace: list[Step] | None = None,
+    short: bool = False,
     temperature: float = 0.0,
     diversity: float = 0.0,
     seed: int = 0,
@@ -59,16 +65,17 @@ def generate(
     one `Step` per level. temperature: above 0, items are drawn without replacement, in the order of the draws, the same
     ones for the same seed (see `sample`). diversity: what a node loses for each sibling ahead of it, so that one parent
     does not fill the list (Li, Monroe & Jurafsky 2016). Whatever decides who stays, scores are log-likelihoods.
-    Raises `InputError` where fewer than k items are allowed.
+    Raises `InputError` for a model without a tree, and where fewer than k items are allowed; with `short`, such a row
+    ends in -1 at -inf instead.
     """
     if temperature < 0 or diversity < 0 or (temperature and diversity):
         raise InputError(
             f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
         )
-    tree, b, beam = decoder.tree, len(state), max(beam, k)
-    living = None if allowed is None else tree.living(allowed)
+    tree, b, beam = decoder.built_tree, len(state), max(beam, k)
+    valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
-    if k < 1 or possible < k:
+    if k < 1 or (possible < k and not short):
         raise InputError(
             f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
         )
@@ -80,7 +87,7 @@ def generate(
         last = level + 1 == len(tree.widths) and trace is None and not (draw or diversity)
         most = min(k if last else beam, beams.nodes.shape[1] * width)
         with torch.inference_mode():
-            logits, ahead, cache = _children(decoder, state, level, beams, most if last else beam, living)
+            logits, ahead, cache = _children(decoder, state, level, beams, most if last else beam, valid_nodes)
         # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf and never comes back.
         keys = ahead
         if draw:
@@ -96,38 +103,38 @@ def generate(
         beams = Beams(nodes, scores, rows, cache)
         if trace is not None:
             trace.append(Step(nodes, scores))
-    return Generated(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
+    return Generated.of(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
 
 
 def _children(
-    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, most: int, living: list[Tensor] | None
-) -> tuple[Tensor, Tensor, list[Memory]]:
+    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, most: int, valid_nodes: list[Tensor] | None
+) -> tuple[Tensor, Tensor, list[KVCache]]:
     """Logits and log-likelihoods (B, K, W) of the children that can be among the `most` likeliest, the new cache."""
     b, kept = beams.nodes.shape
     first = most if b * (kept - most) > SPARED else kept
     places = torch.arange(b * kept, device=state.device).view(b, kept)
-    logits, ahead, cache = _step(decoder, state, level, beams, places[:, :first].flatten(), living)
+    logits, ahead, cache = _step(decoder, state, level, beams, places[:, :first].flatten(), valid_nodes)
     logits, ahead = logits.unflatten(0, (b, first)), ahead.unflatten(0, (b, first))
     if first < kept:
         # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
         least = ahead.flatten(1).topk(most).values[:, -1:]
         more = places[:, first:][beams.scores[:, first:] > least]
         ahead = F.pad(ahead, (0, 0, 0, kept - first), value=float("-inf"))
-        ahead.view(b * kept, -1)[more] = _step(decoder, state, level, beams, more, living)[1]
+        ahead.view(b * kept, -1)[more] = _step(decoder, state, level, beams, more, valid_nodes)[1]
     return logits, ahead, cache
 
 
 def _step(
-    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, places: Tensor, living: list[Tensor] | None
-) -> tuple[Tensor, Tensor, list[Memory]]:
+    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, places: Tensor, valid_nodes: list[Tensor] | None
+) -> tuple[Tensor, Tensor, list[KVCache]]:
     """Of the beams at places (n,) among B·K: logits and log-likelihoods of the children (n, W), the new cache."""
     owner, node = places // beams.nodes.shape[1], beams.nodes.flatten()[places]
-    cache = beams.cache and [memory.take(beams.rows.flatten()[places]) for memory in beams.cache]
+    cache = beams.cache and [memory.index_select(beams.rows.flatten()[places]) for memory in beams.cache]
     logits, cache = decoder.step(state.index_select(0, owner), level, node, cache)
     # Below a beam that is not possible there is nothing: without the limit it would be -inf - (-inf).
     said = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-    if living is not None:
-        may = living[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
+    if valid_nodes is not None:
+        may = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
         closed = ~may.flatten(0, 1).index_select(0, owner * may.shape[1] + node)
         logits, said = logits.masked_fill(closed, float("-inf")), said.masked_fill(closed, float("-inf"))
     return logits, beams.scores.flatten()[places, None] + said, cache

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from m6rec.data.segments import Windows
+from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
@@ -39,16 +39,16 @@ class Use(NamedTuple):
 
 
 class SegmentCache:
-    """States (L, D) of the `capacity` segments asked for most recently, after the network's first `alone` layers."""
+    """States (L, D) of the `capacity` segments asked for most recently, after `local_layers` layers."""
 
-    def __init__(self, network: SegmentNetwork, alone: int, *, length: int, capacity: int = 4096):
-        if not 1 <= alone < network.depth:
+    def __init__(self, network: SegmentNetwork, local_layers: int, *, length: int, capacity: int = 4096):
+        if not 1 <= local_layers < network.depth:
             raise InputError(
-                f"alone={alone} leaves nothing to keep or to run: take 1 to {network.depth - 1} layers of this network."
+                f"local_layers={local_layers} leaves nothing to cache or to run: take 1 to {network.depth - 1}."
             )
         if capacity < 1:
             raise InputError(f"capacity={capacity} holds nothing: give at least 1 segment, better some thousands.")
-        self.network, self.alone, self.length, self.capacity = network, alone, length, capacity
+        self.network, self.local_layers, self.length, self.capacity = network, local_layers, length, capacity
         self._states = torch.zeros(capacity, length, network.segments.embedding_dim)  # all the memory there will be
         self._slots: OrderedDict[tuple[str, bytes], int] = OrderedDict()  # the least recent first
         self._hits = self._misses = self._evicted = 0
@@ -75,7 +75,7 @@ class SegmentCache:
             if key in self._slots:
                 self._slots.move_to_end(key)
         if new:
-            computed = self.network.alone(tokens[list(new.values())], self.alone)
+            computed = self.network.local(tokens[list(new.values())], self.local_layers)
             slots = [self._place(key) for key in new]
             self._states[slots] = computed.cpu()
         return self._states[[self._slots[key] for key in keys]].to(tokens.device)
@@ -97,7 +97,7 @@ class SegmentCache:
         if self._snapshot() != self._seen:
             modules = list(self.network.modules())
             self._held, self._parts = [m._parameters for m in modules], [m._modules for m in modules]
-            self._seen, self.version = self._snapshot(), f"{version(self.network)}-{self.alone}"
+            self._seen, self.version = self._snapshot(), f"{version(self.network)}-{self.local_layers}"
 
     def _snapshot(self) -> tuple[list, list]:
         weights = [(id(p), p.data_ptr(), p._version) for held in self._held for p in held.values() if p is not None]
@@ -141,15 +141,15 @@ def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
     """
     segments = torch.cat((source, candidates))
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
-    *_, last = cache.network.meet(states, (segments != PAD).unsqueeze(0), len(source), cache.alone)
+    *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)
     return last.logits[0]
 
 
 @torch.no_grad()
-def largest_difference(network: SegmentNetwork, windows: Windows, *, alone: int) -> float:
+def largest_difference(network: SegmentNetwork, windows: Windows, *, local_layers: int) -> float:
     """Between any logit of the training path and of serving, where the states are computed and where they are found."""
     n, length = sum(part.shape[0] * part.shape[1] for part in windows[:2]), windows.source.shape[2]
-    cache, plain = SegmentCache(network, alone, length=length, capacity=n), network(windows, alone)
+    cache, plain = SegmentCache(network, local_layers, length=length, capacity=n), network(windows, local_layers)
     worst = 0.0
     for _ in range(2):
         served = [score(cache, source, some) for source, some in zip(windows.source, windows.candidates, strict=True)]

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from m6rec.model.attention import Memory
-from m6rec.model.decoder import DigitDecoder
+from m6rec.model.attention import KVCache
+from m6rec.model.heads import DigitDecoder
 
 PREFIXES = 2**14  # prefixes that are stepped at a time, over all states: about 100 MB at a width of 64
 
@@ -25,9 +25,9 @@ def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
 
 
 def _scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
-    b, tree = len(state), decoder.tree
+    b, tree = len(state), decoder.built_tree
     scores = state.new_zeros(b, 1)
-    cache: list[Memory] | None = None
+    cache: list[KVCache] | None = None
     for level, width in enumerate(tree.widths):
         nodes = scores.shape[1]
         flat = state.repeat_interleave(nodes, 0)
@@ -37,5 +37,5 @@ def _scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
         said = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
         scores = (scores[..., None] + said.view(b, nodes, width)).flatten(1)
         if level + 1 < len(tree.widths):
-            cache = [Memory(m.k.repeat_interleave(width, 0), m.v.repeat_interleave(width, 0)) for m in cache]
+            cache = [KVCache(m.k.repeat_interleave(width, 0), m.v.repeat_interleave(width, 0)) for m in cache]
     return scores[:, tree.leaf]

@@ -20,17 +20,17 @@ def hybrid(
     allowed: Tensor | None = None,
     always: Tensor | None = None,
     lift: float = 0.0,
+    short: bool = False,
 ) -> Generated:
     """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
 
     scores: dense log-probabilities. always: codes of items that are proposed to everyone (where allowed), by default
     those without a training event: nothing has taught the digits that lead to them. lift: what their scores gain, for
-    training has never let them win, whatever their content says. allowed (B, N) bool: as in `generate`, which raises
-    `InputError` where fewer than k items are.
+    training has never let them win, whatever their content says. allowed (B, N) bool: and short: as in `generate`.
     """
     always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
     trace: list[Step] = []
-    generate(network.digits, state, k, beam=beam, allowed=allowed, trace=trace)
+    generate(network.digits, state, k, beam=beam, allowed=allowed, trace=trace, short=short)
     there = trace[-1].scores > float("-inf")  # the whole beam, where so many items are allowed
     found = network.digits.item[trace[-1].nodes]
     pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
@@ -40,4 +40,4 @@ def hybrid(
     scores = network.score(state, items).log_softmax(-1)
     scores[:, always] += lift
     best = scores.masked_fill(~pool, float("-inf")).topk(k)
-    return Generated(best.indices, best.values)
+    return Generated.of(best.indices, best.values)

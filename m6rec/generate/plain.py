@@ -13,8 +13,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from m6rec.data.plaintext import SEP, SPECIAL, Speller, Text, pad
-from m6rec.data.text import BOS, EOS
+from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, Prompt, PromptTokenizer, pad
 from m6rec.errors import InputError
 from m6rec.train.plain import SOURCE, Backbone
 
@@ -22,23 +21,23 @@ AT_ONCE = 64  # texts that are written together
 Trie = dict  # token -> Trie; SEP leads back to None, where [EOS] follows
 
 
-def first_turn(text: Text) -> tuple[str, ...]:
+def first_turn(text: Prompt) -> tuple[str, ...]:
     """The target's segments up to its first answer."""
     return tuple(takewhile(lambda part: part.endswith(":"), text.target))
 
 
-def last_turn(text: Text) -> tuple[str, ...]:
+def last_turn(text: Prompt) -> tuple[str, ...]:
     """The target's segments up to its last answer: a dialogue with all that has been said."""
     asks = [i for i, part in enumerate(text.target) if part.endswith(":")]
     return text.target[: asks[-1] + 1] if asks else ()
 
 
-def trie(speller: Speller, sentences: Iterable[str]) -> Trie:
+def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
     """The token sequences of these sentences as nested dictionaries. InputError without a sentence."""
     root: Trie = {}
     for sentence in sentences:
         node = root
-        for token in speller.segment(sentence)[:-1]:
+        for token in tokenizer.segment(sentence)[:-1]:
             node = node.setdefault(token, {})
         node[SEP] = None
     if not root or SEP in root:
@@ -49,16 +48,16 @@ def trie(speller: Speller, sentences: Iterable[str]) -> Trie:
 @torch.no_grad()
 def write(
     made: Backbone,
-    texts: Sequence[Text],
+    texts: Sequence[Prompt],
     length: int = 24,
-    given: Callable[[Text], tuple[str, ...]] = first_turn,
+    given: Callable[[Prompt], tuple[str, ...]] = first_turn,
     among: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """The segments that are written after each text's given ones, at most `length` tokens, up to [EOS].
 
     among: for each text what the one segment that answers may be, in whole sentences; then it is as long as it takes.
     """
-    roots = [None] * len(texts) if among is None else _tries(made.speller, among)
+    roots = [None] * len(texts) if among is None else _tries(made.tokenizer, among)
     out: list[list[str]] = []
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
@@ -66,31 +65,31 @@ def write(
     return out
 
 
-def _tries(speller: Speller, allowed: Sequence[Sequence[str]]) -> list[Trie | None]:
+def _tries(tokenizer: PromptTokenizer, allowed: Sequence[Sequence[str]]) -> list[Trie | None]:
     """One trie for each text; a catalogue that is given for all of them is spelled once."""
-    made = {id(one): trie(speller, one) for one in {id(one): one for one in allowed}.values()}
+    made = {id(one): trie(tokenizer, one) for one in {id(one): one for one in allowed}.values()}
     return [made[id(one)] for one in allowed]
 
 
 def _written(
     made: Backbone,
-    texts: Sequence[Text],
+    texts: Sequence[Prompt],
     given: Sequence[tuple[str, ...]],
     nodes: list[Trie | None],
     length: int,
 ) -> list[list[str]]:
     """nodes: where each text stands in its trie; None where everything may be said."""
-    network, speller = made.network, made.speller
+    network, tokenizer = made.network, made.tokenizer
     device = network.tokens.weight.device
-    source = torch.from_numpy(speller.tokens(texts, SOURCE).source).to(device)
-    rows = [[BOS, *(token for part in parts for token in speller.segment(part))] for parts in given]
+    source = torch.from_numpy(tokenizer.encode(texts, SOURCE).source).to(device)
+    rows = [[BOS, *(token for part in parts for token in tokenizer.segment(part))] for parts in given]
     begun = [len(row) for row in rows]
     free = [node is None for node in nodes]
-    known = network.remember(source)
-    never = torch.tensor([i for i in range(len(SPECIAL)) if i not in (EOS, SEP)])
+    known = network.prefill(source)
+    never = torch.tensor([i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)])
     steps = range(length) if all(free) else itertools.count()  # a trie ends by itself
     for _ in steps:
-        logits = network.proceed(torch.from_numpy(pad(rows)).to(device), known)
+        logits = network.decode_step(torch.from_numpy(pad(rows)).to(device), known)
         last = logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
         for row, node, anything in zip(last, nodes, free, strict=True):
             row[never if anything else _closed(node, len(row))] = float("-inf")
@@ -100,7 +99,7 @@ def _written(
                 nodes[i] = nodes[i].get(token) if nodes[i] else None
         if all(row[-1] == EOS for row in rows):
             break
-    return [speller.words(row[start:]) for row, start in zip(rows, begun, strict=True)]
+    return [tokenizer.decode(row[start:]) for row, start in zip(rows, begun, strict=True)]
 
 
 def _closed(node: Trie | None, vocabulary: int) -> Tensor:

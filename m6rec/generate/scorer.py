@@ -38,14 +38,18 @@ def best_items(
     allowed: Tensor,
     beam: int = 50,
     lift: float = 0.0,
+    short: bool = False,
 ) -> Generated:
-    """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K)."""
+    """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K).
+
+    lift: as in `hybrid`; short: as in `generate`.
+    """
     if method == "generated":
-        return generate(network.digits, state, k, beam=beam, allowed=allowed)
+        return generate(network.digits, state, k, beam=beam, allowed=allowed, short=short)
     if method == "hybrid":
-        return hybrid(network, state, items, k, beam=beam, allowed=allowed, lift=lift)
+        return hybrid(network, state, items, k, beam=beam, allowed=allowed, lift=lift, short=short)
     best = item_scores(network, state, items, method).masked_fill(~allowed, float("-inf")).topk(k)
-    return Generated(best.indices, best.values)
+    return Generated.of(best.indices, best.values)
 
 
 class Scorer:
@@ -83,6 +87,11 @@ class Scorer:
             self.network, self.context, self.method, mask_seen=False, beam=self.beam, mute=self.mute, lift=self.lift
         )
 
+    @property
+    def longest(self) -> int:
+        """The length of its lists: no figure at a larger k says anything."""
+        return self.beam if self.method in ("generated", "hybrid") else len(self.items)
+
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
         """-> (B, N). Generated and hybrid: -inf for all that the lists of up to `beam` items do not hold."""
@@ -93,9 +102,18 @@ class Scorer:
         if self.mask_seen:
             rows, columns = users.seen().nonzero()
             allowed[rows, columns] = False
-        length = min(self.beam, int(allowed.sum(1).min()))
-        allowed = allowed.to(state.device)
         found = best_items(
-            self.network, state, self.items, length, self.method, allowed=allowed, beam=self.beam, lift=self.lift
+            self.network,
+            state,
+            self.items,
+            min(self.beam, len(self.items)),
+            self.method,
+            allowed=allowed.to(state.device),
+            beam=self.beam,
+            lift=self.lift,
+            short=True,  # whoever has had nearly everything shortens nobody else's list
         )
-        return torch.full(allowed.shape, float("-inf"), device=state.device).scatter_(1, found.items, found.scores)
+        listed = found.items >= 0
+        scores = torch.full(allowed.shape, float("-inf"), device=state.device)
+        scores[listed.nonzero()[:, 0], found.items[listed]] = found.scores[listed]
+        return scores

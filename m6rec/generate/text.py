@@ -23,7 +23,7 @@ def fill(network: Network, source: Features, length: int = 12, temperature: floa
     written = torch.full((size, 1), BOS, device=device)
     ended = torch.zeros(size, dtype=torch.bool, device=device)
     for _ in range(length):
-        logits = network.writer(network.items, source, written)[:, -1]
+        logits = network.text_decoder(network.items, source, written)[:, -1]
         logits[:, [i for i in range(len(SPECIAL)) if i != EOS]] = float("-inf")
         if temperature:
             token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]

@@ -1,4 +1,4 @@
-"""An autoencoder: a photograph through 64 numbers and back. The source document's network (section 5.2), mended."""
+"""An autoencoder: a photograph through 64 numbers and back, after the source document's section 5.2."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Autoencoder(nn.Module):
     """Encoder and decoder of the document's section 5.2, 784-256-128-64 and back; `forward` returns the reconstruction.
 
-    widths: from the pixels to the code. activation: between the layers. ends: after the code and after the output; the
-    document has ReLU there, which gives no gradient where it says 0, so that pixels and numbers of the code die.
+    widths: from the pixels to the code. activation: between the layers. ends: after the code and after the output. The
+    document has ReLU there; its gradient is 0 where its output is 0, so output units and code units die.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Autoencoder(nn.Module):
         return self.encoder(pixels)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, 64) -> (B, 784), taught to lie in 0..1 but not forced to."""
+        """(B, 64) -> (B, 784), trained towards 0..1 but not clamped."""
         return self.decoder(codes)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ def _layers(widths: Sequence[int], activation: type[nn.Module], end: type[nn.Mod
 
 
 def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
-    """The fair rival: test (N, 784) drawn from `count` numbers each by the principal axes of train.
+    """The linear baseline: test (N, 784) reconstructed from its `count` principal components of train.
 
-    Of all linear ways to `count` numbers and back it has the smallest squared error on train.
+    No linear map to `count` numbers and back has a smaller squared error on train.
     """
     _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
     mean, axes = train.mean(0), axes[:, -count:]

@@ -1,6 +1,6 @@
-"""The masks: who may look at whom. The network is one `Block`; these say what it computes.
+"""The masks: which token may attend to which. Every network stacks the same `Block`; the masks say what it computes.
 
-Every mask is Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where the query in the row may look at the key in the column.
+Every mask is Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where the query in the row may attend to the key in the column.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ def segment(present: Tensor) -> Tensor:
     return present[:, None, None, :]
 
 
-def item(present: Tensor, kind: Tensor, fusion: str) -> Tensor:
-    """How the tokens of one item meet: present (N, L) bool, kind (L,) modality of each -> (N, 1, L or 1, L).
+def item(present: Tensor, modality: Tensor, fusion: str) -> Tensor:
+    """How one item's tokens attend to each other: present (N, L) bool, modality (L,) of each -> (N, 1, L or 1, L).
 
-    "joint": every token sees all of them. "gated": a token sees its own modality, which is joined late. "cross": a
-    token sees itself and the other modalities. The parameters are the same; the mask is the difference.
+    "joint": every token attends to all of them. "gated": to its own modality only; the modalities are joined late.
+    "cross": to itself and the other modalities. The parameters are the same; the mask is the difference.
     """
     if fusion == "joint":
         return segment(present)
-    same = kind[:, None] == kind
-    see = same if fusion == "gated" else ~same | torch.eye(len(kind), dtype=torch.bool, device=kind.device)
-    return see & present[:, None, None, :]
+    same = modality[:, None] == modality
+    may = same if fusion == "gated" else ~same | torch.eye(len(modality), dtype=torch.bool, device=modality.device)
+    return may & present[:, None, None, :]
 
 
 def causal(length: int, device: torch.device | None = None) -> Tensor:
@@ -69,15 +69,15 @@ def targets(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) 
     return torch.cat(see, -1).unsqueeze(1)
 
 
-def meeting(source: Tensor, candidates: Tensor) -> Tensor:
+def candidates(source: Tensor, candidate: Tensor) -> Tensor:
     """Source tokens see the source; a candidate's tokens see it and each other, and no other candidate.
 
-    Shapes: source (B, S) and candidates (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
+    Shapes: source (B, S) and candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
     """
-    (_, c, length), s = candidates.shape, source.shape[1]
+    (_, c, length), s = candidate.shape, source.shape[1]
     own = torch.eye(c, dtype=torch.bool, device=source.device)
     own = own.repeat_interleave(length, 0).repeat_interleave(length, 1)  # (C, C) -> (C·L, C·L)
     see = torch.zeros(s + c * length, s + c * length, dtype=torch.bool, device=source.device)
     see[:, :s] = True
     see[s:, s:] = own
-    return see & torch.cat((source, candidates.flatten(1)), 1)[:, None, None, :]
+    return see & torch.cat((source, candidate.flatten(1)), 1)[:, None, None, :]

@@ -1,14 +1,18 @@
-"""The network: item encoder, context fusion, decoders, and the two ways to an item, dense and generated.
+"""The network, from top to bottom: item encoder, context fusion, decoders; dense and generated recommendation.
 
 - one `Block` and one `attend` under every mask
 - item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
-- late interaction: items are encoded once for all that look at them, each kind of item with the tokens that it has
-- all initialisation in one method
+- items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
+- context fusion (the source document's section 3.3.2) has two streams that share blocks. The *history stream* holds
+  profile and events and never sees a request, so its cache serves every later request. The *target stream* has one
+  token per target, which attends to the profile, to the events before it and to its own request. One pass answers
+  every target, and nothing of event t reaches target t.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,18 +23,113 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import Features
-from m6rec.model.decoder import DigitDecoder, PatchDecoder, TextDecoder
-from m6rec.model.fusion import ContextFusion, Fused
-from m6rec.model.items import Encoded, ItemEncoder
-from m6rec.model.tree import Tree, place, widths_for
+from m6rec.model import masks
+from m6rec.model.attention import Block, KVCache
+from m6rec.model.embed import Encoded, ItemEncoder
+from m6rec.model.heads import DigitDecoder, PatchDecoder, TextDecoder
+from m6rec.model.tree import Tree, insert, widths_for
 
-STEP = 8  # text tokens by which items are put together
+STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
+
+
+class Fused(NamedTuple):
+    """One state per target, before anything is generated."""
+
+    state: Tensor  # (B, Q, D)
+    # Per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s.
+    weights: tuple[Tensor, ...]
+    # The history stream's, per joint layer but the last, where it has no queries: (B, H, C + T, C + T), or empty.
+    history: tuple[Tensor, ...] = ()
+
+
+class History(NamedTuple):
+    """The history stream, read: all that a later request needs of it."""
+
+    caches: tuple[KVCache, ...]  # one per joint layer, over C + T tokens
+    events: Tensor  # (B, 1 + T, D): the start token and the events, as they came in
+    present: Tensor  # (B, C + T) bool
+    weights: tuple[Tensor, ...] = ()  # see `Fused.history`
+
+
+class ContextFusion(nn.Module):
+    """fuse(context, items): events, profile and requests -> one state per target.
+
+    `context_fusion` says how a request enters its target; the parameters are the same but for one gate. "adding" adds
+    its fields to the last event, "gating" scales them by a gate first, "attention" adds them and also lets the target
+    attend to their tokens in every layer.
+    """
+
+    def __init__(self, config: Config, fields: Fields):
+        super().__init__()
+        width = config.width
+        self.start = nn.Parameter(torch.empty(width))  # always present, even without profile and history
+        self.value = nn.Embedding(fields.value.size, width, padding_idx=0)
+        self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
+        self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
+        self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
+        self.mode = config.context_fusion
+        self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
+        self.joint = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.joint_layers))
+        self.norm = nn.RMSNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
+        """Fuse a context with item vectors (N, D), or with the vectors of its own events (B, T, D)."""
+        return self.answer(self.read(context, items, weights=weights), context, weights=weights)
+
+    def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
+        """The history stream: profile tokens attend to each other, events to the profile and the past."""
+        # Not by indexing: threads would sum its gradient in an order that changes from run to run.
+        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
+        events = vectors + self.value(context.value) + self.gap(context.gap)
+        start = self.start.expand(len(events), 1, -1)
+        profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
+        x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
+        profiled = torch.cat((torch.ones_like(context.item[:, :1], dtype=torch.bool), context.profile > 0), 1)  # (B, C)
+        happened = context.item >= 0  # (B, T)
+        mask = masks.prefix(profiled, happened)
+        # Only distances between events matter; the profile shares position 0 with the first event.
+        positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
+        caches, maps = [], []
+        for layer, block in enumerate(self.joint):
+            caches.append(block.prefill(x, positions))
+            if layer + 1 < len(self.joint):  # the last layer's output of this stream has no use
+                x, attended = block(x, caches[-1], mask, positions, weights=weights)
+                maps.append(attended)
+        maps = tuple(m for m in maps if m is not None)
+        return History(tuple(caches), torch.cat((start, events), 1), torch.cat((profiled, happened), 1), maps)
+
+    def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
+        """The target stream: one state per target, from a history stream that was read before."""
+        position, request = context.position, context.request
+        fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
+        last = position.unsqueeze(-1).expand(-1, -1, history.events.shape[-1])  # (B, Q) -> (B, Q, D)
+        x = history.events.gather(1, last)  # the last event before the target; the start token where there is none
+        if self.gate is not None:
+            total = torch.stack(fields).sum(0)  # (B, Q, D)
+            x = x + self.gate(x + total).sigmoid() * total
+        else:
+            for field in fields:
+                x = x + field
+        x = self.dropout(x)
+        positions = position - 1  # a target has the position of its last event
+        c = history.present.shape[1] - (history.events.shape[1] - 1)
+        visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
+        mask = masks.targets(history.present[:, :c], history.present[:, c:], visible, position)
+        maps = []
+        for block, cache in zip(self.joint, history.caches, strict=True):
+            if fields:
+                tokens = torch.stack(fields, 2).flatten(1, 2)  # R × (B, Q, D) -> (B, Q·R, D)
+                cache = cache.extend(block.prefill(tokens, positions.repeat_interleave(len(fields), 1)))
+            x, attended = block(x, cache, mask, positions, weights=weights)
+            maps.append(attended)
+        return Fused(self.norm(x), tuple(m for m in maps if m is not None), history.weights)
 
 
 class Network(nn.Module):
-    """Tensors in, tensors out. `content` is the catalogue's features; they are kept on the network's own device.
+    """Tensors in, tensors out. `content` is the catalogue's features, kept on the network's device.
 
-    known (N,) bool: the items that training sees; the others never have a vector of their own.
+    known (N,) bool: the items of the training set; the others have no ID embedding.
     """
 
     def __init__(
@@ -41,33 +140,33 @@ class Network(nn.Module):
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
-        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no vector of its own
-        self._describe(content)
-        there = np.asarray(content.there).any(0)
+        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
+        self._patch_variance(content)
+        used = np.asarray(content.there).any(0)
         sizes = {
             m: tuple(getattr(content, m).shape[1:])
-            for m, is_there in zip(("image", "sound"), there[1:], strict=True)
-            if is_there and m in config.modalities
+            for m in ("image", "sound")
+            if used[MODALITIES.index(m)] and m in config.modalities
         }
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
-        self.writer = TextDecoder(config)
-        self.painter = PatchDecoder(config, sizes) if sizes else None
-        self._sort(content)
+        self.text_decoder = TextDecoder(config)
+        self.patch_decoder = PatchDecoder(config, sizes) if sizes else None
+        self._group(content)
         self.initialise()
 
-    def _sort(self, content: Features) -> None:
-        """Which items share one content, and are read once, and which contents have tokens of like kind and number."""
+    def _group(self, content: Features) -> None:
+        """Items with equal content share one encoding, and contents of equal shape are encoded in one batch."""
         rows = zip(*(torch.as_tensor(part).cpu().numpy() for part in content), strict=True)
         number = pd.factorize(np.array([b"".join(part.tobytes() for part in row) for row in rows], dtype=object))[0]
         first = np.unique(number, return_index=True)[1]
-        self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) which content each has
-        self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each
-        self.groups = _groups(content.take(first), self.items.reads)
+        self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
+        self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
+        self.groups = _groups(content.take(first), self.items.modalities)
 
-    def _describe(self, content: Features) -> None:
-        """How far each modality's patches (P,) of the known items lie from their mean."""
+    def _patch_variance(self, content: Features) -> None:
+        """The variance of each modality's patches (P,) over the items of the training set."""
         for m in ("image", "sound"):
             has = np.asarray(content.there)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
             known = getattr(content, m)[has]
@@ -75,7 +174,7 @@ class Network(nn.Module):
             self.register_buffer(f"variance_{m}", torch.as_tensor(spread), persistent=False)
 
     def variance(self, modality: str) -> Tensor:
-        """The mean patch's squared error (P,), over the known items."""
+        """The squared error (P,) of predicting the mean patch, over the items of the training set."""
         return getattr(self, f"variance_{modality}")
 
     @property
@@ -85,7 +184,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at .02, linear maps at 1/√fan-in, biases 0; content starts small too, so that no item is loud."""
+        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; content starts small: no item dominates."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -97,8 +196,8 @@ class Network(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.items.project[1].weight, std=0.02)
         small = [self.items.query, self.fusion.start, *(patch.hidden for patch in self.items.patches.values())]
-        for patch in self.items.patches.values():  # as loud as a word
-            nn.init.normal_(patch.read[-1].weight, std=0.02)
+        for patch in self.items.patches.values():  # the scale of a word
+            nn.init.normal_(patch.mlp[-1].weight, std=0.02)
         for vector in small:
             nn.init.normal_(vector, std=0.02)
         for node, bias in zip(self.digits.nodes, self.digits.bias, strict=True):
@@ -106,12 +205,12 @@ class Network(nn.Module):
             nn.init.zeros_(bias)
 
     def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The whole catalogue's vectors (N, D), as if no item had the modalities in `mute`.
+        """The catalogue's vectors (N, D), with the modalities in `mute` masked for every item.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
         content = self.content.mute(*mute)
-        if weights:  # one grid for all items
+        if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
         codes, content_of = self.codes, self.content_of
         rows = [torch.as_tensor(group, device=codes.device) for group in self.groups.values()]
@@ -119,28 +218,30 @@ class Network(nn.Module):
             codes, content_of = codes[only], content_of[only]
             rows = [group[torch.isin(group, content_of)] for group in rows]
         parts = []
-        for (length, *reads), group in zip(self.groups, rows, strict=True):
+        for (length, *modalities), group in zip(self.groups, rows, strict=True):
             some = content.take(self.distinct[group])
-            parts.append(self.items.content(some._replace(text=some.text[:, :length]), reads=tuple(reads)).vectors)
-        place = torch.full_like(self.distinct, -1)
-        place[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
-        # Not by indexing: threads sum its gradient in an order that changes from run to run.
-        vectors = F.embedding(place[content_of], torch.cat(parts))
-        return Encoded(vectors + self.items.own(codes), None, self.codes[:0])
+            parts.append(
+                self.items.content(some._replace(text=some.text[:, :length]), modalities=tuple(modalities)).vectors
+            )
+        row = torch.full_like(self.distinct, -1)
+        row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
+        # Not by indexing, as above.
+        vectors = F.embedding(row[content_of], torch.cat(parts))
+        return Encoded(vectors + self.items.id_embedding(codes), None, self.codes[:0])
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> Network:
-        """This network with more items: `content` of all, `vectors` (n, D) of the new ones, which get free leaves."""
+        """A copy with more items: `content` of all, `vectors` (n, D) of the new ones, which take free leaves."""
         nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
-        tree = place(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
+        tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
         for name, values in content._asdict().items():
             new.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        new._sort(content)
+        new._group(content)
         new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
-        living = self.digits.tree.living()
+        valid = self.digits.tree.valid_nodes()
         for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_there), len(tree.leaf))).unbind(1)):
-            empty = ~living[level].cpu()[at]  # a node that had no item is now where its first one is
+            empty = ~valid[level].cpu()[at]  # a node without items takes its first item's vector
             new.digits.nodes[level][at[empty]] = torch.from_numpy(vectors)[empty]
             new.digits.bias[level][at[empty]] = 0
         new.digits.leaf, new.digits.item = tree.leaf, tree.item
@@ -156,15 +257,12 @@ class Network(nn.Module):
         return state @ items.T
 
 
-def _groups(content: Features, reads: list[str]) -> dict[tuple, np.ndarray]:
-    """Contents by the number of text tokens that is enough, in steps of 8, and by the modalities that are read of them.
-
-    No garment carries empty sound tokens about, and no short title the padding of the longest.
-    """
+def _groups(content: Features, modalities: list[str]) -> dict[tuple, np.ndarray]:
+    """Contents by their text length, rounded up to a multiple of STEP, and by the modalities that they have."""
     there, longest = np.asarray(content.there), content.text.shape[1]
     lengths = np.minimum(longest, STEP * np.maximum(1, -(-(np.asarray(content.text) > 0).sum(1) // STEP)))
-    kinds = [
-        (int(length), *(m for m in reads if row[MODALITIES.index(m)]))
+    keys = [
+        (int(length), *(m for m in modalities if row[MODALITIES.index(m)]))
         for length, row in zip(lengths, there, strict=True)
     ]
-    return {kind: np.flatnonzero([k == kind for k in kinds]) for kind in sorted(set(kinds))}
+    return {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}

@@ -1,7 +1,7 @@
 """Semantic IDs: a balanced tree over item vectors. A path of digits from the root to a leaf names one item.
 
-Every inner node has the same number of children and every subtree nearly the same number of items, so no digit is
-meaningless and none is crowded; the leaves that stay free are spread evenly, so a new item finds one near its content.
+Every inner node has the same number of children and nearly the same number of items. Free leaves are spread evenly,
+so that a new item finds one near its content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m6rec.errors import InputError
 
-UNUSED, CROWDED = 0.05, 1.5  # of a level's nodes, and of a node's even share of the items: more than this is an alarm
+MAX_UNUSED, MAX_CROWDED = 0.05, 1.5  # share of a level's nodes; multiple of a node's even share of the items
 
 
 class Tree(NamedTuple):
@@ -27,7 +27,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, digits: np.ndarray) -> Tree:
-        """The tree that semantic IDs (N, G) make. InputError where two items have the same."""
+        """The tree of given semantic IDs (N, G). InputError where two items share one."""
         widths = tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))
@@ -41,13 +41,14 @@ class Tree(NamedTuple):
 
     def prefixes(self, items: Tensor) -> Tensor:
         """The nodes on the way to items, numbered within their level: (...,) codes -> (..., G)."""
-        below = [math.prod(self.widths[g + 1 :]) for g in range(len(self.widths))]
-        return self.leaf[items].unsqueeze(-1) // torch.tensor(below, device=items.device)
+        leaves = [math.prod(self.widths[g + 1 :]) for g in range(len(self.widths))]  # below a node of each level
+        leaf = self.leaf[items].unsqueeze(-1)
+        return leaf // torch.tensor(leaves, device=leaf.device)
 
-    def living(self, allowed: Tensor | None = None) -> list[Tensor]:
-        """Which nodes lead to an item, per level: G × (..., nodes) bool; `allowed` (..., N) may narrow the items.
+    def valid_nodes(self, allowed: Tensor | None = None) -> list[Tensor]:
+        """The trie mask, G × (..., nodes) bool: which nodes lead to an item; `allowed` (..., N) narrows the items.
 
-        This is the trie mask: a digit that it permits always leads on to an item that is permitted.
+        A valid digit always leads on to an allowed item.
         """
         leaves = self.item >= 0 if allowed is None else self.by_leaf(allowed, fill=False)
         levels = []
@@ -62,8 +63,8 @@ class Tree(NamedTuple):
         return torch.where(taken, values[..., self.item.clamp(min=0)], torch.full_like(values[..., :1], fill))
 
 
-def place(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
-    """New items (n, D) take free leaves: from the root down, the nearest node vector that still has one below it.
+def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
+    """New items (n, D) take free leaves: from the root down, the nearest node vector with a free leaf below it.
 
     nodes: the node vectors of each level (nodes, D). InputError where the tree has no leaf left.
     """
@@ -86,27 +87,27 @@ def place(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
 
 
 class Health(NamedTuple):
-    """Is the tree in order? One row per level."""
+    """How evenly the items fill one level of the tree."""
 
     level: int
     nodes: int  # nodes at this level that have an item below
     dead: int  # nodes without one
     entropy: float  # of the items over the nodes, as a share of the largest possible: 1 is perfectly even
-    smallest: int  # items below the smallest living node
+    smallest: int  # items below the smallest node that has any
     largest: int
     unique: float  # share of items whose digits up to here are theirs alone
 
 
 def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
-    """The same width at every level, as small as holds all items and the share of free leaves."""
+    """The smallest width, the same at every level, whose leaves hold all items and the share of free ones."""
     width = 2
     while width**digits * (1 - free) < items:
         width += 1
     return (width,) * digits
 
 
-def grow(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
-    """Grow the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
+def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
+    """Build the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
 
     Source: our own. Residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
     """
@@ -115,7 +116,7 @@ def grow(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
         raise InputError(f"a tree of widths {widths} has {leaves} leaves, too few for {n} items: take wider levels.")
     if not np.isfinite(vectors).all():
         raise InputError(
-            "item vectors hold NaN or infinity, so no tree can be grown: lower the learning rate and train again."
+            "item vectors hold NaN or infinity, so no tree can be built: lower the learning rate and train again."
         )
     rng = np.random.default_rng(seed)
     leaf = np.zeros(n, dtype=np.int64)
@@ -139,17 +140,17 @@ def health(tree: Tree) -> list[Health]:
         counts = np.bincount(
             tree.prefixes(torch.arange(len(tree.leaf)))[:, level], minlength=math.prod(tree.widths[: level + 1])
         )
-        living = counts[counts > 0]
-        share = living / living.sum()
+        used = counts[counts > 0]
+        share = used / used.sum()
         even = -(share * np.log(share)).sum() / np.log(len(counts))
         rows.append(
             Health(
                 level + 1,
-                len(living),
-                len(counts) - len(living),
+                len(used),
+                len(counts) - len(used),
                 float(even),
-                int(living.min()),
-                int(living.max()),
+                int(used.min()),
+                int(used.max()),
                 float((counts == 1).sum() / len(tree.leaf)),
             )
         )
@@ -157,17 +158,17 @@ def health(tree: Tree) -> list[Health]:
 
 
 def alarms(rows: list[Health]) -> list[str]:
-    """What is wrong with a tree whose `health` this is, a sentence each; none where all is well.
+    """Collapse warnings for a tree of this `health`, one sentence each.
 
-    Nodes that are empty because a level has more of them than there are items are no fault, nor are free leaves.
+    Free leaves, and nodes that stay empty because a level has more nodes than there are items, are no fault.
     """
     wrong, items = [], rows[-1].nodes
     for row in rows[:-1]:
         nodes = row.nodes + row.dead
         share = math.ceil(items / nodes)
-        if row.dead - max(0, nodes - items) > UNUSED * nodes:
+        if row.dead - max(0, nodes - items) > MAX_UNUSED * nodes:
             wrong.append(f"digit {row.level} leaves {row.dead} of its {nodes} nodes unused")
-        if row.largest > CROWDED * share:
+        if row.largest > MAX_CROWDED * share:
             wrong.append(f"digit {row.level} crowds {row.largest} items below one node, where {share} are its share")
     if rows[-1].unique < 1:
         wrong.append(f"{1 - rows[-1].unique:.1%} of the items share all their digits with another")
@@ -181,9 +182,9 @@ def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator, rounds: int
         # One child each, spread over the slots so that free leaves lie beside taken ones.
         return np.linspace(0, k, n, endpoint=False).astype(np.int64)
     centres = _spread(vectors, k, rng)
-    room = math.ceil(n / k)
+    capacity = math.ceil(n / k)
     for _ in range(rounds):
-        cluster = _assign(vectors, centres, room)
+        cluster = _assign(vectors, centres, capacity)
         moved = np.stack([vectors[cluster == c].mean(0) if (cluster == c).any() else centres[c] for c in range(k)])
         if np.allclose(moved, centres):
             break
@@ -204,10 +205,10 @@ def _spread(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray
     return vectors[chosen]
 
 
-def _assign(vectors: np.ndarray, centres: np.ndarray, room: int) -> np.ndarray:
-    """Members propose to their nearest centre; a full one keeps the nearest and sends the others to their next choice.
+def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarray:
+    """Members propose to their nearest centre; a full centre keeps the nearest and refuses the others.
 
-    Deferred acceptance (Gale & Shapley 1962): at most n·k proposals, and nobody is left out while n ≤ k·room.
+    Deferred acceptance (Gale & Shapley 1962): at most n·k proposals, and nobody is left out while n ≤ k·capacity.
     """
     # Through one matrix product: no (n, k, D) array.
     distance = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
@@ -215,10 +216,10 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, room: int) -> np.ndarray:
     choice = np.zeros(len(vectors), dtype=np.int64)
     while True:
         cluster = preference[np.arange(len(vectors)), choice]
-        full = np.flatnonzero(np.bincount(cluster, minlength=len(centres)) > room)
+        full = np.flatnonzero(np.bincount(cluster, minlength=len(centres)) > capacity)
         if not len(full):
             return cluster
         for c in full:
             members = np.flatnonzero(cluster == c)
-            refused = members[distance[members, c].argsort(kind="stable")[room:]]
+            refused = members[distance[members, c].argsort(kind="stable")[capacity:]]
             choice[refused] += 1

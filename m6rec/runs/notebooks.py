@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,12 +102,27 @@ def student_copy(notebook: NotebookNode) -> NotebookNode:
 
 
 def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Write student copies of the notebooks into a folder; the same names, so that their links hold."""
+    """Write student copies of the notebooks into a folder; the same names, so that their links hold.
+
+    A copy that somebody has edited is never overwritten: `InputError` names it, after the others are written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    copies = [folder / path.name for path in paths]
+    copies, kept = [folder / path.name for path in paths], []
     for path, copy in zip(paths, copies, strict=True):
-        nbformat.write(student_copy(read(path)), copy)
+        if copy.exists() and (there := read(copy)).metadata.get("m6rec_copy") != _digest(there):
+            kept.append(copy.name)
+            continue
+        fresh = student_copy(read(path))
+        fresh.metadata["m6rec_copy"] = _digest(fresh)
+        nbformat.write(fresh, copy)
+    if kept:
+        raise InputError(f"{', '.join(kept)} in {folder} was edited and is left as it is: move it away for a new copy.")
     return copies
+
+
+def _digest(notebook: NotebookNode) -> str:
+    """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
+    return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
 def problems(path: Path) -> list[str]:

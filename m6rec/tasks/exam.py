@@ -8,8 +8,8 @@ import numpy as np
 
 from m6rec.data import bazaar
 from m6rec.data.dataset import Dataset
-from m6rec.data.domains import Domain
-from m6rec.data.plaintext import Text
+from m6rec.data.prompts import Domain
+from m6rec.data.text import Prompt
 from m6rec.generate.plain import first_turn, last_turn, write
 from m6rec.tasks import conversation, design, explanation, query
 from m6rec.train.plain import Backbone
@@ -47,7 +47,7 @@ class Exam:
         self.sold = sorted(set(domain.items))
 
     @property
-    def lessons(self) -> list[Text]:
+    def lessons(self) -> list[Prompt]:
         """What a backbone is taught so that it answers in every way."""
         return [text for task in TAUGHT for text in self.texts[task]]
 

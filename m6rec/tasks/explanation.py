@@ -14,21 +14,19 @@ from itertools import combinations
 import numpy as np
 
 from m6rec.data import bazaar
-from m6rec.data.domains import Domain
-from m6rec.data.plaintext import Text
+from m6rec.data.prompts import Domain
+from m6rec.data.text import Prompt
 
 HISTORY = 5  # events that an explanation may speak of
 CITED = 4  # words by which it calls one
 SIGNS = {"taste": "your taste", "event": "goes with", "request": "suits the", "chance": "by chance"}
 
 
-def texts(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> list[Text]:
+def texts(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> list[Prompt]:
     """Bazaar's events `rows` with the true explanation as the target; `domain` has all of its events."""
-    starts = np.searchsorted(domain.user, domain.user[rows])
     made = []
-    for row, start in zip(rows, starts, strict=True):
+    for row, asked in zip(rows, domain.prompts(rows, HISTORY), strict=True):
         item = domain.items[domain.item[row]]
-        asked = domain.text(range(row, row + 1), max(start, row - HISTORY))
         made.append(
             asked._replace(
                 request=domain.requests[row], candidate=item, target=("because:", _sentence(domain, row, truth))
@@ -61,7 +59,7 @@ def _level(request: str, field: str) -> str:
     return next(level for level in bazaar.LEVELS[field] if level in said)
 
 
-def sayable(asked: Text, features: Collection[str]) -> list[str]:
+def sayable(asked: Prompt, features: Collection[str]) -> list[str]:
     """Every sentence that names a feature of the item, and a cause that was read: for `write(among=…)`."""
     named = list(dict.fromkeys(word for word in asked.candidate.split() if word in features)) or ["it"]
     causes = ["is your taste", *(f"suits the {word}" for word in asked.request.split())]
@@ -69,7 +67,9 @@ def sayable(asked: Text, features: Collection[str]) -> list[str]:
     return [f"{word} {cause}" for word in named for cause in (*causes, "by chance")]
 
 
-def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set[str]) -> dict[str, np.ndarray | float]:
+def judge(
+    asked: Sequence[Prompt], written: Sequence[Sequence[str]], features: set[str]
+) -> dict[str, np.ndarray | float]:
     """How good explanations are; `features`: the words that count as such.
 
     Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of all features it
@@ -97,7 +97,7 @@ def judge(asked: Sequence[Text], written: Sequence[Sequence[str]], features: set
     }
 
 
-def first_word(asked: Sequence[Text], features: set[str]) -> list[list[str]]:
+def first_word(asked: Sequence[Prompt], features: set[str]) -> list[list[str]]:
     """A baseline: the item's first feature is the user's taste."""
     return [[f"{next((w for w in text.candidate.split() if w in features), 'it')} is your taste"] for text in asked]
 

@@ -16,10 +16,10 @@ import torch
 
 from m6rec.baselines import ContentKNN, Popularity
 from m6rec.data.dataset import Dataset
-from m6rec.data.domains import HeldOut
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.model.plain import PlainText
+from m6rec.model.text_model import TextTransformer
+from m6rec.tasks.heldout import HeldOut
 from m6rec.tasks.zero_shot import Meeting
 from m6rec.train.plain import Backbone, teach
 
@@ -40,13 +40,13 @@ class OpenDomain:
         asked, known = out.split.test, np.unique(out.seen.item)
         last = np.append(user[1:] != user[:-1], True) & (np.arange(len(user)) > data.offsets[user])
         # Nothing is new: the last events of people who were read, if they are later than all that was read of them.
-        self.known = np.flatnonzero(last & ~out.left & ~out.newcomer[user] & np.isin(item, known))
-        new = out.newcomer[user[asked]]
+        self.known = np.flatnonzero(last & ~out.train & ~out.cold_users[user] & np.isin(item, known))
+        new = out.cold_users[user[asked]]
         self.cases = {
             "everyone": (asked, out.items),
             "goods unknown": (asked[~new], out.items),
             "both unknown": (asked[new], out.items),
-            "people unknown": (np.flatnonzero(last & out.newcomer[user] & np.isin(item, known)), known),
+            "people unknown": (np.flatnonzero(last & out.cold_users[user] & np.isin(item, known)), known),
         }
 
     @property
@@ -89,5 +89,8 @@ def few_shot(made: Backbone, out: HeldOut, count: int, *, scratch: bool = False,
     rate = SMALL_RATE if count < SMALL else RATE
     if scratch:
         torch.manual_seed(seed)
-        made, rate = made._replace(network=PlainText(made.config, len(made.speller)), key="untrained"), SCRATCH_RATE
+        made, rate = (
+            made._replace(network=TextTransformer(made.config, len(made.tokenizer)), key="untrained"),
+            SCRATCH_RATE,
+        )
     return teach(made, out.few(count, seed), PASSES, rate, seed, items)

@@ -10,17 +10,16 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from m6rec.data.domains import HISTORY, Domain
-from m6rec.data.plaintext import Text
+from m6rec.data.prompts import HISTORY, Domain
+from m6rec.data.text import Prompt
 
 WORDS = 2
 
 
-def texts(domain: Domain, rows: np.ndarray, features: Collection[str]) -> list[Text]:
+def texts(domain: Domain, rows: np.ndarray, features: Collection[str]) -> list[Prompt]:
     """Events `rows` as "query: …"."""
     made = []
-    for row, start in zip(rows, np.searchsorted(domain.user, domain.user[rows]), strict=True):
-        asked = domain.text(range(row, row + 1), max(start, row - HISTORY))
+    for row, asked in zip(rows, domain.prompts(rows, HISTORY), strict=True):
         words = domain.items[domain.item[row]].split()
         noticed = [word for word in words if word in features] or words
         target = ("query:", " ".join(dict.fromkeys(noticed[:WORDS])))
@@ -28,7 +27,7 @@ def texts(domain: Domain, rows: np.ndarray, features: Collection[str]) -> list[T
     return made
 
 
-def judge(asked: Sequence[Text], written: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+def judge(asked: Sequence[Prompt], written: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     """Per text: words (share of the query's words that are in the true one), exact (the same words)."""
     said = [set(parts[0].split()) if parts else set() for parts in written]
     true = [set(text.target[1].split()) for text in asked]
@@ -38,7 +37,7 @@ def judge(asked: Sequence[Text], written: Sequence[Sequence[str]]) -> dict[str, 
     }
 
 
-def usual(asked: Sequence[Text], features: Collection[str]) -> list[list[str]]:
+def usual(asked: Sequence[Prompt], features: Collection[str]) -> list[list[str]]:
     """A baseline: the two noticed words that the person's history has most, the latest first where they tie."""
     rows = []
     for text in asked:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.domains import HISTORY, Domain
-from m6rec.data.plaintext import Text
-from m6rec.model.plain import ends
+from m6rec.data.prompts import HISTORY, Domain
+from m6rec.data.text import Prompt
+from m6rec.model.text_model import ends
 from m6rec.train.plain import SOURCE, Backbone
 
 WIDTH, TEMPERATURE = 128, 0.07
@@ -30,24 +30,24 @@ class Pairs(NamedTuple):
 
 
 @torch.no_grad()
-def states(made: Backbone, texts: Sequence[Text], size: int = 64) -> Tensor:
+def states(made: Backbone, texts: Sequence[Prompt], size: int = 64) -> Tensor:
     """The backbone's state of each text's [EOS'] (n, D)."""
     rows = []
     for start in range(0, len(texts), size):
-        source = torch.from_numpy(made.speller.tokens(texts[start : start + size], SOURCE).source)
+        tokens = made.tokenizer.encode(texts[start : start + size], SOURCE).source
+        source = torch.from_numpy(tokens).to(made.network.device)
         rows.append(ends(source, made.network(source).hidden))
     return torch.cat(rows)
 
 
 def pairs(made: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
     """Events `rows` of a domain as pairs: profile, request and history, and the item."""
-    starts = np.searchsorted(domain.user, domain.user[rows])
     asked = [
-        domain.text(range(row, row + 1), max(start, row - HISTORY))._replace(request=domain.requests[row], target=())
-        for row, start in zip(rows, starts, strict=True)
+        prompt._replace(request=domain.requests[row], target=())
+        for row, prompt in zip(rows, domain.prompts(rows), strict=True)
     ]
-    items = states(made, [Text(candidate=words) for words in domain.items])
-    return Pairs(states(made, asked), torch.tensor(domain.item[rows]), items)
+    items = states(made, [Prompt(candidate=words) for words in domain.items])
+    return Pairs(states(made, asked), torch.tensor(domain.item[rows], device=items.device), items)
 
 
 class TwoMaps(nn.Module):
@@ -64,14 +64,14 @@ class TwoMaps(nn.Module):
 def fit(given: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, seed: int = 0) -> TwoMaps:
     """Teach the two maps; other items of the batch are the wrong answers, those that are the same item are left out."""
     torch.manual_seed(seed)
-    maps = TwoMaps(given.people.shape[1], given.items.shape[1])
+    maps = TwoMaps(given.people.shape[1], given.items.shape[1]).to(given.items.device)
     optimizer = torch.optim.AdamW(maps.parameters(), rate, weight_decay=0.01)
     for _ in range(epochs):
         for rows in torch.randperm(len(given.people)).split(batch):
-            item = given.item[rows]
-            same = (item[:, None] == item) & ~torch.eye(len(rows), dtype=torch.bool)
+            item, own = given.item[rows], torch.arange(len(rows), device=given.item.device)
+            same = (item[:, None] == item) & (own[:, None] != own)
             logits = (maps(given.people[rows], given.items[item]) / TEMPERATURE).masked_fill(same, float("-inf"))
-            loss = F.cross_entropy(logits, torch.arange(len(rows)))
+            loss = F.cross_entropy(logits, own)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -96,4 +96,4 @@ def two_tower(domain: Domain, rows: np.ndarray, learnt: np.ndarray, **options: o
 
 def recall(cosines: Tensor, item: Tensor, k: int = 100) -> np.ndarray:
     """(n,) 1 where the item is among the k nearest, else 0."""
-    return (cosines.topk(min(k, cosines.shape[1])).indices == item[:, None]).any(1).numpy().astype(float)
+    return (cosines.topk(min(k, cosines.shape[1])).indices == item[:, None]).any(1).cpu().numpy().astype(float)

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m6rec.data.domains import HISTORY, Domain
-from m6rec.data.plaintext import Text, pad
+from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.splits import Targets
-from m6rec.data.text import BOS, PAD
+from m6rec.data.text import BOS, PAD, Prompt, pad
 from m6rec.train import meeting
 from m6rec.train.plain import SOURCE, Backbone
 
@@ -25,17 +24,16 @@ PEOPLE = 64  # read at once
 
 
 @torch.no_grad()
-def log_likelihood(made: Backbone, asked: Text, candidates: Sequence[str]) -> np.ndarray:
+def log_likelihood(made: Backbone, asked: Prompt, candidates: Sequence[str]) -> np.ndarray:
     """(N,) the mean log-likelihood of each candidate's tokens as what follows `asked`, whose target is given."""
-    network, speller = made.network, made.speller
-    begun = [BOS, *(token for part in asked.target for token in speller.segment(part))]
+    network, tokenizer = made.network, made.tokenizer
+    begun = [BOS, *(token for part in asked.target for token in tokenizer.segment(part))]
     # The last token that is given begins each candidate, because its logits are what the first token comes from.
-    source = torch.tensor([speller.source(asked, SOURCE)])
-    known = network.remember(source, torch.tensor([begun[:-1]], dtype=torch.long))
-    rows = torch.from_numpy(pad([(begun[-1], *speller.segment(words)) for words in candidates]))  # (N, T)
-    return torch.cat(
-        [_means(network.proceed(part[:, :-1], known), part[:, 1:]) for part in rows.split(CANDIDATES)]
-    ).numpy()
+    source = torch.tensor([tokenizer.source(asked, SOURCE)])
+    known = network.prefill(source, torch.tensor([begun[:-1]], dtype=torch.long))
+    rows = pad([(begun[-1], *tokenizer.segment(words)) for words in candidates])  # (N, T)
+    parts = torch.from_numpy(rows).to(network.device).split(CANDIDATES)
+    return torch.cat([_means(network.decode_step(part[:, :-1], known), part[:, 1:]) for part in parts]).cpu().numpy()
 
 
 def _means(logits: Tensor, truth: Tensor) -> Tensor:
@@ -45,14 +43,9 @@ def _means(logits: Tensor, truth: Tensor) -> Tensor:
     return (said * there).sum(1) / there.sum(1)
 
 
-def asked(domain: Domain, users: Targets, history: int = HISTORY) -> list[Text]:
+def asked(domain: Domain, users: Targets, history: int = HISTORY) -> list[Prompt]:
     """Each target's profile and history, and its request as what the target begins with."""
-    texts = []
-    for event in users.events:
-        since = max(int(users.data.offsets[domain.user[event]]), event - history)
-        text = domain.text(range(event, event + 1), since)
-        texts.append(text._replace(target=text.target[:-1]))  # the request stays
-    return texts
+    return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events, history)]  # the request stays
 
 
 class ZeroShot:
@@ -69,7 +62,7 @@ class ZeroShot:
     ):
         self.made, self.domain, self.candidates, self.history = made, domain, candidates, history
         self.words, self.back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # equal: read once
-        self.usual = prior * log_likelihood(made, Text(), self.words) if prior else 0.0
+        self.usual = prior * log_likelihood(made, Prompt(), self.words) if prior else 0.0
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) mean log-likelihoods."""
@@ -86,9 +79,9 @@ class Meeting:
 
     def __init__(self, made: Backbone, domain: Domain, *, history: int = HISTORY):
         self.made, self.domain, self.history = made, domain, history
-        tokens = pad([made.speller.segment(words)[:-1] for words in domain.items])
+        tokens = pad([made.tokenizer.segment(words)[:-1] for words in domain.items])
         with torch.no_grad():
-            self.items = meeting.vectors(made.network, torch.from_numpy(tokens))  # (N, D)
+            self.items = meeting.vectors(made.network, torch.from_numpy(tokens).to(made.network.device))  # (N, D)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
@@ -97,10 +90,10 @@ class Meeting:
         parts = [texts[i : i + PEOPLE] for i in range(0, len(texts), PEOPLE)]
         return torch.cat([self.states(part) @ self.items.T for part in parts])
 
-    def states(self, texts: Sequence[Text]) -> Tensor:
+    def states(self, texts: Sequence[Prompt]) -> Tensor:
         """The states at the last token of what is given, after which an item would be written: (n, D)."""
-        network, speller = self.made.network, self.made.speller
-        source = torch.from_numpy(speller.tokens(texts, SOURCE).source)
-        rows = [[BOS, *(token for part in text.target for token in speller.segment(part))] for text in texts]
+        network, tokenizer = self.made.network, self.made.tokenizer
+        source = torch.from_numpy(tokenizer.encode(texts, SOURCE).source)
+        rows = [[BOS, *(token for part in text.target for token in tokenizer.segment(part))] for text in texts]
         hidden = network(source, torch.from_numpy(pad(rows)), write=False).hidden[:, source.shape[1] :]
         return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]

@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.plaintext import Speller, Text
 from m6rec.data.sources import home
-from m6rec.data.text import EOS, PAD
+from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
-from m6rec.model.plain import SOURCE, TARGET, PlainText, places
+from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
 from m6rec.train import plain
 from m6rec.train.fit import Stage, fit
 
@@ -67,13 +66,13 @@ class Adapted(NamedTuple):
     seconds: float
 
 
-def examples(speller: Speller, texts: Sequence[Text], labels: Sequence[int]) -> Examples:
+def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
 
     The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
     nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
     """
-    tokens = speller.tokens(texts, plain.SOURCE, plain.TARGET)
+    tokens = tokenizer.encode(texts, plain.SOURCE, plain.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
@@ -111,7 +110,7 @@ class LowRank(nn.Module):
 class Classifier(nn.Module):
     """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
 
-    def __init__(self, backbone: PlainText, method: str, starts: Tensor):
+    def __init__(self, backbone: TextTransformer, method: str, starts: Tensor):
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
@@ -141,17 +140,19 @@ class Classifier(nn.Module):
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
         """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
-        net, seen, begun = self.backbone, source != PAD, target != PAD
+        net = self.backbone
+        source, target = source.to(net.device), target.to(net.device)
+        seen, begun = source != PAD, target != PAD
         x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
         if self.prompts is not None:
             soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
             x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
         there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
-        positions = places(there)
+        positions = positions_of(there)
         x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)[-1]
         rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
         block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
-        known, place = block.remember(x, positions), positions[rows, end, None]
+        known, place = block.prefill(x, positions), positions[rows, end, None]
         h = block(x[rows, end, None], known, there[:, None, None], place, adapter=adapter).out  # (B, 1, D)
         return net.norm(h.squeeze(1))
 
@@ -216,8 +217,9 @@ def adapt(
 @torch.no_grad()
 def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
-    words = made.network.logits(torch.eye(made.config.width)).T  # (V, D): what a state is multiplied with
-    return torch.stack([words[list(made.speller.segment(name)[:-1])].mean(0) for name in classes])
+    each = torch.eye(made.config.width, device=made.network.device)
+    words = made.network.logits(each).T  # (V, D): what a state is multiplied with
+    return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
 
 
 def cached(made: plain.Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
@@ -237,7 +239,7 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C) of examples that may have any label."""
     order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
-    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).numpy()
+    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
     return out[np.argsort(order)]
 
 

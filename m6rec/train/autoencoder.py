@@ -29,18 +29,21 @@ def fit_autoencoder(
     """Teach a model to return what it is given: pixels (N, 784) in 0..1; returns the loss of every step, (steps,).
 
     Every epoch meets all photographs in a new order (seed), whole batches only. peak: the highest rate of a one-cycle
-    schedule, or None for the document's constant 1e-3. The same seed and the same start give the same weights.
+    schedule, or None for the document's constant 1e-3. The model is moved to where the pixels lie. The same seed and
+    the same start give the same weights.
     """
     if pixels.ndim != 2 or len(pixels) < batch:
         raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    model.to(pixels.device)
+    fused = pixels.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=fused)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps) if peak else None
     order = torch.Generator().manual_seed(seed)
-    losses, queue = np.empty(steps, dtype=np.float32), torch.empty(0, dtype=torch.long)
+    losses, queue = [], torch.empty(0, dtype=torch.long)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # layers this small gain nothing from more, and sums keep their order on every machine
     try:
-        for step in tqdm(range(steps), desc="autoencoder", unit="step", disable=None, leave=False):
+        for _ in tqdm(range(steps), desc="autoencoder", unit="step", disable=None, leave=False):
             if len(queue) < batch:
                 queue = torch.randperm(len(pixels), generator=order)
             rows, queue = queue[:batch], queue[batch:]
@@ -51,10 +54,10 @@ def fit_autoencoder(
             optimizer.step()
             if cycle:
                 cycle.step()
-            losses[step] = wrong.item()
+            losses.append(wrong.detach())  # read at the end, so that no step waits
     finally:
         torch.set_num_threads(threads)
-    return losses
+    return torch.stack(losses).cpu().numpy() if losses else np.empty(0, np.float32)
 
 
 def fitted(

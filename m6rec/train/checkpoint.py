@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from m6rec.errors import InputError
 from m6rec.train import code
+
+FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
+WEIGHTS, STATE = "model.safetensors", "state.safetensors"
+PART = ".m6rec-"  # folders that are being filled
 
 
 @dataclass
@@ -34,28 +39,64 @@ class TrainingState:
     best: float
     seconds: float
     log: list[dict]
+    steps: int = 0  # of all epochs: how fast the averaged weights follow
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `folder`, then put it in its place: a reader sees the old one or the new one."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+def written(folder: Path, is_ours: Callable[[Path], object]) -> Iterator[Path]:
+    """A temporary folder to fill, whose files then come to `folder`: a new one appears whole or not at all.
+
+    Files of an older checkpoint are replaced, all others stay. Raises as `claim`.
+    """
+    folder = claim(folder, is_ours)
+    # Beside a new folder; inside an old one, which may be a disk of its own.
+    part = (folder if folder.exists() else folder.parent) / f"{PART}{secrets.token_hex(4)}"
+    part.mkdir(parents=True)
     try:
-        yield new
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / "old"
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-        shutil.rmtree(old.parent)
+        yield part
+        if not folder.exists():
+            part.rename(folder)
+        for file in sorted(part.iterdir()) if part.exists() else ():
+            os.replace(file, folder / file.name)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+def claim(folder: Path, is_ours: Callable[[Path], object]) -> Path:
+    """The absolute path of a folder to write to. `InputError` for a file, or for what somebody else keeps there."""
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
+    if folder.exists() and any(not f.name.startswith(PART) for f in folder.iterdir()) and not is_ours(folder):
+        raise InputError(f"{folder} holds other files and no checkpoint of this kind: name a new or an empty folder.")
+    return folder
+
+
+def is_model(folder: Path) -> bool:
+    """Does a folder hold what `save_model` writes?"""
+    try:
+        return {"format", "config"} <= set(read_json(folder / "config.json"))
+    except (InputError, TypeError):
+        return False
+
+
+def is_state(folder: Path) -> bool:
+    """Does a folder hold what `save_state` writes?"""
+    return "state" in metadata(folder / STATE)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors to a safetensors file; shared and strided ones are copied first."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, nothing where it is missing or damaged."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -75,11 +116,12 @@ def read_json(file: Path) -> dict:
 
 
 def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer, values: dict) -> None:
-    """What a trained model is made of: weights, tokenizer, and all else as JSON values."""
-    with whole_folder(folder) as new:
-        save_tensors(network.state_dict(), new / "model.safetensors")
-        tokenizer.save(str(new / "tokenizer.json"))
-        (new / "config.json").write_text(json.dumps({"format": 1, **values}, indent=1), encoding="utf-8")
+    """What a trained model is made of: weights, tokenizer, and all else as JSON values. Raises as `claim`."""
+    with written(folder, is_model) as part:
+        save_tensors(network.state_dict(), part / WEIGHTS)
+        tokenizer.save(str(part / "tokenizer.json"))
+        values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
+        (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer, dict]:
@@ -87,23 +129,44 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer, dict]:
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
     values = read_json(folder / "config.json")
+    if not is_model(folder):
+        raise InputError(f"{folder} is no m6rec checkpoint: name a folder that save_pretrained wrote.")
+    if values["format"] != FORMAT:
+        raise foreign(folder, values)
+    weights = load_tensors(folder / WEIGHTS)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises nothing more special
-        raise foreign(folder, error) from error
-    return load_tensors(folder / "model.safetensors"), tokenizer, values
+        raise InputError(
+            f"the tokenizer in {folder} is damaged ({error}): delete the folder and train again."
+        ) from error
+    if values.get("sha256", _sha256(folder)) != _sha256(folder):
+        raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
+    return weights, tokenizer, values
 
 
-def foreign(folder: Path, error: Exception) -> InputError:
-    """What to say of a folder that holds something else."""
-    return InputError(f"{folder} is no m6rec checkpoint, or one of another version ({error}): train it again.")
+def foreign(folder: Path, values: dict) -> InputError:
+    """What to say of a checkpoint of another version."""
+    wrote = values.get("m6rec", "0.1.0")
+    return InputError(
+        f"{folder} was written by m6rec {wrote}, whose models version {_version()} cannot read: "
+        f"train it again, or load it with m6rec {wrote}."
+    )
+
+
+def _version() -> str:
+    return sys.modules["m6rec"].__version__  # an import would be a cycle
+
+
+def _sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def save_state(
     folder: Path,
     state: TrainingState,
     network: nn.Module,
-    average: AveragedModel,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     rng: np.random.Generator,
@@ -117,29 +180,30 @@ def save_state(
     tensors["random.torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    with whole_folder(folder) as new:
-        save_tensors(tensors, new / "state.safetensors")
-        values = {**asdict(state), "rng": rng.bit_generator.state}
-        (new / "state.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    values = {**asdict(state), "rng": rng.bit_generator.state}
+    with written(folder, is_state) as part:
+        save_tensors(tensors, part / STATE, {"state": json.dumps(values)})  # one file, so that it is replaced at once
 
 
 def load_state(
     folder: Path,
     expected: TrainingState,
     network: nn.Module,
-    average: AveragedModel,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     rng: np.random.Generator,
 ) -> TrainingState:
     """Put everything back as `save_state` found it. A checkpoint of another config or stage is refused."""
-    values = read_json(folder / "state.json")
-    if (values["stage"], values["config"]) != (expected.stage, expected.config):
+    tensors = load_tensors(folder / STATE)
+    if not is_state(folder):
+        raise InputError(f"{folder} holds no training of this version of m6rec: name another folder.")
+    values = json.loads(metadata(folder / STATE)["state"])
+    if (values["stage"], values["config"], "steps" in values) != (expected.stage, expected.config, True):
         raise InputError(
             f"{folder} holds a checkpoint of another run (stage {values['stage']}, config {values['config'][:8]}; "
             f"asked for {expected.stage}, {expected.config[:8]}): name another folder, or train without resume."
         )
-    tensors = load_tensors(folder / "state.safetensors")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from m6rec.config import Config
-from m6rec.data.segments import Windows
+from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 
 
-def student(config: Config, vocabulary: int, *, narrow: int = 8) -> SegmentNetwork:
-    """One block that serves as every layer, and a token table of `narrow` channels.
+def student(config: Config, vocabulary: int, *, embedding_size: int = 8) -> SegmentNetwork:
+    """One block that serves as every layer, and a token table of `embedding_size` channels.
 
     Source: Lan et al. 2020 (ALBERT), sections 3.1, for both.
     """
-    return SegmentNetwork(config, vocabulary, shared=True, narrow=narrow)
+    return SegmentNetwork(config, vocabulary, shared=True, embedding_size=embedding_size)
 
 
 def first_layers(teacher: SegmentNetwork, config: Config) -> SegmentNetwork:

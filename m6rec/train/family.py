@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from m6rec.config import Config
-from m6rec.data.segments import Part, Segmented
+from m6rec.data.ratings import RatingWindows, Spans
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
@@ -23,11 +23,13 @@ class Member(NamedTuple):
     """A network, and how many of its layers its segments run alone."""
 
     network: SegmentNetwork
-    alone: int
+    local_layers: int
 
-    def auc(self, shop: Segmented, part: Part) -> float:
+    def auc(self, shop: RatingWindows, part: Spans) -> float:
         """Over a part's candidates."""
-        return train.auc(train.logits(self.network, shop, part, alone=self.alone), train.labels(shop, part))
+        return train.auc(
+            train.logits(self.network, shop, part, local_layers=self.local_layers), train.labels(shop, part)
+        )
 
 
 class Family:
@@ -36,7 +38,7 @@ class Family:
     Every method trains a network or takes it from the cache.
     """
 
-    def __init__(self, shop: Segmented, config: Config, *, epochs: int, tune: int):
+    def __init__(self, shop: RatingWindows, config: Config, *, epochs: int, tune: int):
         self.shop, self.config, self.epochs, self.tune = shop, config, epochs, tune
         self._made: dict[str, SegmentNetwork] = {}
 
@@ -61,7 +63,7 @@ class Family:
         start = compress.first_layers(self.full(), self._with(depth))
         return self._tuned(f"distilled-{depth}", start, train.taught(self.full()), self.tune, self._teacher)
 
-    def edge(self, depth: int = 6, narrow: int = 4) -> SegmentNetwork:
+    def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
         """One shared block and a narrow token table; `full`'s relations first, without labels, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
@@ -70,7 +72,7 @@ class Family:
         if "edge" in self._made:
             return self._made["edge"]
         torch.manual_seed(self.config.seed)
-        small = compress.student(self._with(depth), len(self.shop.speller), narrow=narrow)
+        small = compress.student(self._with(depth), len(self.shop.tokenizer), embedding_size=embedding_size)
         small = self._tuned("edge-relations", small, train.related(self.full()), self.tune, self._teacher)
         return self._tuned("edge", small, train.taught(self.full()), 2 * self.tune, self._teacher)
 
@@ -93,7 +95,7 @@ class Family:
     def _base(self) -> SegmentNetwork:
         if "base" not in self._made:
             torch.manual_seed(self.config.seed)
-            start = SegmentNetwork(self.config, len(self.shop.speller))
+            start = SegmentNetwork(self.config, len(self.shop.tokenizer))
             self._made["base"] = self._taught("base", start, train.exits(), self.epochs)
         return self._made["base"]
 

@@ -1,6 +1,7 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
-Accelerate places the network, so the same loop runs on one CPU or one GPU; it does not share the work among several.
+It runs on one device, the config's. A step never waits for a GPU's result: losses are added up there, and read once an
+epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from m6rec.config import Config
+from m6rec.config import Config, pick_device, pick_precision
 from m6rec.errors import InputError
-from m6rec.train.checkpoint import TrainingState, load_state, save_state
+from m6rec.train.checkpoint import STATE, TrainingState, claim, is_state, load_state, save_state
 
 
 class Epoch(NamedTuple):
@@ -61,37 +60,43 @@ def fit(
     folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
     bit where an uninterrupted run ends. log: a folder for TensorBoard. `InputError` for a loss that is not finite.
     """
-    accelerator = Accelerator(cpu=config.device == "cpu", log_with="tensorboard" if log else None, project_dir=log)
-    if log:
-        accelerator.init_trackers(stage.name)
-    set_seed(config.seed)
+    device = pick_device(config.device)
+    gpu, dtype = device.type == "cuda", pick_precision(config.precision, device)
+    writer = _writer(log / stage.name) if log else None
+    torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
+    network.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        network.parameters(),
+        config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
+        fused=gpu or None,
     )
-    network, optimizer = accelerator.prepare(network, optimizer)
-    plain = accelerator.unwrap_model(network)
-    average = AveragedModel(plain, multi_avg_fn=_moving_average(config.average))
-    best = copy.deepcopy(average.module.state_dict())
+    average = copy.deepcopy(network)
+    best = copy.deepcopy(average.state_dict())
     state = TrainingState(
         stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
     )
-    if resume and folder is not None and (folder / "state.json").exists():
-        state = load_state(folder, state, plain, average, optimizer, best, rng)
+    if folder is not None:
+        folder = claim(folder, is_state)
+    if resume and folder is not None and (folder / STATE).exists():
+        state = load_state(folder, state, network, average, optimizer, best, rng)
 
     bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())
     while state.epoch < stage.epochs and not _is_over(state, config):
         begun, sums, steps = time.perf_counter(), {}, 0
         network.train()
         for batch in stage.batches(rng):
-            losses = stage.losses(plain, _on(batch, accelerator.device), rng)
+            with torch.autocast(device.type, dtype) if dtype is torch.bfloat16 else nullcontext():
+                losses = stage.losses(network, _on(batch, device), rng)
             total = sum(stage.weights.get(name, 1.0) * loss for name, loss in losses.items())
             optimizer.zero_grad()
-            accelerator.backward(total)
-            accelerator.clip_grad_norm_(network.parameters(), 1.0)
+            total.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            average.update_parameters(plain)
-            steps += 1
+            _follow(average, network, config.average, state.steps)
+            steps, state.steps = steps + 1, state.steps + 1
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach()
         means = {name: float(value) / steps for name, value in sums.items()}
@@ -102,38 +107,46 @@ def fit(
         state.epoch += 1
         validation = None
         if state.epoch % config.validate_every == 0 or state.epoch == stage.epochs:
-            validation = stage.validate(average.module.eval())
+            validation = stage.validate(average.eval())
             if validation > state.best:
                 state.best, state.best_epoch = validation, state.epoch
-                best = copy.deepcopy(average.module.state_dict())
+                best = copy.deepcopy(average.state_dict())
         state.seconds += time.perf_counter() - begun
         row = Epoch(state.epoch, state.seconds, means, validation)
         state.log.append(row._asdict())
-        if log:
-            extra = {} if validation is None else {"validation": validation}
-            accelerator.log({**means, **extra}, step=state.epoch)
+        if writer:
+            for name, value in {**means, **({} if validation is None else {"validation": validation})}.items():
+                writer.add_scalar(name, value, state.epoch)
         if folder is not None:
-            save_state(folder, state, plain, average, optimizer, best, rng)
+            save_state(folder, state, network, average, optimizer, best, rng)
         if on_epoch:
             on_epoch(row)
         bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
         bar.update()
     bar.close()
-    if log:
-        accelerator.end_training()
-    plain.load_state_dict(best)
-    plain.eval()
+    if writer:
+        writer.close()
+    network.load_state_dict(best)
+    network.eval()
     return [Epoch(**row) for row in state.log]
 
 
-def _moving_average(decay: float) -> Callable:
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float, steps: int) -> None:
     """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
+    kept = min(decay, (steps + 1) / (steps + 10)) if steps else 0.0
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - kept)
+    for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
+        mine.copy_(theirs)
 
-    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        kept = min(decay, float(count + 1) / (float(count) + 10))
-        torch._foreach_lerp_(averages, weights, 1 - kept)
 
-    return update
+def _writer(folder: Path) -> Any:
+    """TensorBoard's, which comes with an extra."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
+    return SummaryWriter(str(folder))
 
 
 def _is_over(state: TrainingState, config: Config) -> bool:
@@ -142,11 +155,14 @@ def _is_over(state: TrainingState, config: Config) -> bool:
 
 
 def _on(batch: object, device: torch.device) -> object:
-    """Every tensor of a nest of NamedTuples on a device; a stage without data hands over None."""
+    """Every tensor of a nest of NamedTuples on a device; a stage without data hands over None.
+
+    From pinned memory a copy to a GPU goes on while the next batch is made.
+    """
     if batch is None:
         return None
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
     return type(batch)(*(_on(part, device) for part in batch))
 
 

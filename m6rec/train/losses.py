@@ -18,9 +18,9 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
 from m6rec.data.batches import Batch
 from m6rec.data.context import EventCodes
+from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
-from m6rec.data.pairs import Neighbourhood
 from m6rec.data.splits import Split
 from m6rec.data.text import BOS, EOS, MASK
 from m6rec.model.network import Network
@@ -57,10 +57,10 @@ def pretraining(
 def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
     """Missing text, hidden patches, and the alignment of an item's modalities, for some of the items in `content`."""
     some = augment(content.take(rng.integers(len(content.there), size=ITEMS)), rng)
-    reads, losses = network.items.reads, {}
+    reads, losses = network.items.modalities, {}
     if "text" in reads and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
-    if network.painter and config.patch_weight:
+    if network.patch_decoder and config.patch_weight:
         losses |= restoration(network, some, rng)
     if len(reads) > 1 and config.align_weight:
         losses["align"] = alignment(network, some)
@@ -90,7 +90,7 @@ def digits(network: Network, state: Tensor, target: Tensor, masses: Iterable[Ten
     """
     path, taught = state.new_zeros(()), state.new_zeros(())
     digits_of = network.digits.tree.digits(target)
-    students = network.digits.teach(state, target, network.codes >= 0)
+    students = network.digits.teacher_forced(state, target, network.codes >= 0)
     for level, (student, mass) in enumerate(zip(students, masses, strict=True)):
         teacher = mass / mass.sum(-1, keepdim=True).clamp(min=1e-9)
         spoken = student.log_softmax(-1).clamp(min=-100)  # a free leaf is -inf, and 0 · -inf is not a number
@@ -108,7 +108,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits = network.writer(network.items, known, target[:, :-1])
+    logits = network.text_decoder(network.items, known, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
@@ -120,7 +120,7 @@ def restoration(network: Network, content: Features, rng: np.random.Generator) -
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
-    drawn = network.painter(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
+    drawn = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
     losses = {}
     for m, anew in drawn.items():
         there, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
@@ -138,7 +138,7 @@ def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
 
 def alignment(network: Network, content: Features) -> Tensor:
     """The first modality that is read finds its own others among the step's items, and they it (InfoNCE, both ways)."""
-    first, *others = network.items.reads
+    first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
     both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
     if both.sum() < 2:

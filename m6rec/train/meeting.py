@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m6rec.data.plaintext import SEP, SPECIAL, Speller, pad
-from m6rec.data.text import BOS, EOS, PAD, UNK
-from m6rec.model.plain import PlainText
+from m6rec.data.text import BOS, EOS, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
+from m6rec.model.text_model import TextTransformer
 
 
 class Catalogue(NamedTuple):
@@ -26,21 +25,25 @@ class Catalogue(NamedTuple):
     spelled: Tensor  # (N,) what their tokens add up to, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], speller: Speller) -> Catalogue:
+    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> Catalogue:
         """Items in words -> their tokens."""
-        tokens = torch.from_numpy(pad([speller.segment(words)[:-1] for words in sorted(set(items))]))
+        tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         spelled, first = np.unique(_spelled(tokens).sum(1).numpy(), return_index=True)
         return cls(tokens[first], torch.from_numpy(spelled))
 
+    def to(self, device: torch.device) -> Catalogue:
+        """The same items on a device."""
+        return Catalogue(*(part.to(device) for part in self))
 
-def vectors(network: PlainText, tokens: Tensor) -> Tensor:
+
+def vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
     """Items (N, L) -> (N, D)."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
 
 
 def meeting(
-    network: PlainText, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
+    network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
 ) -> Tensor:
     """Mean cross-entropy in nats of each segment among the others of the batch, or among a catalogue.
 
@@ -48,20 +51,22 @@ def meeting(
     in no catalogue, such as a span that was hidden, then teaches nothing.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
-    inside = (truth >= len(SPECIAL)) | (truth == UNK)
+    inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
     number = first.flatten().long().cumsum(0) - 1  # which segment a token belongs to
     number, words = number[inside.flatten()], truth[inside]
-    n = int(first.sum())
-    spelled = torch.zeros(n, dtype=torch.long).index_add(0, number, _spelled(words))
+    states = hidden[first]  # (n, D)
+    n = len(states)
+    spelled = number.new_zeros(n).index_add(0, number, _spelled(words))
     if catalogue is not None:
         place = torch.searchsorted(catalogue.spelled, spelled).clamp(max=len(catalogue.spelled) - 1)
         known = catalogue.spelled[place] == spelled
-        scores = hidden[first][known] @ vectors(network, catalogue.tokens).T
+        scores = states[known] @ vectors(network, catalogue.tokens).T
         return F.cross_entropy(scores, place[known], reduction="sum") / known.sum().clamp(min=1)
     size = torch.bincount(number, minlength=n).clamp(min=1)
     bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
-    twin = (spelled[:, None] == spelled) & ~torch.eye(n, dtype=torch.bool)  # the same words are no wrong answer
-    return F.cross_entropy((hidden[first] @ bags.T).masked_fill(twin, float("-inf")), torch.arange(n))
+    own = torch.arange(n, device=number.device)
+    twin = (spelled[:, None] == spelled) & (own[:, None] != own)  # the same words are no wrong answer
+    return F.cross_entropy((states @ bags.T).masked_fill(twin, float("-inf")), own)
 
 
 def _spelled(tokens: Tensor) -> Tensor:

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.data.domains import Domain
-from m6rec.data.plaintext import SPECIAL, Speller, Text, Tokens
+from m6rec.config import Config, pick_device
+from m6rec.data.prompts import Domain
 from m6rec.data.sources import home
-from m6rec.data.text import EOS, MASK, PAD
-from m6rec.model.plain import PlainText
+from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, PromptTokenizer, Tokens
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import checkpoint
 from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
@@ -32,7 +31,7 @@ INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 CODE = (
-    "data/text.py", "data/plaintext.py", "data/domains.py", "model/attention.py", "model/masks.py", "model/plain.py",
+    "data/text.py", "data/prompts.py", "model/attention.py", "model/masks.py", "model/text_model.py",
     "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
 )  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
@@ -48,21 +47,25 @@ class Batch(NamedTuple):
 
     source: Tensor  # (B, S)
     target: Tensor  # (B, T)
-    taught: Tensor  # (B, T) bool
+    loss_mask: Tensor  # (B, T) bool
+
+    def to(self, device: torch.device) -> Batch:
+        """The same examples on a device."""
+        return Batch(*(part.to(device) for part in self))
 
 
 class Backbone(NamedTuple):
-    """A pretrained network and the speller that belongs to it."""
+    """A pretrained network and the tokenizer that belongs to it."""
 
-    network: PlainText
-    speller: Speller
+    network: TextTransformer
+    tokenizer: PromptTokenizer
     config: Config
     key: str  # the checkpoint's: another one, another model
 
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
     """The backbone's settings at "smoke", "quick" or "full" size."""
-    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1, "device": "cpu"}
+    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
 
@@ -71,17 +74,17 @@ def batch(tokens: Tokens) -> Batch:
     return Batch(*(torch.from_numpy(part) for part in tokens))
 
 
-def losses(network: PlainText, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
+def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
     """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
     begun = some.target[:, :-1]
-    truth = some.target[:, 1:].masked_fill(~some.taught[:, 1:], PAD)
+    truth = some.target[:, 1:].masked_fill(~some.loss_mask[:, 1:], PAD)
     hidden = network(some.source, begun, write=False).hidden[:, some.source.shape[1] :]
-    there = truth != PAD  # logits are most of the work: only where something is taught
+    there = truth != PAD  # logits are most of the work: only where there is a loss
     write = F.cross_entropy(network.logits(hidden[there]), truth[there])
     return {"write": write, "meet": meeting(network, hidden, begun, truth, catalogue)}
 
 
-def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float = 1.0) -> list[Text]:
+def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float = 1.0) -> list[Prompt]:
     """One epoch's renderings, shuffled over the domains."""
     texts = [text for domain in domains for text in domain.windows(rng)]
     return [texts[i] for i in rng.permutation(len(texts))[: max(1, int(share * len(texts)))]]
@@ -89,7 +92,7 @@ def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float =
 
 def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
     """Text infilling: in a share of the rows one span of the source becomes [MASK], and the span is the target."""
-    source, target, taught = (part.copy() for part in tokens)
+    source, target, loss_mask = (part.copy() for part in tokens)
     for row in np.flatnonzero(rng.random(len(source)) < INFILL):
         there = source[row][source[row] != PAD]
         size = int(rng.integers(1, SPAN + 1))
@@ -99,17 +102,18 @@ def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
         span = there[start : start + size]
         written = [target[row, 0], *span, EOS][: target.shape[1]]
         rest = [*there[:start], MASK, *there[start + size :]]
-        source[row], target[row], taught[row] = PAD, PAD, False
-        source[row, : len(rest)], target[row, : len(written)], taught[row, 1 : len(written)] = rest, written, True
-    return Tokens(source, target, taught)
+        source[row], target[row], loss_mask[row] = PAD, PAD, False
+        source[row, : len(rest)], target[row, : len(written)] = rest, written
+        loss_mask[row, 1 : len(written)] = True
+    return Tokens(source, target, loss_mask)
 
 
-def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool = False) -> Stage:
+def stage(texts: Sequence[Domain], tokenizer: PromptTokenizer, config: Config, whole: bool = False) -> Stage:
     """The stage for `fit`: epochs over the domains' windows, judged by the texts of users kept apart.
 
     whole: items meet all items of the domains, not those of the batch alone.
     """
-    catalogue = Catalogue.of(_had(texts), speller) if whole else None
+    catalogue = Catalogue.of(_had(texts), tokenizer).to(pick_device(config.device)) if whole else None
     apart = [_users(domain, kept=False) for domain in texts]
     train = [_users(domain, kept=True) for domain in texts]
     judged = examples(apart, np.random.default_rng(0))[:256]
@@ -117,11 +121,12 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike(examples(train, rng), config.batch)
         for i in rng.permutation(len(rows)):
-            yield batch(hide(speller.tokens(rows[i], SOURCE, TARGET), rng))
+            yield batch(hide(tokenizer.encode(rows[i], SOURCE, TARGET), rng))
 
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
-        parts = [batch(speller.tokens(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
+        parts = [batch(tokenizer.encode(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
+        parts = [part.to(network.device) for part in parts]
         return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     return Stage(
@@ -134,7 +139,7 @@ def stage(texts: Sequence[Domain], speller: Speller, config: Config, whole: bool
     )
 
 
-def _alike(texts: list[Text], size: int) -> list[list[Text]]:
+def _alike(texts: list[Prompt], size: int) -> list[list[Prompt]]:
     """Batches of examples that are about as long, so that little is padding."""
     batches = []
     for start in range(0, len(texts), 16 * size):
@@ -148,18 +153,19 @@ def pretrain(domains: Sequence[Domain], config: Config, whole: bool = False, **o
 
     options: `folder`, `resume`, `log` and `on_epoch` of `fit`.
     """
-    speller = Speller.fit(_words(domains), config.vocabulary)
+    tokenizer = PromptTokenizer.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
-    network = PlainText(config, len(speller))
+    network = TextTransformer(config, len(tokenizer))
     with torch.no_grad():
-        network.tokens.weight[len(SPECIAL) :] = company(domains, speller, config.width, config.seed)[len(SPECIAL) :]
-    fit(network, stage(domains, speller, config, whole), config, **options)
-    return Backbone(network.eval(), speller, config, key(domains, config, whole))
+        start = company(domains, tokenizer, config.width, config.seed)
+        network.tokens.weight[len(PROMPT_SPECIAL) :] = start[len(PROMPT_SPECIAL) :]
+    fit(network, stage(domains, tokenizer, config, whole), config, **options)
+    return Backbone(network.eval(), tokenizer, config, key(domains, config, whole))
 
 
 def teach(
     made: Backbone,
-    texts: Sequence[Text],
+    texts: Sequence[Prompt],
     epochs: int = 1,
     rate: float = 1e-3,
     seed: int = 0,
@@ -171,14 +177,14 @@ def teach(
     """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
-    catalogue = Catalogue.of(items, made.speller) if items is not None else None
+    catalogue = Catalogue.of(items, made.tokenizer).to(made.network.device) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
         for i in rng.permutation(len(rows)):
-            yield batch(made.speller.tokens(rows[i], SOURCE, TARGET))
+            yield batch(made.tokenizer.encode(rows[i], SOURCE, TARGET))
 
-    def loss(network: PlainText, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses(network, some, catalogue)
         return both if catalogue else {"write": both["write"]}
 
@@ -186,7 +192,7 @@ def teach(
     fit(network, Stage("teach", epochs, batches, loss, lambda network: float(next(counted)), {}), settings)
     words = f"{made.key}{rate}{epochs}{seed}{[str(text) for text in texts]}{'' if items is None else sorted(items)}"
     taught = hashlib.sha256(words.encode())
-    return Backbone(network.eval(), made.speller, settings, taught.hexdigest()[:12])
+    return Backbone(network.eval(), made.tokenizer, settings, taught.hexdigest()[:12])
 
 
 def cached(domains: Sequence[Domain], config: Config, seed: int | None = None, whole: bool = False) -> Backbone:
@@ -210,7 +216,7 @@ def cached(domains: Sequence[Domain], config: Config, seed: int | None = None, w
 def save(made: Backbone, folder: Path) -> None:
     """Keep a backbone: weights in safetensors, tokenizer and settings in JSON."""
     values = {"config": made.config.to_dict(), "key": made.key}
-    checkpoint.save_model(Path(folder), made.network, made.speller.tokenizer, values)
+    checkpoint.save_model(Path(folder), made.network, made.tokenizer.bpe, values)
 
 
 def load(folder: Path) -> Backbone:
@@ -218,11 +224,11 @@ def load(folder: Path) -> Backbone:
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
         config = Config(**values["config"])
-        network = PlainText(config, tokenizer.get_vocab_size())
+        network = TextTransformer(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
-        return Backbone(network.eval(), Speller(tokenizer), config, values["key"])
+        return Backbone(network.eval(), PromptTokenizer(tokenizer), config, values["key"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise checkpoint.foreign(Path(folder), error) from error
+        raise checkpoint.foreign(Path(folder), values) from error
 
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
@@ -237,8 +243,7 @@ def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
 
 def _users(domain: Domain, *, kept: bool) -> Domain:
     """The domain without one user in twenty, or these alone: they judge."""
-    mine = (domain.user % 20 != 7) == kept
-    return domain._replace(**{part: getattr(domain, part)[mine] for part in ("user", "item", "requests", "values")})
+    return domain.only((domain.user % 20 != 7) == kept)
 
 
 def _had(domains: Sequence[Domain]) -> set[str]:
@@ -249,6 +254,6 @@ def _had(domains: Sequence[Domain]) -> set[str]:
 def _words(domains: Sequence[Domain]) -> Iterator[str]:
     """What the tokenizer reads: items as often as they are had, profiles and requests once."""
     for domain in domains:
-        yield from (domain.said(row) for row in range(len(domain.item)))
+        yield from (domain.event(row) for row in range(len(domain.item)))
         yield from domain.profiles
         yield from (f"{request}:" for request in np.unique(domain.requests))

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data.segments import Part, Segmented, Windows
+from m6rec.data.ratings import RatingWindows, Spans, Windows
 from m6rec.data.sources import home
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import checkpoint
@@ -28,7 +28,7 @@ Loss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 def teach(
     network: SegmentNetwork,
-    shop: Segmented,
+    shop: RatingWindows,
     loss: Loss,
     config: Config,
     *,
@@ -68,7 +68,7 @@ def version(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def exits(alone: int = 0) -> Loss:
+def exits(local_layers: int = 0) -> Loss:
     """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
 
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
@@ -76,7 +76,7 @@ def exits(alone: int = 0) -> Loss:
 
     def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
         there, total, sums = windows.liked >= 0, 0.0, 0.0
-        for k, step in enumerate(network.steps(windows, alone), alone + 1):
+        for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
             weight = 2 * k / (network.depth * (network.depth + 1))
             logits = step.logits[there]
             total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
@@ -115,7 +115,7 @@ def related(teacher: SegmentNetwork, groups: int = 4) -> Loss:
             *_, goal = teacher.steps(windows)
         *_, mine = network.steps(windows)
         total = 0.0
-        for theirs, ours in zip(goal.memory, mine.memory, strict=True):
+        for theirs, ours in zip(goal.cache, mine.cache, strict=True):
             wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)
             rows = (wanted.exp() * (wanted - said)).sum(-1).transpose(1, 2)[there]  # (B, g, n, n) -> (tokens, g)
             total = total + rows.mean()
@@ -132,18 +132,20 @@ def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
 
 
 @torch.no_grad()
-def logits(network: SegmentNetwork, shop: Segmented, part: Part, *, alone: int = 0, every: bool = False) -> np.ndarray:
+def logits(
+    network: SegmentNetwork, shop: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
+) -> np.ndarray:
     """Logits (W, C) of a part's candidates, or (K, W, C) of every exit after the layers alone."""
     rows = []
     for at in range(0, len(part.starts), 32):
-        windows = shop.windows(Part(part.starts[at : at + 32], part.count))
-        said = [step.logits for step in network.eval().steps(windows, alone)]
+        windows = shop.windows(Spans(part.starts[at : at + 32], part.count))
+        said = [step.logits for step in network.eval().steps(windows, local_layers)]
         rows.append(torch.stack(said if every else said[-1:]))
-    out = torch.cat(rows, 1).numpy()
+    out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
 
 
-def labels(shop: Segmented, part: Part) -> np.ndarray:
+def labels(shop: RatingWindows, part: Spans) -> np.ndarray:
     """(W, C) bool: liked, that is rated 4 or 5."""
     return shop.liked[part.starts[:, None] + np.arange(part.count)] > 0
 

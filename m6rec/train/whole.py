@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.batches import Batch
-from m6rec.data.pairs import Neighbourhood
+from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.model.network import Network
 from m6rec.model.tree import Tree
 from m6rec.train import softmax

@@ -1,4 +1,4 @@
-"""A `Picture`: a figure that is returned, with the numbers that it draws and words for who cannot see it."""
+"""A `Picture`: a figure that is returned, with the numbers that it draws and an alternative text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
+MARKERS = "osd^vPX*"
 
 
 class Picture(NamedTuple):
@@ -26,7 +28,7 @@ class Picture(NamedTuple):
     alt: str  # the picture in a sentence
 
     def save(self, path: str | Path) -> Path:
-        """Write it as PNG (or as what the name's ending says)."""
+        """Write it as PNG (or as the ending says)."""
         self.figure.savefig(path, bbox_inches="tight")
         return Path(path)
 
@@ -42,18 +44,18 @@ class Picture(NamedTuple):
         return png.getvalue()
 
     def html(self) -> str:
-        """The picture as a figure of a page, with its words and its numbers; nothing in it is markup of the data's."""
-        said = html.escape(plain(self.alt, 400))
+        """The picture as a figure of a page, with its alternative text and its numbers; all data are escaped."""
+        alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
+        table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
+        table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
         return (
-            f'<figure style="margin:0"><img alt="{said}" style="max-width:100%" '
-            f'src="data:image/png;base64,{base64.b64encode(self.png()).decode()}">'
-            f"<figcaption>{said}</figcaption></figure>"
-            f"<details><summary>The numbers</summary>{_table(self.data)}</details>"
+            f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
+            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
         )
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         png = base64.b64encode(self.png()).decode()
-        return {"image/png": png, "text/plain": f"Picture: {self.alt}"}, {"image/png": {"alt": self.alt}}
+        return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
 
     def __repr__(self) -> str:
         return f"Picture: {self.alt}"
@@ -73,6 +75,15 @@ def canvas(
     return figure, axes
 
 
+def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note: str = "") -> Picture:
+    """A picture with its title above axes or a whole figure; the alternative text is the title and then `alt`."""
+    if isinstance(where, Figure):
+        where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
+    else:
+        where.set_title(drawable(title) + note, loc="left", fontsize=10)
+    return Picture(where.get_figure(), data, f"{title}. {alt}")
+
+
 def plain(text: object, length: int = 80) -> str:
     """Text from the data in one line: at most `length` characters, none that steers a terminal or turns the line."""
     line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
@@ -84,8 +95,13 @@ def drawable(text: object, length: int = 160) -> str:
 
     Fonts for more scripts: matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"].
     """
-    there = _glyphs(tuple(rcParams["font.family"]))
-    return "".join(c if ord(c) in there else "□" for c in plain(text, length)).replace("$", r"\$")
+    glyphs = _glyphs(tuple(rcParams["font.family"]))
+    return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
+
+
+def named(code: str, length: int = 40) -> str:
+    """A name in code as words of a figure: "m6rec_no_prior" -> "m6rec no prior"."""
+    return drawable(code.replace("_", " "), length)
 
 
 @lru_cache
@@ -93,9 +109,3 @@ def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
     """The characters that the figures' fonts have."""
     fonts = (get_font(findfont(FontProperties(family=[family]))) for family in families)
     return frozenset(code for font in fonts for code in font.get_charmap())
-
-
-def _table(data: pd.DataFrame) -> str:
-    """The first numbers of a picture as a table; pandas cuts and escapes what stands in the cells."""
-    first = data.iloc[:60, :30].round(3)
-    return first.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)

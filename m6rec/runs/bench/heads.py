@@ -21,9 +21,9 @@ from m6rec.baselines.contentknn import tfidf
 from m6rec.baselines.tiger import semantic_ids
 from m6rec.generate.exact import exact_scores
 from m6rec.model import masks
-from m6rec.model.attention import Memory
-from m6rec.model.decoder import DigitDecoder
-from m6rec.model.tree import Tree, grow
+from m6rec.model.attention import KVCache
+from m6rec.model.heads import DigitDecoder
+from m6rec.model.tree import Tree, build_tree
 from m6rec.recommender import M6Rec
 from m6rec.train import losses, softmax, whole
 
@@ -69,8 +69,8 @@ class Shared(nn.Module):
 class PrefixDecoder(DigitDecoder):
     """Digits that look, besides the state, at the events before it, as they came into the trunk."""
 
-    read: Read  # what `look` looks at
-    before: list[Memory]  # of each block: the events that `step` begins with, for one state
+    read: Read  # what `decode` looks at
+    before: list[KVCache]  # of each block: the events that `step` begins with, for one state
 
     def within(self, read: Read) -> PrefixDecoder:
         """The same decoder over these positions."""
@@ -78,7 +78,7 @@ class PrefixDecoder(DigitDecoder):
         other.read = read
         return other
 
-    def look(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor) -> Tensor:
         """The digits so far, and before them the events that each position may see: (n, G, D) -> (n, G, D)."""
         _, _, events, window, position = self.read
         (count, length, width), digits = events.shape, x.shape[1]
@@ -91,13 +91,13 @@ class PrefixDecoder(DigitDecoder):
             owner + torch.arange(digits, device=x.device).repeat(length),
         )
         for block in self.blocks:
-            memory = block.remember(events, at).extend(block.remember(x, here))
+            memory = block.prefill(events, at).extend(block.prefill(x, here))
             x = block(x, memory, mask, here).out
         return x.view(-1, digits, width)[cell]
 
     def step(
-        self, state: Tensor, level: int, parent: Tensor, cache: list[Memory] | None
-    ) -> tuple[Tensor, list[Memory]]:
+        self, state: Tensor, level: int, parent: Tensor, cache: list[KVCache] | None
+    ) -> tuple[Tensor, list[KVCache]]:
         """As the decoder's own, but it begins with the events."""
         return super().step(state, level, parent, cache or self.before)
 
@@ -108,7 +108,7 @@ class PrefixDecoder(DigitDecoder):
             events = read.events[window, None, : position + 1]
             places = torch.arange(-position, 1, device=events.device)  # the last event stands where the state does
             one = copy.copy(self)
-            one.before = [block.remember(events, places) for block in self.blocks]
+            one.before = [block.prefill(events, places) for block in self.blocks]
             rows.append(exact_scores(one, state[None]))
         return torch.cat(rows)
 
@@ -157,9 +157,9 @@ def heads(model: M6Rec, seed: int = 0) -> dict[str, Callable[[], Head]]:
             return Tree.of(semantic_ids(vectors, math.ceil(len(vectors) ** 0.5), seed, levels=2))
         if over == "words":
             words = TruncatedSVD(CHANNELS, random_state=seed).fit_transform(tfidf(model.data))
-            return grow(words, widths, seed)
+            return build_tree(words, widths, seed)
         chance = np.random.default_rng(seed).normal(size=vectors.shape)
-        return grow({"learnt": vectors, "chance": chance}[over], widths, seed)
+        return build_tree({"learnt": vectors, "chance": chance}[over], widths, seed)
 
     def nodes(over: str = "learnt", teacher: float = 1.0) -> Head:
         return Head(_planted(model, DigitDecoder, tree(over)), partial(_teach, model), _exact, teacher)
@@ -196,7 +196,7 @@ def _planted(model: M6Rec, kind: type[DigitDecoder], tree: Tree) -> DigitDecoder
     vectors = model.item_vectors()
     decoder = kind(model.config, tree.widths, len(vectors)).to(model.device)
     decoder.blocks.load_state_dict(model.network.digits.blocks.state_dict())
-    decoder.plant(tree, vectors)
+    decoder.init_from_tree(tree, vectors)
     return decoder
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.generate.beam import generate
-from m6rec.model.decoder import DigitDecoder
+from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.train.sampled import DRAWN, WHOLE, first_of, sampled_logits
 from m6rec.train.softmax import full_softmax
@@ -67,7 +67,7 @@ def catalogue(
     leaf[vectors[:, 0].argsort()] = torch.arange(items) * leaves // items
     item[leaf] = torch.arange(items)
     decoder = DigitDecoder(config, widths, items)
-    decoder.plant(Tree(widths, leaf, item), vectors)
+    decoder.init_from_tree(Tree(widths, leaf, item), vectors)
     return decoder.eval(), vectors
 
 

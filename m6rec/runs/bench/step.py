@@ -62,8 +62,8 @@ def gemm_fraction(model: M6Rec, *, stage: str = "pretrain", steps: int = 8, repe
     rows = [(*shape, calls / steps) for shape, calls in products.shapes.items()]
     shapes = pd.DataFrame(rows, columns=["n", "a", "b", "c", "calls"])
     shapes["flops"] = 2 * shapes[["n", "a", "b", "c", "calls"]].prod(axis=1)
-    alone = np.array([_product_seconds(shape) for shape in products.shapes]) * shapes[["calls"]].to_numpy()
-    shapes["seconds"], (seconds, cpu_seconds) = alone[:, 0], alone.sum(0).tolist()
+    local_layers = np.array([_product_seconds(shape) for shape in products.shapes]) * shapes[["calls"]].to_numpy()
+    shapes["seconds"], (seconds, cpu_seconds) = local_layers[:, 0], local_layers.sum(0).tolist()
     shapes = shapes.sort_values("seconds", ascending=False, ignore_index=True)
     flops = counter.get_total_flops() / steps
     rates = flops / taken / 1e9, flops / seconds / 1e9

@@ -14,8 +14,8 @@ import torch
 from m6rec import baselines
 from m6rec.baselines import ContentKNN, CoOccurrence
 from m6rec.config import Config
+from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset
-from m6rec.data.pairs import following
 from m6rec.data.text import clean
 from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
 from m6rec.generate.beam import generate

@@ -1,9 +1,9 @@
-"""The text backbone: one stack of `Block`s reads a bidirectional region and writes an autoregressive one after it.
+"""The text backbone: one stack of `Block`s encodes a bidirectional source and decodes an autoregressive target.
 
 - one mask (`masks.unilm`) makes the same weights an encoder of the source and a decoder of the target
-- rotary positions, counted over present tokens, so that a segment that is read alone starts at 0 again
+- rotary positions count present tokens only, so padding moves nothing
 - the output is tied to the token embedding; logits are computed for the target region alone
-- soft prompts stand before the source; adapters add to every feed-forward net; any layer can be read or begun at
+- soft prompts precede the source; adapters add to every feed-forward net; any layer can be the first or the last
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.data.text import PAD
-from m6rec.model.attention import Block, Memory
+from m6rec.model.attention import Block, KVCache
 from m6rec.model.masks import unilm
 
 SOURCE, TARGET = 0, 1  # regions
 
 
-class Read(NamedTuple):
-    """What the backbone makes of a source and a target."""
+class TextOutput(NamedTuple):
+    """The backbone's output for a source and a target."""
 
     hidden: Tensor  # (B, S + T, D), normed; soft prompts are left out
     logits: Tensor | None  # (B, T, V): after each target token, the next one
     layers: tuple[Tensor, ...] = ()  # of every layer in turn (B, S + T, D), normed, where they were asked for
 
 
-class Known(NamedTuple):
-    """What has been read already: which of its tokens are there, and every layer's keys and values."""
+class TextCache(NamedTuple):
+    """A prefilled source: which of its tokens are present, and every layer's keys and values."""
 
-    there: Tensor  # (B, S) bool
-    layers: list[Memory]
+    present: Tensor  # (B, S) bool
+    layers: list[KVCache]
 
 
-class PlainText(nn.Module):
+class TextTransformer(nn.Module):
     """The backbone: `config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
 
-    Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] seen both ways, [BOS] … [EOS] from the left).
+    Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] bidirectional, [BOS] … [EOS] autoregressive).
     """
 
     def __init__(self, config: Config, vocabulary: int):
@@ -57,6 +57,11 @@ class PlainText(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; token ids may come from anywhere."""
+        return self.tokens.weight.device
+
     def forward(
         self,
         source: Tensor,
@@ -67,29 +72,29 @@ class PlainText(nn.Module):
         upto: int | None = None,
         exits: bool = False,
         write: bool = True,
-    ) -> Read:
+    ) -> TextOutput:
         """Token ids source (B, S) and target (B, T), 0 = padding on the right.
 
         prompts: (C, D) for all rows or (B, C, D), soft tokens before the source. adapters: one per layer, what it adds
-        to the feed-forward net. upto: read after so many layers. exits: give every layer's hidden states too.
-        write=False: leave the logits out, which are None then.
+        to the feed-forward net. upto: stop after this many layers. exits: also return every layer's hidden states.
+        write=False: no logits.
         """
-        if target is None:
-            target = source[:, :0]
+        target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
         s, t = source.shape[1], target.shape[1]
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
-        seen = source != PAD
+        given = source != PAD
         if prompts is not None:
             prompts = prompts.expand(len(source), -1, -1)  # (C, D) or (B, C, D) -> (B, C, D)
             x = torch.cat((prompts + self.regions.weight[SOURCE], x), 1)
-            seen = torch.cat((seen.new_ones(prompts.shape[:2]), seen), 1)
-        there = torch.cat((seen, target != PAD), 1)
-        states = self.run(x, unilm(seen, target != PAD), places(there), adapters=adapters, last=upto)
+            given = torch.cat((given.new_ones(prompts.shape[:2]), given), 1)
+        present = torch.cat((given, target != PAD), 1)
+        states = self.run(x, unilm(given, target != PAD), positions_of(present), adapters=adapters, last=upto)
         layers = tuple(self.norm(state)[:, -s - t :] for state in (states if exits else states[-1:]))
-        return Read(layers[-1], self.logits(layers[-1][:, s:]) if write else None, layers if exits else ())
+        return TextOutput(layers[-1], self.logits(layers[-1][:, s:]) if write else None, layers if exits else ())
 
     def embed(self, tokens: Tensor, region: int = SOURCE) -> Tensor:
-        """Token ids (B, T) -> (B, T, D): what they are, and in which region they stand."""
+        """Token ids (B, T) -> (B, T, D): token and region embedding."""
         return self.dropout(self.tokens(tokens) + self.regions.weight[region])
 
     def run(
@@ -113,35 +118,37 @@ class PlainText(nn.Module):
         """Normed states (..., D) -> (..., V), by the token embedding."""
         return hidden @ self.tokens.weight.T
 
-    def remember(self, source: Tensor, target: Tensor | None = None) -> Known:
-        """Read a source (B, S) and the beginning of a target (B, T) once, for `proceed` to go on from there."""
+    def prefill(self, source: Tensor, target: Tensor | None = None) -> TextCache:
+        """Prefill: encode a source (B, S) and the beginning of a target (B, T) once, for `decode_step` to continue."""
         target = source[:, :0] if target is None else target
-        seen, begun = source != PAD, target != PAD
-        there, mask = torch.cat((seen, begun), 1), unilm(seen, begun)
+        source, target = source.to(self.device), target.to(self.device)
+        given, begun = source != PAD, target != PAD
+        present, mask = torch.cat((given, begun), 1), unilm(given, begun)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
-        positions, layers = places(there), []
+        positions, layers = positions_of(present), []
         for block in self.blocks:
-            layers.append(block.remember(x, positions))
+            layers.append(block.prefill(x, positions))
             x = block(x, layers[-1], mask, positions).out
-        return Known(there, layers)
+        return TextCache(present, layers)
 
-    def proceed(self, target: Tensor, known: Known) -> Tensor:
-        """Logits (B, T, V) of what follows something remembered: equal to `forward`'s over the whole.
+    def decode_step(self, target: Tensor, past: TextCache) -> Tensor:
+        """Logits (B, T, V) of a target after a prefilled source: equal to `forward`'s over both.
 
-        `known` may have one row for all of target's: a request is read once, its candidates are many.
+        `past` may have one row for all rows of target: one request, many candidates.
         """
-        x, b, there = self.embed(target, TARGET), len(target), target != PAD
-        positions = known.there.sum(1, keepdim=True) + places(there)
-        mask = unilm(known.there.expand(b, -1), there)[:, :, known.there.shape[1] :]
-        for block, memory in zip(self.blocks, known.layers, strict=True):
-            own = block.remember(x, positions)
-            x = block(x, Memory(*(m.expand(b, -1, -1, -1) for m in memory)).extend(own), mask, positions).out
+        target = target.to(self.device)
+        x, b, present = self.embed(target, TARGET), len(target), target != PAD
+        positions = past.present.sum(1, keepdim=True) + positions_of(present)
+        mask = unilm(past.present.expand(b, -1), present)[:, :, past.present.shape[1] :]
+        for block, cache in zip(self.blocks, past.layers, strict=True):
+            own = block.prefill(x, positions)
+            x = block(x, KVCache(*(part.expand(b, -1, -1, -1) for part in cache)).extend(own), mask, positions).out
         return self.logits(self.norm(x))
 
 
-def places(there: Tensor) -> Tensor:
+def positions_of(present: Tensor) -> Tensor:
     """(B, T) bool -> (B, T) positions that count present tokens only, from 0."""
-    return (there.long().cumsum(1) - 1).clamp(min=0)
+    return (present.long().cumsum(1) - 1).clamp(min=0)
 
 
 def ends(source: Tensor, hidden: Tensor) -> Tensor:

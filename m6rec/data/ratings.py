@@ -1,0 +1,282 @@
+"""Like prediction: which rated events are predicted, what is known at each one, and how that is put into tokens.
+
+A rating of 4 or 5 is a like. Whatever describes an event comes from training events alone: the user's own *before* it,
+and the item's ratings by *other* users, so that no label is among its own features. `Ratings` are single events as
+features and as prompts (a share of each user's last events is held out); `RatingWindows` are lists of candidates after
+one history, in segments (as many last events of every user are held out, so that all windows have one size).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from m6rec.data import prompts
+from m6rec.data.dataset import Dataset
+from m6rec.data.prompts import Domain, domain
+from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, PromptTokenizer, pad
+from m6rec.errors import InputError
+
+LIKED = 4.0  # the lowest rating that is a like
+SHRINK = 5.0  # training events' worth of the overall mean in every mean
+FOLDS = 10  # of users, for item means
+BUCKETS = 20  # of quantiles: features in words
+NEIGHBOURS = 10  # of an item, among those that the user has rated
+FEATURES = ("user", "others", "count", "genres", "similar")
+
+
+class RatedEvents:
+    """Rated events, of which each user's first `n_train` (U,) are training events.
+
+    InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    """
+
+    def __init__(self, data: Dataset, n_train: np.ndarray):
+        self.data, self.n_train = data, n_train
+        self.user, self.item = data.events[["user", "item"]].to_numpy().T
+        self.value = data.events["value"].to_numpy(float)
+        self.liked = (self.value >= LIKED).astype(np.int64)  # (E,)
+        if self.value.min() < 1 or self.value.max() > 5 or self.liked.min() == self.liked.max():
+            raise InputError(f"scoring needs likes and dislikes among ratings from 1 to 5, and {data.name} has none.")
+        self.position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) among the user's events
+        self.is_train = self.position < n_train[self.user]  # (E,) bool
+
+    def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Out-of-fold means of `value` by item, the counts they are of, and the overall means: (E,) each.
+
+        Read from training events of all users but the event's `fold` (E,); FOLDS leaves none out. Leaving out the event
+        itself is not enough: a mean would be low where its own rating is high, and a network that knows the item could
+        read the label off it.
+        """
+        train, n = self.is_train, self.data.n_items
+        cell = (fold * n + self.item)[train]
+        total, count = (np.bincount(cell, w, (FOLDS + 1) * n).reshape(-1, n) for w in (value[train], None))
+        total, count = total.sum(0) - total, count.sum(0) - count
+        overall = (total.sum(1) / count.sum(1).clip(min=1))[fold]
+        total, count = total[fold, self.item], count[fold, self.item]
+        return (total + SHRINK * overall) / (count + SHRINK), count, overall
+
+
+class Ratings(RatedEvents):
+    """Single rated events: `train`, `valid` and `test` are rows of data.events, `test` every user's last ones."""
+
+    def __init__(self, data: Dataset, share: float = 0.1):
+        sizes = np.diff(data.offsets)
+        held = (sizes * share).astype(int)
+        super().__init__(data, sizes - 2 * held)
+        test = self.position >= (sizes - held)[self.user]
+        self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
+        self.n_before = np.minimum(self.position, self.n_train[self.user])  # (E,) the user's training events before
+        self.genres = data.items["genres"].str.get_dummies(" ").to_numpy(float)  # (N, genres)
+        self.numbers = self._numbers()
+
+    def history(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
+        back, before = np.arange(length, 0, -1), self.n_before[rows, None]
+        return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
+
+    def _numbers(self) -> pd.DataFrame:
+        """(E, 5) the user's mean, the others' mean of the item, their count, the user's genre and item similarity."""
+        train = self.is_train
+        others, count, overall = self.item_means(self.value, self.user % FOLDS)
+        start = self.data.offsets[self.user]
+        end = start + self.n_before
+
+        def before(values: np.ndarray) -> np.ndarray:
+            """Sums of values (E, ·) over the user's training events before each one."""
+            sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
+            return sums[end] - sums[start]
+
+        own = (before(np.where(train, self.value, 0.0)) + SHRINK * overall) / (self.n_before + SHRINK)
+        residual = np.where(train, self.value - others - own + overall, 0.0)  # neither the user's nor the item's mean
+        genres = self.genres[self.item]
+        rated, often = before(genres * residual[:, None]), before(genres * train[:, None])
+        taste = (genres * rated / (often + SHRINK)).sum(1) / genres.sum(1).clip(min=1)
+        columns = (own, others, np.log1p(count), taste, self._similar(residual))
+        return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
+
+    def _similar(self, residual: np.ndarray) -> np.ndarray:
+        """(E,) the user's residuals of the items before that are most similar to this one, by who rated both."""
+        had = np.zeros((self.data.n_users, self.data.n_items), np.float32)
+        had[self.user[self.train], self.item[self.train]] = 1
+        together = had.T @ had
+        counts = np.sqrt(np.diag(together))
+        similarity = together / (np.outer(counts, counts) + 10)
+        np.fill_diagonal(similarity, 0)
+        out = []
+        for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
+            past = self.history(rows, 200)
+            near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
+            top = np.argpartition(-near, min(NEIGHBOURS, near.shape[1] - 1), 1)[:, :NEIGHBOURS]
+            weight = np.take_along_axis(near, top, 1)
+            rated = np.where(weight > 0, residual[np.take_along_axis(past, top, 1)], 0)
+            out.append((weight * rated).sum(1) / (weight.sum(1) + 0.3))
+        return np.concatenate(out)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(E, F) float32, standardised on training events: the numbers, year, genres and profile."""
+        year = pd.to_numeric(self.data.items.get("year", pd.Series(0, self.data.items.index)), errors="coerce")
+        year = year.where(year > 0, year.median()).to_numpy(float)[self.item]
+        profile = pd.get_dummies(self.data.users[self.data.profile_columns]).to_numpy(float)[self.user]
+        table = np.column_stack([self.numbers, year, self.genres[self.item], profile])
+        return StandardScaler().fit(table[self.train]).transform(table).astype(np.float32)
+
+    @cached_property
+    def words(self) -> RatingDomain:
+        """All events in words, row for row: the quantile of each number among the training events' is its request."""
+        numbers = self.numbers.to_numpy()
+        train = np.sort(numbers[self.train], 0)
+        edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS]  # (19, 5)
+        bucket = np.stack([np.searchsorted(e, n, side="right") for e, n in zip(edges.T, numbers.T, strict=True)], 1)
+        percent = bucket * (100 // BUCKETS)
+        words = [" ".join(f"{name}-{rank}" for name, rank in zip(FEATURES, row, strict=True)) for row in percent]
+        return RatingDomain(*domain(self.data)._replace(requests=np.array(words, dtype=object)))
+
+    def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
+        """Each example in words: the profile, the last events, and the numbers and the item of the event."""
+        first = self.data.offsets[self.user[rows]]
+        last = first + self.n_before[rows]
+        return [self.words.unrated(r, range(max(a, b - events), b)) for r, a, b in zip(rows, first, last, strict=True)]
+
+    def pretraining(self, users: float = 1.0) -> RatingDomain:
+        """The training events of three users in four, or of a share of these: the others' are labelled examples."""
+        read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
+        return self.words.only(read)._replace(name=f"{self.data.name}, what three people in four said")
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """The training examples of the users whom pretraining has not read, in a drawn order."""
+        return np.random.default_rng(seed).permutation(self.train[self.user[self.train] % 4 == 0])
+
+
+class RatingDomain(Domain):
+    """A domain with features in words before each item and its rating after it; item and rating are generated.
+
+    "user-60" says that the user's mean rating is above that of 60 % of all training events, and so on. It is one word,
+    and so becomes one token, which tells the feature as well.
+    """
+
+    def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:
+        """As in a `Domain`, but shorter; in two of three, the items are given too and only ratings are generated."""
+        for prompt in super().windows(rng, before, size):
+            given = rng.random() < 2 / 3
+            yield prompt._replace(target=tuple(map(_given, prompt.target))) if given else prompt
+
+    def prompt(self, rows: range, since: int) -> Prompt:
+        """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
+        rated = ((*self._event(row), prompts.RATINGS[int(self.values[row])]) for row in rows)
+        return self._prompt(rows[0], range(since, rows[0]), tuple(part for event in rated for part in event))
+
+    def unrated(self, row: int, before: range) -> Prompt:
+        """One event, up to where its rating would be generated, after a history; all of it is given."""
+        return self._prompt(row, before, tuple(map(_given, self._event(row))))
+
+    def _event(self, row: int) -> tuple[str, ...]:
+        return f"{self.requests[row]}:", self.items[self.item[row]]
+
+    def _prompt(self, row: int, before: range, target: tuple[str, ...]) -> Prompt:
+        return Prompt(self.profiles[self.user[row]], history=tuple(map(self.event, before)), target=target)
+
+
+def _given(part: str) -> str:
+    """A segment of a target that is not generated: it ends in a colon. Ratings stay as they are."""
+    return part if part.endswith(":") or part in prompts.RATINGS.values() else f"{part}:"
+
+
+class Windows(NamedTuple):
+    """Segments of L tokens, 0 = padding on the right; a segment that is missing is all padding."""
+
+    source: Tensor  # (B, 1 + T, L) int64: the profile, then the events, the most recent last
+    candidates: Tensor  # (B, C, L) int64
+    liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
+
+
+class Spans(NamedTuple):
+    """Events to predict: `count` of them from each of `starts`, of users in turn."""
+
+    starts: np.ndarray  # (W,) rows of data.events
+    count: int
+
+
+class RatingWindows(RatedEvents):
+    """Rated events as segments. A user's last `held` events are test, as many before them validation.
+
+    A candidate begins with a feature in words: "others-60" says that more of the others liked it than 60 % of all rated
+    items. Users with fewer than 2 · held + 1 events only train.
+    """
+
+    def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
+        sizes = np.diff(data.offsets)
+        out = np.where(sizes > 2 * held, 2 * held, 0)
+        super().__init__(data, sizes - out)
+        self.length, self.history = length, history
+        self._end = data.offsets[1:] - out  # of each user's training events
+        self.valid = Spans(self._end[out > 0], held)
+        self.test = Spans(self.valid.starts + held, held)
+        # For a training event the share of the other folds; for a later one, of all users.
+        fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
+        self.others = self.item_means(self.liked, fold)[0]  # (E,) share of training ratings that liked the item
+        edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
+        self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
+        words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
+        profiles = [prompts.profile(row) for row in data.users.to_dict("records")]
+        rated = [prompts.event(text, value) for text in words for value in range(1, 6)]
+        ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
+        read = np.unique(self.item[self.is_train])
+        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // BUCKETS * ranks
+        self.tokenizer = PromptTokenizer.fit([*training, *profiles], vocabulary)
+        self.profiles = self._table(profiles, SOURCE_BOS)  # (U, L): never empty
+        self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        candidates = self._table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
+        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal data, cut equally, have equal ones."""
+        return f"{self.data.fingerprint} {self.length} {self.history} {len(self.tokenizer)} {self.valid.count}"
+
+    def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
+        """So many batches of `size` windows that begin anywhere in the training events."""
+        rows = np.flatnonzero(self.is_train)
+        for _ in range(steps):
+            drawn = rng.choice(rows, size)
+            user = self.user[drawn]  # a window that would run over the end begins earlier
+            last = np.maximum(self.data.offsets[user], self._end[user] - candidates)
+            yield self.windows(Spans(np.minimum(drawn, last), candidates))
+
+    def windows(self, spans: Spans) -> Windows:
+        """These events as candidates, with the profile and the last T events before them."""
+        user = self.user[spans.starts]
+        before = spans.starts[:, None] - np.arange(self.history, 0, -1)  # (W, T)
+        rating = np.rint(self.value[before]).astype(np.int64) - 1
+        present = before >= self.data.offsets[user][:, None]
+        events = np.where(present[..., None], self.events[self.item[before], rating], PAD)
+        rows = spans.starts[:, None] + np.arange(spans.count)  # (W, C)
+        end = np.where(spans.starts < self._end[user], self._end[user], self.data.offsets[user + 1])
+        inside = rows < end[:, None]
+        rows = np.where(inside, rows, 0)
+        items = np.where(inside[..., None], self.items[self.item[rows], self._bucket[rows]], PAD)
+        source = np.concatenate((self.profiles[user][:, None], events), 1)
+        liked = np.where(inside, self.liked[rows], -1).astype(np.float32)
+        return Windows(*map(torch.from_numpy, (source, items, liked)))
+
+    def means(self, spans: Spans) -> np.ndarray:
+        """(W, C): the share of training ratings that liked each candidate, shrunk to the mean: a baseline."""
+        return self.others[spans.starts[:, None] + np.arange(spans.count)]
+
+    def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
+        """(count,) events as requests: drawn users all come once, then all again with one more event, and so on."""
+        users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
+        return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]
+
+    def _table(self, texts: list[str], *first: int) -> np.ndarray:
+        rows = [(*first, *self.tokenizer.segment(text)[:-1])[: self.length] for text in texts]  # without [SEP]
+        return pad(rows, self.length)
