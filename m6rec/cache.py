@@ -21,29 +21,37 @@ from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
 T = TypeVar("T")
+CELLS = "cells"  # the name of code outside the package
+PART = ".m6rec-"  # begins the names of what is being written
 # The fingerprint of a data set says what came of loading it, whichever code did; the others compute no number.
-LOADING = ("data.readers", "data.sources", "data.registry", "data.folder", "data.bazaar", "data.fashion")
+LOADING = ("data.readers", "data.sources", "data.bazaar")
 SILENT = ("cache", "errors")
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Write a file or a folder under another name; it takes its own at the end, whole, or never."""
+    """Yields where to write a file or a folder, which then comes to `path`: whole or not at all.
+
+    A folder that is there keeps its other files; those of the same names are replaced.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as beside:
-        yield (new := Path(beside) / path.name)
-        if path.is_dir():
-            os.replace(path, Path(beside) / "old")
-        os.replace(new, path)
+    # Beside what is new; inside an old folder, which may be a disk of its own.
+    with tempfile.TemporaryDirectory(prefix=PART, dir=path if path.is_dir() else path.parent) as part:
+        yield (new := Path(part) / path.name)
+        for file in sorted(new.iterdir()) if path.is_dir() else [new]:
+            os.replace(file, path / file.name if path.is_dir() else path)
 
 
-def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T]) -> T:
-    """What was kept under `path`, or else what is made now and then kept: by one process, while others wait for it."""
+def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T | None]) -> T:
+    """What was kept under `path`, or what is made now and kept: by one process, while others wait for it.
+
+    Where `load` gives None, what was kept is damaged, and made anew.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():
-            return load(path)
+        if path.exists() and (kept := load(path)) is not None:
+            return kept
         made = make()
         with whole(path) as new:
             save(made, new)
@@ -69,8 +77,8 @@ def _code_key(root: Path, names: tuple[str, ...], skip: tuple[str, ...], source:
     package, skipped = _Package(root), tuple(f"m6rec.{module}." for module in (*skip, *SILENT))
     todo, found = [place for name in names for place in package.places(name)], {}
     if source:
-        package.modules[""] = _Module.of(source)
-        todo += [("", "")]
+        package.modules[CELLS] = _Module.of(source)
+        todo += [(CELLS, "")]
     while todo:
         place = todo.pop()
         if place not in found and not f"{place[0]}.".startswith(skipped):
@@ -175,7 +183,7 @@ class _Reader(ast.NodeTransformer):
         if first in ("self", "cls") and len(rest) == 1 and "." in name:
             method = f"{name.partition('.')[0]}.{rest[0]}"
             return (module, method) if self.package.nodes(module, method) else None
-        if first in self.names.defined and module:
+        if first in self.names.defined and module != CELLS:
             return self.package.find(".".join((module, first, *rest)))
         return self.package.find(".".join((self.names.imports[first], *rest))) if first in self.names.imports else None
 

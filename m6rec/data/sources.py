@@ -23,6 +23,7 @@ import platformdirs
 import pooch
 from filelock import FileLock
 
+from m6rec.cache import whole
 from m6rec.data import bazaar, readers
 from m6rec.data.dataset import Dataset
 from m6rec.data.schema import Frames, Report
@@ -205,10 +206,8 @@ def _check(path: Path, sha256: str | None) -> None:
             f"or delete {seen.name} to take it as it is."
         )
     if not expected:
-        part = seen.with_suffix(f".{os.getpid()}.part")  # whole or not at all, as other processes may be reading
-        with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
-            part.write_text(f"{actual}  {path.name}\n")
-            os.replace(part, seen)
+        with contextlib.suppress(OSError), whole(seen) as new:  # a cache that only others may write to can be read
+            new.write_text(f"{actual}  {path.name}\n")
 
 
 def _fetch(name: str, source: Source, folder: Path) -> Route:

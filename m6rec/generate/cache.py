@@ -19,8 +19,7 @@ from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
-from m6rec.train.checkpoint import load_tensors
-from m6rec.train.segments import version
+from m6rec.train.checkpoint import load_tensors, version
 
 
 class Use(NamedTuple):

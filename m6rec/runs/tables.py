@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.style import library
+
+from m6rec.cache import whole
 
 
 def write_tables(out: Path, code: str) -> list[Path]:
@@ -76,7 +77,6 @@ def _row(done: dict) -> dict[str, object]:
 
 
 def _place(path: Path, write: Callable[[Path], None]) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    write(part)
-    os.replace(part, path)
+    with whole(path) as new:
+        write(new)
     return path

@@ -6,7 +6,6 @@ A kept row belongs to one model, seed, data set and code: what has run is not ru
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from m6rec import cache
 from m6rec.data.dataset import Dataset
 from m6rec.data.sources import home
 from m6rec.data.splits import Split
 from m6rec.evaluate import evaluate
 from m6rec.runs.bench import outside
-from m6rec.train import checkpoint
 
 HERE = Path(__file__).parent
 OUTSIDE = (*sorted((HERE / "peers").glob("*.py")), HERE / "environments.py", HERE / "outside.py")
@@ -74,7 +73,7 @@ def row(name: str, seed: int, fit: Callable[[], Fitted], data: Dataset, split: S
         ranks = pd.DataFrame({"masked": masked.per_user["rank"], "unmasked": plain.per_user["rank"]})
         return Row(name, seed, ranks, seconds, fitted.parameters, len(ranks) / masked.seconds, "")
 
-    key = checkpoint.key(name, str(seed), data.fingerprint, split.name, *settings, of="m6rec.runs.bench.table")
+    key = cache.key(name, seed, data.fingerprint, split.name, *settings, code=("m6rec.runs.bench.table",))
     return _kept(key, data, measured)
 
 
@@ -113,9 +112,7 @@ def _kept(key: str, data: Dataset, measure: Callable[[], Row]) -> Row:
         return Row(ranks=ranks, curve=curve, **ranks.attrs)
     done = measure()
     if done.ranks is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         done.ranks.attrs = {name: value for name, value in done._asdict().items() if name != "ranks"}
-        part = path.with_suffix(f".{os.getpid()}")
-        done.ranks.to_parquet(part)
-        os.replace(part, path)  # whole or not at all
+        with cache.whole(path) as new:
+            done.ranks.to_parquet(new)
     return done
