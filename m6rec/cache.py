@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -49,13 +49,18 @@ def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object],
     Where `load` gives None, what was kept is damaged, and made anew.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists() and (kept := load(path)) is not None:
-            return kept
-        made = make()
-        with whole(path) as new:
-            save(made, new)
-        return made
+    lock = path.with_name(f"{PART}{path.name}.lock")
+    try:
+        with FileLock(lock):
+            if path.exists() and (kept := load(path)) is not None:
+                return kept
+            made = make()
+            with whole(path) as new:
+                save(made, new)
+            return made
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # whoever waits for it finds what was made
 
 
 def key(*parts: object, code: tuple = ()) -> str:
