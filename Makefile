@@ -2,17 +2,18 @@
 NB ?=
 ONLY ?=
 ARGS ?=
-DATA ?=
-ATTRIBUTES ?=
 PYTHON ?= python3
 PY := .venv/bin/python
 # Threads that spin while they wait slow everything beside another busy process; notebooks import torch before m6rec.
 export OMP_WAIT_POLICY ?= PASSIVE
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
-STAMP := .venv/installed-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+SUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
+STAMP := .venv/installed-$(SUM)
+TESTED := .venv/tested-$(SUM)
+INSTALL = $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results bench readme notebooks weights doctor
+.PHONY: help run test lint lab class results page notebooks weights
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,7 +25,7 @@ run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations,
 test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
 	@$(PY) -m pytest $(ARGS)
 
-lint: $(STAMP) ## ruff, on the package, the tests and the notebooks
+lint: $(TESTED) ## ruff, on the package, the tests and the notebooks
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
@@ -37,20 +38,14 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
 	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
 
-bench: $(STAMP) ## the table of every peer at full size, or on a file of sequences [DATA, ATTRIBUTES, ARGS]
-	@$(PY) -m m6rec $(if $(DATA),bench $(DATA) $(if $(ATTRIBUTES),--attributes $(ATTRIBUTES)) $(ARGS),results 08_evaluation)
-
-readme: $(STAMP) ## render the measured parts of the README
-	@$(PY) -m m6rec readme
+page: $(STAMP) ## write the page of every measured figure, notebooks/results/README.md
+	@$(PY) -m m6rec results --page
 
 notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clean them for committing [NB]
 	@$(PY) -m m6rec notebooks $(NB)
 
 weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
 	@$(PY) data/weights.py
-
-doctor: $(STAMP) ## say what is installed, where the data is, and what is missing or old
-	@$(PY) -m m6rec doctor
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -59,6 +54,11 @@ $(STAMP):
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing m6rec into .venv (once)."
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[test,board,bench,edge]'
-	@rm -f .venv/installed-*
+	@$(INSTALL) '.[edge]' # what the notebooks use
+	@rm -f .venv/installed-* .venv/tested-*
+	@touch $@
+
+$(TESTED): $(STAMP)
+	@echo "Installing what the tests need into .venv (once)."
+	@$(INSTALL) '.[test,board,edge]'
 	@touch $@

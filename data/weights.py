@@ -9,7 +9,7 @@ from pathlib import Path
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.explain.contexts import SETTINGS
+from m6rec.tasks.context_ablation import SETTINGS
 
 FOLDER = Path(__file__).parent / "weights" / "bazaar"
 CHANGES = {**SETTINGS["bazaar"], "pretrain_epochs": 8, "finetune_epochs": 3}

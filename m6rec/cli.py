@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from m6rec.errors import InputError
 
@@ -21,15 +19,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-console = Console()
-
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
-EXAMPLE_USER = "196"
+Timeout = Annotated[int | None, typer.Option(help="Seconds for one cell.")]
 
 
 def main() -> None:
@@ -43,104 +36,73 @@ def main() -> None:
         sys.exit(2)
 
 
+def folder() -> Path:
+    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
+    clone = Path(__file__).resolve().parents[1] / "notebooks"
+    return clone if clone.is_dir() else Path("notebooks").absolute()
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What stands before a command."""
+    if version:
+        import m6rec
+
+        print(f"m6rec {m6rec.__version__}")
+
+
 @app.command()
 def run(
     words: Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
-    from m6rec.runs import notebooks, suite
-    from m6rec.runs.execute import assignments
+    from m6rec.runs import execute, suite
 
     names = [word for word in words or [] if "=" not in word]
-    parameters = assignments(word for word in words or [] if "=" in word)
-    done = suite.run_all(notebooks.find(folder(), names), out, parameters, console=console)
-    if done.ok and not words:
-        _show_example()
-    suite.closing(console, done)
-    raise typer.Exit(0 if done.ok else 1)
+    parameters = execute.assignments(word for word in words or [] if "=" in word)
+    done = suite.run_all(execute.find(folder(), names), out, parameters)
+    ok = all(execution.ok for execution in done)
+    if ok and not words:
+        recommend(user="196")
+    print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
+    raise typer.Exit(int(not ok))
 
 
 @app.command()
 def results(
     names: Names = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one notebook.")] = None,
+    timeout: Timeout = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
+    page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
-    from m6rec.runs import notebooks, results
+    from m6rec.runs import execute, results
 
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths = notebooks.find(folder(), names or [])
-    if not names:
-        fresh = results.read(folder() / "results").keys() - set(results.stale(folder() / "results"))
+    paths, failed = [] if page else execute.find(folder(), names or []), False
+    if not names and paths:
+        fresh = results.read_all(folder() / "results").keys() - set(results.stale(folder() / "results"))
         paths = [path for path in paths if path.stem not in fresh]
-        for name in sorted(fresh):
-            console.print(f"{name} is up to date", markup=False)
-    failed = False
     for path in paths:
         try:
-            with console.status(f"{path.stem} at full size"):
-                written = results.run(path, only=only, timeout=timeout)
-            console.print(f"{written} is written", markup=False, soft_wrap=True)
+            print(f"{results.measure(path, only=only, timeout=timeout)} is written")
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
+    print(f"{results.write_page(folder())} is written")
     raise typer.Exit(int(failed))
 
 
 @app.command()
-def bench(
-    data: Annotated[str, typer.Argument(help="A data set's name, or a file of sequences (user, then items).")],
-    attributes: Annotated[Path | None, typer.Option(help="JSON of item -> list of attribute numbers.")] = None,
-    preset: Annotated[str, typer.Option(help="Size of the models.")] = "small",
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 1,
-    outside: Annotated[bool, typer.Option("--outside", help="Run other people's code too.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-) -> None:
-    """Rank m6rec and every baseline on one data set, without any tuning, into runs/bench/<data>.csv."""
-    import m6rec
-    from m6rec.runs.bench import table
-
-    loaded = m6rec.Dataset.from_sequences(data, attributes) if Path(data).is_file() else m6rec.load(data)
-    done = table.Bench(loaded, preset, range(seeds), say=lambda line: console.print(line, markup=False))
-    rows = list(done.rows(done.names + (tuple(table.PEERS) if outside else ())))
-    written = table.write(rows, out / "bench" / loaded.name)
-    console.print(table.summary(rows).round(4).to_string(), markup=False)
-    console.print("\n".join(f"{path} is written" for path in written), markup=False, soft_wrap=True)
-
-
-@app.command()
-def readme() -> None:
-    """Write the README's measured tables from notebooks/results/."""
-    from m6rec.runs.readme import write_readme
-
-    console.print("README.md is written" if write_readme(folder()) else "README.md is up to date")
-
-
-@app.command()
-def notebooks(
-    names: Names = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say which rules they break.")] = False,
-    clean: Annotated[bool, typer.Option("--clean", help="Only strip what is not committed; execute nothing.")] = False,
-) -> None:
+def notebooks(names: Names = None) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
-    import nbformat
+    from m6rec.runs import execute, results, suite
 
-    from m6rec.runs import notebooks, suite
-
-    paths = notebooks.find(folder(), names or [])
-    if check:
-        found = [f"{path.name}: {problem}" for path in paths for problem in notebooks.problems(path)]
-        print("\n".join(found) or f"{len(paths)} notebooks follow every rule")
-        raise typer.Exit(1 if found else 0)
-    if clean:
-        for path in paths:
-            nbformat.write(notebooks.clean(notebooks.read(path)), path)
-        return
-    done = suite.refresh(paths, console=console)
-    raise typer.Exit(0 if all(execution.ok for execution in done) else 1)
+    done = suite.refresh(execute.find(folder(), names or []))
+    results.write_page(folder())  # with the picture that a notebook has drawn
+    raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
 @app.command("class")
@@ -148,10 +110,9 @@ def class_(
     names: Names = None, out: Annotated[Path, typer.Option(help="Folder of the copies.")] = Path("class")
 ) -> None:
     """Write student copies of the notebooks, without the solutions and outputs."""
-    from m6rec.runs import notebooks
+    from m6rec.runs import execute, suite
 
-    copies = notebooks.write_class(notebooks.find(folder(), names or []), out)
-    console.print(f"{len(copies)} notebooks are in {out}", markup=False)
+    print(f"{len(suite.write_class(execute.find(folder(), names or []), out))} notebooks are in {out}")
 
 
 @app.command()
@@ -160,35 +121,19 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs [runs/sweeps/<notebook>].")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.")] = None,
+    timeout: Timeout = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
-    from m6rec.runs import notebooks, sweep
-    from m6rec.runs.execute import assignments
+    from m6rec.runs import execute, sweep
 
-    path = Path(notebook) if Path(notebook).is_file() else notebooks.find(folder(), [notebook])[0]
-    out = out or Path("runs") / "sweeps" / path.stem
-    values = assignments(grid or [])
-    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run, console=console)
+    path = Path(notebook) if Path(notebook).is_file() else execute.find(folder(), [notebook])[0]
+    values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
+    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run)
     if not dry_run:
-        counts = f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed"
-        console.print("\n".join([counts, *map(str, done.tables)]), markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1 if done.failed else 0)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what is installed, where the data is, what is out of date, and what to do about it."""
-    from m6rec.runs.doctor import diagnose
-
-    lines = diagnose(folder())
-    table = Table("", "state", "found", "what to do", box=None)
-    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
-    for line in lines:
-        table.add_row(line.what, f"[{colours[line.state]}]{line.state}[/]", _plain(line.found), _plain(line.advice))
-    console.print(table)
-    raise typer.Exit(1 if any(line.state == "missing" for line in lines) else 0)
+        print(f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed")
+        print(*done.tables, sep="\n")
+    raise typer.Exit(int(bool(done.failed)))
 
 
 @app.command()
@@ -213,45 +158,24 @@ def recommend(
     from m6rec.recommender import M6Rec
 
     loaded = m6rec.load(data)
-    whom = {"user": user} if user is not None else {"history": history}
     request = None if hour is None else {"hour": hour}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
     if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
-        M6Rec(loaded, preset=preset).extract_context(whom.get("history"), request, user=user)
+        M6Rec(loaded, preset=preset).extract_context(history, request, user=user)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
-    found = model.recommend(**whom, context=request, k=k, method=method)
-    _print_items(found, f"for user {user}" if user is not None else f"after {', '.join(history)}")
-
-
-def folder() -> Path:
-    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
-    clone = Path(__file__).resolve().parents[1] / "notebooks"
-    return clone if clone.is_dir() else Path("notebooks").absolute()
-
-
-def _show_example() -> None:
-    """A real user's last ten items, and what the model makes of them."""
-    import m6rec
-    from m6rec.recommender import M6Rec
-
-    data = m6rec.load("ml-100k")
-    code = int(data.user_codes([EXAMPLE_USER])[0])
-    last = data.events.iloc[data.offsets[code] : data.offsets[code + 1]].tail(10)
-    _print_items(data.items.iloc[last["item"]], f"the last ten of user {EXAMPLE_USER}")
-    found = M6Rec.cached(data, preset="tiny").recommend(user=EXAMPLE_USER, k=10)
-    _print_items(found, f"generated for user {EXAMPLE_USER}")
+    if user is not None:
+        code = int(loaded.user_codes([user])[0])
+        last = loaded.events["item"].iloc[loaded.offsets[code] : loaded.offsets[code + 1]].tail(10)
+        _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
+    found = model.recommend(user=user, history=history, context=request, k=k, method=method)
+    _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
 
 
 def _print_items(items: pd.DataFrame, title: str) -> None:
-    scored = "score" in items
-    table = Table("", "title", *(["score"] if scored else []), title=_plain(title), title_justify="left", box=None)
-    for place, row in enumerate(items.itertuples(), 1):
-        table.add_row(str(place), _plain(row.title), *([f"{row.score:.3f}"] if scored else []))
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else " " for c in str(text)))  # nor does it steer the terminal
+    scores = [f"{score:.3f}" for score in items.get("score", ())] or [""] * len(items)
+    rows = [
+        f"{place:3}  {name}  {score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
+    ]
+    for line in (title, *rows):
+        print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal

@@ -27,61 +27,55 @@ class Config:
     Raises `InputError` for a name that does not exist or for numbers that do not fit together.
     """
 
-    # --- the network -------------------------------------------------------------------------------------------
+    # --- the network
     width: int = 64
     """D, channels of every token."""
     heads: int = 2
     """H, attention heads of every block; divides the width."""
     local_layers: int = 1
-    """Blocks that run inside one item: over its text, image and sound tokens. 0: an item is a bag of them, which is
-    enough for a text that is a set of words (nothing looks, so no attention can be seen; the fusion is joint)."""
+    """Blocks inside one item, over its text, image and sound tokens. 0: an item is a bag of them (fusion "joint")."""
     joint_layers: int = 2
-    """Blocks that run over profile, history and target."""
+    """Blocks over profile, history and target."""
     decoder_layers: int = 1
-    """Blocks that run over the digits of a semantic ID, or over text."""
+    """Blocks over the digits of a semantic ID, or over text."""
     dropout: float = 0.2
     """Share of channels dropped before and after each sub-layer while training."""
     history: int = 100
-    """T, the most recent events that the network sees."""
-
-    # --- what it sees ------------------------------------------------------------------------------------------
+    """T, the most recent events that are encoded."""
+    # --- what it encodes
     identity: bool = True
-    """Give every known item a vector of its own beside its content. Off, the model is open-domain as in the paper."""
+    """Give every known item an ID embedding beside its content. Off, the model is open-domain as in the paper."""
     identity_dropout: float = 0.0
-    """Share of items whose own vector is hidden in a training step, so that content learns to stand alone."""
+    """Share of items whose ID embedding is dropped in a training step, so that content learns to stand alone."""
     modalities: tuple[str, ...] = MODALITIES
-    """What is read of an item, where it has it: text, image, sound."""
+    """Of an item, where it has them: text, image, sound."""
     fusion: str = "joint"
-    """How an item's modalities meet: "joint" (every token sees every token), "gated" (late) or "cross".
-
-    In the last local layer only [ITEM] reads: all tokens, each modality apart, or from the text at the others.
-    """
+    """How an item's modalities meet: "joint" (every token attends to every token), "gated" (late) or "cross".
+    In the last local layer only [ITEM] attends: to all tokens, to each modality apart, or from text to the others."""
     modality_dropout: float = 0.1
-    """Chance of each of an item's modalities to be hidden in a training step; one always stays."""
+    """Chance of each of an item's modalities to be dropped in a training step; one always stays."""
     profile: bool = True
-    """See the user's profile columns."""
+    """The user's profile columns."""
     request: bool = True
-    """See the request's own time (hour, weekday, gap since the last event) and the events' own columns."""
+    """The request's own time (hour, weekday, gap since the last event) and the events' own columns."""
     circumstances: tuple[str, ...] = ()
-    """What else is worked out for a request: season, session (events before it in the same sitting), pace (seconds per
+    """Derived context features: season, session (events before the request in the same sitting), pace (seconds per
     event in it), tastes (the word that the last items' texts share)."""
     columns: tuple[tuple[str, str], ...] = ()
     """Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
-    time (its hour, weekday and season) or text (its most telling word). Undeclared ones are numbers or categories."""
+    time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories."""
     context_fusion: str = "attention"
-    """How a request meets its target: "attention" (added, and its tokens are looked at), "gating" or "adding"."""
+    """How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding"."""
     vocabulary: int = 2048
     """V, the size of the text vocabulary."""
     text_length: int = 24
-    """Text tokens read per item."""
-
-    # --- semantic IDs ------------------------------------------------------------------------------------------
+    """Text tokens encoded per item."""
+    # --- semantic IDs
     digits: int = 3
     """G, levels of the tree: digits of a semantic ID."""
     free_leaves: float = 0.15
     """Share of the tree's leaves that stay free for new items."""
-
-    # --- training ----------------------------------------------------------------------------------------------
+    # --- training
     pretrain_epochs: int = 25
     """Passes over all training events with the pretraining losses (0: the items alone, with `item_epochs`)."""
     finetune_epochs: int = 10
@@ -99,7 +93,7 @@ class Config:
     validate_every: int = 5
     """Epochs between validations."""
     item_epochs: int = 0
-    """Passes over the items alone, with their content's losses, before any event is read; then those stop."""
+    """Passes over the items alone, with their content's losses, before the first event; then those losses stop."""
     infill_weight: float = 0.2
     """Weight of the text-infilling loss beside the next-event loss (0 switches it off); captions are part of it."""
     patch_weight: float = 0.2
@@ -107,16 +101,16 @@ class Config:
     align_weight: float = 0.1
     """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
     teacher_weight: float = 1.0
-    """Weight of the dense head's teaching in the digits' loss (0 switches it off)."""
+    """Weight of the dense head's distillation in the digits' loss (0 switches it off)."""
     spectral: float = 0.0
-    """Standard deviation at which items' own vectors start as the spectral embedding of who stands near whom in the
-    training histories. 0: they start as small random vectors. Without `identity` there is nothing to start."""
+    """Standard deviation at which ID embeddings start as the spectral embedding of the training histories'
+    co-occurrences (0: as small random vectors). Without `identity` there is nothing to start."""
     smoothing: float = 0.0
-    """Share of a target's probability that the items have which stand near it in the training histories. Where items
-    are drawn (`negatives`), every target stands for itself alone."""
+    """Share of a target's probability given to the items that co-occur with it in the training histories; none where
+    items are sampled (`negatives`)."""
     negatives: int = 0
-    """Items drawn in each step to stand for all the others in the softmax and in the dense head's teaching. 0: every
-    item is an answer, but above 50,000 items 2,048 are drawn."""
+    """Items sampled in each step to stand for all the others in the softmax and in the dense head's distillation.
+    0: the full softmax, but above 50,000 items 2,048 are sampled."""
     seed: int = 0
     """Seeds initialisation, order and dropout."""
     device: str = "auto"
@@ -125,49 +119,43 @@ class Config:
     """What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
     on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie."""
     compile: bool = False
-    """Train the joint layers through `torch.compile`: it takes minutes first, and a C++ compiler. Meant for GPUs; on a
-    CPU, steps are no faster afterwards (measured)."""
+    """Train the joint layers through `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU."""
 
     def __post_init__(self) -> None:
-        even = 2 * self.heads
-        if self.width % even:
-            raise InputError(
-                f"width={self.width} cannot be split into heads={self.heads} of an even size: "
-                f"take a width that {even} divides, such as {even * max(1, self.width // even)}."
-            )
-        object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON knows only lists
-        for name in self.modalities:
-            if name not in MODALITIES:
-                raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
-        for name, known in (("fusion", FUSIONS), ("context_fusion", CONTEXT_FUSIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(f'{name}="{getattr(self, name)}" is unknown: take one of {", ".join(known)}.')
-        object.__setattr__(self, "circumstances", tuple(self.circumstances))
-        for name in self.circumstances:
-            if name not in CIRCUMSTANCES:
-                raise InputError(f"circumstance {name!r} is unknown: take some of {', '.join(CIRCUMSTANCES)}.")
+        for name in _SOME_OF:  # JSON knows only lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
-        for name, kind in self.columns:
-            if kind not in COLUMN_TYPES:
-                raise InputError(f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}.")
-        if not (self.identity or self.modalities):
-            raise InputError("identity=False and no modalities leave nothing of an item to see: switch one of them on.")
-        if not self.local_layers and self.fusion != "joint":
-            raise InputError(
-                f'local_layers=0 has no layer in which fusion="{self.fusion}" could be: take fusion="joint".'
-            )
+        chosen = [
+            (f'{name}="{getattr(self, name)}" is unknown', getattr(self, name), _ONE_OF[name]) for name in _ONE_OF
+        ]
+        chosen += [(f"{name}: {v!r} is unknown", v, _SOME_OF[name]) for name in _SOME_OF for v in getattr(self, name)]
+        chosen += [(f"the column {name} is declared {kind!r}", kind, COLUMN_TYPES) for name, kind in self.columns]
+        for problem, value, known in chosen:
+            if value not in known:
+                raise InputError(
+                    f"{problem}: take {'some' if known in _SOME_OF.values() else 'one'} of {', '.join(known)}."
+                )
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
         for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
+        if self.width % (even := 2 * self.heads):
+            raise InputError(
+                f"width={self.width} cannot be split into heads={self.heads} of an even size: "
+                f"take a width that {even} divides, such as {even * max(1, self.width // even)}."
+            )
+        if not (self.identity or self.modalities):
+            raise InputError(
+                "identity=False and no modalities leave nothing of an item to encode: switch one of them on."
+            )
+        if not self.local_layers and self.fusion != "joint":
+            raise InputError(f'local_layers=0 has no layer for fusion="{self.fusion}": take fusion="joint".')
         try:
             torch.device("cpu" if self.device == "auto" else self.device)
         except RuntimeError as error:
             raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".') from error
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise InputError(f'precision="{self.precision}" is unknown: take "auto", "fp32" or "bf16".')
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> Config:
@@ -179,7 +167,7 @@ class Config:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise InputError(
-                    f"Config has no {key}" + (f": did you mean {near[0]}?" if near else f": it has {known}.")
+                    f"Config has no {key}: " + (f"did you mean {near[0]}?" if near else f"it has {known}.")
                 )
         return cls(**{**PRESETS[name], **changes})
 
@@ -192,6 +180,24 @@ class Config:
         """A hash of every value but device, precision and compile: they say where and how, not what is computed."""
         values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision", "compile")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
+_SOME_OF = {"modalities": MODALITIES, "circumstances": CIRCUMSTANCES}
+_LOWEST = {
+    "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
+    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
+    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
+    "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
+}  # fmt: skip
+# Events alone rank best (infilling costs a tenth of the NDCG@10), with the target smoothed over co-occurring items.
+_EVENTS = {"infill_weight": 0.0, "smoothing": 0.2}
+PRESETS: dict[str, dict[str, object]] = {
+    # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
+    "tiny": dict(history=50, pretrain_epochs=4, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
+    "small": _EVENTS,
+    "base": dict(_EVENTS, width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
+}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -216,35 +222,3 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and not has:
         raise InputError(f'precision="bf16" was asked for, but this {device.type} does not have it: take "auto".')
     return torch.bfloat16 if name == "bf16" or (name == "auto" and gpu and has) else torch.float32
-
-
-_LOWEST = {
-    "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
-    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
-    "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
-}  # fmt: skip
-
-PRESETS: dict[str, dict[str, object]] = {
-    # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
-    "tiny": {
-        "history": 50,
-        "pretrain_epochs": 4,
-        "finetune_epochs": 1,
-        "learning_rate": 3e-3,
-        "average": 0.95,
-        "validate_every": 1,
-    },
-    # Ranks best: events alone teach it (infilling costs it a tenth of its NDCG@10), and neighbours share a target.
-    "small": {"infill_weight": 0.0, "smoothing": 0.2},
-    "base": {
-        "infill_weight": 0.0,
-        "smoothing": 0.2,
-        "width": 256,
-        "heads": 4,
-        "joint_layers": 4,
-        "local_layers": 2,
-        "decoder_layers": 2,
-        "history": 200,
-    },
-}

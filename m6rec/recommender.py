@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, Self, TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
@@ -18,22 +21,43 @@ from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import KINDS, Features
 from m6rec.data.media import Media
-from m6rec.data.sources import home
+from m6rec.data.sources import home, load
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
 from m6rec.generate.beam import Generated, Step, generate
-from m6rec.generate.scorer import Scorer
-from m6rec.keeping import Kept
+from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
-from m6rec.person import Person
-from m6rec.train import losses, stages
+from m6rec.train import checkpoint, losses, stages
 from m6rec.train.fit import Epoch, Stage, fit
 
 
-class M6Rec(Kept):
+def shipped(name: str) -> Path | None:
+    """The folder of a model that comes with m6rec, in a clone or in an installed wheel."""
+    package = Path(__file__).parent
+    places = (package / "_weights" / name, package.parent / "data" / "weights" / name)
+    return next((place for place in places if (place / "config.json").exists()), None)
+
+
+class Who(TypedDict, total=False):
+    """The arguments that say for whom, beside a raw user id: see `M6Rec.extract_context`."""
+
+    history: Sequence[object] | pd.DataFrame | None
+    profile: Mapping[str, object] | None
+    context: Mapping[str, object] | None
+
+
+class Person(NamedTuple):
+    """A user to recommend to, in a model's codes; `M6Rec.person` makes one."""
+
+    context: Context  # of one row and one target (B = Q = 1)
+    history: list[int]  # all item codes, the oldest first, however few of them are encoded
+    new: list[Mapping[str, object]]  # contents of its items that the catalogue lacks; they have the codes N, N + 1, …
+
+
+class M6Rec:
     """The recommender: a `Dataset`, a `Config` and a `Network`.
 
     model = M6Rec(data, preset="tiny"); model.pretrain(); model.fine_tune(task="next"); model.recommend(user=196)
@@ -74,15 +98,12 @@ class M6Rec(Kept):
         `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            first, folder = dict(options), options.get("folder")
-            if folder:
-                first["folder"] = Path(folder).with_name(f"{Path(folder).name}-items")
-            self._train(stages.items(self.config, self._training_content), first)
+            folder = options.get("folder") and Path(options["folder"])
+            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
+            self._train(stages.items(self.config, self._training_content), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
-        vectors = self.item_vectors()
-        self.network.digits.init_from_tree(
-            build_tree(vectors.cpu().numpy(), self.network.digits.widths, self.config.seed), vectors
-        )
+        vectors, digits = self.item_vectors(), self.network.digits
+        digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
@@ -93,9 +114,7 @@ class M6Rec(Kept):
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
-            raise InputError(
-                "fine_tune needs a pretrained model: call pretrain() first, or load one with from_pretrained."
-            )
+            raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         epochs = self.config.finetune_epochs
         return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
@@ -111,7 +130,7 @@ class M6Rec(Kept):
     def _features(self, items: pd.DataFrame, media: Media | None, cache: Path | None) -> Features:
         unread = [m for m in MODALITIES if m not in self.config.modalities]
         found = features.preprocess(items, media, self.tokenizer, self.config.text_length, cache)
-        return found.mute(*unread)
+        return found.drop(*unread)
 
     def extract_context(
         self,
@@ -169,18 +188,18 @@ class M6Rec(Kept):
         k: int = 10,
         method: str = "generated",
         seen: bool = False,
-        mute: Sequence[str] = (),
+        drop: Sequence[str] = (),
         explain: bool = False,
     ) -> pd.DataFrame:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
-        Items of the history are left out unless `seen`; mute: modalities to do without, such as ("image",).
+        Items of the history are left out unless `seen`; drop: modalities to do without, such as ("image",).
         explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
-        person = Person(self, user, history=history, profile=profile, context=context)
-        found = person.best(k, method, mute=tuple(mute), had=() if seen else None)
+        person = self.person(user, history=history, profile=profile, context=context)
+        found = self.top_items(person, k, method, drop=tuple(drop), history=() if seen else None)
         codes = found.items[0].cpu().numpy()
         table = pd.DataFrame(
             {
@@ -191,47 +210,88 @@ class M6Rec(Kept):
             }
         )
         if explain:
-            given = reasons(self, person.context, codes.tolist(), vectors=person.items(tuple(mute)))
+            vectors = self.item_vectors(person.new, drop=tuple(drop))
+            given = reasons(self, person.context, codes.tolist(), vectors=vectors)
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def scorer(
+    def person(
         self,
-        method: str = "dense",
+        user: object = None,
         *,
-        mask_seen: bool = True,
-        beam: int = 50,
-        mute: Sequence[str] = (),
-        lift: float = 0.0,
-        network: Network | None = None,
-    ) -> Scorer:
+        history: Sequence[object] | pd.DataFrame | None = None,
+        profile: Mapping[str, object] | None = None,
+        context: Mapping[str, object] | None = None,
+    ) -> Person:
+        """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody."""
+        encoded = self.extract_context(history, context, user=user, profile=profile)
+        if history is None:
+            past = UserHistory.of(self.data, int(self.data.user_codes([user])[0])).item
+        else:
+            history = history["item_id"].tolist() if isinstance(history, pd.DataFrame) else list(history)
+            past = self.data.history_codes(history)
+        return Person(encoded, past.tolist(), [item for item in history or () if isinstance(item, Mapping)])
+
+    def titles(self, person: Person) -> list[str]:
+        """Of the catalogue's items, and behind them of the person's new ones."""
+        return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
+
+    def candidates(self, history: Sequence[int], k: int) -> Tensor:
+        """What may be recommended after a history of item codes: (1, N) bool.
+
+        `InputError` where that is fewer than k, and for a model that is not trained.
+        """
+        n = len(self.network.digits.built_tree.leaf)
+        allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
+        allowed[0, [code for code in history if code < n]] = False
+        possible = int(allowed.sum())
+        if not 1 <= k <= possible:
+            raise InputError(
+                f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
+            )
+        return allowed
+
+    def top_items(
+        self,
+        person: Person,
+        k: int,
+        method: str = "generated",
+        *,
+        context: Context | None = None,
+        history: Sequence[int] | None = None,
+        drop: tuple[str, ...] = (),
+    ) -> Generated:
+        """The k items to show next (1, k) and their scores; in another context, or after another history of codes."""
+        allowed = self.candidates(person.history if history is None else history, k)
+        items = self.item_vectors(person.new, drop=drop)
+        state = self.fuse(context or person.context, items).state[:, -1]
+        return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
+
+    def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
 
-        mute: modalities to do without, such as ("image",). lift: what new items gain in hybrid lists.
+        options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
         """
-        network = network or self.network
-        return Scorer(network, self.target_context, method, mask_seen=mask_seen, beam=beam, mute=tuple(mute), lift=lift)
+        return Scorer(network or self.network, self.target_context, method, **options)
 
     def scores(self, users: Targets) -> Tensor:
         """Dense scores of all items for targets: -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
-    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, mute: tuple[str, ...] = ()) -> Tensor:
+    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
         """The catalogue's vectors (N, D), computed once per set of weights, and behind them those of items never seen.
 
         new: dicts with title or text, image and sound (a path, bytes or a PIL image), what there is of each.
         """
-        if mute:
-            items = self.network.eval().encode_items(mute=mute).vectors
-        else:
-            if self._items is None:
-                self._items = self.network.eval().encode_items().vectors
-            items = self._items
+        network = self.network.eval()
+        if self._items is None and not drop:
+            self._items = network.encode_items().vectors
+        items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
-        content = self._features(features.table(new), None, None).mute(*mute).to(self.device)
-        return torch.cat((items, self.network.eval().items(content).vectors))
+        content = self._features(features.table(new), None, None).drop(*drop).to(self.device)
+        return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
         """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
@@ -250,6 +310,87 @@ class M6Rec(Kept):
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
         return batches.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
+
+    # ---- saving and loading ----------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all.
+
+        `InputError` for a model that `with_items` made.
+        """
+        if len(self.network.codes) != self.network.digits.size:
+            raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
+        values = {
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "config": self.config.to_dict(),
+            "fields": self.fields.to_dict(),
+            "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
+        }
+        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
+        """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
+
+        `data` may be left out where it is a registered data set. Raises `InputError` where the folder is missing or
+        damaged, or was trained on other data.
+        """
+        folder = Path(folder) if Path(folder).exists() else shipped(str(folder)) or Path(folder)
+        weights, tokenizer, values = checkpoint.load_model(folder)
+        try:
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
+            config = Config(**{**values["config"], "device": device})
+            trained_on, fields = values["data"], Fields.from_dict(values["fields"])
+        except (KeyError, TypeError) as error:
+            raise checkpoint.foreign(folder, values) from error
+        data = data or load(trained_on["name"])
+        if data.fingerprint != trained_on["fingerprint"]:
+            raise InputError(
+                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
+            )
+        model = cls.__new__(cls)
+        model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
+        model.split = data.split()
+        model._build(np.unique(data.events["item"].to_numpy()[model.split.train]))
+        try:
+            model.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
+        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
+        return model
+
+    @classmethod
+    def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
+        """A trained model: the cached one of this config, data and training code, or a new one that is then kept.
+
+        An interrupted training goes on from its last epoch. Says in one line which of the two it was.
+        """
+        config = Config.preset(preset, **changes)
+        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
+        work = folder.with_name(folder.name + "-training")
+
+        def make() -> Self:
+            model = cls(data, config=config)
+            model.pretrain(folder=work / "pretrain", resume=True)
+            if config.finetune_epochs:
+                model.fine_tune(folder=work / "fine_tune", resume=True)
+            seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
+            print(f"trained {folder.name} in {seconds:.0f} s")
+            return model
+
+        def load(folder: Path) -> Self:
+            print(f"loaded {folder.name}")
+            return cls.from_pretrained(folder, data)
+
+        model = cached(folder, make, cls.save_pretrained, load)
+        shutil.rmtree(work, ignore_errors=True)
+        return model
+
+    @classmethod
+    def cache_key(cls, data: Dataset, config: Config) -> str:
+        """A hash of config, data and training code: a stale checkpoint is never loaded."""
+        return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -273,7 +414,7 @@ class M6Rec(Kept):
             self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         finally:
             self.network.eval()
-            self.network.fusion._compiled_call_impl = None  # lists for one person have other shapes, and are soon made
+            self.network.fusion._compiled_call_impl = None  # lists for one user have other shapes
             self._items = None
         return self.stages[stage.name]
 

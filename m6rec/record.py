@@ -37,24 +37,32 @@ class Figure(NamedTuple):
     high: float | None
     n: int  # users behind it, 0 if it is not a mean over users
     seeds: int
+    label: str = ""  # what it is, where the name does not say it
+    split: str = ""  # the events that it was measured on: "test" or "valid", nothing for a time or a size
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in JSON under its name: without what is empty."""
+        return {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
 
     def __repr__(self) -> str:
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
-def record(name: str, *, per_user=None, value=None, over=None) -> Figure:
+def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
     """Record one figure under a name that no other figure has, and return it.
 
     per_user: (U,) or (S, U), one number a user (and seed); the figure is the mean, its interval a bootstrap over users
     of the mean over seeds. value: one number, which has no interval, or a list with one a seed. over: an array of the
     same shape; the figure is then mean(per_user) / mean(over), and both meet the same resampled users.
+    label: what it is, where the name does not say it. split: what it was measured on, "test" where users are behind it.
     Raises InputError for a name that this run has recorded, for both or neither of per_user and value, for NaN.
     """
     if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    figure = Figure(name, *_measured(name, per_user, value, over))
+    split = split if split is not None else "" if per_user is None else "test"
+    figure = Figure(name, *_measured(name, per_user, value, over), label, split)
     _keep(figure)
     return figure
 
@@ -68,7 +76,7 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
 
 
 def _measured(name: str, per_user, value, over) -> tuple[float, float | None, float | None, int, int]:
-    # Lazy: the doctor and the sweep's parent read records without importing torch, which evaluate brings along.
+    # Lazy: who only reads records does not import torch, which evaluate brings along.
     from m6rec.evaluate.statistics import mean_interval, ratio_interval, seeds_interval
 
     given = np.asarray(value if per_user is None else per_user, dtype=np.float64)
@@ -97,7 +105,7 @@ def _keep(figure: Figure) -> None:
     if figure.name in figures:
         raise InputError(f"{figure.name} is recorded twice in one run: give the second figure a name of its own.")
     figures[figure.name] = figure._replace(low=_bound(figure.low), high=_bound(figure.high))
-    write_json(path, {name: {k: v for k, v in f._asdict().items() if k != "name"} for name, f in figures.items()})
+    write_json(path, {name: figure.plain() for name, figure in figures.items()})
 
 
 def _bound(value: float | None) -> float | None:

@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
-from m6rec.data import bazaar, image, photographs, sources
+from m6rec.data import image, photographs, sources
 from m6rec.errors import InputError
 from m6rec.model.autoencoder import Autoencoder, pca
 from m6rec.train.autoencoder import fit_autoencoder, fitted
 from m6rec.view.items import photograph_rows
 
 RELU = torch.nn.ReLU
+OFFICIAL, DEBIAN = sources.SOURCES["fashion-mnist"].routes
+GZIPS, [PACKAGE] = OFFICIAL.files, DEBIAN.files
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +141,8 @@ def test_bazaar_s_photographs_are_split_four_to_one_with_none_in_both_parts():
 
 def test_a_photograph_and_its_label_belong_to_one_item():
     part = photographs(5, source="bazaar")
-    items, *_, media = bazaar.frames()
-    items = items.dropna(subset="image")
+    data = sources.load("bazaar")
+    items, media = data.items.dropna(subset="image"), data.media
     found = {
         (image.decode(media.read(r.image)) * 255).round().astype(np.uint8).tobytes(): r for r in items.itertuples()
     }
@@ -167,21 +169,21 @@ def debian(folder: Path) -> None:
     """The folder's files in a package as Debian's tools lay it out: ar, and in it a tar."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as tar:
-        for name in sources.GZIPS:
+        for name in GZIPS:
             tar.add(folder / name, f"./usr/share/datasets/fashion-mnist/{name}")
     members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.getvalue()}
     archive = b"!<arch>\n"
     for name, content in members.items():
         archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
         archive += b"\n" * (len(content) % 2)
-    (folder / next(iter(sources.PACKAGE))).write_bytes(archive)
+    (folder / PACKAGE).write_bytes(archive)
 
 
 def test_both_routes_of_fashion_mnist_give_the_same_photographs(small, monkeypatch):
     folder, content = small
     debian(folder)
     monkeypatch.setenv("M6REC_MIRROR", str(folder.parent))
-    for file in (sources.GZIPS, sources.PACKAGE):
+    for file in (GZIPS, [PACKAGE]):
         files = {name: pooch.file_hash(folder / name) for name in file}
         route = sources.Route("https://127.0.0.1:1/", files)
         monkeypatch.setitem(sources.SOURCES, "fashion-mnist", sources.Source("made up", (route,)))
@@ -194,18 +196,17 @@ def test_both_routes_of_fashion_mnist_give_the_same_photographs(small, monkeypat
 def test_without_network_and_debian_one_sentence_says_what_to_do(small, monkeypatch):
     monkeypatch.delenv("M6REC_MIRROR", raising=False)
     monkeypatch.setenv("PATH", "")
-    route = sources.SOURCES["fashion-mnist"].routes[1]
-    dead = sources.Route("http://127.0.0.1:1/", sources.GZIPS)
-    monkeypatch.setitem(sources.SOURCES, "fashion-mnist", sources.Source("made up", (dead, route)))
+    dead = sources.Route("http://127.0.0.1:1/", GZIPS)
+    monkeypatch.setitem(sources.SOURCES, "fashion-mnist", sources.Source("made up", (dead, DEBIAN)))
     with pytest.raises(InputError, match=r"there is no apt-get here .*Put train-images-idx3-ubyte\.gz .*M6REC_MIRROR"):
         photographs()
 
 
 def test_a_package_without_its_data_is_named(small, monkeypatch):
     monkeypatch.setenv("M6REC_MIRROR", str(small[0].parent))
-    package = small[0] / next(iter(sources.PACKAGE))
+    package = small[0] / PACKAGE
     package.write_bytes(b"!<arch>\n")
-    route = sources.Route("https://127.0.0.1:1/", {package.name: None})
+    route = sources.Route("https://127.0.0.1:1/", {package.name: ""})
     monkeypatch.setitem(sources.SOURCES, "fashion-mnist", sources.Source("made up", (route,)))
     with pytest.raises(InputError, match=r"has no data\.tar; delete it and load again"):
         photographs()

@@ -49,7 +49,7 @@ def shoppers():
 
 
 def test_the_files_are_the_frozen_ones_and_small():
-    folder = bazaar.folder()
+    folder = readers.shipped("bazaar")
     assert {path.name for path in folder.iterdir()} == FROZEN.keys()
     assert {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FROZEN} == FROZEN
     assert sum((folder / name).stat().st_size for name in FROZEN) < 7_000_000
@@ -72,11 +72,11 @@ def test_it_loads_in_a_second_without_a_network_and_without_a_home(monkeypatch, 
 def test_a_missing_folder_is_told_with_the_way_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(readers, "__file__", str(tmp_path / "m6rec" / "data" / "readers.py"))
     with pytest.raises(InputError, match=r"bazaar's files are not in .*git checkout data"):
-        bazaar.folder()
+        readers.shipped("bazaar")
 
 
 def test_every_medium_that_an_item_names_is_in_the_archive_once(data):
-    with zipfile.ZipFile(bazaar.folder() / "media.zip") as archive:
+    with zipfile.ZipFile(readers.shipped("bazaar") / "media.zip") as archive:
         names = archive.namelist()
         starts = {name: archive.open(name).read(4) for name in ("G0001.png", "S0001.flac")}
     named = pd.concat([data.items["image"].dropna(), data.items["sound"].dropna()])
@@ -170,46 +170,46 @@ def test_what_is_held_out_shares_no_recording_photograph_or_noun_with_the_rest(d
     assert 100 < len(recordings) <= 164 and takes.max() <= 16 and takes.mean() > 4
     for kind, rows in data.items.groupby("kind").indices.items():
         assert 0.1 < truth.held_out[rows].mean() < 0.2, kind
-    assert 0.08 < truth.newcomers.mean() < 0.12
+    assert 0.08 < truth.cold_users.mean() < 0.12
 
 
-def test_the_ceiling_lies_where_it_should_and_popularity_far_below(data, truth):
+def test_the_bayes_optimal_ranking_lies_where_it_should_and_popularity_far_below(data, truth):
     split = data.split()
-    best = m6rec.evaluate(bazaar.Ceiling(truth), data, split=split).metrics["ndcg@10"]
+    best = m6rec.evaluate(bazaar.BayesOptimal(truth), data, split=split).metrics["ndcg@10"]
     popular = m6rec.evaluate(Popularity().fit(data, split), data, split=split).metrics["ndcg@10"]
     assert 0.25 < best < 0.5
     assert popular < best / 4
 
 
-def test_the_ceiling_s_chances_add_up_to_one_and_leave_out_what_was_bought(data, truth):
+def test_the_bayes_optimal_chances_add_up_to_one_and_leave_out_what_was_bought(data, truth):
     targets = data.targets(data.split().test[:20])
-    chances = np.exp(bazaar.Ceiling(truth).scores(targets))
+    chances = np.exp(bazaar.BayesOptimal(truth).scores(targets))
     np.testing.assert_allclose(chances.sum(axis=1), 1)
     assert chances[targets.seen().nonzero()].max() == 0
 
 
-def test_the_ceiling_knows_neither_the_cause_nor_the_item_nor_what_comes_later(data, truth):
+def test_the_bayes_optimal_ranking_knows_neither_the_cause_nor_the_item_nor_what_comes_later(data, truth):
     rows = data.split().test[:20] - 2
-    before = bazaar.Ceiling(truth).scores(data.targets(rows))
+    before = bazaar.BayesOptimal(truth).scores(data.targets(rows))
     events = data.events.copy()
     events.loc[rows, "item"] = 0
     later = np.concatenate([rows + 1, rows + 2])
     events.loc[later, ["item", "timestamp", "device"]] = [0, 0, "phone"]
     changed = m6rec.Dataset(data.name, data.timed, data.items, data.users, events, data.offsets, data.media)
     hidden = truth._replace(events=None)
-    np.testing.assert_array_equal(bazaar.Ceiling(hidden).scores(changed.targets(rows)), before)
+    np.testing.assert_array_equal(bazaar.BayesOptimal(hidden).scores(changed.targets(rows)), before)
 
 
-def test_the_ceiling_knows_shoppers_by_their_ids_so_that_a_subset_scores_the_same(data, truth):
+def test_the_bayes_optimal_ranking_knows_shoppers_by_their_ids_so_that_a_subset_scores_the_same(data, truth):
     few = data.subset(30)
-    part = bazaar.Ceiling(truth).scores(few.targets(few.split().test))
+    part = bazaar.BayesOptimal(truth).scores(few.targets(few.split().test))
     whole = data.targets(data.split().test)[data.user_codes(few.users["user_id"])]
-    np.testing.assert_allclose(part, bazaar.Ceiling(truth).scores(whole))
+    np.testing.assert_allclose(part, bazaar.BayesOptimal(truth).scores(whole))
 
 
 def test_the_likeliest_cause_is_far_more_often_right_than_the_commonest(data, truth):
     rows = data.split().test
-    likely = bazaar.Ceiling(truth).causes(data.targets(rows))
+    likely = bazaar.BayesOptimal(truth).causes(data.targets(rows))
     np.testing.assert_allclose(likely.sum(axis=1), 1)
     kinds = pd.Index([cause.kind for cause in bazaar.CAUSES])
     by_kind = pd.DataFrame(likely).T.groupby(kinds).sum()

@@ -11,10 +11,9 @@ from fixtures import small_model
 
 from m6rec import Config, InputError, evaluate
 from m6rec.generate import beam as search
-from m6rec.generate import exact
+from m6rec.generate import scorer
 from m6rec.generate.beam import Step, generate
-from m6rec.generate.exact import exact_scores
-from m6rec.generate.hybrid import hybrid
+from m6rec.generate.scorer import exact_scores, hybrid
 from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import build_tree, widths_for
 
@@ -68,7 +67,7 @@ def test_beams_that_are_not_stepped_change_no_list(monkeypatch):
     for mask, beam in itertools.product((None, allowed), (5, 8, 40)):
         lists = []
         for spared in (0, 10**9):
-            monkeypatch.setattr(search, "SPARED", spared)
+            monkeypatch.setattr(search, "MIN_SKIPPED", spared)
             lists.append(generate(decoder, state, 5, beam=beam, allowed=mask))
         torch.testing.assert_close(lists[0].items, lists[1].items)
         torch.testing.assert_close(lists[0].scores, lists[1].scores, rtol=1e-5, atol=1e-5)
@@ -207,7 +206,7 @@ def test_controls_that_contradict_each_other_are_refused(way):
 def test_exact_scores_do_not_depend_on_how_many_states_are_scored_at_a_time(monkeypatch):
     decoder, state = random_decoder(200), torch.randn(7, 16)
     whole = exact_scores(decoder, state)
-    monkeypatch.setattr(exact, "PREFIXES", 1)
+    monkeypatch.setattr(scorer, "MAX_PREFIXES", 1)
     torch.testing.assert_close(exact_scores(decoder, state), whole, rtol=1e-5, atol=1e-5)
     assert exact_scores(decoder, state[:0]).shape == (0, 200)
 
@@ -243,7 +242,7 @@ def test_cold_items_are_listed_where_the_dense_head_wants_them_though_no_digit_l
     assert (hybrid(network, state, vectors, 3, beam=3).items[:, 0] == torch.arange(25, 30)).all()
     warm = torch.ones(5, 30, dtype=torch.bool)
     warm[:, 25:] = False
-    lifted = hybrid(network, state, vectors, 30, beam=30, lift=50.0)
+    lifted = hybrid(network, state, vectors, 30, beam=30, cold_boost=50.0)
     assert (lifted.items[:, :5].sort(1).values == torch.arange(25, 30)).all(), "new items first, all of them"
     plain = hybrid(network, state, vectors, 30, beam=30)
     mine = lifted.scores[:, :5].sort(1).values - 50

@@ -1,8 +1,9 @@
-"""The bench: rows are kept, a blend never loses to its model on validation, and a file of sequences is enough."""
+"""The bench: every model on the same targets, and a blend never loses to its model on validation."""
 
 from __future__ import annotations
 
 import copy
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,30 +12,31 @@ import torch
 from fixtures import CONFIG, small_data
 
 import m6rec
-from m6rec import baselines, cli
+from m6rec import baselines
+from m6rec.config import Config
 from m6rec.errors import InputError
-from m6rec.evaluate import Averaged, Blended, climb
-from m6rec.explain.trial import Trial
-from m6rec.model.tree import build_tree
-from m6rec.runs.bench import digits, outside, table
-from m6rec.runs.bench.heads import heads
+from m6rec.evaluate import Averaged, Blended, Precomputed, climb
+from m6rec.generate.beam import generate
+from m6rec.model.tree import build_tree, health
+from m6rec.runs import bench as table
+from m6rec.tasks.heldout import ColdStart
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    return table.Bench(small_data(), "small", say=lambda line: None, **CONFIG)
+    return table.Bench(small_data(), "small", **CONFIG)
 
 
 def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
     monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    rows = list(bench.rows(bench.names))
-    assert {row.name for row in rows} == set(bench.names)
-    assert {len(row.ranks) for row in rows} == {len(bench.split.test)}
+    rows = list(bench.rows(bench.models))
+    assert {row.name for row in rows} == set(bench.models)
+    assert {len(row.ndcg) for row in rows} == {len(bench.split.test)}
     dense = next(row for row in rows if row.name == "m6rec_no_prior")
     again = m6rec.evaluate(bench.model(0).scorer("dense"), bench.data)
-    assert dense.ndcg().mean() == pytest.approx(again.metrics["ndcg@10"])
-    assert dense.ndcg(mask_seen=False).mean() != dense.ndcg().mean()
+    assert dense.ndcg.mean() == pytest.approx(again.metrics["ndcg@10"])
+    assert dense.unmasked.mean() != dense.ndcg.mean()
     against = table.versus(rows)
     assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
     assert {"popularity", "sasrec", "tiger"} <= set(against.index)
@@ -45,50 +47,21 @@ def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypa
 def test_trained_peers_may_have_fewer_seeds_than_the_model(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    bench = table.Bench(small_data(), "small", (0, 1), lambda line: None, peer_seeds=[1], **CONFIG)
+    bench = table.Bench(small_data(), "small", (0, 1), peer_seeds=[1], **CONFIG)
     rows = bench.rows(["popularity", "sasrec", "m6rec_no_prior"])
     assert [(row.name, row.seed) for row in rows] == [
         ("popularity", 0), ("sasrec", 1), ("m6rec_no_prior", 0), ("m6rec_no_prior", 1)
     ]  # fmt: skip
 
 
-def test_a_row_that_was_measured_is_not_measured_again(bench, monkeypatch):
-    (first,) = bench.rows(["cooccurrence"])
-    monkeypatch.setattr(bench, "_fit", lambda name, seed: pytest.fail("measured twice"))
-    (kept,) = bench.rows(["cooccurrence"])
-    assert kept.ranks.equals(first.ranks) and kept._replace(ranks=None) == first._replace(ranks=None)
-    with pytest.raises(pytest.fail.Exception):
-        list(bench.rows(["popularity"]))
-
-
-def test_a_row_of_outside_code_is_kept_whoever_listens(bench, monkeypatch):
-    count, ran = baselines.CoOccurrence().fit(bench.data, bench.split), []
-
-    def run(name, data, split, **options):  # scores as a peer would send them back
-        ran.append(name)
-        scores = [np.asarray(count.scores(data.targets(events)), np.float32) for events in (split.test, split.valid)]
-        return outside.Outcome(name, "done", *scores, 3.0, [(1.0, 0.2), (2.0, 0.3)], 10, 1000, "two epochs")
-
-    monkeypatch.setattr(outside, "run", run)
-    (first,) = bench.rows(["recbole_ease"], cap=5)
-    bench.say = lambda line: ran  # another listener, which is no other measurement
-    (kept,) = bench.rows(["recbole_ease"], cap=5)
-    assert ran == ["recbole_ease"] and kept.curve == first.curve == ((1.0, 0.2), (2.0, 0.3))
-    assert kept.ranks.equals(first.ranks)
-    list(bench.rows(["recbole_ease"], cap=6))
-    assert len(ran) == 2, "another cap is another measurement"
-
-
-def test_what_was_not_measured_is_no_zero(bench):
-    line = table.summary(list(bench.rows(["popularity"]))).loc["popularity"]
-    assert np.isnan(line["peak MB"]) and line["lists/s"] > 0
-
-
-def test_a_row_that_failed_stands_in_no_mean_and_is_written_down(bench, tmp_path):
-    rows = [*bench.rows(["popularity", "cooccurrence", "m6rec"]), table.Row("peer", 0, None, 0, 0, 0, "failed: no pip")]
-    assert "peer" not in table.summary(rows).index
-    written = {path.name: path.read_text() for path in table.write(rows, tmp_path / "out")}
-    assert written["failed.txt"] == "peer: failed: no pip\n" and "popularity" in written["versus.csv"]
+def test_a_summary_is_the_mean_over_seeds():
+    ndcg = np.array([[1, 0, 0], [0.5, 1, 0]])
+    rows = [table.Row("one", seed, n, n > 0, n / 5, 2.0 + seed, 7, 1.0) for seed, n in enumerate(ndcg)]
+    line = table.summary([*rows, table.Row("other", 0, *ndcg, ndcg[0], 1.0, 0, 1.0)]).loc["one"]
+    assert line["NDCG@10"] == pytest.approx(2.5 / 6) and line["HR@10"] == 0.5
+    assert line["NDCG@10 unmasked"] == pytest.approx(0.5 / 6)
+    assert (line["seconds"], line["parameters"], line["seeds"]) == (2.5, 7, 2)
+    np.testing.assert_array_equal(table.per_user(rows)["one"], ndcg)
 
 
 def test_the_blend_takes_what_validation_likes_best(bench):
@@ -141,41 +114,34 @@ def test_a_mixture_is_a_chance_and_where_one_kind_is_silent_the_other_speaks():
 def test_without_words_the_count_alone_is_the_prior():
     data = small_data()
     data.items["text"] = "…"
-    bench = table.Bench(data, say=lambda line: None)
+    bench = table.Bench(data)
     assert [type(part) for part, _ in bench.prior().parts] == [baselines.CoOccurrence]
 
 
 def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    bench = table.Bench(small_data(), "small", (0, 1), say=lambda line: None, **CONFIG)
+    bench = table.Bench(small_data(), "small", (0, 1), **CONFIG)
     users = bench.data.targets(bench.split.test)
     one, other = (bench.model(seed).scorer("dense") for seed in (0, 1))
     both = Averaged([one, other]).scores(users)
     torch.testing.assert_close(both, (one.scores(users).double() + other.scores(users).double()) / 2)
-    (row,) = bench.rows([table.ENSEMBLE])
-    assert row.name in bench.names and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index
+    (row,) = bench.rows(["m6rec_ensemble"])
+    assert row.name in bench.models and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index
 
 
-def test_the_lift_of_new_items_is_the_best_exchange_of_known_and_new():
-    """On validation no other lift has a better product of the two figures; a lift helps the new ones alone."""
-    films = Trial(small_data(), np.arange(0, 30, 4))
+def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
+    """On validation no other boost has a better product of the two figures; a boost helps cold items alone."""
+    films = ColdStart(small_data(), np.arange(0, 30, 4))
     model = m6rec.M6Rec(films.train, "small", **{**CONFIG, "identity": False})
     model.pretrain()
 
-    def ndcg(kind: str, lift: float) -> float:
-        split = films.split._replace(test=films.events[kind])
-        return m6rec.evaluate(model.scorer("hybrid", lift=lift), films.data, split=split).metrics["ndcg@10"]
+    def ndcg(kind: str, boost: float) -> float:
+        split = films.split._replace(test=films.cases[kind][0])
+        return m6rec.evaluate(model.scorer("hybrid", cold_boost=boost), films.data, split=split).metrics["ndcg@10"]
 
-    known, new = (np.array([ndcg(kind, lift) for lift in table.LIFTS]) for kind in ("valid", "valid_cold"))
+    known, new = (np.array([ndcg(kind, boost) for boost in table.BOOSTS]) for kind in ("valid", "valid_cold"))
     assert known[0] > known[-1] and new[0] < new[-1], "what one gains the other loses"
-    assert (known * new)[table.LIFTS.index(table.balanced_lift(model, films))] == max(known * new)
-
-
-def test_generated_lists_hold_nothing_that_may_not_be_there(bench):
-    model = bench.model(0)
-    assert table.invalid(model, table.BATCH, k=3) == 0
-    model.network.digits.item[model.network.digits.leaf[:15]] = 1  # a tree that names one item many times
-    assert table.invalid(model, table.BATCH, k=3) > 0
+    assert (known * new)[table.BOOSTS.index(table.tune_cold_boost(model, films))] == max(known * new)
 
 
 @pytest.fixture
@@ -184,51 +150,6 @@ def trunk(bench):
     model = m6rec.M6Rec(bench.data, "small", **CONFIG)
     model.pretrain()
     return model
-
-
-def test_every_digit_head_learns_over_a_trunk_that_stays_as_it_was(trunk):
-    before = {name: value.clone() for name, value in trunk.network.state_dict().items()}
-    lines = []
-    found = digits.said(trunk, epochs=2, say=lines.append)
-    assert len(lines) == len(found) == 11 and {len(of) for each in found.values() for of in each} == {40}
-    assert all((each.untaught != each.taught).any() for each in found.values())
-    assert all(torch.equal(value, before[name]) for name, value in trunk.network.state_dict().items())
-
-
-def test_a_digit_head_is_scored_as_it_is_taught(trunk):
-    """Log-likelihoods by steps are those of teaching, whatever events stand before, and sum to one over all items."""
-    users = trunk.data.targets(trunk.split.test)
-    read = digits._read(trunk, trunk.target_context(users), torch.from_numpy(users.items)[:, None])
-    for name, make in heads(trunk).items():
-        head = make()
-        with torch.no_grad():
-            scores, path = head.scores(head.module.eval(), read), head.losses(head.module, read)["digits"]
-        if name == "parallel_by_item":
-            scores = scores.log_softmax(1)
-        torch.testing.assert_close(-scores.gather(1, read.target[:, None]).mean(), path, msg=name)
-        if name != "parallel":  # whose codes fit no item, or several
-            torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(users)), msg=name)
-
-
-def test_a_shared_vocabulary_is_one_vector_for_a_code_whatever_stands_before(trunk):
-    decoder = heads(trunk)["shared"]().module
-    for level, nodes in enumerate(decoder.nodes):
-        codes = nodes.unflatten(0, (-1, decoder.widths[level]))
-        assert torch.equal(codes, codes[:1].expand_as(codes)), "the same below every node"
-    assert sum(p.numel() for p in decoder.nodes.parameters()) == sum(decoder.widths) * trunk.config.width
-
-
-def test_a_whole_prefix_says_more_than_its_last_state(trunk):
-    """The same state after other events: a head that sees the state alone cannot tell, the one of the prefix must."""
-    users = trunk.data.targets(trunk.split.test)
-    read = digits._read(trunk, trunk.target_context(users), torch.from_numpy(users.items)[:, None])
-    other, found = read._replace(events=read.events.flip(0)), heads(trunk)
-    for name, tells in {"nodes": False, "nodes_whole_prefix": True}.items():
-        head = found[name]()
-        torch.nn.init.normal_(head.module.project.weight)  # untaught, no decoder adds anything
-        with torch.no_grad():
-            same = torch.equal(head.scores(head.module.eval(), read), head.scores(head.module, other))
-        assert same is not tells
 
 
 def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
@@ -259,15 +180,36 @@ def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):
         m6rec.Dataset.from_sequences(tmp_path / "Shop.txt", tmp_path / "none.json")
 
 
-def test_the_command_ranks_a_file_of_sequences(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    rng = np.random.default_rng(0)
-    lines = [f"{user} " + " ".join(map(str, rng.permutation(12)[:6])) for user in range(30)]
-    (tmp_path / "toy.txt").write_text("\n".join(lines))
-    monkeypatch.setattr(cli.sys, "argv", ["m6rec", "bench", str(tmp_path / "toy.txt"), "--preset", "tiny",
-                                          "--out", str(tmp_path / "runs")])  # fmt: skip
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0 and "cooccurrence" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "bench" / "toy" / "table.csv").exists()
+def test_the_learning_curve_is_judged_after_every_epoch_with_nothing_masked():
+    data, config = small_data(), Config.preset("small", **CONFIG | {"pretrain_epochs": 2, "validate_every": 1})
+    found = table.learning_curve(data, config)
+    assert len(found) == 2 and 0 < found[0][0] < found[1][0]
+    model = m6rec.M6Rec(data, config=config)
+    model.pretrain()  # the same training; it ends with the epoch that was best with the seen items masked
+    ranked = m6rec.evaluate(model.scorer("dense"), data, part="valid", mask_seen=False)
+    assert ranked.metrics["ndcg@10"] in [value for _, value in found]
+
+
+def test_precomputed_scores_are_found_for_users_in_any_order():
+    data = small_data()
+    events = data.split().test
+    model = Precomputed("peer", events, np.tile(events[:, None], (1, data.n_items)).astype(np.float32))
+    shuffled = np.random.default_rng(0).permutation(events)
+    assert np.array_equal(model.scores(data.targets(shuffled))[:, 0], shuffled)
+    assert m6rec.evaluate(model, data).per_user["rank"].notna().all()
+    with pytest.raises(InputError, match="no scores for the target event"):
+        model.scores(data.targets(events[:1] - 2))
+
+
+def test_a_synthetic_catalogue_is_a_whole_balanced_tree_of_the_models_own_widths():
+    decoder, vectors = table.synthetic_decoder(500, width=8)
+    assert vectors.shape == (500, 8) and decoder.widths == (9, 9, 9)
+    assert sorted(decoder.item[decoder.item >= 0].tolist()) == list(range(500))
+    rows = health(decoder.tree)
+    assert rows[-1].unique == 1 and rows[0].largest - rows[0].smallest <= 1
+    found = generate(decoder, torch.randn(3, 8), 10, beam=20)
+    assert (found.items.sort(1).values.diff(dim=1) > 0).all()
+
+
+def test_a_call_is_timed_in_milliseconds():
+    assert 2 <= table.milliseconds(lambda: time.sleep(0.002), 0.02).min() < 50

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from m6rec import cli
-from m6rec.runs import doctor
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def clone(tmp_path, monkeypatch):
 def test_help_lists_every_command(m6rec):
     code, said, _ = m6rec("--help")
     assert code == 0
-    for command in ("run", "results", "readme", "notebooks", "class", "sweep", "doctor", "recommend"):
+    for command in ("run", "results", "notebooks", "class", "sweep", "recommend"):
         assert f"\n  {command} " in said
 
 
@@ -71,7 +70,6 @@ def test_help_lists_every_command(m6rec):
         (["sweep", "01_toy", "seed=0,one"], "seed is int"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
         (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
-        (["readme"], "README.md is missing"),
     ],
 )
 def test_bad_input_exits_2_with_one_sentence_and_writes_nothing(m6rec, clone, words, sentence):
@@ -138,32 +136,15 @@ def test_a_dry_sweep_lists_its_runs(m6rec, clone):
     assert code == 0 and said.split() == ["to", "run", "seed=0", "to", "run", "seed=1"]
 
 
-def test_the_doctor_is_content_here_and_says_what_to_fetch(m6rec, clone, monkeypatch):
-    monkeypatch.setenv("M6REC_HOME", str(clone / "cache"))
-    monkeypatch.setenv("M6REC_MIRROR", str(clone / "nowhere"))
-    monkeypatch.setenv("COLUMNS", "300")
-    code, said, _ = m6rec("doctor")
-    state = {line.split("  ")[0].strip(): line for line in said.splitlines()}
-    assert code == 0 and " missing " not in said
-    assert " ok " in state["packages"] and " ok " in state["device"]
-    assert " warn " in state["ml-100k"] and 'm6rec.load("ml-100k")' in state["ml-100k"]
-    assert " warn " in state["M6REC_MIRROR"] and "make results" in state["results"]
-    assert not (clone / "cache").exists()  # the doctor only looks
+def test_it_says_its_version(m6rec):
+    import m6rec as package
+
+    assert m6rec("--version")[:2] == (0, f"m6rec {package.__version__}\n")
 
 
-def test_the_doctor_names_a_missing_and_an_old_package_and_exits_1(m6rec, clone, monkeypatch):
-    monkeypatch.setattr(doctor, "requirements", lambda: ["numpy>=999", "no-such-package>=1.0"])
-    monkeypatch.setenv("COLUMNS", "300")
-    code, said, _ = m6rec("doctor")
-    lines = [line for line in said.splitlines() if " missing " in line]
-    assert code == 1 and len(lines) == 2 and all("pip install" in line for line in lines)
-    assert "needs >=999" in lines[0] and "not installed, needs >=1.0" in lines[1]
-
-
-def test_the_doctor_says_which_committed_results_are_older_than_the_code(m6rec, clone, monkeypatch):
+def test_what_is_missing_or_old_among_the_results_is_said_before_anything_is_measured(m6rec, clone):
     results = clone / "notebooks" / "results"
     results.mkdir()
     (results / "01_toy.json").write_text('{"run": {"code_hash": "x", "commit": "0123456789abcdef"}}')
-    monkeypatch.setenv("COLUMNS", "300")
-    code, said, _ = m6rec("doctor")
-    assert code == 0 and "older than the code (0123456789)" in said and "make results NB=01_toy" in said
+    code, said, complaint = m6rec("results")
+    assert code == 2 and said == "" and "older m6rec" in complaint and "make results NB=01_toy" in complaint

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from rich.console import Console
+from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
-from m6rec.runs import notebooks, report, suite
-from m6rec.runs.execute import Execution, assignments, check_parameters, execute
+from m6rec.runs import report, suite
+from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
 
 PARAMETERS = """seed = 0  # of every random choice
 scale = "quick"  # smoke | quick | full
@@ -82,10 +87,7 @@ def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise
     record = tmp_path / "record.json"
     run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1, record=record)
     assert run.ok and run.error == "" and run.seconds > 0
-    assert (
-        notebooks.read(run.path).cells[-1].outputs[0].text
-        == f"7 False 1 {record} []\n{os.environ['OMP_WAIT_POLICY']}\n"
-    )
+    assert read(run.path).cells[-1].outputs[0].text == f"7 False 1 {record} []\n{os.environ['OMP_WAIT_POLICY']}\n"
     log = run.path.with_suffix(".log").read_text()
     assert "7 False 1" in log and "TCP" not in log
 
@@ -94,48 +96,79 @@ def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path):
     toy = write(tmp_path / "toy.ipynb", "print('before')", "1 / 0", "print('after')")
     run = execute(toy, tmp_path / "out.ipynb")
     assert not run.ok and "ZeroDivisionError: division by zero" in run.error
-    texts = [output.get("text", "") for output in notebooks.outputs(notebooks.read(run.path))]
+    texts = [output.get("text", "") for output in outputs(read(run.path))]
     assert "before\n" in texts and "after\n" not in texts
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_says_so(tmp_path):
-    run = execute(write(tmp_path / "toy.ipynb", "while True: pass"), tmp_path / "out.ipynb", timeout=0.5)
-    assert not run.ok and run.error == "stopped after 0.5 s, the time limit"
+    run = execute(write(tmp_path / "toy.ipynb", "while True: pass"), tmp_path / "out.ipynb", timeout=1)
+    assert not run.ok and run.error == "a cell was stopped after 1 s, the time limit" and run.path.exists()
 
 
-def test_an_interrupted_run_leaves_no_kernel(tmp_path):
+def test_a_kernel_that_dies_is_an_error_of_its_own(tmp_path):
+    run = execute(write(tmp_path / "toy.ipynb", "import os; os._exit(1)"), tmp_path / "out.ipynb")
+    assert not run.ok and run.error.startswith("the kernel ended")
+
+
+def kernel_of(pid: Path) -> psutil.Process:
+    """The kernel that writes its number, once it has."""
+    while not pid.exists() or not pid.read_text():
+        time.sleep(0.05)
+    return psutil.Process(int(pid.read_text()))
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A notebook that writes its kernel's number and never ends."""
     pid = tmp_path / "pid"
-    toy = write(
-        tmp_path / "toy.ipynb", f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))", "while True: pass"
-    )
-
-    def interrupt(cell: int) -> None:
-        if cell == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        execute(toy, tmp_path / "out.ipynb", on_cell=interrupt)
-    kernel = int(pid.read_text())
-    assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
+    code = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))"
+    return write(tmp_path / "toy.ipynb", code, "while True: pass"), pid
 
 
-def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path):
+def test_an_interrupted_run_leaves_no_kernel(endless, tmp_path):
+    notebook, pid = endless
+    kernels = []
+
+    def interrupt() -> None:
+        kernels.append(kernel_of(pid))
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+    threading.Thread(target=interrupt).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            execute(notebook, tmp_path / "out.ipynb")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert psutil.wait_procs(kernels, timeout=10)[1] == []
+
+
+def test_a_killed_run_leaves_no_kernel(endless, tmp_path):
+    notebook, pid = endless
+    code = "import sys, pathlib, m6rec.runs.execute as e; e.execute(*map(pathlib.Path, sys.argv[1:]))"
+    with subprocess.Popen([sys.executable, "-c", code, notebook, tmp_path / "out.ipynb"]) as process:
+        kernel = kernel_of(pid)
+        process.kill()
+    assert psutil.wait_procs([kernel], timeout=30)[1] == []
+
+
+def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path, capsys):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
-    console = Console(file=(tmp_path / "said").open("w"), width=200)
-    done = suite.run_all(notebooks.find(folder), tmp_path / "runs", {"seed": "2"}, console=console)
-    suite.closing(console, done)
-    console.file.close()
-    said = (tmp_path / "said").read_text()
+    done = suite.run_all(find(folder), tmp_path / "runs", {"seed": "2"})
+    said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert [run.ok for run in done.executions] == [False, True] and not done.ok
+    assert [run.ok for run in done] == [False, True]
     assert metrics["toy.ndcg10.ease"]["value"] == 2.25
     assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {"00_fails", "01_records"}
     assert metrics["run"]["seed"] == 2 and "torch" in metrics["run"]["versions"]
-    assert "broken on purpose" in said and "2.25" in said and str(latest / "index.html") in said
+    assert json.loads((latest / "01_records.json").read_text())["toy.ndcg10.ease"]["value"] == 2.25
+    assert "broken on purpose" in said and "✓ 01_records" in said
+    assert "toy.ndcg10.ease 2.250" in said and "toy.ndcg10.ease 2.250" in (latest / "index.html").read_text()
     assert "broken on purpose" in (latest / "index.html").read_text() and (latest / "01_records.html").exists()
 
 
@@ -146,29 +179,31 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     )
     for stem in ("00_a", "01_b"):
         path = write(tmp_path / f"{stem}.ipynb", "1", title=f"{stem} {evil}")
-        toy = notebooks.read(path)
+        toy = read(path)
         toy.cells.append(new_markdown_cell("[next](01_b.ipynb) [readme](../README.md#words) $\\frac{a}{b}$"))
         toy.cells[2].outputs.append(picture)
         nbformat.write(toy, path)
     runs = [Execution(tmp_path / f"{stem}.ipynb", True, 1.0) for stem in ("00_a", "01_b")]
-    metrics = {f"ml100k.hit10.{evil}": {"value": 0.5, "low": 0.4, "high": 0.6}, "run": {"versions": {evil: evil}}}
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
+    (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
+    metrics = {"ml100k.hit10.a": figure, "run": {"versions": {evil: evil}}}
     index = report.build(tmp_path, runs, metrics, source=tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 5
     for text in (front, page):
-        assert "default-src 'none'" in text
+        assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text
         assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", text)
     assert front.index("00_a.html") < front.index("01_b.html") and "0.5000 [0.4000, 0.6000]" in front
-    assert 'href="01_b.html"' in page and 'href="clone/README.md#words"' in page and "<mfrac>" in page
+    assert 'href="01_b.html"' in page and 'href="clone/README.md#words"' in page and "$\\frac{a}{b}$" in page
 
 
 def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path):
     run = execute(write(tmp_path / "toy.ipynb", "print(1)"), tmp_path / "out.ipynb")
-    executed = notebooks.read(run.path)
+    executed = read(run.path)
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
-    view = {notebooks.WIDGET_VIEW: {}, "image/png": "x"}
+    view = {suite.WIDGET_VIEW: {}, "image/png": "x"}
     executed.cells[2].outputs.append(new_output("display_data", view))
-    cleaned = notebooks.clean(executed)
+    cleaned = suite.clean(executed)
     assert set(cleaned.metadata) == {"kernelspec", "language_info"} and "version" not in cleaned.metadata.language_info
     assert [dict(cell.metadata) for cell in cleaned.cells] == [{}, {"tags": ["parameters"]}, {}]
     assert cleaned.cells[2].execution_count == 2 and cleaned.cells[2].outputs[0].text == "1\n"
@@ -192,7 +227,7 @@ def good(folder: Path) -> Path:
     for count, cell in enumerate(cells[1:], 1):
         cell.execution_count = count
     (folder / "01_next.ipynb").touch()
-    nbformat.write(notebooks.clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
+    nbformat.write(suite.clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
     return folder / "00_toy.ipynb"
 
 
@@ -223,67 +258,67 @@ BREAKS = {
 
 
 def test_a_notebook_that_keeps_the_rules_has_no_problems(tmp_path):
-    assert notebooks.problems(good(tmp_path)) == []
+    assert problems(good(tmp_path)) == []
 
 
 @pytest.mark.parametrize("problem", BREAKS)
 def test_each_broken_rule_is_named(tmp_path, problem):
     path = good(tmp_path)
-    toy = notebooks.read(path)
+    toy = read(path)
     BREAKS[problem](toy)
     nbformat.write(toy, path)
-    assert any(problem in found for found in notebooks.problems(path)), notebooks.problems(path)
+    assert any(problem in found for found in problems(path)), problems(path)
 
 
 def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
-    [copy] = notebooks.write_class([good(tmp_path)], tmp_path / "class")
-    toy = notebooks.read(copy)
-    assert "the solution" not in copy.read_text() and len(notebooks.tagged(toy, "exercise")) == 3
-    assert not list(notebooks.outputs(toy))
+    [copy] = suite.write_class([good(tmp_path)], tmp_path / "class")
+    toy = read(copy)
+    assert "the solution" not in copy.read_text() and len(tagged(toy, "exercise")) == 3
+    assert not list(outputs(toy))
 
 
 def test_an_edited_student_copy_is_never_overwritten_and_the_others_are_renewed(tmp_path):
     first, second = write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")
-    copies = notebooks.write_class([first, second], tmp_path / "class")
+    copies = suite.write_class([first, second], tmp_path / "class")
     for file, line in ((copies[0], "my homework"), (second, "a new edition")):
-        edited = notebooks.read(file)
+        edited = read(file)
         edited.cells.append(new_code_cell(line))
         nbformat.write(edited, file)
-    executed = notebooks.read(copies[1])
+    executed = read(copies[1])
     executed.cells[1].update(outputs=[new_output("stream", text="ran")], execution_count=1)
     nbformat.write(executed, copies[1])  # to run a copy is not to edit it
     homework = copies[0].read_bytes()
     with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited and is left as it is: move it away"):
-        notebooks.write_class([first, second], tmp_path / "class")
+        suite.write_class([first, second], tmp_path / "class")
     assert copies[0].read_bytes() == homework and "a new edition" in copies[1].read_text()
     copies[0].rename(tmp_path / "class" / "mine.ipynb")
-    notebooks.write_class([first, second], tmp_path / "class")
+    suite.write_class([first, second], tmp_path / "class")
 
 
 def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tmp_path):
     with pytest.raises(InputError, match="holds no notebook"):
-        notebooks.find(tmp_path)
+        find(tmp_path)
     for stem in ("01_b", "00_a", "10_z"):
         write(tmp_path / f"{stem}.ipynb")
     (tmp_path / "scratch.ipynb").touch()
-    assert [path.stem for path in notebooks.find(tmp_path)] == ["00_a", "01_b", "10_z"]
-    assert notebooks.find(tmp_path, ["notebooks/01_b.ipynb"]) == [tmp_path / "01_b.ipynb"]
+    assert [path.stem for path in find(tmp_path)] == ["00_a", "01_b", "10_z"]
+    assert find(tmp_path, ["notebooks/01_b.ipynb"]) == [tmp_path / "01_b.ipynb"]
     with pytest.raises(InputError, match=r"did you mean 01_b\?.*00_a, 01_b, 10_z"):
-        notebooks.find(tmp_path, ["01_c"])
+        find(tmp_path, ["01_c"])
 
 
 def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path):
     fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
     before = broken.read_text()
-    done = suite.refresh([fine, broken], console=Console(quiet=True))
+    done = suite.refresh([fine, broken])
     assert [run.ok for run in done] == [True, False] and broken.read_text() == before
-    assert [cell.get("execution_count") for cell in notebooks.read(fine).cells] == [None, 1, 2]
+    assert [cell.get("execution_count") for cell in read(fine).cells] == [None, 1, 2]
     assert "papermill" not in fine.read_text()
 
 
 def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, compare):
     path = write(tmp_path / "toy.ipynb", "print('NDCG@10', 0.1234, 'in 12.3 s')")
-    suite.refresh([path], console=Console(quiet=True))
+    suite.refresh([path])
     stored = path.read_text()
     assert compare(path)[0]
     path.write_text(stored.replace("NDCG@10 0.1234 in 12.3 s", "NDCG@10 0.1234 in 9 s"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain.capture import capture, target_log_prob
+from m6rec.explain.capture import capture, one, target_log_prob
 from m6rec.model import attention
 
 
@@ -44,7 +44,7 @@ def test_the_record_has_the_logits_of_the_plain_path(trained, data):
     users = data.targets(data.split().test[:3])
     plain = trained.scores(users)
     for row in range(3):
-        record = capture(trained, trained.target_context(users), row=row, item=4)
+        record = capture(trained, one(trained.target_context(users), row), item=4)
         gap = torch.from_numpy(record.logits) - record.logits[0] - (plain[row] - plain[row, 0])
         assert gap.abs().max() < 1e-5 and plain[row].std() > 1e-3
 
@@ -94,7 +94,7 @@ def test_folding_the_earlier_events_keeps_all_of_their_attention(trained):
 def test_each_row_of_a_batch_has_its_own_record(trained, data):
     context = trained.target_context(data.targets(data.split().test[:3]))
     for row in range(3):
-        record = capture(trained, context, row=row)
+        record = capture(trained, one(context, row))
         assert record.types.count("history") == int(context.position[row, -1])
         np.testing.assert_allclose(record.weights.sum(-1), 1, rtol=1e-5)
 
@@ -102,6 +102,6 @@ def test_each_row_of_a_batch_has_its_own_record(trained, data):
 def test_what_is_not_there_is_refused_in_a_sentence(trained):
     context = trained.extract_context(["Film 3"])
     with pytest.raises(m6rec.InputError, match="row 1 is not in this context"):
-        capture(trained, context, row=1)
+        one(context, row=1)
     with pytest.raises(m6rec.InputError, match="item code 30 is not in the catalogue"):
         capture(trained, context, item=30)

@@ -51,7 +51,7 @@ def test_each_modality_counts_where_it_is_and_only_there(fusion):
     made, content = network(fusion=fusion), features()
     before = vectors(made, content)
     for number, name in enumerate(MODALITIES):
-        muted = vectors(made, content.mute(name))
+        muted = vectors(made, content.drop(name))
         changed = (muted - before).abs().amax(1) > 1e-4
         assert (changed.numpy() == content.there[:, number]).all(), name
         # What lies in the place of an absent modality is never read.
@@ -66,7 +66,7 @@ def test_without_layers_an_item_is_a_bag_whose_order_says_nothing():
     turned = content._replace(text=np.roll(content.text, 2, axis=1))
     torch.testing.assert_close(vectors(made, turned), vectors(made, content))
     assert not torch.allclose(vectors(network(), turned), vectors(network(), content), atol=1e-3)
-    assert not torch.allclose(vectors(made, content.mute("image")), vectors(made, content), atol=1e-3)
+    assert not torch.allclose(vectors(made, content.drop("image")), vectors(made, content), atol=1e-3)
     with pytest.raises(InputError, match="without attention: take 1 or more"):
         made.encode_items(weights=True)
     with pytest.raises(InputError, match='take fusion="joint"'):
@@ -124,8 +124,8 @@ def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
     at_once = vectors(made, content)
     torch.testing.assert_close(made.encode_items().vectors, at_once)
     torch.testing.assert_close(made.encode_items(weights=True).vectors, at_once)
-    muted = made.encode_items(mute=("text", "image")).vectors
-    torch.testing.assert_close(muted, vectors(made, content.mute("text", "image")))
+    muted = made.encode_items(drop=("text", "image")).vectors
+    torch.testing.assert_close(muted, vectors(made, content.drop("text", "image")))
     groups = made.groups
     assert sorted(np.concatenate(list(groups.values()))) == list(range(N))
     assert {kind[1:] for kind in groups} > {("text", "image", "sound"), ("text",)}
@@ -169,7 +169,7 @@ def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
 def test_the_patch_loss_is_a_share_of_the_mean_patch_s_error_however_few_have_the_modality():
     made = network()
     for count in (1, 8):
-        some = features().take(np.arange(8)).mute("image", "sound")
+        some = features().take(np.arange(8)).drop("image", "sound")
         there = some.there.copy()
         there[:count, 1:] = True
         taught = losses.restoration(made, some._replace(there=there), np.random.default_rng(0))
@@ -208,7 +208,7 @@ def test_an_unknown_fusion_or_modality_is_refused():
     with pytest.raises(InputError, match="text, image, sound"):
         Config.preset("tiny", modalities=("smell",))
     with pytest.raises(InputError, match="text, image, sound"):
-        features().mute("smell")
+        features().drop("smell")
 
 
 def test_a_modality_that_the_data_lack_costs_no_parameter():

@@ -139,6 +139,12 @@ def test_what_cannot_be_read_is_named(folder):
             media.read(name)
     with pytest.raises(InputError, match="larger than 64 MB"):
         Media.open(archive).read("large.png")
+    content = bytearray(archive.read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + 24 : entry + 28] = struct.pack("<I", 100)  # a header that claims a hundred bytes
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"'large\.png' cannot be read"):
+        Media.open(archive).read("large.png")
     with pytest.raises(InputError, match=r"media .*nowhere does not exist; give a folder or a \.zip file"):
         Media.open(folder / "nowhere")
     with pytest.raises(InputError, match="is no zip archive"):
@@ -262,6 +268,7 @@ def test_other_formats_are_read_too(form):
         (recording(np.zeros(0)), "is a sound without samples"),
         (recording(np.zeros(8000)), "silent for its first 10 seconds"),
         (recording(np.array([0.1, np.nan, 0.2]), subtype="FLOAT"), "no finite numbers"),
+        (recording(1e38 * tone(1), subtype="FLOAT"), "far too loud"),
         (recording(tone(1), 500), "is a sound of 500 Hz"),
         (HUM[:20], "is no sound that can be read"),
         (MUG, r"is no sound that can be read \(Format not recognised\); save it as WAV"),

@@ -164,7 +164,7 @@ def test_text_alone_gives_an_unknown_item_a_vector_and_identity_changes_it():
         unknown = model.network.items(content, torch.full((3,), -1)).vectors
         known = model.network.items(content, torch.arange(3)).vectors
         bare = model.network.items(content, None).vectors
-        empty = model.network.items(content.mute("text"), None).vectors
+        empty = model.network.items(content.drop("text"), None).vectors
     torch.testing.assert_close(unknown, bare)
     assert (unknown - known).abs().min() > 0
     torch.testing.assert_close(empty, empty[:1].expand(3, -1))  # nothing to tell them apart

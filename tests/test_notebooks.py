@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from notebook_rules import outputs, problems
 
 from m6rec.data.sources import home
 from m6rec.record import recorded
-from m6rec.runs import notebooks
-from m6rec.runs.execute import execute
+from m6rec.runs.execute import execute, find, read
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -33,12 +33,12 @@ def records(tmp_path_factory) -> Path:
 
 def test_the_folder_holds_the_numbered_notebooks_and_no_others():
     assert PATHS, f"{FOLDER} holds no notebook"
-    assert notebooks.find(FOLDER) == PATHS
+    assert find(FOLDER) == PATHS
 
 
 @each_notebook
 def test_it_follows_the_rules(path):
-    assert notebooks.problems(path) == []
+    assert problems(path) == []
 
 
 @each_notebook
@@ -48,9 +48,7 @@ def test_it_runs_at_smoke_scale_and_records_names_of_its_own(path, fresh_home, r
     record = records / f"{path.stem}.json"
     run = execute(path, tmp_path / path.name, {"scale": "smoke"}, record=record)
     assert run.ok, f"{run.error}\n{run.path.with_suffix('.log').read_text()[-6000:]}"
-    assert [
-        output.text for output in notebooks.outputs(notebooks.read(run.path)) if output.get("name") == "stderr"
-    ] == []
+    assert [output.text for output in outputs(read(run.path)) if output.get("name") == "stderr"] == []
     assert not earlier & recorded(record).keys()
 
 

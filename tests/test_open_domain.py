@@ -107,9 +107,9 @@ def test_a_person_without_history_is_their_profile_and_request(model):
 def test_muting_a_modality_moves_the_scores_and_is_said_in_the_name(model):
     whole = model.recommend(105, k=5, method="dense")["score"].tolist()
     assert all(
-        model.recommend(105, k=5, method="dense", mute=[m])["score"].tolist() != whole for m in model.data.modalities
+        model.recommend(105, k=5, method="dense", drop=[m])["score"].tolist() != whole for m in model.data.modalities
     )
-    name = model.scorer("dense", mute=["image", "sound"]).name
+    name = model.scorer("dense", drop=["image", "sound"]).name
     assert name == "m6rec dense without image and sound"
 
 
@@ -153,7 +153,7 @@ def test_what_training_does_not_know_is_no_wrong_answer(model):
     state, target, gradient = found.state, found.target, torch.autograd.grad(whole.next_event(found), found.items)[0]
     assert (gradient[3:5] == 0).all() and (gradient[:3] != 0).any(1).all()
     tree, known = model.network.digits.tree, model.network.codes >= 0
-    leaves = model.network.digits.teach(state, target, known)[-1]
+    leaves = model.network.digits.teacher_forced(state, target, known)[-1]
     parents = tree.prefixes(target)[:, -2]
     for code in (3, 4):
         last, parent = tree.digits(torch.tensor(code))[-1], tree.prefixes(torch.tensor(code))[-2]

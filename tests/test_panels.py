@@ -85,7 +85,7 @@ def test_what_if_shows_what_recommend_says(trained):
     assert listed(panel) == titles(trained, history=HISTORY, context=asked, profile={"age": 60})
     assert listed(panel, "as it was") == titles(trained, history=HISTORY, context={"hour": 9})
     panel.goto(hour=None, gap=None, age=None, mask_text=True)
-    assert listed(panel) == titles(trained, history=HISTORY, mute=("text",))
+    assert listed(panel) == titles(trained, history=HISTORY, drop=("text",))
 
 
 def test_an_event_that_is_left_out_is_gone_and_one_that_is_added_comes_last(trained):

@@ -7,33 +7,32 @@ import pytest
 
 from m6rec.explain.capture import capture, one
 from m6rec.explain.explainers import random, recency
-from m6rec.explain.planted import best_guess, caused, planted
-from m6rec.explain.trial import Shop
 from m6rec.recommender import M6Rec
+from m6rec.tasks.planted import Bazaar, bayes_optimal, cause_ranks, caused_events
 
 
 @pytest.fixture(scope="module")
-def shop() -> Shop:
-    return Shop(120)
+def shop() -> Bazaar:
+    return Bazaar(120)
 
 
 @pytest.fixture(scope="module")
-def model(shop: Shop) -> M6Rec:
+def model(shop: Bazaar) -> M6Rec:
     """Untrained: only where things stand is asked of it."""
     return M6Rec(shop.train, "tiny", width=16, identity=False)
 
 
 @pytest.fixture(scope="module")
 def events(model, shop) -> np.ndarray:
-    return caused([model], shop, top=None)
+    return caused_events([model], shop, top=None)
 
 
 def test_only_events_with_a_nameable_cause_are_asked_about(model, shop, events):
     causes = shop.truth.events["cause"]
-    assert set(causes.iloc[events]) == {"event", "request"} and set(events) <= set(shop.events["warm"])
-    few = caused([model], shop, top=None, most=9)
-    assert len(few) == 9 and set(few) <= set(events) and (few == caused([model], shop, top=None, most=9)).all()
-    first = caused([model, model], shop, top=400)
+    assert set(causes.iloc[events]) == {"event", "request"} and set(events) <= set(shop.cases["warm"][0])
+    few = caused_events([model], shop, top=None, most=9)
+    assert len(few) == 9 and set(few) <= set(events) and (few == caused_events([model], shop, top=None, most=9)).all()
+    first = caused_events([model, model], shop, top=400)
     targets = shop.data.targets(first)
     scores = model.scores(targets).numpy()
     scores[targets.seen().toarray()] = -np.inf
@@ -59,22 +58,22 @@ def test_who_knows_the_truth_is_always_right_and_who_names_the_last_event_as_oft
     bought = shop.data.targets(events).items
     events = events[np.unique(bought, return_index=True)[1]]  # so that an item tells which event is asked about
     bought = shop.data.targets(events).items
-    found = planted(model, shop, {"knows": knows, "recency": recency, "random": random}, events)
+    found = cause_ranks(model, shop, {"knows": knows, "recency": recency, "random": random}, events)
     assert found.first["knows"].mean() > 0.95, "but for titles that two goods share"
     last = shop.truth.events["cause_event"].iloc[events].to_numpy() == events - 1
     np.testing.assert_array_equal(found.first["recency"], last)
     assert 0.1 < last.mean() < 0.6 and found.first["random"].mean() < 0.3
-    assert (found.among["recency"][~found.field] == last[~found.field]).all()
+    assert (found.among["recency"][~found.is_request] == last[~found.is_request]).all()
     assert (found.among["random"] >= found.first["random"]).all()
 
 
 def test_even_who_knows_all_tastes_and_places_cannot_be_sure_of_the_cause(shop, events):
-    guess = best_guess(shop, events)
+    guess = bayes_optimal(shop, events)
     field = (shop.truth.events["cause"].iloc[events] == "request").to_numpy()
     last = shop.truth.events["cause_event"].iloc[events].to_numpy() == events - 1
     assert last.mean() < guess.first.mean() < 0.7
     assert guess.first.mean() < guess.among.mean() and guess.among[field].mean() > 0.3
-    assert guess.first[guess.sure > 0.5].mean() > guess.first.mean() + 0.1, "but where it is sure it is right"
+    assert guess.first[guess.probability > 0.5].mean() > guess.first.mean() + 0.1, "but where it is sure it is right"
 
 
 def test_the_contexts_of_the_cause_are_those_of_the_model(model, shop, events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from m6rec.errors import InputError
 from m6rec.runs import results
 
+CLONE = Path(__file__).resolve().parents[1]
+RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
+       "date": "2026-11-29", "scale": "full"}  # fmt: skip
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -27,42 +31,42 @@ def write(path, body, more=""):
 
 def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp_path):
     notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("size", value=[len(scale), 1 / 3, 1 / 3])')
-    path = results.run(notebook)
+    path = results.measure(notebook)
     found = json.loads(path.read_text())
     assert path == tmp_path / "notebooks" / "results" / "01_a.json"
     assert found["size"] == {"value": 1.556, "low": 0.3333, "high": 4.0, "n": 0, "seeds": 3}  # len("full") is 4
     assert found["run"]["command"] == "make results NB=01_a" and found["run"]["cores"] >= 1
-    assert {"commit", "code_hash", "versions", "seconds"} <= set(found["run"])
+    assert {"commit", "code_hash", "versions", "seconds", "date", "scale"} <= set(found["run"])
     assert results.stale(path.parent) == []
 
     write(notebook, 'record("size", value=2); 1 / 0')
     assert results.stale(path.parent) == ["01_a"]
     with pytest.raises(results.Failed, match=r"ZeroDivisionError.*log.txt"):
-        results.run(notebook)
+        results.measure(notebook)
     assert json.loads(path.read_text()) == found  # the failed run has lost nothing
 
 
 def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_from(tmp_path):
     body = 'record("a.x", value=1 + len(only)); record("b.y", value=1 + len(only))'
     notebook = write(tmp_path / "notebooks" / "01_a.ipynb", body, 'only = ""  # the start of a name')
-    path = results.run(notebook)
+    path = results.measure(notebook)
     first = json.loads(path.read_text())
-    results.run(notebook, only="b.")
+    results.measure(notebook, only="b.")
     found = json.loads(path.read_text())
-    kept = {name: first["run"][name] for name in ("commit", "dirty", "code_hash", "command")}
+    kept = {name: first["run"][name] for name in results.ORIGIN}
     assert found["a.x"] == {"from": kept, **first["a.x"]}
     assert found["b.y"]["value"] == 3 and found["run"]["command"] == "make results NB=01_a ONLY=b."
     assert results.stale(path.parent) == ["01_a"]  # for it is of two runs
 
     write(notebook, 'record("b.new", value=1)', 'only = ""  # the start of a name')
     with pytest.raises(InputError, match="c is not measured so, and nothing is written"):
-        results.run(notebook, only="c")
+        results.measure(notebook, only="c")
     assert json.loads(path.read_text()) == found
-    results.run(notebook, only="b.")
+    results.measure(notebook, only="b.")
     later = json.loads(path.read_text())
     assert later["a.x"] == found["a.x"] and "from" not in later["b.new"]
     assert later["b.y"]["value"] == 3 and later["b.y"]["from"]["command"].endswith("ONLY=b."), "nothing is lost"
-    results.run(notebook)
+    results.measure(notebook)
     assert "b.y" not in json.loads(path.read_text())
     assert results.stale(path.parent) == []
 
@@ -70,15 +74,57 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
 def test_a_name_belongs_to_one_notebook(tmp_path):
     folder = tmp_path / "notebooks" / "results"
     folder.mkdir(parents=True)
-    (folder / "01_a.json").write_text('{"size": {"value": 1}, "run": {"code_hash": "x"}}')
+    (folder / "01_a.json").write_text(json.dumps({"size": {"value": 1}, "run": RUN}))
     with pytest.raises(InputError, match="02_b records size, which 01_a has"):
-        results.run(write(tmp_path / "notebooks" / "02_b.ipynb", 'record("size", value=2)'))
+        results.measure(write(tmp_path / "notebooks" / "02_b.ipynb", 'record("size", value=2)'))
     assert not (folder / "02_b.json").exists()
 
 
 def test_a_result_without_its_notebook_is_stale_and_a_damaged_one_is_named(tmp_path):
-    (tmp_path / "03_gone.json").write_text('{"run": {"code_hash": "x"}}')
+    (tmp_path / "03_gone.json").write_text(json.dumps({"run": RUN}))
     assert results.stale(tmp_path) == ["03_gone"]
     (tmp_path / "04_half.json").write_text('{"run": ')
     with pytest.raises(InputError, match=r"04_half.json is no results file.*make results NB=04_half"):
-        results.read(tmp_path)
+        results.read_all(tmp_path)
+
+
+def test_an_old_results_file_is_named_with_what_to_do_and_can_be_measured_again(tmp_path):
+    notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("size", value=1)')
+    folder = tmp_path / "notebooks" / "results"
+    folder.mkdir()
+    (folder / "01_a.json").write_text(
+        '{"size": {"value": 2}, "run": {"commit": "x", "dirty": false, "code_hash": "x"}}'
+    )
+    with pytest.raises(InputError, match=r"older m6rec, without command, date, scale: .*make results NB=01_a\.$"):
+        results.read_all(folder)
+    results.measure(notebook)
+    assert results.read_all(folder)["01_a"]["size"]["value"] == 1
+
+
+def test_the_page_is_what_the_committed_results_say():
+    page = (CLONE / "notebooks" / "results" / "README.md").read_text(encoding="utf-8")
+    assert results.page(CLONE / "notebooks") == page, "run `make page`"
+    assert "(notebooks/results/README.md)" in (CLONE / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_s_picture_is_the_committed_notebooks_own():
+    shown = results.picture(CLONE / "notebooks")
+    assert shown and (CLONE / "notebooks" / "results" / "readme.png").read_bytes() == shown, "run `make page`"
+    assert "notebooks/results/readme.png" in (CLONE / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
+    figures = {
+        "ml100k.ndcg10.dense": {"value": 0.125, "low": 0.11, "high": 0.14, "n": 943, "seeds": 3, "split": "test"},
+        "view.ms": {"from": {**RUN, "commit": None, "date": "2026-11-01"}, "value": 12.0, "low": None, "high": None,
+                    "n": 0, "seeds": 1, "label": "a slider's move"},
+        "run": RUN,
+    }  # fmt: skip
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "01_b.json").write_text(json.dumps(figures))
+    lines = results.page(tmp_path).splitlines()
+    assert "## [01_b](../01_b.ipynb)" in lines
+    assert (
+        "| `ml100k.ndcg10.dense` | 0.1250 | 0.1100 to 0.1400 | test | 943 | 3 | full | 0123456 | 2026-11-29 |" in lines
+    )
+    assert "| `view.ms`: a slider's move | 12 | – | – | – | 1 | full | – | 2026-11-01 |" in lines

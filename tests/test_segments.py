@@ -26,7 +26,7 @@ def cached(network, local_layers, capacity=200):
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
     windows, data = segmented.windows(segmented.test), segmented.data
-    shown = segmented.items[segmented.item, segmented._standing]  # (E, L)
+    shown = segmented.items[segmented.item, segmented._bucket]  # (E, L)
     for row, start in list(enumerate(segmented.test.starts))[:10]:
         user = data.events["user"][start]
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
@@ -40,7 +40,7 @@ def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmen
 
 
 def test_training_windows_hold_training_events_alone(segmented):
-    rows = segmented.items[segmented.item, segmented._standing][segmented.is_train]
+    rows = segmented.items[segmented.item, segmented._bucket][segmented.is_train]
     kept = {tuple(row) for row in rows.tolist()}
     for windows in segmented.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
         there = windows.liked >= 0
@@ -158,21 +158,6 @@ def test_the_least_recently_used_makes_room(network):
     assert (cache.use.hits, cache.use.misses) == (2, 3)
     cache.states(b)  # b went, not a
     assert cache.use.misses == 4
-
-
-def test_a_kept_cache_serves_its_own_version_and_no_other(segmented, network, tmp_path):
-    cache, windows = cached(network, 2), requests(segmented)
-    wanted = score(cache, windows.source[0], windows.candidates[0])
-    cache.save(tmp_path / "states.safetensors")
-    again = cached(network, 2)
-    again.load(tmp_path / "states.safetensors")
-    torch.testing.assert_close(score(again, windows.source[0], windows.candidates[0]), wanted)
-    assert again.use.misses == 0
-    other = cached(SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).eval(), 2)
-    with pytest.raises(InputError, match="model version"):
-        other.load(tmp_path / "states.safetensors")
-    with pytest.raises(InputError, match="model version"):  # the same weights, other layers alone
-        cached(network, 1).load(tmp_path / "states.safetensors")
 
 
 def test_bad_requests_are_named(segmented, network):

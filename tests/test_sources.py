@@ -72,13 +72,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 def tiny(monkeypatch):
     """Registers a source "tiny" with these addresses as its routes."""
 
-    def register(*addresses: str, sha256: str | None = HASH) -> None:
+    def register(*addresses: str, sha256: str = HASH) -> None:
         def read(folder: Path, report: Report) -> Frames:
             (folder / "Beauty_item2attributes.json").write_text("{}")
             return beauty(folder, report)
 
-        routes = tuple(sources.Route(address, {"Beauty.txt": sha256}, read) for address in addresses)
-        monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes))
+        routes = tuple(sources.Route(address, {"Beauty.txt": sha256}) for address in addresses)
+        monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes, read))
 
     return register
 
@@ -112,7 +112,7 @@ def test_a_download_that_breaks_off_is_tried_once_more_and_never_placed_in_part(
     assert len(web.ranges) == 4 and (cache / "Beauty.txt").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("sha256", [HASH, None])
+@pytest.mark.parametrize("sha256", [HASH, ""])
 def test_a_file_is_never_stitched_from_two_versions(web, cache, tiny, sha256):
     tiny(web.address, sha256=sha256)
     cache.mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_the_mirror_saves_the_way_and_is_checked_like_any_other(cache, tiny, tmp
 
 
 def test_without_a_published_hash_the_first_file_is_written_down_and_a_later_change_is_told(web, cache, tiny):
-    tiny(web.address, sha256=None)
+    tiny(web.address, sha256="")
     d.load("tiny")
     assert (cache / "Beauty.txt.sha256").read_text() == f"{HASH}  Beauty.txt\n"
     d.load("tiny")
@@ -168,7 +168,7 @@ def test_without_a_published_hash_the_first_file_is_written_down_and_a_later_cha
 
 
 def test_a_host_that_changes_a_file_without_a_published_hash_is_told(web, cache, tiny):
-    tiny(web.address, sha256=None)
+    tiny(web.address, sha256="")
     d.load("tiny")
     (cache / "Beauty.txt").unlink()
     (cache / "Beauty.txt.sha256").write_text("0" * 64 + "  Beauty.txt\n")
@@ -177,11 +177,9 @@ def test_a_host_that_changes_a_file_without_a_published_hash_is_told(web, cache,
     assert not (cache / "Beauty.txt").exists() and not (cache / "Beauty.txt.part").exists()
 
 
-def test_what_must_be_fetched_by_hand_says_where_from_and_where_to_and_is_then_read(cache, tiny):
-    tiny("hand:https://example.org/agree-first", sha256=None)
-    with pytest.raises(
-        InputError, match=r"by hand\. Put Beauty\.txt from https://example\.org/agree-first into .*tiny"
-    ):
+def test_what_cannot_be_fetched_says_where_from_and_where_to_and_is_then_read(cache, tiny):
+    tiny(address := closed_port(), sha256="")
+    with pytest.raises(InputError, match=rf"does not answer .* Put Beauty\.txt from {address} into .*tiny"):
         d.load("tiny")
     (cache / "Beauty.txt").write_bytes(CONTENT)
     assert d.load("tiny").n_users == 3
@@ -193,8 +191,8 @@ def test_a_file_in_a_folder_of_its_own_is_fetched_into_it(web, cache, monkeypatc
         (folder / "text" / "Beauty_item2attributes.json").write_text("{}")
         return beauty(folder / "text", report)
 
-    route = sources.Route(web.address, {"text/Beauty.txt": HASH}, read)
-    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (route,)))
+    route = sources.Route(web.address, {"text/Beauty.txt": HASH})
+    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (route,), read))
     assert d.load("tiny").n_users == 3
     assert (cache / "text" / "Beauty.txt").read_bytes() == CONTENT
 
@@ -228,9 +226,9 @@ def test_a_host_that_never_answers_is_left_after_the_timeout(cache, tiny, monkey
 
 
 def test_a_damaged_file_is_mentioned_even_when_another_route_helps(web, cache, tiny, monkeypatch):
-    good = sources.Route(web.address, {"Beauty.txt": HASH}, beauty)
+    good = sources.Route(web.address, {"Beauty.txt": HASH})
     bad = good._replace(files={"Beauty.txt": "0" * 64})
-    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (bad, good)))
+    monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", (bad, good), beauty))
     cache.mkdir(parents=True)
     (cache / "Beauty_item2attributes.json").write_text("{}")
     with pytest.warns(UserWarning, match="is damaged .* instead"):

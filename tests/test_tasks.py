@@ -12,12 +12,11 @@ from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.text import Prompt, PromptTokenizer
 from m6rec.errors import InputError
-from m6rec.generate.plain import trie, write
+from m6rec.generate.text import trie, write
 from m6rec.model.text_model import TextTransformer
-from m6rec.tasks import conversation, explanation, retrieval
-from m6rec.tasks.heldout import hold_out
-from m6rec.tasks.open_domain import OpenDomain, few_shot
-from m6rec.tasks.zero_shot import Meeting
+from m6rec.tasks import generation, retrieval
+from m6rec.tasks.heldout import OpenDomain, few_shot, hold_out
+from m6rec.tasks.zero_shot import DotProduct
 from m6rec.train import plain
 from m6rec.train.meeting import Catalogue
 from m6rec.train.plain import Backbone
@@ -62,12 +61,13 @@ def test_nothing_to_say_is_an_error(sentences):
 
 
 def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():
-    said = explanation.sayable(ASKED, FEATURES)
+    said = generation.explanations(ASKED, FEATURES)
     assert "silk is your taste" in said and "party goes with wool coat winter slim" in said
     assert not any(sentence.startswith("wool") for sentence in said)  # the history's, not the item's
-    found = explanation.judge([ASKED] * len(said), [[sentence] for sentence in said], FEATURES)
+    found = generation.explanation_report([ASKED] * len(said), [[sentence] for sentence in said], FEATURES)
     assert found["match"].min() == 1 and found["hallucinated"].max() == 0
-    wrong = explanation.judge([ASKED] * 2, [["wool is your taste"], ["winter velvet by chance"]], FEATURES | {"velvet"})
+    invented = [["wool is your taste"], ["winter velvet by chance"]]
+    wrong = generation.explanation_report([ASKED] * 2, invented, FEATURES | {"velvet"})
     assert wrong["match"].max() == 0 and wrong["hallucinated"].tolist() == [0, 0.5]
 
 
@@ -121,9 +121,9 @@ def test_two_maps_of_ids_find_what_follows_in_a_circle():
 
 def test_a_system_that_searches_first_offers_what_has_both_wishes():
     talk = ASKED._replace(target=("user: silk please:", "system:", "what else", "user: party too:", "system:", "x"))
-    found = conversation.offers([talk], ["silk bag party", "silk bag", "party silk"])
+    found = generation.offers([talk], ["silk bag party", "silk bag", "party silk"])
     assert found == [["how about party silk", "how about silk bag party"]]
-    assert conversation.offers([talk], ["wool"]) == [["how about wool"]]
+    assert generation.offers([talk], ["wool"]) == [["how about wool"]]
 
 
 def test_open_domain_cases_keep_apart_who_is_new():
@@ -134,12 +134,12 @@ def test_open_domain_cases_keep_apart_who_is_new():
     for case, (rows, pool) in site.cases.items():
         user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
         assert len(rows) and np.isin(item, pool).all()
-        assert np.isin(item, out.items).all() == (case != "people unknown")
-        if case != "everyone":
-            assert (newcomers[user] == (case != "goods unknown")).all()
-    assert len(site.known) and not out.train[site.known].any()
-    assert not newcomers[data.events["user"].to_numpy()[site.known]].any()
-    assert site.ndcg([site.rivals["popularity"]] * 2, first=3).shape == (2, 3)
+        assert np.isin(item, out.items).all() == (case != "cold users")
+        if case != "all":
+            assert (newcomers[user] == (case != "cold items")).all()
+    assert len(site.warm) and not out.train[site.warm].any()
+    assert not newcomers[data.events["user"].to_numpy()[site.warm]].any()
+    assert site.ndcg([site.baselines["popularity"]] * 2, first=3).shape == (2, 3)
     with pytest.raises(InputError, match="the case 'nobody' is unknown"):
         site.ndcg([], "nobody")
 
@@ -154,7 +154,7 @@ def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
     assert not torch.equal(again.network.tokens.weight, other.network.tokens.weight)
     assert len(out.few(10)) == 10 and out.few(10) == out.few(40)[:10]
-    assert OpenDomain(data, out).ndcg([Meeting(again, out.whole)]).mean() > 0
+    assert OpenDomain(data, out).ndcg([DotProduct(again, out.whole)]).mean() > 0
 
 
 def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():

@@ -9,8 +9,9 @@ from fixtures import small_data
 from m6rec.config import MODALITIES
 from m6rec.errors import InputError
 from m6rec.explain.content import Reconstruction, captions, first_named, reconstruct
-from m6rec.explain.trial import SUBSETS, Shop, Trial, likes, shares_by_attention, shares_by_muting
 from m6rec.recommender import M6Rec
+from m6rec.tasks.heldout import ColdStart
+from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_masking
 
 
 class Known:
@@ -36,32 +37,32 @@ class Guess:
 
 
 @pytest.fixture(scope="module")
-def shop() -> Shop:
-    return Shop(30)
+def shop() -> Bazaar:
+    return Bazaar(30)
 
 
 @pytest.fixture(scope="module")
-def model(shop: Shop) -> M6Rec:
+def model(shop: Bazaar) -> M6Rec:
     """Untrained: what it draws and writes is noise, but of the right shape and in the right place."""
     return M6Rec(shop.train, "tiny", width=16, identity=False)
 
 
 def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(shop):
     events, train = shop.data.events, shop.train.events
-    assert not np.isin(train["item"], shop.held_out).any()
-    assert not np.isin(train["user"], np.flatnonzero(shop.truth.newcomers)).any()
-    kinds = {kind: shop.events[kind] for kind in ("warm", "cold")}
-    assert np.isin(events["item"].iloc[kinds["cold"]], shop.held_out).all()
-    assert not np.isin(events["item"].iloc[kinds["warm"]], shop.held_out).any()
-    known = shop.split.test[~shop.truth.newcomers[events["user"].iloc[shop.split.test]]]
+    assert not np.isin(train["item"], shop.items).any()
+    assert not np.isin(train["user"], np.flatnonzero(shop.truth.cold_users)).any()
+    kinds = {kind: shop.cases[kind][0] for kind in ("warm", "cold")}
+    assert np.isin(events["item"].iloc[kinds["cold"]], shop.items).all()
+    assert not np.isin(events["item"].iloc[kinds["warm"]], shop.items).any()
+    known = shop.split.test[~shop.truth.cold_users[events["user"].iloc[shop.split.test]]]
     assert sorted(np.concatenate(list(kinds.values()))) == sorted(known)
-    first = shop.data.targets(shop.events["newcomers"])
-    assert shop.truth.newcomers[first.users].all() and (first.history(1) == -1).all()
+    first = shop.data.targets(shop.cases["cold_users"][0])
+    assert shop.truth.cold_users[first.users].all() and (first.history(1) == -1).all()
 
 
 def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance():
-    trial = Trial.drawn(small_data(), share=0.4, seed=1)
-    assert len(trial.held_out) == 12 and (trial.ndcg([Known(trial.held_out)], "cold") == 1).all()
+    trial = ColdStart.drawn(small_data(), share=0.4, seed=1)
+    assert len(trial.items) == 12 and (trial.ndcg([Known(trial.items)], "cold") == 1).all()
     guessed = np.mean([trial.ndcg([Guess()], "cold").mean() for _ in range(60)])
     assert abs(guessed - trial.chance) < 0.1  # people have seen some of the pool, so guessing does a little better
     with pytest.raises(InputError, match="lukewarm"):
@@ -69,9 +70,9 @@ def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance()
 
 
 def test_rivals_are_fitted_on_what_is_left():
-    trial = Trial.drawn(small_data(), share=0.2)
-    counts = trial.rivals()["popularity"][0].counts
-    assert (counts[trial.held_out] == 0).all() and counts.sum() > 0
+    trial = ColdStart.drawn(small_data(), share=0.2)
+    counts = trial.baselines()["popularity"][0].counts
+    assert (counts[trial.items] == 0).all() and counts.sum() > 0
 
 
 def test_what_is_kept_and_what_is_muted_make_up_the_modalities():
@@ -80,8 +81,8 @@ def test_what_is_kept_and_what_is_muted_make_up_the_modalities():
 
 
 def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
-    got = likes(model, shop)
-    people = shop.data.targets(shop.events["valid"])
+    got = mean_logits(model, shop)
+    people = shop.data.targets(shop.cases["valid"][0])
     vectors = model.item_vectors()
     back = [model.fuse(model.target_context(shop.data.targets(people.events - b))).state[:, 0] for b in range(10)]
     whole = people.events - shop.data.offsets[people.users] <= model.config.history  # others' windows begin later
@@ -91,17 +92,17 @@ def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
 
 def test_a_modality_that_the_model_does_not_read_has_no_share(shop, model):
     deaf = M6Rec(shop.train, "tiny", width=16, identity=False, modalities=("text", "image"))
-    for shares in (shares_by_muting(deaf, shop), shares_by_attention(deaf, shop)):
-        assert shares.shape == shop.shares.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
+    for shares in (weights_by_masking(deaf, shop), weights_by_attention(deaf, shop)):
+        assert shares.shape == shop.modality_weights.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
         np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
-    assert (shares_by_muting(model, shop) > 0).all()
+    assert (weights_by_masking(model, shop) > 0).all()
 
 
 def test_true_shares_stand_in_the_order_of_the_modalities(shop):
-    people = shop.data.targets(shop.events["valid"]).users
+    people = shop.data.targets(shop.cases["valid"][0]).users
     image, sound, text = shop.truth.shares[people[0]]
-    np.testing.assert_array_equal(shop.shares[0], [text, image, sound])
-    assert shop.agreement([shop.shares**2, 1 - shop.shares]) == pytest.approx([1, -1])
+    np.testing.assert_array_equal(shop.modality_weights[0], [text, image, sound])
+    assert shop.agreement([shop.modality_weights**2, 1 - shop.modality_weights]) == pytest.approx([1, -1])
 
 
 def test_only_hidden_patches_count_as_errors():
@@ -136,9 +137,9 @@ def test_the_class_named_first_counts_and_a_t_shirt_is_no_shirt():
 
 def test_no_target_of_a_trial_is_trained_on_however_short_histories_become():
     for seed in range(5):
-        trial = Trial.drawn(small_data(), share=0.6, seed=seed)
+        trial = ColdStart.drawn(small_data(), share=0.6, seed=seed)
         events, left = trial.data.events, trial.train.events[trial.train.split().train]
         trained = set(map(tuple, left[["user", "item", "timestamp"]].to_numpy()))
         for kind in ("warm", "valid"):
-            targets = events.iloc[trial.events[kind]]
+            targets = events.iloc[trial.cases[kind][0]]
             assert not trained & set(map(tuple, targets[["user", "item", "timestamp"]].to_numpy())), (seed, kind)

@@ -145,6 +145,14 @@ def test_a_thousand_problems_are_listed_and_the_others_counted():
     )
 
 
+def test_times_are_read_as_python_objects_and_with_zones():
+    times = [pd.Timestamp(10, unit="s"), pd.Timestamp(20, unit="s", tz="Asia/Shanghai").to_pydatetime(),
+             np.datetime64(15, "s"), "1970-01-01T08:00:25+08:00", 30.9]  # fmt: skip
+    parts = frames()
+    parts["interactions"]["timestamp"] = pd.Series(times, dtype=object)
+    assert d.Dataset.from_frames(**parts).fingerprint == d.Dataset.from_frames(**frames()).fingerprint
+
+
 def test_times_are_read_as_people_write_them():
     parts = changed("interactions", 1, "timestamp", "1970-01-01T00:00:20+00:00")
     parts["interactions"].loc[0, "timestamp"] = "10"

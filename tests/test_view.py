@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from m6rec.evaluate.statistics import Interval
 from m6rec.view.figures import comparison, learning_curves, rank_moves, tradeoff
@@ -17,7 +18,8 @@ def test_two_films_of_one_title_stand_where_the_title_is_met_first():
 
 def test_an_attention_map_keeps_its_weights_under_the_names_of_rows_and_tokens():
     weights = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
-    picture = attention_rows(weights, ["Fargo", "hour 21"], ["21 h", "9 h", "difference"], "Attention")
+    table = pd.DataFrame(weights, ["21 h", "9 h", "difference"], ["Fargo", "hour 21"])
+    picture = attention_rows(table, "Attention")
     assert picture.data.loc["difference", "hour 21"] == 1
     ticks = picture.figure.axes[0].get_yticklabels()
     assert [tick.get_text() for tick in ticks] == ["21 h", "9 h", "difference"]
@@ -27,7 +29,9 @@ def test_an_attention_map_keeps_its_weights_under_the_names_of_rows_and_tokens()
 def test_one_token_that_stands_for_many_does_not_dim_the_others():
     weights = np.array([[0.9, 0.06, 0.04]])
     ends = [
-        attention_rows(weights, [first, "Fargo", "hour 21"], ["head 1"], "Attention").figure.axes[0].images[0]
+        attention_rows(pd.DataFrame(weights, ["head 1"], [first, "Fargo", "hour 21"]), "Attention")
+        .figure.axes[0]
+        .images[0]
         for first in ("start", "31 earlier events")
     ]
     assert [image.get_clim() for image in ends] == [(0, 0.9), (0, 0.06)]

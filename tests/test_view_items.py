@@ -71,7 +71,8 @@ def test_masks_are_drawn_as_they_are():
     maps = {"joint": np.ones((2, 2), bool), "gated": np.eye(2, dtype=bool)}
     picture = heatmap.mask_map(maps, ["text", "image"], "Masks")
     np.testing.assert_array_equal(drawn(picture, 1), np.eye(2))
-    assert picture.data["visible"].to_dict() == {"joint": 1.0, "gated": 0.5}
+    assert picture.data["gated"].to_numpy().tolist() == [[True, False], [False, True]]
+    assert picture.alt.endswith("joint 100%, gated 50%.")
     legend = [text.get_text() for text in picture.figure.legends[0].get_texts()]
     assert legend == ["may attend", "masked"]
     alone = heatmap.mask_map(np.eye(2, 3, dtype=bool), ["a", "b"], "One mask", keys=["x", "y", "z"])

@@ -7,7 +7,7 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.keeping import shipped
+from m6rec.recommender import shipped
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from m6rec.config import pick_device
 from m6rec.data.ratings import Ratings
 
 
@@ -66,12 +67,12 @@ class DIN:
         rng, self.known = np.random.default_rng(self.seed), known
         skipped = 0 if self.numbers else known.numbers.shape[1]
         self.features = np.ascontiguousarray(known.features[:, skipped:])
-        self.network, self.log = _Network(known, self.features.shape[1], self.width), []
+        self.network, self.log = _Network(known, self.features.shape[1], self.width).to(pick_device()), []
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
         for _ in range(self.epochs):
             self.network.train()
             for batch in np.array_split(rng.permutation(rows), max(1, len(rows) // 128)):
-                truth = torch.from_numpy(known.liked[batch]).float()
+                truth = torch.from_numpy(known.liked[batch]).float().to(self.network.genres.device)
                 loss = F.binary_cross_entropy_with_logits(self.network(*self._inputs(batch)), truth)
                 optimizer.zero_grad()
                 loss.backward()
@@ -87,13 +88,14 @@ class DIN:
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """(n,) log-odds"""
         parts = np.array_split(rows, max(1, len(rows) // 1000))
-        return np.concatenate([self.network(*self._inputs(part)).numpy() for part in parts])
+        return np.concatenate([self.network(*self._inputs(part)).cpu().numpy() for part in parts])
 
     def _inputs(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """Users and films (B,), films before (B, T) or -1, their stars (B, T), numbers (B, F)."""
         known, past = self.known, self.known.history(rows, self.history)
         seen, stars = np.where(past >= 0, known.item[past], -1), np.rint(known.value[past]).astype(np.int64)
-        return tuple(map(torch.from_numpy, (known.user[rows], known.item[rows], seen, stars, self.features[rows])))
+        inputs = known.user[rows], known.item[rows], seen, stars, self.features[rows]
+        return tuple(torch.from_numpy(part).to(self.network.genres.device) for part in inputs)
 
 
 class _Network(nn.Module):

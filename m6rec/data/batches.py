@@ -21,6 +21,10 @@ class Batch(NamedTuple):
     context: Context
     target: Tensor  # (B, Q) item codes, -1 where there is none
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(self.context.to(device), self.target.to(device))
+
 
 def training_windows(data: Dataset, split: Split, length: int, rng: np.random.Generator) -> np.ndarray:
     """Cut every user's training events into windows of at most `length`, at positions that differ by epoch.

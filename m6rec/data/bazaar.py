@@ -1,28 +1,23 @@
 """bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
 
-The media are real; the shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event
-is known, and with it the best ranking that any model can reach. `data/README.md` tells how it was made.
+Shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event is known, and with it
+the best ranking that any model can reach. `data/README.md` tells how it was made.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from m6rec.data.media import Media
 from m6rec.data.readers import shipped
-from m6rec.data.schema import Frames
 from m6rec.data.splits import Targets
 
-# The places' blocks: which of the dimensions belong to which modality.
-BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}
+BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
 DIMENSIONS = 14  # D below
-# The request's fields and their values. Day parts have six hours each, the first from midnight (UTC).
-LEVELS = {
-    "hour": ("night", "morning", "afternoon", "evening"),
+LEVELS = {  # of the request's fields
+    "hour": ("night", "morning", "afternoon", "evening"),  # six hours each, from midnight (UTC)
     "weekday": ("weekday", "weekend"),
     "device": ("phone", "tablet", "desktop"),
     "season": ("winter", "spring", "summer", "autumn"),
@@ -59,29 +54,19 @@ class Truth(NamedTuple):
     shares: np.ndarray  # (U, 3) how much each modality counts for a shopper; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
     held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
-    newcomers: np.ndarray  # (U,) bool: people that are kept from training
+    cold_users: np.ndarray  # (U,) bool: shoppers that are kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
 
-def folder() -> Path:
-    """The folder of bazaar's files, in a clone or in an installed wheel; InputError if it is in neither."""
-    return shipped("bazaar")
-
-
-def frames() -> Frames:
-    """Items (with names of files in media.zip), users (age, region) and a year of simulated purchases."""
-    tables = [pd.read_parquet(folder() / f"{table}.parquet") for table in ("items", "users", "events")]
-    return Frames(*tables, media=Media.open(folder() / "media.zip"))
-
-
 def truth() -> Truth:
     """Causes, places and tastes: for checking what a model has found, never for training one."""
-    with np.load(folder() / "latent.npz", allow_pickle=False) as arrays:
+    with np.load(shipped("bazaar") / "latent.npz", allow_pickle=False) as arrays:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
     words = dict(zip(latent.pop("words").tolist(), latent.pop("word_places"), strict=True))
-    return Truth(events=pd.read_parquet(folder() / "truth.parquet"), requests=requests, words=words, **latent)
+    events, cold_users = pd.read_parquet(shipped("bazaar") / "truth.parquet"), latent.pop("newcomers")
+    return Truth(events=events, requests=requests, cold_users=cold_users, words=words, **latent)
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
@@ -101,7 +86,7 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    """How shoppers choose: the one rule that the simulation draws from, and that the ceiling knows."""
+    """How shoppers choose: the one rule that the simulation draws from, and that the Bayes-optimal ranking knows."""
 
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
@@ -109,24 +94,20 @@ class Market:
     def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
-        v = TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
+        TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
         cause's own; chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
         """
         if cause.kind == "chance":
             return np.zeros_like(taste)
+        codes, places = recent.T, np.concatenate([self.items, np.zeros_like(self.items[:1])])  # -1: before the first
         fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
-        pull += LAST * self._earlier(recent, 1)
+        pull += LAST * places[codes[-1]]
         if cause.kind == "event":
-            pull += TIP * self._earlier(recent, cause.which)
+            pull += TIP * places[codes[-cause.which]]
         else:
             pull += TIP * (taste if cause.kind == "taste" else fields[cause.which])
         return np.round(pull, 4)
-
-    def _earlier(self, recent: np.ndarray, back: int) -> np.ndarray:
-        """(B, D) the places of the items so many events back, zeros before the first."""
-        codes = recent[:, -back]
-        return np.where(codes[:, None] >= 0, self.items[codes], 0.0)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
         """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
@@ -136,22 +117,22 @@ class Market:
         return chances / chances.sum(axis=1, keepdims=True)
 
 
-class Ceiling:
-    """The best ranking there is: p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes.
+class BayesOptimal:
+    """The ranking by p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes: no model can
+    rank better but by luck.
 
     It knows what is known before the event (taste, history, request), never the cause. Rank it like a model.
     """
 
-    name = "best possible"
+    name = "Bayes-optimal"
 
     def __init__(self, known: Truth | None = None):
         self.known = known or truth()
-        self.market = Market(self.known.items, self.known.requests)
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) log-probabilities; -inf for what the shopper has bought."""
         with np.errstate(divide="ignore"):
-            return np.log(sum(joint for joint in self._joints(users)))
+            return np.log(sum(self._joints(users)))
 
     def causes(self, users: Targets) -> np.ndarray:
         """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""
@@ -161,13 +142,12 @@ class Ceiling:
 
     def _joints(self, users: Targets):
         """p(cause) p(item | cause), (B, N), of each cause in turn."""
-        events = users.data.events.iloc[users.events]
-        # By the id, because a subset of the data numbers its users anew.
-        shoppers = np.array([int(str(user)[1:]) - 1 for user in users])
+        events, market = users.data.events.iloc[users.events], Market(self.known.items, self.known.requests)
+        shoppers = np.array([int(str(user)[1:]) - 1 for user in users])  # by the id: a subset has other codes
         taste, recent = self.known.shoppers[shoppers], users.history(RECENT)
         values = levels(events["timestamp"].to_numpy(), events["device"].to_numpy())
         bought = users.seen().toarray()
         weights = existing(users.events - users.data.offsets[users.users])
         for cause, weight in zip(CAUSES, weights.T, strict=True):
-            pull = self.market.pull(cause, taste, recent, values)
-            yield weight[:, None] * self.market.chances(pull, bought)
+            pull = market.pull(cause, taste, recent, values)
+            yield weight[:, None] * market.chances(pull, bought)

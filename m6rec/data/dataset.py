@@ -241,7 +241,7 @@ class Dataset:
         new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
         taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
         if len(taken):
-            raise InputError(f"item {taken.iloc[0]!r} is in {self.name} already; give new items ids of their own.")
+            raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> Dataset:

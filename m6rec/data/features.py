@@ -39,7 +39,7 @@ class Features(NamedTuple):
         """Some of the items, or all in another order."""
         return Features(*(values[rows] for values in self))
 
-    def mute(self, *modalities: str) -> Features:
+    def drop(self, *modalities: str) -> Features:
         """The same items as if they did not have these modalities; InputError for one that there is not."""
         there = copy.deepcopy(self.there)
         for name in modalities:

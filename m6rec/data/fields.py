@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from m6rec.data import schema
 from m6rec.data.text import clean
 from m6rec.errors import InputError
 
@@ -156,11 +157,10 @@ def seconds(name: str, values: pd.Series) -> pd.Series:
     """UTC seconds of numbers, datetimes or ISO texts, missing where a cell is none; InputError if all of them are."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
         return values
-    iso = None if pd.api.types.is_datetime64_any_dtype(values) else "ISO8601"
-    times = pd.to_datetime(values, utc=True, errors="coerce", format=iso)
+    times = pd.Series(schema.seconds(values), values.index)
     if values.notna().any() and times.isna().all():
         raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
-    return (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    return times
 
 
 def _label(value: object) -> str:

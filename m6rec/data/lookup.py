@@ -1,4 +1,4 @@
-"""From what people write to codes: raw ids and titles, with the nearest known ones when nothing fits."""
+"""From what users write to codes: raw ids and titles, with the nearest known ones when nothing fits."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Titles:
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
-        """Row number of the item with this title; of several with the same title, the one with the most events."""
+        """Row number of the item with this title; of several, the one with the most events."""
         wanted = _plain(str(title))
         codes = self.spelt.get(wanted, [])
         if not codes and wanted:

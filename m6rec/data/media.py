@@ -13,9 +13,8 @@ from pathlib import Path, PurePosixPath
 from m6rec.errors import InputError
 
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file; a longer recording or a larger photograph says nothing more
-CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png"
-MISSING = "is not among the media; add the file or leave the cell empty"
-LARGE = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it"
+CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
+LARGE = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it."
 
 
 class MediaWarning(UserWarning):
@@ -31,12 +30,10 @@ class Media:
     @classmethod
     def open(cls, path: str | Path) -> Media:
         """The media of a folder or of a .zip file; InputError if it is neither, or damaged."""
-        path = Path(path).expanduser().absolute()
-        if not path.is_dir() and not path.is_file():
-            raise InputError(f"media {path} does not exist; give a folder or a .zip file.")
-        media = cls(path)
-        if path.is_file():
-            _ = media._archive  # a damaged archive is found here, not at the first photograph
+        media = cls(Path(path).expanduser().absolute())
+        if not media.path.is_dir() and not media.path.is_file():
+            raise InputError(f"media {media.path} does not exist; give a folder or a .zip file.")
+        _ = media._archive  # a damaged archive is found here, not at the first photograph
         return media
 
     def __repr__(self) -> str:
@@ -44,26 +41,22 @@ class Media:
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile | None:
-        if self.path.is_dir():
-            return None
         try:
-            return zipfile.ZipFile(self.path)
+            return None if self.path.is_dir() else zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
 
     def read(self, name: str) -> bytes:
         """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
         try:
-            clean = checked(name)
-            raw = self._from_folder(clean) if self._archive is None else self._from_archive(clean)
+            return self._from_folder(checked(name)) if self._archive is None else self._from_archive(checked(name))
         except InputError as error:
-            raise InputError(f"{shown(name)} {error}") from None
+            problem = str(error)
         except (KeyError, FileNotFoundError):
-            raise InputError(f"{shown(name)} {MISSING}.") from None
+            problem = "is not among the media; add the file or leave the cell empty."
         except Exception as error:  # a damaged archive fails in many ways
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{shown(name)} cannot be read ({reason}); replace the file.") from None
-        return raw
+            problem = f"cannot be read ({getattr(error, 'strerror', None) or error}); replace the file."
+        raise InputError(f"{shown(name)} {problem}")
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file; what it holds is not read."""
@@ -93,21 +86,23 @@ class Media:
     def _from_folder(self, name: str) -> bytes:
         root, path = self.path.resolve(), (self.path / name).resolve()
         if not path.is_relative_to(root):  # a link may point anywhere
-            raise InputError(f"{CLIMBS}.")
+            raise InputError(CLIMBS)
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):  # a pipe would block for ever
             raise InputError("is no file; give the file's name.")
         if state.st_size > MEDIA_LIMIT:
-            raise InputError(f"{LARGE}.")
+            raise InputError(LARGE)
         return path.read_bytes()
 
     def _from_archive(self, name: str) -> bytes:
         member = self._archive.getinfo(name)
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise InputError(f"is a link, which {CLIMBS}.")
-        if member.file_size > MEDIA_LIMIT:
-            raise InputError(f"{LARGE}.")
-        return self._archive.read(member)  # never more than the size that it claims
+            raise InputError(f"is a link, which {CLIMBS}")
+        with self._archive.open(member) as file:
+            raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
+        if len(raw) > MEDIA_LIMIT:
+            raise InputError(LARGE)
+        return raw
 
 
 def checked(name: object) -> str:
@@ -116,7 +111,7 @@ def checked(name: object) -> str:
         raise InputError("is no file name; give a path relative to the media folder.")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name):
-        raise InputError(f"{CLIMBS}.")
+        raise InputError(CLIMBS)
     return str(path)
 
 

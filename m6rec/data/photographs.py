@@ -1,16 +1,15 @@
-"""Photographs of garments as arrays: all 70,000 of Fashion-MNIST, fetched, or those that bazaar carries with it."""
+"""Photographs of garments as arrays: all 70,000 of Fashion-MNIST, fetched, or those that come with bazaar."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import tarfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from m6rec.data import bazaar, image, sources
+from m6rec.data import image, sources
 from m6rec.errors import InputError
 
 NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -42,40 +41,34 @@ def photographs(n: int | None = None, part: str = "train", source: str = "fashio
     readers = {"fashion-mnist": _fashion_mnist, "bazaar": _bazaar}
     if source not in readers:
         raise InputError(f"source={source!r} has no photographs; use {' or '.join(map(repr, readers))}.")
-    images, labels, names = readers[source](part)
-    return Photographs(images[:n], labels[:n], names)
+    images, labels = readers[source](part)
+    return Photographs(images[:n], labels[:n], NAMES)
 
 
-def _fashion_mnist(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _fashion_mnist(part: str) -> tuple[np.ndarray, np.ndarray]:
     folder, route = sources.files("fashion-mnist")
-    files = [f"{PARTS[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
-    if route.files.keys() == sources.GZIPS.keys():
-        raw = [(folder / file).read_bytes() for file in files]
-    else:
-        with tarfile.open(fileobj=io.BytesIO(_archived(folder / next(iter(route.files))))) as data:
-            raw = [data.extractfile(f"./usr/share/datasets/fashion-mnist/{file}").read() for file in files]
+    names = [f"{PARTS[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    if names[0] in route.files:
+        raw = [(folder / name).read_bytes() for name in names]
+    else:  # Debian's package: an ar archive with headers of 60 bytes, name first, size at 48, and in it a tar archive
+        package = (folder / next(iter(route.files))).read_bytes()
+        start = package.find(b"data.tar")
+        if start < 0:
+            raise InputError(f"{folder / next(iter(route.files))} has no data.tar; delete it and load again.")
+        size = int(package[start + 48 : start + 58])
+        with tarfile.open(fileobj=io.BytesIO(package[start + 60 : start + 60 + size])) as data:
+            raw = [data.extractfile(f"./usr/share/datasets/fashion-mnist/{name}").read() for name in names]
     images, labels = (np.frombuffer(gzip.decompress(x), np.uint8, offset=n) for x, n in zip(raw, (16, 8), strict=True))
-    return images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), NAMES
+    return images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64)
 
 
-def _archived(package: Path) -> bytes:
-    """The tar archive in Debian's package, an ar archive: headers of 60 bytes, name first, size at 48; even offsets."""
-    raw, start = package.read_bytes(), len(b"!<arch>\n")
-    while start < len(raw):
-        name, size = raw[start : start + 16], int(raw[start + 48 : start + 58])
-        if name.startswith(b"data.tar"):
-            return raw[start + 60 : start + 60 + size]
-        start += 60 + size + size % 2
-    raise InputError(f"{package} has no data.tar; delete it and load again.")
-
-
-def _bazaar(part: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _bazaar(part: str) -> tuple[np.ndarray, np.ndarray]:
     """Bazaar's garments: a photograph that several items show is met once, so that none is in both parts."""
-    items, *_, media = bazaar.frames()
-    items = items.dropna(subset="image").drop_duplicates("image")
+    data = sources.load("bazaar")
+    items = data.items.dropna(subset="image").drop_duplicates("image")
     items = items.iloc[np.random.default_rng(0).permutation(len(items))]
     held_out = round(HELD_OUT * len(items))
     items = items[:held_out] if part == "test" else items[held_out:]
-    pixels = np.stack([image.decode(media.read(name)) for name in items["image"]])
+    pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
     labels = np.array([NAMES.index(category) for category in items["category"]])
-    return (pixels * 255).round().astype(np.uint8), labels, NAMES
+    return (pixels * 255).round().astype(np.uint8), labels

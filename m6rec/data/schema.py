@@ -36,15 +36,6 @@ class Frames(NamedTuple):
     media: Media | Path | None = None  # where the files lie that the items' `image` and `sound` name
 
 
-class Coded(NamedTuple):
-    """Clean tables: events in their own order, with codes for ids."""
-
-    items: pd.DataFrame
-    users: pd.DataFrame
-    events: pd.DataFrame
-    timed: bool
-
-
 class Report:
     """The problems of tables. strict: raise the first; otherwise keep all. decode: read every image and sound too."""
 
@@ -106,8 +97,11 @@ class Report:
             warnings.warn(f"{source}: {n:,} problems, whose rows are left out: {first}{rest}.", stacklevel=3)
 
 
-def validate(tables: Frames, report: Report) -> Coded:
-    """The good rows of all tables. InputError if a table has none, and in a strict report for the first bad row."""
+def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+    """The good rows of items, users and events, the latter with codes for ids, and whether events have times.
+
+    InputError if a table has no good row, and in a strict report for the first bad one.
+    """
     items, users, events, media = tables
     unread = report.fatal is not None  # then a table that is None could not be read
     if items is not None or not unread:
@@ -130,7 +124,8 @@ def validate(tables: Frames, report: Report) -> Coded:
     }
     context = events.drop(columns=["user_id", "item_id", *known], errors="ignore")
     events = pd.concat([pd.DataFrame(known, index=events.index), context], axis=1)
-    return Coded(*(frame.reset_index(drop=True) for frame in (items, users, events)), timed)
+    items, users, events = (frame.reset_index(drop=True) for frame in (items, users, events))
+    return items, users, events, timed
 
 
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
@@ -161,26 +156,20 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     if media is None and names.notna().any():
         report.add("items", None, str(column.name), "names files that are nowhere", "give media=, or drop the column")
         return names.mask(names.notna(), None)
-    flaws: dict[str, str | None] = {}  # several items may share a file
+    flaws: dict[str, str] = {}  # several items may share a file
     for row, name in names.dropna().items():
         if str(name) not in flaws:
-            flaws[str(name)] = _flaw(name, str(column.name), media, report.decode)
+            try:
+                flaws[str(name)] = checked(name) and ""
+                if report.decode:
+                    KINDS[column.name].decode(media.read(name))
+            except InputError as error:
+                flaws[str(name)] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
         if flaw := flaws[str(name)]:
             problem, _, fix = flaw.rstrip(".").partition("; ")
             report.add("items", row, str(column.name), problem, fix)
         names[row] = None if flaw else checked(name)
     return names
-
-
-def _flaw(name: object, kind: str, media: Media, decode: bool) -> str | None:
-    """What is wrong with a file, or only with its name."""
-    try:
-        checked(name)
-        if decode:
-            KINDS[kind].decode(media.read(name))
-    except InputError as error:
-        return f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
-    return None
 
 
 def _events(events: pd.DataFrame, items: pd.DataFrame | None, users: pd.DataFrame | None, report: Report):
@@ -253,7 +242,7 @@ def seconds(column: pd.Series) -> np.ndarray:
         written = [cell if isinstance(cell, (str, datetime.date, np.datetime64)) else None for cell in cells]
         cells = pd.Series(pd.to_datetime(written, format="ISO8601", utc=True, errors="coerce"))
     there = cells.notna().to_numpy()
-    out[rest[there]] = pd.DatetimeIndex(pd.to_datetime(cells[there], utc=True)).as_unit("s").asi8
+    out[rest[there]] = pd.DatetimeIndex(pd.to_datetime(cells[there], utc=True)).as_unit("us").asi8 / 1e6
     return out
 
 

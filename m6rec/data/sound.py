@@ -18,7 +18,7 @@ FLOOR, RANGE = -8.0, 10.0  # log10 of power: silence becomes 0, a full-scale ton
 
 
 class File(io.BytesIO):
-    """Bytes as a file in which a damaged header may seek anywhere: before the beginning is the beginning."""
+    """Bytes as a file in which a damaged header may seek before the beginning, which then is the beginning."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         start = (0, self.tell(), len(self.getbuffer()))[whence]
@@ -35,9 +35,8 @@ def decode(raw: bytes) -> np.ndarray:
         with soundfile.SoundFile(File(raw)) as file:
             rate = file.samplerate
             if not (1000 <= rate <= 192_000 and file.channels <= 8):
-                raise InputError(
-                    f"is a sound of {rate:,} Hz and {file.channels} channels; give 1 to 192 kHz and at most 8."
-                )
+                found = f"{rate:,} Hz and {file.channels} channels"
+                raise InputError(f"is a sound of {found}; give 1 to 192 kHz and at most 8 channels.")
             wave = file.read(LOOK * rate, dtype="float32", always_2d=True).mean(1)
     except InputError:
         raise
@@ -46,9 +45,9 @@ def decode(raw: bytes) -> np.ndarray:
         raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
     if not len(wave):
         raise InputError("is a sound without samples; record it again.")
-    if not np.isfinite(wave).all():
-        raise InputError("is a sound with samples that are no finite numbers; save it again.")
     loud = np.abs(wave)
+    if not loud.max() < 1e6:  # nor is NaN
+        raise InputError("is a sound with samples that are no finite numbers, or far too loud; save it again.")
     if not loud.any():
         raise InputError(f"is a sound that is silent for its first {LOOK} seconds; cut the silence off.")
     start = int(np.argmax(loud > 0.01 * loud.max()))
@@ -62,9 +61,8 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
 
     out = np.zeros((len(waves), MELS, FRAMES), dtype=np.float32)
     for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept of it
-        power = librosa.feature.melspectrogram(
-            y=waves[first : first + 256], sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS
-        )
+        part = waves[first : first + 256]
+        power = librosa.feature.melspectrogram(y=part, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
         out[first : first + 256] = np.log10(power[..., :FRAMES].clip(10**FLOOR)).clip(FLOOR) - FLOOR
     return out / RANGE
 

@@ -1,6 +1,6 @@
 """Ranks any object with scores(users) over the whole catalogue, and says how sure its figures are."""
 
-from m6rec.evaluate.blend import Averaged, Blended, Once
+from m6rec.evaluate.blend import Averaged, Blended, Once, Precomputed
 from m6rec.evaluate.comparisons import compare
 from m6rec.evaluate.leaks import fit_leaks, leaks
 from m6rec.evaluate.lists import inverse_propensity
@@ -23,6 +23,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "Once",
+    "Precomputed",
     "by_slice",
     "climb",
     "compare",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from m6rec.data.splits import Targets
+from m6rec.errors import InputError
 
 UNIFORM = 0.01  # share of the prior that all items get alike, so that none is impossible
 
@@ -38,6 +40,21 @@ class Averaged:
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
         return torch.stack([_spoken(model, users) for model in self.models]).mean(0)
+
+
+class Precomputed:
+    """Scores (U, N) of target events (U,) that were computed elsewhere."""
+
+    def __init__(self, name: str, events: np.ndarray, scores: np.ndarray):
+        self.name, self._scores, self._rows = name, scores, {event: row for row, event in enumerate(events.tolist())}
+
+    def scores(self, users: Targets) -> np.ndarray:
+        """(B, N), in the order of the users asked for. InputError for a target without scores."""
+        events = users.events.tolist()
+        missing = [event for event in events if event not in self._rows]
+        if missing:
+            raise InputError(f"{self.name} has no scores for the target event {missing[0]}: rank the split's own.")
+        return self._scores[[self._rows[event] for event in events]]
 
 
 class Once:

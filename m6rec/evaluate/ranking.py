@@ -106,7 +106,7 @@ def evaluate(
             "item_id": data.items["item_id"].to_numpy()[targets.items],
             "rank": rank,
             "hit": hit.astype(np.float64),
-            "ndcg": np.where(hit, 1 / np.log2(1 + rank), 0.0),
+            "ndcg": ndcg(rank, k),
             "mrr": np.where(hit, 1 / rank, 0.0),
         }
     ).join(per_list(lists, targets, split))
@@ -116,6 +116,11 @@ def evaluate(
     weights = inverse_propensity(targets.items, training_matrix(data, split))
     metrics |= {f"{column}_debiased@{k}": float(np.average(per_user[column], weights=weights)) for column in _DEBIASED}
     return Evaluation(name, metrics, per_user, lists, seconds)
+
+
+def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
+    """NDCG@k of one relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
+    return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
 
 
 def asked(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:

@@ -11,7 +11,7 @@ import torch
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import asked, checked, mid_ranks
+from m6rec.evaluate.ranking import asked, checked, mid_ranks, ndcg
 
 
 def sampled(
@@ -54,4 +54,4 @@ def sampled(
         ranks.append(mid_ranks(np.where(drawn, scores, -np.inf), users, mask_seen=False))
     rank = np.concatenate(ranks)
     hit = (rank <= k).astype(np.float64)
-    return pd.DataFrame({"user_id": np.asarray(targets), "rank": rank, "hit": hit, "ndcg": hit / np.log2(1 + rank)})
+    return pd.DataFrame({"user_id": np.asarray(targets), "rank": rank, "hit": hit, "ndcg": ndcg(rank, k)})

@@ -9,7 +9,7 @@ import numpy as np
 
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
-from m6rec.evaluate.ranking import checked, mid_ranks
+from m6rec.evaluate.ranking import checked, mid_ranks, ndcg
 
 JUDGES = 5_000  # validation targets that judge
 CHUNK = 256  # scored at a time
@@ -19,13 +19,12 @@ def judge(data: Dataset, split: Split, seed: int = 0) -> Callable[[Any], float]:
     """A model's NDCG@10, seen items masked, on the validation targets, or on 5,000 of them drawn by seed."""
     targets = data.targets(np.sort(np.random.default_rng(seed).permutation(split.valid)[:JUDGES]))
 
-    def ndcg(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
+    def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
         parts = [targets[start : start + CHUNK] for start in range(0, len(targets), CHUNK)]
         ranks = [mid_ranks(checked(model.scores(users), users, model.name), users, mask_seen=True) for users in parts]
-        rank = np.concatenate(ranks)
-        return float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean())
+        return float(ndcg(np.concatenate(ranks)).mean())
 
-    return ndcg
+    return score
 
 
 def climb(

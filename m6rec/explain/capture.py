@@ -1,7 +1,4 @@
-"""Attention record of one prediction target: each visible token in words, and every layer's and head's weights.
-
-Weights say where the model attended, not why it recommends. Views draw a `Record` and nothing else.
-"""
+"""Attention record of one prediction target: where the model attended, which is not yet why it recommends."""
 
 from __future__ import annotations
 
@@ -18,6 +15,8 @@ from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 
+TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights, beside start and target
+
 
 class Model(Protocol):
     """What explanations need of a model; `M6Rec` has it."""
@@ -26,15 +25,15 @@ class Model(Protocol):
     fields: Fields
     data: Dataset
     device: torch.device
-    features: Features  # this and the tokenizer: for `content` alone
-    tokenizer: Tokenizer
+    features: Features  # read by `content`
+    tokenizer: Tokenizer  # likewise
 
     def item_vectors(self) -> Tensor:
         """The catalogue's vectors (N, D)."""
 
 
 class Record(NamedTuple):
-    """Attention of one target over its n tokens, the target last; absent tokens are left out."""
+    """Attention over the n present tokens of one target, the target last. All that views draw."""
 
     labels: list[str]  # (n,) what each token is: "age ≥ 44 and < 50", a title, "hour 21"
     types: list[str]  # (n,) start | profile | history | request | target
@@ -49,9 +48,9 @@ class Record(NamedTuple):
         return self.weights[..., -1, :-1]
 
     def fold(self, recent: int) -> Record:
-        """All but the last `recent` events as one token: columns are summed, rows averaged; no gradients."""
+        """All but the last `recent` events as one token: columns summed, rows averaged, no gradients."""
         events = [i for i, token in enumerate(self.types) if token == "history"]
-        old = events[: max(0, len(events) - recent)]
+        old = events[: len(events) - recent] if recent < len(events) else []
         if len(old) < 2:
             return self._replace(gradients=None)
         group = np.arange(len(self.labels))
@@ -63,19 +62,12 @@ class Record(NamedTuple):
         return Record(labels, [self.types[i] for i in first], self.positions[first], weights, self.logits)
 
 
-def capture(
-    model: Model,
-    context: Context,
-    *,
-    row: int = 0,
-    item: int | None = None,
-    against: int | None = None,
-) -> Record:
-    """Attention of the last target of a context's row, in each joint layer.
+def capture(model: Model, context: Context, *, item: int | None = None, against: int | None = None) -> Record:
+    """Attention of the last target of a context's first row, in each joint layer.
 
-    item: also the gradients of this code's `target_log_prob`. InputError for an unknown row, item or foil (`against`).
+    item: also the gradients of this code's `target_log_prob`. InputError for an unknown item or foil (`against`).
     """
-    context = one(context, row).to(model.device)
+    context = one(context).to(model.device)
     with torch.set_grad_enabled(item is not None):
         items = model.item_vectors()
         check_history(context, items)
@@ -83,18 +75,16 @@ def capture(
         logits = model.network.score(fused.state[:, 0], items)  # (1, N)
         if item is not None:
             maps = (*fused.weights, *fused.history)
-            slopes = torch.autograd.grad(target_log_prob(logits, item, against).sum(), maps, allow_unused=True)
-            slopes = [torch.zeros_like(m) if s is None else s for m, s in zip(maps, slopes, strict=True)]
+            slopes = torch.autograd.grad(target_log_prob(logits, item, against).sum(), maps, materialize_grads=True)
     types, positions, columns = tokens(context)
-    chosen = np.ix_([*columns, -1], [*columns, -1])
-    layers = len(fused.weights)
+    present, split = np.ix_([*columns, -1], [*columns, -1]), len(fused.weights)
     return Record(
         [*labels(model, context), "next item"],
-        [*types, "target"],
-        np.array([*positions, -1]),
-        _square(fused.weights, fused.history, rest=1.0)[..., chosen[0], chosen[1]],
+        [*types.tolist(), "target"],
+        np.append(positions, -1),
+        _square(fused.weights, fused.history, rest=1.0)[..., *present],
         logits[0].detach().cpu().numpy(),
-        None if item is None else _square(slopes[:layers], slopes[layers:], rest=0.0)[..., chosen[0], chosen[1]],
+        None if item is None else _square(slopes[:split], slopes[split:], rest=0.0)[..., *present],
     )
 
 
@@ -109,13 +99,20 @@ def one(context: Context, row: int = 0) -> Context:
     )  # fmt: skip
 
 
-def tokens(context: Context) -> tuple[list[str], list[int], list[int]]:
-    """Types, positions and columns of the weights of one target's (B = Q = 1) present tokens, without the target."""
-    parts = {"profile": context.profile[0] > 0, "history": context.item[0] >= 0, "request": context.request[0, 0] > 0}
-    every = [("start", -1, True)]
-    every += [(name, i, present) for name, part in parts.items() for i, present in enumerate(part.tolist())]
-    found = [(name, i, column) for column, (name, i, present) in enumerate(every) if present]
-    return tuple(map(list, zip(*found, strict=True)))
+def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One target's (B = Q = 1) present tokens but the target (n - 1,): types, positions, columns of the weights."""
+    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
+    types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
+    present = torch.cat((context.profile[0] > 0, context.item[0] >= 0, context.request[0, 0] > 0)).cpu().numpy()
+    columns = np.flatnonzero(np.append(True, present))
+    return types[columns], positions[columns], columns
+
+
+def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
+    """Values (K, n - 1) of one target's present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
+    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
+    columns = torch.from_numpy(tokens(context)[2]).to(values.device)
+    return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
 
 
 def target_log_prob(logits: Tensor, item: int, against: int | None = None) -> Tensor:

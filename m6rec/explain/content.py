@@ -38,7 +38,7 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
 
 def captions(model: Model, items: np.ndarray) -> list[str]:
     """Texts of items (codes), written from their photographs alone: text and recording are masked."""
-    content = model.features.take(items).mute("sound")
+    content = model.features.take(items).drop("sound")
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     ids = fill(model.network, content._replace(text=gap).to(model.device))
     return [model.tokenizer.decode(row[row > 0].tolist()) for row in ids]

@@ -1,9 +1,6 @@
-"""Explainers: what each token of a context contributes to one item. All share one signature -> one number a token.
+"""Explainers: what each token of a context contributes to one item. All have one signature -> (n - 1,).
 
-- attention, rollout: where the model attended, whatever the item
-- gradient_weighted, integrated: gradients of the item's score by attention weights, by token embeddings
-- leave_one_out: what the score loses when the token is removed (nats); reasons are rendered from it
-- random, recency: baselines
+The larger the more; nats where a score is taken apart. Reasons are rendered from `leave_one_out`.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, capture, one, target_log_prob, tokens
+from m6rec.explain.capture import Model, capture, one, spread, target_log_prob, tokens
 from m6rec.explain.removal import scores_of
 
 
@@ -85,26 +82,20 @@ def integrated(model: Model, context: Context, item: int, against: int | None = 
 
 def _between(model: Model, context: Context, scale: Tensor) -> Tensor:
     """Logits (K, N) of one context whose tokens lie between average ones (scale 0) and themselves (1): (K, n - 1)."""
-    types, positions, _ = tokens(context)
     rows = Context(*(part.expand(len(scale), *part.shape[1:]) for part in context))
-    sizes = {"profile": rows.profile.shape[1], "history": rows.item.shape[1], "request": rows.request.shape[2]}
-    factor = {name: scale.new_ones(len(scale), size) for name, size in sizes.items()}  # absent tokens stay absent
-    for name, by in factor.items():
-        at = [i for i, token in enumerate(types) if token == name]
-        by[:, [positions[i] for i in at]] = scale[:, at]
+    profile, history, request = spread(context, scale, absent=1.0)
 
     def mixed(own: Tensor, average: Tensor, by: Tensor) -> Tensor:
         return average + by.reshape(*by.shape, *[1] * (own.dim() - by.dim())) * (own - average)
 
     fusion = copy.deepcopy(model.network.fusion.eval())  # the hooks are for this call alone
-    hooked = [(fusion.value, factor["history"]), (fusion.gap, factor["history"])]
-    hooked += zip(fusion.profile, factor["profile"].unbind(1), strict=True)
-    hooked += zip(fusion.request, factor["request"].unbind(1), strict=True)
+    hooked = [(fusion.value, history), (fusion.gap, history)]
+    hooked += zip([*fusion.profile, *fusion.request], [*profile.unbind(1), *request.unbind(1)], strict=True)
     for module, by in hooked:
         average = module.weight[1:].mean(0).detach()  # code 0 is no level
         module.register_forward_hook(lambda _, __, own, average=average, by=by: mixed(own, average, by))
     items = model.item_vectors()
-    events = mixed(items[rows.item.clamp(min=0)], items.mean(0), factor["history"])  # (K, T, D)
+    events = mixed(items[rows.item.clamp(min=0)], items.mean(0), history)  # (K, T, D)
     return model.network.score(fusion(rows, events).state[:, 0], items)
 
 
@@ -121,7 +112,7 @@ def leave_one_out(model: Model, context: Context, item: int, against: int | None
 def recency(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
     """The later the event the more: (n - 1,), 0 for tokens that are no event."""
     types, positions, _ = tokens(one(context))
-    return np.array([i + 1 if token == "history" else 0 for token, i in zip(types, positions, strict=True)], float)
+    return np.where(types == "history", positions + 1.0, 0)
 
 
 def random(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""Faithfulness: remove what an explainer names, and measure whether the item's probability goes with it.
+"""Faithfulness: remove what an explainer names, and measure the share of the item's probability that is left.
 
-Every figure is a share of the item's probability with the whole context, so that users can be averaged.
-Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and sufficiency, DeYoung et al. 2020 (section
-4.1); violations, Liu et al. 2022; parameter randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter
-2019.
+Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and sufficiency, DeYoung et al. 2020 (4.1);
+violations, Liu et al. 2022; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter 2019.
 """
 
 from __future__ import annotations
@@ -89,24 +87,22 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
     The head's matrix is the items' vectors, which are also input: a random rotation of the state does the same.
     """
     other = _copied(model)
-    fusion, device = other.network.fusion, other.device
+    fusion, block = other.network.fusion, other.network.fusion.joint[-1]
     torch.manual_seed(seed)
-    block = fusion.joint[-1]
     for layer in (block.out, block.gate, *block.ffn, block.ffn_gate):
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     rotation = nn.Linear(block.out.out_features, block.out.out_features, bias=False)
     nn.init.orthogonal_(rotation.weight)
-    fusion.norm = nn.Sequential(fusion.norm, rotation.to(device))
+    fusion.norm = nn.Sequential(fusion.norm, rotation.to(model.device))
     return other
 
 
 def uniform_attention(model: Model) -> Model:
     """The model whose joint layers attend uniformly to all that the mask allows."""
     other = _copied(model)
-    with torch.no_grad():
-        for block in other.network.fusion.joint:
-            block.q.weight.zero_()
+    for block in other.network.fusion.joint:
+        nn.init.zeros_(block.q.weight)
     return other
 
 

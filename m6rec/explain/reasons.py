@@ -1,7 +1,4 @@
-"""Reasons in words: one sentence an item, rendered from what removing tokens does to its score, never from attention.
-
-A sentence names at most `MAX_CAUSES` causes; where removing them loses too little of the whole effect it says so.
-"""
+"""Reasons in words: one sentence an item, from what removing tokens does to its score, never from attention."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from m6rec.data.context import Context
 from m6rec.explain.capture import Model, labels, one, target_log_prob, tokens
 from m6rec.explain.removal import candidate_mask, logits_of
 
-MAX_CAUSES = 3
+MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect: weaker ones are not named
 ENOUGH = 0.2  # coverage below which there is not enough evidence
 MAX_LENGTH = 60  # characters of a title
@@ -44,10 +41,7 @@ class Reason(NamedTuple):
 
 
 def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
-    """Why items (codes) are recommended in a context of one user; vectors: as in `logits_of`.
-
-    The dense head's log-probability is explained, however the list was made.
-    """
+    """Why items (codes) have their dense log-probability in a context of one user; vectors: as in `logits_of`."""
     context = one(context).to(model.device)
     types, names = tokens(context)[0], labels(model, context)
     n = len(types)
@@ -62,7 +56,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
         whole = scores[row, 0] - scores[row, 1]
         lost = scores[row, 0] - float(target_log_prob(after[row], item))
         coverage = float(np.clip(lost / whole, 0, 1)) if whole > 0 and named else 0.0
-        causes = [Cause(names[t], types[t], t, float(effects[row, t])) for t in named]
+        causes = [Cause(names[t], str(types[t]), t, float(effects[row, t])) for t in named]
         out.append(Reason(_sentence(causes, coverage), causes, coverage))
     return out
 
@@ -74,9 +68,9 @@ def _strongest(effects: np.ndarray) -> list[int]:
 
 
 class RankDrop(NamedTuple):
-    """Rank changes of recommended items after removing their causes: one entry a user (U,).
+    """Rank changes of recommended items without their causes, one entry a user (U,); random: without random events.
 
-    Over the items with enough evidence, NaN for users without any; random: as many random events are removed instead.
+    Over the items with enough evidence, NaN where there are none.
     """
 
     lowered: np.ndarray  # share of the items whose rank fell
@@ -92,7 +86,7 @@ def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed:
     rng, rows = np.random.default_rng(seed), []
     for row in range(len(contexts.item)):
         context = one(contexts, row)
-        types = np.array(tokens(context)[0])
+        types = tokens(context)[0]
         every, allowed = np.arange(len(types)), candidate_mask(context, model.data.n_items)
         logits = logits_of(model, context, np.ones((1, len(types)), bool)).cpu().numpy()[0]
         items = np.argsort(-np.where(allowed, logits, -np.inf), kind="stable")[:k]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, check_history, one, target_log_prob, tokens
+from m6rec.explain.capture import Model, check_history, one, spread, target_log_prob, tokens
 
 MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
 
@@ -31,35 +31,26 @@ def top_item(model: Model, context: Context) -> int:
 def keep_tokens(context: Context, kept: np.ndarray) -> Context:
     """One target's context (B = Q = 1) in K versions: kept (K, n - 1) bool says which of its tokens stay.
 
-    Removed fields become absent; removed events go and later ones close up. What stays keeps its codes: the gap of the
-    event after a removed one is unchanged. The start always stays.
+    Removed fields become absent, later events close up; what stays keeps its codes, its gap too. The start stays.
     """
-    types, positions, _ = tokens(context)
-    types, positions, k = np.array(types), np.array(positions), len(kept)
-
-    def grid(name: str, size: int) -> Tensor:
-        stays = np.zeros((k, size), dtype=bool)
-        stays[:, positions[types == name]] = kept[:, types == name]
-        return torch.from_numpy(stays).to(context.item.device)
-
-    stays = grid("history", context.item.shape[1])  # (K, T)
+    k, device = len(kept), context.item.device
+    profile, stays, request = spread(context, torch.from_numpy(kept).to(device), absent=False)
     order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first, in their order
     count = stays.sum(1, keepdim=True)  # (K, 1)
-    inside = torch.arange(stays.shape[1], device=stays.device) < count
+    inside = torch.arange(stays.shape[1], device=device) < count
 
     def closed(part: Tensor, absent: int) -> Tensor:
         return part.expand(k, -1).gather(1, order).masked_fill(~inside, absent)
 
     return Context(
         closed(context.item, -1), closed(context.value, 0), closed(context.gap, 0),
-        context.profile * grid("profile", context.profile.shape[1]),
-        context.request * grid("request", context.request.shape[2])[:, None], count,
+        context.profile * profile, context.request * request[:, None], count,
     )  # fmt: skip
 
 
 @torch.no_grad()
 def logits_of(model: Model, context: Context, kept: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with some tokens (K, n - 1) kept, in pieces so that memory does not grow with T².
+    """Logits (K, N) with some tokens (K, n - 1) kept, computed in pieces.
 
     vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """

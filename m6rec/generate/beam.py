@@ -1,7 +1,9 @@
-"""Generated recommendations: one batched beam over the tree, under a trie mask, with cached keys and values."""
+"""Beam search over the tree of semantic IDs, under a trie mask, with cached keys and values; and sampling from it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m6rec.errors import InputError
-from m6rec.generate.sample import Draw
 from m6rec.model.attention import KVCache
 from m6rec.model.heads import DigitDecoder
 
-SPARED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
+MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
 
 
 class Generated(NamedTuple):
@@ -28,17 +29,8 @@ class Generated(NamedTuple):
         return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
 
-class Beams(NamedTuple):
-    """Where the search stands before a digit is said."""
-
-    nodes: Tensor  # (B, K) within the level above
-    scores: Tensor  # (B, K) log-likelihood so far
-    rows: Tensor  # (B, K) where in the cache each one's parent is
-    cache: list[KVCache] | None
-
-
 class Step(NamedTuple):
-    """One level of a beam, kept for those who want to see it."""
+    """One level of a beam."""
 
     nodes: Tensor  # (B, K) nodes kept at this level
     scores: Tensor  # (B, K) log-likelihood so far
@@ -60,81 +52,114 @@ def generate(
 ) -> Generated:
     """Generate k items for each state (B, D). The source document's `generate`.
 
-    allowed: (B, N) bool, which items may be said; without it, the whole catalogue. The mask is the trie's: a digit is
-    possible only if it leads to an allowed item, so nothing has to be filtered afterwards. trace: a list that receives
-    one `Step` per level. temperature: above 0, items are drawn without replacement, in the order of the draws, the same
-    ones for the same seed (see `sample`). diversity: what a node loses for each sibling ahead of it, so that one parent
-    does not fill the list (Li, Monroe & Jurafsky 2016). Whatever decides who stays, scores are log-likelihoods.
-    Raises `InputError` for a model without a tree, and where fewer than k items are allowed; with `short`, such a row
-    ends in -1 at -inf instead.
+    allowed: (B, N) bool, the candidates; without it, the whole catalogue. It masks the trie: a digit is possible only
+    if it leads to an allowed item, so nothing is filtered afterwards. trace: a list that receives one `Step` per level.
+    temperature: above 0, items are sampled without replacement, in the order of the draws, the same for the same seed.
+    diversity: what a node loses for each sibling ahead of it, so that one parent does not fill the list (Li, Monroe &
+    Jurafsky 2016). Scores are always log-likelihoods. Raises `InputError` for a model without a tree, and where fewer
+    than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
     """
     if temperature < 0 or diversity < 0 or (temperature and diversity):
         raise InputError(
             f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
         )
     tree, b, beam = decoder.built_tree, len(state), max(beam, k)
+    allowed = None if allowed is None else allowed.to(state.device)
     valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
     if k < 1 or (possible < k and not short):
         raise InputError(
             f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
         )
-    draw = Draw(b, temperature, seed, state.device) if temperature else None
-    root = torch.zeros(b, 1, dtype=torch.long, device=state.device)
-    beams = Beams(root, root.to(state), root, None)
+    sampler = GumbelTopK(b, temperature, seed, state.device) if temperature else None
+    rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
+    step, cache = Step(rows, rows.to(state)), None
     for level, width in enumerate(tree.widths):
-        # What is left of the beam after the last digit interests only those who look on.
-        last = level + 1 == len(tree.widths) and trace is None and not (draw or diversity)
-        most = min(k if last else beam, beams.nodes.shape[1] * width)
+        # Beyond k, the beam after the last digit matters to a trace alone.
+        last = level + 1 == len(tree.widths) and trace is None and not (sampler or diversity)
+        most = min(k if last else beam, step.nodes.shape[1] * width)
+        step_of = partial(_step, decoder, state, level, step, rows, cache, valid_nodes)
         with torch.inference_mode():
-            logits, ahead, cache = _children(decoder, state, level, beams, most if last else beam, valid_nodes)
-        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf and never comes back.
-        keys = ahead
-        if draw:
-            keys = draw.extend(logits)
+            logits, scores, cache = _children(step_of, step.scores, most if last else beam)
+        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
+        keys = scores
+        if sampler:
+            keys = sampler.keys_of(logits)
         elif diversity:
-            keys = ahead - diversity * ahead.argsort(-1, descending=True).argsort(-1)
+            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
         best = keys.flatten(1).topk(most).indices
-        if draw:
-            draw.keep(best)
+        if sampler:
+            sampler.keep(best)
         parent = best // width  # (B, K) among the beams
-        nodes, scores = beams.nodes.gather(1, parent) * width + best % width, ahead.flatten(1).gather(1, best)
-        rows = parent + torch.arange(b, device=state.device)[:, None] * beams.nodes.shape[1]
-        beams = Beams(nodes, scores, rows, cache)
+        rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
+        step = Step(step.nodes.gather(1, parent) * width + best % width, scores.flatten(1).gather(1, best))
         if trace is not None:
-            trace.append(Step(nodes, scores))
-    return Generated.of(tree.item[beams.nodes[:, :k]], beams.scores[:, :k])
+            trace.append(step)
+    return Generated.of(tree.item[step.nodes[:, :k]], step.scores[:, :k])
 
 
-def _children(
-    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, most: int, valid_nodes: list[Tensor] | None
-) -> tuple[Tensor, Tensor, list[KVCache]]:
-    """Logits and log-likelihoods (B, K, W) of the children that can be among the `most` likeliest, the new cache."""
-    b, kept = beams.nodes.shape
-    first = most if b * (kept - most) > SPARED else kept
-    places = torch.arange(b * kept, device=state.device).view(b, kept)
-    logits, ahead, cache = _step(decoder, state, level, beams, places[:, :first].flatten(), valid_nodes)
-    logits, ahead = logits.unflatten(0, (b, first)), ahead.unflatten(0, (b, first))
-    if first < kept:
+def _children(step_of: Callable, above: Tensor, most: int) -> tuple[Tensor, Tensor, list[KVCache]]:
+    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, the new cache.
+
+    above: (B, K) log-likelihoods of the beams; step_of: `_step` of some of them.
+    """
+    b, k = above.shape
+    first = most if b * (k - most) > MIN_SKIPPED else k
+    index = torch.arange(b * k, device=above.device).view(b, k)
+    logits, scores, cache = step_of(index[:, :first].flatten())
+    logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))
+    if first < k:
         # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
-        least = ahead.flatten(1).topk(most).values[:, -1:]
-        more = places[:, first:][beams.scores[:, first:] > least]
-        ahead = F.pad(ahead, (0, 0, 0, kept - first), value=float("-inf"))
-        ahead.view(b * kept, -1)[more] = _step(decoder, state, level, beams, more, valid_nodes)[1]
-    return logits, ahead, cache
+        least = scores.flatten(1).topk(most).values[:, -1:]
+        more = index[:, first:][above[:, first:] > least]
+        scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
+        scores.view(b * k, -1)[more] = step_of(more)[1]
+    return logits, scores, cache
 
 
 def _step(
-    decoder: DigitDecoder, state: Tensor, level: int, beams: Beams, places: Tensor, valid_nodes: list[Tensor] | None
-) -> tuple[Tensor, Tensor, list[KVCache]]:
-    """Of the beams at places (n,) among B·K: logits and log-likelihoods of the children (n, W), the new cache."""
-    owner, node = places // beams.nodes.shape[1], beams.nodes.flatten()[places]
-    cache = beams.cache and [memory.index_select(beams.rows.flatten()[places]) for memory in beams.cache]
+    decoder: DigitDecoder, state: Tensor, level: int, step: Step, rows: Tensor, cache: list[KVCache] | None,
+    valid_nodes: list[Tensor] | None, index: Tensor,
+) -> tuple[Tensor, Tensor, list[KVCache]]:  # fmt: skip
+    """Of the beams at index (n,) among B·K: logits and log-likelihoods of the children (n, W), the new cache."""
+    owner, node = index // rows.shape[1], step.nodes.flatten()[index]
+    cache = cache and [past.index_select(rows.flatten()[index]) for past in cache]
     logits, cache = decoder.step(state.index_select(0, owner), level, node, cache)
-    # Below a beam that is not possible there is nothing: without the limit it would be -inf - (-inf).
-    said = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
+    # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
+    log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
     if valid_nodes is not None:
-        may = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
-        closed = ~may.flatten(0, 1).index_select(0, owner * may.shape[1] + node)
-        logits, said = logits.masked_fill(closed, float("-inf")), said.masked_fill(closed, float("-inf"))
-    return logits, beams.scores.flatten()[places, None] + said, cache
+        valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
+        closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
+        logits, log_probs = logits.masked_fill(closed, float("-inf")), log_probs.masked_fill(closed, float("-inf"))
+    return logits, step.scores.flatten()[index, None] + log_probs, cache
+
+
+class GumbelTopK:
+    """Sampling without replacement: a leaf's log-probability plus Gumbel noise is its key, the k largest are k draws.
+
+    A node's key is the largest key below it, so it is known before the leaves are, and each step of the beam is exact.
+    A digit's probability is softmax(logits / temperature) over the valid ones. Source: Kool, van Hoof & Welling 2019.
+    """
+
+    def __init__(self, rows: int, temperature: float, seed: int, device: torch.device):
+        self.temperature = temperature
+        self.noise = torch.Generator(device=device).manual_seed(seed)
+        # In double precision: a rare item's key is a difference of large numbers.
+        self.log_probs = torch.zeros(rows, 1, dtype=torch.double, device=device)  # (B, K)
+        self.keys = torch.zeros_like(self.log_probs)  # (B, K)
+
+    def keys_of(self, logits: Tensor) -> Tensor:
+        """The children's keys: logits (B, K, W), -inf for invalid ones -> (B, K, W)."""
+        log_probs = self.log_probs[..., None] + (logits.double() / self.temperature).log_softmax(-1)
+        self.log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
+        gumbel = self.log_probs - torch.empty_like(self.log_probs).exponential_(generator=self.noise).log()
+        # Gumbels on the condition that the largest of each parent's children is the parent's key: appendix B.3.
+        most = self.keys[..., None]
+        v = most - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
+        keys = most - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
+        self.keys = keys.masked_fill(self.log_probs == float("-inf"), float("-inf"))
+        return self.keys
+
+    def keep(self, best: Tensor) -> None:
+        """Go on with these children: (B, K) indices among K·W."""
+        self.log_probs, self.keys = self.log_probs.flatten(1).gather(1, best), self.keys.flatten(1).gather(1, best)

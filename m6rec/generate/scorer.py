@@ -1,8 +1,10 @@
-"""A network as something that can be ranked: the dense head, the beam's or hybrid lists, or the exact digit scores."""
+"""A network as something that can be ranked: its dense head, generated or hybrid lists, or the exact digit scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +12,72 @@ from torch import Tensor
 from m6rec.data.context import Context
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
-from m6rec.generate.beam import Generated, generate
-from m6rec.generate.exact import exact_scores
-from m6rec.generate.hybrid import hybrid
+from m6rec.generate.beam import Generated, Step, generate
+from m6rec.model.attention import KVCache
+from m6rec.model.heads import DigitDecoder
 from m6rec.model.network import Network
 
 METHODS = ("generated", "dense", "exact", "hybrid")
+MAX_PREFIXES = 2**14  # stepped at a time, over all states: about 100 MB at a width of 64
+
+
+@torch.no_grad()
+def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
+    """Log-likelihood of all items: states (B, D) -> (B, N). Every prefix is computed once; the beam is tested by it.
+
+    Some states at a time: beyond the result, memory grows neither with B nor with B · N.
+    Mean or sum over the digits makes no difference to the order: all semantic IDs have the same length.
+    """
+    rows = max(1, MAX_PREFIXES // math.prod(decoder.widths[:-1]))
+    return torch.cat([_exact_scores(decoder, part) for part in state.split(rows)])
+
+
+def _exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
+    b, tree = len(state), decoder.built_tree
+    scores = state.new_zeros(b, 1)  # (B, nodes)
+    cache: list[KVCache] | None = None
+    for level, width in enumerate(tree.widths):
+        nodes = scores.shape[1]
+        parents = torch.arange(nodes, device=state.device).repeat(b)
+        logits, cache = decoder.step(state.repeat_interleave(nodes, 0), level, parents, cache)
+        # A prefix without items has no valid children: its leaves stay at -inf rather than NaN.
+        log_probs = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
+        scores = (scores[..., None] + log_probs.view(b, nodes, width)).flatten(1)
+        if level + 1 < len(tree.widths):
+            cache = [KVCache(past.k.repeat_interleave(width, 0), past.v.repeat_interleave(width, 0)) for past in cache]
+    return scores[:, tree.leaf]
+
+
+@torch.no_grad()
+def hybrid(
+    network: Network,
+    state: Tensor,
+    items: Tensor,
+    k: int,
+    *,
+    beam: int = 50,
+    allowed: Tensor | None = None,
+    always: Tensor | None = None,
+    cold_boost: float = 0.0,
+    short: bool = False,
+) -> Generated:
+    """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
+
+    scores: dense log-probabilities. always: codes of items that are candidates for everyone (where allowed), by default
+    the cold ones, whose digits no training event has taught. cold_boost: added to their scores, which training has only
+    ever lowered. allowed (B, N) bool and short: as in `generate`.
+    """
+    always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
+    trace: list[Step] = []
+    generate(network.digits, state, k, beam=beam, allowed=allowed, trace=trace, short=short)
+    row, place = (trace[-1].scores > float("-inf")).nonzero(as_tuple=True)  # the whole beam
+    pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
+    pool[:, always] = True if allowed is None else allowed[:, always]
+    pool[row, network.digits.item[trace[-1].nodes[row, place]]] = True
+    scores = network.score(state, items).log_softmax(-1)
+    scores[:, always] += cold_boost
+    best = scores.masked_fill(~pool, float("-inf")).topk(k)
+    return Generated.of(best.indices, best.values)
 
 
 def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> Tensor:
@@ -29,25 +91,16 @@ def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> 
 
 @torch.no_grad()
 def best_items(
-    network: Network,
-    state: Tensor,
-    items: Tensor,
-    k: int,
-    method: str,
-    *,
-    allowed: Tensor,
-    beam: int = 50,
-    lift: float = 0.0,
-    short: bool = False,
+    network: Network, state: Tensor, items: Tensor, k: int, method: str, *, allowed: Tensor, **options: object
 ) -> Generated:
     """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K).
 
-    lift: as in `hybrid`; short: as in `generate`.
+    options: of `generate` (generated lists) or `hybrid`.
     """
     if method == "generated":
-        return generate(network.digits, state, k, beam=beam, allowed=allowed, short=short)
+        return generate(network.digits, state, k, allowed=allowed, **options)
     if method == "hybrid":
-        return hybrid(network, state, items, k, beam=beam, allowed=allowed, lift=lift, short=short)
+        return hybrid(network, state, items, k, allowed=allowed, **options)
     best = item_scores(network, state, items, method).masked_fill(~allowed, float("-inf")).topk(k)
     return Generated.of(best.indices, best.values)
 
@@ -55,7 +108,7 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
 
-    context: gives the contexts of targets. mute: modalities that no item has. lift: of hybrid lists, see `hybrid`.
+    context: gives the contexts of targets. drop: modalities that no item has. cold_boost: of `hybrid`.
     mask_seen: the beam's trie mask closes what was seen (hybrid: too); the other methods score every item, and leave
     the mask to `evaluate`. So what is chosen a second time cannot be generated, and `evaluate` never masks the truth:
     rank data with repeats, mask_seen=False.
@@ -69,23 +122,23 @@ class Scorer:
         *,
         mask_seen: bool = True,
         beam: int = 50,
-        mute: tuple[str, ...] = (),
-        lift: float = 0.0,
+        drop: Sequence[str] = (),
+        cold_boost: float = 0.0,
     ):
         if method not in METHODS:
             raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
         self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
-        self.mute, self.lift = mute, lift
-        self.name = f"m6rec {method}" + (f" without {' and '.join(mute)}" if mute else "")
+        self.options = {"cold_boost": cold_boost} if method == "hybrid" else {}
+        self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
         with torch.no_grad():
-            self.items = network.encode_items(mute=mute).vectors
+            self.items = network.encode_items(drop=tuple(drop)).vectors
 
     @property
     def unmasked(self) -> Scorer:
         """The same network and method, nothing masked."""
-        return Scorer(
-            self.network, self.context, self.method, mask_seen=False, beam=self.beam, mute=self.mute, lift=self.lift
-        )
+        other = copy.copy(self)
+        other.mask_seen = False
+        return other
 
     @property
     def longest(self) -> int:
@@ -100,20 +153,14 @@ class Scorer:
             return item_scores(self.network, state, self.items, self.method)
         allowed = torch.ones(len(users), len(self.items), dtype=torch.bool)
         if self.mask_seen:
-            rows, columns = users.seen().nonzero()
-            allowed[rows, columns] = False
-        found = best_items(
-            self.network,
-            state,
-            self.items,
+            allowed[users.seen().nonzero()] = False
+        k, options = (
             min(self.beam, len(self.items)),
-            self.method,
-            allowed=allowed.to(state.device),
-            beam=self.beam,
-            lift=self.lift,
-            short=True,  # whoever has had nearly everything shortens nobody else's list
+            {**self.options, "beam": self.beam, "allowed": allowed.to(state.device)},
         )
-        listed = found.items >= 0
+        # short: a user who has had nearly everything shortens nobody else's list
+        found = best_items(self.network, state, self.items, k, self.method, **options, short=True)
+        row, place = (found.items >= 0).nonzero(as_tuple=True)
         scores = torch.full(allowed.shape, float("-inf"), device=state.device)
-        scores[listed.nonzero()[:, 0], found.items[listed]] = found.scores[listed]
+        scores[row, found.items[row, place]] = found.scores[row, place]
         return scores

@@ -1,34 +1,124 @@
-"""Generated text: what a text with a gap is missing, written token by token under the UniLM mask."""
+"""Generated text, token by token: a text model's answers, and what a gap in an item's text is missing."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from m6rec.data.features import Features
-from m6rec.data.text import BOS, EOS, SPECIAL
+from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, PromptTokenizer, pad
+from m6rec.errors import InputError
 from m6rec.model.network import Network
+from m6rec.train.plain import SOURCE, Backbone
+
+CHUNK = 64  # texts that are written together
+Trie = dict  # token -> Trie; SEP leads back to None, where [EOS] follows
+
+
+def first_turn(text: Prompt) -> tuple[str, ...]:
+    """The target's segments up to its first answer."""
+    return tuple(takewhile(lambda part: part.endswith(":"), text.target))
+
+
+def last_turn(text: Prompt) -> tuple[str, ...]:
+    """The target's segments up to its last answer: a dialogue with all earlier answers."""
+    asks = [i for i, part in enumerate(text.target) if part.endswith(":")]
+    return text.target[: asks[-1] + 1] if asks else ()
+
+
+def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
+    """The token sequences of these sentences as nested dictionaries. InputError without a sentence."""
+    root: Trie = {}
+    for sentence in sentences:
+        node = root
+        for token in tokenizer.segment(sentence)[:-1]:
+            node = node.setdefault(token, {})
+        node[SEP] = None
+    if not root or SEP in root:
+        raise InputError("nothing may be said: give sentences to choose among, and none that is empty.")
+    return root
+
+
+@torch.no_grad()
+def write(
+    made: Backbone,
+    texts: Sequence[Prompt],
+    length: int = 24,
+    given: Callable[[Prompt], tuple[str, ...]] = first_turn,
+    among: Sequence[Sequence[str]] | None = None,
+) -> list[list[str]]:
+    """The segments that are written after each text's given ones: the likeliest tokens, at most `length`, up to [EOS].
+
+    among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
+    before one is chosen, as a beam's trie does with semantic IDs.
+    """
+    network, tokenizer, out = made.network, made.tokenizer, []
+    special = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]
+    tries = {id(one): trie(tokenizer, one) for one in {id(one): one for one in among or ()}.values()}
+    for start in range(0, len(texts), CHUNK):
+        part = texts[start : start + CHUNK]
+        nodes = None if among is None else [tries[id(one)] for one in among[start : start + CHUNK]]
+        past = network.prefill(torch.from_numpy(tokenizer.encode(part, SOURCE).source))
+        rows = [[BOS, *(token for one in given(text) for token in tokenizer.segment(one))] for text in part]
+        begun = [len(row) for row in rows]
+
+        def choose(logits: Tensor, nodes: list[Trie | None] | None = nodes) -> Tensor:
+            closed = torch.ones_like(logits, dtype=torch.bool)
+            if nodes is None:
+                closed[:], closed[:, special] = False, True
+            for i, node in enumerate(nodes or ()):
+                closed[i, list(node) if node else [EOS]] = False
+            tokens = logits.masked_fill(closed, float("-inf")).argmax(-1)
+            if nodes is not None:
+                nodes[:] = [
+                    node.get(token) if node else None for node, token in zip(nodes, tokens.tolist(), strict=True)
+                ]
+            return tokens
+
+        steps = range(length) if nodes is None else itertools.count()  # a trie ends by itself
+        _decode(lambda target, past=past: network.decode_step(target, past), rows, choose, steps)
+        out += [tokenizer.decode(row[at:]) for row, at in zip(rows, begun, strict=True)]
+    return out
 
 
 @torch.no_grad()
 def fill(network: Network, source: Features, length: int = 12, temperature: float = 0.0, seed: int = 0) -> Tensor:
     """Write the span that [MASK] stands for in each item's text -> token ids (B, length), 0 after the end.
 
-    A text that is [MASK] alone is written from the photograph and the recording: a caption.
-
-    temperature 0 takes the likeliest token each time; above it, tokens are drawn. Special tokens are never written.
+    A text that is [MASK] alone is written from the image and the sound: a caption. temperature 0 takes the likeliest
+    token each time; above it, tokens are sampled. Special tokens are never written.
     """
-    size, device = len(source.text), source.text.device
+    device, rows = source.text.device, [[BOS] for _ in source.text]
     generator = torch.Generator(device=device).manual_seed(seed)
-    written = torch.full((size, 1), BOS, device=device)
-    ended = torch.zeros(size, dtype=torch.bool, device=device)
-    for _ in range(length):
-        logits = network.text_decoder(network.items, source, written)[:, -1]
+
+    def choose(logits: Tensor) -> Tensor:
         logits[:, [i for i in range(len(SPECIAL)) if i != EOS]] = float("-inf")
-        if temperature:
-            token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
-        else:
-            token = logits.argmax(-1)
-        ended |= token == EOS
-        written = torch.cat((written, token.masked_fill(ended, 0)[:, None]), 1)
-    return written[:, 1:]
+        if not temperature:
+            return logits.argmax(-1)
+        return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+    _decode(lambda target: network.text_decoder(network.items, source, target.to(device)), rows, choose, range(length))
+    written = [[token for token in row[1:] if token != EOS] for row in rows]
+    return torch.from_numpy(pad([*written, [0] * length])[:-1]).to(device)
+
+
+def _decode(
+    logits: Callable[[Tensor], Tensor], rows: list[list[int]], choose: Callable[[Tensor], Tensor], steps: Iterable[int]
+) -> None:
+    """Append a token to each row, in place, at each step until all rows have ended.
+
+    logits: token ids (B, T), 0 on the right -> (B, T, V); choose: logits (B, V) of the next token -> (B,) tokens.
+    """
+    for _ in steps:
+        every = logits(torch.from_numpy(pad(rows)))
+        last = torch.tensor([len(row) - 1 for row in rows], device=every.device)
+        tokens = choose(every[torch.arange(len(rows), device=every.device), last]).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            if row[-1] != EOS:
+                row.append(token)
+        if all(row[-1] == EOS for row in rows):
+            return

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec.config import Config
+
 Angles = tuple[Tensor, Tensor]  # cosines and sines, (T, d/2) or (B, 1, T, d/2)
 FEW_KEYS = 8  # up to this many, one query's products by hand take half of the fused kernel's time
 
@@ -163,6 +165,19 @@ class Block(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+
+class Stack(nn.ModuleList):
+    """`layers` blocks, one after the other."""
+
+    def __init__(self, config: Config, layers: int):
+        super().__init__(Block(config.width, config.heads, config.dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Tokens x (B, T, D) attend to each other under `mask` -> (B, T, D)."""
+        for block in self:
+            x = block(x, mask=mask, positions=positions).out
+        return x
 
 
 def decode_step(

@@ -17,7 +17,7 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block
+from m6rec.model.attention import Stack
 
 
 class Tokens(NamedTuple):
@@ -90,7 +90,7 @@ class ItemEncoder(nn.Module):
         self.modality = nn.Embedding(len(MODALITIES), width)
         self.absent = nn.Embedding(len(MODALITIES), width)
         self.query = nn.Parameter(torch.empty(width))
-        self.local = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.local_layers))
+        self.local = Stack(config, config.local_layers)
         self.bag = None if self.local else BagNet(width, config.dropout)
         self.mean_norm = nn.RMSNorm(width)
         self.gate = nn.Linear(width, 1) if config.fusion == "gated" else None
@@ -132,7 +132,7 @@ class ItemEncoder(nn.Module):
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
             return Encoded(self.bag(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.modality)
         x, mask = tokens.x, masks.item(tokens.present, tokens.modality, self.fusion)
-        for block in self.local[:-1]:
+        for block in list(self.local)[:-1]:
             x = block(x, mask=mask, positions=tokens.positions).out
         # In the last local layer only [ITEM], at position 0, is a query: nobody needs the other outputs.
         means, own = self._means(x, tokens)

@@ -17,7 +17,7 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, decode_step
+from m6rec.model.attention import KVCache, Stack, decode_step
 from m6rec.model.embed import ItemEncoder
 from m6rec.model.tree import Tree
 
@@ -33,9 +33,7 @@ class DigitDecoder(nn.Module):
         nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
         self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
         self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
-        )
+        self.blocks = Stack(config, config.decoder_layers)
         self.project = nn.Linear(config.width, config.width)
         # The tree is part of the model: it is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
@@ -95,10 +93,7 @@ class DigitDecoder(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """The blocks over all digits at once under a causal mask: (B, G, D) -> (B, G, D)."""
-        positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
-        for block in self.blocks:
-            x = block(x, mask=mask, positions=positions).out
-        return x
+        return self.blocks(x, masks.causal(x.shape[1], x.device), torch.arange(x.shape[1], device=x.device))
 
     def step(
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None
@@ -143,9 +138,7 @@ class TextDecoder(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
-        )
+        self.blocks = Stack(config, config.decoder_layers)
         self.norm = nn.RMSNorm(config.width)
 
     def forward(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
@@ -159,8 +152,7 @@ class TextDecoder(nn.Module):
         # The target's positions follow the source's longest modality.
         after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
         positions = torch.cat((tokens.positions, after))
-        for block in (*items.local, *self.blocks):
-            x = block(x, mask=mask, positions=positions).out
+        x = self.blocks(items.local(x, mask, positions), mask, positions)
         return self.norm(x[:, len(tokens.positions) :]) @ items.tokens.weight.T
 
 
@@ -169,17 +161,13 @@ class PatchDecoder(nn.Module):
 
     def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.dropout) for _ in range(config.decoder_layers)
-        )
+        self.blocks = Stack(config, config.decoder_layers)
         self.norm = nn.RMSNorm(config.width)
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def forward(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
         tokens = items.embed(content, hidden)
-        x, mask = tokens.x, masks.segment(tokens.present)
-        for block in (*items.local, *self.blocks):
-            x = block(x, mask=mask, positions=tokens.positions).out
-        x = self.norm(x)
+        mask, positions = masks.segment(tokens.present), tokens.positions
+        x = self.norm(self.blocks(items.local(tokens.x, mask, positions), mask, positions))
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}

@@ -24,7 +24,7 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import Features
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache
+from m6rec.model.attention import KVCache, Stack
 from m6rec.model.embed import Encoded, ItemEncoder
 from m6rec.model.heads import DigitDecoder, PatchDecoder, TextDecoder
 from m6rec.model.tree import Tree, insert, widths_for
@@ -69,7 +69,7 @@ class ContextFusion(nn.Module):
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
         self.mode = config.context_fusion
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
-        self.joint = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.joint_layers))
+        self.joint = Stack(config, config.joint_layers)
         self.norm = nn.RMSNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -204,12 +204,12 @@ class Network(nn.Module):
             nn.init.normal_(node, std=0.02)
             nn.init.zeros_(bias)
 
-    def encode_items(self, *, mute: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `mute` masked for every item.
+    def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
+        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
-        content = self.content.mute(*mute)
+        content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
         codes, content_of = self.codes, self.content_of

@@ -19,7 +19,7 @@ from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache
+from m6rec.model.attention import Block, KVCache, Stack
 
 
 class Step(NamedTuple):
@@ -42,9 +42,7 @@ class SegmentNetwork(nn.Module):
         self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
         self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
         self.segments = nn.Embedding(config.history + 2, width)  # profile, events by recency, candidate
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.dropout) for _ in range(1 if shared else self.depth)
-        )
+        self.blocks = Stack(config, 1 if shared else self.depth)
         self.norm = nn.RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth))
         self.dropout = nn.Dropout(config.dropout)
@@ -52,6 +50,11 @@ class SegmentNetwork(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: token ids may come from anywhere."""
+        return self.segments.weight.device
 
     def layer(self, number: int) -> Block:
         """The block that serves as this layer, from 0."""
@@ -63,7 +66,7 @@ class SegmentNetwork(nn.Module):
 
     def steps(self, windows: Windows, local_layers: int = 0) -> Iterator[Step]:
         """One joint layer after the other. A caller may stop early (early exit)."""
-        segments = torch.cat((windows.source, windows.candidates), 1).to(self.tokens.weight.device)  # (B, S + C, L)
+        segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
         states = self.local(segments.flatten(0, 1), local_layers).unflatten(0, segments.shape[:2])
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
 
@@ -71,7 +74,7 @@ class SegmentNetwork(nn.Module):
         """Segments of token ids (n, L) through the first layers, each apart -> (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
-        tokens = tokens.to(self.tokens.weight.device)
+        tokens = tokens.to(self.device)
         if not layers:
             return self.embed(tokens)
         tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 from m6rec.data.text import PAD
-from m6rec.model.attention import Block, KVCache
+from m6rec.model.attention import KVCache, Stack
 from m6rec.model.masks import unilm
 
 SOURCE, TARGET = 0, 1  # regions
@@ -47,9 +47,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, config.width, padding_idx=PAD)
         self.regions = nn.Embedding(2, config.width)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.dropout) for _ in range(config.joint_layers)
-        )
+        self.blocks = Stack(config, config.joint_layers)
         self.norm = nn.RMSNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         for embedding in (self.tokens, self.regions):

@@ -137,23 +137,13 @@ def health(tree: Tree) -> list[Health]:
     """One row per level: dead nodes, evenness, crowding, uniqueness."""
     rows = []
     for level in range(len(tree.widths)):
-        counts = np.bincount(
-            tree.prefixes(torch.arange(len(tree.leaf)))[:, level], minlength=math.prod(tree.widths[: level + 1])
-        )
+        nodes = tree.prefixes(torch.arange(len(tree.leaf)))[:, level].cpu()
+        counts = np.bincount(nodes, minlength=math.prod(tree.widths[: level + 1]))
         used = counts[counts > 0]
         share = used / used.sum()
         even = -(share * np.log(share)).sum() / np.log(len(counts))
-        rows.append(
-            Health(
-                level + 1,
-                len(used),
-                len(counts) - len(used),
-                float(even),
-                int(used.min()),
-                int(used.max()),
-                float((counts == 1).sum() / len(tree.leaf)),
-            )
-        )
+        empty, unique = len(counts) - len(used), float((counts == 1).sum() / len(tree.leaf))
+        rows.append(Health(level + 1, len(used), empty, float(even), int(used.min()), int(used.max()), unique))
     return rows
 
 

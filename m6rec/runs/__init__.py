@@ -1,1 +1,1 @@
-"""Running: notebooks headlessly and in sweeps, what they record, the report, and the doctor."""
+"""Running: notebooks executed and swept, their results, and the report."""

@@ -1,7 +1,4 @@
-"""Notebooks run headlessly by papermill: parameters are checked before anything starts; a log, a time limit.
-
-papermill runs in a process of its own, so that each run has its own threads, environment and end.
-"""
+"""Notebooks as files, and executed by papermill: parameters are checked before anything starts; a log, a time limit."""
 
 from __future__ import annotations
 
@@ -9,26 +6,19 @@ import ast
 import difflib
 import os
 import re
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import nbformat
 import papermill
-import psutil
-import yaml
 
 from m6rec.errors import InputError
-from m6rec.runs import notebooks
 
-NOISE = re.compile(r"Kernel is running over TCP without encryption|^(Input|Output) Notebook: ")
-GRACE = 5.0  # seconds that a stopped run has to end by itself
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Execution(NamedTuple):
@@ -40,6 +30,26 @@ class Execution(NamedTuple):
     error: str = ""
 
 
+def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
+    known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
+    if not known:
+        raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names]
+    for name, stem in zip(names, stems, strict=True):
+        if stem not in known:
+            raise InputError(f"there is no notebook {name!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
+    return [known[stem] for stem in stems or known]
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook as nbformat 4; InputError if it is none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise InputError(f"{path} cannot be read as a notebook ({error}).") from None
+
+
 def assignments(words: Iterable[str]) -> dict[str, str]:
     """["hour=21", "seed=1"] as {"hour": "21", "seed": "1"}."""
     pairs = [word.partition("=") for word in words]
@@ -49,21 +59,74 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def defaults(notebook: Path) -> dict[str, object]:
+    """A notebook's parameters by name with the values of its own literals."""
+    known = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
+
+
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """The given parameters with the types of the notebook's own literals; text is read as a literal where one is due.
 
     InputError names the unknown one and lists the known, or names the wrong type or choice. papermill would only warn.
     """
     notebook = Path(notebook)
-    notebooks.read(notebook)
+    read(notebook)
     known = papermill.inspect_notebook(str(notebook))
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            lists = ", ".join(f"{name}={parameter['default']}" for name, parameter in known.items())
-            raise InputError(f"{notebook.name} has no parameter {name!r}{hint}; it knows {lists or 'none'}.")
+            all_ = ", ".join(f"{name}={parameter['default']}" for name, parameter in known.items())
+            hint = _near(name, known)
+            raise InputError(f"{notebook.name} has no parameter {name!r}{hint}; it knows {all_ or 'none'}.")
     return {name: _typed(notebook.name, known[name], value) for name, value in given.items()}
+
+
+def execute(
+    notebook: Path,
+    out: Path,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    log: Path | None = None,
+    timeout: int | None = None,
+    threads: int | None = None,
+    record: Path | None = None,
+    progress: bool = True,
+) -> Execution:
+    """Run one notebook from the top into `out`, which is kept when it fails.
+
+    log: file for everything that the cells print. timeout: seconds for one cell. threads: of numpy and torch.
+    record: the JSON file that `m6rec.record` writes to. progress: a bar that moves with the cells, in a terminal.
+    The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
+    """
+    values, error = check_parameters(notebook, parameters or {}), ""
+    variables = dict.fromkeys(THREADS, str(threads)) if threads else {}
+    if record:
+        variables["M6REC_RECORD"] = str(record.absolute())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log, start = (log or out.with_suffix(".log")).absolute(), time.perf_counter()
+    bar = {
+        "desc": Path(notebook).stem,
+        "leave": False,
+        "disable": None if progress else True,
+    }  # None: without a terminal
+    with (
+        tempfile.TemporaryDirectory() as cwd,
+        log.open("w", encoding="utf-8") as lines,
+        patch.dict(os.environ, variables),
+    ):
+        try:
+            papermill.execute_notebook(
+                Path(notebook).absolute(), out.absolute(), values, kernel_name="python3", language="python", cwd=cwd,
+                progress_bar=bar, stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
+                extra_arguments=["--log-level=CRITICAL"],  # else a kernel writes to this terminal
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as failed:
+            error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"
+        except TimeoutError:
+            error = f"a cell was stopped after {timeout} s, the time limit"
+        except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
+            error = f"the kernel ended: {failed}"
+    return Execution(out, not error, time.perf_counter() - start, error)
 
 
 def _typed(where: str, parameter: dict[str, str], value: object) -> object:
@@ -85,94 +148,6 @@ def _typed(where: str, parameter: dict[str, str], value: object) -> object:
     return value
 
 
-def execute(
-    notebook: Path,
-    out: Path,
-    parameters: Mapping[str, object] | None = None,
-    *,
-    log: Path | None = None,
-    timeout: float | None = None,
-    threads: int | None = None,
-    record: Path | None = None,
-    on_cell: Callable[[int], None] | None = None,
-) -> Execution:
-    """Run one notebook from the top into `out`, which is kept when it fails.
-
-    log: file for everything that the cells print. timeout: seconds for the whole notebook. threads: of numpy and torch.
-    record: the JSON file that `m6rec.record` writes to. on_cell: called with the number of each cell that starts.
-    The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
-    """
-    values = check_parameters(notebook, parameters or {})
-    environment = dict(os.environ)
-    if threads:
-        environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)))
-    if record:
-        environment["M6REC_RECORD"] = str(record.absolute())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    log = log or out.with_suffix(".log")
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines:
-        command = [sys.executable, "-m", "papermill", str(Path(notebook).absolute()), str(out.absolute())]
-        command += ["--kernel", "python3", "--language", "python", "--log-output", "--no-progress-bar"]
-        if values:
-            command += ["--parameters_yaml", yaml.safe_dump(values)]
-        code, stopped = _follow(command, cwd, environment, timeout, lines.write, on_cell)
-    seconds = time.perf_counter() - start
-    if stopped:
-        return Execution(out, False, seconds, f"stopped after {timeout:g} s, the time limit")
-    return Execution(out, code == 0, seconds, "" if code == 0 else _reason(out, log))
-
-
-def _follow(command, cwd, environment, timeout, write, on_cell) -> tuple[int, bool]:
-    """Run a command, hand its lines on as they come, and never leave it behind: (exit code, stopped by the limit)."""
-    stopped = threading.Event()
-    process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-
-    def stop() -> None:
-        stopped.set()
-        _end(process)
-
-    timer = threading.Timer(timeout or threading.TIMEOUT_MAX, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        for line in process.stdout:
-            if on_cell and (cell := re.match(r"Executing Cell (\d+)-", line)):
-                on_cell(int(cell[1]))
-            if not NOISE.search(line):
-                write(line)
-        return process.wait(), stopped.is_set()
-    finally:
-        timer.cancel()
-        _end(process)
-        process.stdout.close()
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End papermill and the kernel that it started, which lives in a session of its own."""
-    if process.poll() is not None:
-        return
-    with suppress(psutil.NoSuchProcess):
-        kernels = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()  # papermill ends its kernel itself, if it has got so far
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for left in psutil.wait_procs(kernels, timeout=1)[1]:
-            left.kill()
-
-
-def _reason(out: Path, log: Path) -> str:
-    """Why a run failed: the error that stands in the executed copy, else the log's last line."""
-    if out.exists():
-        cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
-        for number, cell in enumerate(cells, 1):
-            for output in cell.outputs:
-                if output.output_type == "error":
-                    return f"code cell {number}: {output.ename}: {output.evalue}"
-    lines = log.read_text(encoding="utf-8").strip().splitlines()
-    return lines[-1] if lines else "papermill ended without a word"
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,97 +1,128 @@
-"""The committed results: notebooks at full size, each with a JSON file of its figures and of what they came from.
+"""The committed results: notebooks at full size, a JSON file of figures and their origin for each, and a page of all.
 
-`run` writes notebooks/results/<notebook>.json once a notebook has ended well: a failed run loses no old result. What it
-trains is kept in the checkpoint cache, so a run that was interrupted goes on where it was.
+`measure` writes notebooks/results/<notebook>.json once a notebook has ended well: a failed run loses no old result.
+What it trains is kept in the checkpoint cache, so a run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from m6rec.errors import InputError
-from m6rec.record import code_hash, environment, recorded, rounded, write_json
+from m6rec.record import code_hash, environment, recorded, rounded, short, write_json
+from m6rec.runs.execute import execute, find, read
+
+ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")
+HEAD = """# Every measured figure
+Value and 95 % interval (a bootstrap over users of the mean over seeds), the events measured on, the n users (or
+examples) and the seeds behind it, and the scale, commit and day of the measurement. `make results NB=…` measures one
+notebook's figures again.
+"""
 
 
 class Failed(Exception):
     """A notebook that did not end well; the message says why and where its log is."""
 
 
-def run(notebook: Path, *, only: str = "", timeout: float | None = None, on_cell=None) -> Path:
+def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Path:
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
     only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
     not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
     stay under runs/results/. Raises Failed, or InputError if another notebook owns a name or nothing is measured.
     """
-    from m6rec.runs.execute import execute
-
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (notebook.stem, only)))
-    record = place / "figures.json"
+    record, path = place / "figures.json", notebook.parent / "results" / f"{notebook.stem}.json"
     record.unlink(missing_ok=True)
     origin = {**environment(), "code_hash": code_hash(notebook)}  # before the run: this is the code that it starts from
+    committed = read_all(path.parent, but="" if only else path.stem)
     asked = {"scale": "full", "only": only} if only else {"scale": "full"}
-    done = execute(notebook, place / notebook.name, asked, log=place / "log.txt", timeout=timeout,
-                   record=record, on_cell=on_cell)  # fmt: skip
+    done = execute(notebook, place / notebook.name, asked, log=place / "log.txt", timeout=timeout, record=record)
     if not done.ok:
         raise Failed(f"{notebook.stem} failed, its old results stay: {done.error} (see {place / 'log.txt'})")
-    figures = {
-        figure.name: {
-            "value": rounded(figure.value),
-            "low": None if figure.low is None else rounded(figure.low),
-            "high": None if figure.high is None else rounded(figure.high),
-            "n": figure.n,
-            "seeds": figure.seeds,
-        }
-        for figure in recorded(record).values()
-        if figure.name.startswith(only)
-    }
-    path = notebook.parent / "results" / f"{notebook.stem}.json"
-    kept = _others(path, only, figures)
-    _check_names(figures, path)
-    origin |= {"seconds": round(done.seconds, 1), "command": f"make results NB={notebook.stem}"}
+    figures = {name: figure.plain() for name, figure in recorded(record).items() if name.startswith(only)}
+    for figure in figures.values():
+        figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
+    for owner, result in committed.items():
+        if owner != path.stem and (both := sorted(set(figures) & set(result) - {"run"})):
+            raise InputError(f"{path.stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
+    origin |= {"seconds": round(done.seconds, 1), "scale": "full", "date": time.strftime("%Y-%m-%d"),
+               "command": f"make results NB={notebook.stem}"}  # fmt: skip
     if only:
+        if not figures:
+            raise InputError(f"{only} is not measured so, and nothing is written: {path.stem} says what only may be.")
         origin |= {"only": only, "command": f"{origin['command']} ONLY={only}"}
-    write_json(path, {**kept, **figures, "run": origin})
+        old = committed.get(path.stem, {"run": {}})
+        source = {what: old["run"].get(what) for what in ORIGIN}
+        kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+        figures = {**kept, **figures}
+    write_json(path, {**figures, "run": origin})
     return path
 
 
-def _others(path: Path, only: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an older run that a run of `only` some leaves as they are."""
-    if not only:
-        return {}
-    if not figures:
-        raise InputError(f"{only} is not measured so, and nothing is written: {path.stem} says what only may be.")
-    old = read(path.parent).get(path.stem, {})
-    run = old.pop("run", {})
-    origin = {what: run.get(what) for what in ("commit", "dirty", "code_hash", "command")}
-    return {name: {"from": origin, **figure} for name, figure in old.items() if name not in figures}
+def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
+    """Every committed result by notebook: {"04_recommendations": {"<name>": {"value", …}, "run": {…}}}, in order.
 
-
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every committed result by notebook: {"04_recommendations": {"<name>": {"value", …}, "run": {…}}}, in order."""
+    InputError for a file that is damaged or older than today's form. but: a notebook whose file is left out.
+    """
     found = {}
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(path for path in Path(folder).glob("*.json") if path.stem != but):
+        again = f"measure it again with make results NB={path.stem}"
         try:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            found[path.stem]["run"]["code_hash"]
+            run = found[path.stem]["run"]
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} is no results file: write it with make results NB={path.stem}.") from None
+            raise InputError(f"{path} is no results file: {again}.") from None
+        if missing := [what for what in ORIGIN if what not in run]:
+            raise InputError(f"{path} was written by an older m6rec, without {', '.join(missing)}: {again}.")
     return found
 
 
 def stale(folder: Path) -> list[str]:
-    """The notebooks whose results are of other code than today's or of several runs, or that are gone (in results/)."""
+    """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
     old = []
-    for name, result in read(folder).items():
-        notebook = Path(folder).parent / f"{name}.ipynb"
-        if result["run"].get("only") or not notebook.exists() or result["run"]["code_hash"] != code_hash(notebook):
+    for name, result in read_all(folder).items():
+        run, path = result["run"], Path(folder).parent / f"{name}.ipynb"
+        if run.get("only") or not path.exists() or run["code_hash"] != code_hash(path):
             old.append(name)
     return old
 
 
-def _check_names(figures: dict[str, Any], path: Path) -> None:
-    for owner, result in read(path.parent).items():
-        if owner != path.stem and (both := sorted(set(figures) & set(result) - {"run"})):
-            raise InputError(f"{path.stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
+def page(folder: Path) -> str:
+    """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
+    lines = [HEAD]
+    for stem, result in read_all(folder / "results").items():
+        lines += [f"## [{stem}](../{stem}.ipynb)", "| figure | value | 95 % interval | split | n | seeds | scale"
+                  " | commit | date |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        for name, figure in result.items():
+            if name == "run":
+                continue
+            run = figure.get("from", result["run"])
+            label = f": {figure['label']}" if "label" in figure else ""
+            interval = "–" if figure["low"] is None else f"{short(figure['low'])} to {short(figure['high'])}"
+            cells = [f"`{name}`{label}", short(figure["value"]), interval, figure.get("split", "–"), figure["n"] or "–",
+                     figure["seeds"], run["scale"], (run["commit"] or "–")[:7], run["date"]]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_page(folder: Path) -> Path:
+    """Write results/README.md, and results/readme.png: the output of the first cell that is tagged "readme"."""
+    path = folder / "results" / "README.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(page(folder), encoding="utf-8")
+    if shown := picture(folder):
+        path.with_name("readme.png").write_bytes(shown)
+    return path
+
+
+def picture(folder: Path) -> bytes | None:
+    """The PNG that the README shows."""
+    cells = [cell for path in find(folder) for cell in read(path).cells if "readme" in cell.metadata.get("tags", ())]
+    images = [output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs]
+    return next((base64.b64decode(image) for image in images if image), None)

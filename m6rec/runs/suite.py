@@ -1,47 +1,34 @@
-"""The whole suite: every notebook in order, into one folder with its report or in place for committing."""
+"""The whole suite: every notebook in order into one folder with its report, in place for committing, or for a class."""
 
 from __future__ import annotations
 
-import ast
+import hashlib
+import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
-import papermill
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
-from rich.text import Text
+from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
+from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, recorded, write_json
-from m6rec.runs import notebooks, report
-from m6rec.runs.execute import Execution, check_parameters, execute
+from m6rec.runs import report
+from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
 
-
-class Suite(NamedTuple):
-    """A run of notebooks: its folder, what became of each, and every recorded number under its name, with "run"."""
-
-    folder: Path
-    executions: list[Execution]
-    metrics: dict[str, dict]
-
-    @property
-    def ok(self) -> bool:
-        return all(execution.ok for execution in self.executions)
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def run_all(
-    paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] | None = None, *, console: Console | None = None
-) -> Suite:
+    paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] | None = None, say: Callable = print
+) -> list[Execution]:
     """Execute notebooks in order into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
 
     One that fails does not stop the others: each stands alone. InputError, before any starts, if parameters do not fit.
     """
-    console = console or Console()
     for path in paths:
         typed = check_parameters(path, parameters or {})
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -49,85 +36,84 @@ def run_all(
     executions, metrics = [], {}
     for path in paths:
         record = folder / f"{path.stem}.json"
-        execution = _follow(console, path, folder / path.name, typed, record)
-        figures = {name: _plain(figure) for name, figure in recorded(record).items()}
+        execution = execute(path, folder / path.name, typed, record=record)
+        figures = {name: figure.plain() for name, figure in recorded(record).items()}
         if twice := sorted(figures.keys() & metrics.keys()):
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
-        metrics.update({name: figure for name, figure in figures.items() if name not in metrics})
+        metrics = {**figures, **metrics}
         executions.append(execution)
+        say(_line(execution, report.headlines(execution)))
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
         "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in executions},
-        "seed": _seed(paths[0], typed),
+        "seed": {**defaults(paths[0]), **typed}.get("seed"),
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
     report.build(folder, executions, metrics, source=paths[0].parent.absolute())
-    _point(runs / "latest", folder)
-    return Suite(folder, executions, metrics)
-
-
-def refresh(paths: Sequence[Path], *, console: Console | None = None) -> list[Execution]:
-    """Execute notebooks in place at their defaults, in order, and clean them for committing.
-
-    One that fails stays as it was; what it printed stands in its Execution's error.
-    """
-    console, executions = console or Console(), []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in paths:
-            execution = _follow(console, path, Path(folder) / path.name, None, Path(folder) / f"{path.stem}.json")
-            if execution.ok:
-                nbformat.write(notebooks.clean(notebooks.read(execution.path)), path)
-            executions.append(execution._replace(path=path))
+    fresh = runs / f".latest.{os.getpid()}"
+    fresh.symlink_to(folder.name, target_is_directory=True)
+    os.replace(fresh, runs / "latest")
     return executions
 
 
-def closing(console: Console, suite: Suite) -> None:
-    """The last words of a run: the recorded numbers, the model's beside the baselines', and where the report is."""
-    for name, table in report.tables(suite.metrics).items():
-        console.print(_printed(name, table))
-    for execution in suite.executions:
-        if not execution.ok:
-            console.print(f"{execution.path.name} failed: {execution.error}", style="red", markup=False)
-    console.print(f"Report: {suite.folder.parent / 'latest' / 'index.html'}", markup=False, soft_wrap=True)
+def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
+    """Execute notebooks in place at their defaults, in order, and clean them for committing.
+
+    One that fails stays as it was; why it failed stands in its Execution's error.
+    """
+    executions = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            execution = execute(path, Path(folder) / path.name, record=Path(folder) / f"{path.stem}.json")
+            if execution.ok:
+                nbformat.write(clean(read(execution.path)), path)
+            executions.append(execution._replace(path=path))
+            say(_line(executions[-1]))
+    return executions
 
 
-def _follow(console: Console, path: Path, out: Path, parameters: Mapping | None, record: Path) -> Execution:
-    """Execute one notebook under a line that moves with its cells; without a terminal only its end is printed."""
-    cells = len(notebooks.read(path).cells)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("cell {task.completed}/{task.total}")
-    hidden = not console.is_terminal
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(path.stem, total=cells)
-        moved = lambda cell: progress.update(task, completed=min(cell, cells))  # noqa: E731
-        execution = execute(path, out, parameters, record=record, on_cell=moved)
-    console.print(f"{'✓' if execution.ok else '✗'} {path.stem:<24} {execution.seconds:5.0f} s", highlight=False)
-    if not execution.ok:
-        console.print(f"  {execution.error}", style="red", markup=False)
-    return execution
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
+    notebook = nbformat.from_dict(notebook)
+    language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
+    return notebook
 
 
-def _plain(figure) -> dict:
-    return {field: value for field, value in figure._asdict().items() if field != "name"}
+def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Write student copies, without solutions and outputs, into a folder; the same names, so that their links hold.
+
+    A copy that somebody has edited is never overwritten: `InputError` names it, after the others are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    copies, edited = [folder / path.name for path in paths], []
+    for path, copy in zip(paths, copies, strict=True):
+        if copy.exists() and (old := read(copy)).metadata.get("m6rec_copy") != _digest(old):
+            edited.append(copy.name)
+            continue
+        notebook, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(clean(read(path)), {})
+        notebook, _ = ClearOutputPreprocessor().preprocess(notebook, {})
+        notebook.metadata["m6rec_copy"] = _digest(notebook)
+        nbformat.write(notebook, copy)
+    if edited:
+        raise InputError(
+            f"{', '.join(edited)} in {folder} was edited and is left as it is: move it away for a new copy."
+        )
+    return copies
 
 
-def _seed(path: Path, parameters: Mapping[str, object]) -> object:
-    known = papermill.inspect_notebook(str(path))
-    return parameters.get("seed", ast.literal_eval(known["seed"]["default"]) if "seed" in known else None)
+def _digest(notebook: nbformat.NotebookNode) -> str:
+    """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
+    return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
-def _point(link: Path, folder: Path) -> None:
-    """Turn the link `latest` to a folder beside it, in one step."""
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.symlink_to(folder.name, target_is_directory=True)
-    os.replace(fresh, link)
-
-
-def _printed(name: str, table) -> Table:
-    # A narrow terminal may break the figures, never the names that tell the rows apart.
-    names = Column("", no_wrap=True, min_width=max(map(len, table.index)))
-    printed = Table(names, *table.columns, title=Text(name), title_justify="left", box=None)
-    for row, values in table.iterrows():
-        printed.add_row(*map(Text, (row, *values)))  # Text: an interval's brackets are no markup
-    return printed
+def _line(execution: Execution, figures: str = "") -> str:
+    state = "✓" if execution.ok else "✗"
+    return f"{state} {execution.path.stem:<24} {execution.seconds:5.0f} s  {execution.error or figures}"

@@ -1,34 +1,26 @@
 """Sweeps: one notebook through every combination of parameters, each run in a folder of its own, and one table of all.
 
-A run is finished when its folder holds done.json, which is written last and whole. Finished runs of the same code are
-not repeated, all others are; what an older code left is set aside, never deleted.
+A run's folder is <out>/<hash of the code>/<parameters>. It is finished when it holds done.json, the run's row of the
+table, which is written last and whole. Finished runs are not repeated, all others are; another code's runs stay.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import itertools
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import papermill
-import psutil
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+import pandas as pd
+from joblib import Parallel, delayed
 
 from m6rec.errors import InputError
 from m6rec.record import code_hash, cores, environment, recorded, write_json
-from m6rec.runs import notebooks
-from m6rec.runs.execute import check_parameters, execute
-from m6rec.runs.tables import write_tables
+from m6rec.runs.execute import check_parameters, defaults, execute
 
 DONE = "done.json"
 
@@ -39,6 +31,10 @@ class Run(NamedTuple):
     folder: Path
     given: dict[str, Any]
     parameters: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / DONE).exists()
 
 
 class Sweep(NamedTuple):
@@ -59,120 +55,74 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
         typed = [check_parameters(notebook, {name: value})[name] for value in values]
         choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    known = papermill.inspect_notebook(str(notebook))
-    defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
+    own, out = defaults(notebook), out / code_hash(notebook)
     given = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [Run(out / _name(one), one, {**defaults, **one}) for one in given]
+    return [Run(out / _name(one), one, {**own, **one}) for one in given]
 
 
 def sweep(
-    notebook: Path,
-    grid: Mapping[str, str],
-    out: Path,
-    *,
-    jobs: int = 1,
-    timeout: float | None = None,
-    dry_run: bool = False,
-    console: Console | None = None,
-) -> Sweep:
+    notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, timeout: int | None = None,
+    dry_run: bool = False, say: Callable = print,
+) -> Sweep:  # fmt: skip
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
-    timeout: seconds for one run. An interrupt ends the runs that are under way, writes the tables of the finished ones
+    timeout: seconds for one cell. An interrupt ends the runs that are under way, writes the tables of the finished ones
     and is raised again. InputError, before anything starts, if the grid does not fit the notebook.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
-    console = console or Console()
-    notebook, out = Path(notebook), Path(out).absolute()
+    notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    code = code_hash(notebook)
-    kept = [run for run in runs if _finished(run, code)]
-    todo = [run for run in runs if run not in kept]
+    todo, kept = [run for run in runs if not run.finished], [run for run in runs if run.finished]
     if dry_run:
         for run in runs:
-            state = "finished" if run in kept else "to run  "
-            console.print(f"{state}  {run.folder.name}", markup=False, highlight=False, soft_wrap=True)
+            say(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
         return Sweep([], kept, {}, [])
-    out.mkdir(parents=True, exist_ok=True)
     failed: dict[Path, str] = {}
+    calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout, jobs == 1) for run in todo)
     try:
-        _run_all(notebook, todo, out, jobs, timeout, console, failed)
+        for folder, error in Parallel(jobs, return_as="generator_unordered", batch_size=1)(calls):
+            failed |= {folder: error} if error else {}
+            say(f"failed    {folder.name}: {error}" if error else f"finished  {folder.name}")
     finally:
-        tables = write_tables(out, code)
+        tables = write_tables(out, code_hash(notebook), list(defaults(notebook)))
     return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)
 
 
-def _run_all(notebook, todo, out, jobs, timeout, console, failed) -> None:
-    stopping = threading.Event()
-    cells = len(notebooks.read(notebook).cells)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(jobs) as pool:
-        total = progress.add_task(escape(notebook.stem), total=len(todo))
-
-        def one(run: Run) -> str:
-            if stopping.is_set():
-                return "not started"
-            line = progress.add_task(f"  {escape(run.folder.name)}", total=cells)
-            try:
-                moved = lambda cell: progress.update(line, completed=cell)  # noqa: E731
-                return _run(notebook, run, max(1, cores() // jobs), timeout, moved, stopping)
-            finally:
-                progress.remove_task(line)
-
-        waiting = {pool.submit(one, run): run for run in todo}
-        try:
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    run = waiting.pop(future)
-                    if error := future.result():
-                        failed[run.folder] = error
-                    progress.update(total, advance=1)
-                    said = f"failed    {run.folder.name}: {error}" if error else f"finished  {run.folder.name}"
-                    progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
-        except BaseException:
-            stopping.set()
-            while waiting:  # a run may start its process just now: look again until every thread has come back
-                _stop_children(out)
-                for future in wait(waiting, timeout=1).done:
-                    del waiting[future]
-            raise
+def write_tables(out: Path, code: str, parameters: list[str]) -> list[Path]:
+    """Gather one code's finished runs into results.parquet and results.csv, one row each; none if none is finished."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]
+    if not rows:
+        return []
+    # "width=64" and the default of 64 are one and the same run.
+    table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+    paths = [out / "results.parquet", out / "results.csv"]
+    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    table.to_parquet(parts[0], index=False)
+    table.to_csv(parts[1], index=False)
+    return [part.replace(path) for part, path in zip(parts, paths, strict=True)]
 
 
-def _run(notebook: Path, run: Run, threads: int, timeout, moved: Callable, stopping: threading.Event) -> str:
-    """Execute one run in an empty folder and mark it done; why it failed, or nothing."""
-    if run.folder.exists():
-        _clear(run.folder)
-    run.folder.mkdir()
-    record = run.folder / "figures.json"
-    origin = {**environment(), "threads": threads, "code_hash": code_hash(notebook)}
-    done = execute(notebook, run.folder / notebook.name, run.given, log=run.folder / "log.txt", timeout=timeout,
-                   threads=threads, record=record, on_cell=moved)  # fmt: skip
-    if not done.ok or stopping.is_set():
-        return f"{done.error or 'stopped'} (see {run.folder / 'log.txt'})"
-    figures = {name: [figure.value, figure.low, figure.high] for name, figure in recorded(record).items()}
-    marker = {"parameters": run.parameters, "figures": figures, "seconds": round(done.seconds, 1), "run": origin}
-    write_json(run.folder / DONE, marker)
-    return ""
-
-
-def _finished(run: Run, code: str) -> bool:
-    marker = run.folder / DONE
-    if not marker.exists():
-        return False
-    done = json.loads(marker.read_text(encoding="utf-8"))
-    return done["run"]["code_hash"] == code and done["parameters"] == json.loads(json.dumps(run.parameters))
-
-
-def _clear(folder: Path) -> None:
-    """Make room for a run: what failed or was interrupted goes, what finished under another code is set aside."""
-    marker = folder / DONE
-    if marker.exists():
-        old = json.loads(marker.read_text(encoding="utf-8"))["run"]["code_hash"]
-        aside = folder.with_name(f"{folder.name} (code {old})")
-        shutil.rmtree(aside, ignore_errors=True)  # the same run of the same code, from before
-        folder.rename(aside)
-    else:
-        shutil.rmtree(folder)
+def _run(notebook: Path, run: Run, threads: int, timeout: int | None, progress: bool) -> tuple[Path, str]:
+    """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
+    if code_hash(notebook) != run.folder.parent.name:
+        return run.folder, "the code has changed since the sweep began: sweep again"
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    record, log, origin = run.folder / "figures.json", run.folder / "log.txt", environment()
+    done = execute(notebook, run.folder / notebook.name, run.given, log=log, timeout=timeout, threads=threads,
+                   record=record, progress=progress)  # fmt: skip
+    if not done.ok:
+        return run.folder, f"{done.error} (see {log})"
+    row = {name: json.dumps(v) if isinstance(v, list | dict) else v for name, v in run.parameters.items()}
+    for name, figure in recorded(record).items():
+        bounds = {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
+        row |= {name: figure.value, **bounds}
+    row |= {"seconds": round(done.seconds, 1), "code_hash": run.folder.parent.name}
+    row |= {name: origin[name] for name in ("commit", "dirty")}
+    row |= {f"version.{package}": version for package, version in origin["versions"].items()}
+    write_json(run.folder / DONE, row)
+    return run.folder, ""
 
 
 def _name(given: Mapping[str, Any]) -> str:
@@ -180,21 +130,3 @@ def _name(given: Mapping[str, Any]) -> str:
     exact = ",".join(f"{name}={given[name]}" for name in sorted(given)) or "defaults"
     name = re.sub(r"[^\w=,.+-]", "_", exact)[:100]
     return name if name == exact else f"{name}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
-
-
-def _stop_children(out: Path) -> None:
-    """End the papermill processes that write below `out`, and their kernels, which live in sessions of their own."""
-    found: list[psutil.Process] = []
-    for process in psutil.Process().children():
-        try:
-            if any(str(out) in word for word in process.cmdline()):
-                found += [process, *process.children(recursive=True)]
-        except psutil.Error:  # it ended in the meantime
-            continue
-    for signal in (psutil.Process.terminate, psutil.Process.kill):
-        for process in found:
-            try:
-                signal(process)
-            except psutil.NoSuchProcess:
-                continue
-        found = psutil.wait_procs(found, timeout=5)[1]

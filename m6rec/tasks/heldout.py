@@ -1,15 +1,91 @@
-"""A domain of which items and users are held out, and how well a model ranks what training has never seen."""
+"""Held-out evaluation: how well a model ranks items and users that training has never seen.
+
+`ColdStart` holds items and users of one data set out of the training of an `M6Rec`. `OpenDomain` holds a whole domain
+out of the training of a text backbone, which then ranks it zero-shot, or after a few of its events (few-shot).
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from m6rec import baselines
+from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import Domain, domain
 from m6rec.data.splits import Split
 from m6rec.data.text import Prompt
+from m6rec.errors import InputError
+from m6rec.evaluate import evaluate
+from m6rec.model.text_model import TextTransformer
+from m6rec.tasks.zero_shot import DotProduct
+from m6rec.train.plain import Backbone, teach
+
+# Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
+PASSES, SCRATCH_RATE = 10, 3e-3
+SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
+
+
+class HeldOutTargets:
+    """Targets by case. cases: name -> rows of data.events, and the item codes that are ranked (None: all)."""
+
+    def __init__(self, data: Dataset, split: Split, items: np.ndarray, cases: Mapping[str, tuple]):
+        self.data, self.split, self.items, self.cases = data, split, items, dict(cases)
+
+    @property
+    def chance(self) -> float:
+        """The expected NDCG@10 of a random ranking of the held-out items."""
+        return float((1 / np.log2(np.arange(2, 12))).sum() / len(self.items))
+
+    def ndcg(self, models: Sequence[object], case: str | None = None, first: int | None = None) -> np.ndarray:
+        """NDCG@10 (S, U): a row for each model (a seed, say), a column for each of a case's `first` targets.
+
+        By default all targets of the first case. InputError for an unknown one.
+        """
+        case = next(iter(self.cases)) if case is None else case
+        if case not in self.cases:
+            raise InputError(f"the case {case!r} is unknown: take one of {', '.join(self.cases)}.")
+        rows, pool = self.cases[case]
+        split = self.split._replace(test=rows[:first])
+        return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
+
+
+class ColdStart(HeldOutTargets):
+    """A data set of which items and users (codes) are held out; `train` is what is left to learn from.
+
+    Cases: "warm" (known users and items), "cold" (known users, held-out items, ranked among these), "valid" and
+    "valid_cold" (the same, of the validation part) and "cold_users" (their first event, if its item is known).
+    """
+
+    def __init__(self, data: Dataset, items: np.ndarray, users: Sequence[int] = ()):
+        self.train, split = data.without(items, users), data.split()
+        user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
+        cold, new = np.isin(item, items), np.isin(user, users)  # (E,)
+        # Users with fewer than three events left are trained on to the last one, and are no targets.
+        warm_user = ~new & (np.diff(self.train.offsets) >= 3)[user]
+        first = np.flatnonzero(np.diff(user, prepend=-1))
+        parts = {"warm": split.test, "valid": split.valid}
+        cases = {name: (rows[(warm_user & ~cold)[rows]], None) for name, rows in parts.items()}
+        cases |= {n: (r[(cold & ~new)[r]], items) for n, r in (("cold", split.test), ("valid_cold", split.valid))}
+        super().__init__(data, split, items, cases | {"cold_users": (first[(new & ~cold)[first]], None)})
+
+    @classmethod
+    def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> ColdStart:
+        """Hold out a share of the items, drawn at random."""
+        return cls(data, np.random.default_rng(seed).permutation(data.n_items)[: round(share * data.n_items)])
+
+    def baselines(self, preset: str = "small", seeds: Sequence[int] = ()) -> dict[str, list[object]]:
+        """Fitted on `train`, by name; SASRec once for each seed, cached."""
+        split = self.train.split()
+        counts = {"popularity": baselines.Popularity, "cooccurrence": baselines.CoOccurrence, "ease": baselines.EASE}
+        fitted = {name: [model().fit(self.train, split)] for name, model in counts.items()}
+        # Validation decides how long it is trained, not the number of epochs.
+        configs = [Config.preset(preset, seed=seed, pretrain_epochs=100) for seed in seeds]
+        return fitted | ({"sasrec": [baselines.SASRec(c).cached(self.train, split) for c in configs]} if seeds else {})
 
 
 class HeldOut(NamedTuple):
@@ -33,7 +109,7 @@ def hold_out(data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = N
 
     With every item held out, `seen` is empty: train on another data set.
     """
-    user, item = data.events[["user", "item"]].to_numpy().T
+    user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
     cold = np.zeros(data.n_users, bool) if cold_users is None else cold_users
     rows = np.flatnonzero(items[item])
     target = np.full(data.n_users, data.n_events)
@@ -41,7 +117,58 @@ def hold_out(data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = N
     before = np.arange(data.n_events) < target[user]
     targets = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
     odd = user[targets] % 2 == 1
-    train = before & ~items[item] & ~cold[user]
     split = Split("held_out", before, targets[~odd], targets[odd])
-    shots = np.flatnonzero(before & items[item] & ~cold[user])
-    return HeldOut(domain(data, train, name), domain(data), np.flatnonzero(items), split, shots, cold, train)
+    train, shots = (before & kind & ~cold[user] for kind in (~items[item], items[item]))
+    codes = np.flatnonzero(items)
+    return HeldOut(domain(data, train, name), domain(data), codes, split, np.flatnonzero(shots), cold, train)
+
+
+class OpenDomain(HeldOutTargets):
+    """What is held out of a data set, for a text backbone.
+
+    Cases: "all" targets of held-out items, those of known users ("cold items") and of cold users ("cold users and
+    items"), and "cold users", whose last event is of an item that training knows; each with the items that are ranked.
+    """
+
+    def __init__(self, data: Dataset, out: HeldOut):
+        self.out = out
+        user, item = out.whole.user, out.whole.item
+        test, known = out.split.test, np.unique(out.seen.item)
+        cold = out.cold_users[user]
+        last = (
+            np.append(user[1:] != user[:-1], True) & (np.arange(len(user)) > data.offsets[user]) & np.isin(item, known)
+        )
+        # Nothing is cold: the last events of users who were read, if they are later than all that was read of them.
+        self.warm = np.flatnonzero(last & ~out.train & ~cold)
+        cases = {"all": test, "cold items": test[~cold[test]], "cold users and items": test[cold[test]]}
+        cases = {name: (rows, out.items) for name, rows in cases.items()}
+        super().__init__(data, out.split, out.items, cases | {"cold users": (np.flatnonzero(last & cold), known)})
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """What reads texts without learning, and popularity, which has counted the held-out items' own events."""
+        models = {
+            "text_cosine": baselines.ContentKNN(neighbours=self.data.n_items),
+            "content_knn": baselines.ContentKNN(),
+            "popularity": baselines.Popularity(),
+        }
+        return {name: model.fit(self.data, self.split) for name, model in models.items()}
+
+    def few_shot(self, backbones: Sequence[Backbone], count: int, *, scratch: bool = False) -> list[DotProduct]:
+        """A scorer of each backbone after `few_shot`; the seed of the draw counts from 0."""
+        tuned = [few_shot(one, self.out, count, scratch=scratch, seed=seed) for seed, one in enumerate(backbones)]
+        return [DotProduct(one, self.out.whole) for one in tuned]
+
+
+def few_shot(backbone: Backbone, out: HeldOut, count: int, *, scratch: bool = False, seed: int = 0) -> Backbone:
+    """Fine-tune on `count` of the held-out domain's events, drawn by seed: more are always a superset of fewer.
+
+    Both pretraining losses go on; the domain's items are the catalogue of the contrastive one. scratch: begin with
+    untrained weights instead; the tokens are all that is left of pretraining.
+    """
+    rate = SMALL_RATE if count < SMALL else RATE
+    if scratch:
+        torch.manual_seed(seed)
+        network = TextTransformer(backbone.config, len(backbone.tokenizer))
+        backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
+    return teach(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))

@@ -129,6 +129,7 @@ class Classifier(nn.Module):
         if method == "lora":
             for block in self.backbone.blocks:
                 block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
+        self.to(backbone.device)
 
     def train(self, mode: bool = True) -> Classifier:
         """As ever, but what is frozen drops nothing: it cannot learn to live with the noise."""

@@ -5,6 +5,7 @@ Source: M6-Rec section 4.2. What each step costs is counted in bytes that a file
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import warnings
@@ -66,7 +67,7 @@ class Pruning:
     def __init__(self, network: nn.Module, share: float, steps: int):
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
-        self.share, self.steps = share, steps
+        self.share, self.steps, self.done = share, steps, None
         self.places = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Embedding)) and m.weight.ndim == 2]
         for module in self.places:
             parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
@@ -74,10 +75,13 @@ class Pruning:
     @torch.no_grad()
     def step(self) -> None:
         """Cut what is due now. The last fifth of the steps only heals."""
+        if self.done is None:  # read once: after that no step waits for the device
+            self.done = int(self.places[0].parametrizations.weight[0].done)
+        self.done += 1
+        left = max(0.0, 1 - self.done / (0.8 * self.steps))
         for module in self.places:
             sparse, weight = module.parametrizations.weight[0], module.parametrizations.weight.original
-            sparse.done += 1
-            left = max(0.0, 1 - int(sparse.done) / (0.8 * self.steps))
+            sparse.done.fill_(self.done)
             count = round(self.share * (1 - left**3) * weight.numel())
             if count:
                 edge = weight.abs().flatten().kthvalue(count).values
@@ -120,7 +124,8 @@ def sure_enough(every: np.ndarray, quality: Callable[[np.ndarray], float], keep:
 @torch.no_grad()
 def early(network: SegmentNetwork, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
-    out, open_ = torch.zeros_like(windows.liked), torch.ones_like(windows.liked, dtype=torch.bool)
+    out = torch.zeros_like(windows.liked, device=network.device)
+    open_ = torch.ones_like(out, dtype=torch.bool)
     for count, step in enumerate(network.steps(windows), 1):
         leaving = open_ & ((step.logits.abs() >= threshold) | (count == network.depth))
         out, open_ = torch.where(leaving, step.logits, out), open_ & ~leaving
@@ -147,7 +152,7 @@ def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
         from onnx_ir.passes import common
 
         program = torch.onnx.export(
-            _Whole(network.eval()),
+            _Whole(copy.deepcopy(network).cpu().eval()),
             (windows.source, windows.candidates),
             input_names=["source", "candidates"],
             output_names=["logits"],

@@ -34,13 +34,13 @@ class Member(NamedTuple):
 
 
 class Family:
-    """`config.joint_layers` is the full depth; epochs and tune count passes of fifty steps (`segments.STEPS`).
+    """`config.joint_layers` is the full depth; epochs and tune count passes of so many steps.
 
     Every method trains a network or takes it from the cache.
     """
 
-    def __init__(self, shop: RatingWindows, config: Config, *, epochs: int, tune: int):
-        self.shop, self.config, self.epochs, self.tune = shop, config, epochs, tune
+    def __init__(self, shop: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = train.STEPS):
+        self.shop, self.config, self.epochs, self.tune, self.steps = shop, config, epochs, tune, steps
         self._made: dict[str, SegmentNetwork] = {}
 
     def members(self, joints: Sequence[int]) -> dict[str, Member]:
@@ -83,7 +83,7 @@ class Family:
         if name in self._made:
             return self._made[name]
         network, learn = copy.deepcopy(self.full()), train.exits()
-        pruning = compress.Pruning(network, share, self.tune * train.STEPS)
+        pruning = compress.Pruning(network, share, self.tune * self.steps)
 
         def loss(net: SegmentNetwork, windows: object) -> dict[str, torch.Tensor]:
             pruning.step()
@@ -115,7 +115,8 @@ class Family:
         self, name: str, network: SegmentNetwork, loss: train.Loss, epochs: int, origin: str = ""
     ) -> SegmentNetwork:
         config = dataclasses.replace(self.config, validate_every=epochs)
-        return train.teach(network, self.shop, loss, config, name=name, epochs=epochs, origin=origin)
+        options = {"name": name, "epochs": epochs, "origin": origin, "steps": self.steps}
+        return train.teach(network, self.shop, loss, config, **options)
 
     def _with(self, depth: int) -> Config:
         return dataclasses.replace(self.config, joint_layers=depth)

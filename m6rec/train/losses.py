@@ -145,7 +145,7 @@ def alignment(network: Network, content: Features) -> Tensor:
         return 0 * network.items.query.sum()  # nothing to tell apart, and still a loss
     known = content.take(both).to(network.codes.device)
     said, shown = (F.normalize(network.items.content(view).vectors, dim=1) for view in
-                   (known.mute(*others), known.mute(first)))  # fmt: skip
+                   (known.drop(*others), known.drop(first)))  # fmt: skip
     logits, own = said @ shown.T / TEMPERATURE, torch.arange(len(said), device=said.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

@@ -175,7 +175,7 @@ def teach(
     """
     settings = Config(**{**made.config.to_dict(), "pretrain_epochs": epochs, "learning_rate": rate, "seed": seed})
     network = copy.deepcopy(made.network)
-    catalogue = Catalogue.of(items, made.tokenizer).to(made.network.device) if items is not None else None
+    catalogue = Catalogue.of(items, made.tokenizer).to(pick_device(settings.device)) if items is not None else None
 
     def batches(rng: np.random.Generator) -> Iterator[Batch]:
         rows = _alike([texts[i] for i in rng.permutation(len(texts))], settings.batch)
@@ -225,7 +225,7 @@ def load(folder: Path) -> Backbone:
     """A backbone that `save` kept; InputError where it is something else."""
     tensors, tokenizer, values = checkpoint.load_model(Path(folder))
     try:
-        config = Config(**values["config"])
+        config = Config(**{**values["config"], "device": "auto"})  # another device's, too
         network = TextTransformer(config, tokenizer.get_vocab_size()).to(pick_device(config.device))
         network.load_state_dict(tensors)
         return Backbone(network.eval(), PromptTokenizer(tokenizer), config, values["key"])

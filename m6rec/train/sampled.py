@@ -83,5 +83,5 @@ def subtrees(tree: Tree, found: Predicted) -> Iterator[Tensor]:
     own, others = tree.digits(found.target), tree.digits(found.drawn)  # (n, G), (m, G)
     for level, width in enumerate(tree.widths):
         below = weights @ F.one_hot(others[:, level], width).to(weights)  # (n, m) @ (m, W)
-        yield below.scatter_add(1, own[:, level, None], true)
+        yield below.to(true).scatter_add(1, own[:, level, None], true)
         weights = weights * (others[:, level] == own[:, level, None])

@@ -35,8 +35,9 @@ def teach(
     epochs: int,
     origin: str = "",
     keep: bool = True,
+    steps: int = STEPS,
 ) -> SegmentNetwork:
-    """Train in place for so many epochs of fifty steps, or take what the cache kept of the same; -> the network.
+    """Train in place for so many epochs of some steps each, or take what the cache kept of the same; -> the network.
 
     The weights of the end are kept, averaged: nothing is chosen by the test or by the validation. keep: in the cache,
     under the stage's name, its config, the data, the weights that it starts from, and `origin`: what else decides,
@@ -45,13 +46,14 @@ def teach(
     stage = Stage(
         name=name,
         epochs=epochs,
-        batches=lambda rng: shop.batches(rng, steps=STEPS, size=config.batch, candidates=CANDIDATES),
+        batches=lambda rng: shop.batches(rng, steps=steps, size=config.batch, candidates=CANDIDATES),
         losses=lambda net, windows, rng: loss(net, windows),
         validate=lambda net: 0.0,
         weights={},
     )
     if keep:
-        fit_once(network, stage, config, epochs, origin, shop.fingerprint, version(network), code=CODE)
+        parts = (epochs, steps, origin, shop.fingerprint, version(network))
+        fit_once(network, stage, config, *parts, code=CODE)
     else:
         fit(network, stage, config)
     return network

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.amp import custom_fwd
 from torch.autograd.function import once_differentiable
 
 from m6rec.data.cooccurrence import Neighbourhood
@@ -26,7 +27,6 @@ def full_softmax(
 
     states (n, D), item vectors (N, D). neighbours: each target's probability is shared among its neighbourhood.
     """
-    state, items = state.float(), items.float()
     closed = torch.zeros_like(items[:, 0]) if answers is None else close(answers, items)
     if neighbours is None:
         shared, shares = target[:, None], torch.ones_like(state[:, :1])
@@ -44,17 +44,18 @@ class _FullSoftmax(torch.autograd.Function):
     """Cross-entropy of softmax(state @ items.T + closed) against `shares` (n, K) of the items `shared` (n, K)."""
 
     @staticmethod
+    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # sums over a catalogue stay in 32 bits
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, state: Tensor, items: Tensor, shared: Tensor, shares: Tensor, closed: Tensor) -> Tensor:
         rows = max(1, CELLS // len(items))
         by_state, by_items, total = torch.empty_like(state), torch.zeros_like(items), state.new_zeros(())
         parts = zip(*(part.split(rows) for part in (state, shared, shares, by_state)), strict=True)
-        with torch.autocast(state.device.type, enabled=False):  # sums over a catalogue stay in 32 bits
-            for s, among, true, gradient in parts:
-                spoken = torch.addmm(closed, s, items.T).log_softmax(1)  # (rows, N)
-                total -= (spoken.gather(1, among) * true).sum()
-                excess = spoken.exp_().scatter_add_(1, among, -true)  # softmax - truth
-                torch.mm(excess, items, out=gradient)
-                by_items.addmm_(excess.T, s)
+        for s, among, true, gradient in parts:
+            spoken = torch.addmm(closed, s, items.T).log_softmax(1)  # (rows, N)
+            total -= (spoken.gather(1, among) * true).sum()
+            excess = spoken.exp_().scatter_add_(1, among, -true)  # softmax - truth
+            torch.mm(excess, items, out=gradient)
+            by_items.addmm_(excess.T, s)
         ctx.save_for_backward(by_state / len(state), by_items / len(state))
         return total / len(state)
 

@@ -13,40 +13,32 @@ from m6rec.view.figures import lines
 from m6rec.view.picture import Picture, canvas, drawable, finish, named
 
 
-def contributions(
-    scores: np.ndarray, labels: Sequence[str], title: str, *, show: int = 12, unit: str = "nats"
-) -> Picture:
-    """What the tokens contribute (n,), largest first: orange for the item, purple against it. `data` has them all."""
+def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
+    """What the tokens contribute (n,) (nats), largest first: orange for the item, purple against it."""
     scores = np.asarray(scores, dtype=float)
     if scores.shape != (len(labels),) or not np.isfinite(scores).all():
         raise InputError(f"{len(labels)} tokens need as many finite numbers: these have the shape {scores.shape}.")
     order = np.argsort(-np.abs(scores), kind="stable")
-    top = order[:show]
+    top, data = scores[order][:show], pd.DataFrame({"token": [labels[i] for i in order], "contribution": scores[order]})
     height = 1.2 + 0.28 * len(top)
     figure, ax = canvas(7.6, height, layout="none")
-    figure.subplots_adjust(left=0.36, right=0.94, bottom=0.5 / height, top=1 - 0.35 / height)
+    figure.subplots_adjust(left=0.36, right=0.94, bottom=0.5 / height, top=1 - 0.4 / height)
     # The two ends of PuOr, so that a sign reads as in every other view.
-    bars = ax.barh(range(len(top)), scores[top], color=["#b35806" if s >= 0 else "#542788" for s in scores[top]])
-    ax.bar_label(bars, [f"{s:+.3f}" for s in scores[top]], fontsize=8, padding=2)
+    bars = ax.barh(range(len(top)), top, color=["#b35806" if s >= 0 else "#542788" for s in top])
+    ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)
     ax.axvline(0, color="0.4", linewidth=0.8)
-    ax.set_yticks(range(len(top)), [drawable(labels[i], 36) for i in top], fontsize=8)
-    low, high = min(scores[top].min(initial=0), 0), max(scores[top].max(initial=0), 1e-9)
-    ax.set_xlim(low - 0.15 * (high - low) * (low < 0), high + 0.15 * (high - low))
-    ax.set_xlabel(f"contribution to the score ({unit})", fontsize=8)
+    ax.set_yticks(range(len(top)), [drawable(token, 36) for token in data["token"][:show]], fontsize=8)
+    low, high = min(top.min(initial=0), 0), max(top.max(initial=0), 1e-9)
+    room = 0.15 * (high - low)  # for the numbers beside the bars
+    ax.set_xlim(low - room if low < 0 else 0, high + room)
+    ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
-    data = pd.DataFrame({"token": [labels[i] for i in order], "contribution": scores[order]})
-    alt = f"The {len(top)} tokens of {len(labels)} that contribute most, for and against, in {unit}."
-    ax.set_title(drawable(title, 110), loc="right", fontsize=10)
-    return Picture(figure, data, f"{title}. {alt}")
+    alt = f"The {len(top)} tokens of {len(labels)} that contribute most, for and against, in nats."
+    return finish(figure, title, data, alt)
 
 
 def faithfulness_curves(
-    curves: Mapping[str, np.ndarray],
-    title: str,
-    *,
-    label: str = "probability kept",
-    steps: Sequence[float] = (),
-    baseline: str | None = None,
+    curves: Mapping[str, np.ndarray], title: str, *, label: str = "probability kept", baseline: str | None = None
 ) -> Picture:
     """What is left as tokens go, the first named first: explainer -> (users, steps); means with 95 % bands.
 
@@ -59,7 +51,7 @@ def faithfulness_curves(
     if baseline is not None:
         label = f"{label}, minus {named(baseline)}'s"
         curves = {name: curve - curves[baseline] for name, curve in curves.items() if name != baseline}
-    steps = np.linspace(0, 1, lengths.pop()) if len(steps) == 0 else np.asarray(steps, dtype=float)
+    steps = np.linspace(0, 1, lengths.pop())
     _, ax = canvas(7.2, 3.6)
     bands = {name: np.array([mean_interval(column)[:3] for column in curve.T]).T for name, curve in curves.items()}
     levels = {} if baseline is None else {baseline: 0.0}

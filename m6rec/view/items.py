@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
@@ -49,9 +50,7 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes), in lines of eight, each over its title."""
     rows = data.items.iloc[list(items)]
     lines = -(-len(rows) // ACROSS)  # rounded up
-    figure, axes = canvas(7.5, 0.4 + 1.2 * lines, columns=min(len(rows), ACROSS), rows=lines, squeeze=False)
-    for ax in axes.flat:
-        _bare(ax)
+    figure, axes = _grid(7.5, 0.4 + 1.2 * lines, min(len(rows), ACROSS), lines)
     for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(words, 54), 18)[:3]), fontsize=6)
@@ -64,7 +63,7 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
     `data` has the mean squared error of every version of every photograph against the first row.
     """
     count, first = len(next(iter(rows.values()))), np.asarray(next(iter(rows.values())))
-    figure, axes = canvas(1.1 + 0.85 * count, 0.4 + 0.85 * len(rows), columns=count, rows=len(rows), squeeze=False)
+    figure, axes = _grid(1.1 + 0.85 * count, 0.4 + 0.85 * len(rows), count, len(rows))
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         _line(line, name, images, STYLES["image"])
     errors = {name: ((np.asarray(images) - first) ** 2).mean((1, 2)) for name, images in rows.items()}
@@ -76,9 +75,7 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str, *, count: 
 
     pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's masked patches.
     """
-    figure, axes = canvas(
-        2.2 + 0.8 * count, 0.4 + 2.4 * len(pieces), columns=count, rows=3 * len(pieces), squeeze=False
-    )
+    figure, axes = _grid(2.2 + 0.8 * count, 0.4 + 2.4 * len(pieces), count, 3 * len(pieces))
     for block, (modality, piece) in enumerate(pieces.items()):
         true, predicted, gap = piece.true[:count], piece.predicted[:count], piece.masked[:count, :, None]
         rows = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
@@ -124,15 +121,18 @@ def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], t
     return finish(figure, title, data, f"Mean measured share by true share for {', '.join(names)}.")
 
 
+def _grid(width: float, height: float, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
+    """Axes (rows, columns) for images: no ticks, no frames."""
+    figure, axes = canvas(width, height, columns=columns, rows=rows, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return figure, axes
+
+
 def _line(axes: Sequence[Axes], name: str, images: np.ndarray, style: Mapping[str, object]) -> None:
     """A row of images with its name on the left; NaN is a gap."""
     for ax, one in zip(axes, images, strict=True):
-        _bare(ax)
         ax.set_facecolor(LINES[6])  # a gap is neither black nor white
         ax.imshow(one, **style)
     axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-
-
-def _bare(ax: Axes) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)

@@ -6,7 +6,6 @@ import base64
 import html
 import io
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,11 +25,6 @@ class Picture(NamedTuple):
     figure: Figure
     data: pd.DataFrame  # what is drawn
     alt: str  # the picture in a sentence
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as PNG (or as the ending says)."""
-        self.figure.savefig(path, bbox_inches="tight")
-        return Path(path)
 
     def png(self) -> bytes:
         """The picture as it is shown."""

@@ -3,8 +3,7 @@
 - pictures stand in an HTML widget with an alternative text, so that an error in a redraw is an error of its cell
 - every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run on another thread
 - whatever comes from the data is escaped before it enters a page
-- all controls are reached by Tab and moved by arrow keys, Space or typing: the arrow keys of a native menu are
-  JupyterLab's while a cell is selected
+- no native menus: their arrow keys are JupyterLab's while a cell is selected
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
 from m6rec.explain.removal import keep_tokens
 from m6rec.generate.beam import Step, generate
-from m6rec.person import Person, Who
-from m6rec.recommender import M6Rec
+from m6rec.recommender import M6Rec, Who
 from m6rec.view import heatmap
 from m6rec.view.beam import beam_tree
 from m6rec.view.figures import rank_moves
@@ -37,6 +35,8 @@ from m6rec.view.picture import Picture, plain
 
 Options = Sequence[tuple[str, object]]  # (what is read, the value)
 WIDE = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
+VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups"}
+VIEWS |= {"rollout": "rollout", "flow": "flow"}
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
 MAX_OFFERED = 5000  # titles that a catalogue may have to be offered while one types
 
@@ -127,17 +127,9 @@ class Panel:
 
 
 def milliseconds(panel: Panel, name: str, values: Sequence[object]) -> np.ndarray:
-    """From a control's move to the new picture: (n,) one for each value, in the kernel.
-
-    The panel is moved once before, and is left at the last value.
-    """
-    panel.goto(**{name: values[-1]})
-    taken = []
-    for value in values:
-        start = time.perf_counter()
-        panel.goto(**{name: value})
-        taken.append(1000 * (time.perf_counter() - start))
-    return np.array(taken)
+    """From a control's move to the new picture, in the kernel: (n,), one a value; a first move warms up."""
+    ends = [time.perf_counter() for value in (values[-1], *values) if panel.goto(**{name: value})]
+    return 1000 * np.diff(ends)
 
 
 # ---- controls -----------------------------------------------------------------------------------------------------
@@ -189,6 +181,11 @@ class Marked(ipywidgets.VBox):
         self.value = tuple(set(self.value) ^ {self.options[self._slider.value][1]})
 
 
+def _counted(last: int, zero: str = "", word: str = "") -> Options:
+    """Options 1 to last; before them 0, if it has a name."""
+    return [*([(zero, 0)] if zero else []), *((f"{word}{i}", i) for i in range(1, last + 1))]
+
+
 def _named(options: Options) -> tuple[tuple[str, object], ...]:
     return tuple((plain(name, 40), value) for name, value in options)
 
@@ -199,20 +196,17 @@ def _named(options: Options) -> tuple[tuple[str, object], ...]:
 class HeadsAndLayers(Panel):
     """Walk through a record: goto(view="tokens" | "target" | "groups" | "rollout" | "flow", layer=1, head=2).
 
-    Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, the earlier ones are one
-    token.
+    Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, earlier ones are one token.
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
-        heatmap.chosen(record, 0, 0)  # refuses what is no record before anything is drawn
+        heatmap.check(record, 0, 0)  # refuses what is no record before anything is drawn
         self.record, self.folded = record, record.fold(recent)
         layers, heads = record.weights.shape[:2]
-        views = {"every token": "tokens", "the target's heads": "target", "by group": "groups"}
-        options = _named([*views.items(), ("rollout", "rollout"), ("flow", "flow")])
         controls = {
-            "view": ipywidgets.ToggleButtons(options=options, value="tokens", description="show"),
-            "layer": slider("layer", [("all", 0), *((str(a), a) for a in range(1, layers + 1))], 0),
-            "head": slider("head", [("all", 0), *((str(h), h) for h in range(1, heads + 1))], 0),
+            "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
+            "layer": slider("layer", _counted(layers, "all"), 0),
+            "head": slider("head", _counted(heads, "all"), 0),
         }
         super().__init__(title, controls, self._picture)
 
@@ -238,27 +232,27 @@ class BeamTree(Panel):
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: Unpack[Who]
     ) -> None:
-        self.person, self.k = Person(model, user, **who), k
-        self.allowed = self.person.open(k)
-        self.state = model.fuse(self.person.context, self.person.items()).state[:, -1]
+        person, self.k, self.model = model.person(user, **who), k, model
+        self.allowed, self.titles = model.candidates(person.history, k), model.titles(person)
+        self.state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
         self._walks: dict[int, list[Step]] = {}
         digits = len(model.network.digits.widths)
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
-            "digit": slider("digits", [(str(d), d) for d in range(1, digits + 1)], digits),
+            "digit": slider("digits", _counted(digits), digits),
             "beam": slider("beam", [(str(b), b) for b in wide], min(wide, key=lambda b: abs(b - 50))),
-            "place": slider("follow", [("none", 0), *((f"place {p}", p) for p in range(1, k + 1))], 0),
+            "place": slider("follow", _counted(k, "none", "place "), 0),
         }
         super().__init__(title, controls, self._picture)
 
     def _picture(self, digit: int, beam: int, place: int) -> Picture:
-        digits = self.person.model.network.digits
+        digits = self.model.network.digits
         if beam not in self._walks:
             self._walks[beam] = []
             generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=self._walks[beam])
         steps, tree = self._walks[beam], digits.tree
         leaves = steps[-1].nodes[0, : self.k].tolist()
-        names = {leaf: self.person.titles[int(tree.item[leaf])] for leaf in leaves}
+        names = {leaf: self.titles[int(tree.item[leaf])] for leaf in leaves}
         chosen = leaves[place - 1] if place else None
         return beam_tree(steps, tree.widths, names, self.title, show=self.k, depth=digit, chosen=chosen)
 
@@ -278,14 +272,14 @@ class Beside(Panel):
         title: str | None = None,
         **who: Unpack[Who],
     ) -> None:
-        self.person, self.k, self.method = Person(model, user, **who), k, method
-        self.context = one(self.person.context)
+        self.model, self.person, self.k, self.method = model, model.person(user, **who), k, method
+        self.context, self.titles = one(self.person.context), model.titles(self.person)
         self.before = self._listed(self.context)
         super().__init__(self.TITLE if title is None else title, self._controls(model), self._picture)
 
     def _listed(self, context: Context, **options: object) -> list[str]:
-        codes = self.person.best(self.k, self.method, context=context, **options).items[0].tolist()
-        return [self.person.titles[code] for code in codes]
+        codes = self.model.top_items(self.person, self.k, self.method, context=context, **options).items[0].tolist()
+        return [self.titles[code] for code in codes]
 
     def _moves(self, now: Sequence[str], changed: Sequence[str]) -> Picture:
         """Both lists, under the words of what was changed between them."""
@@ -327,7 +321,7 @@ class ContextWhatIf(Beside):
         context = self.context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
         masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]
-        return self._moves(self._listed(context, mute=masked), [*changed, *(f"without {m}" for m in masked)])
+        return self._moves(self._listed(context, drop=masked), [*changed, *(f"without {m}" for m in masked)])
 
 
 class HistoryEditor(Beside):
@@ -341,7 +335,7 @@ class HistoryEditor(Beside):
 
     def _controls(self, model: M6Rec) -> dict[str, ipywidgets.ValueWidget]:
         self.events = self.context.item[0, : int(self.context.position)].tolist()
-        events = [(f"{i + 1}. {self.person.titles[code]}", i) for i, code in enumerate(self.events)]
+        events = [(f"{i + 1}. {self.titles[code]}", i) for i, code in enumerate(self.events)]
         return {"without": Marked("events", "leave out", events), "add": title_line("and then", model.data)}
 
     def read(self, name: str, value: object) -> object:
@@ -350,20 +344,17 @@ class HistoryEditor(Beside):
 
     def _picture(self, without: tuple[int, ...], add: str) -> Picture:
         types, positions, _ = tokens(self.context)
-        kept = [[token != "history" or i not in without for token, i in zip(types, positions, strict=True)]]
-        context = keep_tokens(self.context, np.array(kept))
-        dropped = {self.events[i] for i in without} - {c for i, c in enumerate(self.events) if i not in without}
-        history = [code for code in self.person.had if code not in dropped]
+        context = keep_tokens(self.context, (types != "history")[None] | ~np.isin(positions, without))
+        n, stay = int(context.position), [code for i, code in enumerate(self.events) if i not in without]
+        history = [code for code in self.person.history if code in stay or code not in self.events]
         changed = [f"{len(without)} left out"] if without else []
         if add.strip():
-            code, n = int(self.person.model.data.history_codes([add])[0]), int(context.position)
-            last = slice(-self.person.model.config.history, None)
-            parts = [
-                torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, last]
-                for part, end in zip((context.item, context.value, context.gap), (code, 0, 0), strict=True)
+            code = int(self.model.data.history_codes([add])[0])
+            parts = [  # behind the last event, as many as the model reads
+                torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, -self.model.config.history :]
+                for part, end in zip(context[:3], (code, 0, 0), strict=True)
             ]
-            position = context.position.new_tensor([[parts[0].shape[1]]])
-            context = Context(*parts, context.profile, context.request, position)
+            context = Context(*parts, *context[3:5], context.position.new_tensor([[parts[0].shape[1]]]))
             history.append(code)
-            changed.append(f"and then {plain(self.person.titles[code], 40)}")
-        return self._moves(self._listed(context, had=history), changed)
+            changed.append(f"and then {plain(self.titles[code], 40)}")
+        return self._moves(self._listed(context, history=history), changed)

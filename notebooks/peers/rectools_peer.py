@@ -1,4 +1,10 @@
-"""RecTools' SASRec at its own settings (softmax loss), for a number of epochs: `python rectools_peer.py folder`."""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "torch==2.13.0", "rectools[torch]==0.19.0", "pytorch-lightning==2.5.2", "numpy==1.26.4", "pandas==2.3.3",
+# ]
+# ///
+"""RecTools' SASRec at its own settings (softmax loss), for forty epochs: see exchange.py for how to run it."""
 
 from __future__ import annotations
 
@@ -14,23 +20,22 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.base import TransformerLightningModule
 
+EPOCHS = 40
 ROWS = 5_000_000  # of the table of recommendations that is held at once
 
 
 def main() -> None:
     task = exchange.read()
-    torch.set_num_threads(task.settings["threads"])
+    torch.set_num_threads(task.threads)
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about workers for loading
-    seed_everything(task.settings["seed"], verbose=False)
-    options = dict(task.settings["options"])
-    number = options.pop("epochs")
+    seed_everything(task.seed, verbose=False)
     train, past = _dataset(task, task.rows("train")), _histories(task, "valid")
-    epochs = exchange.Epochs(task.settings["cap"], lambda: model.torch_model.state_dict())
-    model = SASRecModel(epochs=number, lightning_module_type=_module(epochs), **options)
+    epochs = exchange.Epochs(task.cap, lambda: model.torch_model.state_dict())
+    model = SASRecModel(epochs=EPOCHS, lightning_module_type=_module(epochs))
 
     stopped = "all epochs"
     try:
-        for _ in range(number):
+        for _ in range(EPOCHS):
             model.fit_partial(train, min_epochs=1, max_epochs=1)
             seconds = epochs.seconds
             ndcg = _ndcg(task, model, past)
@@ -41,18 +46,17 @@ def main() -> None:
     seconds = epochs.seconds
     model.torch_model.load_state_dict(epochs.best)
 
-    for part in ("valid", "test"):
-        file, rows, past = exchange.scores(task, part), task.rows(part), _histories(task, part)
-        place = np.full(task.user.max() + 1, -1)
-        place[task.user[rows]] = np.arange(len(rows))
-        known = len(model.data_preparator.get_known_item_ids())
-        chunk = max(1, ROWS // known)
-        for start in range(0, len(rows), chunk):
-            table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
-            file[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
-        file.flush()
+    filled, rows, past = exchange.scores(task), task.rows("test"), _histories(task, "test")
+    place = np.full(task.user.max() + 1, -1)
+    place[task.user[rows]] = np.arange(len(rows))
+    known = len(model.data_preparator.get_known_item_ids())
+    chunk = max(1, ROWS // known)
+    for start in range(0, len(rows), chunk):
+        table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
+        filled[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
     parameters = sum(p.numel() for p in model.torch_model.parameters())
-    exchange.write(task.folder, seconds=seconds, curve=epochs.curve, parameters=parameters, stopped=stopped)
+    log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
+    exchange.write(task.folder, "rectools_sasrec", filled, **log)
 
 
 def _module(epochs: exchange.Epochs) -> type[TransformerLightningModule]:

@@ -1,4 +1,11 @@
-"""RecBole's SASRec, GRU4Rec or EASE at RecBole's own settings: `python recbole_peer.py folder`.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "torch==2.13.0", "recbole==1.2.1", "numpy==1.26.4", "pandas==2.1.4", "scipy==1.11.4", "scikit-learn==1.9.1",
+#   "setuptools==79.0.1", "tensorboard==2.21.0", "ray==2.6.3",
+# ]
+# ///
+"""RecBole's SASRec, GRU4Rec or EASE at RecBole's own settings: see exchange.py for how to run it.
 
 The split is handed over as RecBole's benchmark files, so that it trains on exactly our training events. Sequential
 models get what RecBole's own augmentation makes of them: every training event with the 50 items before it.
@@ -8,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import exchange
 import numpy as np
@@ -24,17 +30,17 @@ CHUNK = 256
 
 def main() -> None:
     task = exchange.read()
-    torch.set_num_threads(task.settings["threads"])
-    sequential = task.settings["model"] != "EASE"
+    torch.set_num_threads(task.threads)
+    sequential = task.model != "EASE"
     for part in ("train", "valid", "test"):
         _benchmark_file(task, part, sequential)
-    config = Config(model=task.settings["model"], dataset="events", config_dict=_settings(task, sequential))
+    config = Config(model=task.model, dataset="events", config_dict=_settings(task, sequential))
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
 
-    epochs = exchange.Epochs(task.settings["cap"], lambda: model.state_dict())
+    epochs = exchange.Epochs(task.cap, lambda: model.state_dict())
     model = get_model(config["model"])(config, train._dataset).to(config["device"])  # EASE is solved in here
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     model.calculate_loss = _watched(model.calculate_loss, epochs)
@@ -51,17 +57,18 @@ def main() -> None:
     model.load_state_dict(epochs.best)
     model.eval()
 
-    codes, known = _codes(dataset, task)
-    for part in ("valid", "test"):
-        file = exchange.scores(task, part)
-        rows = task.rows(part)
-        score = _sequential_scores if sequential else _linear_scores
-        for start in range(0, len(rows), CHUNK):
-            pasts = [codes[task.past(row)] for row in rows[start : start + CHUNK]]
-            file[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
-        file.flush()
+    codes = np.full(task.items, -1)  # ours -> RecBole's
+    names = dataset.field2id_token["item_id"][1:]  # 0 is padding
+    codes[names.astype(np.int64)] = np.arange(1, len(names) + 1)
+    known = np.flatnonzero(codes >= 0)
+    filled, rows = exchange.scores(task), task.rows("test")
+    score = _sequential_scores if sequential else _linear_scores
+    for start in range(0, len(rows), CHUNK):
+        pasts = [codes[task.past(row)] for row in rows[start : start + CHUNK]]
+        filled[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
     parameters = sum(p.numel() for p in model.parameters()) if sequential else model.item_similarity.size
-    exchange.write(task.folder, seconds=seconds, curve=epochs.curve, parameters=parameters, stopped=stopped)
+    log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
+    exchange.write(task.folder, f"recbole_{task.model.lower()}", filled, **log)
 
 
 def _watched(loss: Callable, epochs: exchange.Epochs) -> Callable:
@@ -86,10 +93,9 @@ def _settings(task: exchange.Task, sequential: bool) -> dict:
         "metrics": ["NDCG"],
         "valid_metric": "NDCG@10",
         "metric_decimal_place": 6,
-        "seed": task.settings["seed"],
+        "seed": task.seed,
         "show_progress": False,
         "state": "WARNING",
-        **task.settings["options"],
     }
     if sequential:
         settings["load_col"] = {"inter": ["user_id", "item_id_list", "item_id"]}
@@ -99,7 +105,7 @@ def _settings(task: exchange.Task, sequential: bool) -> dict:
 
 
 def _benchmark_file(task: exchange.Task, part: str, sequential: bool) -> None:
-    path = Path(task.folder) / "events" / f"events.{part}.inter"
+    path = task.folder / "events" / f"events.{part}.inter"
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         middle = "item_id_list:token_seq\t" if sequential else ""
@@ -110,14 +116,6 @@ def _benchmark_file(task: exchange.Task, part: str, sequential: bool) -> None:
                 continue  # the first event of a user is predicted from nothing
             middle = " ".join(map(str, past)) + "\t" if sequential else ""
             file.write(f"{task.user[row]}\t{middle}{task.item[row]}\n")
-
-
-def _codes(dataset, task: exchange.Task) -> tuple[np.ndarray, np.ndarray]:
-    """Our item codes as RecBole's, -1 for an item that no event has; and the codes that it knows."""
-    codes = np.full(task.settings["items"], -1)
-    names = dataset.field2id_token["item_id"][1:]  # 0 is padding
-    codes[names.astype(np.int64)] = np.arange(1, len(names) + 1)
-    return codes, np.flatnonzero(codes >= 0)
 
 
 @torch.no_grad()

@@ -1,24 +1,21 @@
-"""The notebooks as files: which there are, the rules that each keeps, what is committed, and what students get.
+"""The rules that each notebook keeps, for the tests.
 
-Tags that the tools read: `parameters`, `exercise` (a stub and its check), `solution`, and `checks` (the cell that
-asserts what the text claims).
+Tags that the tools read: `parameters`, `exercise` (a stub and its check), `solution`, `checks` (the cell that asserts
+what the text claims) and `readme` (the picture that the README shows).
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import papermill
 from nbformat import NotebookNode
 
-from m6rec.errors import InputError
+from m6rec.runs.execute import read
+from m6rec.runs.suite import clean
 
 MAX_BYTES = 400_000  # GitHub shows no more with ease
 CODE_LINES = range(80, 151)  # without blank lines, comments, exercises and solutions
@@ -26,31 +23,6 @@ PARAMETERS = range(4, 9)
 FORBIDDEN = re.compile(r"sys\.path|os\.chdir|^\s*[!%](pip|cd)\b|^\s*!.*\bpip\b", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|data:|mailto:|attachment:)([^)#\s]+)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
-    known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
-    if not known:
-        raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    chosen = []
-    for name in names:
-        stem = Path(name).name.removesuffix(".ipynb")
-        if stem not in known:
-            near = difflib.get_close_matches(stem, known, n=1, cutoff=0.4)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise InputError(f"there is no notebook {name!r}{hint}; {folder} holds {', '.join(known)}.")
-        chosen.append(known[stem])
-    return chosen or list(known.values())
-
-
-def read(path: Path) -> NotebookNode:
-    """A notebook as nbformat 4; InputError if it is none."""
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise InputError(f"{path} cannot be read as a notebook ({error}).") from None
 
 
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
@@ -58,71 +30,10 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", ())]
 
 
-def title(notebook: NotebookNode, default: str = "") -> str:
-    """The first H1 as plain Markdown text."""
-    found = re.search(r"^# (.+)", "\n".join(_prose(notebook)), re.MULTILINE)
-    return found[1].strip() if found else default
-
-
 def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
     """Every output of every code cell."""
     for cell in notebook.cells:
         yield from cell.get("outputs", ())
-
-
-def clean(notebook: NotebookNode) -> NotebookNode:
-    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
-    notebook = nbformat.from_dict(notebook)
-    language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": language or {"name": "python"},
-        }
-    )
-    for cell in notebook.cells:
-        for trace in ("papermill", "execution", "ExecuteTime"):
-            cell.metadata.pop(trace, None)
-        if not cell.metadata.get("tags", True):
-            del cell.metadata["tags"]  # papermill adds an empty list to each
-    for output in outputs(notebook):
-        if "image/png" in output.get("data", {}):
-            output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
-    return notebook
-
-
-def student_copy(notebook: NotebookNode) -> NotebookNode:
-    """A copy without the cells tagged `solution` and without outputs."""
-    notebook = clean(notebook)
-    notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", ())]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
-def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Write student copies of the notebooks into a folder; the same names, so that their links hold.
-
-    A copy that somebody has edited is never overwritten: `InputError` names it, after the others are written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    copies, kept = [folder / path.name for path in paths], []
-    for path, copy in zip(paths, copies, strict=True):
-        if copy.exists() and (there := read(copy)).metadata.get("m6rec_copy") != _digest(there):
-            kept.append(copy.name)
-            continue
-        fresh = student_copy(read(path))
-        fresh.metadata["m6rec_copy"] = _digest(fresh)
-        nbformat.write(fresh, copy)
-    if kept:
-        raise InputError(f"{', '.join(kept)} in {folder} was edited and is left as it is: move it away for a new copy.")
-    return copies
-
-
-def _digest(notebook: NotebookNode) -> str:
-    """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
-    return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
 def problems(path: Path) -> list[str]:

@@ -1,0 +1,279 @@
+"""The benchmark: m6rec, its baselines and their blends on one data set and one split, one row a model and seed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer, timer
+
+from m6rec import baselines
+from m6rec.baselines import ContentKNN, CoOccurrence
+from m6rec.config import Config
+from m6rec.data.cooccurrence import following
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split
+from m6rec.data.text import clean
+from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
+from m6rec.model.heads import DigitDecoder
+from m6rec.model.tree import Tree, widths_for
+from m6rec.recommender import M6Rec
+from m6rec.tasks.heldout import ColdStart
+from m6rec.train import losses
+from m6rec.train.fit import fit
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its stages to stderr
+
+COUNTS = {of.name.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
+TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
+OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
+TRAINED = {of.name.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
+SLOW = ("tiger",)  # trained with one seed: its validation generates, a quarter of an hour on ML-100K
+PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
+LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
+SETTINGS = {
+    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
+    "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
+}  # fmt: skip
+START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
+GRID = {  # of the co-occurrence count
+    "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
+    "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
+}  # fmt: skip
+NO_CONTENT = {"content": 0.0, "neighbours": 100}  # the content-kNN that is mixed into the count: its share and its size
+CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
+BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of cold items in hybrid lists
+
+
+class Fitted(NamedTuple):
+    """A model that can be ranked, and what training it cost (seconds 0: as long as making it takes)."""
+
+    model: Any
+    seconds: float = 0.0
+    parameters: int = 0
+
+
+class Row(NamedTuple):
+    """What one model with one seed reached on the test targets, in their order."""
+
+    name: str
+    seed: int
+    ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
+    hit: np.ndarray  # (U,) HR@10, seen items masked
+    unmasked: np.ndarray  # (U,) NDCG@10, nothing masked
+    seconds: float  # of training
+    parameters: int
+    lists_per_second: float  # scoring and ranking, seen items masked
+
+
+Models = Mapping[str, Mapping[int, Callable[[], Fitted]]]  # name -> seed -> what fits the model
+
+
+def bench(models: Models, data: Dataset, split: Split | None = None) -> Iterator[Row]:
+    """Fit each model with each seed, and rank it on the split's test part: a row each."""
+    split = split or data.split()
+    for name, fits in models.items():
+        for seed, make in fits.items():
+            begun = time.perf_counter()
+            model, seconds, parameters = make()
+            seconds = seconds or time.perf_counter() - begun
+            found = evaluate(model, data, split=split)
+            plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False)
+            ndcg, hit, unmasked = found.per_user["ndcg"], found.per_user["hit"], plain.per_user["ndcg"]
+            quality = ndcg.to_numpy(), hit.to_numpy(), unmasked.to_numpy()
+            yield Row(name, seed, *quality, seconds, parameters, len(ndcg) / found.seconds)
+
+
+class Bench:
+    """One data set, one split, one size: `models` can be measured, `rows` measures those that are named.
+
+    seeds: one training each, of m6rec; peer_seeds: of trained baselines (SLOW: the first one), by default the same.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        preset: str = "small",
+        seeds: Sequence[int] = (0,),
+        peer_seeds: Sequence[int] | None = None,
+        **changes: Any,
+    ):
+        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
+        self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
+        self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
+        self._judge = judge(data, self.split)
+        pairs = cache(partial(following, data, self.split))
+        # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
+        self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
+        self._near = lru_cache(4)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
+        self._once = lru_cache(4)(Once)
+        self.model, self._blends = cache(self._model), cache(lambda **changes: self.blend(self._dense(**changes)))
+
+    @property
+    def models(self) -> dict[str, dict[int, Callable[[], Fitted]]]:
+        """All that can be measured."""
+        found = {name: {0: lambda of=of: Fitted(of().fit(self.data, self.split))} for name, of in COUNTS.items()}
+        found |= {TUNED[0]: {0: lambda: Fitted(self.cooccurrence())}, TUNED[1]: {0: lambda: Fitted(self.prior())}}
+        # Where events have a time, also without the request's own, which no peer uses.
+        ours = OURS + (("m6rec_no_request_time", "m6rec_no_request_time_no_prior") if self.data.timed else ())
+        found |= {name: {seed: partial(self._ours, name, seed) for seed in self.seeds} for name in ours}
+        if len(self.seeds) > 1:
+            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Averaged(self._dense())])[0])}
+        for name in TRAINED:
+            seeds = self.peer_seeds[:1] if name in SLOW else self.peer_seeds
+            found[name] = {seed: partial(self._trained, name, seed) for seed in seeds}
+        return found
+
+    def rows(self, names: Iterable[str]) -> Iterator[Row]:
+        """A row for each of these models and its seeds."""
+        models = self.models
+        return bench({name: models[name] for name in names}, self.data, self.split)
+
+    def cooccurrence(self) -> CoOccurrence:
+        """The co-occurrence count, with the settings that are best on validation."""
+        return self._count(**self._alone)
+
+    def prior(self) -> baselines.Mixture:
+        """That count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
+        return self._mixture(self._mixed)
+
+    def blend(self, models: Sequence[Any]) -> list[Blended]:
+        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation.
+
+        The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
+        """
+        own = [Once(model) for model in models]
+
+        def score(at: dict[str, float]) -> float:
+            prior = Once(self._mixture(at, self._once))
+            return float(np.mean([self._judge(Blended(model, prior, at["weight"])) for model in own]))
+
+        starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
+        grid = {"weight": WEIGHTS, **self._grid}
+        found = max((climb(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
+        return [Blended(model, self._mixture(found), found["weight"]) for model in models]
+
+    def _model(self, seed: int, **changes: Any) -> M6Rec:
+        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
+
+    def _dense(self, **changes: Any) -> list[Any]:
+        return [self.model(seed, **changes).scorer("dense") for seed in self.seeds]
+
+    def _ours(self, name: str, seed: int) -> Fitted:
+        # Without the request's time only the dense head is ranked, which needs no digits.
+        changes = {"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}
+        model = self.model(seed, **changes)
+        if name in ("m6rec", "m6rec_no_request_time"):
+            scorer = self._blends(**changes)[self.seeds.index(seed)]
+        else:
+            scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
+        seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
+        return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
+
+    def _trained(self, name: str, seed: int) -> Fitted:
+        config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
+        fitted = TRAINED[name](config).cached(self.data, self.split)
+        return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
+
+    @cached_property
+    def _alone(self) -> dict[str, float]:
+        return climb(lambda at: self._judge(self._count(**at)), START, GRID)
+
+    @cached_property
+    def _mixed(self) -> dict[str, float]:
+        start = {**self._alone, **NO_CONTENT}
+        return climb(lambda at: self._judge(self._mixture(at, self._once)), start, self._grid)
+
+    @cached_property
+    def _grid(self) -> dict[str, Sequence[float]]:
+        words = self.data.items["text"].map(clean).str.contains(r"\w").any()  # without them there is nothing to mix
+        return GRID | CONTENT if words else GRID
+
+    def _mixture(self, at: dict[str, float], wrapped: Callable[[Any], Any] = lambda part: part) -> baselines.Mixture:
+        parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
+        if at["content"]:
+            parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
+        return baselines.Mixture(parts)
+
+
+def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]:
+    """A metric of every user, by model: name -> (seeds, U)."""
+    names = dict.fromkeys(row.name for row in rows)
+    return {name: np.stack([getattr(row, metric) for row in rows if row.name == name]) for name in names}
+
+
+def summary(rows: Sequence[Row]) -> pd.DataFrame:
+    """A line a model, seeds averaged."""
+    columns = {"model": [row.name for row in rows]}
+    for label, metric in {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds",
+                          "parameters": "parameters", "lists/s": "lists_per_second"}.items():  # fmt: skip
+        columns[label] = [np.mean(getattr(row, metric)) for row in rows]
+    by_model = pd.DataFrame(columns).groupby("model", sort=False)
+    return by_model.mean().assign(seeds=by_model.size()).rename_axis(None)
+
+
+def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:
+    """Ours against every row that is not ours, paired over users, Holm-corrected (`m6rec.evaluate.compare`)."""
+    found = per_user(rows)
+    return compare(found[ours], {n: v for n, v in found.items() if n not in OURS and not n.startswith("m6rec")})
+
+
+def lead(against: pd.DataFrame) -> float:
+    """The lower, Holm-corrected end of the difference to the best of the peers that `versus` met."""
+    return float(against.loc[against["peer_mean"].idxmax(), "holm_low"])
+
+
+def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
+    """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold.
+
+    What helps one costs the other. A product asks for the best exchange; a sum would give up the smaller for the other.
+    """
+
+    def both(boost: float) -> float:
+        scorer, parts = (
+            model.scorer("hybrid", cold_boost=boost),
+            (films.cases["valid"][0], films.cases["valid_cold"][0]),
+        )
+        splits = [films.split._replace(test=events) for events in parts]
+        return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
+
+    return max(BOOSTS, key=both)
+
+
+def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
+    """(seconds of training, validation NDCG@10 with nothing masked) after each of the config's pretraining epochs.
+
+    A training of its own: `fit` otherwise validates with seen items masked, and outside peers do not.
+    """
+    model = M6Rec(data, config=config)
+
+    def validate(network: nn.Module) -> float:
+        scorer = model.scorer("dense", network=network)
+        return evaluate(scorer, data, split=model.split, part="valid", mask_seen=False).metrics["ndcg@10"]
+
+    stage = model.stage("pretrain", config.pretrain_epochs, losses.pretraining, "dense")._replace(validate=validate)
+    return [(row.seconds, row.validation) for row in fit(model.network, stage, config) if row.validation is not None]
+
+
+def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
+    """A digit decoder over random item vectors in a balanced tree, and those vectors (N, width): only speed counts."""
+    vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
+    leaves = np.arange(items) * np.prod(widths) // items
+    decoder = DigitDecoder(Config(width=width), widths, items)
+    decoder.init_from_tree(Tree.of(np.stack(np.unravel_index(leaves, widths), 1)), vectors)
+    return decoder.eval(), vectors
+
+
+def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
+    """Of a call, for each block of calls, measured for at least so many seconds."""
+    measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
+    return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

@@ -1,0 +1,65 @@
+"""What the request is worth: one network that attends to it, gates or adds it, and one without any context."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from m6rec.config import CONTEXT_FUSIONS
+from m6rec.evaluate.statistics import mean_interval, ratio_interval
+from m6rec.model.network import ContextFusion
+from m6rec.tasks.heldout import ColdStart
+
+if TYPE_CHECKING:
+    from m6rec.recommender import M6Rec
+
+VARIANTS: dict[str, dict[str, object]] = {way: {"context_fusion": way} for way in CONTEXT_FUSIONS}
+VARIANTS["none"] = {"request": False, "profile": False}  # the history alone
+# How all variants are trained at full size: on next events alone. On bazaar as in 02_fusion, so that its models are
+# "attention" here. No smoothing over neighbours: these come from histories, and items are to be known by their content.
+SETTINGS: dict[str, dict[str, object]] = {
+    "ml100k": {"finetune_epochs": 0, "infill_weight": 0.0, "smoothing": 0.0},
+    "bazaar": {
+        "finetune_epochs": 0, "smoothing": 0.0, "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0,
+        "identity": False, "dropout": 0.1, "text_length": 16, "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32,
+        "validate_every": 2,
+    },
+}  # fmt: skip
+
+
+def rankings(
+    train: Callable[..., M6Rec], trial: ColdStart, seeds: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """NDCG@10 of the warm targets by variant of `seeds`: (S, U) each.
+
+    train(seed=…, **changes) gives a trained model, such as `functools.partial(size.model, trial.train)`.
+    """
+    return {v: trial.ndcg([train(seed=s, **VARIANTS[v]).scorer("dense") for s in some]) for v, some in seeds.items()}
+
+
+def table(ndcg: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """By variant: seeds, NDCG@10, and its ratio to that of "none", with the paired 95 % interval.
+
+    Both sides of a ratio have the same seeds, the first ones that both were trained with.
+    """
+    rows = {}
+    for variant, values in ndcg.items():
+        same = min(len(values), len(ndcg["none"]))
+        over = ratio_interval(values[:same], ndcg["none"][:same])
+        rows[variant] = len(values), mean_interval(values).value, over.value, over.low, over.high
+    return pd.DataFrame(rows, index=["seeds", "NDCG@10", "over none", "low", "high"]).T
+
+
+def parameters(model: M6Rec) -> dict[str, int]:
+    """Parameters of the context fusion by variant, for this model's fields; the rest of the network is the same."""
+    sizes = {}
+    for variant, changes in VARIANTS.items():
+        config, fields = dataclasses.replace(model.config, **changes), model.fields
+        if not config.request:
+            fields = dataclasses.replace(fields, request=(), profile=())
+        sizes[variant] = sum(p.numel() for p in ContextFusion(config, fields).parameters())
+    return sizes

@@ -1,0 +1,170 @@
+"""Ground truth of bazaar, whose shoppers are simulated: every purchase has a stored cause, every user modality weights.
+
+A cause tips a choice that taste, the last purchase and the request influence anyway, so it cannot be told for sure even
+with all true vectors: `bayes_optimal` is the upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from m6rec.config import MODALITIES
+from m6rec.data import bazaar, load
+from m6rec.explain.capture import one, tokens
+from m6rec.explain.explainers import Explainer
+from m6rec.tasks.heldout import ColdStart
+
+if TYPE_CHECKING:
+    from m6rec.recommender import M6Rec
+
+# The modalities that are kept, all of them first -> those that are masked.
+SUBSETS = {
+    kept: tuple(m for m in MODALITIES if m not in kept) for n in (3, 2, 1) for kept in combinations(MODALITIES, n)
+}
+REQUESTS = 10  # a user's last requests, over which their scores are averaged
+
+
+class Bazaar(ColdStart):
+    """bazaar with the items and users held out that its truth names; users: only the first so many.
+
+    All codes stay, so that the truth fits.
+    """
+
+    def __init__(self, users: int | None = None):
+        data, self.truth = load("bazaar"), bazaar.truth()
+        if users is not None:
+            data = data.without([], np.arange(users, data.n_users))
+        super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.cold_users))
+
+    @property
+    def ceiling(self) -> bazaar.BayesOptimal:
+        """The Bayes-optimal ranking."""
+        return bazaar.BayesOptimal(self.truth)
+
+    @property
+    def no_context_ceiling(self) -> bazaar.BayesOptimal:
+        """The same without the request: no field of it moves a choice."""
+        absent = {field: np.zeros_like(values) for field, values in self.truth.requests.items()}
+        return bazaar.BayesOptimal(self.truth._replace(requests=absent))
+
+    @property
+    def modality_weights(self) -> np.ndarray:
+        """How much each modality counts for the validation users: (U, M), in the order of MODALITIES."""
+        users = self.data.targets(self.cases["valid"][0]).users
+        columns = dict(zip(("image", "sound", "text"), self.truth.shares[users].T, strict=True))
+        return np.stack([columns[m] for m in MODALITIES], 1)
+
+    def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
+        """Spearman's correlation of measured weights (U, M) with the true ones, over pairs of user and modality."""
+        return [float(spearmanr(weights.ravel(), self.modality_weights.ravel()).statistic) for weights in runs]
+
+
+@torch.no_grad()
+def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> torch.Tensor:
+    """Logits of all items (U, N) for the validation users, the mean over their last ten requests (or fewer).
+
+    Ten, so that no single purchase before decides. All ten see one window of the history.
+    """
+    targets = trial.data.targets(trial.cases["valid"][0])
+    back = np.minimum(np.arange(REQUESTS), (targets.events - trial.data.offsets[targets.users])[:, None])  # (U, 10)
+    context = model.target_context(targets)
+    context = context._replace(
+        request=torch.from_numpy(model.codes_of(trial.data).request[targets.events[:, None] - back]),
+        position=(context.position - torch.from_numpy(back)).clamp(min=0),
+    )
+    vectors = model.item_vectors(drop=drop)
+    return model.fuse(context, vectors).state.mean(1) @ vectors.T
+
+
+def weights_by_masking(model: M6Rec, trial: ColdStart) -> np.ndarray:
+    """How much each modality counts for each validation user: (U, M), rows add up to 1, in the order of MODALITIES.
+
+    The standard deviation over items of what masking a modality changes, divided by the mean user's. (A change that is
+    the same for all items changes no list.)
+    """
+    before = mean_logits(model, trial)
+    change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
+    change = change / change.mean(0).clamp(min=1e-9)
+    return (change / change.sum(1, keepdim=True).clamp(min=1e-9)).cpu().numpy()
+
+
+@torch.no_grad()
+def weights_by_attention(model: M6Rec, trial: ColdStart, k: int = 50) -> np.ndarray:
+    """The encoder's attention in each user's k highest-ranked items: (U, M), rows add up to 1."""
+    weights = model.network.encode_items(weights=True).modality_weights()
+    return weights[mean_logits(model, trial).topk(k).indices].mean(1).cpu().numpy()
+
+
+class CauseRanks(NamedTuple):
+    """For E purchases whose cause is an earlier event or a field of the request: who ranks it first."""
+
+    is_request: np.ndarray  # (E,) bool: the cause is a field of the request
+    first: dict[str, np.ndarray]  # explainer -> (E,) bool: the cause ranks first of all events and request fields
+    among: dict[str, np.ndarray]  # explainer -> (E,) bool: it ranks first of its own type, events or fields
+
+
+@torch.no_grad()
+def caused_events(
+    models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None, seed: int = 0
+) -> np.ndarray:
+    """Warm test events (E,) caused by an event or a request field, of items among every model's first `top`.
+
+    top=None: at any rank. most: draw so many. Items that were bought before are not ranked.
+    """
+    rows = shop.cases["warm"][0]
+    rows = rows[shop.truth.events["cause"].iloc[rows].isin(["event", "request"])]
+    for model in models if top is not None else ():
+        targets = shop.data.targets(rows)
+        scores = model.scores(targets).cpu().numpy()
+        scores[targets.seen().toarray()] = -np.inf
+        rows = rows[(scores > scores[np.arange(len(rows)), targets.items, None]).sum(1) < top]
+    if most is None or most >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: np.ndarray) -> CauseRanks:
+    """Explain these purchases (see `caused_events`) and look up the rank of the stored cause."""
+    first, among = ({name: np.zeros(len(events), bool) for name in explainers} for _ in range(2))
+    causes = shop.truth.events.iloc[events]
+    names = [f.name for f in model.fields.request]
+    for row, (event, stored) in enumerate(zip(events, causes.itertuples(), strict=True)):
+        target = shop.data.targets(np.array([event]))
+        context = one(model.target_context(target))
+        types, positions = map(np.array, tokens(context)[:2])
+        if stored.cause == "request":
+            cause = np.flatnonzero((types == "request") & (positions == names.index(stored.cause_field)))[0]
+        else:
+            cause = np.flatnonzero(types == "history")[int(stored.cause_event) - event]
+        for name, explain in explainers.items():
+            effects = explain(model, context, int(target.items[0]))
+            for kept, out in ((np.isin(types, ("history", "request")), first), (types == types[cause], among)):
+                out[name][row] = np.where(kept, effects, -np.inf).argmax() == cause
+    return CauseRanks((causes["cause"] == "request").to_numpy(), first, among)
+
+
+class MostProbable(NamedTuple):
+    """The most probable causes given all true vectors and the purchase, but not the cause."""
+
+    first: np.ndarray  # (E,) bool, as `CauseRanks.first`: the most probable event or field is the cause
+    among: np.ndarray  # (E,) bool, as `CauseRanks.among`
+    probability: np.ndarray  # (E,) of the most probable one, beside taste and chance
+
+
+def bayes_optimal(shop: Bazaar, events: np.ndarray) -> MostProbable:
+    """Each cause's probability after the purchase, by Bayes' rule on the simulation's own formula."""
+    stored = shop.truth.events.iloc[events]
+    posterior = shop.ceiling.causes(shop.data.targets(events))  # (E, causes)
+    types = np.array([cause.kind for cause in bazaar.CAUSES])
+    back = events - stored["cause_event"].to_numpy()
+    which = [field or int(b) for field, b in zip(stored["cause_field"], back, strict=True)]
+    true = np.array([[cause.which for cause in bazaar.CAUSES].index(w) for w in which])
+    every = np.where(np.isin(types, ["event", "request"]), posterior, -1)
+    own = np.where(types == types[true][:, None], posterior, -1)
+    return MostProbable(every.argmax(1) == true, own.argmax(1) == true, every.max(1))
