@@ -340,14 +340,14 @@ def test_the_cache_keys_on_config_data_and_code(tmp_path, monkeypatch):
     def key(of: str = "recommender") -> str:
         return checkpoint.key("x", of=f"m6rec.{of}")
 
-    before = {of: key(of) for of in ("recommender", "baselines.sasrec", "train.segments")}
+    before = {of: key(of) for of in ("recommender", "baselines.sequential", "train.segments")}
     seen = {before["recommender"]}
     for file in ("model/tree.py", "train/whole.py", "evaluate/ranking.py", "config.py", "recommender.py"):
         (package / file).write_text((package / file).read_text() + "\n")
         seen.add(key())
     assert len(seen) == 6
-    assert key("baselines.sasrec") != before["baselines.sasrec"]  # config and ranking are its own too
-    last = key("baselines.sasrec")
+    assert key("baselines.sequential") != before["baselines.sequential"]  # config and ranking are its own too
+    last = key("baselines.sequential")
     for elsewhere in (
         "view/figures.py",
         "tasks/query.py",
@@ -356,7 +356,7 @@ def test_the_cache_keys_on_config_data_and_code(tmp_path, monkeypatch):
         "data/sources.py",
     ):
         (package / elsewhere).write_text((package / elsewhere).read_text() + "\n")
-    assert key() in seen and key("baselines.sasrec") == last
+    assert key() in seen and key("baselines.sequential") == last
     assert key("train.segments") != before["train.segments"]
     data = small_data()
     config = small_model().config
