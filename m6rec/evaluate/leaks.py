@@ -25,7 +25,7 @@ def leaks(
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
     For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
-    events after it; the target's time and circumstances stay, since a request has them. No score may move, of these
+    events after it; the target's time and request stay. No score may move, of these
     users or of the others. model: anything with scores(users) -> (B, N) that reads events from `users`.
     """
     split, targets = asked(data, split, part)
@@ -76,7 +76,7 @@ def shuffled(data: Dataset, seed: int = 0) -> Dataset:
     last[data.offsets[1:][np.diff(data.offsets) > 0] - 1] = True
     order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
     events = data.events.copy()
-    for column in ("item", "action", "value"):  # times and circumstances stay where they are
+    for column in ("item", "action", "value"):  # times and requests stay where they are
         events[column] = data.events[column].to_numpy()[order]
     return replace(data, name=f"{data.name}-shuffled", events=events)
 
