@@ -34,7 +34,7 @@ class Features(NamedTuple):
     text: np.ndarray  # (N, L) int64 token ids, 0 = padding (a missing text is all padding)
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
-    there: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
+    present: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> Features:
         """Some of the items, or all in another order."""
@@ -42,12 +42,12 @@ class Features(NamedTuple):
 
     def drop(self, *modalities: str) -> Features:
         """The same items as if they did not have these modalities; InputError for one that there is not."""
-        there = copy.deepcopy(self.there)
+        present = copy.deepcopy(self.present)
         for name in modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
-            there[:, MODALITIES.index(name)] = False
-        return self._replace(there=there)
+            present[:, MODALITIES.index(name)] = False
+        return self._replace(present=present)
 
     def to(self, device: torch.device) -> Features:
         """The same items as tensors on a device."""
@@ -58,7 +58,7 @@ class Features(NamedTuple):
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-class Kind(NamedTuple):
+class FileModality(NamedTuple):
     """One modality that comes in files."""
 
     decode: Callable[[bytes], np.ndarray]
@@ -71,9 +71,11 @@ def _code(module: object) -> str:
     return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
 
 
-KINDS = {
-    "image": Kind(image.decode, (image.SIDE, image.SIDE), image.patches, _code(image)),
-    "sound": Kind(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), _code(sound)),
+FILE_MODALITIES = {
+    "image": FileModality(image.decode, (image.SIDE, image.SIDE), image.patches, _code(image)),
+    "sound": FileModality(
+        sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), _code(sound)
+    ),
 }
 
 
@@ -87,18 +89,18 @@ def preprocess(
     What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
     """
     ids = tokens(items["text"], tokenizer, length)
-    parts, there, problems = [ids], [(ids != PAD).any(1)], []
-    for name in KINDS:
+    parts, present, problems = [ids], [(ids != PAD).any(1)], []
+    for name in FILE_MODALITIES:
         sources = list(items[name]) if name in items.columns else [None] * len(items)
         array, found, wrong = _modality(name, sources, media, cache)
         parts.append(array)
-        there.append(found)
+        present.append(found)
         problems += wrong
     if problems:
         files = "file of the items" if len(problems) == 1 else "files of the items"
         first = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
         warnings.warn(f"{len(problems):,} {files} cannot be used and count as absent: {first}", MediaWarning, 2)
-    return Features(*parts, np.stack(there, 1))
+    return Features(*parts, np.stack(present, 1))
 
 
 def absent(source: object) -> bool:
@@ -123,7 +125,7 @@ def read(source: object, media: Media | None) -> bytes:
 def check(name: str, source: object) -> None:
     """InputError if an image or a sound that the caller has at hand cannot be used."""
     try:
-        KINDS[name].decode(read(source, None))
+        FILE_MODALITIES[name].decode(read(source, None))
     except InputError as error:
         raise InputError(f"the item's {name} {_label(source, 0)} {error}") from None
 
@@ -133,7 +135,7 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     rows = []
     for item in items:
         row = {"text": item.get("text", item.get("title"))}
-        for name in KINDS:
+        for name in FILE_MODALITIES:
             if (source := item.get(name)) is not None:
                 row[name] = Path(source) if isinstance(source, str) else source
                 check(name, row[name])
@@ -176,7 +178,7 @@ def _cached(
     """`_decoded`, or what it gave when the same contents were last asked for; a damaged cache is made anew."""
     if cache is None or not contents:
         return _decoded(name, contents, media)
-    key = hashlib.sha256("".join([KINDS[name].code, *sorted(contents)]).encode()).hexdigest()
+    key = hashlib.sha256("".join([FILE_MODALITIES[name].code, *sorted(contents)]).encode()).hexdigest()
     path = Path(cache) / f"{name}-{key[:32]}.safetensors"
     try:
         with safe_open(path, framework="numpy") as file:
@@ -196,7 +198,7 @@ def _cached(
 
 def _decoded(name: str, contents: dict[str, object], media: Media | None) -> tuple[np.ndarray, dict[str, str]]:
     """Patches of the contents that can be decoded, in the order of their hashes, and what is wrong with the others."""
-    kind, good, problems = KINDS[name], [], {}
+    kind, good, problems = FILE_MODALITIES[name], [], {}
     for content in sorted(contents):
         try:
             good.append(kind.decode(read(contents[content], media)))
