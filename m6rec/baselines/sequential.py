@@ -16,12 +16,10 @@ from m6rec.config import Config
 from m6rec.data.batches import Batch, training_batches
 from m6rec.data.context import EventCodes
 from m6rec.data.dataset import Dataset
-from m6rec.data.sources import home
 from m6rec.data.splits import Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.train import checkpoint
-from m6rec.train.fit import Epoch, Stage, fit
+from m6rec.train.fit import Epoch, Stage, fit, fit_once
 from m6rec.train.softmax import full_softmax
 
 
@@ -58,6 +56,18 @@ class Sequential:
 
     def fit(self, data: Dataset, split: Split, **options: object) -> Sequential:
         """Train on the training events; validation decides when to stop. options are `m6rec.train.fit`'s."""
+        self.log = fit(*self._training(data, split), **options)
+        return self
+
+    def cached(self, data: Dataset, split: Split) -> Sequential:
+        """`fit`, or what it came to before: by the data, the split, the config, the settings and the code."""
+        events = hashlib.sha256(b"".join(part.tobytes() for part in (split.train, split.valid, split.test)))
+        settings = [getattr(self, name) for name in self.settings]
+        parts = (data.fingerprint, events.hexdigest(), *settings)
+        self.log = fit_once(*self._training(data, split), *parts, code=(type(self),))
+        return self
+
+    def _training(self, data: Dataset, split: Split) -> tuple[nn.Module, Stage, Config]:
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
         no = np.zeros(data.n_events, np.int64)
@@ -68,28 +78,15 @@ class Sequential:
             judged = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
             return evaluate(judged, data, split=split, part="valid").metrics["ndcg@10"]
 
-        self.log = fit(
-            self.network,
-            Stage(
-                name=self.name,
-                epochs=self.config.pretrain_epochs,
-                batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
-                losses=lambda network, batch, rng: {"next": self._next(network, batch)},
-                validate=validate,
-                weights={},
-            ),
-            self.config,
-            **options,
+        stage = Stage(
+            name=self.name,
+            epochs=self.config.pretrain_epochs,
+            batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
+            losses=lambda network, batch, rng: {"next": self._next(network, batch)},
+            validate=validate,
+            weights={},
         )
-        return self
-
-    def cached(self, data: Dataset, split: Split) -> Sequential:
-        """Fit, or go on from where the cache stands: after a finished training that is its end."""
-        events = hashlib.sha256(b"".join(part.tobytes() for part in (split.train, split.valid, split.test)))
-        parts = [self.name, self.config.fingerprint, data.fingerprint, events.hexdigest()]
-        parts += [f"{name}={getattr(self, name)}" for name in self.settings]
-        key = checkpoint.key(*parts, of=type(self).__module__)
-        return self.fit(data, split, folder=home() / "models" / f"{self.name.lower()}-{key}", resume=True)
+        return self.network, stage, self.config
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better. InputError before `fit`."""
