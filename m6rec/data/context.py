@@ -68,8 +68,8 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
         """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
 
-        config: `profile`, `request`, `circumstances` and `columns` are read. InputError for a derived feature that data
-        without times do not have, and for a declared column that does not exist or is not of its type.
+        config: its `profile`, `request`, `derived_features` and `columns` are read. InputError for a derived feature
+        that data without times do not have, and for a declared column that does not exist or is not of its type.
         """
         config = config or Config()
         train = data.events[split.train]
@@ -84,12 +84,11 @@ class Fields:
             each = (Field.declared(n, types[n], table[n]) if n in types else (Field.fit(n, table[n]),) for n in names)
             return [field for fields in each for field in fields]
 
+        derived = _derived_fields(data, split, config.derived_features, own) if config.request else []
         return cls(
             value=Field.fit("value", train["value"]),
-            profile=tuple(read(data.profile_columns, users) if config.profile else ()),
-            request=(
-                (*_derived_fields(data, split, config.circumstances, own), *read(own, train)) if config.request else ()
-            ),
+            profile=tuple(read(data.profile_columns if config.profile else (), users)),
+            request=(*derived, *read(own if config.request else (), train)),
         )
 
     def encode_profile(self, users: pd.DataFrame) -> np.ndarray:
@@ -161,7 +160,7 @@ def _derived_fields(data: Dataset, split: Split, names: Sequence[str], own: Sequ
     names = [name for name in names if name not in own]
     untimed = [name for name in names if name in TIMED and not data.timed]
     if untimed:
-        raise InputError(f"{data.name} has no timestamps to work out the circumstance {untimed[0]!r}: leave it out.")
+        raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
     trained = np.unique(data.events["item"].to_numpy()[split.train])
     always = [TIMED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
     return always + [
