@@ -19,7 +19,7 @@ from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
-from m6rec.data.features import KINDS, Features
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
 from m6rec.data.sources import home, load
 from m6rec.data.splits import Targets
@@ -294,7 +294,7 @@ class M6Rec:
         items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.
         """
         data = self.data.with_items(items)
-        new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in KINDS if m in items})
+        new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media.open(media) if media else None)
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
