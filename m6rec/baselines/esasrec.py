@@ -10,7 +10,7 @@ from m6rec.baselines.sequential import Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.model.attention import Block
-from m6rec.train.sampled import first_of, sampled_logits
+from m6rec.train.losses import first_class, sampled_logits
 
 
 class LiGR(nn.Module):
@@ -42,4 +42,4 @@ class ESASRec(Sequential):
         """The sampled softmax."""
         items = network.items.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
-        return first_of(sampled_logits(states, items, target, negatives, len(items)))
+        return first_class(sampled_logits(states, items, target, negatives, len(items)))

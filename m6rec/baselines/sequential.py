@@ -22,7 +22,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.train import checkpoint
 from m6rec.train.fit import Epoch, Stage, fit
-from m6rec.train.softmax import full_softmax
+from m6rec.train.losses import full_softmax
 
 
 class Sequential:
