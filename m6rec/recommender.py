@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self, TypedDict
@@ -12,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, features, text
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
@@ -366,23 +368,29 @@ class M6Rec:
         """
         config = Config.preset(preset, **changes)
         folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
-        if (folder / "config.json").exists():
+        work = folder.with_name(folder.name + "-training")
+
+        def make() -> Self:
+            model = cls(data, config=config)
+            model.pretrain(folder=work / "pretrain", resume=True)
+            if config.finetune_epochs:
+                model.fine_tune(folder=work / "fine_tune", resume=True)
+            seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
+            print(f"trained {folder.name} in {seconds:.0f} s")
+            return model
+
+        def load(folder: Path) -> Self:
             print(f"loaded {folder.name}")
             return cls.from_pretrained(folder, data)
-        model, work = cls(data, config=config), folder.with_name(folder.name + "-training")
-        model.pretrain(folder=work / "pretrain", resume=True)
-        if config.finetune_epochs:
-            model.fine_tune(folder=work / "fine_tune", resume=True)
-        model.save_pretrained(folder)
-        checkpoint.remove(work)
-        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-        print(f"trained {folder.name} in {seconds:.0f} s")
+
+        model = cached(folder, make, cls.save_pretrained, load)
+        shutil.rmtree(work, ignore_errors=True)
         return model
 
-    @staticmethod
-    def cache_key(data: Dataset, config: Config) -> str:
+    @classmethod
+    def cache_key(cls, data: Dataset, config: Config) -> str:
         """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return checkpoint.key(config.fingerprint, data.fingerprint, of="m6rec.recommender")
+        return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 

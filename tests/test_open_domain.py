@@ -149,7 +149,7 @@ def test_what_training_does_not_know_is_no_wrong_answer(model):
     rng = np.random.default_rng(0)
     batch = next(training_batches(model.data, model.split, model.codes, length=8, batch=16, rng=rng))
     found = losses.predict(model.network, batch, model.config)
-    assert (~found.answers).nonzero().flatten().tolist() == [3, 4]
+    assert (~found.candidates).nonzero().flatten().tolist() == [3, 4]
     state, target, gradient = found.state, found.target, torch.autograd.grad(found.cross_entropy(), found.items)[0]
     assert (gradient[3:5] == 0).all() and (gradient[:3] != 0).any(1).all()
     tree, known = model.network.digits.tree, model.network.codes >= 0

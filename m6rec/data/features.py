@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from m6rec.cache import cached, key
 from m6rec.config import MODALITIES
 from m6rec.data import image, sound
 from m6rec.data.media import Media, MediaWarning, shown
@@ -64,16 +63,12 @@ class Kind(NamedTuple):
     decode: Callable[[bytes], np.ndarray]
     shape: tuple[int, ...]  # of one decoded file
     patches: Callable[[np.ndarray], np.ndarray]
-    code: str  # SHA-256 of the code that decodes: other code, other cache
-
-
-def _code(module: object) -> str:
-    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    module: ModuleType  # the code that decodes: other code, other cache
 
 
 KINDS = {
-    "image": Kind(image.decode, (image.SIDE, image.SIDE), image.patches, _code(image)),
-    "sound": Kind(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), _code(sound)),
+    "image": Kind(image.decode, (image.SIDE, image.SIDE), image.patches, image),
+    "sound": Kind(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), sound),
 }
 
 
@@ -176,22 +171,26 @@ def _cached(
     """`_decoded`, or what it gave when the same contents were last asked for; a damaged cache is made anew."""
     if cache is None or not contents:
         return _decoded(name, contents, media)
-    key = hashlib.sha256("".join([KINDS[name].code, *sorted(contents)]).encode()).hexdigest()
-    path = Path(cache) / f"{name}-{key[:32]}.safetensors"
+
+    def make() -> tuple[np.ndarray, dict[str, str]]:
+        return _decoded(name, contents, media)
+
+    def save(decoded: tuple[np.ndarray, dict[str, str]], new: Path) -> None:
+        save_file({"patches": decoded[0]}, new, {"problems": json.dumps(decoded[1])})
+
+    def load(path: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                patches, problems = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        return (patches, problems) if len(patches) + len(problems) == len(contents) else None
+
     try:
-        with safe_open(path, framework="numpy") as file:
-            patches, problems = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
-        if len(patches) + len(problems) == len(contents):
-            return patches, problems
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        pass  # not there yet, or damaged
-    patches, problems = _decoded(name, contents, media)
-    with contextlib.suppress(OSError, SafetensorError):  # a full disk costs time, not the result
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # whole or not at all
-            save_file({"patches": patches}, Path(folder) / path.name, {"problems": json.dumps(problems)})
-            os.replace(Path(folder) / path.name, path)
-    return patches, problems
+        path = Path(cache) / f"{name}-{key(*sorted(contents), code=(KINDS[name].module,))}.safetensors"
+        return cached(path, make, save, load)
+    except (OSError, SafetensorError):  # a full disk costs time, not the result
+        return make()
 
 
 def _decoded(name: str, contents: dict[str, object], media: Media | None) -> tuple[np.ndarray, dict[str, str]]:
