@@ -248,7 +248,7 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 
 def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
     """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`."""
-    some = augment(content.take(rng.integers(len(content.there), size=ITEMS)), rng)
+    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
     modalities, losses = network.items.modalities, {}
     if "text" in modalities and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
@@ -264,7 +264,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 
     For items with image or sound, half of the gaps are the whole text: a caption.
     """
-    caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
+    caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
@@ -275,12 +275,12 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
     """Squared error of hidden patches given the visible ones (He et al. 2022), over the mean patch's error."""
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
-    hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
+    hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
     predicted = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
     losses = {}
     for m, patches in predicted.items():
-        present, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
+        present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
         scored = (hidden[m].to(present.device) & present[:, None]).to(patches)  # (N, P)
         error = ((patches - true) ** 2).mean(-1)
         losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
@@ -297,7 +297,7 @@ def alignment(network: Network, content: Features) -> Tensor:
     """InfoNCE between the first modality of an item and its other modalities, among the step's items, both ways."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
-    both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
+    both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
     if both.sum() < 2:
         return 0 * network.items.query.sum()  # no negatives: a loss of 0 with a gradient
     known = content.take(both).to(network.codes.device)
@@ -309,9 +309,9 @@ def alignment(network: Network, content: Features) -> Tensor:
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
     """Augmented images (shifted, mirrored, brightness) and sounds (masked stripes)."""
-    if content.there[:, 1].any():
+    if content.present[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
-    if content.there[:, 2].any():
+    if content.present[:, 2].any():
         content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
     return content
 
