@@ -16,7 +16,7 @@ from m6rec.errors import InputError
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-CIRCUMSTANCES = ("season", "session", "pace", "tastes")
+DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
@@ -58,8 +58,8 @@ class Config:
     """The user's profile columns."""
     request: bool = True
     """The request's own time (hour, weekday, gap since the last event) and the events' own columns."""
-    circumstances: tuple[str, ...] = ()
-    """Derived context features: season, session (events before the request in the same sitting), pace (seconds per
+    derived_features: tuple[str, ...] = ()
+    """Derived context features: season, session (its events before the request), pace (seconds per
     event in it), tastes (the word that the last items' texts share)."""
     columns: tuple[tuple[str, str], ...] = ()
     """Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
@@ -183,7 +183,7 @@ class Config:
 
 
 _ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
-_SOME_OF = {"modalities": MODALITIES, "circumstances": CIRCUMSTANCES}
+_SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
 _LOWEST = {
     "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
     "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,

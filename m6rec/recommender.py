@@ -145,7 +145,7 @@ class M6Rec:
         with the text, image or sound of one never seen: those have the codes N, N + 1, … of `item_vectors(new)`.
         A history may be a frame of raw events, too: item_id, and what there is of timestamp and value.
         request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …} stands for hour and weekday, and
-        with the events' times for the gap; so for every circumstance. The source document's section 3.3.1.
+        with the events' times for the gap; so for every derived feature. The source document's section 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")

@@ -45,7 +45,7 @@ def test_by_default_the_fields_are_those_that_always_were():
 
 
 def test_session_and_pace_count_within_a_sitting_and_begin_anew_after_half_an_hour():
-    model = small_model(frames([0, 10, 30, 30 + HOUR, 40 + HOUR, 50 + HOUR, 60 + HOUR]), circumstances=ASKED)
+    model = small_model(frames([0, 10, 30, 30 + HOUR, 40 + HOUR, 50 + HOUR, 60 + HOUR]), derived_features=ASKED)
     rows = [described(model, codes)[3:] for codes in model.codes.request[:5]]
     assert [row[0] for row in rows] == ["season summer"] * 5
     assert [row[1] for row in rows] == [
@@ -55,14 +55,14 @@ def test_session_and_pace_count_within_a_sitting_and_begin_anew_after_half_an_ho
 
 
 def test_recent_tastes_are_the_word_that_the_last_items_share():
-    model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), circumstances=("tastes",))
+    model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), derived_features=("tastes",))
     said = [described(model, codes)[-1] for codes in model.codes.request[:4]]
     assert said == ["tastes ?", "tastes ?", "tastes red", "tastes silk"]  # one item shares nothing with others
 
 
 def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     data = small_data()
-    model, t = small_model(data, circumstances=ASKED), int(data.offsets[3]) + 2
+    model, t = small_model(data, derived_features=ASKED), int(data.offsets[3]) + 2
     events = data.events.copy()
     events.loc[t:, "item"] = (events.loc[t:, "item"] + 11) % data.n_items
     events.loc[t + 1 :, "timestamp"] += 7 * HOUR
@@ -73,7 +73,7 @@ def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
 
 def test_a_person_asked_about_now_has_the_context_of_the_stored_event():
     data = small_data()
-    model = small_model(data, circumstances=ASKED)
+    model = small_model(data, derived_features=ASKED)
     for event in model.split.test[:5]:
         stored = model.target_context(data.targets([event]))
         user = data.events["user"].iloc[event]
@@ -94,7 +94,7 @@ def test_a_person_asked_about_now_has_the_context_of_the_stored_event():
 
 
 def test_what_is_typed_stands_before_what_is_worked_out():
-    model = small_model(circumstances=ASKED)
+    model = small_model(derived_features=ASKED)
     moment = int(model.data.events["timestamp"].max()) + 60
     for when in (moment, pd.Timestamp(moment, unit="s"), pd.Timestamp(moment, unit="s").isoformat()):
         asked = described(model, model.extract_context(user=105, request={"timestamp": when, "hour": 3}).request[0, 0])
@@ -136,12 +136,12 @@ def test_own_columns_are_read_by_their_declared_type():
     assert {"arrives_hour 18", "arrives_season winter", "note work", "shelf 2"} <= set(asked)
 
 
-def test_an_own_column_stands_before_a_circumstance_of_its_name():
+def test_an_own_column_stands_before_a_derived_feature_of_its_name():
     data = frames([0, 10, 20, 30], season=["dry", "dry", "wet", "wet"], session=["a", "b", "a", "b"])
-    fields = Fields.fit(data, data.split(), Config(circumstances=("season", "session", "pace")))
+    fields = Fields.fit(data, data.split(), Config(derived_features=("season", "session", "pace")))
     assert [f.name for f in fields.request] == ["hour", "weekday", "gap", "pace", "season", "session"]
     assert fields.request[-2].levels == ("dry",) or fields.request[-2].levels == ("dry", "wet")
-    model = small_model(data, circumstances=("session",))
+    model = small_model(data, derived_features=("session",))
     assert described(model, model.codes.request[1])[-1] == "session b"
     assert described(model, model.extract_context(user=1, request={"timestamp": "2026-01-01"}).request[0, 0])[-1] == (
         "session ?"
@@ -151,7 +151,7 @@ def test_an_own_column_stands_before_a_circumstance_of_its_name():
 def test_fields_and_declarations_survive_saving(tmp_path):
     note = ["a gift", "work trip", "a gift", "work", "work", "work"]
     data = frames([0, 10, 20, 30, 40, 50], note=note)
-    model = small_model(data, columns={"note": "text"}, circumstances=ASKED, context_fusion="gating")
+    model = small_model(data, columns={"note": "text"}, derived_features=ASKED, context_fusion="gating")
     model.save_pretrained(tmp_path / "m")
     again = m6rec.M6Rec.from_pretrained(tmp_path / "m", data)
     assert again.fields == model.fields and again.config == model.config
@@ -162,7 +162,7 @@ def test_fields_and_declarations_survive_saving(tmp_path):
     ("call", "says"),
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
-        (lambda: Config(circumstances=("weather",)), "'weather' is unknown: take some of season"),
+        (lambda: Config(derived_features=("weather",)), "'weather' is unknown: take some of season"),
         (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
         (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
@@ -183,12 +183,12 @@ def test_bad_input_gets_one_sentence_with_the_fix(call, says):
     assert "\n" not in str(error.value)
 
 
-def test_circumstances_need_times_and_tastes_do_not():
+def test_derived_features_need_times_and_tastes_do_not():
     data = small_data()
     untimed = type(data)(data.name, False, data.items, data.users, data.events.assign(timestamp=0), data.offsets)
-    assert [f.name for f in small_model(untimed, circumstances=("tastes",)).fields.request] == ["tastes"]
-    with pytest.raises(InputError, match="has no timestamps to work out the circumstance 'pace'"):
-        small_model(untimed, circumstances=("pace",))
+    assert [f.name for f in small_model(untimed, derived_features=("tastes",)).fields.request] == ["tastes"]
+    with pytest.raises(InputError, match="has no timestamps for the derived feature 'pace'"):
+        small_model(untimed, derived_features=("pace",))
 
 
 # ---------------------------------------------------------------------------------------------------------- fusion

@@ -53,17 +53,14 @@ def test_remembered_source_serves_many_candidates():
     torch.testing.assert_close(model.decode_step(candidates, model.prefill(source, begun[:1])), whole)
 
 
-def test_layers_prompts_and_adapters():
-    model, source, target = backbone(), tokens(2, 6), tokens(2, 3)
-    read = model(source, target, exits=True)
-    assert len(read.layers) == 3
-    torch.testing.assert_close(read.layers[1], model(source, target, upto=2).hidden)
-    prompted = model(source, target, prompts=torch.randn(4, 16))
-    assert prompted.hidden.shape == read.hidden.shape
-    assert (prompted.hidden - read.hidden).abs().max() > 1e-3
-    adapted = model(source, target, adapters=[torch.zeros_like] * 2 + [torch.tanh])
-    torch.testing.assert_close(adapted.logits.shape, read.logits.shape)
-    assert (adapted.hidden - read.hidden).abs().max() > 1e-3
+def test_an_adapter_changes_its_layer_and_those_after_it():
+    model, x = backbone(), torch.randn(2, 6, 16)
+    mask, positions = torch.ones(6, 6, dtype=torch.bool), torch.arange(6)
+    adapters = [torch.zeros_like] * 2 + [torch.tanh]
+    before, after = (model.run(x, mask, positions, adapters=adapters, last=last) for last in (2, 3))
+    torch.testing.assert_close(before, model.run(x, mask, positions, last=2))
+    torch.testing.assert_close(model.blocks[2](before, mask=mask, positions=positions, adapter=torch.tanh).out, after)
+    assert (after - model.run(x, mask, positions)).abs().max() > 1e-3
 
 
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():

@@ -68,29 +68,27 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
         """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
 
-        config: `profile`, `request`, `circumstances` and `columns` are read. InputError for a derived feature that data
-        without times do not have, and for a declared column that does not exist or is not of its type.
+        config: its `profile`, `request`, `derived_features` and `columns` are read. InputError for a derived feature
+        that data without times do not have, and for a declared column that does not exist or is not of its type.
         """
         config = config or Config()
         train = data.events[split.train]
         users = data.users.iloc[np.unique(train["user"])]
         types, own = dict(config.columns), [c for c in train.columns if c not in CORE_COLUMNS]
-        for name in types:
-            if name not in (*own, *data.profile_columns):
-                columns = ", ".join([*own, *data.profile_columns]) or "none"
-                raise InputError(f"the declared column {name!r} is no column of {data.name}'s own: it has {columns}.")
+        columns = [*own, *data.profile_columns]
+        if unknown := [name for name in types if name not in columns]:
+            has = ", ".join(columns) or "none"
+            raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
         def read(names: Sequence[str], table: pd.DataFrame) -> list[Field]:
-            return [
-                field
-                for n in names
-                for field in (Field.declared(n, types[n], table[n]) if n in types else [Field.fit(n, table[n])])
-            ]
+            each = (Field.declared(n, types[n], table[n]) if n in types else (Field.fit(n, table[n]),) for n in names)
+            return [field for fields in each for field in fields]
 
+        derived = _derived_fields(data, split, config.derived_features, own) if config.request else []
         return cls(
             value=Field.fit("value", train["value"]),
-            profile=tuple(read(data.profile_columns, users) if config.profile else ()),
-            request=(*_derived_fields(data, split, config.circumstances, own), *read(own, train)) * config.request,
+            profile=tuple(read(data.profile_columns if config.profile else (), users)),
+            request=(*derived, *read(own if config.request else (), train)),
         )
 
     def encode_profile(self, users: pd.DataFrame) -> np.ndarray:
@@ -102,10 +100,8 @@ class Fields:
 
         The other fields stand in the events' own columns.
         """
-        codes = []
-        for f in self.request:
-            values = derived[f.part] if f.part in derived else f.read(events)
-            codes.append(values if f.part == "tastes" else f.encode(values))
+        values = [derived[f.part] if f.part in derived else f.read(events) for f in self.request]
+        codes = [v if f.part == "tastes" else f.encode(v) for f, v in zip(self.request, values, strict=True)]
         return _stack(codes, len(events))
 
     def typed_profile(self, profile: Mapping[str, object] | None) -> np.ndarray:
@@ -164,7 +160,7 @@ def _derived_fields(data: Dataset, split: Split, names: Sequence[str], own: Sequ
     names = [name for name in names if name not in own]
     untimed = [name for name in names if name in TIMED and not data.timed]
     if untimed:
-        raise InputError(f"{data.name} has no timestamps to work out the circumstance {untimed[0]!r}: leave it out.")
+        raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
     trained = np.unique(data.events["item"].to_numpy()[split.train])
     always = [TIMED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
     return always + [
@@ -307,8 +303,7 @@ def _typed(fields: tuple[Field, ...], values: dict[str, object], part: str) -> n
         if table[name].notna().all():
             values = {f.name: f.read(table).iloc[0] for f in fields if f.column == name} | values
     names = [f.name for f in fields]
-    for name in values:
-        if name not in names:
-            has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
-            raise InputError(f"the {part}'s field {name!r} is unknown to this model: {has}.")
+    if unknown := [name for name in values if name not in names]:
+        has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
+        raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
     return np.array([f.encode_one(values.get(f.name)) for f in fields], dtype=np.int64)

@@ -2,14 +2,14 @@
 
 A rating of 4 or 5 is a like. Whatever describes an event comes from training events alone: the user's own *before* it,
 and the item's ratings by *other* users, so that no label is among its own features. `Ratings` are single events as
-features and as prompts (a share of each user's last events is held out); `RatingWindows` are lists of candidates after
-one history, in segments (as many last events of every user are held out, so that all windows have one size).
+features and prompts, and hold out a share of each user's last ones; `RatingWindows` are lists of candidates after one
+history, in segments, and hold out equally many, so that all windows have one size.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -133,13 +133,14 @@ class Ratings(RatedEvents):
     @cached_property
     def words(self) -> RatingDomain:
         """All events in words, row for row: the quantile of each number among the training events' is its request."""
-        numbers = self.numbers.to_numpy()
-        train = np.sort(numbers[self.train], 0)
-        edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS]  # (19, 5)
-        bucket = np.stack([np.searchsorted(e, n, side="right") for e, n in zip(edges.T, numbers.T, strict=True)], 1)
-        percent = bucket * (100 // BUCKETS)
-        words = [" ".join(f"{name}-{rank}" for name, rank in zip(FEATURES, row, strict=True)) for row in percent]
-        return RatingDomain(*domain(self.data)._replace(requests=np.array(words, dtype=object)))
+        train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
+        edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
+        words = []
+        for edge, (name, values) in zip(edges, self.numbers.items(), strict=True):
+            bucket = np.searchsorted(edge, values, side="right")
+            words.append([f"{name}-{100 // BUCKETS * b}" for b in bucket])
+        requests = np.array([" ".join(event) for event in zip(*words, strict=True)], dtype=object)
+        return RatingDomain(*domain(self.data)._replace(requests=requests))
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
         """Each example in words: the profile, the last events, and the numbers and the item of the event."""
@@ -172,18 +173,18 @@ class RatingDomain(Domain):
 
     def prompt(self, rows: range, since: int) -> Prompt:
         """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
-        rated = ((*self._event(row), prompts.RATINGS[int(self.values[row])]) for row in rows)
-        return self._prompt(rows[0], range(since, rows[0]), tuple(part for event in rated for part in event))
+        target = [part for row in rows for part in (*self._event(row), prompts.RATINGS[int(self.values[row])])]
+        return self._prompt(rows[0], range(since, rows[0]), target)
 
     def unrated(self, row: int, before: range) -> Prompt:
         """One event, up to where its rating would be generated, after a history; all of it is given."""
-        return self._prompt(row, before, tuple(map(_given, self._event(row))))
+        return self._prompt(row, before, map(_given, self._event(row)))
 
     def _event(self, row: int) -> tuple[str, ...]:
         return f"{self.requests[row]}:", self.items[self.item[row]]
 
-    def _prompt(self, row: int, before: range, target: tuple[str, ...]) -> Prompt:
-        return Prompt(self.profiles[self.user[row]], history=tuple(map(self.event, before)), target=target)
+    def _prompt(self, row: int, before: range, target: Iterable[str]) -> Prompt:
+        return Prompt(self.profiles[self.user[row]], history=tuple(map(self.event, before)), target=tuple(target))
 
 
 def _given(part: str) -> str:

@@ -25,7 +25,7 @@ def leaks(
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
     For half of the users, then for the others, the target's item, value and action are replaced, and everything of the
-    events after it, the time too; the target's own time and circumstances stay, since they are known when one asks. No
+    events after it, the time too; the target's own time and request stay, since they are known when one asks. No
     score may move: not of these users' targets, and not of the other users'.
     model: anything with scores(users) -> (B, N). It must read events from `users`, not from a copy of its own.
     """

@@ -8,7 +8,7 @@ import numpy as np
 
 from m6rec.data.dataset import Dataset
 
-_HAPPENED = ("item", "action", "value")  # times and circumstances stay where they are
+_HAPPENED = ("item", "action", "value")  # times and requests stay where they are
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:

@@ -173,6 +173,10 @@ class Stack(nn.ModuleList):
     def __init__(self, config: Config, layers: int):
         super().__init__(Block(config.width, config.heads, config.dropout) for _ in range(layers))
 
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        """One block, or some of them."""
+        return list(self)[index]
+
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Tokens x (B, T, D) attend to each other under `mask` -> (B, T, D)."""
         for block in self:

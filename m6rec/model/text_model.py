@@ -3,7 +3,7 @@
 - one mask (`masks.unilm`) makes the same weights an encoder of the source and a decoder of the target
 - rotary positions count present tokens only, so padding moves nothing
 - the output is tied to the token embedding; logits are computed for the target region alone
-- soft prompts precede the source; adapters add to every feed-forward net; any layer can be the first or the last
+- adapters add to the feed-forward net of any layer (`run`)
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ SOURCE, TARGET = 0, 1  # regions
 class TextOutput(NamedTuple):
     """The backbone's output for a source and a target."""
 
-    hidden: Tensor  # (B, S + T, D), normed; soft prompts are left out
+    hidden: Tensor  # (B, S + T, D), normed
     logits: Tensor | None  # (B, T, V): after each target token, the next one
-    layers: tuple[Tensor, ...] = ()  # of every layer in turn (B, S + T, D), normed, where they were asked for
 
 
 class TextCache(NamedTuple):
@@ -60,36 +59,19 @@ class TextTransformer(nn.Module):
         """Where it computes; token ids may come from anywhere."""
         return self.tokens.weight.device
 
-    def forward(
-        self,
-        source: Tensor,
-        target: Tensor | None = None,
-        *,
-        prompts: Tensor | None = None,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        upto: int | None = None,
-        exits: bool = False,
-        write: bool = True,
-    ) -> TextOutput:
-        """Token ids source (B, S) and target (B, T), 0 = padding on the right.
+    def forward(self, source: Tensor, target: Tensor | None = None, *, logits: bool = True) -> TextOutput:
+        """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
+        x, present, mask = self._regions(source, target)
+        x = self.norm(self.run(x, mask, positions_of(present)))
+        return TextOutput(x, self.logits(x[:, source.shape[1] :]) if logits else None)
 
-        prompts: (C, D) for all rows or (B, C, D), soft tokens before the source. adapters: one per layer, what it adds
-        to the feed-forward net. upto: stop after this many layers. exits: also return every layer's hidden states.
-        write=False: no logits.
-        """
+    def _regions(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Both regions' embeddings (B, S + T, D), their present tokens (B, S + T) and the UniLM mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
-        s, t = source.shape[1], target.shape[1]
-        x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
-        given = source != PAD
-        if prompts is not None:
-            prompts = prompts.expand(len(source), -1, -1)  # (C, D) or (B, C, D) -> (B, C, D)
-            x = torch.cat((prompts + self.regions.weight[SOURCE], x), 1)
-            given = torch.cat((given.new_ones(prompts.shape[:2]), given), 1)
-        present = torch.cat((given, target != PAD), 1)
-        states = self.run(x, unilm(given, target != PAD), positions_of(present), adapters=adapters, last=upto)
-        layers = tuple(self.norm(state)[:, -s - t :] for state in (states if exits else states[-1:]))
-        return TextOutput(layers[-1], self.logits(layers[-1][:, s:]) if write else None, layers if exits else ())
+        given, begun = source != PAD, target != PAD
+        x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
+        return x, torch.cat((given, begun), 1), unilm(given, begun)
 
     def embed(self, tokens: Tensor, region: int = SOURCE) -> Tensor:
         """Token ids (B, T) -> (B, T, D): token and region embedding."""
@@ -102,15 +84,12 @@ class TextTransformer(nn.Module):
         positions: Tensor,
         *,
         adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        first: int = 0,
         last: int | None = None,
-    ) -> list[Tensor]:
-        """Layers first..last-1 over x (B, T, D) -> the state after each of them, not normed."""
-        states = [x]
-        for layer in range(first, len(self.blocks) if last is None else last):
-            adapter = adapters[layer] if adapters is not None else None
-            states.append(self.blocks[layer](states[-1], mask=mask, positions=positions, adapter=adapter).out)
-        return states[1:] or states
+    ) -> Tensor:
+        """Layers 0..last-1 (default: all) over x (B, T, D) -> (B, T, D), not normed. adapters: one per layer."""
+        for layer, block in enumerate(list(self.blocks)[:last]):
+            x = block(x, mask=mask, positions=positions, adapter=adapters[layer] if adapters is not None else None).out
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed states (..., D) -> (..., V), by the token embedding."""
@@ -118,11 +97,7 @@ class TextTransformer(nn.Module):
 
     def prefill(self, source: Tensor, target: Tensor | None = None) -> TextCache:
         """Prefill: encode a source (B, S) and the beginning of a target (B, T) once, for `decode_step` to continue."""
-        target = source[:, :0] if target is None else target
-        source, target = source.to(self.device), target.to(self.device)
-        given, begun = source != PAD, target != PAD
-        present, mask = torch.cat((given, begun), 1), unilm(given, begun)
-        x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)  # (B, S + T, D)
+        x, present, mask = self._regions(source, target)
         positions, layers = positions_of(present), []
         for block in self.blocks:
             layers.append(block.prefill(x, positions))

@@ -74,10 +74,11 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
         again = f"measure it again with make results NB={path.stem}"
         try:
             found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            run = found[path.stem]["run"]
+            figures = dict(found[path.stem])
+            origins = [figures.pop("run"), *(figure["from"] for figure in figures.values() if "from" in figure)]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path} is no results file: {again}.") from None
-        if missing := [what for what in ORIGIN if what not in run]:
+        if missing := [what for what in ORIGIN if any(what not in origin for origin in origins)]:
             raise InputError(f"{path} was written by an older m6rec, without {', '.join(missing)}: {again}.")
     return found
 

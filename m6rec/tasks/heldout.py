@@ -1,7 +1,6 @@
 """Held-out evaluation: how well a model ranks items and users that training has never seen.
 
-`ColdStart` holds items and users of one data set out of the training of an `M6Rec`. `OpenDomain` holds a whole domain
-out of the training of a text backbone, which then ranks it zero-shot, or after a few of its events (few-shot).
+`ColdStart` is for an `M6Rec`; `OpenDomain` for a text backbone, which ranks zero-shot or after a few events (few-shot).
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ class HeldOutTargets:
 
 
 class ColdStart(HeldOutTargets):
-    """A data set of which items and users (codes) are held out; `train` is what is left to learn from.
+    """A data set of which items and users (codes) are held out; `train` has the other events.
 
-    Cases: "warm" (known users and items), "cold" (known users, held-out items, ranked among these), "valid" and
-    "valid_cold" (the same, of the validation part) and "cold_users" (their first event, if its item is known).
+    Cases: "warm"; "cold" (known users, held-out items, ranked among these); "valid" and "valid_cold" (the same, of the
+    validation part); "cold_users" (their first event, if its item is known).
     """
 
     def __init__(self, data: Dataset, items: np.ndarray, users: Sequence[int] = ()):

@@ -92,5 +92,5 @@ class DotProduct:
         network, tokenizer = self.backbone.network, self.backbone.tokenizer
         source = torch.from_numpy(tokenizer.encode(prompts, SOURCE).source)
         rows = [tokenizer.given(prompt.target) for prompt in prompts]
-        hidden = network(source, torch.from_numpy(pad(rows)), write=False).hidden[:, source.shape[1] :]
+        hidden = network(source, torch.from_numpy(pad(rows)), logits=False).hidden[:, source.shape[1] :]
         return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]

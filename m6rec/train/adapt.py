@@ -150,7 +150,7 @@ class Classifier(nn.Module):
             x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
         there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
         positions = positions_of(there)
-        x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)[-1]
+        x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)
         rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
         block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
         known, place = block.prefill(x, positions), positions[rows, end, None]

@@ -78,7 +78,7 @@ def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = 
     """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
     begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.loss_mask[:, 1:], PAD)
-    hidden = network(some.source, begun, write=False).hidden[:, some.source.shape[1] :]
+    hidden = network(some.source, begun, logits=False).hidden[:, some.source.shape[1] :]
     there = truth != PAD  # logits are most of the work: only where there is a loss
     write = F.cross_entropy(network.logits(hidden[there]), truth[there])
     return {"write": write, "meet": meeting(network, hidden, begun, truth, catalogue)}

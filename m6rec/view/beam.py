@@ -35,8 +35,7 @@ def beam_tree(
         raise InputError(f"digit {depth} is not there: this beam has the digits 1 to {len(steps)}.")
     listed = steps[-1].nodes[0][:show].tolist()
     rows = _nodes(steps[:depth], widths, listed, chosen)
-    figure, ax = canvas(9, 4.2, layout="none")
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.08, top=0.9)
+    _, ax = canvas(9, 4.2, margins=(0.2, 0.2, 0.3, 0.4))
     ax.axis("off")
     # Lines from parents to children: what matters lies on top.
     heights = {(row.level, row.node): row.height for row in rows.itertuples()} | {(0, 0): 0.5}

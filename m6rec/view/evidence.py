@@ -20,9 +20,7 @@ def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show
         raise InputError(f"{len(labels)} tokens need as many finite numbers: these have the shape {scores.shape}.")
     order = np.argsort(-np.abs(scores), kind="stable")
     top, data = scores[order][:show], pd.DataFrame({"token": [labels[i] for i in order], "contribution": scores[order]})
-    height = 1.2 + 0.28 * len(top)
-    figure, ax = canvas(7.6, height, layout="none")
-    figure.subplots_adjust(left=0.36, right=0.94, bottom=0.5 / height, top=1 - 0.4 / height)
+    figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
     # The two ends of PuOr, so that a sign reads as in every other view.
     bars = ax.barh(range(len(top)), top, color=["#b35806" if s >= 0 else "#542788" for s in top])
     ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)

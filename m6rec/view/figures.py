@@ -42,9 +42,8 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float | None
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
     """Two lists side by side, and a line for every item that is on both."""
-    height = 0.7 + 0.3 * max(len(before), len(after))
-    figure, ax = canvas(8, height, layout="none")
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0, top=1 - 0.3 / height)
+    most = max(len(before), len(after))
+    _, ax = canvas(8, 0.7 + 0.3 * most, margins=(0.1, 0.1, 0, 0.3))
     ax.axis("off")
     sides = (0.36, "right", names[0], before, after), (0.64, "left", names[1], after, before)
     for x, align, name, titles, others in sides:
@@ -57,7 +56,7 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
             to = after.index(text) + 1
             colour = LINES[0] if to < rank else LINES[1] if to > rank else LINES[5]
             ax.plot((0.37, 0.63), (-rank, -to), color=colour, linewidth=1.5, linestyle="-" if to <= rank else "--")
-    ax.set(xlim=(0, 1), ylim=(-max(len(before), len(after)) - 0.6, 0.6))
+    ax.set(xlim=(0, 1), ylim=(-most - 0.6, 0.6))
     # Two items may share a title: its first rank counts.
     first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]
     ranks = pd.DataFrame(dict(zip(names, first, strict=True)))

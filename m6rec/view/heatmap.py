@@ -104,12 +104,10 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
 def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
     """Attention in rows, a column for each token; white lines separate their types."""
     below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
-    height = below + 0.8 + 0.26 * len(table)
-    figure, ax = canvas(8, height, layout="none")
-    figure.subplots_adjust(left=0.16, right=0.92, bottom=below / height, top=1 - 0.5 / height)
+    figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
     top = _top(table)
     image = heatmap(ax, table, top, breaks=((), _breaks(types[: table.shape[1]])))
-    bar = figure.add_axes((0.935, below / height, 0.012, 1 - (below + 0.5) / height))
+    bar = ax.inset_axes((1.02, 0, 0.016, 1))
     more = "max" if table.to_numpy().max() > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
     return _attention(ax, table, title, f"{len(table)} rows, {table.shape[1]} columns")
@@ -129,8 +127,7 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     weights = weights.mean(0) if layer == 0 else weights[layer - 1]
     weights = (weights.mean(0) if head == 0 else weights[head - 1]).filled(np.nan)
     table = pd.DataFrame(weights, record.labels, record.labels)
-    figure, ax = canvas(7.6, 5.4, layout="none")
-    figure.subplots_adjust(left=0.3, right=0.99, bottom=0.1, top=0.88)
+    _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
     top = _top(table.iloc[1:])  # the start can only attend to itself
     # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
@@ -179,8 +176,7 @@ def flow(record: Record, title: str, *, most: int = MAX_LINES) -> Picture:
     data = (
         pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(most, "flow").iloc[::-1]
     )  # widest on top
-    figure, ax = canvas(7.6, 5.4, layout="none")
-    figure.subplots_adjust(left=0.3, right=0.97, bottom=0.12, top=0.88)
+    figure, ax = canvas(7.6, 5.4, margins=(2.3, 0.2, 0.65, 0.65))
     ends = data[["layer", "from", "to"]].to_numpy()
     colour = dict(zip(TYPES, LINES, strict=False)) | {"residual": "0.8"}
     types = ["residual" if start == end else record.types[start] for _, start, end in ends]
