@@ -7,25 +7,22 @@ writes nothing. `environment` and `code_hash` say which machine, versions and co
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from m6rec.cache import code_key, whole
 from m6rec.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
-# They cannot change a figure.
-NOT_HASHED = {"view", "runs", "cli.py", "__main__.py", "__init__.py", "errors.py", "record.py"}
-HASHED_ALL_THE_SAME = ("runs/bench.py",)  # who is measured, and how
+SHOWS = ("view",)  # it cannot change a figure
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: dict[str, Figure] = {}
@@ -118,17 +115,8 @@ def _bound(value: float | None) -> float | None:
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all: a reader, or an interrupted writer, never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        os.chmod(part, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with whole(path) as new:
+        new.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def short(number: float | None, digits: int = 4) -> str:
@@ -174,18 +162,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def code_hash(notebook: str | Path | None = None) -> str:
-    """A hash of the package code that can change a figure, and of a notebook's code cells without outputs and prose."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        place = path.relative_to(PACKAGE).as_posix()
-        if place.split("/")[0] not in NOT_HASHED or place.startswith(HASHED_ALL_THE_SAME):
-            digest.update(f"{place}\0{path.read_text(encoding='utf-8')}\0".encode())
-    if notebook is not None:
-        for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code" and "injected-parameters" not in cell["metadata"].get("tags", []):
-                digest.update(f"{''.join(cell['source'])}\0".encode())  # nbformat: a string, or a list of lines
-    return digest.hexdigest()[:16]
+def code_hash(notebook: str | Path) -> str:
+    """A hash of a notebook's code cells, without comments, and of the package's code that they can reach."""
+    cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
+    lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
+    return code_key(skip=SHOWS, source="\n".join(lines))
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -13,6 +13,7 @@ from fixtures import DEPTH, SEGMENTS, requests
 from m6rec.errors import InputError
 from m6rec.train import compress
 from m6rec.train import segments as train
+from m6rec.train.checkpoint import version
 from m6rec.train.family import Family
 
 
@@ -123,10 +124,10 @@ def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_pat
         family = Family(segmented, config, epochs=1, tune=1)
         made = [family.full(), family.late(1), family.distilled(1), family.edge(depth=2), family.pruned(0.5)]
         assert family.edge() is made[3] and family.pruned(0.5) is made[4] and family.late(1) is made[1]
-        return [train.version(network) for network in made]
+        return [version(network) for network in made]
 
     first, files = versions(), sorted((tmp_path / "models").iterdir())
     assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
     other = Family(segmented, config, epochs=2, tune=1)
-    assert train.version(other.edge(depth=2)) != first[3]  # another teacher
+    assert version(other.edge(depth=2)) != first[3]  # another teacher

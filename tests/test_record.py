@@ -111,7 +111,9 @@ def test_the_code_hash_follows_code_cells_and_nothing_else_of_a_notebook(tmp_pat
     cells[1].source = "other prose"
     cells.append(nbformat.v4.new_code_cell("x = 9", metadata={"tags": ["injected-parameters"]}))
     notebook.cells = cells
-    assert hashed() == before != code_hash()
+    assert hashed() == before
+    cells[0].source = "x = 1  # a comment"
+    assert hashed() == before
     cells[0].source = "x = 2"
     assert hashed() != before
 
@@ -123,17 +125,6 @@ def copy(tmp_path, monkeypatch):
     shutil.copytree(module.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", package)
     return package
-
-
-@pytest.mark.parametrize("maker", ["evaluate/statistics.py", "scale.py", "runs/bench.py", "config.py"])
-def test_the_code_hash_follows_the_code_that_makes_figures_and_not_what_shows_them(copy, maker):
-    before = code_hash()
-    for shown in ("view/new.py", "record.py", "cli.py"):
-        (copy / shown).parent.mkdir(exist_ok=True)
-        (copy / shown).write_text("# changed")
-    assert code_hash() == before
-    (copy / maker).write_text("# changed")
-    assert code_hash() != before
 
 
 def _git(folder, *words):

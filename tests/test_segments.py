@@ -17,6 +17,7 @@ from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, largest_difference, score
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import segments as train
+from m6rec.train.checkpoint import version
 
 
 def cached(network, local_layers, capacity=200):
@@ -188,7 +189,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = train.exits(1)(net.eval(), windows)["exits"].item()
         train.teach(net, segmented, train.exits(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
-        made.append((train.version(net), before - train.exits(1)(net, windows)["exits"].item()))
+        made.append((version(net), before - train.exits(1)(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 
 

@@ -24,6 +24,7 @@ import platformdirs
 import pooch
 from filelock import FileLock
 
+from m6rec.cache import whole
 from m6rec.data import readers
 from m6rec.data.dataset import Dataset
 from m6rec.data.schema import Frames, Report
@@ -125,10 +126,8 @@ def _check(path: Path, sha256: str) -> None:
         first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
         raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
     if not sha256 and not seen:
-        part = note.with_suffix(f".{os.getpid()}.part")  # whole or not at all, as other processes may be reading
-        with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
-            part.write_text(f"{actual}  {path.name}\n")
-            os.replace(part, note)
+        with contextlib.suppress(OSError), whole(note) as new:  # a cache that only others may write to can be read
+            new.write_text(f"{actual}  {path.name}\n")
 
 
 def _fetch(name: str, source: Source, folder: Path) -> Route:

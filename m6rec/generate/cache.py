@@ -15,7 +15,7 @@ from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
-from m6rec.train.segments import version
+from m6rec.train.checkpoint import version
 
 
 class Use(NamedTuple):

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.sources import home
 from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
 from m6rec.train import plain
-from m6rec.train.fit import Stage, fit
+from m6rec.train.checkpoint import version
+from m6rec.train.fit import Stage, fit, fit_once
 
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
 # but the head's was not searched, and adapters take the option-adapters'.
@@ -177,14 +175,14 @@ def adapt(
     least: int = 60,
     batch: int = 64,
     seed: int = 0,
-    **options: object,
+    keep: bool = False,
 ) -> Adapted:
     """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
 
     classes: a few words each, by which the options begin. So many passes over the examples,
     and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
     for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
-    options: `folder` and `resume` of `fit`.
+    keep: take it from the cache, or keep it there.
     """
     _check(method, taught, len(classes))
     torch.manual_seed(seed)
@@ -210,7 +208,8 @@ def adapt(
     rate = METHODS[method][n > FEW]
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     config = dataclasses.replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    log = fit(network, stage, config, **options)
+    parts = (made.key, passes, least, classes, *(version(part) for part in taught))
+    log = fit_once(network, stage, config, *parts, code=(adapt,)) if keep else fit(network, stage, config)
     share = network.trained() / sum(p.numel() for p in made.network.parameters())
     return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
 
@@ -221,18 +220,6 @@ def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
     each = torch.eye(made.config.width, device=made.network.device)
     words = made.network.logits(each).T  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
-
-
-def cached(made: plain.Backbone, method: str, taught: Examples, classes: Sequence[str], **options: object) -> Adapted:
-    """`adapt`, or what it came to before: kept by the backbone, the examples, the settings and the code."""
-    _check(method, taught, len(classes))
-    digest = hashlib.sha256(f"{made.key} {method} {METHODS[method]} {classes} {sorted(options.items())}".encode())
-    for part in taught:
-        digest.update(part.numpy().tobytes())
-    for file in (Path(__file__), Path(__file__).with_name("fit.py")):
-        digest.update(file.read_bytes())
-    folder = home() / "models" / f"adapt-{digest.hexdigest()[:12]}"
-    return adapt(made, method, taught, classes, folder=folder, resume=True, **options)
 
 
 @torch.no_grad()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,12 +16,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from m6rec.cache import PART, whole
 from m6rec.errors import InputError
-from m6rec.train import code
 
 FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
-PART = ".m6rec-"  # folders that are being filled
 
 
 @dataclass
@@ -40,26 +35,6 @@ class TrainingState:
     seconds: float
     log: list[dict]
     steps: int = 0  # of all epochs: how fast the averaged weights follow
-
-
-@contextmanager
-def written(folder: Path, is_ours: Callable[[Path], object]) -> Iterator[Path]:
-    """A temporary folder to fill, whose files then come to `folder`: a new one appears whole or not at all.
-
-    Files of an older checkpoint are replaced, all others stay. Raises as `claim`.
-    """
-    folder = claim(folder, is_ours)
-    # Beside a new folder; inside an old one, which may be a disk of its own.
-    part = (folder if folder.exists() else folder.parent) / f"{PART}{secrets.token_hex(4)}"
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if not folder.exists():
-            part.rename(folder)
-        for file in sorted(part.iterdir()) if part.exists() else ():
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def claim(folder: Path, is_ours: Callable[[Path], object]) -> Path:
@@ -117,7 +92,8 @@ def read_json(file: Path) -> dict:
 
 def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer, values: dict) -> None:
     """What a trained model is made of: weights, tokenizer, and all else as JSON values. Raises as `claim`."""
-    with written(folder, is_model) as part:
+    with whole(claim(folder, is_model)) as part:
+        part.mkdir()
         save_tensors(network.state_dict(), part / WEIGHTS)
         tokenizer.save(str(part / "tokenizer.json"))
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
@@ -181,7 +157,8 @@ def save_state(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     values = {**asdict(state), "rng": rng.bit_generator.state}
-    with written(folder, is_state) as part:
+    with whole(claim(folder, is_state)) as part:
+        part.mkdir()
         save_tensors(tensors, part / STATE, {"state": json.dumps(values)})  # one file, so that it is replaced at once
 
 
@@ -223,14 +200,11 @@ def load_state(
     return TrainingState(**values)
 
 
-def key(*parts: str, of: str) -> str:
-    """A short hash of fingerprints and of all code that the module `of` depends on: other code's work is not used."""
-    digest = hashlib.sha256("".join(parts).encode())
-    for file in code.files(of):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def remove(folder: Path) -> None:
-    """Delete a folder that is not needed any more."""
-    shutil.rmtree(folder, ignore_errors=True)
+def version(values: nn.Module | Tensor) -> str:
+    """A hash of a tensor, or of every weight of a network: equal ones have equal hashes, on every machine."""
+    digest = hashlib.sha256()
+    tensors = values.state_dict() if isinstance(values, nn.Module) else {"": values}
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

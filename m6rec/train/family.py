@@ -17,6 +17,7 @@ from m6rec.data.ratings import RatingWindows, Spans
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress
 from m6rec.train import segments as train
+from m6rec.train.checkpoint import version
 
 
 class Member(NamedTuple):
@@ -101,7 +102,7 @@ class Family:
 
     @property
     def _teacher(self) -> str:
-        return train.version(self.full())
+        return version(self.full())
 
     def _tuned(
         self, name: str, start: SegmentNetwork, loss: train.Loss, epochs: int, origin: str = ""

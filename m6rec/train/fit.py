@@ -7,7 +7,9 @@ epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
 from __future__ import annotations
 
 import copy
+import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +22,22 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from m6rec.cache import cached, key
 from m6rec.config import Config, pick_device, pick_precision
+from m6rec.data.sources import home
 from m6rec.errors import InputError
-from m6rec.train.checkpoint import STATE, TrainingState, claim, is_state, load_state, save_state
+from m6rec.train.checkpoint import (
+    STATE,
+    WEIGHTS,
+    TrainingState,
+    claim,
+    is_state,
+    load_state,
+    load_tensors,
+    read_json,
+    save_state,
+    save_tensors,
+)
 
 
 class Epoch(NamedTuple):
@@ -129,6 +144,29 @@ def fit(
     network.load_state_dict(best)
     network.eval()
     return [Epoch(**row) for row in state.log]
+
+
+def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple) -> list[Epoch]:
+    """`fit`, or what it came to before with the same config, `parts` and `code` (see `m6rec.cache.key`).
+
+    A training that was interrupted goes on.
+    """
+    path = home() / "models" / f"{stage.name.lower()}-{key(config.fingerprint, *parts, code=code)}"
+    work = path.with_name(f"{path.name}-training")
+
+    def save(rows: list[Epoch], new: Path) -> None:
+        new.mkdir()
+        save_tensors(network.state_dict(), new / WEIGHTS)
+        (new / "log.json").write_text(json.dumps([row._asdict() for row in rows]), encoding="utf-8")
+
+    def load(kept: Path) -> list[Epoch]:
+        network.to(pick_device(config.device)).load_state_dict(load_tensors(kept / WEIGHTS))
+        network.eval()
+        return [Epoch(**row) for row in read_json(kept / "log.json")]
+
+    rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
+    shutil.rmtree(work, ignore_errors=True)
+    return rows
 
 
 @torch.no_grad()

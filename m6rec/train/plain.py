@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec import cache
 from m6rec.config import Config, pick_device
 from m6rec.data.prompts import Domain
 from m6rec.data.sources import home
@@ -30,10 +32,6 @@ from m6rec.train.meeting import Catalogue, meeting
 INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-CODE = (
-    "data/text.py", "data/prompts.py", "model/attention.py", "model/masks.py", "model/text_model.py",
-    "train/company.py", "train/fit.py", "train/meeting.py", "train/plain.py",
-)  # fmt: skip
 # Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
 SIZES = {
     "smoke": {"width": 32, "heads": 2, "joint_layers": 2, "pretrain_epochs": 1, "vocabulary": 600},
@@ -199,17 +197,21 @@ def cached(domains: Sequence[Domain], config: Config, seed: int | None = None, w
     """The kept backbone of these texts, config and code, or a new one that is then kept; says which of the two."""
     if seed is not None:
         config = Config(**{**config.to_dict(), "seed": seed})
-    name = key(domains, config, whole)
-    folder = home() / "models" / f"plain-{name}"
-    if (folder / "config.json").exists():
+    folder = home() / "models" / f"plain-{key(domains, config, whole)}"
+    work = folder.with_name(folder.name + "-training")
+
+    def make() -> Backbone:
+        log: list = []
+        made = pretrain(domains, config, whole, folder=work, resume=True, on_epoch=log.append)
+        print(f"trained {folder.name} in {log[-1].seconds if log else 0:.0f} s")
+        return made
+
+    def kept(folder: Path) -> Backbone:
         print(f"loaded {folder.name}")
         return load(folder)
-    work = folder.with_name(folder.name + "-training")
-    log: list = []
-    made = pretrain(domains, config, whole, folder=work, resume=True, on_epoch=log.append)
-    save(made, folder)
-    checkpoint.remove(work)
-    print(f"trained {folder.name} in {log[-1].seconds if log else 0:.0f} s")
+
+    made = cache.cached(folder, make, save, kept)
+    shutil.rmtree(work, ignore_errors=True)
     return made
 
 
@@ -233,12 +235,7 @@ def load(folder: Path) -> Backbone:
 
 def key(domains: Sequence[Domain], config: Config, whole: bool = False) -> str:
     """A hash of texts, config and the code that a backbone is made by."""
-    digest = hashlib.sha256(config.fingerprint.encode() + b"whole" * whole)
-    for domain in domains:
-        digest.update(domain.fingerprint.encode())
-    for file in CODE:
-        digest.update((Path(__file__).parents[1] / file).read_bytes())
-    return digest.hexdigest()[:12]
+    return cache.key(config.fingerprint, whole, *(domain.fingerprint for domain in domains), code=(pretrain,))
 
 
 def _users(domain: Domain, *, kept: bool) -> Domain:

@@ -5,7 +5,6 @@ Each stage is kept by a hash of what it started from, so that an interrupted mea
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Spans, Windows
-from m6rec.data.sources import home
 from m6rec.model.segments import SegmentNetwork
-from m6rec.train import checkpoint
-from m6rec.train.fit import Stage, fit
+from m6rec.train.checkpoint import version
+from m6rec.train.fit import Stage, fit, fit_once
 
 STEPS = 50  # of one epoch, which is only what a checkpoint is kept after
 CANDIDATES = 24  # judged by one history while training
+CODE = ("m6rec.train.segments", "m6rec.train.family")  # what the networks are and learn
 Loss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 
@@ -52,22 +51,12 @@ def teach(
         validate=lambda net: 0.0,
         weights={},
     )
-    folder = None
     if keep:
-        size = str(epochs if steps == STEPS else (epochs, steps))
-        parts = (name, size, origin, config.fingerprint, shop.fingerprint, version(network))
-        folder = home() / "models" / f"segments-{checkpoint.key(*parts, of=__name__)}"
-    fit(network, stage, config, folder=folder, resume=keep)
+        parts = (epochs, steps, origin, shop.fingerprint, version(network))
+        fit_once(network, stage, config, *parts, code=CODE)
+    else:
+        fit(network, stage, config)
     return network
-
-
-def version(network: torch.nn.Module) -> str:
-    """A hash of every weight: equal weights, equal version, on every machine."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def exits(local_layers: int = 0) -> Loss:

@@ -1,0 +1,143 @@
+"""Keys by content: prose and names change none and make no result old, what computes does; caches are written once."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import m6rec
+from m6rec import baselines, cache
+from m6rec.data import image
+from m6rec.record import code_hash
+from m6rec.runs import results
+from m6rec.train import adapt, plain, segments
+
+NOTEBOOKS = [Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb" for name in ("04_recommendations",)]
+M6REC = (m6rec.M6Rec.__init__, m6rec.M6Rec.pretrain, m6rec.M6Rec.fine_tune)
+TRAININGS = {
+    "items": M6REC,
+    "text": (plain.pretrain,),
+    "likes": (adapt.adapt,),
+    "segments": segments.CODE,
+    "SASRec": (baselines.SASRec,),
+    "TIGER": (baselines.Tiger,),
+    "images": (image,),
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The package in a folder of its own, whose code the keys are made of."""
+    copy = tmp_path / "m6rec"
+    shutil.copytree(cache.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "_*[!_].py"))
+    monkeypatch.setattr(cache, "PACKAGE", copy)
+    return copy
+
+
+def keys() -> dict[str, str]:
+    cache._code_key.cache_clear()
+    found = {name: cache.code_key(*code) for name, code in TRAININGS.items()}
+    return found | {path.stem: code_hash(path) for path in NOTEBOOKS}
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert re.search(old, text), f"{file} has no {old}"
+    file.write_text(re.sub(old, new, text, count=1))
+
+
+def reword(file: Path) -> None:
+    """Other docstrings, and a comment behind each."""
+    lines = file.read_text().splitlines()
+    for node in sorted(ast.walk(ast.parse("\n".join(lines))), key=lambda n: -getattr(n, "lineno", 0)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + '"""Other words."""  # and a comment']
+    file.write_text("\n".join(lines))
+
+
+def test_prose_and_names_change_no_key_and_make_no_result_old(package, tmp_path):
+    before = keys()
+    assert len(set(before.values())) == len(before)
+    folder = tmp_path / "notebooks" / "results"
+    folder.mkdir(parents=True)
+    for path in NOTEBOOKS:
+        shutil.copy(path, folder.parent)
+        run = {**dict.fromkeys(results.ORIGIN, ""), "code_hash": before[path.stem]}
+        (folder / f"{path.stem}.json").write_text(json.dumps({"run": run}))
+    for file in (package / "model").glob("*.py"):
+        reword(file)
+    assert keys() == before and results.stale(folder) == []
+    for file in package.rglob("*.py"):
+        file.write_text(re.sub(r"\b_rotate_by\b", "_turned", file.read_text()))
+    change(package / "model" / "attention.py", r"def (\w+)\(x: Tensor", r"def \1(x: object")
+    assert keys() == before and results.stale(folder) == []
+
+
+def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
+    last = keys()
+
+    def changed(file: str, old: str, new: str) -> set[str]:
+        nonlocal last
+        change(package / file, old, new)
+        before, last = last, keys()
+        return {name for name in last if last[name] != before[name]}
+
+    notebooks = {path.stem for path in NOTEBOOKS}
+    assert changed("model/attention.py", r"\(q \* k\)", "(q + k)") == set(TRAININGS) - {"images"} | notebooks
+    assert changed("model/tree.py", r"rounds: int = 12", "rounds: int = 13") == {
+        "items",
+        "04_recommendations",
+    }
+    assert changed("baselines/tiger.py", r"LEVELS = 3", "LEVELS = 4") == {"TIGER"} | notebooks
+    assert {"items", "SASRec", "TIGER"} | notebooks == changed("evaluate/ranking.py", r"np.log2\(1 \+", "np.log2(2 +")
+    change(package / "view" / "picture.py", "(?m)^import", "COLOUR = 1\nimport")  # it shows
+    change(package / "data" / "sources.py", r"\.expanduser\(\)", "")  # it loads
+    found = changed("data/image.py", "PATCH = 28, 7", "PATCH = 28, 14")
+    assert {"items", "images"} <= found and not found & {"text", "likes"}
+
+
+def test_the_key_of_values_follows_each_of_them():
+    assert cache.key("a", 1) == cache.key("a", 1) != cache.key("a1") != cache.key("a", 2)
+    assert len({cache.key("x", code=code) for code in TRAININGS.values()}) == len(TRAININGS)
+
+
+def test_what_is_kept_is_made_once_and_anew_where_it_is_damaged(tmp_path):
+    made, path = [], tmp_path / "deep" / "one"
+
+    def get() -> str:
+        return cache.cached(path, make, lambda text, new: new.write_text(text), lambda p: p.read_text() or None)
+
+    def make() -> str:
+        made.append(1)
+        return "kept"
+
+    assert get() == get() == "kept" and len(made) == 1
+    path.write_text("")
+    assert get() == "kept" and len(made) == 2
+    assert [file.name for file in path.parent.iterdir()] == ["one"]
+
+
+def test_a_file_or_folder_is_written_whole_or_not_at_all(tmp_path):
+    def write(path: Path, text: str, broken: bool = False) -> None:
+        with cache.whole(path) as new:
+            new.mkdir()
+            (new / "a").write_text(text)
+            if broken:
+                raise OSError("no space left on device")
+
+    folder = tmp_path / "folder"
+    with pytest.raises(OSError, match="no space"):
+        write(folder, "1", broken=True)
+    assert not list(tmp_path.iterdir())
+    write(folder, "1")
+    (folder / "theirs").write_text("kept")
+    with pytest.raises(OSError, match="no space"):
+        write(folder, "2", broken=True)
+    assert (folder / "a").read_text() == "1"
+    write(folder, "2")
+    assert {f.name: f.read_text() for f in folder.iterdir()} == {"a": "2", "theirs": "kept"}
