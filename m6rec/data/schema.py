@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from m6rec.data.features import KINDS, absent
+from m6rec.data.features import FILE_MODALITIES, absent
 from m6rec.data.lookup import nearest, texts
 from m6rec.data.media import Media, checked, shown
 from m6rec.data.text import LONGEST
@@ -143,7 +143,7 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
     title = items.get("title", items["item_id"]).rename("title")
     front = {"item_id": items["item_id"], "title": title.astype("str"), "text": items.get("text", title).astype("str")}
     items = pd.concat([pd.DataFrame(front), items.drop(columns=[*front], errors="ignore")], axis=1)
-    for name in items.columns.intersection(KINDS):
+    for name in items.columns.intersection(FILE_MODALITIES):
         items[name] = _files(items[name], media, report)
     return items
 
@@ -161,7 +161,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
             try:
                 flaws[key] = checked(name) and ""
                 if report.decode:
-                    KINDS[column.name].decode(media.read(name))
+                    FILE_MODALITIES[column.name].decode(media.read(name))
             except InputError as error:
                 flaws[key] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
         if flaws[key]:
