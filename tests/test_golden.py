@@ -31,7 +31,8 @@ from m6rec.train.family import Family
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
-SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": "cpu"}
+DEVICE = os.environ.get("M6REC_DEVICE", "cpu")  # test_device.py runs the same recipes on another one
+SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": DEVICE}
 CLASSES = ("disliked", "liked")
 
 
@@ -86,7 +87,7 @@ def opinions() -> Ratings:
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
     return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": "cpu", **changes}
+        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
     )
 
 
@@ -113,7 +114,7 @@ def events_and_content(fusion: str) -> list[float]:
 
 
 def text_config() -> Config:
-    return plain.config("smoke", device="cpu")
+    return plain.config("smoke", device=DEVICE)
 
 
 def text(**options: object) -> list[float]:
@@ -122,7 +123,7 @@ def text(**options: object) -> list[float]:
 
 @cache
 def backbone() -> plain.Backbone:
-    config = plain.config("smoke", vocabulary=400, device="cpu")
+    config = plain.config("smoke", vocabulary=400, device=DEVICE)
     return plain.pretrain([opinions().pretraining()], config)
 
 
@@ -144,13 +145,33 @@ def segmented() -> RatingWindows:
     return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
 
 
+def family() -> Family:
+    return Family(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), epochs=1, tune=1)
+
+
 def segments(network: Callable[[Family], object], before: Callable[[Family], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
-        family = Family(segmented(), Config(**{**SEGMENTS.to_dict(), "device": "cpu"}), epochs=1, tune=1)
+        one = family()
         if before:
-            before(family)
-        return losses(lambda: network(family))
+            before(one)
+        return losses(lambda: network(one))
+
+
+@cache
+def trained() -> tempfile.TemporaryDirectory:
+    """A cache with the network of full depth, from which others are made."""
+    home = tempfile.TemporaryDirectory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", home.name)
+        family().full()
+    return home
+
+
+def from_full(network: Callable[[Family], object]) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", trained().name)
+        return losses(lambda: network(family()))
 
 
 def sequential(kind: type, **options: object) -> list[float]:
@@ -160,7 +181,7 @@ def sequential(kind: type, **options: object) -> list[float]:
 
 
 def autoencoder(**options: object) -> list[float]:
-    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return losses(lambda: fitted(pixels, steps=STEPS, **options))
 
 
@@ -203,10 +224,10 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in adapt.METHODS},
     "segments": lambda: segments(lambda family: family.full()),
     "segments, tuned": lambda: segments(lambda family: family.full(), lambda family: family.late(2)),
-    "segments, late": lambda: segments(lambda family: family.late(2), lambda family: family.full()),
-    "segments, distilled": lambda: segments(distilled, lambda family: family.full()),
-    "segments, relations": lambda: segments(lambda family: family.edge(2), lambda family: family.full()),
-    "segments, pruned": lambda: segments(lambda family: family.pruned(), lambda family: family.full()),
+    "segments, late": lambda: from_full(lambda family: family.late(2)),
+    "segments, distilled": lambda: from_full(distilled),
+    "segments, relations": lambda: from_full(lambda family: family.edge(2)),
+    "segments, pruned": lambda: from_full(lambda family: family.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),
     "retrieval, two towers": two_tower,
