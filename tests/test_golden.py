@@ -20,7 +20,7 @@ from fixtures import CONFIG, SEGMENTS, small_data
 
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
-from m6rec.baselines.scoring import DIN
+from m6rec.baselines.rating import DIN
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows

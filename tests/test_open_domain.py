@@ -179,7 +179,7 @@ def test_a_model_of_three_senses_is_loaded_as_it_was(model, tmp_path):
 
 def test_a_modality_that_is_not_read_is_not_there(model):
     deaf = m6rec.M6Rec(model.data, "small", **{**CONFIG, "modalities": ("text", "image")})
-    assert not deaf.features.there[:, 2].any() and deaf.features.there[:, 1].any()
+    assert not deaf.features.present[:, 2].any() and deaf.features.present[:, 1].any()
     with pytest.raises(InputError, match="item_epochs needs something to teach"):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
 

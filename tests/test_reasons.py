@@ -59,7 +59,7 @@ def test_sentences_read_like_sentences():
 
 def test_who_is_unknown_gets_no_reason(trained):
     given = reasons(trained, trained.extract_context([]), [9])[0]
-    assert not given.enough and given.causes == [] and given.coverage == 0
+    assert given.coverage < words.ENOUGH and given.causes == [] and given.coverage == 0
 
 
 def test_recommendations_bring_their_reasons(trained):
@@ -80,7 +80,7 @@ def test_an_item_never_seen_can_be_a_reason(trained):
 def test_removing_the_causes_lowers_the_item_further_than_removing_other_events(trained, data):
     contexts = trained.target_context(data.targets(data.split().test))
     found = counterfactual_rank_drop(trained, contexts, k=5)
-    assert all(len(part) == 40 for part in found)
-    assert (np.isnan(found.lowered) == (found.enough == 0)).all() and not np.isnan(found.coverage).any()
-    assert np.nanmean(found.lowered) > np.nanmean(found.lowered_random) + 0.1
-    assert np.nanmean(found.ranks) > np.nanmean(found.ranks_random) > 0
+    assert len(found) == 40
+    assert (found["lowered"].isna() == (found["enough"] == 0)).all() and found["coverage"].notna().all()
+    assert found["lowered"].mean() > found["lowered_random"].mean() + 0.1
+    assert found["ranks"].mean() > found["ranks_random"].mean() > 0

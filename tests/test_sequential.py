@@ -211,7 +211,7 @@ def test_a_wide_beam_says_what_teaching_says(branching):
     state, every = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), torch.arange(90)
     found = generate(branching, state, 90, torch.ones(3, 90, dtype=torch.bool))
     for row in range(3):
-        taught = branching.teach(state[row].expand(90, -1), every)
+        taught = branching.teacher_forced(state[row].expand(90, -1), every)
         true = [t.log_softmax(-1)[every, d] for t, d in zip(taught, branching.digits.unbind(1), strict=True)]
         torch.testing.assert_close(found[row], sum(true), rtol=1e-4, atol=1e-4)
 

@@ -1,7 +1,4 @@
-"""What the networks that predict the next item share: training with the model's own loop, the cache, and scores.
-
-A baseline of this kind is a name, a network from item ids (B, T) to states (B, T, D), and a loss of states and targets.
-"""
+"""Networks that predict the next item, GRU4Rec, SASRec and eSASRec, and the training, cache and scores they share."""
 
 from __future__ import annotations
 
@@ -19,7 +16,10 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
+from m6rec.model import masks
+from m6rec.model.attention import Block, attend
 from m6rec.train.fit import Epoch, Stage, fit, fit_once
+from m6rec.train.sampled import first_of, sampled_logits
 from m6rec.train.softmax import full_softmax
 
 
@@ -104,7 +104,7 @@ class Sequential:
 
     @torch.no_grad()
     def _scores(self, network: nn.Module, users: Targets) -> Tensor:
-        """After one event fewer than a window has: its last event is only a target, and its place is never learnt."""
+        """After one event fewer than a window has: its last event is only a target, whose position is never learnt."""
         length = self.config.history - 1
         history = users.history(length)  # (B, T), padded on the left
         counts = (history >= 0).sum(1)
@@ -114,3 +114,112 @@ class Sequential:
         states = network(torch.from_numpy(packed).to(device))
         last = torch.from_numpy(np.maximum(counts, 1) - 1).to(device)
         return self.rank(network, states[torch.arange(len(users), device=device), last], users)
+
+
+class GRU4RecNetwork(nn.Module):
+    """Item ids (B, T) -> states (B, T, D)."""
+
+    def __init__(self, items: int, config: Config):
+        super().__init__()
+        self.items = nn.Embedding(items, config.width)
+        between = config.dropout if config.joint_layers > 1 else 0.0  # PyTorch warns where there is no between
+        self.gru = nn.GRU(config.width, config.width, config.joint_layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.items.weight, std=0.02)
+
+    def forward(self, item: Tensor) -> Tensor:
+        x = self.dropout(self.items(item.clamp(min=0)))
+        return self.dropout(self.gru(x)[0])
+
+
+class GRU4Rec(Sequential):
+    """Hidasi et al. 2016, with item vectors shared by input and output (Hidasi & Karatzoglou 2018); full softmax."""
+
+    name = "GRU4Rec"
+
+    def build(self, data: Dataset) -> GRU4RecNetwork:
+        """The network of a catalogue."""
+        return GRU4RecNetwork(data.n_items, self.config)
+
+
+class Layer(nn.Module):
+    """SASRec's: LayerNorm, attention, LayerNorm, a ReLU net of the same width; sums without gates."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class SASRecNetwork(nn.Module):
+    """Item ids (B, T) -> states (B, T, D). layer: made of width, heads and dropout; called with tokens and mask."""
+
+    def __init__(self, items: int, config: Config, layer: type[nn.Module] = Layer):
+        super().__init__()
+        self.items = nn.Embedding(items, config.width)
+        self.positions = nn.Embedding(config.history, config.width)
+        self.layers = nn.ModuleList(
+            layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers)
+        )
+        self.norm, self.dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, item: Tensor) -> Tensor:
+        positions = torch.arange(item.shape[1], device=item.device)
+        x = self.dropout(self.items(item.clamp(min=0)) + self.positions(positions))
+        mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+
+class SASRec(Sequential):
+    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023) over its input item vectors."""
+
+    name = "SASRec"
+
+    def build(self, data: Dataset) -> SASRecNetwork:
+        """The network of a catalogue."""
+        return SASRecNetwork(data.n_items, self.config)
+
+
+class LiGR(nn.Module):
+    """`Block` in the place of SASRec's layer, without rotary positions: positions are learnt vectors here."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.block = Block(width, heads, dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.block(x, mask=mask).out
+
+
+class ESASRec(Sequential):
+    """Tikhonovich et al. 2025: LiGR layers; a step's positions share `negatives` items drawn uniformly."""
+
+    name = "eSASRec"
+    settings = ("negatives",)
+
+    def __init__(self, config: Config, negatives: int = 256):
+        super().__init__(config)
+        self.negatives = negatives
+
+    def build(self, data: Dataset) -> SASRecNetwork:
+        """The network of a catalogue."""
+        return SASRecNetwork(data.n_items, self.config, LiGR)
+
+    def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
+        """The sampled softmax."""
+        items = network.items.weight
+        negatives = torch.randint(len(items), (self.negatives,), device=target.device)
+        return first_of(sampled_logits(states, items, target, negatives, len(items)))

@@ -19,7 +19,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from m6rec.baselines.contentknn import tfidf
+from m6rec.baselines.counts import tfidf
 from m6rec.baselines.sequential import Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
@@ -61,10 +61,7 @@ class Tiger(Sequential):
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Summed over the digits."""
-        true = network.digits[target].unbind(1)
-        return sum(
-            F.cross_entropy(logits, digit) for logits, digit in zip(network.teach(states, target), true, strict=True)
-        )
+        return sum(map(F.cross_entropy, network.teacher_forced(states, target), network.digits[target].unbind(1)))
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
         """Log-likelihoods of the beam's items, -inf for all that were not generated."""
@@ -104,7 +101,7 @@ class TigerNetwork(nn.Module):
         super().__init__()
         self.register_buffer("digits", digits)  # (N, G): saved with the weights that were learnt for them
         self.tables = nn.ModuleList(nn.Embedding(size, config.width) for size in (digits.max(0).values + 1).tolist())
-        self.places = nn.Embedding(config.history, config.width)
+        self.positions = nn.Embedding(config.history, config.width)
 
         def blocks(count: int) -> nn.ModuleList:
             return nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(count))
@@ -112,33 +109,33 @@ class TigerNetwork(nn.Module):
         self.layers, self.decoder = blocks(config.joint_layers), blocks(config.decoder_layers)
         self.norm, self.decoder_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        for table in (*self.tables, self.places):
+        for table in (*self.tables, self.positions):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, item: Tensor) -> Tensor:
         digits = self.digits[item.clamp(min=0)]  # (B, T, G)
         event = sum(table(digits[..., level]) for level, table in enumerate(self.tables))
-        x = self.dropout(event + self.places(torch.arange(item.shape[1], device=item.device)))
+        x = self.dropout(event + self.positions(torch.arange(item.shape[1], device=item.device)))
         mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
         for layer in self.layers:
             x = layer(x, mask=mask).out
         return self.norm(x)
 
-    def teach(self, state: Tensor, items: Tensor) -> list[Tensor]:
+    def teacher_forced(self, state: Tensor, items: Tensor) -> list[Tensor]:
         """Logits of every digit of items, all levels in one pass: (n, D), (n,) -> G × (n, codes)."""
         digits = self.digits[items]
-        said = [table(digits[:, level]) for level, table in enumerate(self.tables[:-1])]
-        x = torch.stack((state, *said), 1)  # (n, G, D)
-        places, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
+        before = [table(digits[:, level]) for level, table in enumerate(self.tables[:-1])]
+        x = torch.stack((state, *before), 1)  # (n, G, D)
+        positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
         for block in self.decoder:
-            x = block(x, mask=mask, positions=places).out
+            x = block(x, mask=mask, positions=positions).out
         x = self.decoder_norm(x)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.tables)]
 
     def step(self, x: Tensor, level: int, cache: list[KVCache] | None) -> tuple[Tensor, list[KVCache]]:
         """One digit: the state or the vector of the digit before (n, D), keys and values so far -> logits, new cache.
 
-        `teach` and `step` are one function seen twice; a test holds them equal.
+        `teacher_forced` and `step` are one function seen twice; a test holds them equal.
         """
         x, grown = decode_step(self.decoder, x, level, cache)
         return self.decoder_norm(x) @ self.tables[level].weight.T, grown

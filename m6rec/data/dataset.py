@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from m6rec.data import lookup, readers, schema
-from m6rec.data.features import KINDS, MODALITIES
+from m6rec.data.features import FILE_MODALITIES, MODALITIES
 from m6rec.data.media import Media
 from m6rec.data.schema import Frames, Report
 from m6rec.data.splits import Split, Targets, global_time, leave_one_out
@@ -157,7 +157,7 @@ class Dataset:
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the items are made of: text always, image and sound where any item has one."""
-        return tuple(m for m in MODALITIES if m not in KINDS or self._files(m))
+        return tuple(m for m in MODALITIES if m not in FILE_MODALITIES or self._files(m))
 
     def _files(self, modality: str) -> list[str]:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
@@ -238,7 +238,7 @@ class Dataset:
 
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
-        new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
+        new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
         taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
         if len(taken):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
@@ -278,7 +278,9 @@ class Dataset:
                 digest.update(json.dumps([column, len(frame)]).encode())
                 digest.update(_column_bytes(frame[column]))
         if self.media:
-            digest.update(self.media.fingerprint(name for kind in KINDS for name in self._files(kind)).encode())
+            digest.update(
+                self.media.fingerprint(name for kind in FILE_MODALITIES for name in self._files(kind)).encode()
+            )
         return digest.hexdigest()
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from m6rec.data.features import KINDS
+from m6rec.data.features import FILE_MODALITIES
 from m6rec.data.lookup import YEAR
 from m6rec.data.media import Media
 from m6rec.data.schema import ROW, Frames, Report, numbers
@@ -26,7 +26,7 @@ from m6rec.errors import InputError
 
 RECBOLE = {"items": "item", "users": "user", "interactions": "inter"}  # table -> ending of RecBole's file
 IDS = ["item_id", "user_id", "item_id:token", "user_id:token"]
-AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *KINDS), str)  # 007 is not 7
+AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
 MEMBER = 2 << 30  # bytes of one member of a zip archive
 LINE = 16 << 20  # bytes of one JSON line; a longer one is malformed, and is never held as a whole
 
@@ -159,7 +159,7 @@ def _recbole(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _media(folder: Path, items: pd.DataFrame | None) -> Media | None:
     """The place that holds most of the files that the items name."""
-    columns = [] if items is None else [items[name] for name in KINDS if name in items.columns]
+    columns = [] if items is None else [items[name] for name in FILE_MODALITIES if name in items.columns]
     names = {cell for column in columns for cell in column.dropna() if isinstance(cell, str)}
     places = [path for path in (folder / "media.zip", folder / "media", folder) if path.exists()]
     found = [Media.open(path) for path in places] if names else []

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from m6rec.data.features import KINDS, absent
+from m6rec.data.features import FILE_MODALITIES, absent
 from m6rec.data.lookup import nearest, texts
 from m6rec.data.media import Media, checked, shown
 from m6rec.data.text import LONGEST
@@ -144,7 +144,7 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
     text = items.get("text", title).rename("text")
     front = pd.DataFrame({"item_id": items["item_id"], "title": title.astype("str"), "text": text.astype("str")})
     items = pd.concat([front, items.drop(columns=front.columns, errors="ignore")], axis=1)
-    for name in KINDS:
+    for name in FILE_MODALITIES:
         if name in items.columns:
             items[name] = _files(items[name], media, report)
     return items
@@ -162,7 +162,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
             try:
                 flaws[str(name)] = checked(name) and ""
                 if report.decode:
-                    KINDS[column.name].decode(media.read(name))
+                    FILE_MODALITIES[column.name].decode(media.read(name))
             except InputError as error:
                 flaws[str(name)] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
         if flaw := flaws[str(name)]:

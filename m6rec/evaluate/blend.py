@@ -1,22 +1,25 @@
-"""Models as one: a network's log-probabilities and a count's added, or several networks' averaged."""
+"""Several models as one (a network with a prior, an ensemble), scores computed before, and how settings are tuned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m6rec.data.splits import Targets
+from m6rec.data.dataset import Dataset
+from m6rec.data.splits import Split, Targets
 from m6rec.errors import InputError
+from m6rec.evaluate.ranking import checked, mid_ranks, ndcg
 
-UNIFORM = 0.01  # share of the prior that all items get alike, so that none is impossible
+UNIFORM = 0.01  # share of the prior that is uniform, so that no item is impossible
+TUNING_TARGETS = 5_000  # validation targets at most that a setting is chosen on
 
 
-class Blended:
-    """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more, and fitted on training events."""
+class Interpolation:
+    """Log-linear: log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
 
     def __init__(self, model: Any, prior: Any, weight: float):
         self.model, self.prior, self.weight = model, prior, weight
@@ -24,14 +27,15 @@ class Blended:
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
-        own = _spoken(self.model, users)
         counts = torch.as_tensor(self.prior.scores(users)).cpu().double()
         share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
-        return own + self.weight * ((1 - UNIFORM) * share + UNIFORM / counts.shape[1]).log()
+        return _log_probabilities(self.model, users) + self.weight * torch.log(
+            (1 - UNIFORM) * share + UNIFORM / counts.shape[1]
+        )
 
 
-class Averaged:
-    """Several models as one, an ensemble: the mean of their log-probabilities."""
+class Ensemble:
+    """The mean of several models' log-probabilities."""
 
     def __init__(self, models: Sequence[Any]):
         self.models = tuple(models)
@@ -39,7 +43,21 @@ class Averaged:
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
-        return torch.stack([_spoken(model, users) for model in self.models]).mean(0)
+        return torch.stack([_log_probabilities(model, users) for model in self.models]).mean(0)
+
+
+class CachedScorer:
+    """A model whose scores are computed once for each list of targets."""
+
+    def __init__(self, model: Any):
+        self.model, self.name, self._scores = model, model.name, {}
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N), the model's own."""
+        key = users.events.tobytes()
+        if key not in self._scores:
+            self._scores[key] = torch.as_tensor(self.model.scores(users)).cpu()
+        return self._scores[key]
 
 
 class Precomputed:
@@ -49,28 +67,52 @@ class Precomputed:
         self.name, self._scores, self._rows = name, scores, {event: row for row, event in enumerate(events.tolist())}
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N), in the order of the users asked for. InputError for a target without scores."""
+        """(B, N). InputError for a target without scores."""
         events = users.events.tolist()
-        missing = [event for event in events if event not in self._rows]
-        if missing:
+        if missing := [event for event in events if event not in self._rows]:
             raise InputError(f"{self.name} has no scores for the target event {missing[0]}: rank the split's own.")
         return self._scores[[self._rows[event] for event in events]]
 
 
-class Once:
-    """A model whose scores are worked out once for each list of targets, however often it is blended."""
+def validation_ndcg(data: Dataset, split: Split, seed: int = 0) -> Callable[[Any], float]:
+    """A function from a model to its NDCG@10, seen items masked, on validation targets (5,000 of them at most)."""
+    targets = data.targets(np.sort(np.random.default_rng(seed).permutation(split.valid)[:TUNING_TARGETS]))
+    chunks = [targets[start : start + 256] for start in range(0, len(targets), 256)]
 
-    def __init__(self, model: Any):
-        self.model, self.name, self._known = model, model.name, {}
+    def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
+        ranks = [mid_ranks(checked(model.scores(users), users, model.name), users, mask_seen=True) for users in chunks]
+        return float(ndcg(np.concatenate(ranks)).mean())
 
-    def scores(self, users: Targets) -> Tensor:
-        """(B, N), the model's own."""
-        key = users.events.tobytes()
-        if key not in self._known:
-            self._known[key] = torch.as_tensor(self.model.scores(users)).cpu()
-        return self._known[key]
+    return score
 
 
-def _spoken(model: Any, users: Targets) -> Tensor:
-    """A model's log-probabilities (B, N)."""
+def coordinate_ascent(
+    score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Each setting in turn goes along its grid while the score gets better, until no step of one setting helps.
+
+    start: a value of its grid for each setting. Every combination is scored once at most.
+    """
+    scored: dict[tuple, float] = {}
+
+    def value(settings: dict[str, float]) -> float:
+        key = tuple(settings.values())
+        if key not in scored:
+            scored[key] = score(settings)
+        return scored[key]
+
+    best, before = dict(start), None
+    while best != before:
+        before = best
+        for name, steps in grid.items():
+            for direction in (-1, 1):
+                at = steps.index(best[name]) + direction
+                while 0 <= at < len(steps) and value({**best, name: steps[at]}) > value(best):
+                    best = {**best, name: steps[at]}
+                    at += direction
+    return best
+
+
+def _log_probabilities(model: Any, users: Targets) -> Tensor:
+    """(B, N) float64"""
     return torch.as_tensor(model.scores(users)).cpu().double().log_softmax(-1)

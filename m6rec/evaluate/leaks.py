@@ -1,7 +1,7 @@
-"""Does a model know what it must not? Change what it may not see, and watch whether its scores move.
+"""Data changed to test a model: the future and the test events (do scores move?), and the order of the histories.
 
-`leaks` is about serving: the target and all that follows, and other users' targets. `fit_leaks` is about fitting: the
-events outside training. A model that reads nothing but `Targets` and its fitted state cannot hide from both.
+`leaks` tests serving, `fit_leaks` fitting: a model that reads nothing but `Targets` and its fitted state cannot hide
+from both. `shuffled` shows what order is worth.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ def leaks(
 ) -> list[str]:
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
-    For half of the users, then for the others, the target's item, value and action are replaced, and everything of the
-    events after it, the time too; the target's own time and request stay, since they are known when one asks. No
-    score may move: not of these users' targets, and not of the other users'.
-    model: anything with scores(users) -> (B, N). It must read events from `users`, not from a copy of its own.
+    For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
+    events after it; the target's time and request stay. No score may move, of these
+    users or of the others. model: anything with scores(users) -> (B, N) that reads events from `users`.
     """
     split, targets = asked(data, split, part)
     some = _some(targets.events)
@@ -52,9 +51,8 @@ def fit_leaks(
 ) -> list[str]:
     """What fitting takes from events outside training; empty = the two fits score alike.
 
-    fit(data, split) -> a model with scores(users), the same at every call: fix its seed. It is called twice, once with
-    every event outside training replaced in all but its user. What stops early on validation moves rightly: switch
-    that off. Example: fit_leaks(lambda data, split: EASE().fit(data, split), data).
+    fit(data, split) -> a model with scores(users), of a fixed seed and without early stopping on validation. It is
+    called twice, once with every event outside training replaced in all but its user.
     """
     split, targets = asked(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
@@ -65,6 +63,22 @@ def fit_leaks(
         f"{name} is fitted on events outside training: {moved} of {len(users)} rows of scores move when these change"
     )
     return [lines] if moved else []
+
+
+def shuffled(data: Dataset, seed: int = 0) -> Dataset:
+    """The same data with each user's events in a random order, but for the last: the leave-one-out test target.
+
+    Histories keep their items and lose their order. Rank a fitted model on this and on `data` (Klenitskiy et al. 2024,
+    Does It Look Sequential?), or refit it on each: what NDCG@10 loses is what order is worth. Codes stay.
+    """
+    user = data.events["user"].to_numpy()
+    last = np.zeros(data.n_events, dtype=bool)
+    last[data.offsets[1:][np.diff(data.offsets) > 0] - 1] = True
+    order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
+    events = data.events.copy()
+    for column in ("item", "action", "value"):  # times and requests stay where they are
+        events[column] = data.events[column].to_numpy()[order]
+    return replace(data, name=f"{data.name}-shuffled", events=events)
 
 
 def _some(events: np.ndarray) -> np.ndarray:

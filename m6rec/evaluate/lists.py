@@ -1,7 +1,6 @@
-"""What lists are like beyond their hits: how much of the catalogue they show, how evenly, how new, how varied.
+"""Beyond accuracy: how much of the catalogue lists show, how evenly, how novel, how diverse, how calibrated.
 
-Lists are `Evaluation.lists`: (U, k) item codes, -1 where there is none; those of other code are asked the same. The
-largest thing held is a sparse (U, words).
+Lists are (U, k) item codes, -1 where there is none, as in `Evaluation.lists`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Full ranking of the catalogue for every target, in one pass over chunks of users, for all metrics at once.
 
-Any object with scores(users) -> (B, N) is ranked by this code: `users` looks like an array of raw user ids and can also
-give histories (see Targets). Nothing of size users x items is ever held.
+Any object with scores(users) -> (B, N) is ranked by this code; `users` are `Targets`, an array of raw user ids that
+also gives histories. Nothing of size users x items is held.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ from m6rec.data.splits import Split, Targets, training_matrix
 from m6rec.errors import InputError
 from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
 
-_DEBIASED = ("hit", "ndcg")
-
 
 class Evaluation(NamedTuple):
     """What `evaluate` found. Ranks count from 1; a rank of inf says that the target was scored -inf: never listed."""
@@ -30,18 +27,11 @@ class Evaluation(NamedTuple):
     """The means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on."""
     per_user: pd.DataFrame
     """One row a target: user_id, item_id (the truth), rank, hit, ndcg, mrr, and of its list: novelty (bits), diversity,
-    miscalibration (nats)."""
+    miscalibration (nats). `attrs` say which model, split, part, mask and k."""
     lists: np.ndarray
     """(U, k) int64 item codes, best first, equal scores in the catalogue's order; -1 where there is none."""
     seconds: float
     """For scoring and ranking."""
-
-    def save(self, path: str | Path) -> Path:
-        """Write `per_user` as Parquet; its `attrs` say which model, split, part, mask and k."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.per_user.to_parquet(path, index=False)
-        return path
 
 
 def evaluate(
@@ -61,10 +51,7 @@ def evaluate(
 
     rank = 1 + items scored higher + half of the other items scored equal; hit = rank <= k; where hit, ndcg =
     1 / log2(1 + rank) and mrr = 1 / rank. `mask_seen` takes the items before the target out, the target itself never.
-    Over the k listed items: coverage = listed items / all items; gini = how unevenly items are shown; novelty = mean of
-    -log2 of the (smoothed) share of users with the item in training (Zhou et al. 2010); diversity = 1 - mean pairwise
-    cosine of the texts' word sets; miscalibration = how far the list's genres are from the history's (Steck 2018).
-    Debiased = weighted by 1 / the target's popularity (Yang et al. 2018). `lists.py` has all of these.
+    `evaluate.lists` defines coverage, gini, novelty, diversity, miscalibration and the weights of the debiased figures.
     InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue or above
     the `longest` list that the model says it has, a part without targets.
     """
@@ -114,7 +101,8 @@ def evaluate(
     metrics = {f"{column}@{k}": float(per_user[column].mean()) for column in per_user.columns[3:]}
     metrics |= {f"coverage@{k}": coverage(lists, data.n_items), f"gini@{k}": gini(lists, data.n_items)}
     weights = inverse_propensity(targets.items, training_matrix(data, split))
-    metrics |= {f"{column}_debiased@{k}": float(np.average(per_user[column], weights=weights)) for column in _DEBIASED}
+    for column in ("hit", "ndcg"):
+        metrics[f"{column}_debiased@{k}"] = float(np.average(per_user[column], weights=weights))
     return Evaluation(name, metrics, per_user, lists, seconds)
 
 

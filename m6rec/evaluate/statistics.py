@@ -1,18 +1,21 @@
-"""Bootstrap intervals: how much a figure would move with other users, paired where two models met the same users.
+"""Bootstrap intervals over users, paired where two models met the same users, and tests corrected for several peers.
 
-The users are resampled with replacement and the figure is taken of the mean over seeds; low and high are percentiles.
+Users are _resampled with replacement; the figure is that of the mean over seeds; low and high are _percentiles.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from m6rec.errors import InputError
 
-_AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB, whatever the number of users
+_AT_ONCE = 2_000_000  # _resampled users held at a time: 16 MB, whatever the number of users
 
 
 class Interval(NamedTuple):
@@ -27,15 +30,15 @@ class Interval(NamedTuple):
 
 def mean_interval(per_user: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Interval of the mean. per_user (U,) or (S, U). InputError for NaN, nothing, or another shape."""
-    values, seeds = over_seeds(per_user)
-    means = resampled(values[None], resamples, seed)[0]
-    return Interval(float(values.mean()), *percentiles(means, level), len(values), seeds)
+    values, seeds = _over_seeds(per_user)
+    means = _resampled(values[None], resamples, seed)[0]
+    return Interval(float(values.mean()), *_percentiles(means, level), len(values), seeds)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
     """Interval of mean(per_user) - mean(minus), paired: both have the same users in order."""
-    (one, seeds), (other, _) = over_seeds(per_user), over_seeds(minus)
-    same_users(one, other)
+    (one, seeds), (other, _) = _over_seeds(per_user), _over_seeds(minus)
+    _same_users(one, other)
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
@@ -43,23 +46,83 @@ def ratio_interval(
     per_user: ArrayLike, over: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
     """Interval of mean(per_user) / mean(over), paired. InputError when over is all 0."""
-    (above, seeds), (below, _) = over_seeds(per_user), over_seeds(over)
-    same_users(above, below)
+    (above, seeds), (below, _) = _over_seeds(per_user), _over_seeds(over)
+    _same_users(above, below)
     if below.mean() == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
-    tops, bottoms = resampled(np.stack([above, below]), resamples, seed)
+    tops, bottoms = _resampled(np.stack([above, below]), resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
         ratios = tops / bottoms
-    return Interval(float(above.mean() / below.mean()), *percentiles(ratios, level), len(above), seeds)
+    return Interval(float(above.mean() / below.mean()), *_percentiles(ratios, level), len(above), seeds)
 
 
 def seeds_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Interval of the mean of one number a seed, for figures without users: () or (S,), resampled over seeds alone."""
+    """Interval of the mean of one number a seed, for figures without users: () or (S,), _resampled over seeds alone."""
     interval = mean_interval(np.ravel(values), level=level, resamples=resamples, seed=seed)
     return interval._replace(n=0, seeds=interval.n)
 
 
-def over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
+def compare(
+    ours: ArrayLike,
+    others: Mapping[str, ArrayLike],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
+
+    ours, others: (U,) or (S, U), the same users in order; seeds are averaged first. Columns: mean, peer_mean,
+    difference; effect (Cohen's d of the paired differences); p (two-sided paired t); low, high (paired bootstrap
+    interval of the difference); p_holm (Holm 1979); holm_low, holm_high: the interval of the j-th smallest p of m at
+    1 - (1 - level) / (m - j + 1); decided: it excludes 0, and so do those of all smaller p (Holm stops at the first).
+    InputError: no others, fewer than two users, other users, NaN.
+    """
+    if not others:
+        raise InputError("there is no model to compare with: name at least one")
+    one, _ = _over_seeds(ours)
+    if len(one) < 2:
+        raise InputError("one user shows no spread: compare models on two users or more")
+    peers = [_over_seeds(values)[0] for values in others.values()]
+    for peer in peers:
+        _same_users(one, peer)
+    differences = one - np.stack(peers)  # (peers, U)
+    means = _resampled(differences, resamples, seed)
+    found = pd.DataFrame(
+        {
+            "mean": one.mean(),
+            "peer_mean": np.stack(peers).mean(1),
+            "difference": differences.mean(1),
+            "effect": [_effect(values) for values in differences],
+            "p": [_p(values) for values in differences],
+        },
+        index=pd.Index(others, name="peer"),
+    )
+    found[["low", "high"]] = [_percentiles(row, level) for row in means]
+
+    order = np.argsort(found["p"].to_numpy(), kind="stable")  # smallest p first
+    left = len(order) - np.arange(len(order))  # hypotheses not yet rejected: m, m - 1, … 1
+    place = np.argsort(order)
+    found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"].to_numpy()[order] * left), 1)[place]
+    intervals = np.array([_percentiles(means[i], 1 - (1 - level) / n) for i, n in zip(order, left, strict=True)])
+    found[["holm_low", "holm_high"]] = intervals[place]
+    excludes = (intervals[:, 0] > 0) | (intervals[:, 1] < 0)
+    found["decided"] = np.logical_and.accumulate(excludes)[place]
+    return found
+
+
+def _effect(values: np.ndarray) -> float:
+    spread = values.std(ddof=1)
+    return float(values.mean() / spread) if spread else float(np.sign(values.mean()) * np.inf if values.any() else 0)
+
+
+def _p(values: np.ndarray) -> float:
+    if np.ptp(values) == 0:  # the t statistic is 0 / 0, or infinite
+        return float(not values.any())
+    return float(stats.ttest_1samp(values, 0).pvalue)
+
+
+def _over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
     """(U,) means over seeds, and how many seeds; checked."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.ndim not in (1, 2) or not values.size:
@@ -70,13 +133,13 @@ def over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
     return (values, 1) if values.ndim == 1 else (values.mean(axis=0), len(values))
 
 
-def same_users(one: np.ndarray, other: np.ndarray) -> None:
+def _same_users(one: np.ndarray, other: np.ndarray) -> None:
     """InputError unless both have as many users."""
     if len(one) != len(other):
         raise InputError(f"a paired figure needs the same users twice, and got {len(one)} and {len(other)} of them")
 
 
-def resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """(figures, U) -> (figures, resamples) means, the same users drawn for every figure."""
     users = values.shape[1]
     rng = np.random.default_rng(seed)
@@ -89,8 +152,8 @@ def resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return means
 
 
-def percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
-    """Two of the resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
+def _percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
+    """Two of the _resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
     ordered = np.sort(figures[~np.isnan(figures)])
     tail = int(len(ordered) * (1 - level) / 2)
     return float(ordered[tail]), float(ordered[-1 - tail])

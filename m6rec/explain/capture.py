@@ -19,25 +19,24 @@ TYPES = ("profile", "history", "request")  # of tokens, in the order of the weig
 
 
 class Model(Protocol):
-    """What explanations need of a model; `M6Rec` has it."""
+    """What explanations need of an `M6Rec`."""
 
     network: Network
     fields: Fields
     data: Dataset
     device: torch.device
-    features: Features  # read by `content`
-    tokenizer: Tokenizer  # likewise
+    features: Features
+    tokenizer: Tokenizer
 
-    def item_vectors(self) -> Tensor:
-        """The catalogue's vectors (N, D)."""
+    def item_vectors(self) -> Tensor: ...
 
 
 class Record(NamedTuple):
     """Attention over the n present tokens of one target, the target last. All that views draw."""
 
-    labels: list[str]  # (n,) what each token is: "age ≥ 44 and < 50", a title, "hour 21"
+    labels: list[str]  # (n,) see `labels`
     types: list[str]  # (n,) start | profile | history | request | target
-    positions: np.ndarray  # (n,) index among its context's profile fields, events or request fields; else -1
+    positions: np.ndarray  # (n,) index among all tokens of its type; -1 for start and target
     weights: np.ndarray  # (L, H, n, n): row attends to column, rows sum to 1; identity where a layer computes no row
     logits: np.ndarray  # (N,) of the dense head
     gradients: np.ndarray | None = None  # (L, H, n, n) of one item's log-probability (nats) by weight, else 0
@@ -67,10 +66,8 @@ def capture(model: Model, context: Context, *, item: int | None = None, against:
 
     item: also the gradients of this code's `target_log_prob`. InputError for an unknown item or foil (`against`).
     """
-    context = one(context).to(model.device)
     with torch.set_grad_enabled(item is not None):
-        items = model.item_vectors()
-        check_history(context, items)
+        context, items = prepared(model, context)
         fused = model.network.eval().fuse(context, items, weights=True)
         logits = model.network.score(fused.state[:, 0], items)  # (1, N)
         if item is not None:
@@ -123,10 +120,12 @@ def target_log_prob(logits: Tensor, item: int, against: int | None = None) -> Te
     return logits[..., item] - (logits.logsumexp(-1) if against is None else logits[..., against])
 
 
-def check_history(context: Context, items: Tensor) -> None:
-    """InputError for events whose items have no vectors among items (N, D)."""
+def prepared(model: Model, context: Context, vectors: Tensor | None = None) -> tuple[Context, Tensor]:
+    """`one` on the model's device, and items' vectors. InputError where events have none."""
+    context, items = one(context).to(model.device), model.item_vectors() if vectors is None else vectors
     if int(context.item.max()) >= len(items):
         raise InputError("the history has items that the catalogue lacks: add them with with_items first.")
+    return context, items
 
 
 def labels(model: Model, context: Context) -> list[str]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, capture, one, spread, target_log_prob, tokens
+from m6rec.explain.capture import Model, capture, one, prepared, spread, target_log_prob, tokens
 from m6rec.explain.removal import scores_of
 
 
@@ -53,34 +52,30 @@ def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
     return np.stack(rows)
 
 
-class Integrated(NamedTuple):
-    """Integrated gradients and their completeness gap."""
+def integrate(
+    model: Model, context: Context, item: int, against: int | None = None, *, steps: int = 32
+) -> tuple[np.ndarray, float]:
+    """Integrated gradients from average tokens to the context's own, with one path factor a token: (n - 1,) nats.
 
-    effects: np.ndarray  # (n - 1,) nats
-    gap: float  # |sum of the effects - (score with the tokens - score with average tokens instead)|, nats
-
-
-def integrate(model: Model, context: Context, item: int, against: int | None = None, *, steps: int = 32) -> Integrated:
-    """Integrated gradients from average tokens to the context's own, with one path factor a token.
-
+    Beside them the completeness gap in nats: how far their sum is from the difference of the scores at both ends.
     The average is over the catalogue or a field's levels, not 0: the norms have no slope at 0.
     Source: Sundararajan et al. 2017, eq. 1.
     """
-    context = one(context).to(model.device)
+    context, items = prepared(model, context)
     factors = torch.cat(((torch.arange(steps) + 0.5) / steps, torch.tensor([0.0, 1.0])))  # midpoints, then both ends
     scale = factors.to(model.device)[:, None].repeat(1, len(tokens(context)[0])).requires_grad_()
-    scores = target_log_prob(_between(model, context, scale), item, against)
+    scores = target_log_prob(_between(model, context, items, scale), item, against)
     (slopes,) = torch.autograd.grad(scores[:steps].sum(), scale)
     effects, (start, end) = slopes[:steps].mean(0).cpu().numpy(), scores[steps:].tolist()
-    return Integrated(effects, abs(float(effects.sum()) - (end - start)))
+    return effects, abs(float(effects.sum()) - (end - start))
 
 
 def integrated(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Integrated gradients: (n - 1,) nats; `integrate` also gives their completeness gap."""
-    return integrate(model, context, item, against).effects
+    """The effects of `integrate`."""
+    return integrate(model, context, item, against)[0]
 
 
-def _between(model: Model, context: Context, scale: Tensor) -> Tensor:
+def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Tensor:
     """Logits (K, N) of one context whose tokens lie between average ones (scale 0) and themselves (1): (K, n - 1)."""
     rows = Context(*(part.expand(len(scale), *part.shape[1:]) for part in context))
     profile, history, request = spread(context, scale, absent=1.0)
@@ -94,7 +89,6 @@ def _between(model: Model, context: Context, scale: Tensor) -> Tensor:
     for module, by in hooked:
         average = module.weight[1:].mean(0).detach()  # code 0 is no level
         module.register_forward_hook(lambda _, __, own, average=average, by=by: mixed(own, average, by))
-    items = model.item_vectors()
     events = mixed(items[rows.item.clamp(min=0)], items.mean(0), history)  # (K, T, D)
     return model.network.score(fusion(rows, events).state[:, 0], items)
 

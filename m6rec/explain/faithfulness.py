@@ -45,24 +45,27 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
     """
     users, curves = [], []
     for context, item in _targets(model, contexts, least=2):
-        orders, spent = [], []
+        ranks, spent = [], []
         for explain in explainers.values():
             start = time.perf_counter()
             effects = explain(model, context, item)
             spent.append(1000 * (time.perf_counter() - start))
-            orders.append(1 + np.argsort(-effects[1:], kind="stable"))  # the start stays
-        kept = np.concatenate([_masks(order) for order in orders])
-        left = np.exp(scores_of(model, context, kept, item)).reshape(len(orders), -1)  # (explainers, masks)
-        left = left / left[0, 0]
-        deletion, insertion, first = np.split(left, [STEPS + 1, 2 * STEPS + 2], axis=1)
-        areas = [np.trapezoid(curve) / STEPS for curve in (deletion, insertion)]
-        lost = [1 - curve[:, SHARES].mean(1) for curve in (deletion, insertion)]
-        users.append([*areas, *lost, first[:, 0] >= 1, spent])  # (measures, explainers)
+            ranks.append([-1, *np.argsort(-effects[1:], kind="stable").argsort()])  # the start stays
+        rank = np.array(ranks)[:, None]  # (explainers, 1, n - 1)
+        counts = np.round(np.linspace(0, rank.shape[2] - 1, STEPS + 1)).astype(int)
+        gone, stays = rank < counts[:, None], rank == -1
+        kept = np.concatenate((~gone | stays, gone | stays, rank != 0), 1)  # (explainers, 2 · STEPS + 3, n - 1)
+        left = np.exp(scores_of(model, context, kept.reshape(-1, kept.shape[2]), item)).reshape(kept.shape[:2])
+        deletion, insertion, first = np.split(left / left[0, 0], [STEPS + 1, 2 * STEPS + 2], axis=1)
         curves.append((deletion, insertion))
-    per_user = {n: pd.DataFrame([[m[i] for m in u] for u in users], columns=MEASURES) for i, n in enumerate(explainers)}
-    table = pd.DataFrame({name: frame.mean() for name, frame in per_user.items()}).T.sort_values("deletion")
-    both = ({n: np.array([c[end][i] for c in curves]) for i, n in enumerate(explainers)} for end in range(2))
-    return Faithfulness(table, per_user, *both)
+        areas = [np.trapezoid(curve) / STEPS for curve in curves[-1]]
+        lost = [1 - curve[:, SHARES].mean(1) for curve in curves[-1]]
+        users.append([*areas, *lost, first[:, 0] >= 1, spent])  # (measures, explainers)
+    measures, names = np.array(users, float), list(explainers)
+    per_user = {name: pd.DataFrame(measures[..., i], columns=MEASURES) for i, name in enumerate(names)}
+    table = pd.DataFrame(measures.mean(0), MEASURES, names).T.sort_values("deletion")
+    deletion, insertion = (dict(zip(names, part, strict=True)) for part in np.array(curves).transpose(1, 2, 0, 3))
+    return Faithfulness(table, per_user, deletion, insertion)
 
 
 def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Context, int]]:
@@ -73,21 +76,14 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
             yield context, top_item(model, context)
 
 
-def _masks(order: np.ndarray) -> np.ndarray:
-    """Which tokens stay, for one order: (2 · STEPS + 3, n - 1), a deletion, an insertion, the first gone."""
-    counts = np.round(np.linspace(0, len(order), STEPS + 1)).astype(int)
-    rank = np.concatenate(([-1], np.argsort(order)))  # each token's rank in the order; the start before all
-    gone = rank[None] < counts[:, None]
-    return np.concatenate((~gone | (rank == -1), gone | (rank == -1), (rank != 0)[None]))
-
-
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
     """The model with random output layers: the last joint block's after its attention, and the head.
 
     The head's matrix is the items' vectors, which are also input: a random rotation of the state does the same.
     """
     other = _copied(model)
-    fusion, block = other.network.fusion, other.network.fusion.joint[-1]
+    fusion = other.network.fusion
+    block = fusion.joint[-1]
     torch.manual_seed(seed)
     for layer in (block.out, block.gate, *block.ffn, block.ffn_gate):
         if isinstance(layer, nn.Linear):
@@ -113,12 +109,12 @@ def agreement(
 
     Users with fewer than three tokens beside the start are left out: there is no order to compare.
     """
-    found = {name: [] for name in explainers}
-    for context, item in _targets(model, contexts, least=4):
-        for name, explain in explainers.items():
-            before, after = (explain(m, context, item)[1:] for m in (model, other))
-            found[name].append(float(spearmanr(before, after).statistic))
-    return {name: np.array(values) for name, values in found.items()}
+    targets = list(_targets(model, contexts, least=4))
+
+    def kept(explain: Explainer, *target: object) -> float:
+        return float(spearmanr(*(explain(m, *target)[1:] for m in (model, other))).statistic)
+
+    return {name: np.array([kept(explain, *target) for target in targets]) for name, explain in explainers.items()}
 
 
 def _copied(model: Model) -> Model:

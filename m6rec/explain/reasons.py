@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from m6rec.data.context import Context
 from m6rec.explain.capture import Model, labels, one, target_log_prob, tokens
-from m6rec.explain.removal import candidate_mask, logits_of
+from m6rec.explain.removal import logits_of, unseen
 
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect: weaker ones are not named
@@ -19,7 +20,7 @@ MAX_LENGTH = 60  # characters of a title
 
 
 class Cause(NamedTuple):
-    """One token that a reason names."""
+    """A token that a reason names."""
 
     label: str
     type: str  # profile | history | request
@@ -33,11 +34,6 @@ class Reason(NamedTuple):
     sentence: str
     causes: list[Cause]  # the strongest first; none where nothing helps the item
     coverage: float  # effect of removing the causes / of removing the whole context, clipped to 0..1
-
-    @property
-    def enough(self) -> bool:
-        """Whether the causes cover enough to be named."""
-        return self.coverage >= ENOUGH
 
 
 def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
@@ -67,57 +63,46 @@ def _strongest(effects: np.ndarray) -> list[int]:
     return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
 
 
-class RankDrop(NamedTuple):
-    """Rank changes of recommended items without their causes, one entry a user (U,); random: without random events.
+def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Explain the first k items of each row's list, remove the named causes, and rank again (dense head).
 
-    Over the items with enough evidence, NaN where there are none.
+    A row a user. lowered: share of the items whose rank fell, ranks: mean fall; both without the causes and without as
+    many random events, over the items with enough evidence (NaN: none). coverage, enough: means over all items.
     """
-
-    lowered: np.ndarray  # share of the items whose rank fell
-    ranks: np.ndarray  # mean fall in ranks
-    lowered_random: np.ndarray
-    ranks_random: np.ndarray
-    coverage: np.ndarray  # mean coverage, over all items
-    enough: np.ndarray  # share of all items with enough evidence
-
-
-def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> RankDrop:
-    """Explain the first k items of each row's list, remove the named causes, and rank again (dense head)."""
     rng, rows = np.random.default_rng(seed), []
     for row in range(len(contexts.item)):
         context = one(contexts, row)
         types = tokens(context)[0]
-        every, allowed = np.arange(len(types)), candidate_mask(context, model.data.n_items)
-        logits = logits_of(model, context, np.ones((1, len(types)), bool)).cpu().numpy()[0]
-        items = np.argsort(-np.where(allowed, logits, -np.inf), kind="stable")[:k]
+        every = np.arange(len(types))
+        logits = unseen(logits_of(model, context, np.ones((1, len(types)), bool)), context)[0]
+        items = np.argsort(-logits, kind="stable")[:k]
         given = reasons(model, context, items)
+        enough = [r.coverage >= ENOUGH for r in given]
         named = [[cause.token for cause in r.causes] for r in given]
         drawn = [rng.permutation(np.flatnonzero(types == "history"))[: len(causes)] for causes in named]
         kept = np.array([~np.isin(every, gone) for gone in (*named, *drawn)])
-        after = np.where(allowed, logits_of(model, context, kept).cpu().numpy(), -np.inf)
+        after = unseen(logits_of(model, context, kept), context)
         rank = (after > after[np.arange(2 * k), np.tile(items, 2), None]).sum(1).reshape(2, k)
-        fell = (rank - np.arange(k))[:, [r.enough for r in given]]  # (named or random, items with enough evidence)
+        fell = (rank - np.arange(k))[:, enough]  # (named or random, items with enough evidence)
         means = np.stack(((fell > 0).mean(1), fell.mean(1)), 1).ravel() if fell.size else np.full(4, np.nan)
-        rows.append((*means, np.mean([r.coverage for r in given]), np.mean([r.enough for r in given])))
-    return RankDrop(*np.array(rows).T)
+        rows.append((*means, np.mean([r.coverage for r in given]), np.mean(enough)))
+    return pd.DataFrame(rows, columns=["lowered", "ranks", "lowered_random", "ranks_random", "coverage", "enough"])
 
 
 def _sentence(causes: list[Cause], coverage: float) -> str:
     if coverage < ENOUGH:
         return f"Not enough evidence: no few causes stand out (the strongest cover {coverage:.0%})."
-    events = [_short(c.label) for c in causes if c.type == "history"]
+    short = [c.label if len(c.label) <= MAX_LENGTH else c.label[: MAX_LENGTH - 1] + "…" for c in causes]
+    causes = [c._replace(label=label) for c, label in zip(causes, short, strict=True)]
+    events = [c.label for c in causes if c.type == "history"]
     clauses = [f"you chose {', '.join(events[:-1])}{' and ' * (len(events) > 1)}{events[-1]}"] if events else []
     clauses += [_clause(c) for c in causes if c.type != "history"]
     return f"Because {', and '.join(clauses)}."
 
 
 def _clause(cause: Cause) -> str:
-    name, _, value = _short(cause.label).partition(" ")
+    name, _, value = cause.label.partition(" ")
     if cause.type == "profile":
         return f"your {name} is {value}"
     special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
     return special.get(name, f"the {name} is {value}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, check_history, one, spread, target_log_prob, tokens
+from m6rec.explain.capture import Model, one, prepared, spread, target_log_prob, tokens
 
 MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
 
 
-def candidate_mask(context: Context, n_items: int) -> np.ndarray:
-    """Items (N,) bool that can be recommended: those not in the first row's history."""
-    allowed = np.ones(n_items, bool)
-    allowed[context.item[0][context.item[0] >= 0].cpu().numpy()] = False
-    return allowed
+def unseen(logits: Tensor, context: Context) -> np.ndarray:
+    """Logits (K, N), -inf for items of the first row's history: these are not recommended."""
+    codes = context.item[0][context.item[0] >= 0]
+    return logits.index_fill(1, codes.to(logits.device), -torch.inf).cpu().numpy()
 
 
 def top_item(model: Model, context: Context) -> int:
     """The code of the best item that is not in the history (dense head)."""
     context = one(context)
-    logits = logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool))[0].cpu().numpy()
-    return int(np.where(candidate_mask(context, len(logits)), logits, -np.inf).argmax())
+    return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
 
 
 def keep_tokens(context: Context, kept: np.ndarray) -> Context:
@@ -54,8 +50,7 @@ def logits_of(model: Model, context: Context, kept: np.ndarray, vectors: Tensor 
 
     vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """
-    context, items = one(context).to(model.device), model.item_vectors() if vectors is None else vectors
-    check_history(context, items)
+    context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
     parts = [kept[at : at + rows] for at in range(0, len(kept), rows)]
     states = [model.network.eval().fuse(keep_tokens(context, part), items).state[:, 0] for part in parts]
@@ -67,30 +62,19 @@ def scores_of(model: Model, context: Context, kept: np.ndarray, item: int, again
     return target_log_prob(logits_of(model, context, kept), item, against).cpu().numpy()
 
 
-class Removal(NamedTuple):
-    """The few tokens without which another item is on top."""
+def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:
+    """The few tokens without which another item is on top, in the order of removal, and that item.
 
-    tokens: list[int]  # indices in the record, in the order of removal; those tried where it failed
-    before: int  # the top item
-    after: int | None  # the top item without the tokens; None where removing `most` tokens was not enough
-
-
-def smallest_removal(model: Model, context: Context, *, most: int = 10) -> Removal:
-    """Greedily remove the token that lowers the top item most, until another is on top or `most` are gone.
-
-    Items of the history are no candidates, removed or not.
+    Greedily removes the token that lowers the top item most; None where `most` removals were not enough.
     """
     context = one(context)
-    before, allowed = top_item(model, context), candidate_mask(context, model.data.n_items)
-    kept, gone, after = np.ones(len(tokens(context)[0]), bool), [], None
-    while after is None and len(gone) < min(most, len(kept) - 1):
+    first = before = top_item(model, context)
+    kept, gone = np.ones(len(tokens(context)[0]), bool), []
+    while first == before and len(gone) < min(most, len(kept) - 1):
         left = np.flatnonzero(kept[1:]) + 1  # the start stays
-        tries = np.tile(kept, (len(left), 1))
-        tries[np.arange(len(left)), left] = False
+        tries = kept & ~np.eye(len(kept), dtype=bool)[left]
         logits = logits_of(model, context, tries)
         lowest = int(target_log_prob(logits, before).argmin())
-        kept[left[lowest]] = False
         gone.append(int(left[lowest]))
-        first = int(np.where(allowed, logits[lowest].cpu().numpy(), -np.inf).argmax())
-        after = None if first == before else first
-    return Removal(gone, before, after)
+        kept, first = tries[lowest], int(unseen(logits, context)[lowest].argmax())
+    return gone, None if first == before else first

@@ -28,24 +28,20 @@ def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
     Some states at a time: beyond the result, memory grows neither with B nor with B · N.
     Mean or sum over the digits makes no difference to the order: all semantic IDs have the same length.
     """
-    rows = max(1, MAX_PREFIXES // math.prod(decoder.widths[:-1]))
-    return torch.cat([_exact_scores(decoder, part) for part in state.split(rows)])
-
-
-def _exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
-    b, tree = len(state), decoder.built_tree
-    scores = state.new_zeros(b, 1)  # (B, nodes)
-    cache: list[KVCache] | None = None
-    for level, width in enumerate(tree.widths):
-        nodes = scores.shape[1]
-        parents = torch.arange(nodes, device=state.device).repeat(b)
-        logits, cache = decoder.step(state.repeat_interleave(nodes, 0), level, parents, cache)
-        # A prefix without items has no valid children: its leaves stay at -inf rather than NaN.
-        log_probs = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
-        scores = (scores[..., None] + log_probs.view(b, nodes, width)).flatten(1)
-        if level + 1 < len(tree.widths):
-            cache = [KVCache(past.k.repeat_interleave(width, 0), past.v.repeat_interleave(width, 0)) for past in cache]
-    return scores[:, tree.leaf]
+    tree, parts = decoder.built_tree, []
+    for part in state.split(max(1, MAX_PREFIXES // math.prod(decoder.widths[:-1]))):
+        scores, cache = part.new_zeros(len(part), 1), None  # (b, nodes)
+        for level, width in enumerate(tree.widths):
+            if level:
+                cache = [KVCache(*(x.repeat_interleave(tree.widths[level - 1], 0) for x in past)) for past in cache]
+            nodes = scores.shape[1]
+            parents = torch.arange(nodes, device=part.device).repeat(len(part))
+            logits, cache = decoder.step(part.repeat_interleave(nodes, 0), level, parents, cache)
+            # A prefix without items has no valid children: its leaves stay at -inf rather than NaN.
+            log_probs = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
+            scores = (scores[..., None] + log_probs.view(len(part), nodes, width)).flatten(1)
+        parts.append(scores[:, tree.leaf])
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -55,21 +51,20 @@ def hybrid(
     items: Tensor,
     k: int,
     *,
-    beam: int = 50,
     allowed: Tensor | None = None,
     always: Tensor | None = None,
     cold_boost: float = 0.0,
-    short: bool = False,
+    **options: object,
 ) -> Generated:
     """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
 
     scores: dense log-probabilities. always: codes of items that are candidates for everyone (where allowed), by default
     the cold ones, whose digits no training event has taught. cold_boost: added to their scores, which training has only
-    ever lowered. allowed (B, N) bool and short: as in `generate`.
+    ever lowered. allowed (B, N) bool and options (beam, short): of `generate`.
     """
     always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
     trace: list[Step] = []
-    generate(network.digits, state, k, beam=beam, allowed=allowed, trace=trace, short=short)
+    generate(network.digits, state, k, allowed=allowed, trace=trace, **options)
     row, place = (trace[-1].scores > float("-inf")).nonzero(as_tuple=True)  # the whole beam
     pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
     pool[:, always] = True if allowed is None else allowed[:, always]

@@ -21,7 +21,15 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.data.text import clean
-from m6rec.evaluate import Averaged, Blended, Once, climb, compare, evaluate, judge
+from m6rec.evaluate import (
+    CachedScorer,
+    Ensemble,
+    Interpolation,
+    compare,
+    coordinate_ascent,
+    evaluate,
+    validation_ndcg,
+)
 from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
@@ -110,12 +118,12 @@ class Bench:
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
         self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
-        self._judge = judge(data, self.split)
+        self._valid = validation_ndcg(data, self.split)
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
         self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
-        self._once = lru_cache(4)(Once)
+        self._cached = lru_cache(4)(CachedScorer)
         self.model, self._blends = cache(self._model), cache(lambda **changes: self.blend(self._dense(**changes)))
 
     @property
@@ -127,7 +135,7 @@ class Bench:
         ours = OURS + (("m6rec_no_request_time", "m6rec_no_request_time_no_prior") if self.data.timed else ())
         found |= {name: {seed: partial(self._ours, name, seed) for seed in self.seeds} for name in ours}
         if len(self.seeds) > 1:
-            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Averaged(self._dense())])[0])}
+            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Ensemble(self._dense())])[0])}
         for name in TRAINED:
             seeds = self.peer_seeds[:1] if name in SLOW else self.peer_seeds
             found[name] = {seed: partial(self._trained, name, seed) for seed in seeds}
@@ -146,21 +154,21 @@ class Bench:
         """That count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
         return self._mixture(self._mixed)
 
-    def blend(self, models: Sequence[Any]) -> list[Blended]:
+    def blend(self, models: Sequence[Any]) -> list[Interpolation]:
         """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation.
 
         The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
         """
-        own = [Once(model) for model in models]
+        own = [CachedScorer(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
-            prior = Once(self._mixture(at, self._once))
-            return float(np.mean([self._judge(Blended(model, prior, at["weight"])) for model in own]))
+            prior = CachedScorer(self._mixture(at, self._cached))
+            return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
 
         starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
         grid = {"weight": WEIGHTS, **self._grid}
-        found = max((climb(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
-        return [Blended(model, self._mixture(found), found["weight"]) for model in models]
+        found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
+        return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
     def _model(self, seed: int, **changes: Any) -> M6Rec:
         return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
@@ -186,12 +194,12 @@ class Bench:
 
     @cached_property
     def _alone(self) -> dict[str, float]:
-        return climb(lambda at: self._judge(self._count(**at)), START, GRID)
+        return coordinate_ascent(lambda at: self._valid(self._count(**at)), START, GRID)
 
     @cached_property
     def _mixed(self) -> dict[str, float]:
         start = {**self._alone, **NO_CONTENT}
-        return climb(lambda at: self._judge(self._mixture(at, self._once)), start, self._grid)
+        return coordinate_ascent(lambda at: self._valid(self._mixture(at, self._cached)), start, self._grid)
 
     @cached_property
     def _grid(self) -> dict[str, Sequence[float]]:

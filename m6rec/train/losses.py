@@ -56,7 +56,7 @@ def pretraining(
 
 def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
     """Missing text, hidden patches, and the alignment of an item's modalities, for some of the items in `content`."""
-    some = augment(content.take(rng.integers(len(content.there), size=ITEMS)), rng)
+    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
     reads, losses = network.items.modalities, {}
     if "text" in reads and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
@@ -104,7 +104,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 
     Where there is something to see or hear, half of the gaps are the whole text: a caption.
     """
-    caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
+    caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
@@ -118,12 +118,12 @@ def restoration(network: Network, content: Features, rng: np.random.Generator) -
     The mean patch is what one draws who knows the training items and not this one.
     """
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
-    hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
+    hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
     drawn = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
     losses = {}
     for m, anew in drawn.items():
-        there, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
+        there, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
         taught = (hidden[m].to(there.device) & there[:, None]).to(anew)  # (N, P)
         error = ((anew - true) ** 2).mean(-1)
         losses[m] = (taught * error).sum() / (taught * network.variance(m)).sum().clamp(min=1e-6)
@@ -140,7 +140,7 @@ def alignment(network: Network, content: Features) -> Tensor:
     """The first modality that is read finds its own others among the step's items, and they it (InfoNCE, both ways)."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
-    both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
+    both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
     if both.sum() < 2:
         return 0 * network.items.query.sum()  # nothing to tell apart, and still a loss
     known = content.take(both).to(network.codes.device)
@@ -152,9 +152,9 @@ def alignment(network: Network, content: Features) -> Tensor:
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
     """Images moved, mirrored and lit anew, sounds with stripes left out: no network learns them by heart."""
-    if content.there[:, 1].any():
+    if content.present[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
-    if content.there[:, 2].any():
+    if content.present[:, 2].any():
         content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
     return content
 

@@ -48,7 +48,7 @@ def items(config: Config, content: Features) -> Stage:
         rows = [losses.item_content(network, content, config, np.random.default_rng(i)) for i in range(4)]
         return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
 
-    steps = math.ceil(len(content.there) / losses.ITEMS)
+    steps = math.ceil(len(content.present) / losses.ITEMS)
     return Stage(
         "items",
         config.item_epochs,

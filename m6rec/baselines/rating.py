@@ -68,7 +68,7 @@ class DIN:
         rng, self.known = np.random.default_rng(self.seed), known
         skipped = 0 if self.numbers else known.numbers.shape[1]
         self.features = np.ascontiguousarray(known.features[:, skipped:])
-        self.network, self.log = _Network(known, self.features.shape[1], self.width).to(pick_device()), []
+        self.network, self.log = DINNetwork(known, self.features.shape[1], self.width).to(pick_device()), []
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
 
         def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class DIN:
         return tuple(torch.from_numpy(part).to(self.network.genres.device) for part in inputs)
 
 
-class _Network(nn.Module):
+class DINNetwork(nn.Module):
     def __init__(self, known: Ratings, features: int, width: int):
         super().__init__()
         self.register_buffer("genres", torch.from_numpy(known.genres.astype(np.float32)))
