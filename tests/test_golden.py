@@ -32,7 +32,8 @@ from m6rec.train.segments import Variants
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
-SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": "cpu"}
+DEVICE = os.environ.get("M6REC_DEVICE", "cpu")  # test_device.py runs the same recipes on another one
+SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": DEVICE}
 CLASSES = ("disliked", "liked")
 
 
@@ -87,7 +88,7 @@ def opinions() -> Ratings:
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
     return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": "cpu", **changes}
+        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
     )
 
 
@@ -114,7 +115,7 @@ def events_and_content(fusion: str) -> list[float]:
 
 
 def text_config() -> Config:
-    return text_training.config("smoke", device="cpu")
+    return text_training.config("smoke", device=DEVICE)
 
 
 def text(**options: object) -> list[float]:
@@ -123,7 +124,7 @@ def text(**options: object) -> list[float]:
 
 @cache
 def backbone() -> text_training.Backbone:
-    config = text_training.config("smoke", vocabulary=400, device="cpu")
+    config = text_training.config("smoke", vocabulary=400, device=DEVICE)
     return text_training.pretrain([opinions().pretraining()], config)
 
 
@@ -145,13 +146,33 @@ def segmented() -> RatingWindows:
     return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
 
 
+def variants() -> Variants:
+    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), epochs=1, tune=1)
+
+
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
-        variants = Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": "cpu"}), epochs=1, tune=1)
+        one = variants()
         if before:
-            before(variants)
-        return losses(lambda: network(variants))
+            before(one)
+        return losses(lambda: network(one))
+
+
+@cache
+def trained() -> tempfile.TemporaryDirectory:
+    """A cache with the network of full depth, from which others are made."""
+    home = tempfile.TemporaryDirectory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", home.name)
+        variants().full()
+    return home
+
+
+def from_full(network: Callable[[Variants], object]) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", trained().name)
+        return losses(lambda: network(variants()))
 
 
 def sequential(kind: type, **options: object) -> list[float]:
@@ -161,7 +182,7 @@ def sequential(kind: type, **options: object) -> list[float]:
 
 
 def autoencoder(**options: object) -> list[float]:
-    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return losses(lambda: fitted(pixels, steps=STEPS, **options))
 
 
@@ -204,10 +225,10 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in adapt.METHODS},
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
-    "segments, late": lambda: segments(lambda variants: variants.late(2), lambda variants: variants.full()),
-    "segments, distilled": lambda: segments(distilled, lambda variants: variants.full()),
-    "segments, relations": lambda: segments(lambda variants: variants.edge(2), lambda variants: variants.full()),
-    "segments, pruned": lambda: segments(lambda variants: variants.pruned(), lambda variants: variants.full()),
+    "segments, late": lambda: from_full(lambda variants: variants.late(2)),
+    "segments, distilled": lambda: from_full(distilled),
+    "segments, relations": lambda: from_full(lambda variants: variants.edge(2)),
+    "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),
     "retrieval, two towers": two_tower,

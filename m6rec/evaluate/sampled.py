@@ -11,7 +11,7 @@ import torch
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import asked, checked, mid_ranks, ndcg
+from m6rec.evaluate.ranking import asked, mid_ranks, ndcg, scored
 
 
 def sampled(
@@ -28,9 +28,8 @@ def sampled(
 ) -> pd.DataFrame:
     """user_id, rank, hit and ndcg of each target among `negatives` unseen items alone, drawn without replacement.
 
-    by: "uniform", or "popularity" (in proportion to training events, so that cold items never stand against it).
-    Such figures may order models otherwise than the full ranking does, whatever the number of users: Krichene & Rendle
-    2020, On Sampled Metrics for Item Recommendation. InputError for another `by`, or negatives below 1.
+    by: "uniform", or "popularity" (in proportion to training events). Such figures may order models otherwise than the
+    full ranking does (Krichene & Rendle 2020). InputError for another `by`, or negatives below 1.
     """
     if by not in ("uniform", "popularity"):
         raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
@@ -42,9 +41,7 @@ def sampled(
         weight = np.log(count) if by == "popularity" else np.zeros(data.n_items)
     rng = np.random.default_rng(seed)
     ranks = []
-    for start in range(0, len(targets), chunk):
-        users = targets[start : start + chunk]
-        scores = checked(model.scores(users), users, getattr(model, "name", type(model).__name__))
+    for users, scores in scored(model, targets, chunk):
         keys = weight + rng.gumbel(size=scores.shape)  # the largest of these are a draw without replacement
         keys[users.seen().nonzero()] = -np.inf
         keys[np.arange(len(users)), users.items] = -np.inf
