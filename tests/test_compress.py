@@ -11,7 +11,7 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.errors import InputError
-from m6rec.train import compress
+from m6rec.train import compress, losses
 from m6rec.train import segments as train
 from m6rec.train.checkpoint import version
 from m6rec.train.segments import Variants
@@ -41,7 +41,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
         pruning.step()
         weight = net.layer(0).q.weight
         shares.append(float((weight == 0).float().mean()))
-        return train.exit_losses()(net, windows)
+        return losses.exit_losses()(net, windows)
 
     train.train(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
     pruning.finish()

@@ -172,7 +172,7 @@ def test_the_patch_loss_is_a_share_of_the_mean_patch_s_error_however_few_have_th
         some = features().take(np.arange(8)).drop("image", "sound")
         there = some.present.copy()
         there[:count, 1:] = True
-        taught = losses.restoration(made, some._replace(present=there), np.random.default_rng(0))
+        taught = losses.reconstruction(made, some._replace(present=there), np.random.default_rng(0))
         assert all(0.1 < float(loss.detach()) < 1e4 for loss in taught.values()), (count, taught)
 
 

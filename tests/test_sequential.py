@@ -15,7 +15,7 @@ from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.train.sampled import first_of, sampled_logits
+from m6rec.train.losses import first_class, sampled_logits
 
 NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]
 ITEMS, LENGTH = 20, 12
@@ -168,12 +168,12 @@ def test_the_sampled_softmax_of_all_items_is_the_full_one():
     target = torch.tensor([0, 7, 7, 12, 29])
     full = F.cross_entropy(states @ items.T, target)
     # Each item three times: uncorrected, the others would weigh three times too much.
-    torch.testing.assert_close(first_of(sampled_logits(states, items, target, torch.arange(30).repeat(3), 30)), full)
+    torch.testing.assert_close(first_class(sampled_logits(states, items, target, torch.arange(30).repeat(3), 30)), full)
     # Items that are all alike stand for each other however few are drawn; a true one that is drawn changes nothing.
     alike = items[:1].repeat(30, 1)
     for negatives in (torch.tensor([3]), torch.tensor([0, 3, 7, 12, 29])):
         torch.testing.assert_close(
-            first_of(sampled_logits(states, alike, target, negatives, 30)), torch.tensor(30.0).log()
+            first_class(sampled_logits(states, alike, target, negatives, 30)), torch.tensor(30.0).log()
         )
 
 

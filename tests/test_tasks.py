@@ -18,7 +18,7 @@ from m6rec.tasks import generation, retrieval
 from m6rec.tasks.heldout import OpenDomain, few_shot, hold_out
 from m6rec.tasks.zero_shot import DotProduct
 from m6rec.train import text as text_training
-from m6rec.train.meeting import Catalogue
+from m6rec.train.losses import Catalogue
 from m6rec.train.text import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}

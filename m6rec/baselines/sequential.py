@@ -19,8 +19,7 @@ from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import Block, attend
 from m6rec.train.fit import Epoch, Stage, fit, fit_once
-from m6rec.train.sampled import first_of, sampled_logits
-from m6rec.train.softmax import full_softmax
+from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
 class Sequential:
@@ -222,4 +221,4 @@ class ESASRec(Sequential):
         """The sampled softmax."""
         items = network.items.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
-        return first_of(sampled_logits(states, items, target, negatives, len(items)))
+        return first_class(sampled_logits(states, items, target, negatives, len(items)))

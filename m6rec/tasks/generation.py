@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,27 +60,20 @@ class Task(NamedTuple):
 
 def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, seed: int = 0) -> dict[str, Task]:
     """The events `rows` of bazaar as examples of every task; "next" is what pretraining teaches."""
-    features = set(truth.words)
-    return {
-        "explanation": explanation(domain, rows, truth),
-        "design": design(domain, rows, data.items),
-        "query": query(domain, rows, features),
-        "conversation": conversation(domain, rows, features, seed),
-        "next": next_item(domain, rows),
-    }
+    made = {"explanation": explanation(domain, rows, truth), "design": design(domain, rows, data.items)}
+    made["query"] = query(domain, rows, set(truth.words))
+    return made | {"conversation": conversation(domain, rows, set(truth.words), seed), "next": next_item(domain, rows)}
 
 
 def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
     """Why an item was bought, such as "silk is your taste", by bazaar's stored causes.
 
-    Answers name a feature of the item and a cause in the prompt. Metric: FMR, whether the true feature is named (Li et
-    al. 2021, PETER).
+    Metric: FMR, whether the true feature is named (Li et al. 2021, PETER). Baseline: the first feature is the taste.
     """
-    features = set(truth.words)
-    prompts = [
-        prompt._replace(candidate=prompt.target[-1], target=("because:", _explained(domain, row, truth)))
-        for row, prompt in zip(rows, _prompts(domain, rows, 5), strict=True)
-    ]
+    features, prompts = set(truth.words), []
+    for row, prompt in zip(rows, _prompts(domain, rows, 5), strict=True):
+        target = "because:", _explained(domain, row, truth)
+        prompts.append(prompt._replace(candidate=prompt.target[-1], target=target))
     return Task(
         prompts,
         lambda answer, prompt: _claimed(prompt.target[-1], features) <= _claimed(answer, features),
@@ -96,15 +89,12 @@ def explanations(prompt: Prompt, features: Collection[str]) -> list[str]:
     return [f"{word} {cause}" for word in _noticed(prompt.candidate, features) or ["it"] for cause in causes]
 
 
-def explanation_report(
-    prompts: Sequence[Prompt], generated: Generated, features: Collection[str]
-) -> dict[str, np.ndarray | float]:
+def explanation_report(prompts: Sequence[Prompt], generated: Generated, features: Collection[str]) -> dict[str, Any]:
     """The metrics of Li et al. 2021 (PETER), and how much of an explanation is invented.
 
-    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of all features it
-    names, of the item or of an event, that are not in the prompt), fmr, cause (it names the true one), bleu, rouge.
-    Over all: fcr (features named / all features), div (mean overlap of two explanations' features, lower is better),
-    usr (share of unique sentences).
+    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of the features it
+    names that are not in the prompt), fmr, cause (it names the true one), bleu, rouge. Over all: fcr (features named /
+    all), div (mean overlap of two explanations' features, lower is better), usr (share of unique sentences).
     """
     rows, own, sentences = [], [], [" ".join(parts[:1]) for parts in generated]
     for sentence, prompt in zip(sentences, prompts, strict=True):

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -23,16 +22,16 @@ from m6rec.model.segments import SegmentNetwork
 from m6rec.train.checkpoint import version
 from m6rec.train.compress import Pruning, first_layers, student
 from m6rec.train.fit import Stage, fit, fit_once
+from m6rec.train.losses import SegmentLoss, distillation, exit_losses, relation_distillation
 
 STEPS = 50  # of one epoch, which is only what a checkpoint is kept after
 CANDIDATES = 24  # judged by one history while training
-Loss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 
 def train(
     network: SegmentNetwork,
     data: RatingWindows,
-    loss: Loss,
+    loss: SegmentLoss,
     config: Config,
     *,
     name: str,
@@ -142,78 +141,17 @@ class Variants:
         return self._once("base", start, exit_losses(), self.epochs)
 
     def _once(
-        self, name: str, start: Callable[[], SegmentNetwork], loss: Loss, epochs: int, origin: str = ""
+        self, name: str, start: Callable[[], SegmentNetwork], loss: SegmentLoss, epochs: int, origin: str = ""
     ) -> SegmentNetwork:
         if name not in self._trained:
             self._trained[name] = self._train(name, start(), loss, epochs, origin)
         return self._trained[name]
 
-    def _train(self, name: str, network: SegmentNetwork, loss: Loss, epochs: int, origin: str = "") -> SegmentNetwork:
+    def _train(
+        self, name: str, network: SegmentNetwork, loss: SegmentLoss, epochs: int, origin: str = ""
+    ) -> SegmentNetwork:
         options = {"name": name, "epochs": epochs, "origin": origin, "steps": self.steps}
         return train(network, self.data, loss, self.config, **options)
-
-
-def exit_losses(local_layers: int = 0) -> Loss:
-    """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
-
-    They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
-    """
-
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
-        there, total, sums = windows.liked >= 0, 0.0, 0.0
-        for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
-            weight = 2 * k / (network.depth * (network.depth + 1))
-            logits = step.logits[there]
-            total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
-            sums += weight
-        return {"exits": total / sums}
-
-    return loss
-
-
-def distillation(teacher: SegmentNetwork) -> Loss:
-    """The labels and the teacher's own probabilities, at the last layer."""
-
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
-        there = windows.liked >= 0
-        logits = network(windows)[there]
-        with torch.no_grad():
-            soft = teacher(windows)[there].sigmoid()
-        return {
-            "liked": F.binary_cross_entropy_with_logits(logits, windows.liked[there]),
-            "teacher": F.binary_cross_entropy_with_logits(logits, soft),
-        }
-
-    return loss
-
-
-def relation_distillation(teacher: SegmentNetwork, groups: int = 4) -> Loss:
-    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
-
-    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
-    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
-    """
-
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
-        there = (windows.source != 0).flatten(1)  # (B, S·L): the source's tokens
-        with torch.no_grad():
-            *_, goal = teacher.steps(windows)
-        *_, mine = network.steps(windows)
-        total = 0.0
-        for theirs, ours in zip(goal.cache, mine.cache, strict=True):
-            wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)
-            rows = (wanted.exp() * (wanted - said)).sum(-1).transpose(1, 2)[there]  # (B, g, n, n) -> (tokens, g)
-            total = total + rows.mean()
-        return {"relations": total / 2}
-
-    return loss
-
-
-def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
-    """Log-probabilities (B, groups, n, n) of keys or values (B, H, ≥n, D/H) of the first n tokens."""
-    x = x[:, :, : there.shape[1]].transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
-    logits = x @ x.mT / x.shape[-1] ** 0.5
-    return logits.masked_fill(~there[:, None, None, :], -1e4).log_softmax(-1)
 
 
 @torch.no_grad()

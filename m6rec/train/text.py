@@ -25,7 +25,7 @@ from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, PromptTokeni
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import checkpoint
 from m6rec.train.fit import Stage, fit
-from m6rec.train.meeting import Catalogue, meeting
+from m6rec.train.losses import Catalogue, item_contrast
 
 INFILL = 0.2  # share of the examples in which a span of the history is hidden
 SPAN = 8  # tokens of a hidden span, at most
@@ -71,13 +71,13 @@ def batch(tokens: Tokens) -> Batch:
 
 
 def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `meeting`. In nats."""
+    """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `item_contrast`. In nats."""
     begun = some.target[:, :-1]
     truth = some.target[:, 1:].masked_fill(~some.loss_mask[:, 1:], PAD)
     hidden = network(some.source, begun, logits=False).hidden[:, some.source.shape[1] :]
     there = truth != PAD  # logits are most of the work: only where there is a loss
     write = F.cross_entropy(network.logits(hidden[there]), truth[there])
-    return {"write": write, "meet": meeting(network, hidden, begun, truth, catalogue)}
+    return {"write": write, "meet": item_contrast(network, hidden, begun, truth, catalogue)}
 
 
 def examples(domains: Sequence[Domain], rng: np.random.Generator, share: float = 1.0) -> list[Prompt]:
