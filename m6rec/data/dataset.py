@@ -88,10 +88,9 @@ class Dataset:
 
         attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
         """
-        report, name = Report(strict=False), Path(path).stem.lower()
-        data = cls.from_tables(
-            readers.sequences(Path(path), report, attributes and Path(attributes)), report, name=name
-        )
+        report, path = Report(strict=False), Path(path)
+        name, attributes = path.stem.lower(), attributes and Path(attributes).absolute()
+        data = cls.from_tables(readers.sequences(path.parent, report, path.name, attributes), report, name=name)
         report.warn(name)
         return data
 

@@ -22,9 +22,11 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
 img, svg { max-width: 100%; height: auto; background: #fff; } section img { max-width: 20rem; }
-pre, table { overflow-x: auto; font-size: .85rem; } .highlight { background: #f5f6f8; } a.anchor-link { display: none; }
+pre, table { overflow-x: auto; font-size: .85rem; } .highlight { background: #f5f6f8; color: #000; }
+a.anchor-link { display: none; }
 @media (prefers-color-scheme: dark) {
-  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; } .highlight { filter: invert(.9); }
+  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; }
+  .highlight { filter: invert(.9) hue-rotate(180deg); }
 }
 """
 HEADLINES = 3  # of a notebook's figures that stand beside its picture
@@ -57,7 +59,7 @@ def build(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict]
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
             _write(folder / f"{stem}.html", title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
             picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
-        state = f"{done.seconds:.0f} s · {headlines(done)}" if done.ok else f"✗ {done.error}"
+        state = f"{done.seconds:.0f} s  {headlines(done)}" if done.ok else f"✗ {done.error}"
         heading = f'<h2><a href="{stem}.html">{escape(title)}</a></h2>'
         parts.append(f"<section>{heading}<p>{escape(state)}</p>{picture}</section>")
     parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
@@ -68,7 +70,7 @@ def build(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict]
 def headlines(done: Execution) -> str:
     """The first figures that a notebook of a run has recorded."""
     figures = [*recorded(done.path.with_suffix(".json")).values()][:HEADLINES]
-    return " · ".join(f"{figure.label or figure.name} {figure}" for figure in figures)
+    return " · ".join(f"{figure.name} {figure} {figure.label}".strip() for figure in figures)
 
 
 def _write(path: Path, title: str, body: str, style: str = "") -> None:
