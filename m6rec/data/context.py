@@ -263,10 +263,10 @@ class UserHistory(NamedTuple):
         return cls(item, value.to_numpy(dtype=float)[order], time, texts)
 
 
-def encode_now(
-    fields: Fields, past: UserHistory, request: Mapping[str, object] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One user now, by the same rules: codes of values (T,), of gaps (T,) and of the request (R,).
+def user_context(
+    fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
+) -> Context:
+    """One user now, by the same rules (B = Q = 1): the last `length` events, and profile codes (C,).
 
     The request is derived as if it were one more event. InputError for a time before the last event.
     """
@@ -274,14 +274,16 @@ def encode_now(
     now = np.nan if moment is None else float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
     if past.time is not None and size and now < past.time[-1]:
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    derived = derive(
-        np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1) == 0
-    )
-    gaps, last = derived["gap"][:-1], {name: values[-1] for name, values in derived.items()}
+    time = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now)
+    derived = derive(time, np.arange(size + 1) == 0)
+    last = {name: values[-1] for name, values in derived.items()}
     if field := fields.tastes:
         rows = np.arange(len(past.texts) + 1)  # the last stands for the request
         last["tastes"] = _tastes(field, field.words([*past.texts, ""]), rows, rows == 0)[-1]
-    return fields.value.encode(past.value), fields.gap.encode(gaps), fields.typed_request(request, last)
+    history = [past.item, fields.value.encode(past.value), fields.gap.encode(derived["gap"][:-1])]
+    history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
+    columns = (*history, profile, fields.typed_request(request, last)[None], [min(size, length)])
+    return Context(*(torch.tensor(column)[None] for column in columns))
 
 
 def _stack(codes: list[np.ndarray], rows: int) -> np.ndarray:
