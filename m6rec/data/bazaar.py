@@ -118,7 +118,7 @@ class Market:
 
 
 class BayesOptimal:
-    """Ranks by sum over causes of p(cause) p(item | cause), with true places and tastes: no model is better but by luck.
+    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck.
 
     It knows what is known before the event (taste, history, request), never the cause.
     """
