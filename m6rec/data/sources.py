@@ -104,9 +104,9 @@ def files(name: str) -> tuple[Path, Route]:
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     with FileLock(folder / ".lock"):  # several processes may start on an empty cache
+        if route := _cached(source.routes, folder):
+            return folder, route
         for route in source.routes:
-            if cached := _cached(source.routes, folder):
-                return folder, cached
             if sys.stderr.isatty():
                 print(f"{name} ({source.terms}): fetching from {route.address}", file=sys.stderr)
             try:
