@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from m6rec.config import pick_device
 from m6rec.data.ratings import Ratings
+from m6rec.train.fit import train_epoch
 
 
 class ItemMean:
@@ -68,14 +69,14 @@ class DIN:
         self.features = np.ascontiguousarray(ratings.features[:, skipped:])
         self.network, self.log = DINNetwork(ratings, self.features.shape[1], self.width).to(pick_device()), []
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
+
+        def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
+            truth = torch.from_numpy(ratings.liked[batch]).float().to(network.genres.device)
+            return {"liked": F.binary_cross_entropy_with_logits(network(*self._inputs(batch)), truth)}
+
         for _ in range(self.epochs):
-            self.network.train()
-            for batch in np.array_split(rng.permutation(rows), max(1, len(rows) // 128)):
-                truth = torch.from_numpy(ratings.liked[batch]).float().to(self.network.genres.device)
-                loss = F.binary_cross_entropy_with_logits(self.network(*self._inputs(batch)), truth)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            batches = np.array_split(rng.permutation(rows), max(1, len(rows) // 128))
+            train_epoch(self.network, optimizer, batches, losses)
             self.network.eval()
             self.log.append(float(roc_auc_score(ratings.liked[ratings.valid], self.scores(ratings.valid))))
             if self.log[-1] == max(self.log):

@@ -85,7 +85,6 @@ class Sequential:
             batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
             losses=lambda network, batch, rng: {"next": self._next(network, batch)},
             validate=validate,
-            weights={},
         )
         return self.network, stage, self.config
 
