@@ -19,7 +19,7 @@ from m6rec.model import masks
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import adapt
 from m6rec.train.adapt import METHODS, Classifier, Examples
-from m6rec.train.plain import Backbone
+from m6rec.train.text import Backbone
 
 CLASSES = ("disliked", "liked")
 WIDTH = 32

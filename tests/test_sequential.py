@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fixtures import small_data
 
 from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, Tiger
-from m6rec.baselines.tiger import TigerNetwork, Trie, generate, semantic_ids
+from m6rec.baselines.tiger import TigerNetwork, generate, semantic_ids, trie
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
@@ -226,9 +226,13 @@ def test_a_beam_finds_as_many_allowed_items_as_it_is_wide_and_no_other(branching
 
 
 def test_a_trie_has_a_node_for_every_prefix(branching):
-    trie, digits = Trie.of(branching.digits), branching.digits.numpy()
-    assert [len(level) for level in trie.digit] == [len(np.unique(digits[:, : g + 1], axis=0)) for g in range(4)]
-    assert len(trie.digit[-1]) == 90 and sorted(trie.order.tolist()) == list(range(90))
+    levels, digits = trie(branching.digits), branching.digits.numpy()
+    for level, (digit, parent, node) in enumerate(levels):
+        prefixes = np.unique(digits[:, : level + 1], axis=0)
+        assert len(digit) == len(parent) == len(prefixes) and (digit[node].numpy() == digits[:, level]).all()
+        if level:
+            assert (parent[node] == levels[level - 1][2]).all()
+    assert sorted(levels[-1][2].tolist()) == list(range(90))
 
 
 def test_tiger_closes_what_was_seen_unless_it_is_unmasked(fitted, data):

@@ -24,7 +24,6 @@ import platformdirs
 import pooch
 from filelock import FileLock
 
-from m6rec.cache import whole
 from m6rec.data import readers
 from m6rec.data.dataset import Dataset
 from m6rec.data.schema import Frames, Report
@@ -32,6 +31,7 @@ from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
+COMMANDS = {"pip": [sys.executable, "-m", *PIP.split()], "deb": ["apt-get", "--quiet", "download"]}  # for addresses
 
 
 class Route(NamedTuple):
@@ -48,23 +48,21 @@ class Source(NamedTuple):
     routes: tuple[Route, ...] = ()
     read: Callable[[Path, Report], Frames] | None = None
     megabytes: float | None = None  # what the first route fetches, where that is known
+    shipped: str = ""  # the folder of one that comes with m6rec
 
 
-class Unreachable(Exception):
-    """A route gave no file; the message says why."""
-
-
-class Damaged(Unreachable):
+class Damaged(OSError):
     """A route gave a file that is not the one that is known."""
 
 
-def _source(terms: str, routes: Sequence = (), reader: str = "", options: dict | None = None, megabytes=None) -> Source:
-    read = partial(getattr(readers, reader), **(options or {})) if reader else None
-    return Source(terms, tuple(Route(**route) for route in routes), read, megabytes)
-
-
-TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-SOURCES = {name: _source(**entry) for name, entry in TABLE.items()}
+SOURCES = {
+    name: Source(
+        read=partial(getattr(readers, entry.pop("reader")), **entry.pop("options", {})) if "reader" in entry else None,
+        routes=tuple(Route(**route) for route in entry.pop("routes", ())),
+        **entry,
+    )
+    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+}
 
 
 def home() -> Path:
@@ -81,11 +79,11 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
-    if name == "fashion-mnist":
-        raise InputError("fashion-mnist holds photographs and no events; use m6rec.data.photographs().")
-    folder, _ = files(name) if SOURCES[name].routes else (None, None)
-    report = Report(strict=False)
-    data = Dataset.from_tables(SOURCES[name].read(folder, report), report, name=name, ties=ties, seed=seed)
+    source, report = SOURCES[name], Report(strict=False)
+    if not source.read:
+        raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
+    folder = readers.shipped(source.shipped) if source.shipped else files(name)[0]
+    data = Dataset.from_tables(source.read(folder, report), report, name=name, ties=ties, seed=seed)
     report.warn(name)
     return data
 
@@ -97,64 +95,31 @@ def describe() -> pd.DataFrame:
 
 
 def files(name: str) -> tuple[Path, Route]:
-    """The folder of a source's files, fetched into it first if need be, and the route whose files they are."""
-    folder = home() / "data" / name
-    return folder, _cached(SOURCES[name], folder) or _fetch(name, SOURCES[name], folder)
-
-
-def _cached(source: Source, folder: Path) -> Route | None:
-    """The first route whose files are all in the folder; InputError if one of them is damaged."""
-    for route in source.routes:
-        if all((folder / file).exists() for file in route.files):
-            for file, sha256 in route.files.items():
-                _check(folder / file, sha256)
-            return route
-    return None
-
-
-def _first_seen(path: Path) -> tuple[Path, str | None]:
-    """Where the hash of a file without a published one is written down, and that hash, once it is."""
-    note = path.with_name(path.name + ".sha256")  # as `sha256sum --check` reads it
-    words = note.read_text().split() if note.exists() else []
-    return note, words[0] if words else None
-
-
-def _check(path: Path, sha256: str) -> None:
-    """InputError unless the file has its published hash, or the one that it had when it was first seen."""
-    actual, (note, seen) = pooch.file_hash(path), _first_seen(path)
-    if actual != (sha256 or seen or actual):
-        first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
-        raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
-    if not sha256 and not seen:
-        with contextlib.suppress(OSError), whole(note) as new:  # a cache that only others may write to can be read
-            new.write_text(f"{actual}  {path.name}\n")
-
-
-def _fetch(name: str, source: Source, folder: Path) -> Route:
-    """The first route that gives all its files, which are then in the folder."""
+    """The folder of a source's files and the first route that gives them all, fetched into it if need be."""
+    source, folder, problems = SOURCES[name], home() / "data" / name, []
+    if route := _cached(source.routes, folder):
+        return folder, route
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
-    problems: list[Unreachable] = []
     with FileLock(folder / ".lock"):  # several processes may start on an empty cache
-        if cached := _cached(source, folder):
-            return cached
         for route in source.routes:
+            if cached := _cached(source.routes, folder):
+                return folder, cached
             if sys.stderr.isatty():
                 print(f"{name} ({source.terms}): fetching from {route.address}", file=sys.stderr)
             try:
-                for file, sha256 in route.files.items():
+                for file in route.files:
                     if not (folder / file).exists():
-                        _place(route.address, folder, file, sha256)
-                    _check(folder / file, sha256)
-            except Unreachable as problem:
+                        _fetch(route, folder, file)
+            except OSError as problem:
                 problems.append(problem)
                 continue
             for problem in problems:
                 if isinstance(problem, Damaged):
-                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=4)
-            return route
+                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=3)
+            return folder, _cached([route], folder)
     first = source.routes[0]
     raise InputError(
         f"{name} cannot be had: {'; '.join(map(str, problems))}. Put {' and '.join(first.files)} from {first.address} "
@@ -162,11 +127,33 @@ def _fetch(name: str, source: Source, folder: Path) -> Route:
     )
 
 
-def _place(address: str, folder: Path, file: str, sha256: str) -> None:
-    """Fetch one file with pooch, which gives it its name only when it is whole and has the expected hash."""
-    mirror, (note, seen) = os.environ.get("M6REC_MIRROR"), _first_seen(folder / file)
+def _cached(routes: Sequence[Route], folder: Path) -> Route | None:
+    """The first route whose files are all in the folder; InputError if one of them is damaged."""
+    route = next((route for route in routes if all((folder / file).exists() for file in route.files)), None)
+    for file, sha256 in route.files.items() if route else ():
+        path, (note, seen) = folder / file, _first_seen(folder / file)
+        actual = pooch.file_hash(path)
+        if actual != (sha256 or seen or actual):
+            first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
+            raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
+        if not sha256 and not seen:
+            with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
+                note.write_text(f"{actual}  {path.name}\n")  # as `sha256sum --check` reads it
+    return route
+
+
+def _first_seen(path: Path) -> tuple[Path, str | None]:
+    """Where the hash of a file without a published one is written down, and that hash, once it is."""
+    note = path.with_name(f"{path.name}.sha256")
+    return note, next(iter(note.read_text().split()), None) if note.exists() else None
+
+
+def _fetch(route: Route, folder: Path, file: str) -> None:
+    """Fetch a file with pooch, which gives it its name only when it is whole and has the expected hash; or OSError."""
+    mirror, sha256, (note, seen) = os.environ.get("M6REC_MIRROR"), route.files[file], _first_seen(folder / file)
     copy = Path(mirror or "").expanduser() / folder.name / file
-    origin = str(copy) if mirror and copy.exists() else address + (file if address.startswith("http") else "")
+    web = route.address + (file if route.address.startswith("http") else "")
+    origin = str(copy) if mirror and copy.exists() else web
     pooch.get_logger().setLevel("WARNING")
     registry = pooch.create(folder, "", registry={file: sha256 or seen}, urls={file: origin}, retry_if_failed=1)
     try:
@@ -174,38 +161,28 @@ def _place(address: str, folder: Path, file: str, sha256: str) -> None:
     except ValueError:
         change = f"has changed since it was first fetched; delete {note} to take it anew"
         raise Damaged(f"{origin} {f'is damaged (its SHA-256 is not {sha256[:12]}…)' if sha256 else change}") from None
-    except OSError as error:
-        raise Unreachable(f"{origin} does not answer ({error})") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(getattr(error.args[0], "reason", error) if error.args else error)
+        raise OSError(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
     """Bring a file from the web, a package index, an archive of packages, or a mirror into `part`."""
     kind, _, what = origin.partition(":")
     [file] = registry.registry
-    commands = {"pip": [sys.executable, "-m", *PIP.split(), what], "deb": ["apt-get", "--quiet", "download", what]}
-    if kind in commands:
-        tool = {"pip": "pip download", "deb": "apt-get download"}[kind]
-        if not shutil.which(commands[kind][0]):
-            raise Unreachable(f"there is no apt-get here to download {what}")
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run(commands[kind], cwd=folder, capture_output=True, text=True, timeout=120)
-            except subprocess.TimeoutExpired:
-                raise Unreachable(f"{tool} {what} took more than two minutes") from None
-            if not (Path(folder) / file).exists():
-                reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
-                raise Unreachable(f"{tool} {what} failed ({reason})")
-            shutil.move(Path(folder) / file, part)
-    elif kind in ("http", "https"):
+    if kind in ("http", "https"):
         # Some hosts turn Python's own name away; a compressed answer would have another hash.
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
-        get = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT, headers=headers)
-        try:
-            get(origin, part, registry)
-        except OSError as error:
-            if "IncompleteRead" in str(error):
-                raise  # pooch tries once more
-            reason = str(getattr(error.args[0], "reason", error) if error.args else error)
-            raise Unreachable(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
-    else:
+        pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 16, timeout=TIMEOUT, headers=headers)(origin, part, registry)
+    elif kind not in COMMANDS:
         shutil.copyfile(origin, part)
+    elif not shutil.which(COMMANDS[kind][0]):
+        raise OSError(f"there is no {COMMANDS[kind][0]} here to download it")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [*COMMANDS[kind], what]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            if not (Path(folder) / file).exists():
+                reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
+                raise OSError(f"{kind} download: {reason}")
+            shutil.move(Path(folder) / file, part)

@@ -12,7 +12,7 @@ from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, PromptTokenizer, pad
 from m6rec.errors import InputError
 from m6rec.model.network import Network
-from m6rec.train.plain import SOURCE, Backbone
+from m6rec.train.text import SOURCE, Backbone
 
 CHUNK = 64  # texts that are written together
 Trie = dict  # token -> Trie; SEP leads back to None, where [EOS] follows

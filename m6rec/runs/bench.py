@@ -21,15 +21,8 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.data.text import clean
-from m6rec.evaluate import (
-    CachedScorer,
-    Ensemble,
-    Interpolation,
-    compare,
-    coordinate_ascent,
-    evaluate,
-    validation_ndcg,
-)
+from m6rec.evaluate import compare, evaluate
+from m6rec.evaluate.blend import CachedScorer, Ensemble, Interpolation, coordinate_ascent, validation_ndcg
 from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec

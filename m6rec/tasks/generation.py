@@ -20,7 +20,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
 from m6rec.generate.text import write
-from m6rec.train.plain import Backbone
+from m6rec.train.text import Backbone
 
 Generated = Sequence[Sequence[str]]  # the segments that were generated, for each prompt
 CITED = 4  # words by which an explanation names an event

@@ -22,7 +22,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model.text_model import TextTransformer
 from m6rec.tasks.zero_shot import DotProduct
-from m6rec.train.plain import Backbone, teach
+from m6rec.train.text import Backbone, fine_tune
 
 # Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
 PASSES, SCRATCH_RATE = 10, 3e-3
@@ -164,4 +164,4 @@ def few_shot(backbone: Backbone, out: HeldOut, count: int, *, scratch: bool = Fa
         torch.manual_seed(seed)
         network = TextTransformer(backbone.config, len(backbone.tokenizer))
         backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
-    return teach(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))
+    return fine_tune(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))

@@ -17,7 +17,7 @@ from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.splits import Targets
 from m6rec.data.text import PAD, Prompt, pad
 from m6rec.train import losses
-from m6rec.train.plain import SOURCE, Backbone
+from m6rec.train.text import SOURCE, Backbone
 
 CANDIDATES_CHUNK = 512
 USERS_CHUNK = 64

@@ -24,7 +24,7 @@ from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
-from m6rec.train import plain
+from m6rec.train import text
 from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit, fit_once
 
@@ -70,7 +70,7 @@ def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequen
     The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
     nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
     """
-    tokens = tokenizer.encode(texts, plain.SOURCE, plain.TARGET)
+    tokens = tokenizer.encode(texts, text.SOURCE, text.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
@@ -166,7 +166,7 @@ class Classifier(nn.Module):
 
 
 def adapt(
-    made: plain.Backbone,
+    made: text.Backbone,
     method: str,
     taught: Examples,
     classes: Sequence[str],
@@ -202,8 +202,7 @@ def adapt(
         epochs=1,
         batches=batches,
         losses=lambda net, some, rng: {"class": F.cross_entropy(net(some.source, some.target), some.labels)},
-        validate=lambda net: 0.0,  # the end is what is kept
-        weights={},
+        keep="last",
     )
     rate = METHODS[method][n > FEW]
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
@@ -215,7 +214,7 @@ def adapt(
 
 
 @torch.no_grad()
-def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
+def options_of(made: text.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     each = torch.eye(made.config.width, device=made.network.device)
     words = made.network.logits(each).T  # (V, D): what a state is multiplied with
@@ -243,10 +242,10 @@ def _check(method: str, taught: Examples, classes: int) -> None:
     if (counts[:classes] == 0).any():
         raise InputError(f"class {int(np.argmin(counts[:classes]))} has no example: give each class at least one.")
     prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
-    if prompts + _longest(taught.source) > plain.SOURCE:
+    if prompts + _longest(taught.source) > text.SOURCE:
         raise InputError(
             f"{prompts} soft prompts and a source of {_longest(taught.source)} tokens are longer than the context of "
-            f"{plain.SOURCE}: render a shorter history, or have fewer classes."
+            f"{text.SOURCE}: render a shorter history, or have fewer classes."
         )
 
 

@@ -4,6 +4,7 @@
 - digits of the semantic ID: the true path, and distillation from the dense head
 - item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE)
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
+- segment network: the labels at every exit, distillation of logits and of relations
 
 Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
 config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
@@ -12,7 +13,7 @@ config's weights. Targets of -1 count nowhere, and items outside the training se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +30,11 @@ from m6rec.data.context import EventCodes
 from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
+from m6rec.data.ratings import Windows
 from m6rec.data.splits import Split
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
 from m6rec.model.network import Network
+from m6rec.model.segments import SegmentNetwork
 from m6rec.model.text_model import TextTransformer
 from m6rec.model.tree import Tree
 
@@ -43,6 +46,9 @@ ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of the items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
+
+
+SegmentLoss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 
 class Stream(NamedTuple):
@@ -394,3 +400,66 @@ def _token_key(tokens: Tensor) -> Tensor:
     """Pseudo-random 64-bit keys of tokens, 0 for padding; a bag's key is their sum (mixing as in splitmix64)."""
     key = tokens * -7046029254386353131
     return (key ^ (key >> 31)) * -4658895280553007687
+
+
+def exit_losses(local_layers: int = 0) -> SegmentLoss:
+    """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
+
+    They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
+    """
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there, total, sums = windows.liked >= 0, 0.0, 0.0
+        for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
+            weight = 2 * k / (network.depth * (network.depth + 1))
+            logits = step.logits[there]
+            total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
+            sums += weight
+        return {"exits": total / sums}
+
+    return loss
+
+
+def distillation(teacher: SegmentNetwork) -> SegmentLoss:
+    """The labels and the teacher's own probabilities, at the last layer."""
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there = windows.liked >= 0
+        logits = network(windows)[there]
+        with torch.no_grad():
+            soft = teacher(windows)[there].sigmoid()
+        return {
+            "liked": F.binary_cross_entropy_with_logits(logits, windows.liked[there]),
+            "teacher": F.binary_cross_entropy_with_logits(logits, soft),
+        }
+
+    return loss
+
+
+def relation_distillation(teacher: SegmentNetwork, groups: int = 4) -> SegmentLoss:
+    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
+
+    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
+    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
+    """
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there = (windows.source != 0).flatten(1)  # (B, S·L): the source's tokens
+        with torch.no_grad():
+            *_, goal = teacher.steps(windows)
+        *_, mine = network.steps(windows)
+        total = 0.0
+        for theirs, ours in zip(goal.cache, mine.cache, strict=True):
+            wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)
+            rows = (wanted.exp() * (wanted - said)).sum(-1).transpose(1, 2)[there]  # (B, g, n, n) -> (tokens, g)
+            total = total + rows.mean()
+        return {"relations": total / 2}
+
+    return loss
+
+
+def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
+    """Log-probabilities (B, groups, n, n) of keys or values (B, H, ≥n, D/H) of the first n tokens."""
+    x = x[:, :, : there.shape[1]].transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
+    logits = x @ x.mT / x.shape[-1] ** 0.5
+    return logits.masked_fill(~there[:, None, None, :], -1e4).log_softmax(-1)

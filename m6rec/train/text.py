@@ -6,8 +6,6 @@ The same backbone serves every domain that it is given; it is trained once for i
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +18,12 @@ from torch import Tensor, nn
 
 from m6rec import cache
 from m6rec.config import Config, pick_device
+from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.sources import home
 from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, PromptTokenizer, Tokens
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import checkpoint
-from m6rec.train.company import company
 from m6rec.train.fit import Stage, fit
 from m6rec.train.losses import Catalogue, item_contrast
 
@@ -128,12 +126,11 @@ def stage(texts: Sequence[Domain], tokenizer: PromptTokenizer, config: Config, w
         return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     return Stage(
-        name="plain",
+        name="text",
         epochs=config.pretrain_epochs,
         batches=batches,
         losses=lambda network, some, rng: losses(network, some, catalogue),
         validate=validate,
-        weights={},
     )
 
 
@@ -155,13 +152,13 @@ def pretrain(domains: Sequence[Domain], config: Config, whole: bool = False, **o
     torch.manual_seed(config.seed)
     network = TextTransformer(config, len(tokenizer))
     with torch.no_grad():
-        start = company(domains, tokenizer, config.width, config.seed)
+        start = cooccurrence_init(domains, tokenizer, config.width, config.seed)
         network.tokens.weight[len(PROMPT_SPECIAL) :] = start[len(PROMPT_SPECIAL) :]
     fit(network, stage(domains, tokenizer, config, whole), config, **options)
     return Backbone(network.eval(), tokenizer, config, key(domains, config, whole))
 
 
-def teach(
+def fine_tune(
     made: Backbone,
     texts: Sequence[Prompt],
     epochs: int = 1,
@@ -186,18 +183,16 @@ def teach(
         both = losses(network, some, catalogue)
         return both if catalogue else {"write": both["write"]}
 
-    counted = itertools.count()  # each epoch counts as better than the one before: the last one is kept
-    fit(network, Stage("teach", epochs, batches, loss, lambda network: float(next(counted)), {}), settings)
-    words = f"{made.key}{rate}{epochs}{seed}{[str(text) for text in texts]}{'' if items is None else sorted(items)}"
-    taught = hashlib.sha256(words.encode())
-    return Backbone(network.eval(), made.tokenizer, settings, taught.hexdigest()[:12])
+    fit(network, Stage("fine_tune", epochs, batches, loss, keep="last"), settings)
+    known = cache.key(made.key, settings.fingerprint, *texts, *sorted(items or ()), code=(fine_tune,))
+    return Backbone(network.eval(), made.tokenizer, settings, known)
 
 
 def cached(domains: Sequence[Domain], config: Config, seed: int | None = None, whole: bool = False) -> Backbone:
     """The kept backbone of these texts, config and code, or a new one that is then kept; says which of the two."""
     if seed is not None:
         config = Config(**{**config.to_dict(), "seed": seed})
-    folder = home() / "models" / f"plain-{key(domains, config, whole)}"
+    folder = home() / "models" / f"text-{key(domains, config, whole)}"
     work = folder.with_name(folder.name + "-training")
 
     def make() -> Backbone:
