@@ -16,7 +16,7 @@ from torch import Tensor
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, features, text
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, user_context
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import FILE_MODALITIES, Features
@@ -147,13 +147,12 @@ class M6Rec:
         there is of timestamp and value. request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …}
         stands for hour, weekday and every derived feature. The source document's section 3.3.1.
         """
-        past, length = self._history(user, history), self.config.history
-        value, gap, now = encode_now(self.fields, past, request)
+        past = self._history(user, history)
         if user is None or profile is not None:
-            known = self.fields.typed_profile(profile)
+            codes = self.fields.typed_profile(profile)
         else:
-            known = self.codes.profile[int(self.data.user_codes([user])[0])]
-        return batches.user_context(past.item[-length:], value[-length:], gap[-length:], known, now)
+            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
+        return user_context(self.fields, past, request, codes, self.config.history)
 
     def _history(self, user: object, history: Sequence[object] | pd.DataFrame | None) -> UserHistory:
         if user is None and history is None:

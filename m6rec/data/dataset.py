@@ -1,8 +1,7 @@
 """The Dataset: items, users and events as tables whose row numbers are the codes that the models use.
 
-Raw ids are what the outside world says (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time
-order, so that one user's history is one slice. Splits and targets are in `splits.py`, the checks of raw frames in
-`schema.py`.
+Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order, so that
+one user's history is one slice.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ class Dataset:
         if ties == "random":
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
-        offsets = _offsets(events["user"].to_numpy(), len(users))
+        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
         return cls(name, timed, items, users, events, offsets, tables.media, report.table())
 
     @property
@@ -166,20 +165,17 @@ class Dataset:
         return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     @cached_property
-    def _item_ids(self) -> lookup.Ids:
-        return lookup.Ids(self.items["item_id"], "item", self.name)
-
-    @cached_property
-    def _user_ids(self) -> lookup.Ids:
-        return lookup.Ids(self.users["user_id"], "user", self.name)
-
-    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw item ids, given as they are or as text; InputError names an unknown one."""
-        return self._item_ids.codes(raw_ids)
+    def _ids(self) -> tuple[lookup.Ids, lookup.Ids]:
+        users, items = lookup.Ids(self.users["user_id"], "user", self.name), self.items["item_id"]
+        return users, lookup.Ids(items, "item", self.name)
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return self._user_ids.codes(raw_ids)
+        return self._ids[0].codes(raw_ids)
+
+    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
+        """The same of raw item ids."""
+        return self._ids[1].codes(raw_ids)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -266,7 +262,7 @@ class Dataset:
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> Dataset:
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
-        return replace(new, offsets=_offsets(new.events["user"], new.n_users))
+        return replace(new, offsets=np.searchsorted(new.events["user"], np.arange(new.n_users + 1)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -277,9 +273,8 @@ class Dataset:
                 digest.update(json.dumps([column, len(frame)]).encode())
                 digest.update(_column_bytes(frame[column]))
         if self.media:
-            digest.update(
-                self.media.fingerprint(name for kind in FILE_MODALITIES for name in self._files(kind)).encode()
-            )
+            names = (name for modality in FILE_MODALITIES for name in self._files(modality))
+            digest.update(self.media.fingerprint(names).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -288,10 +283,6 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
-
-
-def _offsets(users: np.ndarray, n_users: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))]).astype(np.int64)
 
 
 def _column_bytes(column: pd.Series) -> bytes:

@@ -151,7 +151,7 @@ class Ratings(RatedEvents):
     def pretraining(self, users: float = 1.0) -> RatingDomain:
         """The training events of three users in four, or of a share of these: the others' are labelled examples."""
         read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
-        return self.words.only(read)._replace(name=f"{self.data.name}, what three people in four said")
+        return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")
 
     def drawn(self, seed: int) -> np.ndarray:
         """The training examples of the users whom pretraining has not read, in a drawn order."""
