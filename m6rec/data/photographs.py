@@ -13,7 +13,6 @@ from m6rec.data import image, sources
 from m6rec.errors import InputError
 
 NAMES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PARTS = {"train": "train", "test": "t10k"}
 HELD_OUT = 0.2  # of bazaar's photographs
 
 
@@ -36,28 +35,26 @@ def photographs(n: int | None = None, part: str = "train", source: str = "fashio
     source: "fashion-mnist" (60,000 and 10,000; fetched once, 31 MB) or "bazaar" (about 1,300 and 300 of them, which
     come with m6rec; the parts share no photograph). InputError if it cannot be had, or for an unknown name.
     """
-    if part not in PARTS:
-        raise InputError(f"part={part!r} is unknown; use {' or '.join(map(repr, PARTS))}.")
     readers = {"fashion-mnist": _fashion_mnist, "bazaar": _bazaar}
-    if source not in readers:
-        raise InputError(f"source={source!r} has no photographs; use {' or '.join(map(repr, readers))}.")
+    for name, value, known in (("part", part, ("train", "test")), ("source", source, readers)):
+        if value not in known:
+            raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
     images, labels = readers[source](part)
     return Photographs(images[:n], labels[:n], NAMES)
 
 
 def _fashion_mnist(part: str) -> tuple[np.ndarray, np.ndarray]:
     folder, route = sources.files("fashion-mnist")
-    names = [f"{PARTS[part]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    names = [f"{'t10k' if part == 'test' else part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     if names[0] in route.files:
         raw = [(folder / name).read_bytes() for name in names]
     else:  # Debian's package: an ar archive with headers of 60 bytes, name first, size at 48, and in it a tar archive
-        package = (folder / next(iter(route.files))).read_bytes()
-        start = package.find(b"data.tar")
-        if start < 0:
-            raise InputError(f"{folder / next(iter(route.files))} has no data.tar; delete it and load again.")
-        size = int(package[start + 48 : start + 58])
-        with tarfile.open(fileobj=io.BytesIO(package[start + 60 : start + 60 + size])) as data:
-            raw = [data.extractfile(f"./usr/share/datasets/fashion-mnist/{name}").read() for name in names]
+        [file] = route.files
+        _, found, data = (folder / file).read_bytes().partition(b"data.tar")
+        if not found:
+            raise InputError(f"{folder / file} has no data.tar; delete it and load again.")
+        with tarfile.open(fileobj=io.BytesIO(data[52 : 52 + int(data[40:50])])) as tar:
+            raw = [tar.extractfile(f"./usr/share/datasets/fashion-mnist/{name}").read() for name in names]
     images, labels = (np.frombuffer(gzip.decompress(x), np.uint8, offset=n) for x, n in zip(raw, (16, 8), strict=True))
     return images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64)
 
@@ -66,9 +63,8 @@ def _bazaar(part: str) -> tuple[np.ndarray, np.ndarray]:
     """Bazaar's garments: a photograph that several items show is met once, so that none is in both parts."""
     data = sources.load("bazaar")
     items = data.items.dropna(subset="image").drop_duplicates("image")
-    items = items.iloc[np.random.default_rng(0).permutation(len(items))]
-    held_out = round(HELD_OUT * len(items))
-    items = items[:held_out] if part == "test" else items[held_out:]
+    order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
+    items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
     pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
     labels = np.array([NAMES.index(category) for category in items["category"]])
     return (pixels * 255).round().astype(np.uint8), labels

@@ -227,20 +227,19 @@ def movielens(folder: Path, report: Report, archives: dict[str, list], occupatio
 def sequences(
     folder: Path, report: Report, file: str, attributes: str | Path | None = None, noun: str = "item"
 ) -> Frames:
-    """A text file with a user number and item numbers, in time order, on each line; Amazon 2014 as S3-Rec has it.
+    """A line for each user: its number, and item numbers in time order. Amazon 2014 as S3-Rec has it.
 
-    attributes: a JSON file of item number -> list of attribute numbers, which become the items' texts. noun: what an
-    item is called in its title.
+    attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
     """
 
     def parse(line: str) -> list | None:
-        user, *items = map(int, line.split()) if re.fullmatch(r"[0-9]+(\s+[0-9]+)+", line) else [0]
+        user, *items = map(int, line.split()) if re.fullmatch(r"[0-9]{1,18}(\s+[0-9]{1,18})+", line) else [0]
         return [user, items] if items else None
 
     problem = "is no user number with item numbers behind it"
     rows = _lines(folder / file, "interactions", report, problem, ["user_id", "item_id"], parse)
     if rows.empty:
-        raise InputError(f"{file} needs lines of a user number and item numbers, parted by spaces, and has none.")
+        raise InputError(f"{file} has no line of a user number and item numbers, parted by spaces; give at least one.")
     events = rows.explode("item_id").astype(np.int64).assign(action="review")
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
     names = items["item_id"].astype("str")
@@ -249,13 +248,9 @@ def sequences(
         try:
             lists = json.loads((folder / attributes).read_bytes())
             items["text"] = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
-        except OSError as error:
-            raise InputError(
-                f"{error.filename} cannot be read ({error.strerror}); name a file that is there."
-            ) from None
-        except (ValueError, TypeError, AttributeError):
-            need = "one JSON object of item number -> list of attribute numbers"
-            raise InputError(f"{folder / attributes} needs {need}; mend it or load it again.") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            fix = "give one JSON object of item number -> list of attribute numbers"
+            raise InputError(f"{folder / attributes} cannot be read ({error}); {fix}.") from None
     return Frames(items, None, events)
 
 
@@ -273,9 +268,8 @@ def amazon_2023(folder: Path, report: Report, category: str) -> Frames:
     items = _objects(folder / f"meta_categories/meta_{category}.jsonl.gz", "items", report, PRODUCT)
     ids, address = items["parent_asin"].replace("", None), [*map(_address, items["images"])]
     title, text = _joined(items, ["title"]), _joined(items, list(PRODUCT)[1:-1])
-    items = pd.DataFrame(
-        {"item_id": ids, "title": title.fillna(ids), "text": text.fillna(ids), "image_address": address}
-    )
+    items = pd.DataFrame({"item_id": ids, "title": title.fillna(ids), "text": text.fillna(ids)})
+    items["image_address"] = address
     events = _objects(folder / f"review_categories/{category}.jsonl.gz", "interactions", report, REVIEW)
     events.columns = ["user_id", "item_id", "timestamp", "value"]
     stems = [PurePosixPath(path or "").stem for path in address]
@@ -307,9 +301,15 @@ def microlens(folder: Path, report: Report) -> Frames:
     """MicroLens-100K: short videos with titles (item,title) and covers, and who commented (user,item,timestamp)."""
 
     def parse(line: str) -> tuple | None:
-        found = re.fullmatch(r"([0-9]+)\s*,(.*)", line)  # a title may hold commas without quotes
+        found = re.fullmatch(r"([0-9]{1,18})\s*,(.*)", line)  # a title may hold commas without quotes
         title = " ".join(found[2].strip('" ').split()) if found else ""
-        return (int(found[1]), title or f"Video {int(found[1])}", title) if found else () if "item," in line else None
+        return (
+            (int(found[1]), title or f"Video {int(found[1])}", title)
+            if found
+            else ()
+            if line.startswith("item,")
+            else None
+        )
 
     problem, columns = "is no item number with a title behind it", ["item_id", "title", "text"]
     items = _lines(folder / "MicroLens-100k_title_en.csv", "items", report, problem, columns, parse)

@@ -31,7 +31,7 @@ from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
-COMMANDS = {"pip": [sys.executable, "-m", *PIP.split()], "deb": ["apt-get", "--quiet", "download"]}
+COMMANDS = {"pip": [sys.executable, "-m", *PIP.split()], "deb": ["apt-get", "--quiet", "download"]}  # for addresses
 
 
 class Route(NamedTuple):
@@ -111,7 +111,8 @@ def files(name: str) -> tuple[Path, Route]:
                 print(f"{name} ({source.terms}): fetching from {route.address}", file=sys.stderr)
             try:
                 for file in route.files:
-                    _fetch(route, folder, file)
+                    if not (folder / file).exists():
+                        _fetch(route, folder, file)
             except OSError as problem:
                 problems.append(problem)
                 continue
@@ -130,8 +131,8 @@ def _cached(routes: Sequence[Route], folder: Path) -> Route | None:
     """The first route whose files are all in the folder; InputError if one of them is damaged."""
     route = next((route for route in routes if all((folder / file).exists() for file in route.files)), None)
     for file, sha256 in route.files.items() if route else ():
-        path, note = folder / file, _note(folder / file)
-        actual, seen = pooch.file_hash(path), _seen(note)
+        path, (note, seen) = folder / file, _first_seen(folder / file)
+        actual = pooch.file_hash(path)
         if actual != (sha256 or seen or actual):
             first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
             raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
@@ -141,26 +142,22 @@ def _cached(routes: Sequence[Route], folder: Path) -> Route | None:
     return route
 
 
-def _note(path: Path) -> Path:
-    """Where the hash of a file is written down that has no published one."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _seen(note: Path) -> str | None:
-    return next(iter(note.read_text().split()), None) if note.exists() else None
+def _first_seen(path: Path) -> tuple[Path, str | None]:
+    """Where the hash of a file without a published one is written down, and that hash, once it is."""
+    note = path.with_name(f"{path.name}.sha256")
+    return note, next(iter(note.read_text().split()), None) if note.exists() else None
 
 
 def _fetch(route: Route, folder: Path, file: str) -> None:
     """Fetch a file with pooch, which gives it its name only when it is whole and has the expected hash; or OSError."""
-    mirror, note, sha256 = os.environ.get("M6REC_MIRROR"), _note(folder / file), route.files[file]
+    mirror, sha256, (note, seen) = os.environ.get("M6REC_MIRROR"), route.files[file], _first_seen(folder / file)
     copy = Path(mirror or "").expanduser() / folder.name / file
-    web = route.address.startswith("http")
-    origin = str(copy) if mirror and copy.exists() else route.address + file if web else route.address
+    web = route.address + (file if route.address.startswith("http") else "")
+    origin = str(copy) if mirror and copy.exists() else web
     pooch.get_logger().setLevel("WARNING")
-    registry = pooch.create(folder, "", registry={file: sha256 or _seen(note)}, urls={file: origin}, retry_if_failed=1)
+    registry = pooch.create(folder, "", registry={file: sha256 or seen}, urls={file: origin}, retry_if_failed=1)
     try:
-        if not (folder / file).exists():
-            registry.fetch(file, downloader=_download)
+        registry.fetch(file, downloader=_download)
     except ValueError:
         change = f"has changed since it was first fetched; delete {note} to take it anew"
         raise Damaged(f"{origin} {f'is damaged (its SHA-256 is not {sha256[:12]}…)' if sha256 else change}") from None
