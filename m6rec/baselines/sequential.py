@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ class Sequential:
 
     name: str
     settings: tuple[str, ...] = ()  # the attributes that decide, beside the config, what is learnt
+    architecture: Callable[[int, Config], nn.Module]  # of a number of items; its `items` embeds them
     network: nn.Module | None = None
     log: list[Epoch]
 
@@ -37,8 +39,8 @@ class Sequential:
         self.config = config
 
     def build(self, data: Dataset) -> nn.Module:
-        """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D); `items` embeds."""
-        raise NotImplementedError
+        """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D)."""
+        return self.architecture(data.n_items, self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Mean loss of the items (n,) that came after states (n, D): cross-entropy over the whole catalogue."""
@@ -50,7 +52,7 @@ class Sequential:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """How many are trained."""
         return sum(parameter.numel() for parameter in self._fitted().parameters())
 
     def fit(self, data: Dataset, split: Split, **options: object) -> Sequential:
@@ -74,8 +76,8 @@ class Sequential:
         length, size = self.config.history, self.config.batch
 
         def validate(network: nn.Module) -> float:
-            judged = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
-            return evaluate(judged, data, split=split, part="valid").metrics["ndcg@10"]
+            scorer = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
+            return evaluate(scorer, data, split=split, part="valid").metrics["ndcg@10"]
 
         stage = Stage(
             name=self.name,
@@ -98,8 +100,8 @@ class Sequential:
     def _next(self, network: nn.Module, batch: Batch) -> Tensor:
         item = batch.context.item
         states, target = network(item[:, :-1]), item[:, 1:]
-        there = target >= 0
-        return self.loss(network, states[there], target[there])
+        present = target >= 0
+        return self.loss(network, states[present], target[present])
 
     @torch.no_grad()
     def _scores(self, network: nn.Module, users: Targets) -> Tensor:
@@ -135,10 +137,7 @@ class GRU4Rec(Sequential):
     """Hidasi et al. 2016, with item vectors shared by input and output (Hidasi & Karatzoglou 2018); full softmax."""
 
     name = "GRU4Rec"
-
-    def build(self, data: Dataset) -> GRU4RecNetwork:
-        """The network of a catalogue."""
-        return GRU4RecNetwork(data.n_items, self.config)
+    architecture = GRU4RecNetwork
 
 
 class Layer(nn.Module):
@@ -186,10 +185,7 @@ class SASRec(Sequential):
     """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023) over its input item vectors."""
 
     name = "SASRec"
-
-    def build(self, data: Dataset) -> SASRecNetwork:
-        """The network of a catalogue."""
-        return SASRecNetwork(data.n_items, self.config)
+    architecture = SASRecNetwork
 
 
 class LiGR(nn.Module):
@@ -208,14 +204,11 @@ class ESASRec(Sequential):
 
     name = "eSASRec"
     settings = ("negatives",)
+    architecture = staticmethod(lambda items, config: SASRecNetwork(items, config, LiGR))
 
     def __init__(self, config: Config, negatives: int = 256):
         super().__init__(config)
         self.negatives = negatives
-
-    def build(self, data: Dataset) -> SASRecNetwork:
-        """The network of a catalogue."""
-        return SASRecNetwork(data.n_items, self.config, LiGR)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """The sampled softmax."""

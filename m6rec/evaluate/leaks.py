@@ -14,7 +14,7 @@ import numpy as np
 
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
-from m6rec.evaluate.ranking import asked, scored
+from m6rec.evaluate.ranking import scored, targets_of
 
 _MOST = 256  # targets that are scored: enough to show a leak, and one chunk
 
@@ -28,7 +28,7 @@ def leaks(
     events after it; the target's time and request stay. No score may move, of these users or of the others. model:
     anything with scores(users) -> (B, N) that reads events from `users`.
     """
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     some = _some(targets.events)
     before = _scores(model, data.targets(some))
     own = others = 0
@@ -50,7 +50,7 @@ def fit_leaks(
     fit(data, split) -> a model with scores(users), of a fixed seed and without early stopping on validation. It is
     called twice, once with every event outside training replaced in all but its user.
     """
-    split, targets = asked(data, split, "test")
+    split, targets = targets_of(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
     clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
     moved = _moved(_scores(clean, users), _scores(other, users)).sum()

@@ -70,13 +70,13 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 
     history: (U, N), such as `targets.seen()`. shares: (N, categories), as `categories`. NaN where either has none.
     """
-    had, listed = _mean_shares(history, shares), _mean_shares(_chosen(lists, shares.shape[0]), shares)
+    past, listed = _mean_shares(history, shares), _mean_shares(_chosen(lists, shares.shape[0]), shares)
     # Only categories of the history count: on them the mixture is above 0, so both have the same entries in one order.
-    mixed = sp.csr_array(_SMOOTH * had + (1 - _SMOOTH) * listed.multiply(had > 0))
-    had.sort_indices()
+    mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
+    past.sort_indices()
     mixed.sort_indices()
-    terms = sp.csr_array((had.data * np.log(had.data / mixed.data), had.indices, had.indptr), shape=had.shape)
-    known = (np.diff(had.indptr) > 0) & (np.diff(listed.indptr) > 0)
+    terms = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
+    known = (np.diff(past.indptr) > 0) & (np.diff(listed.indptr) > 0)
     return np.where(known, np.maximum(terms.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
 
 
@@ -111,8 +111,8 @@ def _bag(text: pd.Series, word: str) -> sp.csr_array:
 
 def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     """(U, N) 1 for each listed item."""
-    rows, places = np.nonzero(lists >= 0)
-    return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, places])), shape=(len(lists), n_items))
+    rows, positions = np.nonzero(lists >= 0)
+    return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
 
 def _mean_shares(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:

@@ -68,7 +68,7 @@ def evaluate(
         )
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     outside = np.zeros(data.n_items, dtype=bool)
     if pool is not None:
         outside[:] = True
@@ -111,7 +111,7 @@ def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
     return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
 
 
-def asked(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
+def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
     """The split and the targets of its part. InputError for another part, or one without targets."""
     if part not in ("valid", "test"):
         raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")

@@ -11,7 +11,7 @@ import torch
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import asked, mid_ranks, ndcg, scored
+from m6rec.evaluate.ranking import mid_ranks, ndcg, scored, targets_of
 
 
 def sampled(
@@ -35,7 +35,7 @@ def sampled(
         raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
     if negatives < 1:
         raise InputError(f"negatives={negatives} leaves nothing to rank the target against: choose 1 or more")
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     with np.errstate(divide="ignore"):
         weight = np.log(count) if by == "popularity" else np.zeros(data.n_items)
