@@ -14,7 +14,6 @@ from fixtures import SEGMENTS, small_data, small_model
 from m6rec.data.ratings import RatingWindows
 from m6rec.model.segments import SegmentNetwork
 
-
 FIRST = ("test_notebooks.py", "test_device.py")  # the longest: a worker that ends early takes what is left
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
