@@ -222,10 +222,13 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
 
 def seconds(column: pd.Series) -> np.ndarray:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them."""
-    out = numbers(column.astype(object) if column.dtype.kind == "M" else column)
+    dates = column.dtype.kind == "M"
+    out = np.full(len(column), np.nan) if dates else numbers(column)
     rest = np.flatnonzero(np.isnan(out))
-    cells = [c if isinstance(c, (str, datetime.date, np.datetime64)) else None for c in column.iloc[rest]]
-    times = pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce").as_unit("us")
+    cells = column
+    if not dates:
+        cells = [c if isinstance(c, (str, datetime.date, np.datetime64)) else None for c in column.iloc[rest]]
+    times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     return out
 

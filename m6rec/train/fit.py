@@ -83,61 +83,54 @@ def fit(
     rng = np.random.default_rng(config.seed)
     network.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(),
-        config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=config.weight_decay,
+        network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay,
         fused=device.type == "cuda" or None,
-    )
-    average = copy.deepcopy(network)
-    best = copy.deepcopy(average.state_dict())
-    state = TrainingState(
-        stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
-    )
-    if folder is not None:
-        folder = claim(folder, is_state)
-    if resume and folder is not None and (folder / STATE).exists():
-        state = load_state(folder, state, network, average, optimizer, best, rng)
+    )  # fmt: skip
+    average, best = copy.deepcopy(network), copy.deepcopy(network)
+    state = TrainingState(stage.name, config.fingerprint)
+    parts = {"network": network, "average": average, "best": best}, optimizer, rng
+    folder = claim(folder, is_state) if folder else None
+    if resume and folder and (folder / STATE).exists():
+        state = load_state(folder, state, *parts)
+
+    def follow() -> None:
+        _follow(average, network, config.average, state.steps)
+        state.steps += 1
 
     bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())
-    while state.epoch < stage.epochs and not _is_over(state, config):
-        begun = time.perf_counter()
-
-        def after() -> None:
-            _follow(average, network, config.average, state.steps)
-            state.steps += 1
-
-        means = train_epoch(
+    patience = config.patience * config.validate_every
+    while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
+        begun, validation = time.perf_counter(), None
+        losses = train_epoch(
             network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
-            stage.weights, dtype, clip=1.0, after=after,
+            stage.weights, dtype, clip=1.0, after=follow,
         )  # fmt: skip
-        if not np.isfinite(list(means.values())).all():
-            raise InputError(
-                f"the loss is not finite in epoch {state.epoch + 1}: lower learning_rate={config.learning_rate}."
-            )
         state.epoch += 1
-        validation = None
+        if not np.isfinite(list(losses.values())).all():
+            raise InputError(
+                f"the loss is not finite in epoch {state.epoch}: lower learning_rate={config.learning_rate}."
+            )
         if stage.keep == "best" and (state.epoch % config.validate_every == 0 or state.epoch == stage.epochs):
             validation = stage.validate(average.eval())
             if validation > state.best:
                 state.best, state.best_epoch = validation, state.epoch
-                best = copy.deepcopy(average.state_dict())
+                best.load_state_dict(average.state_dict())
         state.seconds += time.perf_counter() - begun
-        row = Epoch(state.epoch, state.seconds, means, validation)
+        row = Epoch(state.epoch, state.seconds, losses, validation)
         state.log.append(row._asdict())
-        if writer:
-            for name, value in {**means, **({} if validation is None else {"validation": validation})}.items():
-                writer.add_scalar(name, value, state.epoch)
-        if folder is not None:
-            save_state(folder, state, network, average, optimizer, best, rng)
+        if folder:
+            save_state(folder, state, *parts)
         if on_epoch:
             on_epoch(row)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
+        for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
+            if writer:
+                writer.add_scalar(name, value, state.epoch)
+        bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
         bar.update()
     bar.close()
     if writer:
         writer.close()
-    network.load_state_dict(best if stage.keep == "best" else average.state_dict())
+    network.load_state_dict((best if stage.keep == "best" else average).state_dict())
     network.eval()
     return [Epoch(**row) for row in state.log]
 
@@ -209,11 +202,6 @@ def _writer(folder: Path) -> Any:
     except ImportError:
         raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
     return SummaryWriter(str(folder))
-
-
-def _is_over(state: TrainingState, config: Config) -> bool:
-    """No better validation within the patience."""
-    return state.best_epoch > 0 and state.epoch - state.best_epoch >= config.patience * config.validate_every
 
 
 def _on(batch: object, device: torch.device) -> object:
