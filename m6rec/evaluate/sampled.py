@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split
+from m6rec.data.dataset import Dataset, Split
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import mid_ranks, ndcg, scored, targets_of
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split
+from m6rec.data.dataset import Dataset, Split
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import targets_of
 from m6rec.evaluate.statistics import mean_interval

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from m6rec.config import Config
-from m6rec.data.batches import training_batches
+from m6rec.data.context import training_batches
 from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.train import losses
