@@ -68,7 +68,7 @@ def made(originals: Path) -> dict[str, bytes]:
         "words": known.words,
         "word_places": known.word_places,
     }
-    tables = {"items": goods.items, "users": shoppers.users, "events": events, "truth": truth}
+    tables = {"items": goods.items, "users": shoppers.users, "interactions": events, "truth": truth}
     files = {f"{name}.parquet": parquet(table) for name, table in tables.items()}
     return files | {"media.zip": archive(goods.media), "latent.npz": archive(arrays(latent), zipfile.ZIP_DEFLATED)}
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import batches, features, text
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, encode_now
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, user_context
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset
-from m6rec.data.features import KINDS, Features
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
 from m6rec.data.sources import home, load
 from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
-from m6rec.generate.beam import Generated, Step, generate
+from m6rec.generate.beam import Generated, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
@@ -118,19 +118,18 @@ class M6Rec:
         epochs = self.config.finetune_epochs
         return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
-    def preprocess(self, items: pd.DataFrame | Sequence[object], media: Media | None = None) -> Features:
+    def preprocess(
+        self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
+    ) -> Features:
         """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
 
         items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
         """
         if not isinstance(items, pd.DataFrame):
             items = pd.DataFrame({"text": list(items)})
-        return self._features(items, media, home() / "features")
-
-    def _features(self, items: pd.DataFrame, media: Media | None, cache: Path | None) -> Features:
-        unread = [m for m in MODALITIES if m not in self.config.modalities]
-        found = features.preprocess(items, media, self.tokenizer, self.config.text_length, cache)
-        return found.drop(*unread)
+        folder = home() / "features" if cache else None
+        content = features.preprocess(items, media, self.tokenizer, self.config.text_length, folder)
+        return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(
         self,
@@ -140,23 +139,27 @@ class M6Rec:
         user: object = None,
         profile: Mapping[str, object] | None = None,
     ) -> Context:
-        """What is known of one person now: -> a `Context` of one row and one target (B = Q = 1).
+        """One user now: -> a `Context` of one row and one target (B = Q = 1).
 
-        user: a raw user id, which brings history and profile; history: what they had, oldest first, instead of the
-        user's own, and profile such as {"age": 34} likewise. An item of the history is a raw id, a title, or a dict
-        with the text, image or sound of one never seen: those have the codes N, N + 1, … of `item_vectors(new)`.
-        A history may be a frame of raw events, too: item_id, and what there is of timestamp and value.
-        request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …} stands for hour and weekday, and
-        with the events' times for the gap; so for every derived feature. The source document's section 3.3.1.
+        user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
+        replace the user's own. An item of a history is a raw id, a title, or a dict with the text, image or sound of a
+        new one: those have the codes N, N + 1, … of `item_vectors(new)`. Or a frame of raw events: item_id, and what
+        there is of timestamp and value. request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …}
+        stands for hour, weekday and every derived feature. The source document's section 3.3.1.
         """
+        past = self._history(user, history)
+        if user is None or profile is not None:
+            codes = self.fields.typed_profile(profile)
+        else:
+            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
+        return user_context(self.fields, past, request, codes, self.config.history)
+
+    def _history(self, user: object, history: Sequence[object] | pd.DataFrame | None) -> UserHistory:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        code, length = None if user is None else int(self.data.user_codes([user])[0]), self.config.history
-        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
-        value, gap, asked = encode_now(self.fields, past, request)
-        own = self.codes_of(self.data).profile
-        typed = self.fields.typed_profile(profile) if code is None or profile is not None else own[code]
-        return batches.user_context(past.item[-length:], value[-length:], gap[-length:], typed, asked)
+        if history is None:
+            return UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
+        return UserHistory.given(self.data, history)
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
@@ -164,17 +167,12 @@ class M6Rec:
         items = self.item_vectors() if items is None else items
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
-    def generate(
-        self,
-        fused: Fused,
-        k: int = 10,
-        *,
-        beam: int = 50,
-        allowed: Tensor | None = None,
-        trace: list[Step] | None = None,
-    ) -> Generated:
-        """States -> k generated items each (of the last target). The source document's section 3.4."""
-        return generate(self.network.digits, fused.state[:, -1], k, beam=beam, allowed=allowed, trace=trace)
+    def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
+        """States -> k generated items each, of the last target. The source document's section 3.4.
+
+        options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
+        """
+        return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     # ---- recommending ---------------------------------------------------------------------------------------------
 
@@ -225,12 +223,8 @@ class M6Rec:
     ) -> Person:
         """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody."""
         encoded = self.extract_context(history, context, user=user, profile=profile)
-        if history is None:
-            past = UserHistory.of(self.data, int(self.data.user_codes([user])[0])).item
-        else:
-            history = history["item_id"].tolist() if isinstance(history, pd.DataFrame) else list(history)
-            past = self.data.history_codes(history)
-        return Person(encoded, past.tolist(), [item for item in history or () if isinstance(item, Mapping)])
+        new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
+        return Person(encoded, self._history(user, history).item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, and behind them of the person's new ones."""
@@ -290,7 +284,7 @@ class M6Rec:
         items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
-        content = self._features(features.table(new), None, None).drop(*drop).to(self.device)
+        content = self.preprocess(features.table(new), cache=False).drop(*drop).to(self.device)
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
@@ -299,7 +293,7 @@ class M6Rec:
         items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.
         """
         data = self.data.with_items(items)
-        new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in KINDS if m in items})
+        new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media.open(media) if media else None)
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}

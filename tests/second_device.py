@@ -188,6 +188,29 @@ _implement("as_strided_", _restride)
 _implement_functional()
 
 
+def _gru_cell(inputs, hidden, hx, input_bias=None, hidden_bias=None):
+    """The fused cell that devices other than the CPU are asked for: gates (B, 3H) of reset, update and new."""
+    (ir, iu, new), (hr, hu, hn) = (
+        (x if bias is None else x + bias).chunk(3, 1) for x, bias in ((inputs, input_bias), (hidden, hidden_bias))
+    )
+    r, u = (ir + hr).sigmoid(), (iu + hu).sigmoid()
+    n = (new + r * hn).tanh()
+    return n + u * (hx - n), torch.cat((r, u, n, hx, hn), 1)
+
+
+def _gru_cell_backward(grad, workspace, has_bias):
+    r, u, n, hx, hn = workspace.chunk(5, 1)
+    new = grad * (1 - u) * (1 - n * n)
+    gates = new * hn * (1 - r) * r, grad * (hx - n) * (1 - u) * u
+    inputs, hidden = torch.cat((*gates, new), 1), torch.cat((*gates, new * r), 1)
+    biases = (inputs.sum(0), hidden.sum(0)) if has_bias else (None, None)
+    return inputs, hidden, grad * u, *biases
+
+
+_implement("_thnn_fused_gru_cell", _gru_cell)
+_implement("_thnn_fused_gru_cell_backward", _gru_cell_backward)
+
+
 def _deepcopy_with(original):
     def deepcopy(self, memo):
         if not on_second(self):
@@ -244,6 +267,11 @@ def _check() -> None:
             step.step()
     for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, other.detach().cpu(), rtol=1e-4, atol=1e-5)
+    gru = torch.nn.GRU(3, 4, batch_first=True)
+    same = copy.deepcopy(gru).to(NAME)
+    for model in (gru, same):
+        model(torch.ones(2, 5, 3, device=model.weight_hh_l0.device))[0].sum().backward()
+    torch.testing.assert_close(gru.weight_ih_l0.grad, same.weight_ih_l0.grad.cpu())
     line = torch.nn.Linear(3, 3)
     other = copy.deepcopy(line).to(NAME)
     for model in (line, other):

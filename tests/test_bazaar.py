@@ -22,7 +22,7 @@ CLONE = Path(__file__).resolve().parents[1]
 FROZEN = {
     "items.parquet": "92776aab89cfc8dc0c754e42d9981a559dfc1fb2ecad1c4fbbfce423b930107f",
     "users.parquet": "2e3746d465f183188be041ebec556c1ab80e99a4b6f6958b643a8d73e7ef1b25",
-    "events.parquet": "24fffaa7506c8b7371ba2b48c4982104b7bcbf54592d3af9a57701cdc788a5d6",
+    "interactions.parquet": "24fffaa7506c8b7371ba2b48c4982104b7bcbf54592d3af9a57701cdc788a5d6",
     "truth.parquet": "b41c5aa1d0748040a24bfbcc4eb3d565d0bf2bf25fd10dce0c13666fa4af9578",
     "media.zip": "3732634ea5eecef8a7c2a5adc23357e48c594c6ffcc4e56a904d7d5a8b005da8",
     "latent.npz": "6d9a5cd0fb9e413142c200aa497fe20488d43c53e5c7c4c9c350f016d40a6e37",

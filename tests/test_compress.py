@@ -11,10 +11,10 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.errors import InputError
-from m6rec.train import compress
+from m6rec.train import compress, losses
 from m6rec.train import segments as train
 from m6rec.train.checkpoint import version
-from m6rec.train.family import Family
+from m6rec.train.segments import Variants
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
@@ -41,9 +41,9 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
         pruning.step()
         weight = net.layer(0).q.weight
         shares.append(float((weight == 0).float().mean()))
-        return train.exits()(net, windows)
+        return losses.exit_losses()(net, windows)
 
-    train.teach(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
+    train.train(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
     pruning.finish()
     assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
     assert not any("parametriz" in name for name in network.state_dict())
@@ -64,20 +64,20 @@ def test_pruning_keeps_the_largest(network):
 
 def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
     every = np.array([[0.1, 2.0, -3.0], [0.2, -0.3, 0.1], [-1.5, 0.0, 0.0], [0.4, 9.0, 9.0]])
-    left = compress.leave_early(every, 1.0)
+    left = compress.early_exit(every, 1.0)
     assert left.logits.tolist() == [-1.5, 2.0, -3.0] and left.layers.tolist() == [3, 1, 1]
     assert left.saved(4) == pytest.approx(1 - 5 / 12)
-    assert compress.leave_early(every, 100.0).layers.tolist() == [4, 4, 4]
+    assert compress.early_exit(every, 100.0).layers.tolist() == [4, 4, 4]
 
 
 def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
     windows = requests(segmented)
     every = train.logits(network, segmented, segmented.test, every=True)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
-    wanted = compress.leave_early(every, threshold)
+    wanted = compress.early_exit(every, threshold)
     for row in range(5):
         one = type(windows)(*(part[row : row + 1] for part in windows))
-        said, layers = compress.early(network, one, threshold)
+        said, layers = compress.serve_early_exit(network, one, threshold)
         np.testing.assert_allclose(said[0].numpy(), wanted.logits[row], atol=1e-5)
         assert layers == wanted.layers[row].max()
     assert wanted.layers.min() < DEPTH
@@ -88,8 +88,8 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     liked = rng.random(2000) < 0.5
     every = np.stack([(liked - 0.5) * strength + rng.normal(0, 1, 2000) for strength in (0.5, 1.0, 2.0, 4.0)])
     quality = lambda scores: train.auc(scores, liked)  # noqa: E731
-    threshold = compress.sure_enough(every, quality, keep=0.95)
-    left = compress.leave_early(every, threshold)
+    threshold = compress.exit_threshold(every, quality, keep=0.95)
+    left = compress.early_exit(every, threshold)
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < left.saved(4) < 0.75
 
 
@@ -121,13 +121,13 @@ def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_pat
     config = dataclasses.replace(SEGMENTS, joint_layers=2)
 
     def versions():
-        family = Family(segmented, config, epochs=1, tune=1)
-        made = [family.full(), family.late(1), family.distilled(1), family.edge(depth=2), family.pruned(0.5)]
-        assert family.edge() is made[3] and family.pruned(0.5) is made[4] and family.late(1) is made[1]
+        variants = Variants(segmented, config, epochs=1, tune=1)
+        made = [variants.full(), variants.late(1), variants.distilled(1), variants.edge(depth=2), variants.pruned(0.5)]
+        assert variants.edge() is made[3] and variants.pruned(0.5) is made[4] and variants.late(1) is made[1]
         return [version(network) for network in made]
 
     first, files = versions(), sorted((tmp_path / "models").iterdir())
     assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
-    other = Family(segmented, config, epochs=2, tune=1)
+    other = Variants(segmented, config, epochs=2, tune=1)
     assert version(other.edge(depth=2)) != first[3]  # another teacher

@@ -186,8 +186,8 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     runs = [Execution(tmp_path / f"{stem}.ipynb", True, 1.0) for stem in ("00_a", "01_b")]
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
-    metrics = {"ml100k.hit10.a": figure, "run": {"versions": {evil: evil}}}
-    index = report.build(tmp_path, runs, metrics, source=tmp_path / "clone" / "notebooks")
+    run = {"versions": {evil: evil}}
+    index = report.build(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 5
     for text in (front, page):

@@ -25,13 +25,15 @@ from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
 from m6rec.tasks import retrieval
-from m6rec.train import adapt, plain
+from m6rec.train import adapt
+from m6rec.train import text as text_training
 from m6rec.train.autoencoder import fitted
-from m6rec.train.family import Family
+from m6rec.train.segments import Variants
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
-SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": "cpu"}
+DEVICE = os.environ.get("M6REC_DEVICE", "cpu")  # test_device.py runs the same recipes on another one
+SMALL = {"width": 16, "heads": 2, "joint_layers": 2, "device": DEVICE}
 CLASSES = ("disliked", "liked")
 
 
@@ -86,7 +88,7 @@ def opinions() -> Ratings:
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
     return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": "cpu", **changes}
+        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
     )
 
 
@@ -113,23 +115,23 @@ def events_and_content(fusion: str) -> list[float]:
 
 
 def text_config() -> Config:
-    return plain.config("smoke", device="cpu")
+    return text_training.config("smoke", device=DEVICE)
 
 
 def text(**options: object) -> list[float]:
-    return losses(lambda: plain.pretrain([domain(bazaar())], text_config(), **options))
+    return losses(lambda: text_training.pretrain([domain(bazaar())], text_config(), **options))
 
 
 @cache
-def backbone() -> plain.Backbone:
-    config = plain.config("smoke", vocabulary=400, device="cpu")
-    return plain.pretrain([opinions().pretraining()], config)
+def backbone() -> text_training.Backbone:
+    config = text_training.config("smoke", vocabulary=400, device=DEVICE)
+    return text_training.pretrain([opinions().pretraining()], config)
 
 
 def fine_tuning(whole: bool) -> list[float]:
     known = domain(rated())
     made, texts = backbone(), list(known.windows(np.random.default_rng(0)))
-    return losses(lambda: plain.teach(made, texts, items=list(known.items) if whole else None))
+    return losses(lambda: text_training.fine_tune(made, texts, items=list(known.items) if whole else None))
 
 
 def adaptation(method: str) -> list[float]:
@@ -144,13 +146,33 @@ def segmented() -> RatingWindows:
     return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
 
 
-def segments(network: Callable[[Family], object], before: Callable[[Family], object] | None = None) -> list[float]:
+def variants() -> Variants:
+    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), epochs=1, tune=1)
+
+
+def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
-        family = Family(segmented(), Config(**{**SEGMENTS.to_dict(), "device": "cpu"}), epochs=1, tune=1)
+        one = variants()
         if before:
-            before(family)
-        return losses(lambda: network(family))
+            before(one)
+        return losses(lambda: network(one))
+
+
+@cache
+def trained() -> tempfile.TemporaryDirectory:
+    """A cache with the network of full depth, from which others are made."""
+    home = tempfile.TemporaryDirectory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", home.name)
+        variants().full()
+    return home
+
+
+def from_full(network: Callable[[Variants], object]) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_HOME", trained().name)
+        return losses(lambda: network(variants()))
 
 
 def sequential(kind: type, **options: object) -> list[float]:
@@ -160,7 +182,7 @@ def sequential(kind: type, **options: object) -> list[float]:
 
 
 def autoencoder(**options: object) -> list[float]:
-    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return losses(lambda: fitted(pixels, steps=STEPS, **options))
 
 
@@ -181,8 +203,8 @@ def din(**options: object) -> list[float]:
     return losses(lambda: DIN(epochs=4, **options).fit(known, known.train))
 
 
-def distilled(family: Family) -> object:
-    return family.distilled(2)
+def distilled(variants: Variants) -> object:
+    return variants.distilled(2)
 
 
 RECIPES: dict[str, Callable[[], list[float]]] = {
@@ -197,16 +219,16 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "digits, sampled": lambda: digits(negatives=8),
     "text": text,
     "text, whole catalogue": lambda: text(whole=True),
-    "text, opinions": lambda: losses(lambda: plain.pretrain([opinions().pretraining()], text_config())),
+    "text, opinions": lambda: losses(lambda: text_training.pretrain([opinions().pretraining()], text_config())),
     "text, fine-tuned": lambda: fine_tuning(False),
     "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in adapt.METHODS},
-    "segments": lambda: segments(lambda family: family.full()),
-    "segments, tuned": lambda: segments(lambda family: family.full(), lambda family: family.late(2)),
-    "segments, late": lambda: segments(lambda family: family.late(2), lambda family: family.full()),
-    "segments, distilled": lambda: segments(distilled, lambda family: family.full()),
-    "segments, relations": lambda: segments(lambda family: family.edge(2), lambda family: family.full()),
-    "segments, pruned": lambda: segments(lambda family: family.pruned(), lambda family: family.full()),
+    "segments": lambda: segments(lambda variants: variants.full()),
+    "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
+    "segments, late": lambda: from_full(lambda variants: variants.late(2)),
+    "segments, distilled": lambda: from_full(distilled),
+    "segments, relations": lambda: from_full(lambda variants: variants.edge(2)),
+    "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),
     "retrieval, two towers": two_tower,

@@ -53,10 +53,10 @@ def test_each_modality_counts_where_it_is_and_only_there(fusion):
     for number, name in enumerate(MODALITIES):
         muted = vectors(made, content.drop(name))
         changed = (muted - before).abs().amax(1) > 1e-4
-        assert (changed.numpy() == content.there[:, number]).all(), name
+        assert (changed.numpy() == content.present[:, number]).all(), name
         # What lies in the place of an absent modality is never read.
         true, other = content._asdict()[name], features(seed=1)._asdict()[name]
-        here = content.there[:, number].reshape(-1, *[1] * (true.ndim - 1))
+        here = content.present[:, number].reshape(-1, *[1] * (true.ndim - 1))
         swapped = content._replace(**{name: np.where(here, true, np.maximum(other, 5).astype(other.dtype))})
         torch.testing.assert_close(vectors(made, swapped), before)
 
@@ -82,8 +82,8 @@ def test_items_never_see_each_other_and_their_attention_sums_to_one(fusion):
         encoded = made.encode_items(weights=True)
     shares = encoded.modality_weights().numpy()
     # In "cross" the text asks and the others answer: where there is no other, nobody does.
-    answered = content.there[:, 1:].any(1) if fusion == "cross" else np.ones(N, dtype=bool)
-    assert np.allclose(shares.sum(1), answered, atol=1e-4) and (shares[~content.there] == 0).all()
+    answered = content.present[:, 1:].any(1) if fusion == "cross" else np.ones(N, dtype=bool)
+    assert np.allclose(shares.sum(1), answered, atol=1e-4) and (shares[~content.present] == 0).all()
     assert fusion != "cross" or (shares[:, 0] == 0).all()
 
 
@@ -115,8 +115,8 @@ def test_the_masks_of_the_fusions_against_a_slow_definition():
 def test_modality_dropout_hides_some_and_never_the_last():
     encoder, content = network(modality_dropout=0.9).items, features().to(torch.device("cpu"))
     torch.manual_seed(0)
-    kept = encoder._drop_modalities(content).there
-    assert kept.any(1).all() and not (kept & ~content.there).any() and kept.sum() < content.there.sum()
+    kept = encoder._drop_modalities(content).present
+    assert kept.any(1).all() and not (kept & ~content.present).any() and kept.sum() < content.present.sum()
 
 
 def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
@@ -170,9 +170,9 @@ def test_the_patch_loss_is_a_share_of_the_mean_patch_s_error_however_few_have_th
     made = network()
     for count in (1, 8):
         some = features().take(np.arange(8)).drop("image", "sound")
-        there = some.there.copy()
+        there = some.present.copy()
         there[:count, 1:] = True
-        taught = losses.restoration(made, some._replace(there=there), np.random.default_rng(0))
+        taught = losses.reconstruction(made, some._replace(present=there), np.random.default_rng(0))
         assert all(0.1 < float(loss.detach()) < 1e4 for loss in taught.values()), (count, taught)
 
 

@@ -341,7 +341,7 @@ def test_damaged_and_missing_files_are_absent_counted_and_named_once(folder):
     assert message.startswith("4 files of the items cannot be used and count as absent: '../secret.png' climbs out")
     assert "'torn.png' is a damaged image" in message and message.endswith("; …")
     there = [[1, 1, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0], [1, 1, 0]]
-    assert found.there.astype(int).tolist() == there and found.there.dtype == bool
+    assert found.present.astype(int).tolist() == there and found.present.dtype == bool
     assert found.text.shape == (5, 8) and found.image.shape == (5, 16, 49) and found.sound.shape == (5, 8, 128)
     assert found.image.dtype == found.sound.dtype == np.float32
     assert np.array_equal(found.image[0], image.patches(image.decode(MUG)[None])[0])
@@ -351,7 +351,7 @@ def test_damaged_and_missing_files_are_absent_counted_and_named_once(folder):
 
 def test_items_of_text_alone_have_no_other_modality_and_no_warning():
     found = features.preprocess(items()[["text"]], None, TOKENIZER, 8)
-    assert found.there[:, 0].tolist() == [True, False, True, True, True] and not found.there[:, 1:].any()
+    assert found.present[:, 0].tolist() == [True, False, True, True, True] and not found.present[:, 1:].any()
     assert found.image.shape == (5, 16, 49) and found.sound.shape == (5, 8, 128)
 
 
@@ -359,10 +359,10 @@ def test_a_caller_gives_bytes_paths_and_pictures_but_a_string_is_a_name_in_the_m
     own = [MUG, folder / "images" / "mug.png", Image.open(io.BytesIO(MUG))]
     table = pd.DataFrame({"text": "a mug", "image": pd.Series(own, dtype=object), "sound": [HUM, None, None]})
     found = features.preprocess(table, None, TOKENIZER, 8)
-    assert found.there[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.there[:, 2].tolist() == [1, 0, 0]
+    assert found.present[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.present[:, 2].tolist() == [1, 0, 0]
     table["image"] = str(folder / "images" / "mug.png")
     with pytest.warns(MediaWarning, match="is a name without media"):
-        assert not features.preprocess(table, None, TOKENIZER, 8).there[:, 1].any()
+        assert not features.preprocess(table, None, TOKENIZER, 8).present[:, 1].any()
 
 
 def test_the_cache_gives_the_same_without_decoding_and_follows_the_contents(folder, tmp_path, monkeypatch):
@@ -379,8 +379,8 @@ def test_the_cache_gives_the_same_without_decoding_and_follows_the_contents(fold
     first = run()
     assert same(first, run(None)) and len(list(cache.iterdir())) == 2  # no trace of a half-written file
     with monkeypatch.context() as patched:
-        kinds = {name: kind._replace(decode=None) for name, kind in features.KINDS.items()}
-        patched.setattr(features, "KINDS", kinds)
+        kinds = {name: kind._replace(decode=None) for name, kind in features.FILE_MODALITIES.items()}
+        patched.setattr(features, "FILE_MODALITIES", kinds)
         assert same(first, run())
     for file in cache.iterdir():
         file.write_bytes(file.read_bytes()[:100])
@@ -433,4 +433,4 @@ def test_nothing_warns_where_nothing_is_wrong(folder):
     data = dataset(folder, image=["images/mug.png", None, None])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert features.preprocess(data.items, data.media, TOKENIZER, 8).there[:, 1].tolist() == [True, False, False]
+        assert features.preprocess(data.items, data.media, TOKENIZER, 8).present[:, 1].tolist() == [True, False, False]

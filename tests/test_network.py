@@ -140,7 +140,7 @@ def test_absent_fields_are_masked_not_zero_valued():
 
 def test_forward_and_losses_run_on_the_meta_device():
     """Finds a tensor that was made on the CPU by hand, on a machine without a GPU."""
-    from m6rec.train import losses, whole
+    from m6rec.train import losses
 
     model = small_model()
     batch = one_batch(model)
@@ -150,9 +150,9 @@ def test_forward_and_losses_run_on_the_meta_device():
     state = network.fuse(context, items).state
     assert state.device.type == "meta" and network.score(state, items).shape[-1] == model.data.n_items
     flat, target = state.flatten(0, 1), batch.target.flatten().clamp(min=0).to("meta")
-    found = whole.Predicted(flat, items, target, network.codes >= 0)
-    path, taught = losses.digits(network, flat, target, whole.subtrees(network.digits.tree, found))
-    assert whole.next_event(found).device.type == path.device.type == taught.device.type == "meta"
+    found = losses.FullPrediction(flat, items, target, network.codes >= 0)
+    path, taught = losses.digits(network, flat, target, found.subtrees(network.digits.tree))
+    assert found.cross_entropy().device.type == path.device.type == taught.device.type == "meta"
     taught = losses.item_content(network, model._training_content, model.config, np.random.default_rng(0))
     assert taught and all(loss.device.type == "meta" for loss in taught.values())
 

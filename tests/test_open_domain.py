@@ -144,13 +144,13 @@ def test_a_new_item_that_cannot_be_used_is_refused_in_a_sentence(model, item, sa
 def test_what_training_does_not_know_is_no_wrong_answer(model):
     """As negatives, held-out items would be learnt by heart as never bought."""
     from m6rec.data.batches import training_batches
-    from m6rec.train import whole
+    from m6rec.train import losses
 
     rng = np.random.default_rng(0)
     batch = next(training_batches(model.data, model.split, model.codes, length=8, batch=16, rng=rng))
-    found = whole.predict(model.network, batch)
-    assert (~found.answers).nonzero().flatten().tolist() == [3, 4]
-    state, target, gradient = found.state, found.target, torch.autograd.grad(whole.next_event(found), found.items)[0]
+    found = losses.predict(model.network, batch, model.config)
+    assert (~found.candidates).nonzero().flatten().tolist() == [3, 4]
+    state, target, gradient = found.state, found.target, torch.autograd.grad(found.cross_entropy(), found.items)[0]
     assert (gradient[3:5] == 0).all() and (gradient[:3] != 0).any(1).all()
     tree, known = model.network.digits.tree, model.network.codes >= 0
     leaves = model.network.digits.teacher_forced(state, target, known)[-1]
@@ -179,7 +179,7 @@ def test_a_model_of_three_senses_is_loaded_as_it_was(model, tmp_path):
 
 def test_a_modality_that_is_not_read_is_not_there(model):
     deaf = m6rec.M6Rec(model.data, "small", **{**CONFIG, "modalities": ("text", "image")})
-    assert not deaf.features.there[:, 2].any() and deaf.features.there[:, 1].any()
+    assert not deaf.features.present[:, 2].any() and deaf.features.present[:, 1].any()
     with pytest.raises(InputError, match="item_epochs needs something to teach"):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
 

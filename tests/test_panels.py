@@ -117,6 +117,9 @@ def test_the_beam_ends_in_the_list_and_opens_digit_by_digit(trained):
     last = panel.data[panel.data["level"] == panel.data["level"].max()]
     found = [trained.data.items["title"].iloc[int(trained.network.digits.item[leaf])] for leaf in last["node"]]
     assert found == titles(trained, user=105, context={"hour": 9})
+    words = panel.goto(place=1).picture.figure.axes[0].texts
+    chosen = [text.get_text() for text in words if text.get_fontweight() == "bold"]
+    assert chosen == [label[:34] for label in titles(trained, user=105, context={"hour": 9})[:1]]
     assert panel.goto(digit=1, place=2).data["level"].unique().tolist() == [1]
     assert len(panel.goto(digit=2, beam=5).data.query("level == 2")) == 5
 

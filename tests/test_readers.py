@@ -15,6 +15,7 @@ import pytest
 import m6rec.data as d
 from m6rec.data import readers
 from m6rec.data.schema import Frames, Report
+from m6rec.data.sources import SOURCES
 from m6rec.errors import InputError
 
 PNG = b"no matter: readers give names, and never open a picture"
@@ -58,6 +59,7 @@ FILMS = [  # id, title, year and genres as the official file and RecBole's have 
     (1201, 'Marlene "M" Dietrich (1996) ', ('Marlene "M" Dietrich', "1996"), ["Documentary"]),
     (1412, "Land III: Time (1995) (V)", ("Land III: Time (1995)", "V"), ["Animation", "Children's"]),
 ]
+GENRES = SOURCES["ml-100k"].read.keywords["archives"]["ml-100k.zip"][1][2].split()[5:]
 PEOPLE = [(1, 24, "M", "technician", "85711"), (2, 53, "F", "other", "V3N4P")]
 RATINGS = [(2, 12, 3, 300), (1, 1, 5, 100), (1, 1412, 2, 100), (1, 267, 4, 100), (2, 543, 1, 50)]
 
@@ -68,7 +70,7 @@ def lines(rows, separator: str) -> str:
 
 def write_official(folder: Path) -> None:
     films = [
-        (number, title, "01-Jan-1995", "", "http://imdb", *(int(genre in genres) for genre in readers.GENRES))
+        (number, title, "01-Jan-1995", "", "http://imdb", *(int(genre in genres) for genre in GENRES))
         for number, title, _, genres in FILMS
     ]
     with zipfile.ZipFile(folder / "ml-100k.zip", "w") as bundle:
@@ -93,7 +95,7 @@ def test_both_copies_of_ml_100k_become_the_same_dataset(tmp_path):
     for write in (write_official, write_recbole):
         (tmp_path / write.__name__).mkdir()
         write(tmp_path / write.__name__)
-    official, recbole = (dataset(readers.ml_100k, folder) for folder in sorted(tmp_path.iterdir()))
+    official, recbole = (dataset(SOURCES["ml-100k"].read, folder) for folder in sorted(tmp_path.iterdir()))
     for table in ("items", "users", "events"):
         assert getattr(official, table).equals(getattr(recbole, table)), table
     assert official.fingerprint == recbole.fingerprint
@@ -117,7 +119,7 @@ def test_both_copies_of_ml_100k_become_the_same_dataset(tmp_path):
 def test_beauty_is_read_in_the_order_of_its_lines(tmp_path):
     (tmp_path / "Beauty.txt").write_text("1 5 3 9\n2 3\n")
     (tmp_path / "Beauty_item2attributes.json").write_text('{"3": [7, 8], "5": [1], "9": [8]}')
-    data = dataset(readers.amazon_2014, tmp_path, "Beauty")
+    data = dataset(SOURCES["amazon-beauty"].read, tmp_path)
     assert not data.timed and data.items["item_id"].tolist() == [3, 5, 9]
     assert data.events[["user", "item"]].to_numpy().tolist() == [[0, 1], [0, 0], [0, 2], [1, 0]]
     assert data.items["text"].tolist() == ["attribute7 attribute8", "attribute1", "attribute8"]
@@ -127,20 +129,20 @@ def test_beauty_leaves_malformed_lines_out_and_names_the_first_three(tmp_path):
     (tmp_path / "Toys_and_Games.txt").write_text("1 5 3\n2\n3 x 4\n\n4 -1 2\n5 5\n")
     (tmp_path / "Toys_and_Games_item2attributes.json").write_text("{}")
     with pytest.warns(UserWarning, match=r"4 problems, .*: .* row 1: is .* row 2: is .* row 3: is .* and 1 more\."):
-        data = dataset(readers.amazon_2014, tmp_path, "Toys_and_Games")
+        data = dataset(SOURCES["amazon-toys"].read, tmp_path)
     assert data.n_users == 2 and data.n_items == 2 and data.n_events == 3
     assert data.items["title"].tolist() == ["Toys and Games product 3", "Toys and Games product 5"]
     (tmp_path / "Toys_and_Games.txt").write_text("one two\n")
-    with pytest.raises(InputError, match="needs lines of a user number and item numbers"):
-        dataset(readers.amazon_2014, tmp_path, "Toys_and_Games")
+    with pytest.raises(InputError, match="has no line of a user number and item numbers"):
+        dataset(SOURCES["amazon-toys"].read, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"3": 7}'])
 def test_attributes_of_another_shape_are_named(tmp_path, text):
     (tmp_path / "Beauty.txt").write_text("1 5 3 9\n")
     (tmp_path / "Beauty_item2attributes.json").write_text(text)
-    with pytest.raises(InputError, match=r"Beauty_item2attributes\.json (is no JSON|needs one object)"):
-        dataset(readers.amazon_2014, tmp_path, "Beauty")
+    with pytest.raises(InputError, match=r"Beauty_item2attributes\.json cannot be read .*give one JSON object"):
+        dataset(SOURCES["amazon-beauty"].read, tmp_path)
 
 
 @pytest.mark.skipif(
@@ -169,7 +171,7 @@ def write_ml_1m(folder: Path, movies: str = MOVIES, users: str = USERS, stars: s
 
 def test_ml_1m_is_read_as_ml_100k_is(tmp_path):
     write_ml_1m(tmp_path)
-    data = dataset(readers.ml_1m, tmp_path)
+    data = dataset(SOURCES["ml-1m"].read, tmp_path)
     assert data.items["text"].tolist() == [
         "Toy Story | Animation Children's Comedy | 1995",
         "Misérables, Les | Drama | 1995",
@@ -185,7 +187,7 @@ def test_ml_1m_is_read_as_ml_100k_is(tmp_path):
 def test_ml_1m_leaves_malformed_rows_out_in_one_warning(tmp_path):
     stars = STARS + "1::1::five::978300275\n1::1::5\n2::99::5::978300275\n9::1::5::978300275\n1::543::1::2::3\n"
     write_ml_1m(tmp_path, MOVIES + "\n1::Twice::Drama\n", USERS + "3::M::25::77::1\n", stars)
-    data, message = with_one_warning(readers.ml_1m, tmp_path)
+    data, message = with_one_warning(SOURCES["ml-1m"].read, tmp_path)
     assert message.startswith("source: 6 problems, whose rows are left out: ") and message.endswith("; and 3 more.")
     assert data.left_out.iloc[:, :4].to_numpy().tolist() == [
         ["ratings.dat", 7, "", "has 5 fields under a header of 4"],
@@ -201,7 +203,7 @@ def test_ml_1m_leaves_malformed_rows_out_in_one_warning(tmp_path):
 
 def test_row_numbers_are_those_of_the_file_after_a_broken_row(tmp_path):
     write_ml_1m(tmp_path, stars="1::1::5::1::1\n" + STARS + "1::1::?::978300275\n")
-    data, message = with_one_warning(readers.ml_1m, tmp_path)
+    data, message = with_one_warning(SOURCES["ml-1m"].read, tmp_path)
     assert "ratings.dat row 0: has 5 fields under a header of 4; ratings.dat row 4: '?' is no number" in message
     assert data.n_events == 3 and data.events["value"].tolist() == [4, 5, 3]
 
@@ -210,7 +212,7 @@ def test_row_numbers_are_those_of_the_file_after_a_broken_row(tmp_path):
 def test_a_file_without_a_good_row_is_named(tmp_path, stars):
     write_ml_1m(tmp_path, stars=stars)
     with pytest.raises(InputError, match=r"ratings\.dat has no (good row|rows); (give|mend)"):
-        dataset(readers.ml_1m, tmp_path)
+        dataset(SOURCES["ml-1m"].read, tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------------- amazon 2023
@@ -308,7 +310,7 @@ def test_a_gzip_that_is_cut_short_is_named(tmp_path):
     write_amazon_2023(tmp_path)
     path = tmp_path / "review_categories" / "All_Beauty.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(InputError, match=r"All_Beauty\.jsonl\.gz is damaged .*delete it and load again"):
+    with pytest.raises(InputError, match=r"All_Beauty\.jsonl\.gz cannot be read .*replace it and load again"):
         dataset(readers.amazon_2023, tmp_path, "All_Beauty")
 
 
@@ -389,7 +391,7 @@ def write_mind(folder: Path, train: str = TRAIN, articles: str = NEWS, inside: s
 @pytest.mark.parametrize("inside", ["", "MINDsmall/"])
 def test_mind_has_each_history_once_and_then_the_clicks_in_time_order(tmp_path, inside):
     write_mind(tmp_path, inside=inside)
-    data = dataset(readers.mind, tmp_path)
+    data = dataset(SOURCES["mind-small"].read, tmp_path)
     assert data.items["item_id"].tolist() == ["N1", "N2", "N3", "N4", "N5"]
     assert data.items["text"].tolist()[0] == 'The "Brands | Shop these. | lifestyle | royals'
     assert data.items["title"].tolist()[3] == "N4"
@@ -407,7 +409,7 @@ def test_mind_leaves_malformed_rows_out_in_one_warning(tmp_path):
         "6\tU3\t11/11/2019 9:05:58 AM\tN9\tN2-1\n7\t\t11/11/2019 9:05:58 AM\tN1\tN2-1\n"
     )
     write_mind(tmp_path, TRAIN + wrong, NEWS + "N8\ttoo short\n" + news(1, "again"))
-    data, message = with_one_warning(readers.mind, tmp_path)
+    data, message = with_one_warning(SOURCES["mind-small"].read, tmp_path)
     assert message.startswith(
         "source: 6 problems, whose rows are left out: behaviors.tsv row 2: '2019-11-11' is no time"
     )
@@ -416,10 +418,10 @@ def test_mind_leaves_malformed_rows_out_in_one_warning(tmp_path):
 
 def test_mind_without_a_good_row_is_named(tmp_path):
     write_mind(tmp_path, train="nothing\n", shown="nothing\n")
-    with pytest.raises(InputError, match=r"behaviors\.tsv has no rows"):
-        dataset(readers.mind, tmp_path)
+    with pytest.raises(InputError, match=r"behaviors\.tsv has no good row"):
+        dataset(SOURCES["mind-small"].read, tmp_path)
 
 
 def test_a_letter_that_is_no_utf_8_costs_the_letter_and_not_the_row(tmp_path):
     write_mind(tmp_path, articles=NEWS.encode().replace(b"Dogs", b"D\xe9gs"))
-    assert dataset(readers.mind, tmp_path).items["title"].tolist()[1] == "D\ufffdgs"
+    assert dataset(SOURCES["mind-small"].read, tmp_path).items["title"].tolist()[1] == "D\ufffdgs"

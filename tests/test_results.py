@@ -125,6 +125,7 @@ def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
     lines = results.page(tmp_path).splitlines()
     assert "## [01_b](../01_b.ipynb)" in lines
     assert (
-        "| `ml100k.ndcg10.dense` | 0.1250 | 0.1100 to 0.1400 | test | 943 | 3 | full | 0123456 | 2026-11-29 |" in lines
+        "| `ml100k.ndcg10.dense` |  | 0.1250 | 0.1100 to 0.1400 | test | 943 | 3 | full | 0123456 | 2026-11-29 |"
+        in lines
     )
-    assert "| `view.ms`: a slider's move | 12 | – | – | – | 1 | full | – | 2026-11-01 |" in lines
+    assert "| `view.ms` | a slider's move | 12 | – | – | – | 1 | full | – | 2026-11-01 |" in lines

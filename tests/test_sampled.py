@@ -8,7 +8,7 @@ from fixtures import small_model
 
 from m6rec import evaluate
 from m6rec.data.batches import training_batches
-from m6rec.train import sampled, whole
+from m6rec.train import losses
 
 
 def one_batch(model):
@@ -20,15 +20,15 @@ def test_a_step_sees_of_each_item_what_a_step_over_the_whole_catalogue_sees(trai
     network, batch = trained.network, one_batch(trained)
     with torch.no_grad():
         torch.manual_seed(0)
-        found = sampled.predict(network, batch, 6)
+        found = losses.predict_sampled(network, batch, 6)
         items = network.encode_items().vectors
         state = network.fuse(batch.context, items).state[batch.target >= 0]
     torch.testing.assert_close(found.state, state)
     logits = network.score(state, items)
     torch.testing.assert_close(found.logits[:, 0], logits.gather(1, found.target[:, None])[:, 0])
-    new = found.drawn != found.target[:, None]
+    new = found.negatives != found.target[:, None]
     known = int((network.codes >= 0).sum())
-    louder = logits[:, found.drawn] + ((known - 1) / new.sum(1, keepdim=True)).log()
+    louder = logits[:, found.negatives] + ((known - 1) / new.sum(1, keepdim=True)).log()
     torch.testing.assert_close(found.logits[:, 1:][new], louder[new])
     assert torch.isinf(found.logits[:, 1:][~new]).all()
 
@@ -46,10 +46,10 @@ def test_where_every_item_is_drawn_the_teacher_is_the_whole_one(trained):
     state, target = torch.randn(7, 16), torch.arange(7) * 4
     items = trained.item_vectors()
     every = torch.arange(len(items))
-    drawn = sampled.sampled_logits(state, items, target, every, len(items))
-    found = sampled.Predicted(state, drawn, target, every)
-    every_one = whole.Predicted(state, items, target, network.codes >= 0)
-    for few, all_of_them in zip(sampled.subtrees(tree, found), whole.subtrees(tree, every_one), strict=True):
+    drawn = losses.sampled_logits(state, items, target, every, len(items))
+    found = losses.SampledPrediction(state, drawn, target, every)
+    every_one = losses.FullPrediction(state, items, target, network.codes >= 0)
+    for few, all_of_them in zip(found.subtrees(tree), every_one.subtrees(tree), strict=True):
         torch.testing.assert_close(few, all_of_them)
 
 
@@ -57,7 +57,7 @@ def test_items_without_a_training_event_are_never_drawn(trained):
     codes = trained.network.codes
     trained.network.codes = torch.where(torch.arange(len(codes)) < 20, codes, -1)
     try:
-        drawn = sampled.predict(trained.network, one_batch(trained), 500).drawn
+        drawn = losses.predict_sampled(trained.network, one_batch(trained), 500).negatives
     finally:
         trained.network.codes = codes
     assert set(drawn.tolist()) == set(range(20))
@@ -65,10 +65,11 @@ def test_items_without_a_training_event_are_never_drawn(trained):
 
 def test_catalogues_are_sampled_from_fifty_thousand_on_or_when_asked(trained, monkeypatch):
     network, config = trained.network, trained.config
-    assert sampled.negatives(network, config) == 0
-    assert sampled.negatives(network, small_model(negatives=7).config) == 7
-    monkeypatch.setattr(sampled, "WHOLE", len(network.codes) - 1)
-    assert sampled.negatives(network, config) == sampled.DRAWN
+    batch = one_batch(trained)
+    assert isinstance(losses.predict(network, batch, config), losses.FullPrediction)
+    assert len(losses.predict(network, batch, small_model(negatives=7).config).negatives) == 7
+    monkeypatch.setattr(losses, "FULL_SOFTMAX_ITEMS", len(network.codes) - 1)
+    assert len(losses.predict(network, batch, config).negatives) == losses.NEGATIVES
 
 
 def test_a_training_that_draws_its_items_learns_and_generates():

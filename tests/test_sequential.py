@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from fixtures import small_data
 
 from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, Tiger
-from m6rec.baselines.tiger import TigerNetwork, Trie, generate, semantic_ids
+from m6rec.baselines.tiger import TigerNetwork, generate, semantic_ids, trie
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.train.sampled import first_of, sampled_logits
+from m6rec.train.losses import first_class, sampled_logits
 
 NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]
 ITEMS, LENGTH = 20, 12
@@ -168,12 +168,12 @@ def test_the_sampled_softmax_of_all_items_is_the_full_one():
     target = torch.tensor([0, 7, 7, 12, 29])
     full = F.cross_entropy(states @ items.T, target)
     # Each item three times: uncorrected, the others would weigh three times too much.
-    torch.testing.assert_close(first_of(sampled_logits(states, items, target, torch.arange(30).repeat(3), 30)), full)
+    torch.testing.assert_close(first_class(sampled_logits(states, items, target, torch.arange(30).repeat(3), 30)), full)
     # Items that are all alike stand for each other however few are drawn; a true one that is drawn changes nothing.
     alike = items[:1].repeat(30, 1)
     for negatives in (torch.tensor([3]), torch.tensor([0, 3, 7, 12, 29])):
         torch.testing.assert_close(
-            first_of(sampled_logits(states, alike, target, negatives, 30)), torch.tensor(30.0).log()
+            first_class(sampled_logits(states, alike, target, negatives, 30)), torch.tensor(30.0).log()
         )
 
 
@@ -226,9 +226,13 @@ def test_a_beam_finds_as_many_allowed_items_as_it_is_wide_and_no_other(branching
 
 
 def test_a_trie_has_a_node_for_every_prefix(branching):
-    trie, digits = Trie.of(branching.digits), branching.digits.numpy()
-    assert [len(level) for level in trie.digit] == [len(np.unique(digits[:, : g + 1], axis=0)) for g in range(4)]
-    assert len(trie.digit[-1]) == 90 and sorted(trie.order.tolist()) == list(range(90))
+    levels, digits = trie(branching.digits), branching.digits.numpy()
+    for level, (digit, parent, node) in enumerate(levels):
+        prefixes = np.unique(digits[:, : level + 1], axis=0)
+        assert len(digit) == len(parent) == len(prefixes) and (digit[node].numpy() == digits[:, level]).all()
+        if level:
+            assert (parent[node] == levels[level - 1][2]).all()
+    assert sorted(levels[-1][2].tolist()) == list(range(90))
 
 
 def test_tiger_closes_what_was_seen_unless_it_is_unmasked(fitted, data):

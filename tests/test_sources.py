@@ -20,7 +20,7 @@ from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()
-beauty = partial(readers.amazon_2014, category="Beauty")
+beauty = sources.SOURCES["amazon-beauty"].read
 
 
 class Web(BaseHTTPRequestHandler):
@@ -261,7 +261,7 @@ def test_an_archive_that_climbs_out_of_its_folder_is_refused(tmp_path, evil):
         bundle.writestr("good.txt", "good")
         bundle.writestr(evil, "evil")
     with pytest.raises(InputError, match="climbs out of its folder"):
-        readers.unpack(archive, ["good.txt"])
+        readers.unpack(archive, "good.txt")
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "bad.zip"]
 
 
@@ -269,12 +269,12 @@ def test_an_archive_that_is_cut_short_or_lacks_a_member_is_named(tmp_path):
     archive = tmp_path / "some.zip"
     with zipfile.ZipFile(archive, "w") as bundle:
         bundle.writestr("good.txt", "good" * 1000)
-    assert readers.unpack(archive, ["good.txt"])[0] == b"good" * 1000
+    assert readers.unpack(archive, "good.txt") == b"good" * 1000
     with pytest.raises(InputError, match=r"some\.zip is damaged .*other\.txt"):
-        readers.unpack(archive, ["other.txt"])
+        readers.unpack(archive, "other.txt")
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"some\.zip is damaged .*delete it"):
-        readers.unpack(archive, ["good.txt"])
+        readers.unpack(archive, "good.txt")
 
 
 def test_a_member_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -283,8 +283,8 @@ def test_a_member_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_pa
         bundle.writestr("folder/zeros.txt", "0" * 1000)
         bundle.writestr("folder/small.txt", "0" * 999)
     with pytest.raises(InputError, match=r"'folder/zeros\.txt' above 2 GB"):
-        readers.unpack(tmp_path / "bomb.zip", ["zeros.txt"])
-    assert len(readers.unpack(tmp_path / "bomb.zip", ["small.txt"])[0]) == 999
+        readers.unpack(tmp_path / "bomb.zip", "zeros.txt")
+    assert len(readers.unpack(tmp_path / "bomb.zip", "small.txt")) == 999
 
 
 def test_ml_100k_is_whole():

@@ -17,9 +17,9 @@ from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import generation, retrieval
 from m6rec.tasks.heldout import OpenDomain, few_shot, hold_out
 from m6rec.tasks.zero_shot import DotProduct
-from m6rec.train import plain
-from m6rec.train.meeting import Catalogue
-from m6rec.train.plain import Backbone
+from m6rec.train import text as text_training
+from m6rec.train.losses import Catalogue
+from m6rec.train.text import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
 ASKED = Prompt(
@@ -147,8 +147,8 @@ def test_open_domain_cases_keep_apart_who_is_new():
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
     out = hold_out(data, np.ones(data.n_items, bool), name="films")
-    config = plain.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
-    made = plain.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
+    config = text_training.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
+    made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
     again, other = (few_shot(made, out, 40), few_shot(made, out, 40, scratch=True))
     assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
@@ -161,10 +161,12 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
-    tokens = plain.batch(made.tokenizer.encode([Prompt(profile="age", target=tuple(items))]))
-    own = plain.losses(made.network, tokens)["meet"]
-    torch.testing.assert_close(plain.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own)
+    tokens = text_training.batch(made.tokenizer.encode([Prompt(profile="age", target=tuple(items))]))
+    own = text_training.losses(made.network, tokens)["meet"]
+    torch.testing.assert_close(
+        text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own
+    )
     more = Catalogue.of([*items, "tabla"], made.tokenizer)
-    assert plain.losses(made.network, tokens, more)["meet"] > own
-    unknown = plain.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["meet"]
+    assert text_training.losses(made.network, tokens, more)["meet"] > own
+    unknown = text_training.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["meet"]
     assert unknown == 0

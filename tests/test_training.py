@@ -19,7 +19,7 @@ from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses, softmax, whole
+from m6rec.train import checkpoint, losses
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -57,10 +57,10 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
     def gradients() -> list[torch.Tensor]:
         model.network.zero_grad()
         torch.manual_seed(0)
-        found = whole.predict(model.network, losses.hide(batch))
-        masses = whole.subtrees(model.network.digits.tree, found)
+        found = losses.predict(model.network, losses.mask_request(batch), model.config)
+        masses = found.subtrees(model.network.digits.tree)
         path, taught = losses.digits(model.network, found.state, found.target, masses)
-        (whole.next_event(found) + path + taught).backward()
+        (found.cross_entropy() + path + taught).backward()
         return [p.grad.clone() for p in model.network.parameters() if p.grad is not None]
 
     vectors = model.item_vectors()
@@ -113,19 +113,19 @@ def test_training_lowers_every_loss_and_beats_chance():
 
 def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     """Its value and both gradients, with items that are no answers, and with more positions than one part holds."""
-    monkeypatch.setattr(softmax, "CELLS", 100)
+    monkeypatch.setattr(losses, "SOFTMAX_CHUNK", 100)
     torch.manual_seed(0)
     state, items = torch.randn(23, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     target, answers = torch.randint(28, (23,)), torch.arange(30) < 28
-    found = whole.next_event(whole.Predicted(state, items, target, answers))
+    found = losses.FullPrediction(state, items, target, answers).cross_entropy()
     slow = F.cross_entropy((state @ items.T).masked_fill(~answers, float("-inf")), target)
     torch.testing.assert_close(found, slow)
     for mine, true in zip(*(torch.autograd.grad(3 * loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
-    torch.testing.assert_close(softmax.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
+    torch.testing.assert_close(losses.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
     near = Neighbourhood(torch.stack((torch.arange(30), (torch.arange(30) + 7) % 30), 1), torch.rand(30, 2).softmax(1))
     truth = torch.zeros(23, 30).scatter_add_(1, near.item[target], near.share[target])
-    found, slow = softmax.full_softmax(state, items, target, None, near), F.cross_entropy(state @ items.T, truth)
+    found, slow = losses.full_softmax(state, items, target, None, near), F.cross_entropy(state @ items.T, truth)
     for mine, true in zip(*(torch.autograd.grad(loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
 
@@ -164,8 +164,8 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     network, tree = trained.network, trained.network.digits.tree
     state, target = torch.randn(3, 16), torch.tensor([2, 9, 21])
     logits = network.score(state, trained.item_vectors())
-    found = whole.Predicted(state, trained.item_vectors(), target, network.codes >= 0)
-    _, taught = losses.digits(network, state, target, whole.subtrees(tree, found))
+    found = losses.FullPrediction(state, trained.item_vectors(), target, network.codes >= 0)
+    _, taught = losses.digits(network, state, target, found.subtrees(tree))
     probability, digits, expected = logits.softmax(-1), tree.digits(torch.arange(len(tree.leaf))), 0.0
     student = network.digits.teacher_forced(state, target)
     for row in range(3):

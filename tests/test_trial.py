@@ -11,7 +11,7 @@ from m6rec.errors import InputError
 from m6rec.explain.content import Reconstruction, captions, first_named, reconstruct
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
-from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_masking
+from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_dropping
 
 
 class Known:
@@ -92,10 +92,10 @@ def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
 
 def test_a_modality_that_the_model_does_not_read_has_no_share(shop, model):
     deaf = M6Rec(shop.train, "tiny", width=16, identity=False, modalities=("text", "image"))
-    for shares in (weights_by_masking(deaf, shop), weights_by_attention(deaf, shop)):
+    for shares in (weights_by_dropping(deaf, shop), weights_by_attention(deaf, shop)):
         assert shares.shape == shop.modality_weights.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
         np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
-    assert (weights_by_masking(model, shop) > 0).all()
+    assert (weights_by_dropping(model, shop) > 0).all()
 
 
 def test_true_shares_stand_in_the_order_of_the_modalities(shop):

@@ -1,4 +1,4 @@
-"""Baselines that say whether a person will like a film: the film's mean, a logistic regression, a DIN-like network.
+"""Baselines that predict whether a user will like an item: item mean, logistic regression, a DIN-like network.
 
 Each is fitted on `Ratings` and gives `scores(rows)`: (n,), higher = likelier to be liked.
 """
@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from m6rec.config import pick_device
 from m6rec.data.ratings import Ratings
+from m6rec.train.fit import train_epoch
 
 
 class ItemMean:
-    """How others rated the film."""
+    """The mean of the others' ratings of the item."""
 
     name = "item mean"
 
-    def fit(self, known: Ratings, rows: np.ndarray) -> ItemMean:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> ItemMean:
         """The means are counted already, on all training events."""
-        self.means = known.numbers["others"].to_numpy()
+        self.means = ratings.numbers["others"].to_numpy()
         return self
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -34,51 +35,50 @@ class ItemMean:
 
 
 class Logistic:
-    """A logistic regression on everything that is known as a number."""
+    """A logistic regression on all numeric features."""
 
     name = "logistic regression"
 
-    def fit(self, known: Ratings, rows: np.ndarray) -> Logistic:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> Logistic:
         """rows: the labelled examples."""
-        self.known = known
-        self.model = LogisticRegression(C=0.01, max_iter=1000).fit(known.features[rows], known.liked[rows])
+        self.ratings = ratings
+        self.model = LogisticRegression(C=0.01, max_iter=1000).fit(ratings.features[rows], ratings.liked[rows])
         return self
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """(n,) log-odds"""
-        return self.model.decision_function(self.known.features[rows])
+        return self.model.decision_function(self.ratings.features[rows])
 
 
 class DIN:
-    """A DIN-like network: the film looks at each film rated before, and what it finds is pooled by those weights.
+    """A DIN-like network: the candidate attends to the items rated before (Zhou et al. 2018, section 4.3).
 
-    It knows users, items, genres, ratings and the profile by embeddings; `numbers` gives it what the regression sees
-    too. The weights come from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best is
-    kept. Source: Zhou et al. 2018, section 4.3.
+    Users, items, genres and stars are embedded; `numbers` adds the regression's features. The attention weights come
+    from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best is kept.
     """
 
     def __init__(self, *, numbers: bool = False, width: int = 16, history: int = 20, epochs: int = 4, seed: int = 0):
         self.numbers, self.width, self.history, self.epochs, self.seed = numbers, width, history, epochs, seed
         self.name = "DIN-like, with the numbers" if numbers else "DIN-like"
 
-    def fit(self, known: Ratings, rows: np.ndarray) -> DIN:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> DIN:
         """Adam over the labelled examples."""
         torch.manual_seed(self.seed)
-        rng, self.known = np.random.default_rng(self.seed), known
-        skipped = 0 if self.numbers else known.numbers.shape[1]
-        self.features = np.ascontiguousarray(known.features[:, skipped:])
-        self.network, self.log = DINNetwork(known, self.features.shape[1], self.width).to(pick_device()), []
+        rng, self.ratings = np.random.default_rng(self.seed), ratings
+        skipped = 0 if self.numbers else ratings.numbers.shape[1]
+        self.features = np.ascontiguousarray(ratings.features[:, skipped:])
+        self.network, self.log = DINNetwork(ratings, self.features.shape[1], self.width).to(pick_device()), []
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
+
+        def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
+            truth = torch.from_numpy(ratings.liked[batch]).float().to(network.genres.device)
+            return {"liked": F.binary_cross_entropy_with_logits(network(*self._inputs(batch)), truth)}
+
         for _ in range(self.epochs):
-            self.network.train()
-            for batch in np.array_split(rng.permutation(rows), max(1, len(rows) // 128)):
-                truth = torch.from_numpy(known.liked[batch]).float().to(self.network.genres.device)
-                loss = F.binary_cross_entropy_with_logits(self.network(*self._inputs(batch)), truth)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            batches = np.array_split(rng.permutation(rows), max(1, len(rows) // 128))
+            train_epoch(self.network, optimizer, batches, losses)
             self.network.eval()
-            self.log.append(float(roc_auc_score(known.liked[known.valid], self.scores(known.valid))))
+            self.log.append(float(roc_auc_score(ratings.liked[ratings.valid], self.scores(ratings.valid))))
             if self.log[-1] == max(self.log):
                 best = copy.deepcopy(self.network.state_dict())
         self.network.load_state_dict(best)
@@ -91,20 +91,20 @@ class DIN:
         return np.concatenate([self.network(*self._inputs(part)).cpu().numpy() for part in parts])
 
     def _inputs(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        """Users and films (B,), films before (B, T) or -1, their stars (B, T), numbers (B, F)."""
-        known, past = self.known, self.known.history(rows, self.history)
-        seen, stars = np.where(past >= 0, known.item[past], -1), np.rint(known.value[past]).astype(np.int64)
-        inputs = known.user[rows], known.item[rows], seen, stars, self.features[rows]
+        """Users and items (B,), items before (B, T) or -1, their stars (B, T), numbers (B, F)."""
+        ratings, past = self.ratings, self.ratings.history(rows, self.history)
+        seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
+        inputs = ratings.user[rows], ratings.item[rows], seen, stars, self.features[rows]
         return tuple(torch.from_numpy(part).to(self.network.genres.device) for part in inputs)
 
 
 class DINNetwork(nn.Module):
-    def __init__(self, known: Ratings, features: int, width: int):
+    def __init__(self, ratings: Ratings, features: int, width: int):
         super().__init__()
-        self.register_buffer("genres", torch.from_numpy(known.genres.astype(np.float32)))
-        sizes = (known.data.n_users, known.data.n_items, 6)
+        self.register_buffer("genres", torch.from_numpy(ratings.genres.astype(np.float32)))
+        sizes = (ratings.data.n_users, ratings.data.n_items, 6)
         self.users, self.items, self.stars = (nn.Embedding(size, width) for size in sizes)
-        self.genre = nn.Linear(known.genres.shape[1], width, bias=False)
+        self.genre = nn.Linear(ratings.genres.shape[1], width, bias=False)
         self.weight = nn.Sequential(nn.Linear(4 * width, 36), nn.PReLU(), nn.Linear(36, 1))
         inputs = 4 * width + features
         self.head = nn.Sequential(nn.Linear(inputs, 64), nn.PReLU(), nn.Dropout(0.2), nn.Linear(64, 1))
@@ -112,12 +112,12 @@ class DINNetwork(nn.Module):
             nn.init.normal_(embedding.weight, std=0.01)
 
     def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
-        c, there = self._film(item), (seen >= 0)[..., None]
-        h = self._film(seen.clamp(min=0))  # (B, T, D)
-        film = c[:, None].expand_as(h)
-        weights = self.weight(torch.cat((h, film, h - film, h * film), -1))  # (B, T, 1)
-        pooled = (weights * there * (h + self.stars(stars))).sum(1) / there.sum(1).clamp(min=1)
+        c, present = self._item(item), (seen >= 0)[..., None]
+        h = self._item(seen.clamp(min=0))  # (B, T, D)
+        candidate = c[:, None].expand_as(h)
+        weights = self.weight(torch.cat((h, candidate, h - candidate, h * candidate), -1))  # (B, T, 1)
+        pooled = (weights * present * (h + self.stars(stars))).sum(1) / present.sum(1).clamp(min=1)
         return self.head(torch.cat((self.users(user), c, pooled, pooled * c, numbers), -1)).squeeze(-1)
 
-    def _film(self, item: Tensor) -> Tensor:
+    def _item(self, item: Tensor) -> Tensor:
         return self.items(item) + self.genre(self.genres[item])

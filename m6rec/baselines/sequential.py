@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,7 @@ from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import Block, attend
 from m6rec.train.fit import Epoch, Stage, fit, fit_once
-from m6rec.train.sampled import first_of, sampled_logits
-from m6rec.train.softmax import full_softmax
+from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
 class Sequential:
@@ -31,6 +31,7 @@ class Sequential:
 
     name: str
     settings: tuple[str, ...] = ()  # the attributes that decide, beside the config, what is learnt
+    architecture: Callable[[int, Config], nn.Module]  # of a number of items; its `items` embeds them
     network: nn.Module | None = None
     log: list[Epoch]
 
@@ -38,8 +39,8 @@ class Sequential:
         self.config = config
 
     def build(self, data: Dataset) -> nn.Module:
-        """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D); `items` embeds."""
-        raise NotImplementedError
+        """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D)."""
+        return self.architecture(data.n_items, self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Mean loss of the items (n,) that came after states (n, D): cross-entropy over the whole catalogue."""
@@ -51,7 +52,7 @@ class Sequential:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """How many are trained."""
         return sum(parameter.numel() for parameter in self._fitted().parameters())
 
     def fit(self, data: Dataset, split: Split, **options: object) -> Sequential:
@@ -75,8 +76,8 @@ class Sequential:
         length, size = self.config.history, self.config.batch
 
         def validate(network: nn.Module) -> float:
-            judged = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
-            return evaluate(judged, data, split=split, part="valid").metrics["ndcg@10"]
+            scorer = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
+            return evaluate(scorer, data, split=split, part="valid").metrics["ndcg@10"]
 
         stage = Stage(
             name=self.name,
@@ -84,7 +85,6 @@ class Sequential:
             batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
             losses=lambda network, batch, rng: {"next": self._next(network, batch)},
             validate=validate,
-            weights={},
         )
         return self.network, stage, self.config
 
@@ -100,8 +100,8 @@ class Sequential:
     def _next(self, network: nn.Module, batch: Batch) -> Tensor:
         item = batch.context.item
         states, target = network(item[:, :-1]), item[:, 1:]
-        there = target >= 0
-        return self.loss(network, states[there], target[there])
+        present = target >= 0
+        return self.loss(network, states[present], target[present])
 
     @torch.no_grad()
     def _scores(self, network: nn.Module, users: Targets) -> Tensor:
@@ -137,10 +137,7 @@ class GRU4Rec(Sequential):
     """Hidasi et al. 2016, with item vectors shared by input and output (Hidasi & Karatzoglou 2018); full softmax."""
 
     name = "GRU4Rec"
-
-    def build(self, data: Dataset) -> GRU4RecNetwork:
-        """The network of a catalogue."""
-        return GRU4RecNetwork(data.n_items, self.config)
+    architecture = GRU4RecNetwork
 
 
 class Layer(nn.Module):
@@ -188,10 +185,7 @@ class SASRec(Sequential):
     """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023) over its input item vectors."""
 
     name = "SASRec"
-
-    def build(self, data: Dataset) -> SASRecNetwork:
-        """The network of a catalogue."""
-        return SASRecNetwork(data.n_items, self.config)
+    architecture = SASRecNetwork
 
 
 class LiGR(nn.Module):
@@ -210,17 +204,14 @@ class ESASRec(Sequential):
 
     name = "eSASRec"
     settings = ("negatives",)
+    architecture = staticmethod(lambda items, config: SASRecNetwork(items, config, LiGR))
 
     def __init__(self, config: Config, negatives: int = 256):
         super().__init__(config)
         self.negatives = negatives
 
-    def build(self, data: Dataset) -> SASRecNetwork:
-        """The network of a catalogue."""
-        return SASRecNetwork(data.n_items, self.config, LiGR)
-
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """The sampled softmax."""
         items = network.items.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
-        return first_of(sampled_logits(states, items, target, negatives, len(items)))
+        return first_class(sampled_logits(states, items, target, negatives, len(items)))

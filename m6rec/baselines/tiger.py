@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -141,59 +139,42 @@ class TigerNetwork(nn.Module):
         return self.decoder_norm(x) @ self.tables[level].weight.T, grown
 
 
-class Trie(NamedTuple):
-    """The digits that lead to an item, as nodes in the order of their digits: below each lies a run of the items.
+def trie(digits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of semantic IDs (N, G), per level: last digits (n,) and parents (n,) of its nodes, and each item's node (N,).
 
-    The model's own `Tree` has a place for every path; here 256³ paths and more lead to a few thousand items.
+    Sparse, unlike the model's own `Tree`: here 256³ paths and more lead to a few thousand items.
     """
-
-    order: Tensor  # (N,) item codes in the order of their digits
-    bounds: list[Tensor]  # per level, the root's first: (nodes + 1,) where in `order` each node begins
-    digit: list[Tensor]  # per level: (nodes,) the last digit of each
-    children: list[Tensor]  # per level: (nodes above + 1,) where the children of each node above begin
-
-    @classmethod
-    def of(cls, digits: Tensor) -> Trie:
-        """The trie of semantic IDs (N, G)."""
-        table = digits.cpu().numpy()
-        order = np.lexsort(table.T[::-1])
-        table = table[order]
-        fresh = np.logical_or.accumulate(table[1:] != table[:-1], 1)  # (N - 1, G): another prefix than the one before
-        bounds = [np.array([0, len(table)])]
-        bounds += [np.concatenate(([0], 1 + np.flatnonzero(level), [len(table)])) for level in fresh.T]
-        digit = [table[begins[:-1], level] for level, begins in enumerate(bounds[1:])]
-        children = [np.searchsorted(below, above) for above, below in pairwise(bounds)]
-        moved = [[torch.from_numpy(a).to(digits.device) for a in level] for level in (bounds, digit, children)]
-        return cls(torch.from_numpy(order).to(digits.device), *moved)
+    table, levels = digits.cpu().numpy(), []
+    above = np.zeros(len(table), np.int64)
+    for level in range(table.shape[1]):
+        _, first, node = np.unique(table[:, : level + 1], axis=0, return_index=True, return_inverse=True)
+        columns = table[first, level], above[first], node.ravel()
+        levels.append(tuple(torch.from_numpy(column).to(digits.device) for column in columns))
+        above = node.ravel()
+    return levels
 
 
 @torch.no_grad()
 def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -> Tensor:
     """Log-likelihoods of the items that a beam finds for each state (B, D), -inf for all others: (B, N).
 
-    allowed (B, N) bool: which items may be said. A digit is possible only if it leads to one, so the beam ends with as
-    many items as it is wide, or with all that are allowed.
+    allowed (B, N) bool: which items may be generated. A digit is possible only if it leads to one, so the beam ends
+    with as many items as it is wide, or with all that are allowed.
     """
-    trie, b = Trie.of(network.digits), len(state)
-    before = F.pad(allowed[:, trie.order].cumsum(1), (1, 0))  # (B, N + 1) allowed items that precede each
+    b, x, past, above = len(state), state, None, 1
     nodes, scores = state.new_zeros(b, 1, dtype=torch.long), state.new_zeros(b, 1)
-    x, cache = state, None
-    for level, begins in enumerate(trie.children):
+    for level, (digit, parent, node) in enumerate(trie(network.digits)):
         kept = nodes.shape[1]
-        logits, cache = network.step(x, level, cache)
-        width = int(begins.diff().max())
-        children = begins[nodes][..., None] + torch.arange(width, device=state.device)  # (B, K, W)
-        there = children < begins[nodes + 1][..., None]
-        children = children.clamp(max=len(trie.digit[level]) - 1)
-        edges = trie.bounds[level + 1]
-        below = before.gather(1, edges[children + 1].flatten(1)) - before.gather(1, edges[children].flatten(1))
-        said = logits.log_softmax(-1).view(b, kept, -1).gather(2, trie.digit[level][children])
-        ahead = (scores[..., None] + said).flatten(1).masked_fill(~there.flatten(1) | (below == 0), -math.inf)
-        scores, best = ahead.topk(min(beam, ahead.shape[1]))
-        nodes = children.flatten(1).gather(1, best)
-        rows = (torch.arange(b, device=state.device)[:, None] * kept + best // width).flatten()  # each one's parent
-        cache = [KVCache(m.k[rows], m.v[rows]) for m in cache]
-        x = network.tables[level](trie.digit[level][nodes]).flatten(0, 1)
-    # Where fewer are possible than the beam is wide, its rest is -inf and may name an item again: the larger counts.
-    found = torch.full(allowed.shape, -math.inf, device=state.device)
-    return found.scatter_reduce_(1, trie.order[nodes], scores, "amax")
+        logits, past = network.step(x, level, past)
+        log_probs = logits.log_softmax(-1).view(b, -1)  # (B, K · codes)
+        slots = nodes.new_full((b, above), -1)
+        slots = slots.scatter_(1, nodes, torch.arange(kept, device=state.device).expand(b, -1))[:, parent]
+        valid = (slots >= 0) & (state.new_zeros(b, len(digit)).index_add_(1, node, allowed.to(state)) > 0)
+        slots = slots.clamp(min=0)  # (B, n) where in the beam each node's parent is
+        ahead = scores.gather(1, slots) + log_probs.gather(1, slots * logits.shape[-1] + digit)
+        scores, nodes = ahead.masked_fill(~valid, -math.inf).topk(min(beam, len(digit)))
+        rows = (torch.arange(b, device=state.device)[:, None] * kept + slots.gather(1, nodes)).flatten()
+        past = [KVCache(m.k[rows], m.v[rows]) for m in past]
+        x, above = network.tables[level](digit[nodes]).flatten(0, 1), len(digit)
+    # The last level has a node for each item.
+    return torch.full_like(scores[:, :1], -math.inf).repeat(1, above).scatter(1, node.argsort()[nodes], scores)

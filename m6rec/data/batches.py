@@ -72,15 +72,6 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     )
 
 
-def user_context(
-    item: np.ndarray, value: np.ndarray, gap: np.ndarray, profile: np.ndarray, request: np.ndarray
-) -> Context:
-    """One user now, from codes of their events (T,), profile (C,) and request (R,): B = Q = 1, T at least 1."""
-    history = (item, value, gap) if len(item) else np.array([[-1], [0], [0]])
-    columns = (*history, profile, request[None])
-    return Context(*(torch.tensor(column)[None] for column in columns), position=torch.tensor([[len(item)]]))
-
-
 def _events(windows: np.ndarray, length: int) -> np.ndarray:
     """(W, 2) bounds -> (W, length) event indexes, -1 past the end."""
     events = windows[:, :1] + np.arange(length)

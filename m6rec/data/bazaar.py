@@ -1,7 +1,6 @@
 """bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
 
-Shoppers and what they buy are simulated by `data/build.py`, so that the cause of every event is known, and with it
-the best ranking that any model can reach. `data/README.md` tells how it was made.
+The cause of every event is known, and so the best ranking that any model can reach: data/README.md.
 """
 
 from __future__ import annotations
@@ -94,20 +93,21 @@ class Market:
     def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
-        TASTE x taste + LAST x the last item's place + REQUEST x the mean of the values' directions, and TIP x the
-        cause's own; chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
+        Chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
         """
         if cause.kind == "chance":
             return np.zeros_like(taste)
-        codes, places = recent.T, np.concatenate([self.items, np.zeros_like(self.items[:1])])  # -1: before the first
+        places = np.concatenate([self.items, np.zeros_like(self.items[:1])])[recent.T[::-1]]  # -1: before the first
         fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
+        own = (
+            taste
+            if cause.kind == "taste"
+            else places[cause.which - 1]
+            if cause.kind == "event"
+            else fields[cause.which]
+        )
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
-        pull += LAST * places[codes[-1]]
-        if cause.kind == "event":
-            pull += TIP * places[codes[-cause.which]]
-        else:
-            pull += TIP * (taste if cause.kind == "taste" else fields[cause.which])
-        return np.round(pull, 4)
+        return np.round(pull + LAST * places[0] + TIP * own, 4)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
         """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
@@ -118,10 +118,9 @@ class Market:
 
 
 class BayesOptimal:
-    """The ranking by p(item) = sum over causes of p(cause) p(item | cause), with true places and tastes: no model can
-    rank better but by luck.
+    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck.
 
-    It knows what is known before the event (taste, history, request), never the cause. Rank it like a model.
+    It knows what is known before the event (taste, history, request), never the cause.
     """
 
     name = "Bayes-optimal"
@@ -136,8 +135,7 @@ class BayesOptimal:
 
     def causes(self, users: Targets) -> np.ndarray:
         """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""
-        rows = np.arange(len(users))
-        joint = np.stack([joint[rows, users.items] for joint in self._joints(users)], axis=1)
+        joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
         return joint / joint.sum(axis=1, keepdims=True)
 
     def _joints(self, users: Targets):

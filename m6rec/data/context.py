@@ -1,8 +1,7 @@
 """Context: profile, history and request as codes that the network can look up (the source document's section 3.3.1).
 
-`Fields` holds all fields of one data set, fitted on training events only, and is saved with the model. Whatever is
-derived for event t comes from the events before it and from its own time: one rule for stored events and for a request
-now.
+`Fields` are fitted on training events only and saved with the model. What is derived for an event comes from the events
+before it and from its own time, by one rule for stored events and for a request now.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # every other e
 class Context(NamedTuple):
     """What is known when one recommends: integer codes, 0 = absent (items: -1 = no event).
 
-    `request` and `position` have one row per target: Q = T while training (every event is a target), Q = 1 in service.
+    One row of `request` and `position` per target: Q = T while training (every event is a target), Q = 1 in service.
     """
 
     item: Tensor  # (B, T) item codes, oldest first, padded on the right
@@ -96,10 +95,7 @@ class Fields:
         return _stack([f.encode(f.read(users)) for f in self.profile], len(users))
 
     def encode_request(self, events: pd.DataFrame, derived: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(E, R) codes of each event's request; derived: by name, each (E,), tastes as codes (see `derive`).
-
-        The other fields stand in the events' own columns.
-        """
+        """(E, R) codes of each event's request, from its columns and `derived` features (E,), tastes as codes."""
         values = [derived[f.part] if f.part in derived else f.read(events) for f in self.request]
         codes = [v if f.part == "tastes" else f.encode(v) for f, v in zip(self.request, values, strict=True)]
         return _stack(codes, len(events))
@@ -113,9 +109,8 @@ class Fields:
     ) -> np.ndarray:
         """(R,) codes of a request that a caller typed, such as {"hour": 21}; what is not named is absent.
 
-        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: as of one event, NaN
-        for absent; what is typed overrides it. InputError for a field that the model does not have, and for a value out
-        of range.
+        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: of this one event,
+        NaN for absent; what is typed overrides it. InputError for an unknown field and for a value out of range.
         """
         request, derived = dict(request or {}), derived or {}
         if isinstance(request.get("weekday"), int) and 0 <= request["weekday"] < 7:
@@ -194,10 +189,9 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
 
 
 def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Features (E,) of each event from its time and from the events before it, NaN where unknown.
+    """Features (E,) of each event, NaN where unknown, of its `time` (E,) in seconds; first (E,): a user's first event.
 
-    gap: seconds since the event before; session: events of the same session before; pace: seconds per event so far in
-    the session. time: (E,) seconds, NaN where unknown; first: (E,) bool, a user's first event.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
     gap = np.full(len(time), np.nan)
     gap[1:] = np.diff(time)
@@ -211,10 +205,9 @@ def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _tastes(field: Field, words: sparse.csr_array, item: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(E,) codes of the word with the highest TF-IDF of the last RECENT events before each one, 0 for none.
+    """(E,) codes of the word with the highest TF-IDF among the RECENT items before each event, 0 for none.
 
-    words: (N, W), of the items; item: (E,). A word counts once for each item beyond the first that has it: what two of
-    five share is a taste, what one has is chance.
+    words: (N, W), of the items; item: (E,). A word counts for each item beyond the first that has it.
     """
     rows = np.arange(len(item))
     begin = np.maximum.accumulate(np.where(first, rows, 0))
@@ -244,10 +237,9 @@ class UserHistory(NamedTuple):
 
     @classmethod
     def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> UserHistory:
-        """A list of ids, titles or dicts, oldest first, or a frame of raw events in any order.
+        """A list of ids, titles or dicts, oldest first, or a frame with item_id and optionally value and timestamp.
 
-        A frame has item_id, and optionally value and timestamp; without times its rows are in order. InputError for a
-        frame without item_id, and for a cell that is no time or no number.
+        Without times the frame's rows are in order. InputError for no item_id, and for a cell that is no time.
         """
         if not isinstance(history, pd.DataFrame):
             item, known = data.history_codes(history), data.items["text"]
@@ -271,10 +263,10 @@ class UserHistory(NamedTuple):
         return cls(item, value.to_numpy(dtype=float)[order], time, texts)
 
 
-def encode_now(
-    fields: Fields, past: UserHistory, request: Mapping[str, object] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One user now, by the same rules: codes of values (T,), of gaps (T,) and of the request (R,).
+def user_context(
+    fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
+) -> Context:
+    """One user now, by the same rules (B = Q = 1): the last `length` events, and profile codes (C,).
 
     The request is derived as if it were one more event. InputError for a time before the last event.
     """
@@ -282,14 +274,16 @@ def encode_now(
     now = np.nan if moment is None else float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
     if past.time is not None and size and now < past.time[-1]:
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    derived = derive(
-        np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1) == 0
-    )
-    gaps, last = derived["gap"][:-1], {name: values[-1] for name, values in derived.items()}
+    time = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now)
+    derived = derive(time, np.arange(size + 1) == 0)
+    last = {name: values[-1] for name, values in derived.items()}
     if field := fields.tastes:
         rows = np.arange(len(past.texts) + 1)  # the last stands for the request
         last["tastes"] = _tastes(field, field.words([*past.texts, ""]), rows, rows == 0)[-1]
-    return fields.value.encode(past.value), fields.gap.encode(gaps), fields.typed_request(request, last)
+    history = [past.item, fields.value.encode(past.value), fields.gap.encode(derived["gap"][:-1])]
+    history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
+    columns = (*history, profile, fields.typed_request(request, last)[None], [min(size, length)])
+    return Context(*(torch.tensor(column)[None] for column in columns))
 
 
 def _stack(codes: list[np.ndarray], rows: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,12 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from m6rec.data.dataset import Dataset
+from m6rec.data.prompts import Domain
 from m6rec.data.splits import Split
+from m6rec.data.text import PROMPT_SPECIAL, PromptTokenizer
 
-WINDOW, DECAY = 10, 0.8
+WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
+TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
 COMMON = 0.4  # exponent by which common items count for less
 
@@ -83,3 +87,51 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
     counts.setdiag(0)
     counts.eliminate_zeros()
     return counts
+
+
+def cooccurrence_init(domains: Sequence[Domain], tokenizer: PromptTokenizer, width: int, seed: int = 0) -> Tensor:
+    """Token embeddings (V, D) from how often the words of an event follow those of its history, request and profile.
+
+    Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and
+    noise of a tenth of that length, which keeps tokens apart that were never counted.
+    """
+    rng = np.random.default_rng(seed)
+    counts = sum(_token_counts(domain, tokenizer) for domain in domains)
+    counts = (counts + counts.T).tocoo()
+    total, each = counts.sum(), counts.sum(axis=0)
+    chance = each[counts.row] * each[counts.col] / total
+    table = sp.csr_array(
+        ((counts.data - chance) / np.sqrt(chance * total), (counts.row, counts.col)), shape=counts.shape
+    )
+    out = rng.standard_normal((len(tokenizer), width)) / width**0.5
+    rank = min(width, min(counts.shape) - 1)
+    if table.nnz > rank:
+        rows = sp.linalg.svds(table, k=rank, v0=np.ones(counts.shape[0]) / counts.shape[0] ** 0.5)[
+            0
+        ]  # every direction counts
+        out *= 0.1
+        out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
+    return torch.from_numpy(out).float()
+
+
+def _token_counts(domain: Domain, tokenizer: PromptTokenizer) -> sp.csr_array:
+    """(V, V): how often a token of an event (row) met one of what was known before it (column)."""
+    items = _bags(domain.items, tokenizer)
+    events = items[domain.item]
+    known = _bags(domain.profiles, tokenizer)[domain.user]
+    known = known + _bags([f"{words}:" if words else "" for words in domain.requests], tokenizer)
+    for back in range(1, TEXT_WINDOW + 1):
+        same = np.zeros(len(domain.user))
+        same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
+        rows = np.flatnonzero(same)
+        picked = sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same)))
+        known = known + picked @ events
+    return sp.csr_array(events.T @ known)
+
+
+def _bags(texts: Sequence[str], tokenizer: PromptTokenizer) -> sp.csr_array:
+    """(n, V) how often each token is in each text."""
+    ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
+    rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
+    flat = np.array([token for one in ids for token in one], dtype=np.int64)
+    return sp.csr_array((np.ones(len(flat)), (rows, flat)), shape=(len(ids), len(tokenizer)))

@@ -1,8 +1,7 @@
 """The Dataset: items, users and events as tables whose row numbers are the codes that the models use.
 
-Raw ids are what the outside world says (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time
-order, so that one user's history is one slice. Splits and targets are in `splits.py`, the checks of raw frames in
-`schema.py`.
+Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order, so that
+one user's history is one slice.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from m6rec.data import lookup, readers, schema
-from m6rec.data.features import KINDS, MODALITIES
+from m6rec.data.features import FILE_MODALITIES, MODALITIES
 from m6rec.data.media import Media
 from m6rec.data.schema import Frames, Report
 from m6rec.data.splits import Split, Targets, global_time, leave_one_out
@@ -89,10 +88,9 @@ class Dataset:
 
         attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
         """
-        report, name = Report(strict=False), Path(path).stem.lower()
-        data = cls.from_tables(
-            readers.sequences(Path(path), report, attributes and Path(attributes)), report, name=name
-        )
+        report, path = Report(strict=False), Path(path)
+        name, attributes = path.stem.lower(), attributes and Path(attributes).absolute()
+        data = cls.from_tables(readers.sequences(path.parent, report, path.name, attributes), report, name=name)
         report.warn(name)
         return data
 
@@ -134,7 +132,7 @@ class Dataset:
         if ties == "random":
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
-        offsets = _offsets(events["user"].to_numpy(), len(users))
+        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
         return cls(name, timed, items, users, events, offsets, tables.media, report.table())
 
     @property
@@ -157,7 +155,7 @@ class Dataset:
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the items are made of: text always, image and sound where any item has one."""
-        return tuple(m for m in MODALITIES if m not in KINDS or self._files(m))
+        return tuple(m for m in MODALITIES if m not in FILE_MODALITIES or self._files(m))
 
     def _files(self, modality: str) -> list[str]:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
@@ -167,20 +165,17 @@ class Dataset:
         return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     @cached_property
-    def _item_ids(self) -> lookup.Ids:
-        return lookup.Ids(self.items["item_id"], "item", self.name)
-
-    @cached_property
-    def _user_ids(self) -> lookup.Ids:
-        return lookup.Ids(self.users["user_id"], "user", self.name)
-
-    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw item ids, given as they are or as text; InputError names an unknown one."""
-        return self._item_ids.codes(raw_ids)
+    def _ids(self) -> tuple[lookup.Ids, lookup.Ids]:
+        users, items = lookup.Ids(self.users["user_id"], "user", self.name), self.items["item_id"]
+        return users, lookup.Ids(items, "item", self.name)
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return self._user_ids.codes(raw_ids)
+        return self._ids[0].codes(raw_ids)
+
+    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
+        """The same of raw item ids."""
+        return self._ids[1].codes(raw_ids)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -238,7 +233,7 @@ class Dataset:
 
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
-        new = schema.catalogue(items.drop(columns=list(KINDS), errors="ignore"), None, Report())
+        new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
         taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
         if len(taken):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
@@ -267,7 +262,7 @@ class Dataset:
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> Dataset:
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
-        return replace(new, offsets=_offsets(new.events["user"], new.n_users))
+        return replace(new, offsets=np.searchsorted(new.events["user"], np.arange(new.n_users + 1)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -278,7 +273,8 @@ class Dataset:
                 digest.update(json.dumps([column, len(frame)]).encode())
                 digest.update(_column_bytes(frame[column]))
         if self.media:
-            digest.update(self.media.fingerprint(name for kind in KINDS for name in self._files(kind)).encode())
+            names = (name for modality in FILE_MODALITIES for name in self._files(modality))
+            digest.update(self.media.fingerprint(names).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -287,10 +283,6 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
-
-
-def _offsets(users: np.ndarray, n_users: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))]).astype(np.int64)
 
 
 def _column_bytes(column: pd.Series) -> bytes:

@@ -33,7 +33,7 @@ class Features(NamedTuple):
     text: np.ndarray  # (N, L) int64 token ids, 0 = padding (a missing text is all padding)
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
-    there: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
+    present: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> Features:
         """Some of the items, or all in another order."""
@@ -41,12 +41,12 @@ class Features(NamedTuple):
 
     def drop(self, *modalities: str) -> Features:
         """The same items as if they did not have these modalities; InputError for one that there is not."""
-        there = copy.deepcopy(self.there)
+        present = copy.deepcopy(self.present)
         for name in modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
-            there[:, MODALITIES.index(name)] = False
-        return self._replace(there=there)
+            present[:, MODALITIES.index(name)] = False
+        return self._replace(present=present)
 
     def to(self, device: torch.device) -> Features:
         """The same items as tensors on a device."""
@@ -57,7 +57,7 @@ class Features(NamedTuple):
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-class Kind(NamedTuple):
+class FileModality(NamedTuple):
     """One modality that comes in files."""
 
     decode: Callable[[bytes], np.ndarray]
@@ -66,9 +66,9 @@ class Kind(NamedTuple):
     module: ModuleType  # the code that decodes: other code, other cache
 
 
-KINDS = {
-    "image": Kind(image.decode, (image.SIDE, image.SIDE), image.patches, image),
-    "sound": Kind(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), sound),
+FILE_MODALITIES = {
+    "image": FileModality(image.decode, (image.SIDE, image.SIDE), image.patches, image),
+    "sound": FileModality(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), sound),
 }
 
 
@@ -82,18 +82,18 @@ def preprocess(
     What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
     """
     ids = tokens(items["text"], tokenizer, length)
-    parts, there, problems = [ids], [(ids != PAD).any(1)], []
-    for name in KINDS:
+    parts, present, problems = [ids], [(ids != PAD).any(1)], []
+    for name in FILE_MODALITIES:
         sources = list(items[name]) if name in items.columns else [None] * len(items)
         array, found, wrong = _modality(name, sources, media, cache)
         parts.append(array)
-        there.append(found)
+        present.append(found)
         problems += wrong
     if problems:
         files = "file of the items" if len(problems) == 1 else "files of the items"
         first = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
         warnings.warn(f"{len(problems):,} {files} cannot be used and count as absent: {first}", MediaWarning, 2)
-    return Features(*parts, np.stack(there, 1))
+    return Features(*parts, np.stack(present, 1))
 
 
 def absent(source: object) -> bool:
@@ -115,23 +115,18 @@ def read(source: object, media: Media | None) -> bytes:
     return media.read(source)
 
 
-def check(name: str, source: object) -> None:
-    """InputError if an image or a sound that the caller has at hand cannot be used."""
-    try:
-        KINDS[name].decode(read(source, None))
-    except InputError as error:
-        raise InputError(f"the item's {name} {_label(source, 0)} {error}") from None
-
-
 def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Items that a person gave as dicts, as a frame for `preprocess`; what is named and cannot be used is an error."""
+    """Items given as dicts, as a frame for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
         row = {"text": item.get("text", item.get("title"))}
-        for name in KINDS:
+        for name, modality in FILE_MODALITIES.items():
             if (source := item.get(name)) is not None:
                 row[name] = Path(source) if isinstance(source, str) else source
-                check(name, row[name])
+                try:
+                    modality.decode(read(row[name], None))
+                except InputError as error:
+                    raise InputError(f"the item's {name} {_label(row[name], 0)} {error}") from None
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
         rows.append(row)
@@ -143,37 +138,39 @@ def _modality(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Patches (N, P, ·), presence (N,) and what is wrong with the others that are not empty."""
     hashes: list[str | None] = [None] * len(sources)
-    first: dict[str, object] = {}  # each content is decoded once, whatever number of items share it
+    contents: dict[str, object] = {}  # each is decoded once, however many items share it
     problems: list[str] = []
     for i, source in enumerate(sources):
         if not absent(source):
             try:
                 hashes[i] = hashlib.sha256(read(source, media)).hexdigest()
-                first.setdefault(hashes[i], source)
+                contents.setdefault(hashes[i], source)
             except InputError as error:
                 problems.append(str(error).rstrip("."))
-    patches, wrong = _cached(name, first, media, cache)
-    problems += [
-        f"{_label(source, i)} {wrong[content]}"
-        for i, (source, content) in enumerate(zip(sources, hashes, strict=True))
-        if content in wrong
-    ]
-    rows = {content: row for row, content in enumerate(sorted(first.keys() - wrong.keys()))}
+    patches, broken = _patches(name, contents, media, cache)
+    each = enumerate(zip(sources, hashes, strict=True))
+    problems += [f"{_label(source, i)} {broken[content]}" for i, (source, content) in each if content in broken]
+    rows = {content: row for row, content in enumerate(sorted(contents.keys() - broken.keys()))}
     row = np.array([rows.get(content, -1) for content in hashes], dtype=np.int64)
     out = np.zeros((len(sources), *patches.shape[1:]), dtype=np.float32)
     out[row >= 0] = patches[row[row >= 0]]
     return out, row >= 0, problems
 
 
-def _cached(
+def _patches(
     name: str, contents: dict[str, object], media: Media | None, cache: Path | None
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """`_decoded`, or what it gave when the same contents were last asked for; a damaged cache is made anew."""
-    if cache is None or not contents:
-        return _decoded(name, contents, media)
+    """Patches of the contents that can be decoded, in the order of their hashes, and what is wrong with the others."""
+    modality, order = FILE_MODALITIES[name], sorted(contents)
 
     def make() -> tuple[np.ndarray, dict[str, str]]:
-        return _decoded(name, contents, media)
+        good, broken = [], {}
+        for content in order:
+            try:
+                good.append(modality.decode(read(contents[content], media)))
+            except InputError as error:
+                broken[content] = str(error).rstrip(".")
+        return modality.patches(np.array(good, dtype=np.float32).reshape(-1, *modality.shape)), broken
 
     def save(decoded: tuple[np.ndarray, dict[str, str]], new: Path) -> None:
         save_file({"patches": decoded[0]}, new, {"problems": json.dumps(decoded[1])})
@@ -181,27 +178,18 @@ def _cached(
     def load(path: Path) -> tuple[np.ndarray, dict[str, str]] | None:
         try:
             with safe_open(path, framework="numpy") as file:
-                patches, problems = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
+                patches, broken = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        return (patches, problems) if len(patches) + len(problems) == len(contents) else None
+        return (patches, broken) if len(patches) + len(broken) == len(order) else None
 
+    if cache is None or not order:
+        return make()
     try:
-        path = Path(cache) / f"{name}-{key(*sorted(contents), code=(KINDS[name].module,))}.safetensors"
+        path = Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
         return cached(path, make, save, load)
     except (OSError, SafetensorError):  # a full disk costs time, not the result
         return make()
-
-
-def _decoded(name: str, contents: dict[str, object], media: Media | None) -> tuple[np.ndarray, dict[str, str]]:
-    """Patches of the contents that can be decoded, in the order of their hashes, and what is wrong with the others."""
-    kind, good, problems = KINDS[name], [], {}
-    for content in sorted(contents):
-        try:
-            good.append(kind.decode(read(contents[content], media)))
-        except InputError as error:
-            problems[content] = str(error).rstrip(".")
-    return kind.patches(np.array(good, dtype=np.float32).reshape(-1, *kind.shape)), problems
 
 
 def _label(source: object, row: int) -> str:

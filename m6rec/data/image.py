@@ -17,16 +17,31 @@ MOST_PIXELS = 50_000_000
 
 
 def decode(raw: bytes | Image.Image) -> np.ndarray:
-    """A file's bytes -> (28, 28) float32 in 0..1 by the rules of `grey`; InputError if damaged or above 50 megapixels.
+    """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
 
-    The size is read from the header, before a single pixel is decoded. Of an animation, the first frame is taken.
+    What is transparent becomes black, as the garments' ground is. Of an animation, the first frame is taken.
+    InputError if it is damaged, or by its header above 50 megapixels, before a single pixel is decoded.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of much that is an error or nothing here
-            return grey(raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS))
-    except InputError:
-        raise
+            image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS)
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
+                flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+            elif image.has_transparency_data:
+                full = image.convert("RGBA")
+                flat = ImageChops.multiply(full.convert("L"), full.getchannel("A"))
+            else:
+                flat = image.convert("L")
+            scale = SIDE / max(flat.size)
+            small = flat.resize(tuple(max(1, round(side * scale)) for side in flat.size), Image.Resampling.LANCZOS)
+            small.info = dict(image.info)
+            upright = ImageOps.exif_transpose(small)
+            square = Image.new("L", (SIDE, SIDE))
+            square.paste(upright, tuple((SIDE - side) // 2 for side in upright.size))
+            return np.asarray(square, dtype=np.float32) / 255
     except Image.DecompressionBombError:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
     except Image.UnidentifiedImageError:
@@ -40,29 +55,6 @@ def encode(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(out, "PNG")
     return out.getvalue()
-
-
-def grey(image: Image.Image) -> np.ndarray:
-    """A picture -> (28, 28) float32 in 0..1: upright by its EXIF, grey, its longest side scaled to 28, centred.
-
-    What is transparent and what lies beside a picture that is not square becomes black, as the garments' ground is.
-    """
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(f"is an image of {image.width:,} × {image.height:,} pixels; scale it below 50 megapixels.")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
-        flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
-        full = image.convert("RGBA")
-        flat = ImageChops.multiply(full.convert("L"), full.getchannel("A"))
-    else:
-        flat = image.convert("L")
-    scale = SIDE / max(flat.size)
-    small = flat.resize(tuple(max(1, round(side * scale)) for side in flat.size), Image.Resampling.LANCZOS)
-    small.info = dict(image.info)
-    upright = ImageOps.exif_transpose(small)
-    square = Image.new("L", (SIDE, SIDE))
-    square.paste(upright, tuple((SIDE - side) // 2 for side in upright.size))
-    return np.asarray(square, dtype=np.float32) / 255
 
 
 def patches(images: np.ndarray) -> np.ndarray:

@@ -35,19 +35,15 @@ class Ids:
         raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
         wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
         codes = self.index.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-        if (codes < 0).any():
-            unknown = wanted[int(np.argmin(codes >= 0))]
-            near = ", ".join(self.nearest(unknown))
-            raise InputError(f"{self.word} {unknown!r} is not in {self.dataset}; the nearest known ids are {near}.")
+        for row in np.flatnonzero(codes < 0):
+            unknown, number = wanted[row], pd.to_numeric(wanted[row], errors="coerce")
+            if self.ids.dtype.kind in "iu" and np.isfinite(number):
+                near = self.index[np.argsort(np.abs(self.ids.to_numpy() - number), kind="stable")[:3]]
+            else:
+                near = nearest(unknown, list(self.index))
+            known = f"the nearest known ids are {', '.join(near)}"
+            raise InputError(f"{self.word} {unknown!r} is not in {self.dataset}; {known}.")
         return codes
-
-    def nearest(self, unknown: str, n: int = 3) -> list[str]:
-        """Known ids close to an unknown one: by distance where ids are numbers, by spelling otherwise."""
-        number = pd.to_numeric(unknown, errors="coerce")
-        if self.ids.dtype.kind in "iu" and np.isfinite(number):
-            near = np.argsort(np.abs(self.ids.to_numpy() - number), kind="stable")[:n]
-            return [str(value) for value in self.ids.iloc[near]]
-        return nearest(unknown, list(self.index), n)
 
 
 class Titles:
@@ -57,7 +53,8 @@ class Titles:
         self.titles, self.n_events = list(titles), n_events
         self.spelt: dict[str, list[int]] = defaultdict(list)
         for code, title in enumerate(self.titles):
-            for spelling in _spellings(title):
+            bare = _plain(YEAR.sub("", title))
+            for spelling in {_plain(title), bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
@@ -70,9 +67,11 @@ class Titles:
         if len(names) == 1:
             return max(sorted(codes), key=lambda code: self.n_events[code])
         if names:
-            raise InputError(f"title {title!r} fits {len(names)} items: {_listed(names)}; write one of them in full.")
+            listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+            raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
         near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
-        raise InputError(f"title {title!r} is not in the catalogue; the nearest are {_listed(list(near)[:3])}.")
+        listed = ", ".join(map(repr, [*near][:3]))
+        raise InputError(f"title {title!r} is not in the catalogue; the nearest are {listed}.")
 
 
 def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
@@ -82,13 +81,3 @@ def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
 
 def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
-
-
-def _spellings(title: str) -> set[str]:
-    """The whole title, the title without its year, and both "usual suspects, the" and "the usual suspects"."""
-    bare = _plain(YEAR.sub("", title))
-    return {_plain(title), bare, ARTICLE.sub(r"\2 \1", bare)}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")

@@ -9,12 +9,13 @@ import zipfile
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from m6rec.errors import InputError
 
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file; a longer recording or a larger photograph says nothing more
 CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
-LARGE = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it."
+OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")  # names that lead out of a folder, on any system
 
 
 class MediaWarning(UserWarning):
@@ -49,7 +50,11 @@ class Media:
     def read(self, name: str) -> bytes:
         """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
         try:
-            return self._from_folder(checked(name)) if self._archive is None else self._from_archive(checked(name))
+            with self._open(checked(name)) as file:
+                raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
+            if len(raw) <= MEDIA_LIMIT:
+                return raw
+            problem = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it."
         except InputError as error:
             problem = str(error)
         except (KeyError, FileNotFoundError):
@@ -57,6 +62,19 @@ class Media:
         except Exception as error:  # a damaged archive fails in many ways
             problem = f"cannot be read ({getattr(error, 'strerror', None) or error}); replace the file."
         raise InputError(f"{shown(name)} {problem}")
+
+    def _open(self, name: str) -> BinaryIO:
+        if self._archive is not None:
+            member = self._archive.getinfo(name)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise InputError(f"is a link, which {CLIMBS}")
+            return self._archive.open(member)
+        path = (self.path / name).resolve()
+        if not path.is_relative_to(self.path.resolve()):  # a link may point anywhere
+            raise InputError(CLIMBS)
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise InputError("is no file; give the file's name.")
+        return path.open("rb")
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file; what it holds is not read."""
@@ -83,36 +101,14 @@ class Media:
             digest.update(hashlib.sha256(name.encode(errors="surrogatepass")).digest() + content)
         return digest.hexdigest()
 
-    def _from_folder(self, name: str) -> bytes:
-        root, path = self.path.resolve(), (self.path / name).resolve()
-        if not path.is_relative_to(root):  # a link may point anywhere
-            raise InputError(CLIMBS)
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # a pipe would block for ever
-            raise InputError("is no file; give the file's name.")
-        if state.st_size > MEDIA_LIMIT:
-            raise InputError(LARGE)
-        return path.read_bytes()
-
-    def _from_archive(self, name: str) -> bytes:
-        member = self._archive.getinfo(name)
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise InputError(f"is a link, which {CLIMBS}")
-        with self._archive.open(member) as file:
-            raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
-        if len(raw) > MEDIA_LIMIT:
-            raise InputError(LARGE)
-        return raw
-
 
 def checked(name: object) -> str:
     """A name in its plain form ("./a.png" is a.png); InputError if it is none or points outside of its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError("is no file name; give a path relative to the media folder.")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name):
+    if OUTSIDE.search(name):
         raise InputError(CLIMBS)
-    return str(path)
+    return str(PurePosixPath(name))
 
 
 def shown(value: object) -> str:

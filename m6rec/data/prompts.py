@@ -114,17 +114,13 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     if not any(items):
         raise InputError(f"{data.name} has no text: a domain is read from its items' titles or texts.")
     table = data.events if events is None else data.events[events]
+    user, item_, value = (table[name].to_numpy() for name in ("user", "item", "value"))
     own = [column for column in table.columns if column not in CORE_COLUMNS]
+    requests = _requests(table, own) if own and data.timed else np.full(len(table), "", dtype=object)
     rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
-    return Domain(
-        name or data.name,
-        items,
-        np.array([profile(row) for row in data.users.to_dict("records")], dtype=object),
-        table["user"].to_numpy(),
-        table["item"].to_numpy(),
-        _requests(table, own) if own and data.timed else np.full(len(table), "", dtype=object),
-        table["value"].to_numpy(float) if rated else np.full(len(table), np.nan),
-    )
+    profiles = np.array([profile(row) for row in data.users.to_dict("records")], dtype=object)
+    values = value.astype(float) if rated else np.full(len(table), np.nan)
+    return Domain(name or data.name, items, profiles, user, item_, requests, values)
 
 
 def _requests(table: pd.DataFrame, own: list[str]) -> np.ndarray:

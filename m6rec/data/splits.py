@@ -28,7 +28,6 @@ class Tables(Protocol):
     users: pd.DataFrame
     events: pd.DataFrame
     offsets: np.ndarray
-    n_users: int
     n_items: int
 
 
@@ -50,29 +49,26 @@ def global_time(user: np.ndarray, time: np.ndarray, fractions: tuple[float, floa
     first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
     has_past = np.diff(user, prepend=-1) == 0
 
-    def targets(inside: np.ndarray) -> np.ndarray:
-        events = np.flatnonzero(inside & has_past)
-        return events[np.unique(user[events], return_index=True)[1]]
-
-    return Split("global_time", time < first, targets((time >= first) & (time < second)), targets(time >= second))
+    valid, test = (np.flatnonzero(has_past & part) for part in ((time >= first) & (time < second), time >= second))
+    valid, test = (events[np.unique(user[events], return_index=True)[1]] for events in (valid, test))
+    return Split("global_time", time < first, valid, test)
 
 
 def training_matrix(data: Tables, split: Split) -> csr_array:
     """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
     user, item = data.events[["user", "item"]].to_numpy()[split.train].T
-    matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
+    matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(data.users), data.n_items))
     matrix.data[:] = 1  # building it added up repeated events
     return matrix
 
 
 class Targets:
-    """Events to predict. Looks like an array of raw user ids (so that any model can be ranked), and carries more."""
+    """Events to predict. It converts to an array of raw user ids, so that any model can be ranked."""
 
     def __init__(self, data: Tables, events: np.ndarray):
         if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
             raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
-        self.data = data
-        self.events = events  # (B,) int64 rows of data.events
+        self.data, self.events = data, events  # (B,) int64 rows of data.events
 
     @property
     def users(self) -> np.ndarray:

@@ -2,9 +2,9 @@
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
-The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment, so
-that it can be encoded alone (late interaction) or masked. A target segment that ends in a colon is given: it is no part
-of the loss. Source: M6-Rec section 3.1.
+The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment,
+which can be encoded alone or masked. A target segment that ends in a colon is given: it is no part of the loss. Source:
+M6-Rec section 3.1.
 """
 
 from __future__ import annotations

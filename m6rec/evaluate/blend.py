@@ -12,7 +12,7 @@ from torch import Tensor
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import checked, mid_ranks, ndcg
+from m6rec.evaluate.ranking import mid_ranks, ndcg, scored
 
 UNIFORM = 0.01  # share of the prior that is uniform, so that no item is impossible
 TUNING_TARGETS = 5_000  # validation targets at most that a setting is chosen on
@@ -77,10 +77,9 @@ class Precomputed:
 def validation_ndcg(data: Dataset, split: Split, seed: int = 0) -> Callable[[Any], float]:
     """A function from a model to its NDCG@10, seen items masked, on validation targets (5,000 of them at most)."""
     targets = data.targets(np.sort(np.random.default_rng(seed).permutation(split.valid)[:TUNING_TARGETS]))
-    chunks = [targets[start : start + 256] for start in range(0, len(targets), 256)]
 
     def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
-        ranks = [mid_ranks(checked(model.scores(users), users, model.name), users, mask_seen=True) for users in chunks]
+        ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]
         return float(ndcg(np.concatenate(ranks)).mean())
 
     return score
@@ -93,13 +92,13 @@ def coordinate_ascent(
 
     start: a value of its grid for each setting. Every combination is scored once at most.
     """
-    scored: dict[tuple, float] = {}
+    values: dict[tuple, float] = {}
 
     def value(settings: dict[str, float]) -> float:
         key = tuple(settings.values())
-        if key not in scored:
-            scored[key] = score(settings)
-        return scored[key]
+        if key not in values:
+            values[key] = score(settings)
+        return values[key]
 
     best, before = dict(start), None
     while best != before:

@@ -14,7 +14,7 @@ import numpy as np
 
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split, Targets
-from m6rec.evaluate.ranking import asked, checked
+from m6rec.evaluate.ranking import scored, targets_of
 
 _MOST = 256  # targets that are scored: enough to show a leak, and one chunk
 
@@ -25,10 +25,10 @@ def leaks(
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
     For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
-    events after it; the target's time and request stay. No score may move, of these
-    users or of the others. model: anything with scores(users) -> (B, N) that reads events from `users`.
+    events after it; the target's time and request stay. No score may move, of these users or of the others. model:
+    anything with scores(users) -> (B, N) that reads events from `users`.
     """
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     some = _some(targets.events)
     before = _scores(model, data.targets(some))
     own = others = 0
@@ -37,13 +37,9 @@ def leaks(
         moved = _moved(before, _scores(model, _after(data, changed, seed).targets(some)))
         mine = np.isin(some, changed)
         own, others = own + (moved & mine).sum(), others + (moved & ~mine).sum()
-    name, n = getattr(model, "name", type(model).__name__), len(some)
-    found = []
-    if own:
-        found.append(f"{name} knows the target or what follows it: {own} of {n} rows of scores move when these change")
-    if others:
-        found.append(f"{name} knows other users' {part} events: {others} of {n} rows of scores move when these change")
-    return found
+    name = getattr(model, "name", type(model).__name__)
+    moves = {"the target or what follows it": own, f"other users' {part} events": others}
+    return [f"{name} knows {what}: {_move(n, len(some))}" for what, n in moves.items() if n]
 
 
 def fit_leaks(
@@ -54,15 +50,12 @@ def fit_leaks(
     fit(data, split) -> a model with scores(users), of a fixed seed and without early stopping on validation. It is
     called twice, once with every event outside training replaced in all but its user.
     """
-    split, targets = asked(data, split, "test")
+    split, targets = targets_of(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
     clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
     moved = _moved(_scores(clean, users), _scores(other, users)).sum()
     name = getattr(clean, "name", type(clean).__name__)
-    lines = (
-        f"{name} is fitted on events outside training: {moved} of {len(users)} rows of scores move when these change"
-    )
-    return [lines] if moved else []
+    return [f"{name} is fitted on events outside training: {_move(moved, len(users))}"] if moved else []
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:
@@ -117,7 +110,11 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) 
 
 
 def _scores(model: Any, users: Targets) -> np.ndarray:
-    return checked(model.scores(users), users, getattr(model, "name", type(model).__name__))
+    return next(scored(model, users, _MOST))[1]
+
+
+def _move(moved: int, rows: int) -> str:
+    return f"{moved} of {rows} rows of scores move when these change"
 
 
 def _moved(one: np.ndarray, other: np.ndarray) -> np.ndarray:

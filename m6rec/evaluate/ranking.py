@@ -7,6 +7,7 @@ also gives histories. Nothing of size users x items is held.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,18 +21,19 @@ from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` found. Ranks count from 1; a rank of inf says that the target was scored -inf: never listed."""
+    """What `evaluate` found.
+
+    metrics: means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on.
+    per_user: a row a target with user_id, item_id (the truth), rank (from 1; inf: scored -inf), hit, ndcg, mrr, and of
+    its list novelty (bits), diversity, miscalibration (nats); `attrs` say which model, split, part, mask and k.
+    lists: (U, k) int64 item codes, best first, equal scores in the catalogue's order, -1 where there is none.
+    """
 
     name: str
     metrics: dict[str, float]
-    """The means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on."""
     per_user: pd.DataFrame
-    """One row a target: user_id, item_id (the truth), rank, hit, ndcg, mrr, and of its list: novelty (bits), diversity,
-    miscalibration (nats). `attrs` say which model, split, part, mask and k."""
     lists: np.ndarray
-    """(U, k) int64 item codes, best first, equal scores in the catalogue's order; -1 where there is none."""
-    seconds: float
-    """For scoring and ranking."""
+    seconds: float  # for scoring and ranking
 
 
 def evaluate(
@@ -66,7 +68,7 @@ def evaluate(
         )
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     outside = np.zeros(data.n_items, dtype=bool)
     if pool is not None:
         outside[:] = True
@@ -77,9 +79,7 @@ def evaluate(
 
     started = time.perf_counter()
     ranks, lists = [], []
-    for start in range(0, len(targets), chunk):
-        users = targets[start : start + chunk]
-        scores = checked(model.scores(users), users, name)
+    for users, scores in scored(model, targets, chunk):
         scores[:, outside] = -np.inf
         ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
@@ -111,7 +111,7 @@ def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
     return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
 
 
-def asked(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
+def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
     """The split and the targets of its part. InputError for another part, or one without targets."""
     if part not in ("valid", "test"):
         raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
@@ -122,7 +122,15 @@ def asked(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]
     return split, targets
 
 
-def checked(scores: Any, users: Targets, name: str) -> np.ndarray:
+def scored(model: Any, targets: Targets, chunk: int = 256) -> Iterator[tuple[Targets, np.ndarray]]:
+    """Chunks of the targets with their checked scores (B, N)."""
+    name = getattr(model, "name", type(model).__name__)
+    for start in range(0, len(targets), chunk):
+        users = targets[start : start + chunk]
+        yield users, _checked(model.scores(users), users, name)
+
+
+def _checked(scores: Any, users: Targets, name: str) -> np.ndarray:
     """A float64 copy (the mask must not write into the model's own array); float32 and bf16 stay exact."""
     if hasattr(scores, "detach"):  # a torch tensor, on any device, of any precision
         scores = scores.detach().cpu().double().numpy()

@@ -11,7 +11,7 @@ import torch
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import asked, checked, mid_ranks, ndcg
+from m6rec.evaluate.ranking import mid_ranks, ndcg, scored, targets_of
 
 
 def sampled(
@@ -28,23 +28,20 @@ def sampled(
 ) -> pd.DataFrame:
     """user_id, rank, hit and ndcg of each target among `negatives` unseen items alone, drawn without replacement.
 
-    by: "uniform", or "popularity" (in proportion to training events, so that cold items never stand against it).
-    Such figures may order models otherwise than the full ranking does, whatever the number of users: Krichene & Rendle
-    2020, On Sampled Metrics for Item Recommendation. InputError for another `by`, or negatives below 1.
+    by: "uniform", or "popularity" (in proportion to training events). Such figures may order models otherwise than the
+    full ranking does (Krichene & Rendle 2020). InputError for another `by`, or negatives below 1.
     """
     if by not in ("uniform", "popularity"):
         raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
     if negatives < 1:
         raise InputError(f"negatives={negatives} leaves nothing to rank the target against: choose 1 or more")
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     with np.errstate(divide="ignore"):
         weight = np.log(count) if by == "popularity" else np.zeros(data.n_items)
     rng = np.random.default_rng(seed)
     ranks = []
-    for start in range(0, len(targets), chunk):
-        users = targets[start : start + chunk]
-        scores = checked(model.scores(users), users, getattr(model, "name", type(model).__name__))
+    for users, scores in scored(model, targets, chunk):
         keys = weight + rng.gumbel(size=scores.shape)  # the largest of these are a draw without replacement
         keys[users.seen().nonzero()] = -np.inf
         keys[np.arange(len(users)), users.items] = -np.inf

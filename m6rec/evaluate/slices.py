@@ -1,4 +1,4 @@
-"""For whom and for what a model is good: targets parted by item, history, time and profile, and each part's mean."""
+"""Targets by item, history, time and profile, and a metric's mean in each slice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from m6rec.data.dataset import Dataset
 from m6rec.data.splits import Split
 from m6rec.errors import InputError
-from m6rec.evaluate.ranking import asked
+from m6rec.evaluate.ranking import targets_of
 from m6rec.evaluate.statistics import mean_interval
 
 _HEAD = 0.2  # the share of the training events that the head's items have
@@ -20,12 +20,11 @@ _DAY = 86_400
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> pd.DataFrame:
     """Boolean columns, one row a target in `evaluate`'s order (index 0..U-1). part: "valid" or "test".
 
-    item cold: no training event; head: the fewest items that together have a fifth of the training events; tail: the
-    others. history short: up to the median of these targets. activity: the user's training events, in thirds. where
-    the data is timed: the event before the target less than a day ago, or longer. Then the profile: each value of a
-    column with few, numbers in thirds. A missing value is in no slice.
+    item cold: no training event; head: the fewest items that together have a fifth of the training events. history
+    short: up to the median. activity: the user's training events, in thirds. gap: since the event before. Then each
+    value of the profile's columns, numbers in thirds. A missing value is in no slice.
     """
-    split, targets = asked(data, split, part)
+    split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     active = np.bincount(data.events["user"].to_numpy()[split.train], minlength=data.n_users)
     length = targets.events - data.offsets[targets.users]
@@ -56,9 +55,7 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     """
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
-        raise InputError(
-            f"slices of {len(slices)} targets do not fit values of the shape {values.shape}: take one split"
-        )
+        raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
     rows = {}
     for name, inside in slices.items():
         chosen = values[..., inside.to_numpy()]
@@ -68,7 +65,7 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
 
 
 def _head(count: np.ndarray) -> np.ndarray:
-    """(N,) the most frequent items, until they have their share of the events; equals in the catalogue's order."""
+    """(N,) the most frequent items, until they have their share of the events; ties in the catalogue's order."""
     order = np.argsort(-count, kind="stable")
     before = np.cumsum(count[order]) - count[order]
     head = np.zeros(len(count), dtype=bool)
@@ -88,10 +85,9 @@ def _profile(name: str, values: pd.Series) -> dict[str, np.ndarray]:
 
 def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
     """Cut at values that occur, so that equals stay together; an empty third is left out."""
-    there = ~np.isnan(values)
-    if not there.any():
+    if np.isnan(values).all():
         return {}
-    low, high = np.quantile(values[there], [1 / 3, 2 / 3], method="nearest")
+    low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
     found = {
         f"{name} ≤ {low:g}": values <= low,
         f"{name} {low:g} – {high:g}": (values > low) & (values <= high),

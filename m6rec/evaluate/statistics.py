@@ -1,11 +1,11 @@
 """Bootstrap intervals over users, paired where two models met the same users, and tests corrected for several peers.
 
-Users are _resampled with replacement; the figure is that of the mean over seeds; low and high are _percentiles.
+Users are resampled with replacement; the figure is that of the mean over seeds; low and high are percentiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy import stats
 
 from m6rec.errors import InputError
 
-_AT_ONCE = 2_000_000  # _resampled users held at a time: 16 MB, whatever the number of users
+_AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB, whatever the number of users
 
 
 class Interval(NamedTuple):
@@ -28,47 +28,35 @@ class Interval(NamedTuple):
     seeds: int
 
 
-def mean_interval(per_user: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Interval of the mean. per_user (U,) or (S, U). InputError for NaN, nothing, or another shape."""
-    values, seeds = _over_seeds(per_user)
-    means = _resampled(values[None], resamples, seed)[0]
-    return Interval(float(values.mean()), *_percentiles(means, level), len(values), seeds)
+def mean_interval(per_user: ArrayLike, **options) -> Interval:
+    """Interval of the mean. per_user: (U,) or (S, U); options: level=.95, resamples=10_000, seed=0.
+
+    InputError for NaN, nothing, or another shape.
+    """
+    return _interval(lambda mean: mean, per_user, **options)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
     """Interval of mean(per_user) - mean(minus), paired: both have the same users in order."""
-    (one, seeds), (other, _) = _over_seeds(per_user), _over_seeds(minus)
-    _same_users(one, other)
+    (one, other), seeds = _paired(per_user, minus)
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
-def ratio_interval(
-    per_user: ArrayLike, over: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
     """Interval of mean(per_user) / mean(over), paired. InputError when over is all 0."""
-    (above, seeds), (below, _) = _over_seeds(per_user), _over_seeds(over)
-    _same_users(above, below)
-    if below.mean() == 0:
+    if np.mean(over) == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
-    tops, bottoms = _resampled(np.stack([above, below]), resamples, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
-        ratios = tops / bottoms
-    return Interval(float(above.mean() / below.mean()), *_percentiles(ratios, level), len(above), seeds)
+    return _interval(lambda top, bottom: top / bottom, per_user, over, **options)
 
 
-def seeds_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Interval of the mean of one number a seed, for figures without users: () or (S,), _resampled over seeds alone."""
-    interval = mean_interval(np.ravel(values), level=level, resamples=resamples, seed=seed)
+def seeds_interval(values: ArrayLike, **options) -> Interval:
+    """Interval of the mean of one number a seed, for figures without users: () or (S,), resampled over seeds alone."""
+    interval = mean_interval(np.ravel(values), **options)
     return interval._replace(n=0, seeds=interval.n)
 
 
 def compare(
-    ours: ArrayLike,
-    others: Mapping[str, ArrayLike],
-    *,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    ours: ArrayLike, others: Mapping[str, ArrayLike], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
     """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
 
@@ -80,26 +68,15 @@ def compare(
     """
     if not others:
         raise InputError("there is no model to compare with: name at least one")
-    one, _ = _over_seeds(ours)
+    (one, *peers), _ = _paired(ours, *others.values())
     if len(one) < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
-    peers = [_over_seeds(values)[0] for values in others.values()]
-    for peer in peers:
-        _same_users(one, peer)
     differences = one - np.stack(peers)  # (peers, U)
     means = _resampled(differences, resamples, seed)
-    found = pd.DataFrame(
-        {
-            "mean": one.mean(),
-            "peer_mean": np.stack(peers).mean(1),
-            "difference": differences.mean(1),
-            "effect": [_effect(values) for values in differences],
-            "p": [_p(values) for values in differences],
-        },
-        index=pd.Index(others, name="peer"),
-    )
+    found = pd.DataFrame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, index=pd.Index(others, name="peer"))
+    found["difference"] = differences.mean(1)
+    found[["effect", "p"]] = [(_effect(values), _p(values)) for values in differences]
     found[["low", "high"]] = [_percentiles(row, level) for row in means]
-
     order = np.argsort(found["p"].to_numpy(), kind="stable")  # smallest p first
     left = len(order) - np.arange(len(order))  # hypotheses not yet rejected: m, m - 1, … 1
     place = np.argsort(order)
@@ -122,21 +99,31 @@ def _p(values: np.ndarray) -> float:
     return float(stats.ttest_1samp(values, 0).pvalue)
 
 
-def _over_seeds(per_user: ArrayLike) -> tuple[np.ndarray, int]:
-    """(U,) means over seeds, and how many seeds; checked."""
-    values = np.asarray(per_user, dtype=np.float64)
-    if values.ndim not in (1, 2) or not values.size:
-        raise InputError(f"per-user values have the shape {values.shape}: give (users,) or (seeds, users), not empty")
-    if not np.isfinite(values).all():
-        bad = (~np.isfinite(values)).sum()
-        raise InputError(f"{bad} of the per-user values are NaN or infinite: leave those users out")
-    return (values, 1) if values.ndim == 1 else (values.mean(axis=0), len(values))
+def _interval(
+    figure: Callable, *per_user: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Of a figure of the means over users."""
+    users, seeds = _paired(*per_user)
+    means = _resampled(users, resamples, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
+        return Interval(float(figure(*users.mean(1))), *_percentiles(figure(*means), level), users.shape[1], seeds)
 
 
-def _same_users(one: np.ndarray, other: np.ndarray) -> None:
-    """InputError unless both have as many users."""
-    if len(one) != len(other):
-        raise InputError(f"a paired figure needs the same users twice, and got {len(one)} and {len(other)} of them")
+def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
+    """(figures, U) means over seeds, and how many seeds the first has; InputError where they do not fit."""
+    rows = [np.asarray(values, dtype=np.float64) for values in per_user]
+    for values in rows:
+        if values.ndim not in (1, 2) or not values.size:
+            raise InputError(
+                f"per-user values have the shape {values.shape}: give (users,) or (seeds, users), not empty"
+            )
+        if bad := (~np.isfinite(values)).sum():
+            raise InputError(f"{bad} of the per-user values are NaN or infinite: leave those users out")
+        if values.shape[-1] != (users := rows[0].shape[-1]):
+            raise InputError(
+                f"a paired figure needs the same users twice, and got {users} and {values.shape[-1]} of them"
+            )
+    return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
 
 
 def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -153,7 +140,7 @@ def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def _percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
-    """Two of the _resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
+    """Two of the resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
     ordered = np.sort(figures[~np.isnan(figures)])
     tail = int(len(ordered) * (1 - level) / 2)
     return float(ordered[tail]), float(ordered[-1 - tail])

@@ -122,7 +122,7 @@ class ItemEncoder(nn.Module):
     ) -> Encoded:
         """The vectors of the content alone. modalities: those that any of these items has, if that is known."""
         if not self.modalities:  # only the ID embedding is left
-            nothing = self.absent.weight.new_zeros(len(content.there), self.absent.embedding_dim)
+            nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
             return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
         if self.training and self.modality_dropout and len(self.modalities) > 1:
             content = self._drop_modalities(content)
@@ -161,7 +161,7 @@ class ItemEncoder(nn.Module):
             self.modalities if modalities is None else modalities or self.modalities[:1]
         ):  # no content: empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
-            has = content.there[:, number, None]
+            has = content.present[:, number, None]
             if m == "text":
                 x, given = self.tokens(raw), (raw > 0) & has
             else:
@@ -186,5 +186,7 @@ class ItemEncoder(nn.Module):
 
     def _drop_modalities(self, content: Features) -> Features:
         """Modality dropout: mask some modalities of some items, never an item's last one."""
-        kept = content.there & (torch.rand(content.there.shape, device=content.there.device) >= self.modality_dropout)
-        return content._replace(there=torch.where(kept.any(1, keepdim=True), kept, content.there))
+        kept = content.present & (
+            torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
+        )
+        return content._replace(present=torch.where(kept.any(1, keepdim=True), kept, content.present))

@@ -136,13 +136,13 @@ class Network(nn.Module):
         self, config: Config, fields: Fields, content: Features, vocabulary: int, known: np.ndarray | None = None
     ):
         super().__init__()
-        n = len(content.there)
+        n = len(content.present)
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
         self._patch_variance(content)
-        used = np.asarray(content.there).any(0)
+        used = np.asarray(content.present).any(0)
         sizes = {
             m: tuple(getattr(content, m).shape[1:])
             for m in ("image", "sound")
@@ -168,7 +168,7 @@ class Network(nn.Module):
     def _patch_variance(self, content: Features) -> None:
         """The variance of each modality's patches (P,) over the items of the training set."""
         for m in ("image", "sound"):
-            has = np.asarray(content.there)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
+            has = np.asarray(content.present)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
             known = getattr(content, m)[has]
             spread = known.var(0).mean(-1) if len(known) else np.ones(getattr(content, m).shape[1], np.float32)
             self.register_buffer(f"variance_{m}", torch.as_tensor(spread), persistent=False)
@@ -240,7 +240,7 @@ class Network(nn.Module):
         new._group(content)
         new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
         valid = self.digits.tree.valid_nodes()
-        for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_there), len(tree.leaf))).unbind(1)):
+        for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_present), len(tree.leaf))).unbind(1)):
             empty = ~valid[level].cpu()[at]  # a node without items takes its first item's vector
             new.digits.nodes[level][at[empty]] = torch.from_numpy(vectors)[empty]
             new.digits.bias[level][at[empty]] = 0
@@ -259,7 +259,7 @@ class Network(nn.Module):
 
 def _groups(content: Features, modalities: list[str]) -> dict[tuple, np.ndarray]:
     """Contents by their text length, rounded up to a multiple of STEP, and by the modalities that they have."""
-    there, longest = np.asarray(content.there), content.text.shape[1]
+    there, longest = np.asarray(content.present), content.text.shape[1]
     lengths = np.minimum(longest, STEP * np.maximum(1, -(-(np.asarray(content.text) > 0).sum(1) // STEP)))
     keys = [
         (int(length), *(m for m in modalities if row[MODALITIES.index(m)]))

@@ -1,4 +1,4 @@
-"""Notebooks as files, and executed by papermill: parameters are checked before anything starts; a log, a time limit."""
+"""Notebooks executed by papermill: parameters are checked before anything starts; a log, a time limit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ import papermill
 
 from m6rec.errors import InputError
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
 
 class Execution(NamedTuple):
     """One executed notebook: its copy with outputs, whether it ran to its end, and if not why."""
@@ -35,11 +33,11 @@ def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names]
-    for name, stem in zip(names, stems, strict=True):
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names] or [*known]
+    for stem in stems:
         if stem not in known:
-            raise InputError(f"there is no notebook {name!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
-    return [known[stem] for stem in stems or known]
+            raise InputError(f"there is no notebook {stem!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
+    return [known[stem] for stem in stems]
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -60,9 +58,8 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def defaults(notebook: Path) -> dict[str, object]:
-    """A notebook's parameters by name with the values of its own literals."""
-    known = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
+    """A notebook's parameters by name, with the values of its own literals."""
+    return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
@@ -70,45 +67,31 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
 
     InputError names the unknown one and lists the known, or names the wrong type or choice. papermill would only warn.
     """
-    notebook = Path(notebook)
     read(notebook)
-    known = papermill.inspect_notebook(str(notebook))
+    where, known = Path(notebook).name, papermill.inspect_notebook(str(notebook))
     for name in given:
         if name not in known:
-            all_ = ", ".join(f"{name}={parameter['default']}" for name, parameter in known.items())
-            hint = _near(name, known)
-            raise InputError(f"{notebook.name} has no parameter {name!r}{hint}; it knows {all_ or 'none'}.")
-    return {name: _typed(notebook.name, known[name], value) for name, value in given.items()}
+            own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
+            raise InputError(f"{where} has no parameter {name!r}{_near(name, known)}; it knows {own}.")
+    return {name: _typed(where, known[name], value) for name, value in given.items()}
 
 
 def execute(
-    notebook: Path,
-    out: Path,
-    parameters: Mapping[str, object] | None = None,
-    *,
-    log: Path | None = None,
-    timeout: int | None = None,
-    threads: int | None = None,
-    record: Path | None = None,
-    progress: bool = True,
-) -> Execution:
+    notebook: Path, out: Path, parameters: Mapping[str, object] | None = None, *, log: Path | None = None,
+    timeout: int | None = None, threads: int | None = None, record: Path | None = None, progress: bool = True,
+) -> Execution:  # fmt: skip
     """Run one notebook from the top into `out`, which is kept when it fails.
 
     log: file for everything that the cells print. timeout: seconds for one cell. threads: of numpy and torch.
     record: the JSON file that `m6rec.record` writes to. progress: a bar that moves with the cells, in a terminal.
     The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
     """
-    values, error = check_parameters(notebook, parameters or {}), ""
-    variables = dict.fromkeys(THREADS, str(threads)) if threads else {}
-    if record:
-        variables["M6REC_RECORD"] = str(record.absolute())
+    values, error, start = check_parameters(notebook, parameters or {}), "", time.perf_counter()
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
+    variables = dict.fromkeys(names, str(threads)) | ({"M6REC_RECORD": str(record.absolute())} if record else {})
+    bar = {"desc": Path(notebook).stem, "leave": False, "disable": None if progress else True}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
-    log, start = (log or out.with_suffix(".log")).absolute(), time.perf_counter()
-    bar = {
-        "desc": Path(notebook).stem,
-        "leave": False,
-        "disable": None if progress else True,
-    }  # None: without a terminal
+    log = (log or out.with_suffix(".log")).absolute()
     with (
         tempfile.TemporaryDirectory() as cwd,
         log.open("w", encoding="utf-8") as lines,
@@ -132,19 +115,20 @@ def execute(
 def _typed(where: str, parameter: dict[str, str], value: object) -> object:
     name, default = parameter["name"], ast.literal_eval(parameter["default"])
     if isinstance(value, str) and not isinstance(default, str):
-        text = value.title() if value.lower() in ("true", "false", "none") else value  # as shells write them
         try:
-            value = ast.literal_eval(text)
+            literal = value.title() if value.lower() in ("true", "false", "none") else value  # as shells write them
+            value = ast.literal_eval(literal)
         except (ValueError, SyntaxError):
-            value = text
+            pass
     due = float if parameter["inferred_type_name"] == "float" else type(default)
     if due is float and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not due:
         raise InputError(f"{where}: {name} is {due.__name__}, for instance {parameter['default']}, not {value!r}.")
-    choices = re.match(r"[\w-]+(?: \| [\w-]+)+", parameter["help"])
-    if choices and default in choices[0].split(" | ") and value not in choices[0].split(" | "):
-        raise InputError(f"{where}: {name} is one of {choices[0]}, not {value!r}.")
+    found = re.match(r"[\w-]+(?: \| [\w-]+)+", parameter["help"])
+    choices = found[0].split(" | ") if found else []
+    if default in choices and value not in choices:
+        raise InputError(f"{where}: {name} is one of {' | '.join(choices)}, not {value!r}.")
     return value
 
 

@@ -22,18 +22,20 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
 img, svg { max-width: 100%; height: auto; background: #fff; } section img { max-width: 20rem; }
-pre, table { overflow-x: auto; font-size: .85rem; } .highlight { background: #f5f6f8; } a.anchor-link { display: none; }
+pre, table { overflow-x: auto; font-size: .85rem; } .highlight { background: #f5f6f8; color: #000; }
+a.anchor-link { display: none; }
 @media (prefers-color-scheme: dark) {
-  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; } .highlight { filter: invert(.9); }
+  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; }
+  .highlight { filter: invert(.9) hue-rotate(180deg); }
 }
 """
 HEADLINES = 3  # of a notebook's figures that stand beside its picture
 
 
-def build(folder: Path, executions: Sequence[Execution], metrics: Mapping[str, dict], *, source: Path) -> Path:
+def build(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
     """Write a page for each executed notebook and index.html into the folder; returns the index.
 
-    metrics: recorded figures by name, and "run". source: the notebooks' own folder, to which their links are relative.
+    run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
     """
     options = {"exclude_input_prompt": True, "exclude_output_prompt": True, "embed_images": True}
     exporter = HTMLExporter(template_name="basic", **options)
@@ -45,33 +47,30 @@ def build(folder: Path, executions: Sequence[Execution], metrics: Mapping[str, d
         place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
         return f'href="{place}'
 
-    run = metrics.get("run", {})
     facts = {key: run[key] for key in ("commit", "seed", "device", "cores", "platform") if key in run}
     facts |= run.get("versions", {})
     parts = [f"<h1>m6rec: the executed notebooks</h1><p>{escape(' · '.join(f'{k} {v}' for k, v in facts.items()))}</p>"]
-    for run in executions:
-        stem, title, picture = run.path.stem, run.path.stem, ""
-        if run.path.exists():
-            notebook = read(run.path)
+    for done in executions:
+        stem, title, picture = done.path.stem, done.path.stem, ""
+        if done.path.exists():
+            notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
             body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
-            body = '<p><a href="index.html">all notebooks</a></p>' + re.sub(
-                r'href="(?![a-z]+:|#|/)([^"#]+)', link, body
-            )
-            _write(folder / f"{stem}.html", title, body, made["inlining"]["css"][0])
+            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
+            _write(folder / f"{stem}.html", title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
             picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
-        state = f"{run.seconds:.0f} s · {headlines(run)}" if run.ok else f"✗ {run.error}"
-        link_ = f'<a href="{stem}.html">{escape(title)}</a>'
-        parts.append(f"<section><h2>{link_}</h2><p>{escape(state)}</p>{picture}</section>")
+        state = f"{done.seconds:.0f} s  {headlines(done)}" if done.ok else f"✗ {done.error}"
+        heading = f'<h2><a href="{stem}.html">{escape(title)}</a></h2>'
+        parts.append(f"<section>{heading}<p>{escape(state)}</p>{picture}</section>")
     parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
     _write(folder / "index.html", "m6rec: the executed notebooks", "\n".join(parts))
     return folder / "index.html"
 
 
-def headlines(run: Execution) -> str:
+def headlines(done: Execution) -> str:
     """The first figures that a notebook of a run has recorded."""
-    figures = [*recorded(run.path.with_suffix(".json")).values()][:HEADLINES]
-    return " · ".join(f"{figure.label or figure.name} {figure}" for figure in figures)
+    figures = [*recorded(done.path.with_suffix(".json")).values()][:HEADLINES]
+    return " · ".join(f"{figure.name} {figure} {figure.label}".strip() for figure in figures)
 
 
 def _write(path: Path, title: str, body: str, style: str = "") -> None:

@@ -16,6 +16,7 @@ from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, recorded, rounded, short, write_json
 from m6rec.runs.execute import execute, find, read
 
+COLUMNS = ("figure", "what", "value", "95 % interval", "split", "n", "seeds", "scale", "commit", "date")
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")
 HEAD = """# Every measured figure
 Value and 95 % interval (a bootstrap over users of the mean over seeds), the events measured on, the n users (or
@@ -35,33 +36,37 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
     not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
     stay under runs/results/. Raises Failed, or InputError if another notebook owns a name or nothing is measured.
     """
-    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (notebook.stem, only)))
-    record, path = place / "figures.json", notebook.parent / "results" / f"{notebook.stem}.json"
+    stem, folder = notebook.stem, notebook.parent / "results"
+    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
+    record, log, command = place / "figures.json", place / "log.txt", f"make results NB={stem}"
     record.unlink(missing_ok=True)
     origin = {**environment(), "code_hash": code_hash(notebook)}  # before the run: this is the code that it starts from
-    committed = read_all(path.parent, but="" if only else path.stem)
+    others = read_all(folder, but="" if only else stem)
+    old = others.pop(stem, {"run": {}})
     asked = {"scale": "full", "only": only} if only else {"scale": "full"}
-    done = execute(notebook, place / notebook.name, asked, log=place / "log.txt", timeout=timeout, record=record)
+    done = execute(notebook, place / notebook.name, asked, log=log, timeout=timeout, record=record)
     if not done.ok:
-        raise Failed(f"{notebook.stem} failed, its old results stay: {done.error} (see {place / 'log.txt'})")
+        raise Failed(f"{stem} failed, its old results stay: {done.error} (see {log})")
     figures = {name: figure.plain() for name, figure in recorded(record).items() if name.startswith(only)}
+    if only and not figures:
+        raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
+    for owner, result in others.items():
+        if both := sorted(figures.keys() & result.keys()):
+            raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
     for figure in figures.values():
         figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
-    for owner, result in committed.items():
-        if owner != path.stem and (both := sorted(set(figures) & set(result) - {"run"})):
-            raise InputError(f"{path.stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
-    origin |= {"seconds": round(done.seconds, 1), "scale": "full", "date": time.strftime("%Y-%m-%d"),
-               "command": f"make results NB={notebook.stem}"}  # fmt: skip
+    origin |= {
+        "seconds": round(done.seconds, 1),
+        "scale": "full",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+    }
     if only:
-        if not figures:
-            raise InputError(f"{only} is not measured so, and nothing is written: {path.stem} says what only may be.")
-        origin |= {"only": only, "command": f"{origin['command']} ONLY={only}"}
-        old = committed.get(path.stem, {"run": {}})
-        source = {what: old["run"].get(what) for what in ORIGIN}
-        kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
-        figures = {**kept, **figures}
-    write_json(path, {**figures, "run": origin})
-    return path
+        origin |= {"only": only, "command": f"{command} ONLY={only}"}
+    source = {what: old["run"].get(what) for what in ORIGIN}
+    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
+    return folder / f"{stem}.json"
 
 
 def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
@@ -96,20 +101,17 @@ def stale(folder: Path) -> list[str]:
 def page(folder: Path) -> str:
     """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
     lines = [HEAD]
-    for stem, result in read_all(folder / "results").items():
-        lines += [f"## [{stem}](../{stem}.ipynb)", "| figure | value | 95 % interval | split | n | seeds | scale"
-                  " | commit | date |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-        for name, figure in result.items():
-            if name == "run":
-                continue
-            run = figure.get("from", result["run"])
-            label = f": {figure['label']}" if "label" in figure else ""
+    for stem, figures in read_all(folder / "results").items():
+        lines += [f"\n## [{stem}](../{stem}.ipynb)", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        run = figures.pop("run")
+        for name, figure in figures.items():
+            origin = figure.get("from", run)
             interval = "–" if figure["low"] is None else f"{short(figure['low'])} to {short(figure['high'])}"
-            cells = [f"`{name}`{label}", short(figure["value"]), interval, figure.get("split", "–"), figure["n"] or "–",
-                     figure["seeds"], run["scale"], (run["commit"] or "–")[:7], run["date"]]  # fmt: skip
+            cells = [f"`{name}`", figure.get("label", ""), short(figure["value"]), interval, figure.get("split", "–"),
+                     figure["n"] or "–", figure["seeds"], origin["scale"], (origin["commit"] or "–")[:7],
+                     origin["date"]]  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |")
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def write_page(folder: Path) -> Path:

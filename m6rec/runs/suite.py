@@ -33,7 +33,7 @@ def run_all(
         typed = check_parameters(path, parameters or {})
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
-    executions, metrics = [], {}
+    done, metrics = [], {}
     for path in paths:
         record = folder / f"{path.stem}.json"
         execution = execute(path, folder / path.name, typed, record=record)
@@ -41,37 +41,34 @@ def run_all(
         if twice := sorted(figures.keys() & metrics.keys()):
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
         metrics = {**figures, **metrics}
-        executions.append(execution)
-        say(_line(execution, report.headlines(execution)))
+        done.append(execution)
+        say(_line(execution) + report.headlines(execution))
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
-        "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in executions},
+        "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
         "seed": {**defaults(paths[0]), **typed}.get("seed"),
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
-    report.build(folder, executions, metrics, source=paths[0].parent.absolute())
+    report.build(folder, done, metrics["run"], source=paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
-    return executions
+    return done
 
 
 def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
-    """Execute notebooks in place at their defaults, in order, and clean them for committing.
-
-    One that fails stays as it was; why it failed stands in its Execution's error.
-    """
-    executions = []
+    """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
+    done = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             execution = execute(path, Path(folder) / path.name, record=Path(folder) / f"{path.stem}.json")
             if execution.ok:
                 nbformat.write(clean(read(execution.path)), path)
-            executions.append(execution._replace(path=path))
-            say(_line(executions[-1]))
-    return executions
+            done.append(execution)
+            say(_line(execution))
+    return done
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -114,6 +111,5 @@ def _digest(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
 
 
-def _line(execution: Execution, figures: str = "") -> str:
-    state = "✓" if execution.ok else "✗"
-    return f"{state} {execution.path.stem:<24} {execution.seconds:5.0f} s  {execution.error or figures}"
+def _line(done: Execution) -> str:
+    return f"{'✓' if done.ok else '✗'} {done.path.stem:<24} {done.seconds:5.0f} s  {done.error}"

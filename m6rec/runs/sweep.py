@@ -1,7 +1,7 @@
 """Sweeps: one notebook through every combination of parameters, each run in a folder of its own, and one table of all.
 
-A run's folder is <out>/<hash of the code>/<parameters>. It is finished when it holds done.json, the run's row of the
-table, which is written last and whole. Finished runs are not repeated, all others are; another code's runs stay.
+A run's folder is <out>/<hash of the code>/<parameters>. done.json, its row of the table, is written last and whole: a
+run that has one is finished and not repeated.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def sweep(
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    todo, kept = [run for run in runs if not run.finished], [run for run in runs if run.finished]
+    kept = [run for run in runs if run.finished]
+    todo = [run for run in runs if run not in kept]
     if dry_run:
         for run in runs:
             say(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
@@ -97,10 +98,11 @@ def write_tables(out: Path, code: str, parameters: list[str]) -> list[Path]:
     # "width=64" and the default of 64 are one and the same run.
     table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
     paths = [out / "results.parquet", out / "results.csv"]
-    parts = [path.with_name(f".{path.name}.part") for path in paths]
-    table.to_parquet(parts[0], index=False)
-    table.to_csv(parts[1], index=False)
-    return [part.replace(path) for part, path in zip(parts, paths, strict=True)]
+    for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
+        part = path.with_name(f".{path.name}.part")
+        write(part, index=False)
+        part.replace(path)
+    return paths
 
 
 def _run(notebook: Path, run: Run, threads: int, timeout: int | None, progress: bool) -> tuple[Path, str]:
@@ -114,13 +116,12 @@ def _run(notebook: Path, run: Run, threads: int, timeout: int | None, progress: 
                    record=record, progress=progress)  # fmt: skip
     if not done.ok:
         return run.folder, f"{done.error} (see {log})"
-    row = {name: json.dumps(v) if isinstance(v, list | dict) else v for name, v in run.parameters.items()}
+    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in run.parameters.items()}
     for name, figure in recorded(record).items():
         bounds = {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
         row |= {name: figure.value, **bounds}
-    row |= {"seconds": round(done.seconds, 1), "code_hash": run.folder.parent.name}
-    row |= {name: origin[name] for name in ("commit", "dirty")}
-    row |= {f"version.{package}": version for package, version in origin["versions"].items()}
+    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"]}
+    row |= {"code_hash": code_hash(notebook), **{f"version.{name}": v for name, v in origin["versions"].items()}}
     write_json(run.folder / DONE, row)
     return run.folder, ""
 

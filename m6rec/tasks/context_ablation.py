@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 VARIANTS: dict[str, dict[str, object]] = {way: {"context_fusion": way} for way in CONTEXT_FUSIONS}
 VARIANTS["none"] = {"request": False, "profile": False}  # the history alone
-# How all variants are trained at full size: on next events alone. On bazaar as in 02_fusion, so that its models are
-# "attention" here. No smoothing over neighbours: these come from histories, and items are to be known by their content.
+# All variants at full size train on next events alone; on bazaar as in 02_fusion, whose models are "attention" here.
+# No smoothing over neighbours there: these come from histories, and items are to be known by their content.
 SETTINGS: dict[str, dict[str, object]] = {
     "ml100k": {"finetune_epochs": 0, "infill_weight": 0.0, "smoothing": 0.0},
     "bazaar": {
@@ -34,18 +34,12 @@ SETTINGS: dict[str, dict[str, object]] = {
 def rankings(
     train: Callable[..., M6Rec], trial: ColdStart, seeds: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """NDCG@10 of the warm targets by variant of `seeds`: (S, U) each.
-
-    train(seed=…, **changes) gives a trained model, such as `functools.partial(size.model, trial.train)`.
-    """
+    """NDCG@10 of the warm targets by variant: (S, U) each. train(seed=…, **changes) gives a model of `trial.train`."""
     return {v: trial.ndcg([train(seed=s, **VARIANTS[v]).scorer("dense") for s in some]) for v, some in seeds.items()}
 
 
 def table(ndcg: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """By variant: seeds, NDCG@10, and its ratio to that of "none", with the paired 95 % interval.
-
-    Both sides of a ratio have the same seeds, the first ones that both were trained with.
-    """
+    """By variant: seeds, NDCG@10, and its ratio to "none" with the paired 95 % interval, over the seeds of both."""
     rows = {}
     for variant, values in ndcg.items():
         same = min(len(values), len(ndcg["none"]))

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from m6rec.data import prompts as words
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
-from m6rec.generate.text import first_turn, last_turn, write
-from m6rec.train.plain import Backbone
+from m6rec.generate.text import write
+from m6rec.train.text import Backbone
 
 Generated = Sequence[Sequence[str]]  # the segments that were generated, for each prompt
 CITED = 4  # words by which an explanation names an event
@@ -46,11 +46,11 @@ class Task(NamedTuple):
     metric: Callable[[str, Prompt], float]  # of the first generated segment, 0 to 1
     baseline: Callable[[Task], list[list[str]]]  # answers without a network; the given task may be counted
     allowed: Sequence[Sequence[str]] | None = None  # the sentences that may answer each prompt; None: any
-    given: Callable[[Prompt], tuple[str, ...]] = first_turn
+    turn: int = 0  # the answer that is generated: the first, or -1 for the last
 
     def generate(self, backbone: Backbone) -> list[list[str]]:
         """A backbone's answers."""
-        return write(backbone, self.prompts, given=self.given, among=self.allowed)
+        return write(backbone, self.prompts, turn=self.turn, among=self.allowed)
 
     def evaluate(self, generated: Generated) -> np.ndarray:
         """The metric of each answer (n,)."""
@@ -60,27 +60,20 @@ class Task(NamedTuple):
 
 def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, seed: int = 0) -> dict[str, Task]:
     """The events `rows` of bazaar as examples of every task; "next" is what pretraining teaches."""
-    features = set(truth.words)
-    return {
-        "explanation": explanation(domain, rows, truth),
-        "design": design(domain, rows, data.items),
-        "query": query(domain, rows, features),
-        "conversation": conversation(domain, rows, features, seed),
-        "next": next_item(domain, rows),
-    }
+    made = {"explanation": explanation(domain, rows, truth), "design": design(domain, rows, data.items)}
+    made["query"] = query(domain, rows, set(truth.words))
+    return made | {"conversation": conversation(domain, rows, set(truth.words), seed), "next": next_item(domain, rows)}
 
 
 def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
     """Why an item was bought, such as "silk is your taste", by bazaar's stored causes.
 
-    Answers name a feature of the item and a cause in the prompt. Metric: FMR, whether the true feature is named (Li et
-    al. 2021, PETER).
+    Metric: FMR, whether the true feature is named (Li et al. 2021, PETER). Baseline: the first feature is the taste.
     """
-    features = set(truth.words)
-    prompts = [
-        prompt._replace(candidate=prompt.target[-1], target=("because:", _explained(domain, row, truth)))
-        for row, prompt in zip(rows, _prompts(domain, rows, 5), strict=True)
-    ]
+    features, prompts = set(truth.words), []
+    for row, prompt in zip(rows, _prompts(domain, rows, 5), strict=True):
+        target = "because:", _explained(domain, row, truth)
+        prompts.append(prompt._replace(candidate=prompt.target[-1], target=target))
     return Task(
         prompts,
         lambda answer, prompt: _claimed(prompt.target[-1], features) <= _claimed(answer, features),
@@ -96,15 +89,12 @@ def explanations(prompt: Prompt, features: Collection[str]) -> list[str]:
     return [f"{word} {cause}" for word in _noticed(prompt.candidate, features) or ["it"] for cause in causes]
 
 
-def explanation_report(
-    prompts: Sequence[Prompt], generated: Generated, features: Collection[str]
-) -> dict[str, np.ndarray | float]:
+def explanation_report(prompts: Sequence[Prompt], generated: Generated, features: Collection[str]) -> dict[str, Any]:
     """The metrics of Li et al. 2021 (PETER), and how much of an explanation is invented.
 
-    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of all features it
-    names, of the item or of an event, that are not in the prompt), fmr, cause (it names the true one), bleu, rouge.
-    Over all: fcr (features named / all features), div (mean overlap of two explanations' features, lower is better),
-    usr (share of unique sentences).
+    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of the features it
+    names that are not in the prompt), fmr, cause (it names the true one), bleu, rouge. Over all: fcr (features named /
+    all), div (mean overlap of two explanations' features, lower is better), usr (share of unique sentences).
     """
     rows, own, sentences = [], [], [" ".join(parts[:1]) for parts in generated]
     for sentence, prompt in zip(sentences, prompts, strict=True):
@@ -185,7 +175,7 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str], se
         rng = np.random.default_rng(seed)
         return [[some[rng.integers(len(some))]] for some in allowed]
 
-    return Task(prompts, lambda answer, prompt: answer == prompt.target[-1], baseline, allowed, last_turn)
+    return Task(prompts, lambda answer, prompt: answer == prompt.target[-1], baseline, allowed, turn=-1)
 
 
 def offers(prompts: Sequence[Prompt], catalogue: Iterable[str]) -> list[list[str]]:

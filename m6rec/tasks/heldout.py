@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,18 +22,19 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model.text_model import TextTransformer
 from m6rec.tasks.zero_shot import DotProduct
-from m6rec.train.plain import Backbone, teach
+from m6rec.train.text import Backbone, fine_tune
 
 # Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
 PASSES, SCRATCH_RATE = 10, 3e-3
 SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
+Case = tuple[np.ndarray, np.ndarray | None]  # targets as rows of data.events, the item codes that are ranked (all)
 
 
 class HeldOutTargets:
-    """Targets by case. cases: name -> rows of data.events, and the item codes that are ranked (None: all)."""
+    """Targets by case, and the held-out item codes."""
 
-    def __init__(self, data: Dataset, split: Split, items: np.ndarray, cases: Mapping[str, tuple]):
-        self.data, self.split, self.items, self.cases = data, split, items, dict(cases)
+    def __init__(self, data: Dataset, split: Split, items: np.ndarray, cases: dict[str, Case]):
+        self.data, self.split, self.items, self.cases = data, split, np.asarray(items), cases
 
     @property
     def chance(self) -> float:
@@ -65,12 +66,14 @@ class ColdStart(HeldOutTargets):
         user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
         cold, new = np.isin(item, items), np.isin(user, users)  # (E,)
         # Users with fewer than three events left are trained on to the last one, and are no targets.
-        warm_user = ~new & (np.diff(self.train.offsets) >= 3)[user]
+        warm = ~(cold | new) & (np.diff(self.train.offsets) >= 3)[user]
         first = np.flatnonzero(np.diff(user, prepend=-1))
-        parts = {"warm": split.test, "valid": split.valid}
-        cases = {name: (rows[(warm_user & ~cold)[rows]], None) for name, rows in parts.items()}
-        cases |= {n: (r[(cold & ~new)[r]], items) for n, r in (("cold", split.test), ("valid_cold", split.valid))}
-        super().__init__(data, split, items, cases | {"cold_users": (first[(new & ~cold)[first]], None)})
+        cases: dict[str, Case] = {"warm": (split.test[warm[split.test]], None)}
+        cases["cold"] = split.test[(cold & ~new)[split.test]], items
+        cases["valid"] = split.valid[warm[split.valid]], None
+        cases["valid_cold"] = split.valid[(cold & ~new)[split.valid]], items
+        cases["cold_users"] = first[(new & ~cold)[first]], None
+        super().__init__(data, split, items, cases)
 
     @classmethod
     def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> ColdStart:
@@ -78,11 +81,10 @@ class ColdStart(HeldOutTargets):
         return cls(data, np.random.default_rng(seed).permutation(data.n_items)[: round(share * data.n_items)])
 
     def baselines(self, preset: str = "small", seeds: Sequence[int] = ()) -> dict[str, list[object]]:
-        """Fitted on `train`, by name; SASRec once for each seed, cached."""
+        """Fitted on `train`, by name; SASRec once for each seed, cached, as long as validation gets better."""
         split = self.train.split()
         counts = {"popularity": baselines.Popularity, "cooccurrence": baselines.CoOccurrence, "ease": baselines.EASE}
         fitted = {name: [model().fit(self.train, split)] for name, model in counts.items()}
-        # Validation decides how long it is trained, not the number of epochs.
         configs = [Config.preset(preset, seed=seed, pretrain_epochs=100) for seed in seeds]
         return fitted | ({"sasrec": [baselines.SASRec(c).cached(self.train, split) for c in configs]} if seeds else {})
 
@@ -108,18 +110,16 @@ def hold_out(data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = N
 
     With every item held out, `seen` is empty: train on another data set.
     """
-    user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
+    user, held = data.events["user"].to_numpy(), items[data.events["item"]]
     cold = np.zeros(data.n_users, bool) if cold_users is None else cold_users
-    rows = np.flatnonzero(items[item])
     target = np.full(data.n_users, data.n_events)
-    target[user[rows]] = rows  # the last one stays
+    target[user[held]] = np.flatnonzero(held)  # the last one stays
     before = np.arange(data.n_events) < target[user]
     targets = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
     odd = user[targets] % 2 == 1
     split = Split("held_out", before, targets[~odd], targets[odd])
-    train, shots = (before & kind & ~cold[user] for kind in (~items[item], items[item]))
-    codes = np.flatnonzero(items)
-    return HeldOut(domain(data, train, name), domain(data), codes, split, np.flatnonzero(shots), cold, train)
+    train, shots = before & ~held & ~cold[user], np.flatnonzero(before & held & ~cold[user])
+    return HeldOut(domain(data, train, name), domain(data), np.flatnonzero(items), split, shots, cold, train)
 
 
 class OpenDomain(HeldOutTargets):
@@ -131,26 +131,21 @@ class OpenDomain(HeldOutTargets):
 
     def __init__(self, data: Dataset, out: HeldOut):
         self.out = out
-        user, item = out.whole.user, out.whole.item
-        test, known = out.split.test, np.unique(out.seen.item)
+        user, test, known = out.whole.user, out.split.test, np.unique(out.seen.item)
         cold = out.cold_users[user]
-        last = (
-            np.append(user[1:] != user[:-1], True) & (np.arange(len(user)) > data.offsets[user]) & np.isin(item, known)
-        )
+        last = np.append(user[1:] != user[:-1], True) & (np.diff(user, prepend=-1) == 0)  # with a history
+        last &= np.isin(out.whole.item, known)
         # Nothing is cold: the last events of users who were read, if they are later than all that was read of them.
         self.warm = np.flatnonzero(last & ~out.train & ~cold)
-        cases = {"all": test, "cold items": test[~cold[test]], "cold users and items": test[cold[test]]}
-        cases = {name: (rows, out.items) for name, rows in cases.items()}
+        cases: dict[str, Case] = {"all": (test, out.items), "cold items": (test[~cold[test]], out.items)}
+        cases["cold users and items"] = test[cold[test]], out.items
         super().__init__(data, out.split, out.items, cases | {"cold users": (np.flatnonzero(last & cold), known)})
 
     @cached_property
     def baselines(self) -> dict[str, Any]:
         """What reads texts without learning, and popularity, which has counted the held-out items' own events."""
-        models = {
-            "text_cosine": baselines.ContentKNN(neighbours=self.data.n_items),
-            "content_knn": baselines.ContentKNN(),
-            "popularity": baselines.Popularity(),
-        }
+        models = {"text_cosine": baselines.ContentKNN(neighbours=self.data.n_items)}
+        models |= {"content_knn": baselines.ContentKNN(), "popularity": baselines.Popularity()}
         return {name: model.fit(self.data, self.split) for name, model in models.items()}
 
     def few_shot(self, backbones: Sequence[Backbone], count: int, *, scratch: bool = False) -> list[DotProduct]:
@@ -162,12 +157,11 @@ class OpenDomain(HeldOutTargets):
 def few_shot(backbone: Backbone, out: HeldOut, count: int, *, scratch: bool = False, seed: int = 0) -> Backbone:
     """Fine-tune on `count` of the held-out domain's events, drawn by seed: more are always a superset of fewer.
 
-    Both pretraining losses go on; the domain's items are the catalogue of the contrastive one. scratch: begin with
-    untrained weights instead; the tokens are all that is left of pretraining.
+    Both pretraining losses go on, among the domain's items. scratch: begin with untrained weights instead.
     """
     rate = SMALL_RATE if count < SMALL else RATE
     if scratch:
         torch.manual_seed(seed)
         network = TextTransformer(backbone.config, len(backbone.tokenizer))
         backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
-    return teach(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))
+    return fine_tune(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))

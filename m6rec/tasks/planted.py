@@ -1,7 +1,7 @@
-"""Ground truth of bazaar, whose shoppers are simulated: every purchase has a stored cause, every user modality weights.
+"""Ground truth of bazaar's simulated shoppers: the stored cause of a purchase, and each user's modality weights.
 
-A cause tips a choice that taste, the last purchase and the request influence anyway, so it cannot be told for sure even
-with all true vectors: `bayes_optimal` is the upper bound.
+A cause tips a choice that taste, the last purchase and the request influence anyway, so even all true vectors do not
+tell it for sure: `bayes_optimal` is the upper bound.
 """
 
 from __future__ import annotations
@@ -23,18 +23,13 @@ from m6rec.tasks.heldout import ColdStart
 if TYPE_CHECKING:
     from m6rec.recommender import M6Rec
 
-# The modalities that are kept, all of them first -> those that are masked.
-SUBSETS = {
-    kept: tuple(m for m in MODALITIES if m not in kept) for n in (3, 2, 1) for kept in combinations(MODALITIES, n)
-}
-REQUESTS = 10  # a user's last requests, over which their scores are averaged
+# The modalities that are kept, all of them first -> those that are dropped.
+SUBSETS = {k: tuple(m for m in MODALITIES if m not in k) for n in (3, 2, 1) for k in combinations(MODALITIES, n)}
+REQUESTS = 10  # a user's last requests, over which their scores are averaged, so that no single purchase decides
 
 
 class Bazaar(ColdStart):
-    """bazaar with the items and users held out that its truth names; users: only the first so many.
-
-    All codes stay, so that the truth fits.
-    """
+    """bazaar with the items and users held out that its truth names; users: the events of the first so many alone."""
 
     def __init__(self, users: int | None = None):
         data, self.truth = load("bazaar"), bazaar.truth()
@@ -57,8 +52,7 @@ class Bazaar(ColdStart):
     def modality_weights(self) -> np.ndarray:
         """How much each modality counts for the validation users: (U, M), in the order of MODALITIES."""
         users = self.data.targets(self.cases["valid"][0]).users
-        columns = dict(zip(("image", "sound", "text"), self.truth.shares[users].T, strict=True))
-        return np.stack([columns[m] for m in MODALITIES], 1)
+        return self.truth.shares[users][:, [("image", "sound", "text").index(m) for m in MODALITIES]]
 
     def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
         """Spearman's correlation of measured weights (U, M) with the true ones, over pairs of user and modality."""
@@ -67,26 +61,22 @@ class Bazaar(ColdStart):
 
 @torch.no_grad()
 def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> torch.Tensor:
-    """Logits of all items (U, N) for the validation users, the mean over their last ten requests (or fewer).
-
-    Ten, so that no single purchase before decides. All ten see one window of the history.
-    """
+    """Logits (U, N) for the validation users, the mean over their last REQUESTS (or fewer) in one window of events."""
     targets = trial.data.targets(trial.cases["valid"][0])
     back = np.minimum(np.arange(REQUESTS), (targets.events - trial.data.offsets[targets.users])[:, None])  # (U, 10)
     context = model.target_context(targets)
-    context = context._replace(
-        request=torch.from_numpy(model.codes_of(trial.data).request[targets.events[:, None] - back]),
-        position=(context.position - torch.from_numpy(back)).clamp(min=0),
-    )
+    request = model.codes_of(trial.data).request[targets.events[:, None] - back]
+    position = (context.position - torch.from_numpy(back)).clamp(min=0)
     vectors = model.item_vectors(drop=drop)
-    return model.fuse(context, vectors).state.mean(1) @ vectors.T
+    fused = model.fuse(context._replace(request=torch.from_numpy(request), position=position), vectors)
+    return fused.state.mean(1) @ vectors.T
 
 
-def weights_by_masking(model: M6Rec, trial: ColdStart) -> np.ndarray:
-    """How much each modality counts for each validation user: (U, M), rows add up to 1, in the order of MODALITIES.
+def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
+    """Each modality's weight for each validation user: (U, M), rows add up to 1, in the order of MODALITIES.
 
-    The standard deviation over items of what masking a modality changes, divided by the mean user's. (A change that is
-    the same for all items changes no list.)
+    The standard deviation over items of the change that dropping it makes, divided by the mean user's. (A change that
+    is the same for all items changes no list.)
     """
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
@@ -102,11 +92,10 @@ def weights_by_attention(model: M6Rec, trial: ColdStart, k: int = 50) -> np.ndar
 
 
 class CauseRanks(NamedTuple):
-    """For E purchases whose cause is an earlier event or a field of the request: who ranks it first."""
+    """For E purchases: explainer -> (E,) bool, whether the stored cause ranks first."""
 
-    is_request: np.ndarray  # (E,) bool: the cause is a field of the request
-    first: dict[str, np.ndarray]  # explainer -> (E,) bool: the cause ranks first of all events and request fields
-    among: dict[str, np.ndarray]  # explainer -> (E,) bool: it ranks first of its own type, events or fields
+    first: dict[str, np.ndarray]  # of all events and request fields
+    among: dict[str, np.ndarray]  # of its own type, events or fields
 
 
 @torch.no_grad()
@@ -124,17 +113,15 @@ def caused_events(
         scores = model.scores(targets).cpu().numpy()
         scores[targets.seen().toarray()] = -np.inf
         rows = rows[(scores > scores[np.arange(len(rows)), targets.items, None]).sum(1) < top]
-    if most is None or most >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    drawn = most is not None and most < len(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)) if drawn else rows
 
 
 def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: np.ndarray) -> CauseRanks:
-    """Explain these purchases (see `caused_events`) and look up the rank of the stored cause."""
-    first, among = ({name: np.zeros(len(events), bool) for name in explainers} for _ in range(2))
-    causes = shop.truth.events.iloc[events]
+    """Explain purchases (see `caused_events`) and look up the rank of the stored cause."""
+    ranks = CauseRanks(*({name: np.zeros(len(events), bool) for name in explainers} for _ in range(2)))
     names = [f.name for f in model.fields.request]
-    for row, (event, stored) in enumerate(zip(events, causes.itertuples(), strict=True)):
+    for row, (event, stored) in enumerate(zip(events, shop.truth.events.iloc[events].itertuples(), strict=True)):
         target = shop.data.targets(np.array([event]))
         context = one(model.target_context(target))
         types, positions = map(np.array, tokens(context)[:2])
@@ -144,21 +131,16 @@ def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer],
             cause = np.flatnonzero(types == "history")[int(stored.cause_event) - event]
         for name, explain in explainers.items():
             effects = explain(model, context, int(target.items[0]))
-            for kept, out in ((np.isin(types, ("history", "request")), first), (types == types[cause], among)):
+            for kept, out in zip((np.isin(types, ("history", "request")), types == types[cause]), ranks, strict=True):
                 out[name][row] = np.where(kept, effects, -np.inf).argmax() == cause
-    return CauseRanks((causes["cause"] == "request").to_numpy(), first, among)
+    return ranks
 
 
-class MostProbable(NamedTuple):
-    """The most probable causes given all true vectors and the purchase, but not the cause."""
+def bayes_optimal(shop: Bazaar, events: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The most probable causes given all true vectors and the purchase, by Bayes' rule on the simulation's formula.
 
-    first: np.ndarray  # (E,) bool, as `CauseRanks.first`: the most probable event or field is the cause
-    among: np.ndarray  # (E,) bool, as `CauseRanks.among`
-    probability: np.ndarray  # (E,) of the most probable one, beside taste and chance
-
-
-def bayes_optimal(shop: Bazaar, events: np.ndarray) -> MostProbable:
-    """Each cause's probability after the purchase, by Bayes' rule on the simulation's own formula."""
+    -> `first` and `among` as in `CauseRanks`, and the probability of the most probable event or field: (E,) each.
+    """
     stored = shop.truth.events.iloc[events]
     posterior = shop.ceiling.causes(shop.data.targets(events))  # (E, causes)
     types = np.array([cause.kind for cause in bazaar.CAUSES])
@@ -167,4 +149,4 @@ def bayes_optimal(shop: Bazaar, events: np.ndarray) -> MostProbable:
     true = np.array([[cause.which for cause in bazaar.CAUSES].index(w) for w in which])
     every = np.where(np.isin(types, ["event", "request"]), posterior, -1)
     own = np.where(types == types[true][:, None], posterior, -1)
-    return MostProbable(every.argmax(1) == true, own.argmax(1) == true, every.max(1))
+    return every.argmax(1) == true, own.argmax(1) == true, every.max(1)

@@ -17,7 +17,8 @@ from m6rec.config import pick_device
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
 from m6rec.model.text_model import ends
-from m6rec.train.plain import SOURCE, Backbone
+from m6rec.train.fit import train_epoch
+from m6rec.train.text import SOURCE, Backbone
 
 WIDTH, TEMPERATURE = 128, 0.07
 
@@ -65,15 +66,15 @@ def fit(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, 
     torch.manual_seed(seed)
     maps = TwoMaps(data.users.shape[1], data.items.shape[1]).to(data.items.device)
     optimizer = torch.optim.AdamW(maps.parameters(), rate, weight_decay=0.01)
+
+    def losses(maps: nn.Module, rows: Tensor) -> dict[str, Tensor]:
+        item, own = data.item[rows], torch.arange(len(rows), device=data.item.device)
+        same = (item[:, None] == item) & (own[:, None] != own)
+        logits = (maps(data.users[rows], data.items[item]) / TEMPERATURE).masked_fill(same, float("-inf"))
+        return {"contrastive": F.cross_entropy(logits, own)}
+
     for _ in range(epochs):
-        for rows in torch.randperm(len(data.users)).split(batch):
-            item, own = data.item[rows], torch.arange(len(rows), device=data.item.device)
-            same = (item[:, None] == item) & (own[:, None] != own)
-            logits = (maps(data.users[rows], data.items[item]) / TEMPERATURE).masked_fill(same, float("-inf"))
-            loss = F.cross_entropy(logits, own)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        train_epoch(maps, optimizer, torch.randperm(len(data.users)).split(batch), losses)
     return maps.eval()
 
 

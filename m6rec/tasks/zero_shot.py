@@ -16,8 +16,8 @@ from torch import Tensor
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.splits import Targets
 from m6rec.data.text import PAD, Prompt, pad
-from m6rec.train import meeting
-from m6rec.train.plain import SOURCE, Backbone
+from m6rec.train import losses
+from m6rec.train.text import SOURCE, Backbone
 
 CANDIDATES_CHUNK = 512
 USERS_CHUNK = 64
@@ -78,7 +78,7 @@ class DotProduct:
         self.backbone, self.domain, self.history = backbone, domain, history
         tokens = torch.from_numpy(pad([backbone.tokenizer.segment(words)[:-1] for words in domain.items]))
         with torch.no_grad():
-            self.items = meeting.vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
+            self.items = losses.text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:

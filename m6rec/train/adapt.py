@@ -24,7 +24,7 @@ from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
-from m6rec.train import plain
+from m6rec.train import text
 from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit, fit_once
 
@@ -54,29 +54,19 @@ class Examples(NamedTuple):
         return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
 
 
-class Adapted(NamedTuple):
-    """A backbone that classifies, and what it took."""
-
-    network: Classifier
-    method: str
-    trained: int  # parameters
-    share: float  # of the backbone's parameters
-    seconds: float
-
-
 def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
 
     The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
     nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
     """
-    tokens = tokenizer.encode(texts, plain.SOURCE, plain.TARGET)
+    tokens = tokenizer.encode(texts, text.SOURCE, text.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
 
 
 class Adapter(nn.Module):
-    """λ·[σ(Z W1 + b1) W2 + b2]; nothing at first. σ is read as the GELU of the feed-forward net itself."""
+    """λ·[σ(Z W1 + b1) W2 + b2], zero at first: (B, T, D) -> (B, T, D). σ is the feed-forward net's GELU."""
 
     def __init__(self, width: int, rank: int = RANK):
         super().__init__()
@@ -86,12 +76,11 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
         return self.scale * self.up(F.gelu(self.down(z)))
 
 
 class LowRank(nn.Module):
-    """x W + x A B, with B = 0 at first."""
+    """x W + x A B, with B = 0 at first: (..., D) -> (..., D')."""
 
     def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
         super().__init__()
@@ -101,7 +90,6 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D')"""
         return self.linear(x) + self.up(self.down(x))
 
 
@@ -141,18 +129,18 @@ class Classifier(nn.Module):
         """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
         net = self.backbone
         source, target = source.to(net.device), target.to(net.device)
-        seen, begun = source != PAD, target != PAD
+        read, begun = source != PAD, target != PAD
         x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
         if self.prompts is not None:
             soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
-            x, seen = torch.cat((soft, x), 1), torch.cat((seen.new_ones(soft.shape[:2]), seen), 1)
-        there, last = torch.cat((seen, begun), 1), len(net.blocks) - 1
+            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
+        there, last = torch.cat((read, begun), 1), len(net.blocks) - 1
         positions = positions_of(there)
-        x = net.run(x, unilm(seen, begun), positions, adapters=self.adapters, last=last)
-        rows, end = torch.arange(len(x), device=x.device), seen.shape[1] + begun.sum(1) - 1
-        block, adapter = net.blocks[last], self.adapters[last] if self.adapters is not None else None
-        known, place = block.prefill(x, positions), positions[rows, end, None]
-        h = block(x[rows, end, None], known, there[:, None, None], place, adapter=adapter).out  # (B, 1, D)
+        x = net.run(x, unilm(read, begun), positions, adapters=self.adapters, last=last)
+        at = torch.arange(len(x), device=x.device), read.shape[1] + begun.sum(1) - 1
+        block, adapter = net.blocks[last], self.adapters[last] if self.adapters else None
+        cache = block.prefill(x, positions)
+        h = block(x[at][:, None], cache, there[:, None, None], positions[at][:, None], adapter=adapter).out  # (B, 1, D)
         return net.norm(h.squeeze(1))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
@@ -166,9 +154,9 @@ class Classifier(nn.Module):
 
 
 def adapt(
-    made: plain.Backbone,
+    made: text.Backbone,
     method: str,
-    taught: Examples,
+    data: Examples,
     classes: Sequence[str],
     *,
     passes: int = 2,
@@ -176,46 +164,42 @@ def adapt(
     batch: int = 64,
     seed: int = 0,
     keep: bool = False,
-) -> Adapted:
-    """Teach a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+) -> Classifier:
+    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
 
-    classes: a few words each, by which the options begin. So many passes over the examples,
-    and at least so many steps; the averaged weights of the end are kept, and nothing is chosen by a test. InputError
-    for an unknown method, a label outside the classes, an empty class, prompts and a source longer than the context.
-    keep: take it from the cache, or keep it there.
-    """
-    _check(method, taught, len(classes))
+    classes: a few words each, where the options begin. So many passes over the examples, and at least so many steps;
+    the averaged weights of the end are kept, and nothing is chosen by a test. keep: in the cache, or taken from it.
+    InputError for an unknown method, a label outside the classes, an empty class, and more tokens than the context.
+    """  # fmt: skip
+    _check(method, data, len(classes))
     torch.manual_seed(seed)
     network = Classifier(made.network, method, options_of(made, classes))
-    n, steps = len(taught.labels), max(least, passes * -(-len(taught.labels) // batch))
-    lengths = (taught.source != PAD).sum(1).numpy()
+    n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
+    lengths = (data.source != PAD).sum(1).numpy()
 
     def batches(rng: np.random.Generator) -> Iterator[Examples]:
         rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
         for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
             block = block[np.argsort(lengths[block], kind="stable")]
             parts = np.array_split(block, -(-len(block) // batch))
-            yield from (taught.rows(parts[i]) for i in rng.permutation(len(parts)))
+            yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
 
-    stage = Stage(
-        name=method,
-        epochs=1,
-        batches=batches,
-        losses=lambda net, some, rng: {"class": F.cross_entropy(net(some.source, some.target), some.labels)},
-        validate=lambda net: 0.0,  # the end is what is kept
-        weights={},
-    )
-    rate = METHODS[method][n > FEW]
+    def losses(network: nn.Module, some: Examples, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
+
+    stage = Stage(method, 1, batches, losses, keep="last")
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
+    rate = METHODS[method][n > FEW]
     config = dataclasses.replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    parts = (made.key, passes, least, classes, *(version(part) for part in taught))
-    log = fit_once(network, stage, config, *parts, code=(adapt,)) if keep else fit(network, stage, config)
-    share = network.trained() / sum(p.numel() for p in made.network.parameters())
-    return Adapted(network.eval(), method, network.trained(), share, log[-1].seconds)
+    if keep:
+        fit_once(network, stage, config, made.key, passes, least, classes, *map(version, data), code=(adapt,))
+    else:
+        fit(network, stage, config)
+    return network.eval()
 
 
 @torch.no_grad()
-def options_of(made: plain.Backbone, classes: Sequence[str]) -> Tensor:
+def options_of(made: text.Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     each = torch.eye(made.config.width, device=made.network.device)
     words = made.network.logits(each).T  # (V, D): what a state is multiplied with
@@ -231,22 +215,21 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     return out[np.argsort(order)]
 
 
-def _check(method: str, taught: Examples, classes: int) -> None:
+def _check(method: str, data: Examples, classes: int) -> None:
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
-    if not len(taught.labels):
+    if not len(data.labels):
         raise InputError("there is no example to learn from: give each class at least one.")
-    counts = np.bincount(taught.labels.clamp(0, classes).numpy(), minlength=classes + 1)
-    if taught.labels.min() < 0 or counts[classes]:
-        bad = taught.labels[(taught.labels < 0) | (taught.labels >= classes)][0]
-        raise InputError(f"label {int(bad)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
-    if (counts[:classes] == 0).any():
-        raise InputError(f"class {int(np.argmin(counts[:classes]))} has no example: give each class at least one.")
+    for label in data.labels.unique().tolist():
+        if not 0 <= label < classes:
+            raise InputError(f"label {label} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
+    if missing := set(range(classes)) - set(data.labels.tolist()):
+        raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
-    if prompts + _longest(taught.source) > plain.SOURCE:
+    if prompts + (longest := _longest(data.source)) > text.SOURCE:
         raise InputError(
-            f"{prompts} soft prompts and a source of {_longest(taught.source)} tokens are longer than the context of "
-            f"{plain.SOURCE}: render a shorter history, or have fewer classes."
+            f"{prompts} soft prompts and a source of {longest} tokens are longer than the context of {text.SOURCE}: "
+            "render a shorter history, or have fewer classes."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from m6rec.errors import InputError
 from m6rec.model.autoencoder import Autoencoder
+from m6rec.train.fit import train_epoch
 
 RATE = 1e-3  # the document's
 
@@ -39,25 +40,26 @@ def fit_autoencoder(
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=fused)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps) if peak else None
     order = torch.Generator().manual_seed(seed)
-    losses, queue = [], torch.empty(0, dtype=torch.long)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # layers this small gain nothing from more, and sums keep their order on every machine
-    try:
+    threads, seen = torch.get_num_threads(), []
+
+    def batches() -> Iterator[Tensor]:
+        queue = torch.empty(0, dtype=torch.long)
         for _ in tqdm(range(steps), desc="autoencoder", unit="step", disable=None, leave=False):
             if len(queue) < batch:
                 queue = torch.randperm(len(pixels), generator=order)
-            rows, queue = queue[:batch], queue[batch:]
-            truth = pixels[rows]
-            optimizer.zero_grad()
-            wrong = loss(model(truth), truth)
-            wrong.backward()
-            optimizer.step()
-            if cycle:
-                cycle.step()
-            losses.append(wrong.detach())  # read at the end, so that no step waits
+            yield pixels[queue[:batch]]
+            queue = queue[batch:]
+
+    def losses(model: nn.Module, truth: Tensor) -> dict[str, Tensor]:
+        seen.append(loss(model(truth), truth))
+        return {"loss": seen[-1]}
+
+    torch.set_num_threads(1)  # layers this small gain nothing from more, and sums keep their order on every machine
+    try:
+        train_epoch(model, optimizer, batches(), losses, after=cycle.step if cycle else None)
     finally:
         torch.set_num_threads(threads)
-    return torch.stack(losses).cpu().numpy() if losses else np.empty(0, np.float32)
+    return torch.stack(seen).detach().cpu().numpy() if seen else np.empty(0, np.float32)
 
 
 def fitted(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
+from numpy.random import Generator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from m6rec.cache import PART, whole
 from m6rec.errors import InputError
@@ -29,12 +30,12 @@ class TrainingState:
 
     stage: str
     config: str  # the config's fingerprint
-    epoch: int
-    best_epoch: int
-    best: float
-    seconds: float
-    log: list[dict]
+    epoch: int = 0
     steps: int = 0  # of all epochs: how fast the averaged weights follow
+    best_epoch: int = 0
+    best: float = float("-inf")
+    seconds: float = 0.0
+    log: list[dict] = field(default_factory=list)
 
 
 def claim(folder: Path, is_ours: Callable[[Path], object]) -> Path:
@@ -139,18 +140,10 @@ def _sha256(folder: Path) -> str:
 
 
 def save_state(
-    folder: Path,
-    state: TrainingState,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    rng: np.random.Generator,
+    folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: Optimizer, rng: Generator
 ) -> None:
     """Keep all that a bit-for-bit continuation needs."""
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in best.items()}
+    tensors = {f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
     tensors["random.torch"] = torch.get_rng_state()
@@ -163,13 +156,7 @@ def save_state(
 
 
 def load_state(
-    folder: Path,
-    expected: TrainingState,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    rng: np.random.Generator,
+    folder: Path, expected: TrainingState, modules: Mapping[str, nn.Module], optimizer: Optimizer, rng: Generator
 ) -> TrainingState:
     """Put everything back as `save_state` found it. A checkpoint of another config or stage is refused."""
     tensors = load_tensors(folder / STATE)
@@ -181,21 +168,20 @@ def load_state(
             f"{folder} holds a checkpoint of another run (stage {values['stage']}, config {values['config'][:8]}; "
             f"asked for {expected.stage}, {expected.config[:8]}): name another folder, or train without resume."
         )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    network.load_state_dict(part("network."))
-    average.load_state_dict(part("average."))
-    best.update(part("best."))
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, name = key.split(".", 1)
+        parts.setdefault(part, {})[name] = value
+    for name, module in modules.items():
+        module.load_state_dict(parts[name])
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
+    for key, value in parts.get("optimizer", {}).items():
         index, name = key.split(".")
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    torch.set_rng_state(tensors["random.torch"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    torch.set_rng_state(parts["random"]["torch"])
+    if "cuda" in parts["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(parts["random"]["cuda"])
     rng.bit_generator.state = values.pop("rng")
     return TrainingState(**values)
 

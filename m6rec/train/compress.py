@@ -104,7 +104,7 @@ class Exits(NamedTuple):
         return 1 - float(self.layers.mean()) / depth
 
 
-def leave_early(every: np.ndarray, threshold: float) -> Exits:
+def early_exit(every: np.ndarray, threshold: float) -> Exits:
     """Logits of every exit (K, ...) -> the first whose |logit| reaches the threshold, else the last."""
     sure = np.abs(every) >= threshold
     sure[-1] = True
@@ -112,17 +112,17 @@ def leave_early(every: np.ndarray, threshold: float) -> Exits:
     return Exits(np.take_along_axis(every, first[None], 0)[0], first + 1)
 
 
-def sure_enough(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
+def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
     """The lowest threshold whose quality is at least `keep` of the last exit's: to be chosen on validation."""
     wanted = keep * quality(every[-1])
     for threshold in np.quantile(np.abs(every), np.linspace(0, 1, 101)):
-        if quality(leave_early(every, threshold).logits) >= wanted:
+        if quality(early_exit(every, threshold).logits) >= wanted:
             return float(threshold)
     return float("inf")
 
 
 @torch.no_grad()
-def early(network: SegmentNetwork, windows: Windows, threshold: float) -> tuple[Tensor, int]:
+def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
     out = torch.zeros_like(windows.liked, device=network.device)
     open_ = torch.ones_like(out, dtype=torch.bool)

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,14 +50,15 @@ class Epoch(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What one stage of training needs: where batches come from, what they teach, how long, and how it is judged."""
+    """What one stage of training needs: where batches come from, what they teach, how long, and what is kept of it."""
 
     name: str
     epochs: int
-    batches: Callable[[np.random.Generator], Iterator]  # one epoch's batches
-    losses: Callable[[nn.Module, object, np.random.Generator], dict[str, Tensor]]  # as they are logged
-    validate: Callable[[nn.Module], float]  # higher is better
-    weights: dict[str, float]  # of the losses in the gradient, where it is not 1
+    batches: Callable[[np.random.Generator], Iterable]  # one epoch's batches
+    losses: Callable[[nn.Module, Any, np.random.Generator], dict[str, Tensor]]  # as they are logged
+    validate: Callable[[nn.Module], float] | None = None  # higher is better
+    weights: Mapping[str, float] = {}  # of the losses in the gradient, where it is not 1
+    keep: str = "best"  # the averaged weights that validated "best", or the "last"
 
 
 def fit(
@@ -70,80 +71,96 @@ def fit(
     log: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train `network` in place; it ends with the averaged weights that validated best.
+    """Train `network` in place; it ends with averaged weights, those that validated best or the last (`stage.keep`).
 
     folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
     bit where an uninterrupted run ends. log: a folder for TensorBoard. `InputError` for a loss that is not finite.
     """
     device = pick_device(config.device)
-    gpu, dtype = device.type == "cuda", pick_precision(config.precision, device)
+    dtype = pick_precision(config.precision, device)
     writer = _writer(log / stage.name) if log else None
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(),
-        config.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=config.weight_decay,
-        fused=gpu or None,
-    )
-    average = copy.deepcopy(network)
-    best = copy.deepcopy(average.state_dict())
-    state = TrainingState(
-        stage.name, config.fingerprint, epoch=0, best_epoch=0, best=float("-inf"), seconds=0.0, log=[]
-    )
-    if folder is not None:
-        folder = claim(folder, is_state)
-    if resume and folder is not None and (folder / STATE).exists():
-        state = load_state(folder, state, network, average, optimizer, best, rng)
+        network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay,
+        fused=device.type == "cuda" or None,
+    )  # fmt: skip
+    average, best = copy.deepcopy(network), copy.deepcopy(network)
+    state = TrainingState(stage.name, config.fingerprint)
+    parts = {"network": network, "average": average, "best": best}, optimizer, rng
+    folder = claim(folder, is_state) if folder else None
+    if resume and folder and (folder / STATE).exists():
+        state = load_state(folder, state, *parts)
+
+    def follow() -> None:
+        _follow(average, network, config.average, state.steps)
+        state.steps += 1
 
     bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())
-    while state.epoch < stage.epochs and not _is_over(state, config):
-        begun, sums, steps = time.perf_counter(), {}, 0
-        network.train()
-        for batch in stage.batches(rng):
-            with torch.autocast(device.type, dtype) if dtype is torch.bfloat16 else nullcontext():
-                losses = stage.losses(network, _on(batch, device), rng)
-            total = sum(stage.weights.get(name, 1.0) * loss for name, loss in losses.items())
-            optimizer.zero_grad()
-            total.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            _follow(average, network, config.average, state.steps)
-            steps, state.steps = steps + 1, state.steps + 1
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach()
-        means = {name: float(value) / steps for name, value in sums.items()}
-        if not np.isfinite(list(means.values())).all():
-            raise InputError(
-                f"the loss is not finite in epoch {state.epoch + 1}: lower learning_rate={config.learning_rate}."
-            )
+    patience = config.patience * config.validate_every
+    while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
+        begun, validation = time.perf_counter(), None
+        losses = train_epoch(
+            network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
+            stage.weights, dtype, clip=1.0, after=follow,
+        )  # fmt: skip
         state.epoch += 1
-        validation = None
-        if state.epoch % config.validate_every == 0 or state.epoch == stage.epochs:
+        if not np.isfinite(list(losses.values())).all():
+            raise InputError(
+                f"the loss is not finite in epoch {state.epoch}: lower learning_rate={config.learning_rate}."
+            )
+        if stage.keep == "best" and (state.epoch % config.validate_every == 0 or state.epoch == stage.epochs):
             validation = stage.validate(average.eval())
             if validation > state.best:
                 state.best, state.best_epoch = validation, state.epoch
-                best = copy.deepcopy(average.state_dict())
+                best.load_state_dict(average.state_dict())
         state.seconds += time.perf_counter() - begun
-        row = Epoch(state.epoch, state.seconds, means, validation)
+        row = Epoch(state.epoch, state.seconds, losses, validation)
         state.log.append(row._asdict())
-        if writer:
-            for name, value in {**means, **({} if validation is None else {"validation": validation})}.items():
-                writer.add_scalar(name, value, state.epoch)
-        if folder is not None:
-            save_state(folder, state, network, average, optimizer, best, rng)
+        if folder:
+            save_state(folder, state, *parts)
         if on_epoch:
             on_epoch(row)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
+        for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
+            if writer:
+                writer.add_scalar(name, value, state.epoch)
+        bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
         bar.update()
     bar.close()
     if writer:
         writer.close()
-    network.load_state_dict(best)
+    network.load_state_dict((best if stage.keep == "best" else average).state_dict())
     network.eval()
     return [Epoch(**row) for row in state.log]
+
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable,
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    weights: Mapping[str, float] = {},
+    dtype: torch.dtype = torch.float32,
+    clip: float | None = None,
+    after: Callable[[], object] | None = None,
+) -> dict[str, float]:
+    """One pass over the batches; -> the mean of each loss. clip: the gradient's longest norm; after: each step."""
+    device, sums, steps = next(network.parameters()).device, {}, 0
+    network.train()
+    for batch in batches:
+        with torch.autocast(device.type, dtype) if dtype is torch.bfloat16 else nullcontext():
+            parts = losses(network, _on(batch, device))
+        optimizer.zero_grad()
+        sum(weights.get(name, 1.0) * loss for name, loss in parts.items()).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
+        if after:
+            after()
+        sums |= {name: sums.get(name, 0.0) + loss.detach() for name, loss in parts.items()}
+        steps += 1
+    return {name: float(value) / steps for name, value in sums.items()}
 
 
 def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple) -> list[Epoch]:
@@ -187,21 +204,15 @@ def _writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def _is_over(state: TrainingState, config: Config) -> bool:
-    """No better validation within the patience."""
-    return state.best_epoch > 0 and state.epoch - state.best_epoch >= config.patience * config.validate_every
-
-
 def _on(batch: object, device: torch.device) -> object:
-    """Every tensor of a nest of NamedTuples on a device; a stage without data hands over None.
+    """Every tensor of a nest of NamedTuples on a device; what is neither stays.
 
     From pinned memory a copy to a GPU goes on while the next batch is made.
     """
-    if batch is None:
-        return None
     if isinstance(batch, Tensor):
-        return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
-    return type(batch)(*(_on(part, device) for part in batch))
+        pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
+        return pinned.to(device, non_blocking=True)
+    return type(batch)(*(_on(part, device) for part in batch)) if isinstance(batch, tuple) else batch
 
 
 def _is_watched() -> bool:

@@ -1,18 +1,27 @@
-"""What the network is taught: the next event, what is missing of an item, digits by the true path and the dense head.
+"""Every loss of every model.
+
+- next event: cross-entropy over all items (`full_softmax`) or over sampled ones (`sampled_logits`)
+- digits of the semantic ID: the true path, and distillation from the dense head
+- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE)
+- text model: item-level contrastive loss (InfoNCE) between a state and the item's words
+- segment network: the labels at every exit, distillation of logits and of relations
 
 Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
-config's weights. Targets of -1 teach nothing, and items that training does not know are no wrong answers.
+config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.amp import custom_fwd
+from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
@@ -21,16 +30,25 @@ from m6rec.data.context import EventCodes
 from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
+from m6rec.data.ratings import Windows
 from m6rec.data.splits import Split
-from m6rec.data.text import BOS, EOS, MASK
+from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
 from m6rec.model.network import Network
-from m6rec.train import sampled, whole
+from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
+from m6rec.model.tree import Tree
 
-REQUEST_DROPOUT = 0.1  # share of request fields hidden while training, so that a request may leave them open
-ITEMS = 32  # items per step whose content is taught
-CAPTIONS = 0.5  # share of the items with something to see or hear whose whole text is the gap
+SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB, which stay in the processor's cache
+FULL_SOFTMAX_ITEMS = 50_000  # up to so many items every item is a class
+NEGATIVES = 2048  # sampled per step beyond
+REQUEST_DROPOUT = 0.1  # share of request fields masked in training, so that a request may leave them out
+ITEMS = 32  # items per step whose content is trained
+CAPTIONS = 0.5  # share of the items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
+
+
+SegmentLoss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
 
 
 class Stream(NamedTuple):
@@ -46,65 +64,213 @@ class Stream(NamedTuple):
 def pretraining(
     network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Next event over the whole catalogue, and the losses of the items' content."""
-    if count := sampled.negatives(network, config):
-        losses = {"next": sampled.next_event(sampled.predict(network, hide(batch), count))}
-    else:
-        losses = {"next": whole.next_event(whole.predict(network, hide(batch)), stream.neighbours)}
+    """The next event, and the losses of the items' content."""
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(stream.neighbours)}
     return losses if config.item_epochs else losses | item_content(network, stream.content, config, rng)
-
-
-def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Missing text, hidden patches, and the alignment of an item's modalities, for some of the items in `content`."""
-    some = augment(content.take(rng.integers(len(content.there), size=ITEMS)), rng)
-    reads, losses = network.items.modalities, {}
-    if "text" in reads and config.infill_weight:
-        losses["infill"] = infilling(network, some, rng)
-    if network.patch_decoder and config.patch_weight:
-        losses |= restoration(network, some, rng)
-    if len(reads) > 1 and config.align_weight:
-        losses["align"] = alignment(network, some)
-    return losses
 
 
 def finetuning(
     network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The dense head goes on learning; the digits learn from the true path and from the dense head."""
-    tree = network.digits.tree
-    if count := sampled.negatives(network, config):
-        found = sampled.predict(network, hide(batch), count)
-        correct, masses = sampled.next_event(found), sampled.subtrees(tree, found)
-    else:
-        found = whole.predict(network, hide(batch))
-        correct, masses = whole.next_event(found, stream.neighbours), whole.subtrees(tree, found)
-    path, teacher = digits(network, found.state, found.target, masses)
-    return {"next": correct, "digits": path, "teacher": teacher}
+    """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
+    found = predict(network, mask_request(batch), config)
+    correct = found.cross_entropy(stream.neighbours)
+    path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
+    return {"next": correct, "digits": path, "teacher": distilled}
 
 
-def digits(network: Network, state: Tensor, target: Tensor, masses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path's digits, and of what the dense head gives to each subtree beside the path.
+def mask_request(batch: Batch) -> Batch:
+    """Mask some request fields, each on its own."""
+    request = batch.context.request
+    kept = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
+    return batch._replace(context=batch.context._replace(request=request * kept))
 
-    state (n, D), target (n,), masses G × (n, W). The second lets all items teach at every position; it differs from
-    the KL divergence by the teacher's entropy, which no weight changes. -> means over positions, summed over levels.
+
+def predict(network: Network, batch: Batch, config: Config) -> FullPrediction | SampledPrediction:
+    """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
+    count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
+    if count:
+        return predict_sampled(network, batch, count)
+    items, has = network.encode_items().vectors, batch.target >= 0
+    state = network.fuse(batch.context, items).state[has]
+    return FullPrediction(state, items, batch.target[has], network.codes >= 0)
+
+
+class FullPrediction(NamedTuple):
+    """A step's states, and all items as classes."""
+
+    state: Tensor  # (n, D)
+    items: Tensor  # (N, D)
+    target: Tensor  # (n,) item codes
+    candidates: Tensor  # (N,) bool: held-out items as negatives would be learnt as never bought
+
+    def cross_entropy(self, neighbours: Neighbourhood | None = None) -> Tensor:
+        """Mean over the targets, smoothed over their neighbours where these are given, in nats."""
+        return full_softmax(*self, neighbours)
+
+    @torch.no_grad()
+    def subtrees(self, tree: Tree) -> Iterator[Tensor]:
+        """The dense head's probability below each child of the nodes on the true path: G × (n, W)."""
+        of_leaf = tree.item.clamp(min=0)
+        leaves = self.items[of_leaf]  # (leaves, D): those of a subtree are adjacent
+        bias = candidate_bias((tree.item >= 0) & self.candidates[of_leaf], leaves)
+        true, parts = tree.digits(self.target), []
+        rows = max(1, SOFTMAX_CHUNK // len(leaves))
+        for state, path in zip(self.state.split(rows), true.split(rows), strict=True):
+            mass, levels = torch.addmm(bias, state, leaves.T).softmax(1), []  # (rows, leaves)
+            for level, width in enumerate(tree.widths):
+                below = mass.view(len(mass), width, -1)  # (rows, W, leaves below a child)
+                levels.append(below.sum(-1))
+                mass = below[torch.arange(len(below), device=below.device), path[:, level]]
+            parts.append(levels)
+        return map(torch.cat, zip(*parts, strict=True))
+
+
+def full_softmax(
+    state: Tensor,
+    items: Tensor,
+    target: Tensor,
+    candidates: Tensor | None = None,
+    neighbours: Neighbourhood | None = None,
+) -> Tensor:
+    """Mean cross-entropy of targets (n,) among all items, or among `candidates` (N,) bool, in nats.
+
+    states (n, D), item vectors (N, D). neighbours: each target's probability is shared among its neighbourhood.
+    Logits and gradients are computed a few positions at a time: memory does not grow with positions times items.
     """
-    path, taught = state.new_zeros(()), state.new_zeros(())
-    digits_of = network.digits.tree.digits(target)
+    bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
+    if neighbours is None:
+        shared, shares = target[:, None], torch.ones_like(state[:, :1])
+    else:
+        shared, shares = neighbours.item[target], neighbours.share[target]
+    return _FullSoftmax.apply(state, items, shared, shares, bias)
+
+
+def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
+    """What is added to the logits (N,): -inf where an item is no candidate."""
+    return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Cross-entropy of softmax(state @ items.T + bias) against `shares` (n, K) of the items `shared` (n, K)."""
+
+    @staticmethod
+    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # sums over a catalogue stay in 32 bits
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, state: Tensor, items: Tensor, shared: Tensor, shares: Tensor, bias: Tensor) -> Tensor:
+        rows = max(1, SOFTMAX_CHUNK // len(items))
+        by_state, by_items, total = torch.empty_like(state), torch.zeros_like(items), state.new_zeros(())
+        parts = zip(*(part.split(rows) for part in (state, shared, shares, by_state)), strict=True)
+        for s, among, true, gradient in parts:
+            log_p = torch.addmm(bias, s, items.T).log_softmax(1)  # (rows, N)
+            total -= (log_p.gather(1, among) * true).sum()
+            excess = log_p.exp_().scatter_add_(1, among, -true)  # softmax - target distribution
+            torch.mm(excess, items, out=gradient)
+            by_items.addmm_(excess.T, s)
+        ctx.save_for_backward(by_state / len(state), by_items / len(state))
+        return total / len(state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        by_state, by_items = ctx.saved_tensors
+        return gradient * by_state, gradient * by_items, None, None, None
+
+
+class SampledPrediction(NamedTuple):
+    """A step's logits of the true items and of sampled negatives, for large catalogues."""
+
+    state: Tensor  # (n, D)
+    logits: Tensor  # (n, 1 + m): the true item's, then the negatives'
+    target: Tensor  # (n,) item codes
+    negatives: Tensor  # (m,) item codes
+
+    def cross_entropy(self, neighbours: Neighbourhood | None = None) -> Tensor:
+        """Mean over the targets, in nats; targets are not smoothed."""
+        return first_class(self.logits)
+
+    def subtrees(self, tree: Tree) -> Iterator[Tensor]:
+        """The dense head's probability below each child of the nodes on the true path: G × (n, W)."""
+        weights = self.logits.detach().softmax(-1)
+        true, weights = weights[:, :1], weights[:, 1:]
+        path, others = tree.digits(self.target), tree.digits(self.negatives)  # (n, G), (m, G)
+        for level, width in enumerate(tree.widths):
+            below = weights @ F.one_hot(others[:, level], width).to(weights)  # (n, m) @ (m, W)
+            yield below.to(true).scatter_add(1, path[:, level, None], true)
+            weights = weights * (others[:, level] == path[:, level, None])
+
+
+def predict_sampled(network: Network, batch: Batch, count: int) -> SampledPrediction:
+    """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
+    trained = torch.nonzero(network.codes >= 0)[:, 0]
+    negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
+    has, history = batch.target >= 0, batch.context.item
+    target = batch.target[has]
+    used = torch.cat((history[history >= 0], target, negatives)).unique()
+    row = torch.full_like(network.codes, -1)
+    row[used] = torch.arange(len(used), device=used.device)
+    items = network.encode_items(only=used).vectors
+    context = batch.context._replace(item=torch.where(history >= 0, row[history.clamp(min=0)], -1))
+    state = network.fuse(context, items).state[has]
+    logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
+    return SampledPrediction(state, logits, target, negatives)
+
+
+def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
+    """Logits of the true items (n,) and of the negatives (m,), which stand for all the others: (n, 1 + m).
+
+    states (n, D), items (N, D), among: the number of items that negatives are sampled from. A negative's logit grows
+    by the log of how many items it stands for (the log-Q correction, Jean et al. 2015). A true item that was sampled
+    as a negative is masked.
+    """
+    sampled = negatives == target[:, None]  # (n, m)
+    stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
+    others = states @ F.embedding(negatives, items).T + stands_for.log()
+    true = (states * F.embedding(target, items)).sum(1, keepdim=True)
+    return torch.cat((true, others.masked_fill(sampled, -math.inf)), 1)
+
+
+def first_class(logits: Tensor) -> Tensor:
+    """Mean cross-entropy of the first column of logits (n, 1 + m), in nats."""
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+
+
+def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the true path's digits, and of the dense head's distribution over subtrees (distillation).
+
+    state (n, D), target (n,), subtrees G × (n, W). The second differs from the KL divergence by the teacher's entropy,
+    which no weight changes. -> means over positions, summed over levels.
+    """
+    path, distilled = state.new_zeros(()), state.new_zeros(())
+    true = network.digits.tree.digits(target)
     students = network.digits.teacher_forced(state, target, network.codes >= 0)
-    for level, (student, mass) in enumerate(zip(students, masses, strict=True)):
+    for level, (student, mass) in enumerate(zip(students, subtrees, strict=True)):
         teacher = mass / mass.sum(-1, keepdim=True).clamp(min=1e-9)
-        spoken = student.log_softmax(-1).clamp(min=-100)  # a free leaf is -inf, and 0 · -inf is not a number
-        path = path - spoken.gather(1, digits_of[:, level, None]).mean()
-        taught = taught - (teacher * spoken).sum(-1).mean()
-    return path, taught
+        log_p = student.log_softmax(-1).clamp(min=-100)  # a free leaf is -inf, and 0 · -inf is not a number
+        path = path - log_p.gather(1, true[:, level, None]).mean()
+        distilled = distilled - (teacher * log_p).sum(-1).mean()
+    return path, distilled
+
+
+def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`."""
+    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
+    modalities, losses = network.items.modalities, {}
+    if "text" in modalities and config.infill_weight:
+        losses["infill"] = infilling(network, some, rng)
+    if network.patch_decoder and config.patch_weight:
+        losses |= reconstruction(network, some, rng)
+    if len(modalities) > 1 and config.align_weight:
+        losses["align"] = alignment(network, some)
+    return losses
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
-    """Mean cross-entropy per token of spans cut out of item texts and written anew (T5's objective, M6's mask).
+    """Mean cross-entropy per token of masked spans of item texts (T5's objective, M6's mask).
 
-    Where there is something to see or hear, half of the gaps are the whole text: a caption.
+    For items with image or sound, half of the gaps are the whole text: a caption.
     """
-    caption = content.there[:, 1:].any(1) & (rng.random(len(content.there)) < CAPTIONS)
+    caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
@@ -112,21 +278,18 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
-def restoration(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Squared error of hidden patches, drawn from those that are left (He et al. 2022), over the mean patch's error.
-
-    The mean patch is what one draws who knows the training items and not this one.
-    """
+def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Squared error of hidden patches given the visible ones (He et al. 2022), over the mean patch's error."""
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
-    hidden = {m: hide_patches(len(content.there), size, rng) for m, size in sizes.items()}
+    hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
-    drawn = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
+    predicted = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
     losses = {}
-    for m, anew in drawn.items():
-        there, true = known.there[:, MODALITIES.index(m)], getattr(known, m)
-        taught = (hidden[m].to(there.device) & there[:, None]).to(anew)  # (N, P)
-        error = ((anew - true) ** 2).mean(-1)
-        losses[m] = (taught * error).sum() / (taught * network.variance(m)).sum().clamp(min=1e-6)
+    for m, patches in predicted.items():
+        present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
+        scored = (hidden[m].to(present.device) & present[:, None]).to(patches)  # (N, P)
+        error = ((patches - true) ** 2).mean(-1)
+        losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
     return losses
 
 
@@ -137,24 +300,24 @@ def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """The first modality that is read finds its own others among the step's items, and they it (InfoNCE, both ways)."""
+    """InfoNCE between the first modality of an item and its other modalities, among the step's items, both ways."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
-    both = content.there[:, MODALITIES.index(first)] & content.there[:, rest].any(1)
+    both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
     if both.sum() < 2:
-        return 0 * network.items.query.sum()  # nothing to tell apart, and still a loss
+        return 0 * network.items.query.sum()  # no negatives: a loss of 0 with a gradient
     known = content.take(both).to(network.codes.device)
-    said, shown = (F.normalize(network.items.content(view).vectors, dim=1) for view in
-                   (known.drop(*others), known.drop(first)))  # fmt: skip
-    logits, own = said @ shown.T / TEMPERATURE, torch.arange(len(said), device=said.device)
+    views = known.drop(*others), known.drop(first)
+    one, other = (F.normalize(network.items.content(view).vectors, dim=1) for view in views)
+    logits, own = one @ other.T / TEMPERATURE, torch.arange(len(one), device=one.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
-    """Images moved, mirrored and lit anew, sounds with stripes left out: no network learns them by heart."""
-    if content.there[:, 1].any():
+    """Augmented images (shifted, mirrored, brightness) and sounds (masked stripes)."""
+    if content.present[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
-    if content.there[:, 2].any():
+    if content.present[:, 2].any():
         content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
     return content
 
@@ -181,8 +344,122 @@ def corrupt(
     return source, target
 
 
-def hide(batch: Batch) -> Batch:
-    """Make some request fields absent, each on its own."""
-    request = batch.context.request
-    kept = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
-    return batch._replace(context=batch.context._replace(request=request * kept))
+class Catalogue(NamedTuple):
+    """Distinct items in words, as the negatives of `item_contrast`."""
+
+    tokens: Tensor  # (N, L), 0 = padding
+    key: Tensor  # (N,) of their bags of tokens, ascending
+
+    @classmethod
+    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> Catalogue:
+        """Items in words -> their tokens."""
+        tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
+        key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
+        return cls(tokens[first], torch.from_numpy(key))
+
+    def to(self, device: torch.device) -> Catalogue:
+        """The same items on a device."""
+        return Catalogue(*(part.to(device) for part in self))
+
+
+def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
+    """Items' tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
+    size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
+    return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
+
+
+def item_contrast(
+    network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
+) -> Tensor:
+    """Item-level contrastive loss in nats: the state before an item against items' words (InfoNCE).
+
+    Negatives are the other items of the batch, or of a catalogue; segments outside the catalogue then count nowhere.
+    Shapes: hidden (B, T, D), the tokens read and the tokens to come (B, T), 0 where nothing is trained. An item that
+    training has never seen has a vector too. Source: van den Oord et al. 2018, as in M6-Rec's retrieval task.
+    """
+    first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
+    inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
+    number = first.flatten().long().cumsum(0) - 1  # the segment of each token
+    number, words = number[inside.flatten()], truth[inside]
+    states = hidden[first]  # (n, D)
+    n = len(states)
+    key = number.new_zeros(n).index_add(0, number, _token_key(words))
+    if catalogue is not None:
+        row = torch.searchsorted(catalogue.key, key).clamp(max=len(catalogue.key) - 1)
+        found = catalogue.key[row] == key
+        scores = states[found] @ text_vectors(network, catalogue.tokens).T
+        return F.cross_entropy(scores, row[found], reduction="sum") / found.sum().clamp(min=1)
+    size = torch.bincount(number, minlength=n).clamp(min=1)
+    bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
+    own = torch.arange(n, device=number.device)
+    twin = (key[:, None] == key) & (own[:, None] != own)  # the same words are no negative
+    return F.cross_entropy((states @ bags.T).masked_fill(twin, float("-inf")), own)
+
+
+def _token_key(tokens: Tensor) -> Tensor:
+    """Pseudo-random 64-bit keys of tokens, 0 for padding; a bag's key is their sum (mixing as in splitmix64)."""
+    key = tokens * -7046029254386353131
+    return (key ^ (key >> 31)) * -4658895280553007687
+
+
+def exit_losses(local_layers: int = 0) -> SegmentLoss:
+    """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
+
+    They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
+    """
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there, total, sums = windows.liked >= 0, 0.0, 0.0
+        for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
+            weight = 2 * k / (network.depth * (network.depth + 1))
+            logits = step.logits[there]
+            total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
+            sums += weight
+        return {"exits": total / sums}
+
+    return loss
+
+
+def distillation(teacher: SegmentNetwork) -> SegmentLoss:
+    """The labels and the teacher's own probabilities, at the last layer."""
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there = windows.liked >= 0
+        logits = network(windows)[there]
+        with torch.no_grad():
+            soft = teacher(windows)[there].sigmoid()
+        return {
+            "liked": F.binary_cross_entropy_with_logits(logits, windows.liked[there]),
+            "teacher": F.binary_cross_entropy_with_logits(logits, soft),
+        }
+
+    return loss
+
+
+def relation_distillation(teacher: SegmentNetwork, groups: int = 4) -> SegmentLoss:
+    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
+
+    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
+    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
+    """
+
+    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        there = (windows.source != 0).flatten(1)  # (B, S·L): the source's tokens
+        with torch.no_grad():
+            *_, goal = teacher.steps(windows)
+        *_, mine = network.steps(windows)
+        total = 0.0
+        for theirs, ours in zip(goal.cache, mine.cache, strict=True):
+            wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)
+            rows = (wanted.exp() * (wanted - said)).sum(-1).transpose(1, 2)[there]  # (B, g, n, n) -> (tokens, g)
+            total = total + rows.mean()
+        return {"relations": total / 2}
+
+    return loss
+
+
+def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
+    """Log-probabilities (B, groups, n, n) of keys or values (B, H, ≥n, D/H) of the first n tokens."""
+    x = x[:, :, : there.shape[1]].transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
+    logits = x @ x.mT / x.shape[-1] ** 0.5
+    return logits.masked_fill(~there[:, None, None, :], -1e4).log_softmax(-1)

@@ -26,16 +26,14 @@ def events(
     validate: Callable[[nn.Module], float],
 ) -> Stage:
     """A stage over all training events, with a loss of `train.losses`, judged by a ranking of the validation events."""
-    length, size = config.history, config.batch
+    windows = {"length": config.history, "batch": config.batch}
     return Stage(
-        name=name,
-        epochs=epochs,
-        batches=lambda rng: training_batches(
-            stream.data, stream.split, stream.codes, length=length, batch=size, rng=rng
-        ),
-        losses=lambda network, batch, rng: loss(network, batch, config, stream, rng),
-        validate=validate,
-        weights=_weights(config),
+        name,
+        epochs,
+        lambda rng: training_batches(stream.data, stream.split, stream.codes, **windows, rng=rng),
+        lambda network, batch, rng: loss(network, batch, config, stream, rng),
+        validate,
+        _weights(config),
     )
 
 
@@ -50,14 +48,14 @@ def items(config: Config, content: Features) -> Stage:
         rows = [losses.item_content(network, content, config, np.random.default_rng(i)) for i in range(4)]
         return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
 
-    steps = math.ceil(len(content.there) / losses.ITEMS)
+    steps = math.ceil(len(content.present) / losses.ITEMS)
     return Stage(
-        name="items",
-        epochs=config.item_epochs,
-        batches=lambda rng: iter([None] * steps),
-        losses=lambda network, batch, rng: losses.item_content(network, content, config, rng),
-        validate=validate,
-        weights=weights,
+        "items",
+        config.item_epochs,
+        lambda rng: [None] * steps,
+        lambda network, batch, rng: losses.item_content(network, content, config, rng),
+        validate,
+        weights,
     )
 
 

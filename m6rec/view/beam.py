@@ -41,8 +41,8 @@ def beam_tree(
         part["leaves_below"] = below
         # Where fewer nodes are possible than the beam is wide, the rest is no node; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
-        kind = part["leads_to_the_list"] + (chosen is not None) * (part["node"] == (chosen or 0) // below)
-        parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind.astype(int)))
+        kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
+        parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind))
     data = pd.concat(parts, ignore_index=True)
     nodes = data.sort_values("kind", kind="stable")  # what matters lies on top
     heights = {(row.level, row.node): row.height for row in nodes.itertuples()} | {(0, 0): 0.5}

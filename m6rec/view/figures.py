@@ -10,28 +10,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from m6rec.evaluate.statistics import Interval, mean_interval
+from m6rec.record import Figure
 from m6rec.view.picture import LINES, MARKERS, Picture, canvas, drawable, finish, named
 
-BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend outside its axes
 
-
-def lines(
-    ax: Axes,
-    series: Mapping[str, Sequence],
-    xlabel: str,
-    ylabel: str,
-    levels: Mapping[str, float] = {},
-    **legend: object,
-) -> None:
-    """A line for each name -> (x, y) or (x, y, low, high), and dashed grey levels, with labels and a legend."""
+def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
+    """A line for each name -> (x, y) or (x, y, low, high), and dashed grey levels; labels: of both axes."""
+    ax.set(xlabel=labels[0], ylabel=labels[1])
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
         ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
         if band:
             ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
     for (name, level), style, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
         ax.axhline(level, color=grey, linestyle=style, label=named(name))
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(frameon=False, fontsize=8, **legend)
+    ax.legend(frameon=False, fontsize=8)
 
 
 def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Picture:
@@ -39,7 +31,7 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Pi
     data = pd.DataFrame([row.losses for row in epochs], index=pd.Index([row.epoch for row in epochs], name="epoch"))
     figure, (left, right) = canvas(9, 3, columns=2)
     series = {name: (data.index, data[name]) for name in data}
-    lines(left, series, "epoch", "loss (nats)", {"next, guessing": chance})
+    lines(left, series, ("epoch", "loss (nats)"), {"next, guessing": chance})
     data["validation"] = [row.validation for row in epochs]
     right.plot(data["validation"].dropna(), color="0.2", marker="P")
     right.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
@@ -83,20 +75,19 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
     return finish(ax, title, data, f"{names[1]} against {names[0]} of {len(x)} items, {correlation}.")
 
 
-def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
+def comparison(rows: Mapping[str, Interval | Figure], title: str, *, ours: Sequence[str] = ()) -> Picture:
     """NDCG@10 of each method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
-    order = sorted(rows, key=lambda name: rows[name].value)
+    data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
+    data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
-    for y, name in enumerate(order):
-        value, low, high = rows[name][:3]
+    for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
         colour, marker = (LINES[0], "D") if name in ours else (LINES[2], "o")
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(order)), [named(name) for name in order])
+    ax.set_yticks(range(len(rows)), map(named, data.index))
     ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
-    data = pd.DataFrame({name: rows[name]._asdict() for name in reversed(order)}).T
-    return finish(ax, title, data, f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
+    return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
 def learning_curves(
@@ -115,7 +106,7 @@ def learning_curves(
     ]
     data = pd.DataFrame(rows, columns=["method", "examples", "mean", "low", "high"])
     series = {name: part.iloc[:, 1:].to_numpy(float).T for name, part in data.groupby("method", sort=False)}
-    lines(ax, series, "labelled examples", quality, levels)
+    lines(ax, series, ("labelled examples", quality), levels)
     ax.set_xscale("log")
     return finish(ax, title, data, f"{quality} against labelled examples for {', '.join(curves)}.")
 
@@ -126,7 +117,7 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: s
     rows = [(name, *point) for name, points in methods.items() for point in sorted(points, key=lambda point: point[1])]
     data = pd.DataFrame(rows, columns=["method", "label", "milliseconds", "AUC"])
     series = {name: (part["milliseconds"], part["AUC"]) for name, part in data.groupby("method", sort=False)}
-    lines(ax, series, "milliseconds a request", "AUC", {"wanted": wanted})
+    lines(ax, series, ("milliseconds a request", "AUC"), {"wanted": wanted})
     for _, label, time, value in rows:
         ax.annotate(named(label), (time, value), xytext=(4, 5), textcoords="offset points", fontsize=8)
     ax.set_xlim(left=0)
@@ -164,6 +155,7 @@ def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baselin
     data = pd.DataFrame({name: band[0] for name, band in bands.items()})
     data.index = pd.Index(np.linspace(0, 1, len(data)), name="share of the tokens, the first named first")
     _, ax = canvas(7.2, 3.6)
-    lines(ax, {name: (data.index, *band) for name, band in bands.items()}, data.index.name, label, levels, **BESIDE)
+    lines(ax, {name: (data.index, *band) for name, band in bands.items()}, (data.index.name, label), levels)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     return finish(ax, title, data, f"{label} for each of {', '.join(curves)}, with 95 % bands over users.")
