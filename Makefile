@@ -48,7 +48,7 @@ weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
 	@$(PY) data/weights.py
 
 cuda: $(TESTED) ## on a machine with a GPU: check it against the CPU and measure both, at most ten minutes
-	@$(PY) notebooks/cuda.py
+	@$(PY) notebooks/measure_gpu.py
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

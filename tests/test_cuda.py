@@ -16,13 +16,13 @@ from fixtures import small_data, small_model
 import m6rec
 from m6rec.config import pick_device
 
-FILE = Path(__file__).resolve().parents[1] / "notebooks" / "cuda.py"
+FILE = Path(__file__).resolve().parents[1] / "notebooks" / "measure_gpu.py"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
 @pytest.fixture(scope="module")
 def cuda():
-    spec = importlib.util.spec_from_file_location("cuda", FILE)
+    spec = importlib.util.spec_from_file_location("measure_gpu", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
