@@ -108,16 +108,9 @@ def evaluate(
 
 
 def sampled(
-    model: Any,
-    data: Dataset,
-    *,
-    negatives: int = 100,
-    by: str = "uniform",
-    k: int = 10,
-    seed: int = 0,
-    chunk: int = 256,
+    model: Any, data: Dataset, negatives: int = 100, by: str = "uniform", k: int = 10, seed: int = 0, chunk: int = 256
 ) -> pd.DataFrame:
-    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items alone: only to show how it misleads.
+    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items: only to show how it misleads.
 
     by: "uniform", or "popularity" (in proportion to training events); drawn without replacement. Such figures may order
     models otherwise than the full ranking (Krichene & Rendle 2020). InputError for another `by`, or negatives below 1.
