@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.data.photographs import Photographs, photographs
-from m6rec.data.sources import load
+from m6rec.data.sources import Photographs, load, photographs
 
 __all__ = ["Dataset", "Photographs", "Split", "Targets", "load", "photographs"]
