@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -74,21 +74,26 @@ def code_key(*of: object, skip: tuple[str, ...] = LOADING, source: str = "") -> 
     of: the objects, or their full names; a method stands for itself and for what it calls of `self`. skip: modules
     that do not count. source: code outside the package, such as a notebook's cells.
     """
-    return _code_key(PACKAGE, tuple(one if isinstance(one, str) else _full_name(one) for one in of), skip, source)
+    names = (
+        o
+        if isinstance(o, str)
+        else ".".join([o.__module__, o.__qualname__] if hasattr(o, "__qualname__") else [o.__name__])
+        for o in of
+    )
+    return _code_key(PACKAGE, tuple(names), skip, source)
 
 
 @lru_cache(maxsize=512)
 def _code_key(root: Path, names: tuple[str, ...], skip: tuple[str, ...], source: str) -> str:
     package, skipped = _Package(root), tuple(f"m6rec.{module}." for module in (*skip, *SILENT))
-    todo, found = [place for name in names for place in package.places(name)], {}
+    todo, found = [place for name in names for place in package.roots(name)], {}
     if source:
-        package.modules[CELLS] = _Module.of(source)
+        package.modules[CELLS] = _parsed(source)
         todo += [(CELLS, "")]
     while todo:
-        place = todo.pop()
-        if place not in found and not f"{place[0]}.".startswith(skipped):
-            found[place] = _Reader(package, *place)
-            todo += found[place].reached
+        if (place := todo.pop()) not in found and not f"{place[0]}.".startswith(skipped):
+            found[place] = _Definition(package, place)
+            todo += [*found[place].uses, *found[place].annotated]
     hashes = {place: _hash(one.text) for place, one in found.items()}
     for _ in range(3):  # a definition counts with what it uses, and that with what it uses in its turn
         hashes = {p: _hash(hashes[p], *(hashes.get(used, "") for used in one.uses)) for p, one in found.items()}
@@ -96,91 +101,75 @@ def _code_key(root: Path, names: tuple[str, ...], skip: tuple[str, ...], source:
 
 
 Place = tuple[str, str]  # a module and a name in it: ("m6rec.train.fit", "fit")
-
-
-def _full_name(one: object) -> str:
-    return f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else one.__name__
+Module = tuple[dict[str, list[ast.stmt]], dict[str, str]]  # a name's statements ("": all); imported names in full
 
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-class _Module(NamedTuple):
-    defined: dict[str, list[ast.stmt]]  # the statements that give a name its value; "" has all
-    imports: dict[str, str]  # wherever in the module they stand: name -> full name
-
-    @classmethod
-    @lru_cache(maxsize=512)
-    def of(cls, source: str) -> _Module:
-        tree, defined, imports = ast.parse(source), {}, {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                imports |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Import):
-                imports |= {
-                    a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
-                }
-        for line in tree.body:
-            named = isinstance(line, (ast.FunctionDef, ast.ClassDef))
-            stored = (n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-            for name in {line.name} if named else set(stored):
-                defined.setdefault(name, []).append(line)
-        return cls({**defined, "": tree.body}, imports)
+@lru_cache(maxsize=512)
+def _parsed(source: str) -> Module:
+    tree, imports = ast.parse(source), {}
+    defined: dict[str, list[ast.stmt]] = {"": tree.body}
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            name = alias.name if above or alias.asname else alias.name.split(".")[0]
+            imports[alias.asname or name] = above + name
+    for line in tree.body:
+        stored = {n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for name in {line.name} if isinstance(line, (ast.FunctionDef, ast.ClassDef)) else stored:
+            defined.setdefault(name, []).append(line)
+    return defined, imports
 
 
 class _Package:
     def __init__(self, root: Path):
         self.root, self.modules = root, {}
 
-    def module(self, name: str) -> _Module | None:
+    def module(self, name: str) -> Module:
         if name not in self.modules:
             path = self.root.joinpath(*name.split(".")[1:])
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             mine = name.split(".")[0] == "m6rec" and file.exists()
-            self.modules[name] = _Module.of(file.read_text(encoding="utf-8")) if mine else None
+            self.modules[name] = _parsed(file.read_text(encoding="utf-8")) if mine else ({}, {})
         return self.modules[name]
 
     def find(self, name: str) -> Place | None:
         """Where a full name is defined, through whatever module it is imported by."""
         above, _, last = name.rpartition(".")
-        module = self.module(above)
-        if module and last in module.defined:
-            return above, last
-        return self.find(module.imports[last]) if module and last in module.imports else None
+        defined, imports = self.module(above)
+        return (above, last) if last in defined else self.find(imports[last]) if last in imports else None
 
-    def places(self, name: str) -> list[Place]:
+    def roots(self, name: str) -> list[Place]:
         """All definitions of a module, one of them, or a method."""
-        if module := self.module(name):
-            return [(name, one) for one in module.defined if one]
+        above, _, method = name.rpartition(".")
+        if self.module(name)[0]:
+            return [(name, one) for one in self.module(name)[0] if one]
         if place := self.find(name):
             return [place]
-        above, _, method = name.rpartition(".")
-        place = self.find(above)
-        return [(place[0], f"{place[1]}.{method}")] if place and self.nodes(place[0], f"{place[1]}.{method}") else []
+        module, owner = self.find(above) or ("", "")
+        return [(module, f"{owner}.{method}")] if owner and self.nodes(module, f"{owner}.{method}") else []
 
     def nodes(self, module: str, name: str) -> list[ast.stmt]:
         first, _, method = name.partition(".")
-        nodes = self.module(module).defined[first]
-        return (
-            [n for c in nodes for n in getattr(c, "body", ()) if getattr(n, "name", "") == method] if method else nodes
-        )
+        nodes = self.module(module)[0][first]
+        inner = [n for node in nodes for n in getattr(node, "body", ()) if getattr(n, "name", "") == method]
+        return inner if method else nodes
 
 
-class _Reader(ast.NodeTransformer):
-    """A definition as text without what does not compute; `uses`: those that it names, in order; `reached`: all."""
+class _Definition(ast.NodeTransformer):
+    """A definition as text without what does not compute, and what it names: in the code, and in annotations alone."""
 
-    def __init__(self, package: _Package, module: str, name: str):
-        self.package, self.place, self.names = package, (module, name), package.module(module)
+    def __init__(self, package: _Package, place: Place):
+        self.package, self.place, (self.defined, self.imports) = package, place, package.module(place[0])
         self.uses: list[Place] = []
         self.annotated: list[Place] = []
-        self.text = "".join(ast.dump(self.visit(copy.deepcopy(n))) for n in package.nodes(module, name) if not _said(n))
+        nodes = map(self.visit, copy.deepcopy(package.nodes(*place)))
+        self.text = "".join(ast.dump(node) for node in nodes if node)
 
-    @property
-    def reached(self) -> list[Place]:
-        return self.uses + self.annotated
-
-    def find(self, node: ast.expr) -> Place | None:
+    def find(self, node: ast.AST) -> Place | None:
         rest: list[str] = []
         while isinstance(node, ast.Attribute):
             node, rest = node.value, [node.attr, *rest]
@@ -188,60 +177,29 @@ class _Reader(ast.NodeTransformer):
         if first in ("self", "cls") and len(rest) == 1 and "." in name:
             method = f"{name.partition('.')[0]}.{rest[0]}"
             return (module, method) if self.package.nodes(module, method) else None
-        if first in self.names.defined and module != CELLS:
-            return self.package.find(".".join((module, first, *rest)))
-        return self.package.find(".".join((self.names.imports[first], *rest))) if first in self.names.imports else None
+        full = f"{module}.{first}" if first in self.defined and module != CELLS else self.imports.get(first)
+        return self.package.find(".".join([full, *rest])) if full else None
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
+    def visit_Name(self, node: ast.Name | ast.Attribute) -> ast.AST:
         if place := self.find(node):
-            if place != self.place:
-                self.uses.append(place)
+            self.uses += [place] if place != self.place else []
             return ast.Name("@")
-        return ast.Name(self.names.imports.get(node.id, node.id))
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        if place := self.find(node):
-            self.uses.append(place)
-            return ast.Name("@")
+        if isinstance(node, ast.Name):
+            return ast.Name(self.imports.get(node.id, node.id))
         return self.generic_visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self._annotation(node.returns)
-        node.returns = None
-        return self._definition(node)
+    visit_Attribute = visit_Name
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._definition(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        self._annotation(node.annotation)
-        return ast.arg(node.arg)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        self._annotation(node.annotation)
-        node.annotation = ast.Constant(None)
-        return self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if _said(node) else self.generic_visit(node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """What is imported counts where it is used."""
-
-    visit_Import = visit_ImportFrom
-
-    def _definition(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
-        if self.place[1] == node.name:
+    def generic_visit(self, node: ast.AST) -> ast.AST | None:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):  # what is imported counts where it is used
+            return None
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):  # a docstring
+            return None
+        for part in ("annotation", "returns"):
+            for inner in ast.walk(getattr(node, part, None) or ast.Pass()):
+                self.annotated += filter(None, [self.find(inner)])
+            if hasattr(node, part):
+                setattr(node, part, None)
+        if getattr(node, "name", None) == self.place[1]:
             node.name = "@"
-        return self.generic_visit(node)
-
-    def _annotation(self, node: ast.expr | None) -> None:
-        names = (n for n in ast.walk(node or ast.Pass()) if isinstance(n, (ast.Name, ast.Attribute)))
-        self.annotated += filter(None, map(self.find, names))
-
-
-def _said(node: ast.AST) -> bool:
-    """A docstring, or an import."""
-    return isinstance(node, (ast.Import, ast.ImportFrom)) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    )
+        return super().generic_visit(node)
