@@ -14,6 +14,16 @@ from fixtures import SEGMENTS, small_data, small_model
 from m6rec.data.ratings import RatingWindows
 from m6rec.model.segments import SegmentNetwork
 
+FIRST = ("test_notebooks.py", "test_device.py")  # the longest: a worker that ends early takes what is left
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
 
 @pytest.fixture(scope="session")
 def compare():

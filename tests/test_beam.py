@@ -249,8 +249,6 @@ def test_cold_items_are_listed_where_the_dense_head_wants_them_though_no_digit_l
     torch.testing.assert_close(mine, plain.scores[plain.items >= 25].view(-1, 5).sort(1).values, atol=1e-4, rtol=1e-4)
     found = hybrid(network, state, vectors, 3, beam=3, allowed=warm)
     assert (found.items < 25).all() and torch.isfinite(found.scores).all()
-    named = hybrid(network, 20 * vectors[:5], vectors, 1, beam=1, always=torch.arange(5))
-    assert named.items[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_hybrid_is_a_method_of_the_model_and_of_its_scorer(trained):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from m6rec.evaluate.statistics import Interval
+from m6rec.record import Figure
 from m6rec.view.figures import comparison, learning_curves, rank_moves, tradeoff
 from m6rec.view.heatmap import attention_rows
 
@@ -41,6 +42,8 @@ def test_methods_are_named_in_words_and_figures_keep_their_keys():
     picture = comparison({"m6rec_no_prior": Interval(0.12, 0.11, 0.13, 9, 1)}, "Leads")
     assert [tick.get_text() for tick in picture.figure.axes[0].get_yticklabels()] == ["m6rec no prior"]
     assert picture.data.index.tolist() == ["m6rec_no_prior"]
+    recorded = comparison({"m6rec_no_prior": Figure("a.name", 0.12, 0.11, 0.13, 9, 1)}, "Leads")
+    assert recorded.data.equals(picture.data), "what is recorded is shown as it is"
 
 
 def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():

@@ -9,7 +9,7 @@ history, in segments, and hold out equally many, so that all windows have one si
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -173,18 +173,16 @@ class RatingDomain(Domain):
 
     def prompt(self, rows: range, since: int) -> Prompt:
         """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
-        target = [part for row in rows for part in (*self._event(row), prompts.RATINGS[int(self.values[row])])]
-        return self._prompt(rows[0], range(since, rows[0]), target)
+        events = (
+            (f"{self.requests[r]}:", self.items[self.item[r]], prompts.RATINGS[int(self.values[r])]) for r in rows
+        )
+        history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
+        return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
 
     def unrated(self, row: int, before: range) -> Prompt:
         """One event, up to where its rating would be generated, after a history; all of it is given."""
-        return self._prompt(row, before, map(_given, self._event(row)))
-
-    def _event(self, row: int) -> tuple[str, ...]:
-        return f"{self.requests[row]}:", self.items[self.item[row]]
-
-    def _prompt(self, row: int, before: range, target: Iterable[str]) -> Prompt:
-        return Prompt(self.profiles[self.user[row]], history=tuple(map(self.event, before)), target=tuple(target))
+        one = self.prompt(range(row, row + 1), row)
+        return one._replace(history=tuple(map(self.event, before)), target=tuple(map(_given, one.target[:-1])))
 
 
 def _given(part: str) -> str:

@@ -301,15 +301,11 @@ def microlens(folder: Path, report: Report) -> Frames:
     """MicroLens-100K: short videos with titles (item,title) and covers, and who commented (user,item,timestamp)."""
 
     def parse(line: str) -> tuple | None:
-        found = re.fullmatch(r"([0-9]{1,18})\s*,(.*)", line)  # a title may hold commas without quotes
-        title = " ".join(found[2].strip('" ').split()) if found else ""
-        return (
-            (int(found[1]), title or f"Video {int(found[1])}", title)
-            if found
-            else ()
-            if line.startswith("item,")
-            else None
-        )
+        number, title = re.fullmatch(r"([0-9]{1,18})\s*,(.*)|.*", line).groups()  # a title may hold commas
+        if number is None:
+            return () if line.startswith("item,") else None
+        title = " ".join(title.strip('" ').split())
+        return int(number), title or f"Video {int(number)}", title
 
     problem, columns = "is no item number with a title behind it", ["item_id", "title", "text"]
     items = _lines(folder / "MicroLens-100k_title_en.csv", "items", report, problem, columns, parse)

@@ -7,10 +7,13 @@ not published is taken as it first comes; its hash is kept beside it in `<file>.
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import warnings
@@ -19,12 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import platformdirs
 import pooch
 from filelock import FileLock
 
-from m6rec.data import readers
+from m6rec.data import image, readers
 from m6rec.data.dataset import Dataset
 from m6rec.data.schema import Frames, Report
 from m6rec.errors import InputError
@@ -32,6 +36,11 @@ from m6rec.errors import InputError
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 COMMANDS = {"pip": [sys.executable, "-m", *PIP.split()], "deb": ["apt-get", "--quiet", "download"]}  # for addresses
+
+GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
+IDX = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}  # bytes before the numbers
+HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
@@ -49,6 +58,19 @@ class Source(NamedTuple):
     read: Callable[[Path, Report], Frames] | None = None
     megabytes: float | None = None  # what the first route fetches, where that is known
     shipped: str = ""  # the folder of one that comes with m6rec
+
+
+class Photographs(NamedTuple):
+    """Grey photographs of garments, light on black."""
+
+    images: np.ndarray  # (N, 28, 28) uint8
+    labels: np.ndarray  # (N,) int64, places in names
+    names: tuple[str, ...]  # the classes
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(N, 784) float32 in 0..1."""
+        return self.images.reshape(len(self.images), -1).astype(np.float32) / 255
 
 
 class Damaged(OSError):
@@ -88,6 +110,43 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     return data
 
 
+def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:
+    """The first n photographs (or all) of a part, "train" or "test", of a source.
+
+    source: "fashion-mnist" (60,000 and 10,000; fetched once, 31 MB) or "bazaar" (about 1,300 and 300 of them, which
+    come with m6rec; the parts share no photograph). InputError if it cannot be had, or for an unknown name.
+    """
+    for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
+        if value not in known:
+            raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
+    if source == "bazaar":
+        data = load("bazaar")
+        items = data.items.dropna(subset="image").drop_duplicates("image")  # several items may show one
+        order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
+        items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
+        pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
+        images, labels = (pixels * 255).round().astype(np.uint8), items["category"].map(GARMENTS.index).to_numpy()
+    else:
+        pair = (gzip.decompress(raw) for raw in _idx_files([f"{PARTS[part]}-{kind}.gz" for kind in IDX]))
+        images, labels = (
+            np.frombuffer(raw, np.uint8, offset=head) for raw, head in zip(pair, IDX.values(), strict=True)
+        )
+    return Photographs(images.reshape(-1, image.SIDE, image.SIDE)[:n], labels[:n].astype(np.int64), GARMENTS)
+
+
+def _idx_files(names: list[str]) -> list[bytes]:
+    """Fashion-MNIST's files, as they are or from Debian's package."""
+    folder, route = files("fashion-mnist")
+    if names[0] in route.files:
+        return [(folder / name).read_bytes() for name in names]
+    [file] = route.files  # an ar archive with headers of 60 bytes, name first, size at 48, and in it a tar archive
+    _, found, data = (folder / file).read_bytes().partition(b"data.tar")
+    if not found:
+        raise InputError(f"{folder / file} has no data.tar; delete it and load again.")
+    with tarfile.open(fileobj=io.BytesIO(data[52 : 52 + int(data[40:50])])) as tar:
+        return [tar.extractfile(f"./usr/share/datasets/fashion-mnist/{name}").read() for name in names]
+
+
 def describe() -> pd.DataFrame:
     """The public data sets: name, terms, address of the first route, megabytes to fetch (NaN where not known)."""
     rows = [(name, s.terms, s.routes[0].address, s.megabytes) for name, s in SOURCES.items() if s.routes]
@@ -104,9 +163,9 @@ def files(name: str) -> tuple[Path, Route]:
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     with FileLock(folder / ".lock"):  # several processes may start on an empty cache
+        if route := _cached(source.routes, folder):
+            return folder, route
         for route in source.routes:
-            if cached := _cached(source.routes, folder):
-                return folder, cached
             if sys.stderr.isatty():
                 print(f"{name} ({source.terms}): fetching from {route.address}", file=sys.stderr)
             try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -66,30 +64,29 @@ def generate(
     tree, b, beam = decoder.built_tree, len(state), max(beam, k)
     allowed = None if allowed is None else allowed.to(state.device)
     valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
-    possible = len(tree.leaf) if allowed is None else int(allowed.sum(-1).min())
-    if k < 1 or (possible < k and not short):
-        raise InputError(
-            f"k={k} items were asked for, but only {possible} can be recommended here: take 1 ≤ k ≤ {possible}."
-        )
-    sampler = GumbelTopK(b, temperature, seed, state.device) if temperature else None
+    check_length(k, len(tree.leaf) if allowed is None or short else int(allowed.sum(-1).min()))
     rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
     step, cache = Step(rows, rows.to(state)), None
+    if temperature:  # in double precision: a rare item's key is a difference of large numbers
+        log_probs = gumbels = rows.double()  # (B, K)
+        noise = torch.Generator(device=state.device).manual_seed(seed)
     for level, width in enumerate(tree.widths):
         # Beyond k, the beam after the last digit matters to a trace alone.
-        last = level + 1 == len(tree.widths) and trace is None and not (sampler or diversity)
+        last = level + 1 == len(tree.widths) and trace is None and not (temperature or diversity)
         most = min(k if last else beam, step.nodes.shape[1] * width)
-        step_of = partial(_step, decoder, state, level, step, rows, cache, valid_nodes)
         with torch.inference_mode():
-            logits, scores, cache = _children(step_of, step.scores, most if last else beam)
+            logits, scores, cache = _children(
+                decoder, state, level, step, rows, cache, valid_nodes, most if last else beam
+            )
         # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
         keys = scores
-        if sampler:
-            keys = sampler.keys_of(logits)
+        if temperature:
+            log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
         elif diversity:
             keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
         best = keys.flatten(1).topk(most).indices
-        if sampler:
-            sampler.keep(best)
+        if temperature:
+            log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
         parent = best // width  # (B, K) among the beams
         rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
         step = Step(step.nodes.gather(1, parent) * width + best % width, scores.flatten(1).gather(1, best))
@@ -98,68 +95,56 @@ def generate(
     return Generated.of(tree.item[step.nodes[:, :k]], step.scores[:, :k])
 
 
-def _children(step_of: Callable, above: Tensor, most: int) -> tuple[Tensor, Tensor, list[KVCache]]:
-    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, the new cache.
+def check_length(k: int, possible: int) -> None:
+    """`InputError` for a list of k items where only so many can be recommended."""
+    if not 1 <= k <= possible:
+        raise InputError(f"k={k} does not fit: only {possible} can be recommended here, so take 1 to {possible}.")
 
-    above: (B, K) log-likelihoods of the beams; step_of: `_step` of some of them.
-    """
-    b, k = above.shape
+
+def _children(
+    decoder: DigitDecoder, state: Tensor, level: int, step: Step, rows: Tensor, cache: list[KVCache] | None,
+    valid_nodes: list[Tensor] | None, most: int,
+) -> tuple[Tensor, Tensor, list[KVCache]]:  # fmt: skip
+    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, the new cache."""
+    b, k = rows.shape
+
+    def children(index: Tensor) -> tuple[Tensor, Tensor, list[KVCache]]:
+        """Of the beams at index (n,) among B·K: (n, W) each."""
+        owner, node = index // k, step.nodes.flatten()[index]
+        past = cache and [past.index_select(rows.flatten()[index]) for past in cache]
+        logits, new = decoder.step(state.index_select(0, owner), level, node, past)
+        # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
+        log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
+        if valid_nodes is not None:
+            valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
+            closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
+            logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
+        return logits, step.scores.flatten()[index, None] + log_probs, new
+
     first = most if b * (k - most) > MIN_SKIPPED else k
-    index = torch.arange(b * k, device=above.device).view(b, k)
-    logits, scores, cache = step_of(index[:, :first].flatten())
+    index = torch.arange(b * k, device=rows.device).view(b, k)
+    logits, scores, new = children(index[:, :first].flatten())
     logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))
     if first < k:
         # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
         least = scores.flatten(1).topk(most).values[:, -1:]
-        more = index[:, first:][above[:, first:] > least]
+        more = index[:, first:][step.scores[:, first:] > least]
         scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
-        scores.view(b * k, -1)[more] = step_of(more)[1]
-    return logits, scores, cache
+        scores.view(b * k, -1)[more] = children(more)[1]
+    return logits, scores, new
 
 
-def _step(
-    decoder: DigitDecoder, state: Tensor, level: int, step: Step, rows: Tensor, cache: list[KVCache] | None,
-    valid_nodes: list[Tensor] | None, index: Tensor,
-) -> tuple[Tensor, Tensor, list[KVCache]]:  # fmt: skip
-    """Of the beams at index (n,) among B·K: logits and log-likelihoods of the children (n, W), the new cache."""
-    owner, node = index // rows.shape[1], step.nodes.flatten()[index]
-    cache = cache and [past.index_select(rows.flatten()[index]) for past in cache]
-    logits, cache = decoder.step(state.index_select(0, owner), level, node, cache)
-    # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
-    log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-    if valid_nodes is not None:
-        valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
-        closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
-        logits, log_probs = logits.masked_fill(closed, float("-inf")), log_probs.masked_fill(closed, float("-inf"))
-    return logits, step.scores.flatten()[index, None] + log_probs, cache
+def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sampling without replacement: children's log-probabilities and keys, (B, K, W) each; the k largest are k draws.
 
-
-class GumbelTopK:
-    """Sampling without replacement: a leaf's log-probability plus Gumbel noise is its key, the k largest are k draws.
-
-    A node's key is the largest key below it, so it is known before the leaves are, and each step of the beam is exact.
-    A digit's probability is softmax(logits / temperature) over the valid ones. Source: Kool, van Hoof & Welling 2019.
+    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents.
+    A leaf's key is its log-probability plus Gumbel noise. A node's key is the largest key below it, so it is known
+    before the leaves are, and each step of the beam is exact. Source: Kool, van Hoof & Welling 2019.
     """
-
-    def __init__(self, rows: int, temperature: float, seed: int, device: torch.device):
-        self.temperature = temperature
-        self.noise = torch.Generator(device=device).manual_seed(seed)
-        # In double precision: a rare item's key is a difference of large numbers.
-        self.log_probs = torch.zeros(rows, 1, dtype=torch.double, device=device)  # (B, K)
-        self.keys = torch.zeros_like(self.log_probs)  # (B, K)
-
-    def keys_of(self, logits: Tensor) -> Tensor:
-        """The children's keys: logits (B, K, W), -inf for invalid ones -> (B, K, W)."""
-        log_probs = self.log_probs[..., None] + (logits.double() / self.temperature).log_softmax(-1)
-        self.log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
-        gumbel = self.log_probs - torch.empty_like(self.log_probs).exponential_(generator=self.noise).log()
-        # Gumbels on the condition that the largest of each parent's children is the parent's key: appendix B.3.
-        most = self.keys[..., None]
-        v = most - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
-        keys = most - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
-        self.keys = keys.masked_fill(self.log_probs == float("-inf"), float("-inf"))
-        return self.keys
-
-    def keep(self, best: Tensor) -> None:
-        """Go on with these children: (B, K) indices among K·W."""
-        self.log_probs, self.keys = self.log_probs.flatten(1).gather(1, best), self.keys.flatten(1).gather(1, best)
+    log_probs = above[..., None] + logits.log_softmax(-1)
+    log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
+    gumbel = log_probs - torch.empty_like(log_probs).exponential_(generator=noise).log()
+    # Gumbels on the condition that the largest of each parent's children is the parent's key: appendix B.3.
+    v = most[..., None] - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
+    keys = most[..., None] - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
+    return log_probs, keys.masked_fill(log_probs == float("-inf"), float("-inf"))

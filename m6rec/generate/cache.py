@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
@@ -45,8 +44,9 @@ class SegmentCache:
             raise InputError(f"capacity={capacity} holds nothing: give at least 1 segment, better some thousands.")
         self.network, self.local_layers, self.length, self.capacity = network, local_layers, length, capacity
         self._states: OrderedDict[tuple[str, bytes], Tensor] = OrderedDict()  # the least recent first
-        self._hits = self._misses = self._evicted = 0
-        self._parameters, self._modules, self._snapshot = [], [], None
+        self._hits = self._misses = 0
+        self._inside: list[dict] = []  # of every module, its parameters and its modules
+        self._snapshot = None
         self._update_version()
 
     @torch.no_grad()
@@ -69,7 +69,6 @@ class SegmentCache:
             self._states.move_to_end(key)
         for _ in range(len(self._states) - self.capacity):
             self._states.popitem(last=False)
-            self._evicted += 1
         return torch.stack([self._states[key] for key in keys])
 
     def _update_version(self) -> None:
@@ -77,20 +76,20 @@ class SegmentCache:
 
         PyTorch counts every write to a tensor, but for one through `.data`: nobody writes so here.
         """
-        if self._snapshot is None or self._snapshot != self._now():
-            self._parameters = [module._parameters for module in self.network.modules()]
-            self._modules = [module._modules for module in self.network.modules()]
-            self._snapshot, self.version = self._now(), f"{version(self.network)}-{self.local_layers}"
+        if self._snapshot != self._look():
+            self._inside = [part for module in self.network.modules() for part in (module._parameters, module._modules)]
+            self._snapshot, self.version = self._look(), f"{version(self.network)}-{self.local_layers}"
 
-    def _now(self) -> tuple[list, list]:
-        weights = [(id(p), p.data_ptr(), p._version) for d in self._parameters for p in d.values() if p is not None]
-        return weights, [id(module) for d in self._modules for module in d.values()]
+    def _look(self) -> list:
+        parts = (part for inside in self._inside for part in inside.values())
+        return [(id(p), p.data_ptr(), p._version) if isinstance(p, Tensor) else id(p) for p in parts]
 
     @property
     def use(self) -> Use:
         """Hits, misses, and what is held."""
         size = self.capacity * self.length * self.network.segments.weight[0].nbytes
-        return Use(self._hits, self._misses, self._evicted, len(self._states), size)
+        held = len(self._states)
+        return Use(self._hits, self._misses, self._misses - held, held, size)
 
 
 @torch.no_grad()
@@ -103,15 +102,3 @@ def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)
     return last.logits[0]
-
-
-@torch.no_grad()
-def largest_difference(network: SegmentNetwork, windows: Windows, *, local_layers: int) -> float:
-    """Between any logit of the training path and of serving, where the states are computed and where they are found."""
-    n, length = sum(part.shape[0] * part.shape[1] for part in windows[:2]), windows.source.shape[2]
-    cache, whole = SegmentCache(network, local_layers, length=length, capacity=n), network(windows, local_layers)
-    worst = 0.0
-    for _ in range(2):
-        served = [score(cache, source, some) for source, some in zip(windows.source, windows.candidates, strict=True)]
-        worst = max(worst, float((torch.stack(served) - whole).abs().max()))
-    return worst

@@ -52,36 +52,38 @@ def hybrid(
     k: int,
     *,
     allowed: Tensor | None = None,
-    always: Tensor | None = None,
     cold_boost: float = 0.0,
     **options: object,
 ) -> Generated:
-    """The dense head's k best of what the beam finds and of `always`: states (B, D), item vectors (N, D) -> (B, K).
+    """The dense head's k best of what the beam finds and of the cold items: states (B, D), items (N, D) -> (B, K).
 
-    scores: dense log-probabilities. always: codes of items that are candidates for everyone (where allowed), by default
-    the cold ones, whose digits no training event has taught. cold_boost: added to their scores, which training has only
-    ever lowered. allowed (B, N) bool and options (beam, short): of `generate`.
+    No training event has taught the cold ones' digits. cold_boost: added to their scores, which training has only ever
+    lowered. scores: dense log-probabilities. allowed (B, N) bool and options (beam, short): of `generate`.
     """
-    always = (network.codes < 0).nonzero().squeeze(1) if always is None else always
+    cold = (network.codes < 0).nonzero().squeeze(1)
     trace: list[Step] = []
     generate(network.digits, state, k, allowed=allowed, trace=trace, **options)
     row, place = (trace[-1].scores > float("-inf")).nonzero(as_tuple=True)  # the whole beam
     pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
-    pool[:, always] = True if allowed is None else allowed[:, always]
+    pool[:, cold] = True if allowed is None else allowed[:, cold]
     pool[row, network.digits.item[trace[-1].nodes[row, place]]] = True
     scores = network.score(state, items).log_softmax(-1)
-    scores[:, always] += cold_boost
+    scores[:, cold] += cold_boost
     best = scores.masked_fill(~pool, float("-inf")).topk(k)
     return Generated.of(best.indices, best.values)
 
 
 def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> Tensor:
-    """Log-probability of every item by one of the two heads: states (B, D), item vectors (N, D) -> (B, N)."""
-    if method == "dense":
-        return network.score(state, items).log_softmax(-1)
+    """Log-probability of every item by "dense" or "exact": states (B, D), item vectors (N, D) -> (B, N)."""
     if method == "exact":
         return exact_scores(network.digits, state)
-    raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
+    return network.score(state, items).log_softmax(-1)
+
+
+def check_method(method: str) -> None:
+    """`InputError` for a method that there is not."""
+    if method not in METHODS:
+        raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
 
 
 @torch.no_grad()
@@ -92,6 +94,7 @@ def best_items(
 
     options: of `generate` (generated lists) or `hybrid`.
     """
+    check_method(method)
     if method == "generated":
         return generate(network.digits, state, k, allowed=allowed, **options)
     if method == "hybrid":
@@ -120,13 +123,13 @@ class Scorer:
         drop: Sequence[str] = (),
         cold_boost: float = 0.0,
     ):
-        if method not in METHODS:
-            raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
-        self.network, self.context, self.method, self.mask_seen, self.beam = network, context, method, mask_seen, beam
-        self.options = {"cold_boost": cold_boost} if method == "hybrid" else {}
+        check_method(method)
+        self.network, self.context, self.method, self.mask_seen = network, context, method, mask_seen
         self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
+        self.options = {"beam": beam, **({"cold_boost": cold_boost} if method == "hybrid" else {})}
         with torch.no_grad():
             self.items = network.encode_items(drop=tuple(drop)).vectors
+        self.longest = beam if method in ("generated", "hybrid") else len(self.items)  # of its lists
 
     @property
     def unmasked(self) -> Scorer:
@@ -134,11 +137,6 @@ class Scorer:
         other = copy.copy(self)
         other.mask_seen = False
         return other
-
-    @property
-    def longest(self) -> int:
-        """The length of its lists: no figure at a larger k says anything."""
-        return self.beam if self.method in ("generated", "hybrid") else len(self.items)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
@@ -149,12 +147,9 @@ class Scorer:
         allowed = torch.ones(len(users), len(self.items), dtype=torch.bool)
         if self.mask_seen:
             allowed[users.seen().nonzero()] = False
-        k, options = (
-            min(self.beam, len(self.items)),
-            {**self.options, "beam": self.beam, "allowed": allowed.to(state.device)},
-        )
         # short: a user who has had nearly everything shortens nobody else's list
-        found = best_items(self.network, state, self.items, k, self.method, **options, short=True)
+        options = {**self.options, "allowed": allowed.to(state.device), "short": True}
+        found = best_items(self.network, state, self.items, min(self.longest, allowed.shape[1]), self.method, **options)
         row, place = (found.items >= 0).nonzero(as_tuple=True)
         scores = torch.full(allowed.shape, float("-inf"), device=state.device)
         scores[row, found.items[row, place]] = found.scores[row, place]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -19,15 +18,10 @@ CHUNK = 64  # texts that are written together
 Trie = dict  # token -> Trie; SEP leads back to None, where [EOS] follows
 
 
-def first_turn(text: Prompt) -> tuple[str, ...]:
-    """The target's segments up to its first answer."""
-    return tuple(takewhile(lambda part: part.endswith(":"), text.target))
-
-
-def last_turn(text: Prompt) -> tuple[str, ...]:
-    """The target's segments up to its last answer: a dialogue with all earlier answers."""
-    asks = [i for i, part in enumerate(text.target) if part.endswith(":")]
-    return text.target[: asks[-1] + 1] if asks else ()
+def begun(text: Prompt, turn: int) -> tuple[str, ...]:
+    """The target's segments before an answer: 0 the first, -1 the last, such as a dialogue with all earlier answers."""
+    answers = [i for i, part in enumerate(text.target) if not part.endswith(":")]
+    return text.target[: answers[turn]] if answers else text.target
 
 
 def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
@@ -48,10 +42,10 @@ def write(
     made: Backbone,
     texts: Sequence[Prompt],
     length: int = 24,
-    given: Callable[[Prompt], tuple[str, ...]] = first_turn,
+    turn: int = 0,
     among: Sequence[Sequence[str]] | None = None,
 ) -> list[list[str]]:
-    """The segments that are written after each text's given ones: the likeliest tokens, at most `length`, up to [EOS].
+    """The segments that are written for an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
     among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
     before one is chosen, as a beam's trie does with semantic IDs.
@@ -61,27 +55,25 @@ def write(
     tries = {id(one): trie(tokenizer, one) for one in {id(one): one for one in among or ()}.values()}
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
-        nodes = None if among is None else [tries[id(one)] for one in among[start : start + CHUNK]]
+        nodes = among and [tries[id(one)] for one in among[start : start + CHUNK]]
         past = network.prefill(torch.from_numpy(tokenizer.encode(part, SOURCE).source))
-        rows = [[BOS, *(token for one in given(text) for token in tokenizer.segment(one))] for text in part]
-        begun = [len(row) for row in rows]
+        rows = [[BOS, *(token for one in begun(text, turn) for token in tokenizer.segment(one))] for text in part]
+        given = [len(row) for row in rows]
 
         def choose(logits: Tensor, nodes: list[Trie | None] | None = nodes) -> Tensor:
-            closed = torch.ones_like(logits, dtype=torch.bool)
-            if nodes is None:
-                closed[:], closed[:, special] = False, True
+            closed = torch.zeros_like(logits, dtype=torch.bool)
+            closed[:, special] = True
             for i, node in enumerate(nodes or ()):
-                closed[i, list(node) if node else [EOS]] = False
+                closed[i] = True
+                closed[i, list(node or (EOS,))] = False
             tokens = logits.masked_fill(closed, float("-inf")).argmax(-1)
-            if nodes is not None:
-                nodes[:] = [
-                    node.get(token) if node else None for node, token in zip(nodes, tokens.tolist(), strict=True)
-                ]
+            for i, token in enumerate(tokens.tolist() if nodes else ()):
+                nodes[i] = nodes[i] and nodes[i].get(token)
             return tokens
 
-        steps = range(length) if nodes is None else itertools.count()  # a trie ends by itself
+        steps = itertools.count() if nodes else range(length)  # a trie ends by itself
         _decode(lambda target, past=past: network.decode_step(target, past), rows, choose, steps)
-        out += [tokenizer.decode(row[at:]) for row, at in zip(rows, begun, strict=True)]
+        out += [tokenizer.decode(row[at:]) for row, at in zip(rows, given, strict=True)]
     return out
 
 

@@ -117,7 +117,8 @@ class Bench:
         self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(CachedScorer)
-        self.model, self._blends = cache(self._model), cache(lambda **changes: self.blend(self._dense(**changes)))
+        self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
+        self._blends = cache(lambda **more: self.blend(self._dense(**more)))
 
     @property
     def models(self) -> dict[str, dict[int, Callable[[], Fitted]]]:
@@ -162,9 +163,6 @@ class Bench:
         grid = {"weight": WEIGHTS, **self._grid}
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
-
-    def _model(self, seed: int, **changes: Any) -> M6Rec:
-        return M6Rec.cached(self.data, self.preset, seed=seed, **{**self.changes, **changes})
 
     def _dense(self, **changes: Any) -> list[Any]:
         return [self.model(seed, **changes).scorer("dense") for seed in self.seeds]
@@ -234,27 +232,19 @@ def lead(against: pd.DataFrame) -> float:
 
 
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
-    """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold.
+    """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold."""
 
-    What helps one costs the other. A product asks for the best exchange; a sum would give up the smaller for the other.
-    """
+    splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
 
     def both(boost: float) -> float:
-        scorer, parts = (
-            model.scorer("hybrid", cold_boost=boost),
-            (films.cases["valid"][0], films.cases["valid_cold"][0]),
-        )
-        splits = [films.split._replace(test=events) for events in parts]
+        scorer = model.scorer("hybrid", cold_boost=boost)
         return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
 
     return max(BOOSTS, key=both)
 
 
 def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
-    """(seconds of training, validation NDCG@10 with nothing masked) after each of the config's pretraining epochs.
-
-    A training of its own: `fit` otherwise validates with seen items masked, and outside peers do not.
-    """
+    """(seconds of training, validation NDCG@10 with nothing masked, as outside peers validate) after each epoch."""
     model = M6Rec(data, config=config)
 
     def validate(network: nn.Module) -> float:

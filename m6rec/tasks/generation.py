@@ -19,7 +19,7 @@ from m6rec.data import prompts as words
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import Prompt
-from m6rec.generate.text import first_turn, last_turn, write
+from m6rec.generate.text import write
 from m6rec.train.text import Backbone
 
 Generated = Sequence[Sequence[str]]  # the segments that were generated, for each prompt
@@ -46,11 +46,11 @@ class Task(NamedTuple):
     metric: Callable[[str, Prompt], float]  # of the first generated segment, 0 to 1
     baseline: Callable[[Task], list[list[str]]]  # answers without a network; the given task may be counted
     allowed: Sequence[Sequence[str]] | None = None  # the sentences that may answer each prompt; None: any
-    given: Callable[[Prompt], tuple[str, ...]] = first_turn
+    turn: int = 0  # the answer that is generated: the first, or -1 for the last
 
     def generate(self, backbone: Backbone) -> list[list[str]]:
         """A backbone's answers."""
-        return write(backbone, self.prompts, given=self.given, among=self.allowed)
+        return write(backbone, self.prompts, turn=self.turn, among=self.allowed)
 
     def evaluate(self, generated: Generated) -> np.ndarray:
         """The metric of each answer (n,)."""
@@ -175,7 +175,7 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str], se
         rng = np.random.default_rng(seed)
         return [[some[rng.integers(len(some))]] for some in allowed]
 
-    return Task(prompts, lambda answer, prompt: answer == prompt.target[-1], baseline, allowed, last_turn)
+    return Task(prompts, lambda answer, prompt: answer == prompt.target[-1], baseline, allowed, turn=-1)
 
 
 def offers(prompts: Sequence[Prompt], catalogue: Iterable[str]) -> list[list[str]]:

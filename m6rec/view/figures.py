@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from m6rec.evaluate.statistics import Interval
+from m6rec.record import Figure
 from m6rec.view.picture import LINES, MARKERS, Picture, canvas, drawable, finish, named
 
 
@@ -76,21 +77,20 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
 
 
 def comparison(
-    rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = (), label: str = "NDCG@10"
+    rows: Mapping[str, Interval | Figure], title: str, *, ours: Sequence[str] = (), label: str = "NDCG@10"
 ) -> Picture:
     """One figure per method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
-    order = sorted(rows, key=lambda name: rows[name].value)
+    data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
+    data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
-    for y, name in enumerate(order):
-        value, low, high = rows[name][:3]
+    for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
         colour, marker = (LINES[0], "D") if name in ours else (LINES[2], "o")
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(order)), [named(name) for name in order])
+    ax.set_yticks(range(len(rows)), map(named, data.index))
     ax.set(xlabel=f"{label}, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
-    data = pd.DataFrame({name: rows[name]._asdict() for name in reversed(order)}).T
-    return finish(ax, title, data, f"{label} of {len(rows)} methods with 95 % intervals, the best on top.")
+    return finish(ax, title, data[::-1], f"{label} of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
 def learning_curves(

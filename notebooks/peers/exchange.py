@@ -28,12 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Capped(Exception):
-    """The time for training is up, after a whole epoch."""
-
-
-class Cut(Exception):
-    """The time for training is up within an epoch: what there is still has to be validated."""
+class TimeUp(Exception):
+    """The time for training is up."""
 
 
 class Task(NamedTuple):
@@ -50,7 +46,7 @@ class Task(NamedTuple):
     part: np.ndarray  # (E,) text: train, valid, test, or history where it is only what precedes a target
 
     def rows(self, part: str) -> np.ndarray:
-        """The rows of a part: the training events, or the targets in the order in which their scores are written."""
+        """The rows of a part: training events, or targets in the order of their scores."""
         return np.flatnonzero(self.part == part)
 
     def past(self, row: int) -> np.ndarray:
@@ -59,7 +55,7 @@ class Task(NamedTuple):
 
 
 class Epochs:
-    """Called after every epoch: notes the curve, keeps the best state, and raises Capped when the time is up.
+    """Called after every epoch: notes the curve, keeps the best state, and raises TimeUp when the time is up.
 
     curve: (seconds since the start of training, validation NDCG@10 unmasked) of each epoch.
     """
@@ -89,7 +85,7 @@ class Epochs:
         print(f"epoch {len(self.curve)}: {seconds:.1f} s, validation NDCG@10 {ndcg:.4f} unmasked", flush=True)
         self.spent = time.perf_counter() - self.start - seconds
         if self.over:
-            raise Capped
+            raise TimeUp
 
 
 def read() -> Task:
@@ -108,16 +104,11 @@ def read() -> Task:
     return Task(asked.folder.resolve(), asked.model, asked.seed, asked.threads, asked.cap, items, *events)
 
 
-def scores(task: Task) -> np.ndarray:
-    """(U, N) float32 for the test targets, to be filled; -inf where the peer does not know an item."""
-    return np.full((len(task.rows("test")), task.items), -np.inf, np.float32)
-
-
-def write(folder: Path, name: str, filled: np.ndarray | None = None, **log: Any) -> None:
-    """Write <name>.json with what is given and the peak memory of this process in bytes, and <name>.npy."""
+def write(folder: Path, name: str, scores: np.ndarray | None = None, **log: Any) -> None:
+    """Write <name>.json with what is given and this process's peak memory in bytes; <name>.npy: scores (U, N)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if filled is not None:
-        np.save(folder / f"{name}.npy", filled)
+    if scores is not None:
+        np.save(folder / f"{name}.npy", scores)
     (folder / f"{name}.json").write_text(json.dumps({"name": name, **log, "memory": peak}))
 
 

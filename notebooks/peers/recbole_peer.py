@@ -14,7 +14,6 @@ models get what RecBole's own augmentation makes of them: every training event w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 import exchange
 import numpy as np
@@ -43,15 +42,22 @@ def main() -> None:
     epochs = exchange.Epochs(task.cap, lambda: model.state_dict())
     model = get_model(config["model"])(config, train._dataset).to(config["device"])  # EASE is solved in here
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    model.calculate_loss = _watched(model.calculate_loss, epochs)
+    loss, within = model.calculate_loss, False
+
+    def watched(batch):
+        nonlocal within
+        if within := epochs.over:  # an epoch can take minutes
+            raise exchange.TimeUp
+        return loss(batch)
+
+    model.calculate_loss = watched
     try:
         trainer.fit(train, valid, saved=False, callback_fn=lambda _, ndcg: epochs(ndcg))
         stopped = "early stopping" if len(epochs.curve) < trainer.epochs else "all epochs"
-    except exchange.Capped:
+    except exchange.TimeUp:
         stopped = "cap"
-    except exchange.Cut:
-        stopped = "cap"
-        with contextlib.suppress(exchange.Capped):
+    if within:  # what there is of the last epoch still has to be validated
+        with contextlib.suppress(exchange.TimeUp):
             epochs(trainer._valid_epoch(valid)[0])
     seconds = epochs.seconds
     model.load_state_dict(epochs.best)
@@ -61,25 +67,15 @@ def main() -> None:
     names = dataset.field2id_token["item_id"][1:]  # 0 is padding
     codes[names.astype(np.int64)] = np.arange(1, len(names) + 1)
     known = np.flatnonzero(codes >= 0)
-    filled, rows = exchange.scores(task), task.rows("test")
+    rows = task.rows("test")
+    scores = np.full((len(rows), task.items), -np.inf, np.float32)  # where it does not know an item
     score = _sequential_scores if sequential else _linear_scores
     for start in range(0, len(rows), CHUNK):
         pasts = [codes[task.past(row)] for row in rows[start : start + CHUNK]]
-        filled[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
+        scores[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
     parameters = sum(p.numel() for p in model.parameters()) if sequential else model.item_similarity.size
     log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
-    exchange.write(task.folder, f"recbole_{task.model.lower()}", filled, **log)
-
-
-def _watched(loss: Callable, epochs: exchange.Epochs) -> Callable:
-    """RecBole's loss, until the time is up."""
-
-    def watched(batch):
-        if epochs.over:
-            raise exchange.Cut
-        return loss(batch)
-
-    return watched
+    exchange.write(task.folder, f"recbole_{task.model.lower()}", scores, **log)
 
 
 def _settings(task: exchange.Task, sequential: bool) -> dict:

@@ -41,22 +41,23 @@ def main() -> None:
             ndcg = _ndcg(task, model, past)
             epochs.spent += epochs.seconds - seconds  # RecTools itself trains without a look at these lists
             epochs(ndcg)
-    except exchange.Capped:
+    except exchange.TimeUp:
         stopped = "cap"
     seconds = epochs.seconds
     model.torch_model.load_state_dict(epochs.best)
 
-    filled, rows, past = exchange.scores(task), task.rows("test"), _histories(task, "test")
+    rows, past = task.rows("test"), _histories(task, "test")
+    scores = np.full((len(rows), task.items), -np.inf, np.float32)  # where it does not know an item
     place = np.full(task.user.max() + 1, -1)
     place[task.user[rows]] = np.arange(len(rows))
     known = len(model.data_preparator.get_known_item_ids())
     chunk = max(1, ROWS // known)
     for start in range(0, len(rows), chunk):
         table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
-        filled[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
+        scores[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
     parameters = sum(p.numel() for p in model.torch_model.parameters())
     log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
-    exchange.write(task.folder, "rectools_sasrec", filled, **log)
+    exchange.write(task.folder, "rectools_sasrec", scores, **log)
 
 
 def _module(epochs: exchange.Epochs) -> type[TransformerLightningModule]:
