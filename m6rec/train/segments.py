@@ -104,9 +104,7 @@ class Variants:
         return self._once(f"distilled-{depth}", start, distillation(teacher), self.tune, version(teacher))
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
-        """One block shared by all layers and a factorised token table (ALBERT): relations first, labels and logits then.
-
-        Source: Lan et al. 2020, section 3.1.
+        """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
         the order: no label is seen before the relations.
