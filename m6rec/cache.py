@@ -7,7 +7,6 @@ names of modules, functions and classes: prose may change, and code may be renam
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import os
 import tempfile
@@ -71,105 +70,122 @@ def key(*parts: object, code: tuple = ()) -> str:
 def code_key(*of: object, skip: tuple[str, ...] = LOADING, source: str = "") -> str:
     """A hash of the package's code that functions, classes or modules may run, themselves included.
 
-    of: the objects, or their full names; a method stands for itself and for what it calls of `self`. skip: modules
-    that do not count. source: code outside the package, such as a notebook's cells.
+    of: a method stands for itself and for what it calls of `self`. skip: modules that do not count. source: code
+    outside the package, such as a notebook's cells.
     """
-    names = (
-        o
-        if isinstance(o, str)
-        else ".".join([o.__module__, o.__qualname__] if hasattr(o, "__qualname__") else [o.__name__])
-        for o in of
-    )
-    return _code_key(PACKAGE, tuple(names), skip, source)
+    names = (f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else one.__name__ for one in of)
+    return _code_key(PACKAGE, tuple(names), tuple(f"m6rec.{module}." for module in (*skip, *SILENT)), source)
 
 
 @lru_cache(maxsize=512)
 def _code_key(root: Path, names: tuple[str, ...], skip: tuple[str, ...], source: str) -> str:
-    package, skipped = _Package(root), tuple(f"m6rec.{module}." for module in (*skip, *SILENT))
-    todo, found = [place for name in names for place in package.roots(name)], {}
+    package = _Package(root)
+    todo, found = [place for name in names for place in package.places(name)], {}
     if source:
-        package.modules[CELLS] = _parsed(source)
-        todo += [(CELLS, "")]
+        package.modules[CELLS] = _module(source)
+        todo.append((CELLS, ""))
     while todo:
-        if (place := todo.pop()) not in found and not f"{place[0]}.".startswith(skipped):
-            found[place] = _Definition(package, place)
-            todo += [*found[place].uses, *found[place].annotated]
+        if (place := todo.pop()) not in found and not f"{place[0]}.".startswith(skip):
+            found[place] = _Reader(package, *place)
+            todo += found[place].uses + found[place].annotated
     hashes = {place: _hash(one.text) for place, one in found.items()}
     for _ in range(3):  # a definition counts with what it uses, and that with what it uses in its turn
         hashes = {p: _hash(hashes[p], *(hashes.get(used, "") for used in one.uses)) for p, one in found.items()}
     return _hash(*sorted(hashes.values()))
 
 
-Place = tuple[str, str]  # a module and a name in it: ("m6rec.train.fit", "fit")
-Module = tuple[dict[str, list[ast.stmt]], dict[str, str]]  # a name's statements ("": all); imported names in full
-
-
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+Place = tuple[str, str]  # a module and a name in it: ("m6rec.train.fit", "fit"), or a method's: "M6Rec.pretrain"
+
+
 @lru_cache(maxsize=512)
-def _parsed(source: str) -> Module:
-    tree, imports = ast.parse(source), {}
-    defined: dict[str, list[ast.stmt]] = {"": tree.body}
+def _module(source: str) -> tuple[dict[str, list[ast.stmt]], dict[str, str]]:
+    """The statements that give each name of a module its value ("" has all), and imports: name -> full name."""
+    tree, defined, imports = ast.parse(source), {}, {}
     for node in ast.walk(tree):
-        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
             above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-            name = alias.name if above or alias.asname else alias.name.split(".")[0]
-            imports[alias.asname or name] = above + name
+            for one in node.names:
+                name = one.name if one.asname or above else one.name.split(".")[0]
+                imports[one.asname or name] = above + name
     for line in tree.body:
         stored = {n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         for name in {line.name} if isinstance(line, (ast.FunctionDef, ast.ClassDef)) else stored:
             defined.setdefault(name, []).append(line)
-    return defined, imports
+    return {**defined, "": tree.body}, imports
 
 
 class _Package:
     def __init__(self, root: Path):
         self.root, self.modules = root, {}
 
-    def module(self, name: str) -> Module:
+    def module(self, name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, str]]:
         if name not in self.modules:
             path = self.root.joinpath(*name.split(".")[1:])
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             mine = name.split(".")[0] == "m6rec" and file.exists()
-            self.modules[name] = _parsed(file.read_text(encoding="utf-8")) if mine else ({}, {})
+            self.modules[name] = _module(file.read_text(encoding="utf-8")) if mine else ({}, {})
         return self.modules[name]
 
     def find(self, name: str) -> Place | None:
         """Where a full name is defined, through whatever module it is imported by."""
-        above, _, last = name.rpartition(".")
-        defined, imports = self.module(above)
-        return (above, last) if last in defined else self.find(imports[last]) if last in imports else None
+        module, _, last = name.rpartition(".")
+        defined, imports = self.module(module)
+        return (module, last) if last in defined else self.find(imports[last]) if last in imports else None
 
-    def roots(self, name: str) -> list[Place]:
+    def places(self, name: str) -> list[Place]:
         """All definitions of a module, one of them, or a method."""
-        above, _, method = name.rpartition(".")
-        if self.module(name)[0]:
-            return [(name, one) for one in self.module(name)[0] if one]
+        if defined := self.module(name)[0]:
+            return [(name, one) for one in defined if one]
         if place := self.find(name):
             return [place]
-        module, owner = self.find(above) or ("", "")
-        return [(module, f"{owner}.{method}")] if owner and self.nodes(module, f"{owner}.{method}") else []
+        above, _, method = name.rpartition(".")
+        place = self.find(above)
+        return [(place[0], f"{place[1]}.{method}")] if place else []
 
     def nodes(self, module: str, name: str) -> list[ast.stmt]:
         first, _, method = name.partition(".")
         nodes = self.module(module)[0][first]
-        inner = [n for node in nodes for n in getattr(node, "body", ()) if getattr(n, "name", "") == method]
-        return inner if method else nodes
+        inside = [node for one in nodes for node in getattr(one, "body", ())]
+        return [node for node in inside if getattr(node, "name", "") == method] if method else nodes
 
 
-class _Definition(ast.NodeTransformer):
-    """A definition as text without what does not compute, and what it names: in the code, and in annotations alone."""
+class _Reader:
+    """A definition as `text` without what does not compute; `uses`: those that it names, in order."""
 
-    def __init__(self, package: _Package, place: Place):
-        self.package, self.place, (self.defined, self.imports) = package, place, package.module(place[0])
+    def __init__(self, package: _Package, module: str, name: str):
+        self.package, self.place, (self.defined, self.imports) = package, (module, name), package.module(module)
         self.uses: list[Place] = []
-        self.annotated: list[Place] = []
-        nodes = map(self.visit, copy.deepcopy(package.nodes(*place)))
-        self.text = "".join(ast.dump(node) for node in nodes if node)
+        self.annotated: list[Place] = []  # what its annotations name: they have methods that it may call
+        self.text = "".join(map(self.read, package.nodes(module, name)))
 
-    def find(self, node: ast.AST) -> Place | None:
+    def read(self, node: object) -> str:
+        if isinstance(node, list):
+            return f"[{','.join(filter(None, map(self.read, node)))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            if place := self.find(node):
+                self.uses += [place] if place != self.place else []
+                return "@"
+            if isinstance(node, ast.Name):
+                return self.imports.get(node.id, node.id)
+        parts = dict(ast.iter_fields(node))
+        docstring = isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
+        if docstring or isinstance(node, (ast.Import, ast.ImportFrom)):  # what is imported counts where it is used
+            return ""
+        for annotation in filter(None, (parts.pop("annotation", None), parts.pop("returns", None))):
+            names = (n for n in ast.walk(annotation) if isinstance(n, (ast.Name, ast.Attribute)))
+            self.annotated += filter(None, map(self.find, names))
+        if parts.get("name") == self.place[1]:
+            parts["name"] = "@"
+        said = (f"{name}={self.read(part)}" for name, part in parts.items() if part not in (None, []))
+        return f"{type(node).__name__}({','.join(said)})"
+
+    def find(self, node: ast.expr) -> Place | None:
         rest: list[str] = []
         while isinstance(node, ast.Attribute):
             node, rest = node.value, [node.attr, *rest]
@@ -177,29 +193,6 @@ class _Definition(ast.NodeTransformer):
         if first in ("self", "cls") and len(rest) == 1 and "." in name:
             method = f"{name.partition('.')[0]}.{rest[0]}"
             return (module, method) if self.package.nodes(module, method) else None
-        full = f"{module}.{first}" if first in self.defined and module != CELLS else self.imports.get(first)
-        return self.package.find(".".join([full, *rest])) if full else None
-
-    def visit_Name(self, node: ast.Name | ast.Attribute) -> ast.AST:
-        if place := self.find(node):
-            self.uses += [place] if place != self.place else []
-            return ast.Name("@")
-        if isinstance(node, ast.Name):
-            return ast.Name(self.imports.get(node.id, node.id))
-        return self.generic_visit(node)
-
-    visit_Attribute = visit_Name
-
-    def generic_visit(self, node: ast.AST) -> ast.AST | None:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):  # what is imported counts where it is used
-            return None
-        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):  # a docstring
-            return None
-        for part in ("annotation", "returns"):
-            for inner in ast.walk(getattr(node, part, None) or ast.Pass()):
-                self.annotated += filter(None, [self.find(inner)])
-            if hasattr(node, part):
-                setattr(node, part, None)
-        if getattr(node, "name", None) == self.place[1]:
-            node.name = "@"
-        return super().generic_visit(node)
+        if first in self.defined and module != CELLS:
+            return self.package.find(".".join((module, first, *rest)))
+        return self.package.find(".".join((self.imports[first], *rest))) if first in self.imports else None
