@@ -15,14 +15,14 @@ from torch import Tensor
 
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
-from m6rec.data import batches, features, text
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, user_context
+from m6rec.data import context as contexts
+from m6rec.data import features, text
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
 from m6rec.data.sources import home, load
-from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
@@ -149,10 +149,10 @@ class M6Rec:
         """
         past = self._history(user, history)
         if user is None or profile is not None:
-            codes = self.fields.typed_profile(profile)
+            codes = self.fields.typed("profile", profile)
         else:
             codes = self.codes.profile[int(self.data.user_codes([user])[0])]
-        return user_context(self.fields, past, request, codes, self.config.history)
+        return contexts.user_context(self.fields, past, request, codes, self.config.history)
 
     def _history(self, user: object, history: Sequence[object] | pd.DataFrame | None) -> UserHistory:
         if user is None and history is None:
@@ -303,7 +303,7 @@ class M6Rec:
 
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
-        return batches.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
+        return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
@@ -401,7 +401,7 @@ class M6Rec:
         return Stage(
             name,
             epochs,
-            lambda rng: batches.training_batches(data, split, stream.codes, **windows, rng=rng),
+            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
             lambda network, batch, rng: loss(network, batch, config, stream, rng),
             validate,
             losses.loss_weights(config),
@@ -445,5 +445,5 @@ class M6Rec:
     def codes_of(self, data: Dataset) -> EventCodes:
         """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
         if data.fingerprint not in self._codes:
-            self._codes[data.fingerprint] = encode_events(data, self.fields)
+            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
         return self._codes[data.fingerprint]
