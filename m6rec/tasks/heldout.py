@@ -14,9 +14,8 @@ import torch
 
 from m6rec import baselines
 from m6rec.config import Config
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain, domain
-from m6rec.data.splits import Split
 from m6rec.data.text import Prompt
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m6rec.data.dataset import Targets
 from m6rec.data.prompts import HISTORY, Domain
-from m6rec.data.splits import Targets
 from m6rec.data.text import PAD, Prompt, pad
 from m6rec.train import losses
 from m6rec.train.text import SOURCE, Backbone
