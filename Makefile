@@ -13,7 +13,7 @@ TESTED := .venv/tested-$(SUM)
 INSTALL = $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results page notebooks weights
+.PHONY: help run test lint lab class results page notebooks weights cuda
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clea
 
 weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
 	@$(PY) data/weights.py
+
+cuda: $(TESTED) ## on a machine with a GPU: check it against the CPU and measure both, at most ten minutes
+	@$(PY) notebooks/measure_gpu.py
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

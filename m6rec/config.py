@@ -210,9 +210,8 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
-        raise InputError(
-            f'device="{name}" was asked for, but PyTorch finds none here: take device="auto" or "cpu".'
-        ) from error
+        fix = "unset M6REC_DEVICE" if os.environ.get("M6REC_DEVICE") == name else 'take device="auto" or "cpu"'
+        raise InputError(f'device="{name}" was asked for, but PyTorch finds none here: {fix}.') from error
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -57,16 +57,16 @@ def recipes() -> None:
     torch.Tensor.backward = backward
 
 
-def verbs(folder: Path) -> None:
+def verbs(folder: Path, device: str) -> None:
     """Every verb of M6Rec; a checkpoint and the list that it made are left in the folder."""
     from m6rec.explain.capture import capture
     from m6rec.explain.explainers import EXPLAINERS
 
-    model = small_model(device="second", pretrain_epochs=1, finetune_epochs=1)
+    model = small_model(device=device, pretrain_epochs=1, finetune_epochs=1)
     model.pretrain(folder=folder / "work")
     model.pretrain(folder=folder / "work", resume=True)
     model.fine_tune()
-    assert {p.device.type for p in model.network.parameters()} == {"second"}
+    assert {p.device.type for p in model.network.parameters()} == {device}
     asked = {"user": 105, "context": {"hour": 21}, "k": 5}
     for method in ("generated", "dense", "hybrid", "exact"):
         assert len(model.recommend(**asked, method=method)) == 5
@@ -93,7 +93,7 @@ def tasks() -> None:
     from m6rec.generate.cache import SegmentCache, score
     from m6rec.generate.text import write
     from m6rec.tasks import retrieval
-    from m6rec.tasks.zero_shot import DotProduct, Likelihood, log_likelihood
+    from m6rec.tasks.retrieval import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress, segments
 
     made, data = test_golden.backbone(), test_golden.rated()
@@ -106,7 +106,7 @@ def tasks() -> None:
     pairs = retrieval.pairs(made, known, np.arange(1, 9))
     assert len(retrieval.recall(retrieval.fit(pairs, epochs=1)(pairs.users, pairs.items), pairs.item)) == 8
     shop = test_golden.segmented()
-    network = segments.SegmentNetwork(test_golden.SEGMENTS, len(shop.tokenizer)).to("second").eval()
+    network = segments.SegmentNetwork(test_golden.SEGMENTS, len(shop.tokenizer)).to(pick_device()).eval()
     windows = shop.windows(shop.test)
     cache = SegmentCache(network, 2, length=windows.source.shape[2])
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
@@ -172,14 +172,16 @@ def test_a_device_that_is_not_here_is_one_sentence(monkeypatch):
     monkeypatch.setenv("M6REC_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
     monkeypatch.setenv("M6REC_DEVICE", "toaster")
-    with pytest.raises(InputError, match='device="toaster" was asked for'):
+    with pytest.raises(
+        InputError, match='device="toaster" was asked for, but PyTorch finds none here: unset M6REC_DEVICE'
+    ):
         pick_device()
     assert pick_device("cpu") == torch.device("cpu")  # what a config names is not overridden
 
 
 def test_precision_is_picked_by_the_device(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    with pytest.raises(InputError, match='precision="half" is unknown: take "auto", "fp32" or "bf16"'):
+    with pytest.raises(InputError, match='precision="half" is unknown: take one of auto, fp32, bf16'):
         Config(precision="half")
     assert pick_precision("auto", cpu) == pick_precision("fp32", gpu) == torch.float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: True)
@@ -209,5 +211,5 @@ if __name__ == "__main__":
     import second_device  # noqa: F401  before torch computes anything
 
     recipes()
-    verbs(Path(sys.argv[1]))
+    verbs(Path(sys.argv[1]), "second")
     tasks()

@@ -117,14 +117,13 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
         raise report.fatal
     if users is None:
         users = _unique(pd.DataFrame({"user_id": events["user_id"].unique()}), "users", "user_id", report)
-    ids = {"user": users["user_id"], "item": items["item_id"]}
-    known = {name: texts(column).get_indexer(texts(events[column.name])) for name, column in ids.items()}
-    known |= {
-        name: events.get(name, default) for name, default in (("timestamp", 0), ("action", "event"), ("value", 1.0))
-    }
-    known = pd.DataFrame(known, index=events.index).astype({"user": "int64", "item": "int64", "action": "str"})
-    context = events.drop(columns=["user_id", "item_id", *known.columns], errors="ignore")
-    timed, events = "timestamp" in events.columns, pd.concat([known, context], axis=1)
+    timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
+    new = {name: default for name, default in new.items() if name not in events.columns}
+    for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
+        new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
+    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
+    first = ["user", "item", "timestamp", "action", "value"]
+    events = events[[*first, *events.columns.drop(first)]]
     items, users, events = (frame.reset_index(drop=True) for frame in (items, users, events))
     return items, users, events, timed
 

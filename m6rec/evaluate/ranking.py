@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets, training_matrix
+from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.errors import InputError
 from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
 
@@ -104,6 +104,39 @@ def evaluate(
     for column in ("hit", "ndcg"):
         metrics[f"{column}_debiased@{k}"] = float(np.average(per_user[column], weights=weights))
     return Evaluation(name, metrics, per_user, lists, seconds)
+
+
+def sampled(
+    model: Any, data: Dataset, negatives: int = 100, by: str = "uniform", k: int = 10, seed: int = 0, chunk: int = 256
+) -> pd.DataFrame:
+    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items: only to show how it misleads.
+
+    by: "uniform", or "popularity" (in proportion to training events); drawn without replacement. Such figures may order
+    models otherwise than the full ranking (Krichene & Rendle 2020). InputError for another `by`, or negatives below 1.
+    """
+    if by not in ("uniform", "popularity"):
+        raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
+    if negatives < 1:
+        raise InputError(f"negatives={negatives} leaves nothing to rank the target against: choose 1 or more")
+    rng, weight = np.random.default_rng(seed), np.zeros(data.n_items)
+    if by == "popularity":
+        with np.errstate(divide="ignore"):
+            weight = np.log(np.bincount(data.events["item"].to_numpy()[data.split().train], minlength=data.n_items))
+
+    def scores(users: Targets) -> np.ndarray:
+        (_, found), rows = next(scored(model, users, chunk)), np.arange(len(users))
+        keys = weight + rng.gumbel(size=found.shape)  # the largest of these are a draw without replacement
+        keys[users.seen().nonzero()] = -np.inf
+        keys[rows, users.items] = -np.inf
+        least = torch.from_numpy(keys).topk(min(negatives, data.n_items)).values[:, -1:].numpy()
+        drawn = (keys >= least) & (keys > -np.inf)
+        drawn[rows, users.items] = True
+        return np.where(drawn, found, -np.inf)
+
+    name = getattr(model, "name", type(model).__name__)
+    k = min(k, data.n_items)
+    found = evaluate(SimpleNamespace(name=name, scores=scores), data, mask_seen=False, k=k, chunk=chunk)
+    return found.per_user[["user_id", "rank", "hit", "ndcg"]]
 
 
 def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:

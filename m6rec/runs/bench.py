@@ -18,8 +18,7 @@ from m6rec import baselines
 from m6rec.baselines import ContentKNN, CoOccurrence
 from m6rec.config import Config
 from m6rec.data.cooccurrence import following
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split
+from m6rec.data.dataset import Dataset, Split
 from m6rec.data.text import clean
 from m6rec.evaluate import compare, evaluate
 from m6rec.evaluate.blend import CachedScorer, Ensemble, Interpolation, coordinate_ascent, validation_ndcg
