@@ -47,12 +47,12 @@ class Execution(NamedTuple):
         return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {said}"
 
 
-def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
+def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names] or [*known]
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
     for stem in stems:
         if stem not in known:
             raise InputError(f"there is no notebook {stem!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -36,9 +36,7 @@ a.anchor-link { display: none; }
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def run_all(
-    paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}, say: Callable = print
-) -> list[Execution]:
+def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks in order into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
 
     One that fails does not stop the others: each stands alone. InputError, before any starts, if parameters do not fit.
@@ -55,7 +53,7 @@ def run_all(
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
         metrics = {**figures, **metrics}
         done.append(execution)
-        say(execution)
+        print(execution)
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
@@ -77,8 +75,8 @@ def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict
     run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
     Everything is in the pages, formulas as TeX; their policy forbids scripts and the network: titles may hold markup.
     """
-    options = {"exclude_input_prompt": True, "exclude_output_prompt": True, "embed_images": True}
-    exporter = HTMLExporter(template_name="basic", **options)
+    hidden = {"exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(template_name="basic", embed_images=True, **hidden)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     stems = [run.path.stem for run in executions]
 
@@ -106,7 +104,7 @@ def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict
     return folder / "index.html"
 
 
-def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
+def refresh(paths: Sequence[Path]) -> list[Execution]:
     """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
     done = []
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +112,7 @@ def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
             done.append(execution := execute(path, Path(folder) / path.name))
             if execution.ok:
                 nbformat.write(clean(read(execution.path)), path)
-            say(execution)
+            print(execution)
     return done
 
 
