@@ -16,14 +16,14 @@ from torch import Tensor
 
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
-from m6rec.data import batches, features, text
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory, encode_events, user_context
+from m6rec.data import context as contexts
+from m6rec.data import features, text
+from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
 from m6rec.data.sources import home, load
-from m6rec.data.splits import Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
@@ -31,7 +31,7 @@ from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses, stages
+from m6rec.train import checkpoint, losses
 from m6rec.train.fit import Epoch, Stage, fit
 
 
@@ -106,7 +106,7 @@ class M6Rec:
         if self.config.item_epochs:
             folder = options.get("folder") and Path(options["folder"])
             beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
-            self._train(stages.items(self.config, self._training_content), {**options, **beside})
+            self._train(self._items_stage(), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         vectors, digits = self.item_vectors(), self.network.digits
         digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
@@ -125,16 +125,40 @@ class M6Rec:
         return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events with a loss of `train.losses`, judged by a method's NDCG@10 in validation."""
+        """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
+        data, split, config = self.data, self.split, self.config
+        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        stream = losses.Stream(data, split, self.codes, self._training_content, near)
+        windows = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:
-            found = evaluate(self.scorer(judged_by, network=network), self.data, split=self.split, part="valid")
-            return found.metrics["ndcg@10"]
+            return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        near = neighbourhood(self.data, self.split, self.config.smoothing) if self.config.smoothing else None
-        near = near and near.to(self.device)
-        stream = losses.Stream(self.data, self.split, self.codes, self._training_content, near)
-        return stages.events(name, epochs, self.config, stream, loss, validate)
+        return Stage(
+            name,
+            epochs,
+            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
+            lambda network, batch, rng: loss(network, batch, config, stream, rng),
+            validate,
+            losses.loss_weights(config),
+        )
+
+    def _items_stage(self) -> Stage:
+        """Training on the contents of the training items alone, judged by the same losses on drawn samples."""
+        config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
+        if not (config.modalities and (config.infill_weight or config.patch_weight or config.align_weight)):
+            raise InputError("item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0.")
+
+        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
+            return losses.item_content(network, content, config, rng)
+
+        @torch.no_grad()
+        def validate(network: Network) -> float:
+            rows = [loss(network, None, np.random.default_rng(i)) for i in range(4)]
+            return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
+
+        steps = [None] * -(-len(content.present) // losses.ITEMS)
+        return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         if self.config.compile:
@@ -203,10 +227,10 @@ class M6Rec:
         else:
             past = UserHistory.given(self.data, history)
         if user is None or profile is not None:
-            codes = self.fields.typed_profile(profile)
+            codes = self.fields.typed("profile", profile)
         else:
             codes = self.codes.profile[int(self.data.user_codes([user])[0])]
-        encoded = user_context(self.fields, past, who.get("context"), codes, self.config.history)
+        encoded = contexts.user_context(self.fields, past, who.get("context"), codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
 
@@ -322,12 +346,12 @@ class M6Rec:
 
     def target_context(self, users: Targets) -> Context:
         """The contexts of targets (B,), each with its own request."""
-        return batches.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
+        return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     def codes_of(self, data: Dataset) -> EventCodes:
         """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
         if data.fingerprint not in self._codes:
-            self._codes[data.fingerprint] = encode_events(data, self.fields)
+            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
         return self._codes[data.fingerprint]
 
     @property
