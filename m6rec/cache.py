@@ -7,7 +7,6 @@ names of modules, functions and classes: prose may change, and code may be renam
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import os
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -71,114 +70,120 @@ def key(*parts: object, code: tuple = ()) -> str:
 def code_key(*of: object, skip: tuple[str, ...] = LOADING, source: str = "") -> str:
     """A hash of the package's code that functions, classes or modules may run, themselves included.
 
-    of: the objects, or their full names; a method stands for itself and for what it calls of `self`. skip: modules
-    that do not count. source: code outside the package, such as a notebook's cells.
+    of: a method stands for itself and for what it calls of `self`. skip: modules that do not count. source: code
+    outside the package, such as a notebook's cells.
     """
-    return _code_key(PACKAGE, tuple(one if isinstance(one, str) else _full_name(one) for one in of), skip, source)
+    names = (f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else one.__name__ for one in of)
+    return _code_key(PACKAGE, tuple(names), tuple(f"m6rec.{module}." for module in (*skip, *SILENT)), source)
 
 
 @lru_cache(maxsize=512)
 def _code_key(root: Path, names: tuple[str, ...], skip: tuple[str, ...], source: str) -> str:
-    package, skipped = _Package(root), tuple(f"m6rec.{module}." for module in (*skip, *SILENT))
+    package = _Package(root)
     todo, found = [place for name in names for place in package.places(name)], {}
     if source:
-        package.modules[CELLS] = _Module.of(source)
-        todo += [(CELLS, "")]
+        package.modules[CELLS] = _module(source)
+        todo.append((CELLS, ""))
     while todo:
-        place = todo.pop()
-        if place not in found and not f"{place[0]}.".startswith(skipped):
+        if (place := todo.pop()) not in found and not f"{place[0]}.".startswith(skip):
             found[place] = _Reader(package, *place)
-            todo += found[place].reached
+            todo += found[place].uses + found[place].annotated
     hashes = {place: _hash(one.text) for place, one in found.items()}
     for _ in range(3):  # a definition counts with what it uses, and that with what it uses in its turn
         hashes = {p: _hash(hashes[p], *(hashes.get(used, "") for used in one.uses)) for p, one in found.items()}
     return _hash(*sorted(hashes.values()))
 
 
-Place = tuple[str, str]  # a module and a name in it: ("m6rec.train.fit", "fit")
-
-
-def _full_name(one: object) -> str:
-    return f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else one.__name__
-
-
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-class _Module(NamedTuple):
-    defined: dict[str, list[ast.stmt]]  # the statements that give a name its value; "" has all
-    imports: dict[str, str]  # wherever in the module they stand: name -> full name
+Place = tuple[str, str]  # a module and a name in it: ("m6rec.train.fit", "fit"), or a method's: "M6Rec.pretrain"
 
-    @classmethod
-    @lru_cache(maxsize=512)
-    def of(cls, source: str) -> _Module:
-        tree, defined, imports = ast.parse(source), {}, {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                imports |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Import):
-                imports |= {
-                    a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
-                }
-        for line in tree.body:
-            named = isinstance(line, (ast.FunctionDef, ast.ClassDef))
-            stored = (n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-            for name in {line.name} if named else set(stored):
-                defined.setdefault(name, []).append(line)
-        return cls({**defined, "": tree.body}, imports)
+
+@lru_cache(maxsize=512)
+def _module(source: str) -> tuple[dict[str, list[ast.stmt]], dict[str, str]]:
+    """The statements that give each name of a module its value ("" has all), and imports: name -> full name."""
+    tree, defined, imports = ast.parse(source), {}, {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for one in node.names:
+                name = one.name if one.asname or above else one.name.split(".")[0]
+                imports[one.asname or name] = above + name
+    for line in tree.body:
+        stored = {n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for name in {line.name} if isinstance(line, (ast.FunctionDef, ast.ClassDef)) else stored:
+            defined.setdefault(name, []).append(line)
+    return {**defined, "": tree.body}, imports
 
 
 class _Package:
     def __init__(self, root: Path):
         self.root, self.modules = root, {}
 
-    def module(self, name: str) -> _Module | None:
+    def module(self, name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, str]]:
         if name not in self.modules:
             path = self.root.joinpath(*name.split(".")[1:])
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             mine = name.split(".")[0] == "m6rec" and file.exists()
-            self.modules[name] = _Module.of(file.read_text(encoding="utf-8")) if mine else None
+            self.modules[name] = _module(file.read_text(encoding="utf-8")) if mine else ({}, {})
         return self.modules[name]
 
     def find(self, name: str) -> Place | None:
         """Where a full name is defined, through whatever module it is imported by."""
-        above, _, last = name.rpartition(".")
-        module = self.module(above)
-        if module and last in module.defined:
-            return above, last
-        return self.find(module.imports[last]) if module and last in module.imports else None
+        module, _, last = name.rpartition(".")
+        defined, imports = self.module(module)
+        return (module, last) if last in defined else self.find(imports[last]) if last in imports else None
 
     def places(self, name: str) -> list[Place]:
         """All definitions of a module, one of them, or a method."""
-        if module := self.module(name):
-            return [(name, one) for one in module.defined if one]
+        if defined := self.module(name)[0]:
+            return [(name, one) for one in defined if one]
         if place := self.find(name):
             return [place]
         above, _, method = name.rpartition(".")
         place = self.find(above)
-        return [(place[0], f"{place[1]}.{method}")] if place and self.nodes(place[0], f"{place[1]}.{method}") else []
+        return [(place[0], f"{place[1]}.{method}")] if place else []
 
     def nodes(self, module: str, name: str) -> list[ast.stmt]:
         first, _, method = name.partition(".")
-        nodes = self.module(module).defined[first]
-        return (
-            [n for c in nodes for n in getattr(c, "body", ()) if getattr(n, "name", "") == method] if method else nodes
-        )
+        nodes = self.module(module)[0][first]
+        inside = [node for one in nodes for node in getattr(one, "body", ())]
+        return [node for node in inside if getattr(node, "name", "") == method] if method else nodes
 
 
-class _Reader(ast.NodeTransformer):
-    """A definition as text without what does not compute; `uses`: those that it names, in order; `reached`: all."""
+class _Reader:
+    """A definition as `text` without what does not compute; `uses`: those that it names, in order."""
 
     def __init__(self, package: _Package, module: str, name: str):
-        self.package, self.place, self.names = package, (module, name), package.module(module)
+        self.package, self.place, (self.defined, self.imports) = package, (module, name), package.module(module)
         self.uses: list[Place] = []
-        self.annotated: list[Place] = []
-        self.text = "".join(ast.dump(self.visit(copy.deepcopy(n))) for n in package.nodes(module, name) if not _said(n))
+        self.annotated: list[Place] = []  # what its annotations name: they have methods that it may call
+        self.text = "".join(map(self.read, package.nodes(module, name)))
 
-    @property
-    def reached(self) -> list[Place]:
-        return self.uses + self.annotated
+    def read(self, node: object) -> str:
+        if isinstance(node, list):
+            return f"[{','.join(filter(None, map(self.read, node)))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            if place := self.find(node):
+                self.uses += [place] if place != self.place else []
+                return "@"
+            if isinstance(node, ast.Name):
+                return self.imports.get(node.id, node.id)
+        parts = dict(ast.iter_fields(node))
+        docstring = isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
+        if docstring or isinstance(node, (ast.Import, ast.ImportFrom)):  # what is imported counts where it is used
+            return ""
+        for annotation in filter(None, (parts.pop("annotation", None), parts.pop("returns", None))):
+            names = (n for n in ast.walk(annotation) if isinstance(n, (ast.Name, ast.Attribute)))
+            self.annotated += filter(None, map(self.find, names))
+        if parts.get("name") == self.place[1]:
+            parts["name"] = "@"
+        said = (f"{name}={self.read(part)}" for name, part in parts.items() if part not in (None, []))
+        return f"{type(node).__name__}({','.join(said)})"
 
     def find(self, node: ast.expr) -> Place | None:
         rest: list[str] = []
@@ -188,60 +193,6 @@ class _Reader(ast.NodeTransformer):
         if first in ("self", "cls") and len(rest) == 1 and "." in name:
             method = f"{name.partition('.')[0]}.{rest[0]}"
             return (module, method) if self.package.nodes(module, method) else None
-        if first in self.names.defined and module != CELLS:
+        if first in self.defined and module != CELLS:
             return self.package.find(".".join((module, first, *rest)))
-        return self.package.find(".".join((self.names.imports[first], *rest))) if first in self.names.imports else None
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        if place := self.find(node):
-            if place != self.place:
-                self.uses.append(place)
-            return ast.Name("@")
-        return ast.Name(self.names.imports.get(node.id, node.id))
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        if place := self.find(node):
-            self.uses.append(place)
-            return ast.Name("@")
-        return self.generic_visit(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self._annotation(node.returns)
-        node.returns = None
-        return self._definition(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._definition(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        self._annotation(node.annotation)
-        return ast.arg(node.arg)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        self._annotation(node.annotation)
-        node.annotation = ast.Constant(None)
-        return self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if _said(node) else self.generic_visit(node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """What is imported counts where it is used."""
-
-    visit_Import = visit_ImportFrom
-
-    def _definition(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
-        if self.place[1] == node.name:
-            node.name = "@"
-        return self.generic_visit(node)
-
-    def _annotation(self, node: ast.expr | None) -> None:
-        names = (n for n in ast.walk(node or ast.Pass()) if isinstance(n, (ast.Name, ast.Attribute)))
-        self.annotated += filter(None, map(self.find, names))
-
-
-def _said(node: ast.AST) -> bool:
-    """A docstring, or an import."""
-    return isinstance(node, (ast.Import, ast.ImportFrom)) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    )
+        return self.package.find(".".join((self.imports[first], *rest))) if first in self.imports else None

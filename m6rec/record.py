@@ -13,13 +13,16 @@ import math
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from m6rec.cache import code_key, whole
 from m6rec.errors import InputError
+from m6rec.evaluate.statistics import mean_interval, ratio_interval
 
 PACKAGE = Path(__file__).resolve().parent
 SHOWS = ("view",)  # it cannot change a figure
@@ -41,8 +44,9 @@ class Figure(NamedTuple):
     split: str = ""  # the events that it was measured on: "test" or "valid", nothing for a time or a size
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in JSON under its name: without what is empty."""
-        return {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
+        """As it stands in JSON under its name: without what is empty, and without an end at infinity."""
+        values = {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
+        return {key: None if value in (math.inf, -math.inf) else value for key, value in values.items()}
 
     def __repr__(self) -> str:
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
@@ -61,56 +65,36 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    split = split if split is not None else "" if per_user is None else "test"
-    figure = Figure(name, *_measured(name, per_user, value, over), label, split)
-    _keep(figure)
+    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
+    if over is not None and np.atleast_1d(over).shape != given.shape:
+        raise InputError(f"{name}: over has the shape {np.shape(over)}, and what it divides {given.shape}: pair them.")
+    if per_user is None and given.ndim > 1:
+        raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
+    try:
+        interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if per_user is None:  # what was resampled are seeds, if there are some
+        interval = interval._replace(n=0, seeds=interval.n)
+        interval = interval._replace(low=None, high=None) if given.size == 1 else interval
+    figure = Figure(name, *interval, label, split if split is not None else "" if per_user is None else "test")
+    path = os.environ.get("M6REC_RECORD")
+    figures = recorded(path)
+    if path and name in figures:
+        raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
+    if path:
+        write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
+    else:
+        _in_memory[name] = figure  # a cell that is run again by hand replaces its figure
     return figure
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:
     """The figures in a file that a run has recorded to, or without a path those in this process's memory."""
-    if path is None:
+    if not path:
         return dict(_in_memory)
     figures = json.loads(Path(path).read_text()) if Path(path).exists() else {}
     return {name: Figure(name, **figure) for name, figure in figures.items()}
-
-
-def _measured(name: str, per_user, value, over) -> tuple[float, float | None, float | None, int, int]:
-    # Lazy: who only reads records does not import torch, which evaluate brings along.
-    from m6rec.evaluate.statistics import mean_interval, ratio_interval, seeds_interval
-
-    given = np.asarray(value if per_user is None else per_user, dtype=np.float64)
-    if over is not None and np.shape(over) != given.shape:
-        raise InputError(f"{name}: over has the shape {np.shape(over)}, and what it divides {given.shape}: pair them.")
-    if given.ndim > (1 if per_user is None else 2):
-        raise InputError(f"{name} has the shape {given.shape}: give one number a user, a seed, or a seed and user.")
-    try:
-        if per_user is not None:
-            return tuple(mean_interval(given) if over is None else ratio_interval(given, over))
-        # A resampled quotient of seeds is a quotient of means over "users" that are the seeds.
-        interval = seeds_interval(given) if over is None else ratio_interval(np.atleast_1d(given), np.atleast_1d(over))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    if given.size == 1:
-        return interval.value, None, None, 0, 1
-    return interval.value, interval.low, interval.high, 0, given.size
-
-
-def _keep(figure: Figure) -> None:
-    path = os.environ.get("M6REC_RECORD")
-    if not path:
-        _in_memory[figure.name] = figure  # a cell that is run again by hand replaces its figure
-        return
-    figures = recorded(path)
-    if figure.name in figures:
-        raise InputError(f"{figure.name} is recorded twice in one run: give the second figure a name of its own.")
-    figures[figure.name] = figure._replace(low=_bound(figure.low), high=_bound(figure.high))
-    write_json(path, {name: figure.plain() for name, figure in figures.items()})
-
-
-def _bound(value: float | None) -> float | None:
-    """A quotient of rare hits can have no upper end, which JSON cannot say: then there is none."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
@@ -119,33 +103,29 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
         new.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def short(number: float | None, digits: int = 4) -> str:
-    """A number as people read it: `digits` significant digits, whole numbers whole, a dash for none."""
+def short(number: float | None) -> str:
+    """A number as people read it: four significant digits, whole numbers whole, a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
-    return f"{number:.0f}" if float(number).is_integer() else f"{number:.{_places(number, digits)}f}"
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:.{_places(number)}f}"
 
 
-def rounded(number: float, digits: int = 4) -> float:
-    """Round to significant digits, but keep every digit left of the point: 12101 stays 12101, .123456 is .1235."""
-    return round(number, _places(number, digits))
+def rounded(number: float) -> float:
+    """Round to four significant digits, but keep every digit left of the point: 12101 stays 12101, .123456 is .1235."""
+    return round(number, _places(number))
 
 
-def _places(number: float, digits: int) -> int:
-    return max(0, digits - 1 - math.floor(math.log10(abs(number)))) if number else 0
+def _places(number: float) -> int:
+    return max(0, 3 - math.floor(math.log10(abs(number)))) if number else 0
 
 
 def environment() -> dict[str, Any]:
     """What a figure came from: commit, dirty (uncommitted changes in the code), versions, device, cores, threads."""
-    import torch
-
     commit, dirty = _commit()
     versions = {"python": platform.python_version()}
     for package in VERSIONED:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "commit": commit,
         "dirty": dirty,
@@ -175,11 +155,9 @@ def _commit() -> tuple[str | None, bool | None]:
     clone = PACKAGE.parent
 
     def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(clone), *words], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(clone), *words]
+            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     # A wheel inside somebody's clone (.venv/…/site-packages) must not take their commit for its own.
     if git("rev-parse", "--show-toplevel") != str(clone):

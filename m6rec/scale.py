@@ -25,9 +25,8 @@ class Scale(NamedTuple):
 
     def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
         """A trained model of this size, from the cache or trained now: it says which."""
-        return M6Rec.cached(
-            data, self.preset, seed=self.seeds[0] if seed is None else seed, **{**self.changes, **changes}
-        )
+        seed = self.seeds[0] if seed is None else seed
+        return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 
 
 def scale(name: str, seed: int = 0) -> Scale:

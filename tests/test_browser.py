@@ -21,7 +21,7 @@ CELLS = (
     "from fixtures import HOSTILE, hostile_data, small_model\n"
     "from m6rec.explain.capture import capture\n"
     "from m6rec.view.picture import Picture, canvas\n"
-    "from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, HistoryEditor, Panel, slider\n"
+    "from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel, slider\n"
     "model = small_model(hostile_data())\n"
     "model.pretrain()\n"
     "model.fine_tune()\n"
@@ -29,10 +29,10 @@ CELLS = (
     "record = capture(model, model.extract_context(who['history'], who['context']))\n"
     "HeadsAndLayers(record, 'No. 1, heads: ' + HOSTILE[0])",
     "ContextWhatIf(model, **who, k=5, title='No. 2, what if: ' + HOSTILE[0])",
-    "HistoryEditor(model, **who, k=5, title='No. 3, history: ' + HOSTILE[0])",
+    "ContextWhatIf(model, **who, k=5, title='No. 3, history: ' + HOSTILE[0])",
     "BeamTree(model, **who, k=5, title='No. 4, beam: ' + HOSTILE[0])",
     # The control: a panel that does not listen must be found out.
-    "one = HistoryEditor(model, **who, k=5).picture\n"
+    "one = ContextWhatIf(model, **who, k=5).picture\n"
     "Panel('deaf', {'ear': slider('ear', [('a', 0), ('b', 1)], 0)}, lambda ear: one)",
     "model.recommend(**who)",
 )
@@ -126,8 +126,8 @@ def test_every_cell_ran_without_an_error(seen):
 def test_heads_and_layers_by_keyboard_and_by_mouse(seen):
     assert moves(seen, "No. 1", keys(seen, "No. 1", "ArrowRight"))
     assert moves(seen, "No. 1", click_on_slider(seen, "No. 1", 0.99, place=1))
-    assert moves(seen, "No. 1", lambda: panel(seen, "No. 1").get_by_role("button", name="flow").click())
-    assert moves(seen, "No. 1", keys(seen, "No. 1", "Space", part=".widget-toggle-buttons button", place=3))
+    assert moves(seen, "No. 1", lambda: panel(seen, "No. 1").get_by_role("button", name="rollout").click())
+    assert moves(seen, "No. 1", keys(seen, "No. 1", "Space", part=".widget-toggle-buttons button", place=2))
     keep(seen, "No. 1", "heads_and_layers")
 
 
@@ -139,17 +139,16 @@ def test_what_if_by_keyboard_and_by_mouse(seen):
 
 
 def test_history_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 3", lambda: panel(seen, "No. 3").get_by_role("button", name="leave out").click())
-    keys(seen, "No. 3", "ArrowRight", "ArrowRight")()
-    assert moves(seen, "No. 3", keys(seen, "No. 3", "Space", part=".widget-button"))
+    button = panel(seen, "No. 3").get_by_role("button", name="without 1.")
+    assert moves(seen, "No. 3", lambda: button.click())
+    assert moves(seen, "No. 3", lambda: (button.focus(), seen.page.keyboard.press("Space")))
 
-    def type_a_title() -> None:
-        panel(seen, "No. 3").locator("input").fill("520")
+    def typed(title: str) -> None:
+        panel(seen, "No. 3").get_by_placeholder("a title or an id").fill(title)
         seen.page.keyboard.press("Enter")
 
-    assert moves(seen, "No. 3", type_a_title)
-    panel(seen, "No. 3").locator("input").fill("<img src=x onerror=alert(1)> no such title")
-    seen.page.keyboard.press("Enter")
+    assert moves(seen, "No. 3", lambda: typed("520"))
+    typed("<img src=x onerror=alert(1)> no such title")
     panel(seen, "No. 3").get_by_role("alert").wait_for()
     keep(seen, "No. 3", "history")
 

@@ -11,6 +11,7 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.errors import InputError
+from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress, losses
 from m6rec.train import segments as train
 from m6rec.train.checkpoint import version
@@ -18,7 +19,7 @@ from m6rec.train.segments import Variants
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
-    small = compress.student(SEGMENTS, len(segmented.tokenizer), embedding_size=4)
+    small = SegmentNetwork(SEGMENTS, len(segmented.tokenizer), shared=True, embedding_size=4)
     block = compress.parameters(network.layer(0))
     assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
     assert small.depth == DEPTH and small.layer(0) is small.layer(3)
@@ -95,8 +96,8 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
 
 def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
     torch.manual_seed(0)
-    network = compress.student(
-        dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.tokenizer), embedding_size=4
+    network = SegmentNetwork(
+        dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.tokenizer), shared=True, embedding_size=4
     ).eval()
     windows = requests(segmented)
     file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import m6rec.data as d
-from m6rec.data.splits import Targets
+from m6rec.data.dataset import Targets
 from m6rec.errors import InputError
 
 

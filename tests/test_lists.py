@@ -9,8 +9,7 @@ import scipy.sparse as sp
 from fixtures import small_data
 
 from m6rec.baselines import CoOccurrence, Popularity
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import training_matrix
+from m6rec.data.dataset import Dataset, training_matrix
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate, inverse_propensity, lists, sampled, shuffled
 

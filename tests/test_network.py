@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from fixtures import small_data, small_model
 
-from m6rec.data.batches import target_context, training_batches
-from m6rec.data.context import Context
+from m6rec.data.context import Context, target_context, training_batches
 
 LENGTH = 8
 

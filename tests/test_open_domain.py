@@ -143,7 +143,7 @@ def test_a_new_item_that_cannot_be_used_is_refused_in_a_sentence(model, item, sa
 
 def test_what_training_does_not_know_is_no_wrong_answer(model):
     """As negatives, held-out items would be learnt by heart as never bought."""
-    from m6rec.data.batches import training_batches
+    from m6rec.data.context import training_batches
     from m6rec.train import losses
 
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from m6rec.errors import InputError
 from m6rec.explain.capture import capture
 from m6rec.runs import report
 from m6rec.runs.execute import Execution
-from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, HistoryEditor, Panel, milliseconds
+from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel, milliseconds
 
 TAGS = {"div", "strong", "figure", "img", "figcaption", "details", "summary", "p"} | {
     "table", "thead", "tbody", "tr", "th", "td"
@@ -40,7 +40,6 @@ def every(model, **who) -> list[Panel]:
     return [
         HeadsAndLayers(record),
         ContextWhatIf(model, **who, k=5),
-        HistoryEditor(model, **who, k=5),
         BeamTree(model, **who, k=5),
     ]
 
@@ -89,20 +88,27 @@ def test_what_if_shows_what_recommend_says(trained):
 
 
 def test_an_event_that_is_left_out_is_gone_and_one_that_is_added_comes_last(trained):
-    panel = HistoryEditor(trained, history=HISTORY, k=5)
-    panel.goto(without=(1, 4), add="Film 20")
+    panel = ContextWhatIf(trained, history=HISTORY, k=5)
+    panel.goto(without_2=True, without_5=True, add="Film 20")
     assert listed(panel) == titles(trained, history=["Film 3", "Film 4", "Film 17", "Film 20"])
-    panel.goto(without=range(5), add=None)
+    panel.goto(without_2=False, without_5=False, add=520, hour=9)
+    assert listed(panel) == titles(trained, history=[*HISTORY, "Film 20"], context={"hour": 9})
+    panel.goto(**{f"without_{i}": True for i in range(1, 6)}, add=None, hour=None)
     assert listed(panel) == titles(trained, history=[])
-    assert panel.goto(without=()).data.eq(panel.data["as it was"], axis=0).all(axis=None)
+    assert (
+        panel.goto(**{f"without_{i}": False for i in range(1, 6)})
+        .data.eq(panel.data["as it was"], axis=0)
+        .all(axis=None)
+    )
 
 
 def test_a_history_longer_than_the_model_reads_and_an_empty_one_can_be_edited(trained):
     long = [f"Film {i % 20}" for i in range(5000)]
-    panel = HistoryEditor(trained, history=long, k=5).goto(add="Film 25")
+    panel = ContextWhatIf(trained, history=long, k=5)
     assert len(panel.events) == trained.config.history
+    panel.goto(add="Film 25")
     assert listed(panel) == titles(trained, history=[*long, "Film 25"])
-    empty = HistoryEditor(trained, history=[], k=5).goto(add="Film 3")
+    empty = ContextWhatIf(trained, history=[], k=5).goto(add="Film 3")
     assert listed(empty) == titles(trained, history=["Film 3"])
 
 
@@ -111,6 +117,9 @@ def test_the_beam_ends_in_the_list_and_opens_digit_by_digit(trained):
     last = panel.data[panel.data["level"] == panel.data["level"].max()]
     found = [trained.data.items["title"].iloc[int(trained.network.digits.item[leaf])] for leaf in last["node"]]
     assert found == titles(trained, user=105, context={"hour": 9})
+    words = panel.goto(place=1).picture.figure.axes[0].texts
+    chosen = [text.get_text() for text in words if text.get_fontweight() == "bold"]
+    assert chosen == [label[:34] for label in titles(trained, user=105, context={"hour": 9})[:1]]
     assert panel.goto(digit=1, place=2).data["level"].unique().tolist() == [1]
     assert len(panel.goto(digit=2, beam=5).data.query("level == 2")) == 5
 
@@ -121,7 +130,7 @@ def test_heads_and_layers_shows_the_record(trained):
     seen = [kind != "request" for kind in look.types]  # only the target reads these tokens: they look nowhere
     assert panel.data.to_numpy()[seen] == pytest.approx(look.weights[0, 1][seen])
     assert panel.data.loc["hour 9"].isna().all()
-    for view in ("target", "groups", "rollout", "flow"):
+    for view in ("target", "groups", "rollout"):
         assert len(panel.goto(view=view).data)
     assert len(HeadsAndLayers(look, recent=2).data) == len(look.labels) - 2
 
@@ -130,14 +139,15 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
     panel = HeadsAndLayers(capture(trained, trained.extract_context(HISTORY)))
     before = panel.values, panel.picture
     for values, said in (
-        ({"view": "flow", "layer": 9}, "layer=9 is not there: take one of 0, 1, 2"),
+        ({"view": "rollout", "layer": 9}, "layer=9 is not there: take one of 0, 1, 2"),
         ({"head": "2; DROP"}, "is not there"),
         ({"depth": 1}, "HeadsAndLayers has no control 'depth': it has view, layer, head"),
     ):
         with pytest.raises(InputError, match=said):
             panel.goto(**values)
     assert (panel.values, panel.picture) == before
-    asking, editor = ContextWhatIf(trained, user=105), HistoryEditor(trained, user=105)
+    asking = ContextWhatIf(trained, user=105)
+    before = asking.values
     with pytest.raises(InputError, match="hour=99"):
         asking.goto(hour=99)
     with pytest.raises(InputError, match="no control 'mask_smell'"):
@@ -145,31 +155,20 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
     with pytest.raises(InputError, match="mask_text='yes' is not there: take a value of its type"):
         asking.goto(mask_text="yes")
     with pytest.raises(InputError, match="not in the catalogue"):
-        editor.goto(without=(0,), add="No such film")
-    assert editor.values == {"without": (), "add": ""}
+        asking.goto(hour=3, without_1=True, add="No such film")
+    assert asking.values == before
     with pytest.raises(InputError, match="take 1 to"):
         BeamTree(trained, user=105, k=999)
 
 
 def test_a_wrong_title_that_is_typed_is_said_beside_the_picture_which_stays(trained):
-    panel = HistoryEditor(trained, history=HISTORY, k=5)
+    panel = ContextWhatIf(trained, history=HISTORY, k=5)
     shown = panel.picture
     panel.controls["add"].value = "<img src=x onerror=alert(1)>"
     assert panel.picture is shown
     assert "&lt;img" in panel._error.value and "not in the catalogue" in panel._error.value
     panel.controls["add"].value = "Film 20"
     assert panel._error.value == "" and panel.picture is not shown
-
-
-def test_a_button_and_a_slider_mark_events(trained):
-    panel = HistoryEditor(trained, history=HISTORY, k=5)
-    marked = panel.controls["without"]
-    marked._slider.value = 2
-    marked._button.click()
-    assert panel.values["without"] == (2,) and "Film 4" in marked._list.value
-    assert listed(panel) == titles(trained, history=[h for h in HISTORY if h != "Film 4"])
-    marked._button.click()
-    assert panel.values["without"] == ()
 
 
 def test_a_callback_on_another_thread_keeps_no_gradients_and_no_half_picture(trained):
@@ -205,7 +204,7 @@ def test_hostile_words_are_markup_in_no_panel_and_every_picture_has_words(hostil
     history = [int(i) for i in hostile.data.items["item_id"][:10]]
     who = {"history": history, "context": {"hour": 3, "shop": HOSTILE[0]}, "profile": {"gender": HOSTILE[1]}}
     panels = [*every(hostile, **{k: who[k] for k in ("history", "context")}), ContextWhatIf(hostile, **who, k=5)]
-    panels[2].goto(without=(0, 1, 2), add=500)
+    panels[1].goto(without_1=True, without_2=True, without_3=True, add=500)
     for panel in panels:
         for page in pages(panel):
             found = Tags(page)
@@ -215,7 +214,7 @@ def test_hostile_words_are_markup_in_no_panel_and_every_picture_has_words(hostil
 
 
 def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
-    panel = HistoryEditor(hostile, history=[500, 501], k=5, title="".join(HOSTILE)).goto(add=500)
+    panel = ContextWhatIf(hostile, history=[500, 501], k=5, title="".join(HOSTILE)).goto(add=500)
     shown = [panel._repr_mimebundle_(), ({"text/html": hostile.recommend(history=[500])._repr_html_()}, {})]
     cell = new_code_cell("panel", execution_count=1, outputs=[
         new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown

@@ -7,7 +7,7 @@ import torch
 from fixtures import small_model
 
 from m6rec import evaluate
-from m6rec.data.batches import training_batches
+from m6rec.data.context import training_batches
 from m6rec.train import losses
 
 

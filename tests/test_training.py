@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
-from m6rec.data.batches import Batch
-from m6rec.data.context import Context
+from m6rec.data.context import Batch, Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree

@@ -48,7 +48,7 @@ def test_methods_are_named_in_words_and_figures_keep_their_keys():
 
 def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():
     ways = {"late": [("1", 2.0, 0.7), ("2 $x$", 1.0, 0.6)], "full": [("12", 9.0, 0.75)]}
-    picture = tradeoff(ways, "Half the time for $5 and $6")
+    picture = tradeoff(ways, "Half the time for $5 and $6", wanted=0.65)
     assert list(picture.data["milliseconds"]) == [1.0, 2.0, 9.0] and list(picture.data["AUC"]) == [0.6, 0.7, 0.75]
     assert "late, full" in picture.alt
     assert "image/png" in picture._repr_mimebundle_()[0]

@@ -12,8 +12,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets, training_matrix
+from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import clean
 from m6rec.errors import InputError
 

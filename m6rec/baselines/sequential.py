@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from m6rec.config import Config
-from m6rec.data.batches import Batch, training_batches
-from m6rec.data.context import EventCodes
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets
+from m6rec.data.context import Batch, EventCodes, training_batches
+from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from m6rec.baselines.counts import tfidf
 from m6rec.baselines.sequential import Sequential
 from m6rec.config import Config
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Targets
+from m6rec.data.dataset import Dataset, Targets
 from m6rec.model import masks
 from m6rec.model.attention import Block, KVCache, decode_step
 

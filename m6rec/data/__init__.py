@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs
-from m6rec.data.splits import Split, Targets
 
 __all__ = ["Dataset", "Photographs", "Split", "Targets", "load", "photographs"]

@@ -1,13 +1,15 @@
 """Context: profile, history and request as codes that the network can look up (the source document's section 3.3.1).
 
+A `Field` is one column as codes. Code 0 means absent and is masked; it is never a zero that pretends to be a value.
 `Fields` are fitted on training events only and saved with the model. What is derived for an event comes from the events
 before it and from its own time, by one rule for stored events and for a request now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,23 +19,140 @@ from scipy import sparse
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data.dataset import Dataset
-from m6rec.data.fields import PARTS, WEEKDAYS, Field, seconds
-from m6rec.data.splits import Split
+from m6rec.data import schema
+from m6rec.data.dataset import Dataset, Split
+from m6rec.data.text import clean
 from m6rec.errors import InputError
 
-GAP_EDGES = (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0)  # seconds
-SESSION_EDGES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
-PACE_EDGES = (1.0, 5.0, 20.0, 60.0, 300.0)  # seconds per event
+HOURS = tuple(str(h) for h in range(24))
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+SEASONS = ("winter", "spring", "summer", "autumn")  # of the northern half; winter is December to February
+PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in UTC
+GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
+MAX_WORDS = 200  # codes of a text field
+MAX_SHARE = 0.8  # a word that more of the texts have distinguishes nothing
+LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # a word: a year or a size is a number, for a column of its own
 SESSION_PAUSE = 1800.0  # seconds without an event after which a new session begins
 RECENT = 5  # events whose texts are the recent tastes
-TIMED = {
-    **{part: Field.clock(part, part) for part in PARTS},
-    "gap": Field("gap", edges=GAP_EDGES, part="gap"),
-    "session": Field("session", edges=SESSION_EDGES, part="session"),
-    "pace": Field("pace", edges=PACE_EDGES, part="pace"),
-}  # fields that need no fitting, and data with times
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # every other event column is a request field
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column's codes: categories by name, numbers by the interval that they fall into, texts by a word."""
+
+    name: str
+    levels: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()  # of a text's words: the inverse document frequency, log(texts / texts with it)
+    column: str = ""  # of a part of a time: the column that holds the time
+    part: str = ""  # what is derived: hour, weekday, season of a time; gap, session, pace, tastes of the events before
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the absent one included."""
+        return 1 + (len(self.levels) or len(self.edges) + 1)
+
+    @classmethod
+    def fit(cls, name: str, values: pd.Series, kind: str = "") -> tuple[Field, ...]:
+        """The field of a column that is declared "categorical", "number" or "text", or the three of a "time".
+
+        number: up to eight intervals, equally filled. text: the MAX_WORDS commonest words that two texts share, and
+        not nearly all. By default, numbers with more than 12 different values are numbers, and all else is categorical.
+        InputError where no training value is of the declared type.
+        """
+        values = values.dropna()
+        if kind == "time":
+            seconds(name, values)
+            return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in PARTS.items())
+        if kind == "text":
+            from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
+
+            texts = [t for t in map(clean, values) if t]
+            shared = {"max_features": MAX_WORDS, "min_df": 2, "max_df": MAX_SHARE, "stop_words": "english"}
+            counter = CountVectorizer(token_pattern=LETTERS, binary=True, **shared)
+            try:
+                frequency = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
+            except ValueError as error:
+                raise InputError(
+                    f"no two texts of {name} share a word: declare another type, or leave it out."
+                ) from error
+            weights = np.log(len(texts) / frequency).tolist()
+            return (cls(name, tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights)),)
+        if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
+            numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float)
+            if not len(numbers):
+                raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
+            return (cls(name, edges=tuple(np.unique(np.quantile(numbers, np.arange(1, 8) / 8)).tolist())),)
+        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
+
+    def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
+        """Values (n,) -> codes (n,) int64; missing values and categories never seen in training are absent."""
+        series = pd.Series(values)
+        if self.weights:
+            rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
+            return np.append(self.top_word(self.words(texts)), 0)[rows]
+        if self.edges:
+            numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=float)
+            return np.where(np.isnan(numbers), 0, 1 + np.digitize(numbers, self.edges)).astype(np.int64)
+        codes = {level: i for i, level in enumerate(self.levels, 1)}
+        return series.map(lambda v: 0 if pd.isna(v) else codes.get(_label(v), 0)).to_numpy(dtype=np.int64)
+
+    def words(self, texts: Iterable[object]) -> sparse.csr_array:
+        """Which of a text field's words each text has: (n, W) of 0 and 1."""
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        counter = CountVectorizer(token_pattern=LETTERS, binary=True, vocabulary=self.levels)
+        return sparse.csr_array(counter.transform([clean(t) for t in texts]))
+
+    def top_word(self, counts: sparse.csr_array) -> np.ndarray:
+        """The code of the word with the highest TF-IDF in each row of counts (n, W), 0 for none: -> (n,) int64."""
+        if not counts.shape[0]:
+            return np.zeros(0, np.int64)
+        score = sparse.csr_array(counts.multiply(np.array(self.weights)[None]))
+        return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
+
+    def encode_one(self, value: object) -> int:
+        """One value that a caller typed: unlike a stored one, an unknown value is an error. A weekday may be 0 to 6."""
+        if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
+            value = WEEKDAYS[value]
+        code = int(self.encode([value])[0])
+        if code == 0 and value is not None:
+            some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
+            allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
+            raise InputError(f"{self.name}={value} is not a value that this model knows: take {allowed}.")
+        return code
+
+    def describe(self, code: int) -> str:
+        """A code in words, for tables and figures."""
+        if code == 0:
+            return f"{self.name} ?"
+        if self.levels or self.part == "gap":
+            return f"{self.name} {(self.levels or GAPS)[code - 1]}"
+        low = f"≥ {self.edges[code - 2]:g}" if code > 1 else ""
+        high = f"< {self.edges[code - 1]:g}" if code <= len(self.edges) else ""
+        return f"{self.name} {' and '.join(part for part in (low, high) if part)}"
+
+    def read(self, frame: pd.DataFrame) -> pd.Series:
+        """This field's values in a table of events or users: the column of its name, or a part of its time."""
+        if not self.column:
+            return frame[self.name]
+        time = seconds(self.column, frame[self.column])
+        if self.part == "hour":
+            return time // 3600 % 24
+        if self.part == "weekday":
+            return (time // 86400 + 3).mod(7).map(dict(enumerate(WEEKDAYS)))  # day 0 of the epoch was a Thursday
+        return (pd.to_datetime(time, unit="s").dt.month % 12 // 3).map(dict(enumerate(SEASONS)))
+
+
+DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, levels in PARTS.items()} | {
+    name: Field(name, edges=edges, part=name)
+    for name, edges in {
+        "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
+        "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # events of the session before this one
+        "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event of the session so far
+    }.items()
+}  # fields that need no fitting, and data with times
 
 
 class Context(NamedTuple):
@@ -61,7 +180,7 @@ class Fields:
     value: Field
     profile: tuple[Field, ...] = ()
     request: tuple[Field, ...] = ()
-    gap: Field = TIMED["gap"]
+    gap: Field = DERIVED["gap"]
 
     @classmethod
     def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
@@ -71,55 +190,49 @@ class Fields:
         that data without times do not have, and for a declared column that does not exist or is not of its type.
         """
         config = config or Config()
-        train = data.events[split.train]
-        users = data.users.iloc[np.unique(train["user"])]
-        types, own = dict(config.columns), [c for c in train.columns if c not in CORE_COLUMNS]
+        train, types = data.events[split.train], dict(config.columns)
+        own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
         columns = [*own, *data.profile_columns]
         if unknown := [name for name in types if name not in columns]:
             has = ", ".join(columns) or "none"
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
-        def read(names: Sequence[str], table: pd.DataFrame) -> list[Field]:
-            each = (Field.declared(n, types[n], table[n]) if n in types else (Field.fit(n, table[n]),) for n in names)
-            return [field for fields in each for field in fields]
+        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
+            return tuple(field for n in names for field in Field.fit(n, table[n], types.get(n, "")))
 
-        derived = _derived_fields(data, split, config.derived_features, own) if config.request else []
-        return cls(
-            value=Field.fit("value", train["value"]),
-            profile=tuple(read(data.profile_columns if config.profile else (), users)),
-            request=(*derived, *read(own if config.request else (), train)),
-        )
+        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        profile = profile if config.profile else ()
+        if not config.request:
+            return cls(value, profile)
+        asked = [name for name in config.derived_features if name not in own]  # own columns go first
+        if untimed := [name for name in asked if name in DERIVED and not data.timed]:
+            raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
+        derived = [DERIVED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
+        for name in asked:
+            texts = data.items["text"].iloc[np.unique(train["item"])]
+            derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
+        return cls(value, profile, (*derived, *read(own, train)))
 
-    def encode_profile(self, users: pd.DataFrame) -> np.ndarray:
-        """(U, C) codes."""
-        return _stack([f.encode(f.read(users)) for f in self.profile], len(users))
-
-    def encode_request(self, events: pd.DataFrame, derived: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(E, R) codes of each event's request, from its columns and `derived` features (E,), tastes as codes."""
-        values = [derived[f.part] if f.part in derived else f.read(events) for f in self.request]
-        codes = [v if f.part == "tastes" else f.encode(v) for f, v in zip(self.request, values, strict=True)]
-        return _stack(codes, len(events))
-
-    def typed_profile(self, profile: Mapping[str, object] | None) -> np.ndarray:
-        """(C,) codes of a profile that a caller typed, such as {"age": 34}; as `typed_request`."""
-        return _typed(self.profile, dict(profile or {}), "profile")
-
-    def typed_request(
-        self, request: Mapping[str, object] | None, derived: Mapping[str, float] | None = None
+    def typed(
+        self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
     ) -> np.ndarray:
-        """(R,) codes of a request that a caller typed, such as {"hour": 21}; what is not named is absent.
+        """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; what is not named is absent.
 
-        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: of this one event,
-        NaN for absent; what is typed overrides it. InputError for an unknown field and for a value out of range.
+        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: codes of this event,
+        which what is typed overrides. InputError for an unknown field and for a value out of range.
         """
-        request, derived = dict(request or {}), derived or {}
-        if isinstance(request.get("weekday"), int) and 0 <= request["weekday"] < 7:
-            request["weekday"] = WEEKDAYS[request["weekday"]]
-        codes = _typed(self.request, request, "request")
-        for column, f in enumerate(self.request):
-            if f.part in derived and f.name not in request:
-                codes[column] = derived[f.part] if f.part == "tastes" else f.encode([derived[f.part]])[0]
-        return codes
+        fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
+        for name in {f.column for f in fields if f.column} & set(values):
+            table = pd.DataFrame({name: [values.pop(name)]})
+            if table[name].notna().all():
+                values = {f.name: f.read(table).iloc[0] for f in fields if f.column == name} | values
+        names = [f.name for f in fields]
+        if unknown := [name for name in values if name not in names]:
+            has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
+            raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
+        given = {f.name: derived[f.part] for f in fields if f.part in derived}
+        given |= {name: f.encode_one(values[name]) for f in fields if (name := f.name) in values}
+        return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
     def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
         """One row's profile and its last target's request in words: (part, field) -> "hour 21"."""
@@ -144,25 +257,6 @@ class Fields:
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
-    @property
-    def tastes(self) -> Field | None:
-        """The field of recent tastes, where it was asked for."""
-        return next((f for f in self.request if f.part == "tastes"), None)
-
-
-def _derived_fields(data: Dataset, split: Split, names: Sequence[str], own: Sequence[str]) -> list[Field]:
-    """Hour, weekday and gap of every request, then the derived features that were asked for; own columns go first."""
-    names = [name for name in names if name not in own]
-    untimed = [name for name in names if name in TIMED and not data.timed]
-    if untimed:
-        raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
-    trained = np.unique(data.events["item"].to_numpy()[split.train])
-    always = [TIMED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-    return always + [
-        Field.text("tastes", data.items["text"].iloc[trained], part="tastes") if name == "tastes" else TIMED[name]
-        for name in names
-    ]
-
 
 class EventCodes(NamedTuple):
     """Every event of a data set as codes, computed once."""
@@ -177,46 +271,40 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     """All events of `data` as codes; the gap is to the same user's event before, absent at their first."""
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
-    derived = derive(time, first)
-    if field := fields.tastes:
-        derived["tastes"] = _tastes(field, field.words(data.items["text"]), data.events["item"].to_numpy(), first)
-    return EventCodes(
-        value=fields.value.encode(data.events["value"]),
-        gap=fields.gap.encode(derived["gap"]),
-        request=fields.encode_request(data.events, derived),
-        profile=fields.encode_profile(data.users),
-    )
+    derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
+
+    def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
+        codes = [derived[f.part] if f.part in derived else f.encode(f.read(table)) for f in part]
+        return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
+
+    request, profile = encode(fields.request, data.events), encode(fields.profile, data.users)
+    return EventCodes(fields.value.encode(data.events["value"]), derived["gap"], request, profile)
 
 
-def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Features (E,) of each event, NaN where unknown, of its `time` (E,) in seconds; first (E,): a user's first event.
+def derive(
+    fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
+) -> dict[str, np.ndarray]:
+    """Codes (E,) of what is derived for each event, by feature. time, item: (E,); first: (E,), a user's first event.
 
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes, if it
+    is a field: the word with the highest TF-IDF among the RECENT items before, of `texts` (N,). A word counts for each
+    item beyond the first that has it.
     """
-    gap = np.full(len(time), np.nan)
-    gap[1:] = np.diff(time)
+    gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
-    rows = np.arange(len(time))
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
     pace = np.full(len(time), np.nan)
     np.divide(time - time[start], session, out=pace, where=session > 0)
-    return {"gap": gap, "session": session, "pace": pace}
-
-
-def _tastes(field: Field, words: sparse.csr_array, item: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(E,) codes of the word with the highest TF-IDF among the RECENT items before each event, 0 for none.
-
-    words: (N, W), of the items; item: (E,). A word counts for each item beyond the first that has it.
-    """
-    rows = np.arange(len(item))
-    begin = np.maximum.accumulate(np.where(first, rows, 0))
-    before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
-    event, back = np.nonzero(before >= begin[:, None])
-    recent = sparse.csr_array((np.ones(len(event)), (event, item[before[event, back]])), (len(item), words.shape[0]))
-    shared = sparse.csr_array(recent @ words)  # (E, W)
-    shared.data = np.maximum(shared.data - 1, 0)
-    return field.top_word(shared)
+    codes = {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
+    if field := next((f for f in fields.request if f.part == "tastes"), None):
+        before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
+        event, back = np.nonzero(before >= np.maximum.accumulate(np.where(first, rows, 0))[:, None])
+        recent = (np.ones(len(event)), (event, item[before[event, back]]))
+        shared = sparse.csr_array(sparse.csr_array(recent, (len(item), len(texts))) @ field.words(texts))  # (E, W)
+        shared.data = np.maximum(shared.data - 1, 0)
+        codes["tastes"] = field.top_word(shared)
+    return codes
 
 
 class UserHistory(NamedTuple):
@@ -241,26 +329,28 @@ class UserHistory(NamedTuple):
 
         Without times the frame's rows are in order. InputError for no item_id, and for a cell that is no time.
         """
-        if not isinstance(history, pd.DataFrame):
-            item, known = data.history_codes(history), data.items["text"]
-            new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
-            texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
-            return cls(item, np.full(len(item), np.nan), np.zeros(0) if data.timed and not len(item) else None, texts)
-        if "item_id" not in history:
-            raise InputError(f"the history has the columns {', '.join(map(str, history.columns))}: item_id is missing.")
-        time, order = None, np.arange(len(history))
-        if "timestamp" in history:
-            time = seconds("the history's timestamp", history["timestamp"]).to_numpy(dtype=float)
+        frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
+        if frame is history:
+            if "item_id" not in frame:
+                raise InputError(
+                    f"the history has the columns {', '.join(map(str, frame.columns))}: item_id is missing."
+                )
+            history = frame["item_id"].tolist()
+        item, known = data.history_codes(history), data.items["text"]
+        value, time = np.full(len(item), np.nan), np.zeros(0) if data.timed and not len(item) else None
+        if "value" in frame:
+            value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
+        if "timestamp" in frame:
+            time = seconds("the history's timestamp", frame["timestamp"]).to_numpy(dtype=float)
             if np.isnan(time).any():
                 raise InputError(
                     "the history has a timestamp that is no time: give UTC seconds or a datetime everywhere."
                 )
             order = np.argsort(time, kind="stable")
-            time = time[order] if data.timed else None
-        value = pd.to_numeric(history.get("value", pd.Series(np.nan, history.index)), errors="coerce")
-        item = data.history_codes(history["item_id"].tolist())[order]
-        texts = data.items["text"].iloc[item[-RECENT:]].tolist()
-        return cls(item, value.to_numpy(dtype=float)[order], time, texts)
+            item, value, time = item[order], value[order], time[order] if data.timed else None
+        new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
+        texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
+        return cls(item, value, time, texts)
 
 
 def user_context(
@@ -274,30 +364,86 @@ def user_context(
     now = np.nan if moment is None else float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
     if past.time is not None and size and now < past.time[-1]:
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    time = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now)
-    derived = derive(time, np.arange(size + 1) == 0)
-    last = {name: values[-1] for name, values in derived.items()}
-    if field := fields.tastes:
-        rows = np.arange(len(past.texts) + 1)  # the last stands for the request
-        last["tastes"] = _tastes(field, field.words([*past.texts, ""]), rows, rows == 0)[-1]
-    history = [past.item, fields.value.encode(past.value), fields.gap.encode(derived["gap"][:-1])]
+    time, rows = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1)
+    texts = [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last stands for the request
+    derived = derive(fields, time, rows == 0, rows, texts)
+    history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
-    columns = (*history, profile, fields.typed_request(request, last)[None], [min(size, length)])
-    return Context(*(torch.tensor(column)[None] for column in columns))
+    codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
+    return Context(*(torch.tensor(column)[None] for column in (*history, profile, codes[None], [min(size, length)])))
 
 
-def _stack(codes: list[np.ndarray], rows: int) -> np.ndarray:
-    return np.stack(codes, 1) if codes else np.zeros((rows, 0), np.int64)
+class Batch(NamedTuple):
+    """A context and the items that followed."""
+
+    context: Context
+    target: Tensor  # (B, Q) item codes, -1 where there is none
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(self.context.to(device), self.target.to(device))
 
 
-def _typed(fields: tuple[Field, ...], values: dict[str, object], part: str) -> np.ndarray:
-    """Codes of what a caller typed: unlike stored values, unknown names and values are errors."""
-    for name in {f.column for f in fields if f.column} & set(values):  # a time stands for its parts
-        table = pd.DataFrame({name: [values.pop(name)]})
-        if table[name].notna().all():
-            values = {f.name: f.read(table).iloc[0] for f in fields if f.column == name} | values
-    names = [f.name for f in fields]
-    if unknown := [name for name in values if name not in names]:
-        has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
-        raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
-    return np.array([f.encode_one(values.get(f.name)) for f in fields], dtype=np.int64)
+def training_batches(
+    data: Dataset, split: Split, codes: EventCodes, *, length: int, batch: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch: every training event is the target of exactly one position (except in windows of one event).
+
+    Every user's training events are cut into windows of at most `length`, at positions that differ by epoch. Target t
+    of a window is its event t, seen from the events before it and from its own request. (A split by time leaves each
+    user a prefix of their events, so a window is always one piece.)
+    """
+    total, windows = np.concatenate([[0], np.cumsum(split.train)])[data.offsets], []
+    for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):
+        cuts = range(int(rng.integers(1, length + 1)), count, length) if count > length else ()
+        windows += [(start + a, start + b) for a, b in pairwise([0, *cuts, count]) if b - a >= 2]
+    windows = rng.permutation(np.array(windows, dtype=np.int64).reshape(-1, 2))
+    sizes = windows[:, 1] - windows[:, 0]
+    # Windows of like length share a batch, which halves the padding; batches come in random order.
+    mixed = rng.permutation(len(windows)) // (4 * batch)
+    groups = np.array_split(np.lexsort((sizes, mixed)), range(batch, len(windows), batch))
+    for group in rng.permutation(len(groups)):
+        context = _context(data, codes, windows[groups[group]], int(sizes[groups[group]].max()))
+        yield Batch(context, context.item)
+
+
+def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length: int) -> Context:
+    """The context of target events (B,): the last `length` events before each, and each one's own request. Q = 1."""
+    user = data.events["user"].to_numpy()[events]
+    start = np.maximum(data.offsets[user], events - length)
+    return _context(data, codes, np.stack((start, events), 1), length)._replace(
+        profile=torch.from_numpy(codes.profile[user]),  # an empty history does not name its user
+        request=torch.from_numpy(codes.request[events][:, None]),
+        position=torch.from_numpy((events - start)[:, None]),
+    )
+
+
+def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int) -> Context:
+    """Windows (W, 2), first and past-the-last event, in which every event is a target; `length` events wide."""
+    rows = windows[:, :1] + np.arange(length)  # (W, T)
+    present = rows < windows[:, 1:]
+    rows = np.where(present, rows, 0)
+    user, item = (data.events[name].to_numpy() for name in ("user", "item"))
+    return Context(
+        item=torch.from_numpy(np.where(present, item[rows], -1)),
+        value=torch.from_numpy(codes.value[rows] * present),
+        gap=torch.from_numpy(codes.gap[rows] * present),
+        profile=torch.from_numpy(codes.profile[user[rows[:, 0]]]),
+        request=torch.from_numpy(codes.request[rows] * present[..., None]),
+        position=torch.arange(length).expand(len(rows), -1),
+    )
+
+
+def seconds(name: str, values: pd.Series) -> pd.Series:
+    """UTC seconds of numbers, datetimes or ISO texts, missing where a cell is none; InputError if all of them are."""
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
+        return values
+    times = pd.Series(schema.seconds(values), values.index)
+    if values.notna().any() and times.isna().all():
+        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
+    return times
+
+
+def _label(value: object) -> str:
+    """3.0, 3 and "3" are one category."""
+    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)

@@ -11,9 +11,8 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
-from m6rec.data.splits import Split
 from m6rec.data.text import PROMPT_SPECIAL, PromptTokenizer
 
 WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before

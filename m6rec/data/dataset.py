@@ -9,20 +9,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array, csr_matrix
 
 from m6rec.data import lookup, readers, schema
 from m6rec.data.features import FILE_MODALITIES, MODALITIES
 from m6rec.data.media import Media
 from m6rec.data.schema import Frames, Report
-from m6rec.data.splits import Split, Targets, global_time, leave_one_out
 from m6rec.errors import InputError
+
+
+class Split(NamedTuple):
+    """Training events as a mask, targets as event indexes (at most one a user in `valid`, one in `test`)."""
+
+    name: str
+    train: np.ndarray  # (E,) bool: may be fitted on
+    valid: np.ndarray  # (≤U,) int64
+    test: np.ndarray  # (≤U,) int64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -202,16 +212,29 @@ class Dataset:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": the first `fractions[0]` of all events by time train, the next `fractions[1]`
-        hold the validation targets, the rest the test targets.
+        events only train. "global_time": two cuts through time for everyone, so that nothing fitted lies after anything
+        predicted. The first `fractions[0]` of all events train, the next `fractions[1]` hold the validation targets,
+        the rest the test targets: a user's first event of the period that has an earlier one of theirs.
         """
         if kind == "leave_one_out":
-            return leave_one_out(self.offsets)
+            last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
+            train = np.ones(self.n_events, dtype=bool)
+            train[last] = train[last - 1] = False
+            return Split(kind, train, last - 1, last)
         if kind != "global_time":
             raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
-        return global_time(*self.events[["user", "timestamp"]].to_numpy().T, fractions)
+        if len(fractions) != 2 or min(fractions) <= 0 or sum(fractions) >= 1:
+            raise InputError(
+                f"fractions={fractions!r} must be two positive numbers with a sum below 1, as in (0.8, 0.1)."
+            )
+        user, time = self.events[["user", "timestamp"]].to_numpy().T
+        first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
+        has_past = np.diff(user, prepend=-1) == 0
+        periods = (time >= first) & (time < second), time >= second
+        late = (np.flatnonzero(has_past & period) for period in periods)
+        return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
     def targets(self, events: np.ndarray) -> Targets:
         """The events with these indexes as things to predict, with all that precedes them."""
@@ -283,6 +306,68 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
+
+
+class Targets:
+    """Events to predict. It converts to an array of raw user ids, so that any model can be ranked."""
+
+    def __init__(self, data: Dataset, events: np.ndarray):
+        if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
+            raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
+        self.data, self.events = data, events  # (B,) int64 rows of data.events
+
+    @property
+    def users(self) -> np.ndarray:
+        """(B,) int64 user codes."""
+        return self.data.events["user"].to_numpy()[self.events]
+
+    @property
+    def items(self) -> np.ndarray:
+        """(B,) int64 item codes: the truth."""
+        return self.data.events["item"].to_numpy()[self.events]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator:
+        return iter(self.data.users["user_id"].iloc[self.users])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.data.users["user_id"].iloc[self.users], dtype=dtype)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Targets:
+        return Targets(self.data, np.atleast_1d(self.events[rows]))
+
+    def __repr__(self) -> str:
+        return f"Targets({len(self):,} events of {self.data.name})"
+
+    def history_events(self, length: int | None = None) -> np.ndarray:
+        """(B, T) int64 rows of data.events before each target, most recent last, left-padded with -1."""
+        starts = self.data.offsets[self.users]  # (B,)
+        if length is None:
+            length = int((self.events - starts).max(initial=0))
+        rows = self.events[:, None] - np.arange(length, 0, -1)  # (B, T)
+        return np.where(rows >= starts[:, None], rows, -1)
+
+    def history(self, length: int | None = None) -> np.ndarray:
+        """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""
+        rows = self.history_events(length)
+        return np.where(rows >= 0, self.data.events["item"].to_numpy()[rows], -1)
+
+    def seen(self) -> csr_matrix:
+        """(B, N) bool: the items of each target's user before the target."""
+        rows = self.history_events()
+        target, column = np.nonzero(rows >= 0)
+        item = self.data.events["item"].to_numpy()[rows[target, column]]
+        return csr_matrix((np.ones(len(item), bool), (target, item)), shape=(len(self), self.data.n_items))
+
+
+def training_matrix(data: Dataset, split: Split) -> csr_array:
+    """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
+    user, item = data.events[["user", "item"]].to_numpy()[split.train].T
+    matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
+    matrix.data[:] = 1  # building it added up repeated events
+    return matrix
 
 
 def _column_bytes(column: pd.Series) -> bytes:

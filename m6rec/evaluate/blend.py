@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets
+from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import mid_ranks, ndcg, scored
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets
+from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.evaluate.ranking import scored, targets_of
 
 _MOST = 256  # targets that are scored: enough to show a leak, and one chunk

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets, training_matrix
+from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 
 _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
 

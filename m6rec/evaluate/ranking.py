@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split, Targets, training_matrix
+from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.errors import InputError
 from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
 

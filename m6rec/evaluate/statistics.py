@@ -13,8 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from m6rec.data.dataset import Dataset
-from m6rec.data.splits import Split
+from m6rec.data.dataset import Dataset, Split
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import targets_of
 

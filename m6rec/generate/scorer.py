@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.data.splits import Targets
+from m6rec.data.dataset import Targets
 from m6rec.errors import InputError
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.model.attention import KVCache

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -68,27 +69,30 @@ def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str
 
 def metadata(file: Path) -> dict[str, str]:
     """What a safetensors file says of itself, nothing where it is missing or damaged."""
+    with suppress(OSError, SafetensorError), safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+    return {}
+
+
+@contextmanager
+def reading(what: str | Path) -> Iterator[None]:
+    """Whatever fails in here, the sentence is that `what` is damaged."""
     try:
-        with safe_open(file, "pt") as opened:
-            return opened.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
+        yield
+    except Exception as error:  # tokenizers and safetensors raise nothing more special
+        raise InputError(f"{what} is missing or damaged ({error}): delete its folder and train again.") from error
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Read a safetensors file; a damaged one is an `InputError`."""
-    try:
+    with reading(file):
         return load_file(file)
-    except Exception as error:
-        raise InputError(f"{file} is missing or damaged ({error}): delete its folder and train again.") from error
 
 
 def read_json(file: Path) -> dict:
     """Read a JSON file; a damaged one is an `InputError`."""
-    try:
+    with reading(file):
         return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is missing or damaged ({error}): delete its folder and train again.") from error
 
 
 def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer, values: dict) -> None:
@@ -111,12 +115,8 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer, dict]:
     if values["format"] != FORMAT:
         raise foreign(folder, values)
     weights = load_tensors(folder / WEIGHTS)
-    try:
+    with reading(folder / "tokenizer.json"):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises nothing more special
-        raise InputError(
-            f"the tokenizer in {folder} is damaged ({error}): delete the folder and train again."
-        ) from error
     if values.get("sha256", _sha256(folder)) != _sha256(folder):
         raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
     return weights, tokenizer, values

@@ -25,14 +25,6 @@ from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 
 
-def student(config: Config, vocabulary: int, *, embedding_size: int = 8) -> SegmentNetwork:
-    """One block that serves as every layer, and a token table of `embedding_size` channels.
-
-    Source: Lan et al. 2020 (ALBERT), sections 3.1, for both.
-    """
-    return SegmentNetwork(config, vocabulary, shared=True, embedding_size=embedding_size)
-
-
 def first_layers(teacher: SegmentNetwork, config: Config) -> SegmentNetwork:
     """A network of `config.joint_layers` that begins as the teacher's first ones."""
     small = SegmentNetwork(config, teacher.tokens.num_embeddings)
@@ -82,10 +74,8 @@ class Pruning:
         for module in self.places:
             sparse, weight = module.parametrizations.weight[0], module.parametrizations.weight.original
             sparse.done.fill_(self.done)
-            count = round(self.share * (1 - left**3) * weight.numel())
-            if count:
-                edge = weight.abs().flatten().kthvalue(count).values
-                sparse.mask.copy_(weight.abs() > edge)
+            if count := round(self.share * (1 - left**3) * weight.numel()):
+                sparse.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
 
     def finish(self) -> None:
         """Make the zeros a part of the weights."""
@@ -134,8 +124,8 @@ def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float
     return out, count
 
 
-class _Whole(nn.Module):
-    """Token ids in, logits out: what is exported."""
+class _Exported(nn.Module):
+    """Token ids in, logits out."""
 
     def __init__(self, network: SegmentNetwork):
         super().__init__()
@@ -148,11 +138,11 @@ class _Whole(nn.Module):
 def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
     """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
     batch, count = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("count", min=1, max=1024)
-    with _edge(), _quietly():
+    with _edge():
         from onnx_ir.passes import common
 
         program = torch.onnx.export(
-            _Whole(copy.deepcopy(network).cpu().eval()),
+            _Exported(copy.deepcopy(network).cpu().eval()),
             (windows.source, windows.candidates),
             input_names=["source", "candidates"],
             output_names=["logits"],
@@ -168,8 +158,8 @@ def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
 
 
 def quantise(file: Path, to: Path) -> Path:
-    """Dynamic int8: weights are rounded once, what they meet is rounded as it comes."""
-    with _edge(), _quietly():
+    """Dynamic int8: weights are rounded once, activations when they are computed."""
+    with _edge():
         from onnxruntime import quantization
 
         quantization.quantize_dynamic(str(file), str(to), weight_type=quantization.QuantType.QInt8, per_channel=True)
@@ -177,37 +167,30 @@ def quantise(file: Path, to: Path) -> Path:
 
 
 class Runtime:
-    """An ONNX file in onnxruntime, on one thread."""
+    """An ONNX file in onnxruntime, on one thread: windows -> logits (B, C)."""
 
     def __init__(self, file: Path):
         with _edge():
             import onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, windows: Windows) -> np.ndarray:
-        """Logits (B, C)."""
         feed = {"source": windows.source.numpy(), "candidates": windows.candidates.numpy()}
         return self.session.run(["logits"], feed)[0]
 
 
 @contextmanager
 def _edge() -> Iterator[None]:
-    """The extra's packages are imported where they are used, and named where they are missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter warns of its own deprecations, and of packages and types that nobody asked for."""
+    """The extra's packages: named where they are missing, and without their warnings of themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
+        except ImportError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
         finally:
             logging.disable(logging.NOTSET)

@@ -25,13 +25,11 @@ from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
-from m6rec.data.batches import Batch
-from m6rec.data.context import EventCodes
+from m6rec.data.context import Batch, EventCodes
 from m6rec.data.cooccurrence import Neighbourhood
-from m6rec.data.dataset import Dataset
+from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
-from m6rec.data.splits import Split
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
 from m6rec.model.network import Network
 from m6rec.model.segments import SegmentNetwork
@@ -59,6 +57,14 @@ class Stream(NamedTuple):
     codes: EventCodes
     content: Features  # of the items that have training events
     neighbours: Neighbourhood | None = None
+
+
+def loss_weights(config: Config) -> dict[str, float]:
+    """Of the losses in the gradient, where it is not 1."""
+    return {
+        "infill": config.infill_weight, "image": config.patch_weight, "sound": config.patch_weight,
+        "align": config.align_weight, "teacher": config.teacher_weight,
+    }  # fmt: skip
 
 
 def pretraining(

@@ -20,7 +20,7 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Spans, Windows
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train.checkpoint import version
-from m6rec.train.compress import Pruning, first_layers, student
+from m6rec.train.compress import Pruning, first_layers
 from m6rec.train.fit import Stage, fit, fit_once
 from m6rec.train.losses import SegmentLoss, distillation, exit_losses, relation_distillation
 
@@ -104,7 +104,7 @@ class Variants:
         return self._once(f"distilled-{depth}", start, distillation(teacher), self.tune, version(teacher))
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
-        """One shared block and a factorised token table; `full`'s relations first, then labels and its logits.
+        """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
         the order: no label is seen before the relations.
@@ -114,7 +114,7 @@ class Variants:
         def start() -> SegmentNetwork:
             torch.manual_seed(self.config.seed)
             config = dataclasses.replace(self.config, joint_layers=depth)
-            small = student(config, len(self.data.tokenizer), embedding_size=embedding_size)
+            small = SegmentNetwork(config, len(self.data.tokenizer), shared=True, embedding_size=embedding_size)
             return self._train("edge-relations", small, relation_distillation(teacher), self.tune, version(teacher))
 
         return self._once("edge", start, distillation(teacher), 2 * self.tune, version(teacher))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 
@@ -12,8 +13,7 @@ from m6rec.errors import InputError
 from m6rec.generate.beam import Step
 from m6rec.view.picture import LINES, Picture, canvas, drawable, finish
 
-COLUMNS = ["level", "node", "log_likelihood", "leads_to_the_list", "leaves_below"]
-COLOURS, WIDTHS = ("0.8", LINES[0], LINES[1]), (0.7, 1.6, 2.4)  # others, to the list, the chosen path
+COLOURS, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])  # others, to the list, chosen path
 
 
 def beam_tree(
@@ -33,53 +33,40 @@ def beam_tree(
     depth = len(steps) if depth is None else depth
     if not 1 <= depth <= len(steps):
         raise InputError(f"digit {depth} is not there: this beam has the digits 1 to {len(steps)}.")
-    listed = steps[-1].nodes[0][:show].tolist()
-    rows = _nodes(steps[:depth], widths, listed, chosen)
+    listed, parts = steps[-1].nodes[0][:show].tolist(), []
+    for level, step in enumerate(steps[:depth], 1):
+        below = prod(widths[level:])
+        part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
+        part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in listed])
+        part["leaves_below"] = below
+        # Where fewer nodes are possible than the beam is wide, the rest is no node; leaves are drawn if listed.
+        part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
+        kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
+        parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind))
+    data = pd.concat(parts, ignore_index=True)
+    nodes = data.sort_values("kind", kind="stable")  # what matters lies on top
+    heights = {(row.level, row.node): row.height for row in nodes.itertuples()} | {(0, 0): 0.5}
     _, ax = canvas(9, 4.2, margins=(0.2, 0.2, 0.3, 0.4))
     ax.axis("off")
-    # Lines from parents to children: what matters lies on top.
-    heights = {(row.level, row.node): row.height for row in rows.itertuples()} | {(0, 0): 0.5}
-    rows = rows.sort_values("rank", kind="stable")
     branches = [
         [(row.level - 2, heights[row.level - 1, row.node // widths[row.level - 1]]), (row.level - 1, row.height)]
-        for row in rows.itertuples()
+        for row in nodes.itertuples()
     ]
-    colours = [COLOURS[r] for r in rows["rank"]]
-    ax.add_collection(LineCollection(branches, colors=colours, linewidths=[WIDTHS[r] for r in rows["rank"]]))
-    ax.scatter(rows["level"] - 1, rows["height"], s=14, color=colours, zorder=3)
-    for row in rows[rows["rank"] > 0].itertuples():
+    colours = COLOURS[nodes["kind"]]
+    ax.add_collection(LineCollection(branches, colors=colours, linewidths=WIDTHS[nodes["kind"]]))
+    ax.scatter(nodes["level"] - 1, nodes["height"], s=14, color=colours, zorder=3)
+    for row in nodes[nodes["kind"] > 0].itertuples():
         digit = f"{row.node % widths[row.level - 1]}, {row.log_likelihood:.2f}"
         if row.level == depth:
             text = drawable(leaves[row.node], 34) if depth == len(steps) else digit
-            weight = "bold" if row.rank == 2 else "normal"
+            weight = "bold" if row.kind == 2 else "normal"
             ax.text(depth - 0.95, row.height, text, va="center", fontsize=8, weight=weight)
-        elif row.rank == 2:
-            above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
-            ax.annotate(digit, (row.level - 1, row.height), fontsize=8, **above)
+        elif row.kind == 2:
+            ax.text(row.level - 1, row.height + 0.02, digit, ha="center", fontsize=8)
     for level in range(depth):
         ax.text(level, -0.06, f"digit {level + 1}", ha="center", fontsize=9, style="italic")
     ax.set(xlim=(-1.1, len(steps) + 0.3), ylim=(-0.09, 1.02))
     alt = f"Blue branches lead to the {len(listed)} items of the list."
     if chosen is not None:
         alt += " Orange: the path of the chosen one, with its digits and its log-likelihood so far."
-    return finish(ax, title, rows.sort_index()[COLUMNS], alt)
-
-
-def _nodes(steps: Sequence[Step], widths: Sequence[int], listed: Sequence[int], chosen: int | None) -> pd.DataFrame:
-    """Every node that is drawn, with its height from 0 to 1 and rank; of the last level, only what is on the list."""
-    rows = []
-    for level, step in enumerate(steps):
-        below, last = prod(widths[level + 1 :]), level + 1 == len(widths)
-        winners, path = {leaf // below for leaf in listed}, None if chosen is None else chosen // below
-        kept = [
-            (node, score, 2 if node == path else int(node in winners))
-            for node, score in zip(step.nodes[0].tolist(), step.scores[0].tolist(), strict=True)
-            if score > float("-inf")  # where fewer nodes are possible than the beam is wide, the rest of it is no node
-        ]
-        kept = [row for row in kept if row[2] or not last]
-        order = {node: i for i, node in enumerate(sorted(node for node, _, _ in kept))}
-        rows += [
-            (level + 1, node, score, node in winners, below, 1 - (order[node] + 0.5) / len(kept), rank)
-            for node, score, rank in kept
-        ]
-    return pd.DataFrame(rows, columns=[*COLUMNS, "height", "rank"])
+    return finish(ax, title, data.drop(columns=["height", "kind"]), alt)

@@ -9,30 +9,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from m6rec.evaluate.statistics import Interval
+from m6rec.evaluate.statistics import Interval, mean_interval
 from m6rec.record import Figure
 from m6rec.view.picture import LINES, MARKERS, Picture, canvas, drawable, finish, named
 
 
-def lines(ax: Axes, series: Mapping[str, Sequence], xlabel: str, ylabel: str, levels: Mapping[str, float] = {}) -> None:
-    """A line for each name -> (x, y) or (x, y, low, high), and dashed grey levels, with labels and a legend."""
+def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
+    """A line for each name -> (x, y) or (x, y, low, high), and dashed grey levels; labels: of both axes."""
+    ax.set(xlabel=labels[0], ylabel=labels[1])
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
         ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
         if band:
             ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
     for (name, level), style, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
         ax.axhline(level, color=grey, linestyle=style, label=named(name))
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
     ax.legend(frameon=False, fontsize=8)
 
 
-def training_curve(epochs: Sequence[object], title: str, *, chance: float | None = None) -> Picture:
+def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Picture:
     """Losses by epoch, and the validation beside them: `epochs` are `m6rec.train.fit.Epoch` rows."""
     data = pd.DataFrame([row.losses for row in epochs], index=pd.Index([row.epoch for row in epochs], name="epoch"))
     figure, (left, right) = canvas(9, 3, columns=2)
-    levels = {} if chance is None else {"next, guessing": chance}
-    lines(left, {name: (data.index, data[name]) for name in data}, "epoch", "loss (nats)", levels)
+    series = {name: (data.index, data[name]) for name in data}
+    lines(left, series, ("epoch", "loss (nats)"), {"next, guessing": chance})
     data["validation"] = [row.validation for row in epochs]
     right.plot(data["validation"].dropna(), color="0.2", marker="P")
     right.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
@@ -65,21 +64,19 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
 
 
 def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) -> Picture:
-    """Two scores of the same items against each other."""
-    figure, ax = canvas(5.2, 4)
-    figure.colorbar(ax.hexbin(x, y, gridsize=45, cmap="cividis", mincnt=1, bins="log"), ax=ax, label="items in a cell")
-    ends = min(x.min(), y.min()), max(x.max(), y.max())
-    ax.plot(ends, ends, color=LINES[1], linewidth=1, linestyle="--", label="equal")
+    """Two scores of the same items against each other, with their rank correlation (Spearman)."""
+    _, ax = canvas(5.2, 4)
+    data = pd.DataFrame(dict(zip(names, (x, y), strict=True)))
+    correlation = f"rank correlation {data.corr('spearman').iloc[0, 1]:.2f}"
+    ax.scatter(x, y, s=6, color=LINES[0], alpha=0.3, linewidth=0, label=correlation)
+    ax.axline((x.max(), x.max()), slope=1, color=LINES[1], linestyle="--", label="equal")
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.legend(frameon=False, loc="upper left")
-    data = pd.DataFrame({names[0]: x, names[1]: y})
-    return finish(figure, title, data, f"{names[1]} against {names[0]} of {len(x)} items.")
+    return finish(ax, title, data, f"{names[1]} against {names[0]} of {len(x)} items, {correlation}.")
 
 
-def comparison(
-    rows: Mapping[str, Interval | Figure], title: str, *, ours: Sequence[str] = (), label: str = "NDCG@10"
-) -> Picture:
-    """One figure per method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
+def comparison(rows: Mapping[str, Interval | Figure], title: str, *, ours: Sequence[str] = ()) -> Picture:
+    """NDCG@10 of each method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
     data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
@@ -89,8 +86,8 @@ def comparison(
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(rows)), map(named, data.index))
-    ax.set(xlabel=f"{label}, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
-    return finish(ax, title, data[::-1], f"{label} of {len(rows)} methods with 95 % intervals, the best on top.")
+    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
+    return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
 def learning_curves(
@@ -109,25 +106,56 @@ def learning_curves(
     ]
     data = pd.DataFrame(rows, columns=["method", "examples", "mean", "low", "high"])
     series = {name: part.iloc[:, 1:].to_numpy(float).T for name, part in data.groupby("method", sort=False)}
-    lines(ax, series, "labelled examples", quality, levels)
+    lines(ax, series, ("labelled examples", quality), levels)
     ax.set_xscale("log")
     return finish(ax, title, data, f"{quality} against labelled examples for {', '.join(curves)}.")
 
 
-def tradeoff(
-    methods: Mapping[str, Sequence[tuple[str, float, float]]],
-    title: str,
-    *,
-    quality: str = "AUC",
-    wanted: float | None = None,
-) -> Picture:
-    """One line per method of (label, milliseconds, quality): left is faster, up is better. wanted: the lower limit."""
+def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: str, *, wanted: float) -> Picture:
+    """One line per method of (label, milliseconds, AUC): left is faster, up is better. wanted: the lower limit."""
     _, ax = canvas(7.5, 4)
     rows = [(name, *point) for name, points in methods.items() for point in sorted(points, key=lambda point: point[1])]
-    data = pd.DataFrame(rows, columns=["method", "label", "milliseconds", quality])
-    series = {name: (part["milliseconds"], part[quality]) for name, part in data.groupby("method", sort=False)}
-    lines(ax, series, "milliseconds a request", quality, {} if wanted is None else {"wanted": wanted})
+    data = pd.DataFrame(rows, columns=["method", "label", "milliseconds", "AUC"])
+    series = {name: (part["milliseconds"], part["AUC"]) for name, part in data.groupby("method", sort=False)}
+    lines(ax, series, ("milliseconds a request", "AUC"), {"wanted": wanted})
     for _, label, time, value in rows:
         ax.annotate(named(label), (time, value), xytext=(4, 5), textcoords="offset points", fontsize=8)
     ax.set_xlim(left=0)
-    return finish(ax, title, data, f"{quality} against milliseconds for {', '.join(methods)}.")
+    return finish(ax, title, data, f"AUC against milliseconds for {', '.join(methods)}.")
+
+
+def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
+    """What the tokens contribute (n,) (nats), largest first: orange for the item, purple against it."""
+    data = pd.DataFrame({"token": labels, "contribution": scores})
+    data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
+    top = data["contribution"][:show]
+    figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
+    # The two ends of PuOr, so that a sign reads as in every other view.
+    bars = ax.barh(range(len(top)), top, color=["#b35806" if s >= 0 else "#542788" for s in top])
+    ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    ax.set_yticks(range(len(top)), [drawable(token, 36) for token in data["token"][:show]], fontsize=8)
+    ax.margins(x=0.15)  # room for the numbers beside the bars
+    ax.set_xlabel("contribution to the score (nats)", fontsize=8)
+    ax.invert_yaxis()
+    alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
+    return finish(figure, title, data, alt)
+
+
+def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baseline: str | None = None) -> Picture:
+    """What is left as tokens go, the first named first: explainer -> (users, steps); means with 95 % bands.
+
+    For deletion lower is better, for insertion higher. baseline: draw paired differences to this explainer.
+    """
+    label, levels = "probability kept", {}
+    if baseline is not None:
+        label, levels = f"{label}, minus {named(baseline)}'s", {baseline: 0.0}
+        curves = {name: curve - curves[baseline] for name, curve in curves.items() if name != baseline}
+    bands = {name: np.array([mean_interval(column)[:3] for column in curve.T]).T for name, curve in curves.items()}
+    data = pd.DataFrame({name: band[0] for name, band in bands.items()})
+    data.index = pd.Index(np.linspace(0, 1, len(data)), name="share of the tokens, the first named first")
+    _, ax = canvas(7.2, 3.6)
+    lines(ax, {name: (data.index, *band) for name, band in bands.items()}, (data.index.name, label), levels)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    return finish(ax, title, data, f"{label} for each of {', '.join(curves)}, with 95 % bands over users.")

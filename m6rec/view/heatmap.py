@@ -11,21 +11,19 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from m6rec.errors import InputError
-from m6rec.explain.capture import Record
+from m6rec.explain.capture import TYPES, Record
 from m6rec.explain.explainers import rolled
-from m6rec.view.picture import LINES, Picture, canvas, drawable, finish
+from m6rec.view.picture import Picture, canvas, drawable, finish
 
 NOTE = "where the model attended, which is not yet why"
-TYPES = ("start", "profile", "history", "request", "target")
+GROUPS = ("start", *TYPES, "target")
 MAX_NAMES = 60  # more names than these cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for their numbers
-MAX_LINES = 40  # of a flow
 
 
 def heatmap(
@@ -34,12 +32,13 @@ def heatmap(
     top: float = 1.0,
     *,
     breaks: Sequence[Sequence[int]] = ((), ()),
-    digits: int | None = 2,
+    numbers: pd.DataFrame | None = None,
+    digits: int = 2,
 ) -> AxesImage:
-    """A table as colours from 0 to top, NaN grey, with names and, where there is room, its numbers.
+    """A table as colours from 0 to top, NaN grey, with names and, where there is room, numbers: its own or others.
 
-    breaks: rows and columns with a white line before them. digits: None prints no numbers. Beyond MAX_NUMBERS columns
-    colours grow as square roots, or most cells would be dark.
+    breaks: rows and columns with a white line before them. Beyond MAX_NUMBERS columns colours grow as square roots, or
+    most cells would be dark. A mask has no numbers.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
@@ -51,16 +50,11 @@ def heatmap(
     for draw, edges in zip((ax.axhline, ax.axvline), breaks, strict=True):
         for edge in edges:
             draw(edge - 0.5, color="white", linewidth=1)
-    if few and digits is not None:
-        number_cells(ax, values, values / top, digits)
+    shown = (table if numbers is None else numbers).to_numpy()
+    for (row, column), shade in np.ma.ndenumerate(values) if few and shown.dtype != bool else ():
+        colour = "black" if shade > top / 2 else "white"
+        ax.text(column, row, f"{shown[row, column]:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
     return image
-
-
-def number_cells(ax: Axes, numbers: np.ma.MaskedArray, shades: np.ndarray, digits: int) -> None:
-    """Print the numbers of a heat map, black on shades (0 to 1) above one half."""
-    for cell, number in np.ma.ndenumerate(numbers):
-        colour = "black" if shades[cell] > 0.5 else "white"
-        ax.text(*cell[::-1], f"{number:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
 
 
 def mask_map(
@@ -72,7 +66,7 @@ def mask_map(
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, breaks=(range(1, rows), range(1, columns)), digits=None)
+        heatmap(ax, table, breaks=(range(1, rows), range(1, columns)))
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
@@ -89,9 +83,7 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
     top: the number at which the colours end; by default each column's largest, since targets may differ by column.
     """
     figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
-    shades = table / (table.max() if top is None else top)
-    heatmap(ax, shades, digits=None)
-    number_cells(ax, table.to_numpy(float), shades.to_numpy(float), 3 if top is None else 2)
+    heatmap(ax, table / (table.max() if top is None else top), numbers=table, digits=3 if top is None else 2)
     ax.xaxis.tick_top()
     ax.set_xticks(range(table.shape[1]), ax.get_xticklabels(), rotation=0, ha="center")
     ax.spines[:].set_visible(False)
@@ -147,7 +139,7 @@ def group_map(record: Record, title: str) -> Picture:
     """The target's attention by type of token, layer by layer and head by head."""
     check(record, 0, 0)
     types = np.array(record.types[:-1])
-    groups = [t for t in TYPES if t in types]
+    groups = [t for t in GROUPS if t in types]
     weights = np.stack([record.attended[..., types == t].sum(-1) for t in groups], -1)  # (L, H, groups)
     return attention_rows(_heads(weights, groups), title)
 
@@ -161,50 +153,16 @@ def rollout_map(record: Record, title: str) -> Picture:
     return attention_rows(table, title, record.types)
 
 
-def flow(record: Record, title: str, *, most: int = MAX_LINES) -> Picture:
-    """How attention reaches the target, on the right, from the tokens, on the left: the `most` widest lines.
-
-    A line's width is the share of the target's attention that passes along it; the residual path is grey.
-    """
-    check(record, 0, 0)
-    n, layers = len(record.labels), len(record.weights)
-    here, found = np.eye(n)[-1], []
-    for layer in range(layers, 0, -1):
-        passes = here[:, None] * (record.weights[layer - 1].mean(0) + np.eye(n)) / 2  # (n, n): from column to row
-        found += [(layer, j, i, passes[i, j]) for i, j in zip(*np.nonzero(passes > 1e-4), strict=True)]
-        here = passes.sum(0)
-    data = (
-        pd.DataFrame(found, columns=["layer", "from", "to", "flow"]).nlargest(most, "flow").iloc[::-1]
-    )  # widest on top
-    figure, ax = canvas(7.6, 5.4, margins=(2.3, 0.2, 0.65, 0.65))
-    ends = data[["layer", "from", "to"]].to_numpy()
-    colour = dict(zip(TYPES, LINES, strict=False)) | {"residual": "0.8"}
-    types = ["residual" if start == end else record.types[start] for _, start, end in ends]
-    segments = [((layer - 1, start), (layer, end)) for layer, start, end in ends]
-    widths = 0.3 + 6 * np.sqrt(data["flow"].to_numpy())
-    ax.add_collection(LineCollection(segments, linewidths=widths, colors=[colour[t] for t in types], capstyle="round"))
-    names = [drawable(label, 30) for label in record.labels] if n <= MAX_NAMES else [""] * n
-    ax.set_yticks(range(n), names, fontsize=7)
-    ax.set_xticks(range(layers + 1), ["tokens", *(f"layer {a + 1}" for a in range(layers))], fontsize=8)
-    ax.set(xlim=(-0.05, layers + 0.05), ylim=(n - 0.5, -0.5))
-    patches = [Patch(color=colour[t], label=t) for t in colour if t in types]
-    figure.legend(handles=patches, loc="lower right", ncols=len(patches), frameon=False, fontsize=7)
-    words = data.assign(**{end: [record.labels[i] for i in data[end]] for end in ("from", "to")})
-    return _attention(ax, words.reset_index(drop=True), title, f"{len(data)} lines between {n} tokens")
-
-
 def check(record: Record, layer: int, head: int) -> None:
     """`InputError` for a record that is none, and for a layer or head that it does not have (0 is the mean)."""
-    n, weights = len(record.labels), np.asarray(record.weights)
-    if len(record.types) != n or weights.ndim != 4 or weights.shape[2:] != (n, n) or 0 in weights.shape:
+    n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
+    fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
+    if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
         raise InputError(
-            f"an attention record of {n} labels and {len(record.types)} types needs weights of the shape "
-            f"(layers, heads, {n}, {n}), and these are {weights.shape}: fill it as m6rec.explain.capture.Record says."
+            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
+            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
+            f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
         )
-    if unknown := sorted(set(map(str, record.types)) - set(TYPES)):
-        raise InputError(f"the type {unknown[0]!r} of a token is unknown: take one of {', '.join(TYPES)}.")
-    if not np.isfinite(weights).all() or weights.min() < 0 or np.abs(weights.sum(-1) - 1).max() > 1e-3:
-        raise InputError("an attention record's weights are 0 or more and each row sums to 1: these are not so.")
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
         if not 0 <= number <= last:
             raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")

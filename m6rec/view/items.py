@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from m6rec.data import image, sound
@@ -29,18 +28,15 @@ UNPATCH = {"image": image.unpatch, "sound": sound.unpatch}
 
 
 class Player(NamedTuple):
-    """A recording's file to be heard, with its title; the bytes are part of the page."""
+    """A recording's FLAC file to be heard, with its title; the bytes are part of the page."""
 
     recording: bytes
     title: str
-    form: str = "flac"
 
     def _repr_html_(self) -> str:
         title, data = html.escape(self.title), base64.b64encode(self.recording).decode()
-        return (
-            f'<figure><audio controls aria-label="{title}" src="data:audio/{self.form};base64,{data}"></audio>'
-            f"<figcaption>{title}</figcaption></figure>"
-        )
+        audio = f'<audio controls aria-label="{title}" src="data:audio/flac;base64,{data}"></audio>'
+        return f"<figure>{audio}<figcaption>{title}</figcaption></figure>"
 
     def __repr__(self) -> str:
         return f"Recording: {self.title}"
@@ -49,8 +45,8 @@ class Player(NamedTuple):
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes), in lines of eight, each over its title."""
     rows = data.items.iloc[list(items)]
-    lines = -(-len(rows) // ACROSS)  # rounded up
-    figure, axes = _grid(7.5, 0.4 + 1.2 * lines, min(len(rows), ACROSS), lines)
+    deep = -(-len(rows) // ACROSS)  # rounded up
+    figure, axes = _grid(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep)
     for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(words, 54), 18)[:3]), fontsize=6)
@@ -62,12 +58,10 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
 
     `data` has the mean squared error of every version of every photograph against the first row.
     """
-    count, first = len(next(iter(rows.values()))), np.asarray(next(iter(rows.values())))
-    figure, axes = _grid(1.1 + 0.85 * count, 0.4 + 0.85 * len(rows), count, len(rows))
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        _line(line, name, images, STYLES["image"])
-    errors = {name: ((np.asarray(images) - first) ** 2).mean((1, 2)) for name, images in rows.items()}
-    return finish(figure, title, pd.DataFrame(errors).T, f"Rows: {', '.join(rows)}; {count} photographs.")
+    first = next(iter(rows.values()))
+    figure = _images([(name, images, STYLES["image"]) for name, images in rows.items()], 1.1, 0.85)
+    data = pd.DataFrame({name: ((images - first) ** 2).mean((1, 2)) for name, images in rows.items()}).T
+    return finish(figure, title, data, f"Rows: {', '.join(rows)}; {len(first)} photographs.")
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str, *, count: int = 3) -> Picture:
@@ -75,15 +69,15 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str, *, count: 
 
     pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's masked patches.
     """
-    figure, axes = _grid(2.2 + 0.8 * count, 0.4 + 2.4 * len(pieces), count, 3 * len(pieces))
-    for block, (modality, piece) in enumerate(pieces.items()):
+    rows = []
+    for modality, piece in pieces.items():
         true, predicted, gap = piece.true[:count], piece.predicted[:count], piece.masked[:count, :, None]
-        rows = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
+        parts = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
         style = {**STYLES[modality], "vmax": max(1e-6, float(true.max()))}
-        for line, (name, version) in zip(axes[3 * block :], rows.items(), strict=False):
-            _line(line, name, UNPATCH[modality](version), style)
+        rows += [(name, UNPATCH[modality](part), style) for name, part in parts.items()]
     data = pd.DataFrame({modality: pd.Series(piece.errors()[:count]) for modality, piece in pieces.items()})
-    return finish(figure, title, data, f"{', '.join(pieces)}: visible patches, reconstructed ones, and the truth.")
+    alt = f"{', '.join(pieces)}: visible patches, reconstructed ones, and the truth."
+    return finish(_images(rows, 2.2, 0.8), title, data, alt)
 
 
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
@@ -98,27 +92,25 @@ def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
         right.axvline(edge - 0.5, color="white", linewidth=1)
     counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
     left.set_axis_off()
-    left.set_title(f"photograph: {counts['image']} tokens", fontsize=9)
-    right.set_title(f"recording: {counts['sound']} tokens", fontsize=9)
+    for ax, modality in ((left, "image"), (right, "sound")):
+        ax.set_title(f"{modality}: {counts[modality]} tokens", fontsize=9)
     right.set(xlabel="frame (32 ms each)", ylabel="mel band")
     shown = drawable(" ".join(f"[{token}]" for token in tokens), 110)
     figure.supxlabel(f"text: {counts['text']} tokens  {shown}", x=0.01, ha="left", fontsize=8)
-    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return finish(figure, title, pd.DataFrame({"tokens": counts}), f"Tokens: {listed}.")
+    return finish(figure, title, pd.DataFrame({"tokens": counts}), f"Tokens: {counts}.")
 
 
 def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], title: str) -> Picture:
     """The mean measured share by true share, a line for each modality: both (U, M), rows adding up to 1."""
-    figure, ax = canvas(4.2, 3)
+    _, ax = canvas(4.2, 3)
     edges = np.linspace(0, 1, 9)
     middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")
-    bins = [pd.Series(m).groupby(np.digitize(t, edges[1:-1])).mean() for t, m in zip(true.T, measured.T, strict=True)]
-    data = pd.DataFrame(
-        {name: part.reindex(range(8)).to_numpy() for name, part in zip(names, bins, strict=True)}, middle
-    )
+    bins = [np.digitize(part, edges[1:-1]) for part in true.T]
+    means = [pd.Series(m).groupby(b).mean().reindex(range(8)) for m, b in zip(measured.T, bins, strict=True)]
+    data = pd.DataFrame(np.transpose(means), middle, list(names))
     ax.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="equal")
-    lines(ax, {name: (middle, data[name]) for name in data}, middle.name, "mean measured share")
-    return finish(figure, title, data, f"Mean measured share by true share for {', '.join(names)}.")
+    lines(ax, {name: (middle, data[name]) for name in data}, (middle.name, "mean measured share"))
+    return finish(ax, title, data, f"Mean measured share by true share for {', '.join(names)}.")
 
 
 def _grid(width: float, height: float, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
@@ -130,9 +122,13 @@ def _grid(width: float, height: float, columns: int, rows: int) -> tuple[Figure,
     return figure, axes
 
 
-def _line(axes: Sequence[Axes], name: str, images: np.ndarray, style: Mapping[str, object]) -> None:
-    """A row of images with its name on the left; NaN is a gap."""
-    for ax, one in zip(axes, images, strict=True):
-        ax.set_facecolor(LINES[6])  # a gap is neither black nor white
-        ax.imshow(one, **style)
-    axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+def _images(rows: Sequence[tuple[str, np.ndarray, Mapping[str, object]]], left: float, size: float) -> Figure:
+    """Rows of a name, images and their style; NaN is a gap. In inches: room on the left, and an image's size."""
+    count = len(rows[0][1])
+    figure, axes = _grid(left + size * count, 0.4 + size * len(rows), count, len(rows))
+    for line, (name, images, style) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        for ax, one in zip(line, images, strict=True):
+            ax.set_facecolor(LINES[6])  # a gap is neither black nor white
+            ax.imshow(one, **style)
+    return figure

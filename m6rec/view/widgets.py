@@ -8,11 +8,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Unpack
 
 import ipywidgets
@@ -22,23 +21,19 @@ import torch
 import traitlets
 
 from m6rec.data.context import Context
-from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
-from m6rec.explain.removal import keep_tokens
-from m6rec.generate.beam import Step, generate
+from m6rec.explain.explainers import keep_tokens
+from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec, Who
 from m6rec.view import heatmap
 from m6rec.view.beam import beam_tree
 from m6rec.view.figures import rank_moves
 from m6rec.view.picture import Picture, plain
 
-Options = Sequence[tuple[str, object]]  # (what is read, the value)
-WIDE = {"layout": ipywidgets.Layout(width="40em"), "style": {"description_width": "9em"}}
-VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups"}
-VIEWS |= {"rollout": "rollout", "flow": "flow"}
+STYLE = {"description_width": "9em"}
+VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups", "rollout": "rollout"}
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
-MAX_OFFERED = 5000  # titles that a catalogue may have to be offered while one types
 
 
 class Panel:
@@ -56,7 +51,10 @@ class Panel:
         heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
         self._error = ipywidgets.HTML()
         self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
-        self.box = ipywidgets.VBox([heading, *self.controls.values(), self._error, self._image])
+        buttons = [c for c in self.controls.values() if isinstance(c, ipywidgets.ToggleButton)]
+        rows = [c for c in self.controls.values() if c not in buttons]
+        wrapped = ipywidgets.Box(buttons, layout=ipywidgets.Layout(flex_flow="row wrap", max_height="9em"))
+        self.box = ipywidgets.VBox([heading, *rows, wrapped, self._error, self._image])
         self._redraw()
         for control in self.controls.values():
             control.observe(self._moved, names="value")
@@ -64,8 +62,7 @@ class Panel:
     def goto(self, **values: object) -> Panel:
         """Move controls, redraw once. `InputError` for an unknown control or value: nothing moves then."""
         with self._lock:
-            before = self.values
-            self._quiet = True
+            before, self._quiet = self.values, True
             try:
                 for name, value in values.items():
                     self._set(name, value)
@@ -94,7 +91,9 @@ class Panel:
 
     def _set(self, name: str, value: object) -> None:
         if name not in self.controls:
-            raise InputError(f"{type(self).__name__} has no control {name!r}: it has {', '.join(self.controls)}.")
+            raise InputError(
+                f"{type(self).__name__} has no control {name!r}: it has {plain(', '.join(self.controls), 200)}."
+            )
         try:
             self.controls[name].value = self.read(name, value)
         except traitlets.TraitError:
@@ -111,16 +110,14 @@ class Panel:
             except InputError as error:  # of what was typed: shown beside the controls, the picture stays
                 self._error.value = f'<p role="alert">{html.escape(plain(error, 300))}</p>'
 
+    @torch.no_grad()
     def _redraw(self) -> None:
-        with self._lock, torch.no_grad():
-            self.picture = self._draw(**self.values)
-            self._image.value = self.picture.html()
-            self._error.value = ""
+        self.picture = self._draw(**self.values)
+        self._image.value, self._error.value = self.picture.html(), ""
 
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
-        png = base64.b64encode(self.picture.png()).decode()
-        live = self.box._repr_mimebundle_(**options)
-        return {**live, "image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.picture.alt}}
+        still, metadata = self.picture._repr_mimebundle_()
+        return {**self.box._repr_mimebundle_(**options), **still, "text/plain": repr(self)}, metadata
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {plain(self.title, 160)}"
@@ -132,69 +129,17 @@ def milliseconds(panel: Panel, name: str, values: Sequence[object]) -> np.ndarra
     return 1000 * np.diff(ends)
 
 
-# ---- controls -----------------------------------------------------------------------------------------------------
-
-
-def slider(description: str, options: Options, value: object) -> ipywidgets.SelectionSlider:
-    """A slider over named options: arrow keys move it, and it answers when it stands still."""
+def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
+    """A slider over numbers or (name, value): arrow keys move it, and it answers when it stands still."""
     return ipywidgets.SelectionSlider(
-        options=_named(options), value=value, description=plain(description, 40), continuous_update=False, **WIDE
-    )
-
-
-def title_line(description: str, data: Dataset) -> ipywidgets.Combobox:
-    """A line to type a title into, with the catalogue's where they are few enough to be offered."""
-    titles = tuple(title for title in dict.fromkeys(data.items["title"]) if len(title) <= 200)
-    offered = titles if len(titles) <= MAX_OFFERED else ()
-    return ipywidgets.Combobox(
-        description=description, placeholder="a title", options=offered, continuous_update=False, **WIDE
-    )
-
-
-class Marked(ipywidgets.VBox):
-    """A slider over many options and a button that marks the one it stands at: `value` holds the marked ones."""
-
-    value = traitlets.Tuple()
-
-    def __init__(self, description: str, mark: str, options: Options) -> None:
-        self.options = _named(options)
-        indices = [(name, i) for i, (name, _) in enumerate(self.options)] or [("nothing", 0)]
-        self._slider = slider(description, indices, 0)
-        self._button = ipywidgets.Button(description=mark, tooltip=f"{mark}, or undo it", disabled=not self.options)
-        self._list = ipywidgets.HTML()
-        super().__init__([self._slider, ipywidgets.HBox([self._button, self._list])])
-        self._button.on_click(self._clicked)
-
-    @traitlets.validate("value")
-    def _known(self, proposal: dict) -> tuple:
-        values = [value for _, value in self.options]
-        if not set(proposal["value"]) <= set(values):
-            raise traitlets.TraitError("not one of the options")
-        return tuple(value for value in values if value in proposal["value"])  # in order, once each
-
-    @traitlets.observe("value")
-    def _show(self, change: dict) -> None:
-        marked = [name for name, value in self.options if value in change["new"]]
-        self._list.value = html.escape(plain("; ".join(marked), 300))
-
-    def _clicked(self, _: object) -> None:
-        self.value = tuple(set(self.value) ^ {self.options[self._slider.value][1]})
-
-
-def _counted(last: int, zero: str = "", word: str = "") -> Options:
-    """Options 1 to last; before them 0, if it has a name."""
-    return [*([(zero, 0)] if zero else []), *((f"{word}{i}", i) for i in range(1, last + 1))]
-
-
-def _named(options: Options) -> tuple[tuple[str, object], ...]:
-    return tuple((plain(name, 40), value) for name, value in options)
-
-
-# ---- panels -------------------------------------------------------------------------------------------------------
+        options=[option if isinstance(option, tuple) else (str(option), option) for option in options],
+        value=value, description=plain(description, 40), continuous_update=False, style=STYLE,
+        layout=ipywidgets.Layout(width="40em"),
+    )  # fmt: skip
 
 
 class HeadsAndLayers(Panel):
-    """Walk through a record: goto(view="tokens" | "target" | "groups" | "rollout" | "flow", layer=1, head=2).
+    """Walk through a record: goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2).
 
     Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, earlier ones are one token.
     """
@@ -205,8 +150,8 @@ class HeadsAndLayers(Panel):
         layers, heads = record.weights.shape[:2]
         controls = {
             "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
-            "layer": slider("layer", _counted(layers, "all"), 0),
-            "head": slider("head", _counted(heads, "all"), 0),
+            "layer": slider("layer (0: all)", range(layers + 1), 0),
+            "head": slider("head (0: all)", range(heads + 1), 0),
         }
         super().__init__(title, controls, self._picture)
 
@@ -219,8 +164,7 @@ class HeadsAndLayers(Panel):
             return heatmap.target_map(self.folded, f"{self.title}: {where}", layer=layer)
         if view == "groups":
             return heatmap.group_map(self.record, f"{self.title}: by group")
-        draw = heatmap.rollout_map if view == "rollout" else heatmap.flow
-        return draw(self.folded, f"{self.title}: {view}")
+        return heatmap.rollout_map(self.folded, f"{self.title}: rollout")
 
 
 class BeamTree(Panel):
@@ -235,32 +179,32 @@ class BeamTree(Panel):
         person, self.k, self.model = model.person(user, **who), k, model
         self.allowed, self.titles = model.candidates(person.history, k), model.titles(person)
         self.state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
-        self._walks: dict[int, list[Step]] = {}
         digits = len(model.network.digits.widths)
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
-            "digit": slider("digits", _counted(digits), digits),
-            "beam": slider("beam", [(str(b), b) for b in wide], min(wide, key=lambda b: abs(b - 50))),
-            "place": slider("follow", _counted(k, "none", "place "), 0),
+            "digit": slider("digits", range(1, digits + 1), digits),
+            "beam": slider("beam", wide, min(wide, key=lambda b: abs(b - 50))),
+            "place": slider("follow (0: none)", range(k + 1), 0),
         }
         super().__init__(title, controls, self._picture)
 
     def _picture(self, digit: int, beam: int, place: int) -> Picture:
-        digits = self.model.network.digits
-        if beam not in self._walks:
-            self._walks[beam] = []
-            generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=self._walks[beam])
-        steps, tree = self._walks[beam], digits.tree
+        digits, steps = self.model.network.digits, []
+        generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=steps)
+        tree = digits.tree
         leaves = steps[-1].nodes[0, : self.k].tolist()
         names = {leaf: self.titles[int(tree.item[leaf])] for leaf in leaves}
         chosen = leaves[place - 1] if place else None
         return beam_tree(steps, tree.widths, names, self.title, show=self.k, depth=digit, chosen=chosen)
 
 
-class Beside(Panel):
-    """The list as it was beside the list as it is: what two panels share. Arguments as `recommend`."""
+class ContextWhatIf(Panel):
+    """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
-    TITLE = ""
+    Values as `recommend` takes them, None for unknown. without_3: the third event that the model reads (the oldest is
+    1) is gone, and those around it close up. add: an id or a title that comes last. The list as it was is of what was
+    given. Arguments as `recommend`.
+    """
 
     def __init__(
         self,
@@ -269,92 +213,62 @@ class Beside(Panel):
         *,
         k: int = 10,
         method: str = "generated",
-        title: str | None = None,
+        title: str = "What if?",
         **who: Unpack[Who],
     ) -> None:
         self.model, self.person, self.k, self.method = model, model.person(user, **who), k, method
         self.context, self.titles = one(self.person.context), model.titles(self.person)
-        self.before = self._listed(self.context)
-        super().__init__(self.TITLE if title is None else title, self._controls(model), self._picture)
-
-    def _listed(self, context: Context, **options: object) -> list[str]:
-        codes = self.model.top_items(self.person, self.k, self.method, context=context, **options).items[0].tolist()
-        return [self.titles[code] for code in codes]
-
-    def _moves(self, now: Sequence[str], changed: Sequence[str]) -> Picture:
-        """Both lists, under the words of what was changed between them."""
-        title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
-        return rank_moves(self.before, now, ("as it was", "as it is"), title)
-
-
-class ContextWhatIf(Beside):
-    """Change the request, the profile, or which modalities of items are masked: goto(hour=21, age=34, mask_text=True).
-
-    Values as `recommend` takes them, None for unknown. The list as it was is of the context that was given.
-    """
-
-    TITLE = "What if?"
-
-    def _controls(self, model: M6Rec) -> dict[str, ipywidgets.ValueWidget]:
+        self.events = self.context.item[0, : int(self.context.position)].tolist()
         request = {f.name: f for f in model.fields.request}
         profile = {f"profile_{f.name}" if f.name in request else f.name: f for f in model.fields.profile}
         self.fields, self.modalities = {**request, **profile}, model.network.items.modalities
         codes = [*self.context.request[0, 0].tolist(), *self.context.profile[0].tolist()]
-        self.given = dict(zip(self.fields, codes, strict=True))
-        controls = {}
+        self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
         for name, field in self.fields.items():  # the first value of a field is: not known
-            options = [(field.describe(c).removeprefix(f"{field.name} "), c) for c in range(field.size)]
+            words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
+            options = [(plain(value, 40), code) for code, value in enumerate(words)]
             controls[name] = slider(field.name, options, self.given[name])
-        return controls | {
-            f"mask_{m}": ipywidgets.ToggleButton(False, description=f"without {m}") for m in self.modalities
-        }
+        marks = {f"mask_{m}": f"without {m}" for m in self.modalities}
+        marks |= {f"without_{i}": f"without {i}. {self.titles[code]}" for i, code in enumerate(self.events, 1)}
+        fit = ipywidgets.Layout(width="auto")
+        controls |= {n: ipywidgets.ToggleButton(description=plain(w, 40), layout=fit) for n, w in marks.items()}
+        controls["add"] = ipywidgets.Text(
+            description="and then", placeholder="a title or an id", continuous_update=False, style=STYLE
+        )
+        self.before = self._listed()
+        super().__init__(title, controls, self._picture)
 
     def read(self, name: str, value: object) -> object:
         """Raw values of fields -> their codes."""
         if name not in self.fields:
-            return value
+            return str(value or "") if name == "add" else value
         return 0 if value is None else self.fields[name].encode_one(value)
 
-    def _picture(self, **values: int) -> Picture:
+    def _listed(self, **options: object) -> list[str]:
+        codes = self.model.top_items(self.person, self.k, self.method, **options).items[0].tolist()
+        return [self.titles[code] for code in codes]
+
+    def _picture(self, add: str, **values: int) -> Picture:
+        gone = [i for i in range(len(self.events)) if values[f"without_{i + 1}"]]
+        types, positions, _ = tokens(self.context)
+        context = keep_tokens(self.context, (types != "history")[None] | ~np.isin(positions, gone))
         codes = torch.tensor([values[name] for name in self.fields], dtype=torch.long)
-        request, profile = codes.split([self.context.request.shape[2], self.context.profile.shape[1]])
-        context = self.context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
+        request, profile = codes.split([context.request.shape[2], context.profile.shape[1]])
+        context = context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
+        kept = [code for i, code in enumerate(self.events) if i not in gone]
+        seen = [code for code in self.person.history if code in kept or code not in self.events]
         masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]
-        return self._moves(self._listed(context, drop=masked), [*changed, *(f"without {m}" for m in masked)])
-
-
-class HistoryEditor(Beside):
-    """Leave events out and add one: goto(without=(0, 3), add="Fargo").
-
-    without: indices of events that the model reads, the oldest first; an event that is left out is gone, those around
-    it close up. add: an id or a title that comes last.
-    """
-
-    TITLE = "Another history"
-
-    def _controls(self, model: M6Rec) -> dict[str, ipywidgets.ValueWidget]:
-        self.events = self.context.item[0, : int(self.context.position)].tolist()
-        events = [(f"{i + 1}. {self.titles[code]}", i) for i, code in enumerate(self.events)]
-        return {"without": Marked("events", "leave out", events), "add": title_line("and then", model.data)}
-
-    def read(self, name: str, value: object) -> object:
-        """Indices as a tuple; None adds nothing."""
-        return tuple(value) if name == "without" else str(value or "")
-
-    def _picture(self, without: tuple[int, ...], add: str) -> Picture:
-        types, positions, _ = tokens(self.context)
-        context = keep_tokens(self.context, (types != "history")[None] | ~np.isin(positions, without))
-        n, stay = int(context.position), [code for i, code in enumerate(self.events) if i not in without]
-        history = [code for code in self.person.history if code in stay or code not in self.events]
-        changed = [f"{len(without)} left out"] if without else []
+        changed += [f"without {m}" for m in masked] + [f"{len(gone)} left out"] * bool(gone)
         if add.strip():
-            code = int(self.model.data.history_codes([add])[0])
+            n, new = int(context.position), int(self.model.data.history_codes([add])[0])
             parts = [  # behind the last event, as many as the model reads
                 torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, -self.model.config.history :]
-                for part, end in zip(context[:3], (code, 0, 0), strict=True)
+                for part, end in zip(context[:3], (new, 0, 0), strict=True)
             ]
             context = Context(*parts, *context[3:5], context.position.new_tensor([[parts[0].shape[1]]]))
-            history.append(code)
-            changed.append(f"and then {plain(self.titles[code], 40)}")
-        return self._moves(self._listed(context, history=history), changed)
+            seen.append(new)
+            changed.append(f"and then {plain(self.titles[new], 40)}")
+        title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
+        now = self._listed(context=context, history=seen, drop=masked)
+        return rank_moves(self.before, now, ("as it was", "as it is"), title)
