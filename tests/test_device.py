@@ -93,7 +93,7 @@ def tasks() -> None:
     from m6rec.generate.cache import SegmentCache, score
     from m6rec.generate.text import write
     from m6rec.tasks import retrieval
-    from m6rec.tasks.zero_shot import DotProduct, Likelihood, log_likelihood
+    from m6rec.tasks.retrieval import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress, segments
 
     made, data = test_golden.backbone(), test_golden.rated()
