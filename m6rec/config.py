@@ -7,6 +7,8 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +46,14 @@ class Config:
     """T, the most recent events that are encoded."""
     # --- what it encodes
     identity: bool = True
-    """Give every known item an ID embedding beside its content. Off, the model is open-domain as in the paper."""
+    """An ID embedding for every known item, beside its content. Off: open-domain, as in the paper."""
     identity_dropout: float = 0.0
     """Share of items whose ID embedding is dropped in a training step, so that content learns to stand alone."""
     modalities: tuple[str, ...] = MODALITIES
     """Of an item, where it has them: text, image, sound."""
     fusion: str = "joint"
-    """How an item's modalities meet: "joint" (every token attends to every token), "gated" (late) or "cross".
-    In the last local layer only [ITEM] attends: to all tokens, to each modality apart, or from text to the others."""
+    """How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
+    (from text to the others)."""
     modality_dropout: float = 0.1
     """Chance of each of an item's modalities to be dropped in a training step; one always stays."""
     profile: bool = True
@@ -103,14 +105,14 @@ class Config:
     teacher_weight: float = 1.0
     """Weight of the dense head's distillation in the digits' loss (0 switches it off)."""
     spectral: float = 0.0
-    """Standard deviation at which ID embeddings start as the spectral embedding of the training histories'
-    co-occurrences (0: as small random vectors). Without `identity` there is nothing to start."""
+    """Standard deviation of ID embeddings that start as the spectral embedding of the training histories'
+    co-occurrences (0: as small random vectors)."""
     smoothing: float = 0.0
     """Share of a target's probability given to the items that co-occur with it in the training histories; none where
     items are sampled (`negatives`)."""
     negatives: int = 0
-    """Items sampled in each step to stand for all the others in the softmax and in the dense head's distillation.
-    0: the full softmax, but above 50,000 items 2,048 are sampled."""
+    """Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
+    above 50,000 items."""
     seed: int = 0
     """Seeds initialisation, order and dropout."""
     device: str = "auto"
@@ -125,37 +127,34 @@ class Config:
         for name in _SOME_OF:  # JSON knows only lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
-        chosen = [
-            (f'{name}="{getattr(self, name)}" is unknown', getattr(self, name), _ONE_OF[name]) for name in _ONE_OF
-        ]
-        chosen += [(f"{name}: {v!r} is unknown", v, _SOME_OF[name]) for name in _SOME_OF for v in getattr(self, name)]
-        chosen += [(f"the column {name} is declared {kind!r}", kind, COLUMN_TYPES) for name, kind in self.columns]
-        for problem, value, known in chosen:
-            if value not in known:
-                raise InputError(
-                    f"{problem}: take {'some' if known in _SOME_OF.values() else 'one'} of {', '.join(known)}."
-                )
-        for name, low in _LOWEST.items():
-            if getattr(self, name) < low:
-                raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
-        for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
-        if self.width % (even := 2 * self.heads):
-            raise InputError(
-                f"width={self.width} cannot be split into heads={self.heads} of an even size: "
-                f"take a width that {even} divides, such as {even * max(1, self.width // even)}."
-            )
-        if not (self.identity or self.modalities):
-            raise InputError(
-                "identity=False and no modalities leave nothing of an item to encode: switch one of them on."
-            )
-        if not self.local_layers and self.fusion != "joint":
-            raise InputError(f'local_layers=0 has no layer for fusion="{self.fusion}": take fusion="joint".')
-        try:
-            torch.device("cpu" if self.device == "auto" else self.device)
-        except RuntimeError as error:
-            raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".') from error
+        for holds, sentence in self._checks():
+            if not holds:
+                raise InputError(f"{sentence}.")
+
+    def _checks(self) -> Iterator[tuple[object, str]]:
+        """What has to hold, with the sentence for where it does not; the later ones rely on the earlier ones."""
+        values = self.to_dict()
+        for name, known in _ONE_OF.items():
+            yield values[name] in known, f'{name}="{values[name]}" is unknown: take one of {", ".join(known)}'
+        for name, known in _SOME_OF.items():
+            for one in values[name]:
+                yield one in known, f"{name}: {one!r} is unknown: take some of {', '.join(known)}"
+        for name, kind in self.columns:
+            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                low = _LOWEST.get(name, 0)
+                yield value >= low, f"{name}={value} is too small: it starts at {low}"
+                yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
+        even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
+        yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
+        yield (
+            self.identity or self.modalities,
+            "identity=False and modalities=() leave nothing to encode: switch one on",
+        )
+        unmet = f'local_layers=0 has no layer for fusion="{self.fusion}"'
+        yield self.local_layers or self.fusion == "joint", f'{unmet}: take fusion="joint"'
+        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> Config:
@@ -184,11 +183,10 @@ class Config:
 
 _ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
 _SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
-_LOWEST = {
-    "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
-    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
-    "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
+_SHARES = ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing")  # below 1
+_LOWEST = {  # of the others it is 0
+    "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
+    "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,
 }  # fmt: skip
 # Events alone rank best (infilling costs a tenth of the NDCG@10), with the target smoothed over co-occurring items.
 _EVENTS = {"infill_weight": 0.0, "smoothing": 0.2}
@@ -198,6 +196,12 @@ PRESETS: dict[str, dict[str, object]] = {
     "small": _EVENTS,
     "base": dict(_EVENTS, width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }
+
+
+def _is_device(name: str) -> bool:
+    with suppress(RuntimeError):
+        return name == "auto" or bool(torch.device(name))
+    return False
 
 
 def pick_device(name: str = "auto") -> torch.device:

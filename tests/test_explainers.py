@@ -7,11 +7,20 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain import explainers, removal
+from m6rec.explain import explainers
 from m6rec.explain.capture import capture, one, target_log_prob
-from m6rec.explain.explainers import EXPLAINERS, attention, integrate, leave_one_out, rollout
+from m6rec.explain.explainers import (
+    EXPLAINERS,
+    attention,
+    integrate,
+    keep_tokens,
+    leave_one_out,
+    logits_of,
+    rollout,
+    smallest_removal,
+    top_item,
+)
 from m6rec.explain.faithfulness import agreement, faithfulness, randomise_parameters, uniform_attention
-from m6rec.explain.removal import keep_tokens, logits_of, smallest_removal, top_item
 
 FILMS = ["Film 3", "Film 7", "Film 4", "Film 5"]
 
@@ -57,7 +66,7 @@ def test_many_tokens_go_at_once_whatever_the_padding(trained, data):
 def test_long_histories_are_taken_in_pieces_that_change_nothing(trained, context, monkeypatch):
     kept = np.random.default_rng(0).random((40, 9)) < 0.5
     at_once = logits_of(trained, context, kept)
-    monkeypatch.setattr(removal, "MAX_PAIRS", 200)
+    monkeypatch.setattr(explainers, "MAX_PAIRS", 200)
     torch.testing.assert_close(logits_of(trained, context, kept), at_once)
     assert at_once.std(0).min() > 1e-3
 

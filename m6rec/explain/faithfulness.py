@@ -18,9 +18,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, one, tokens
-from m6rec.explain.explainers import EXPLAINERS, Explainer
-from m6rec.explain.removal import scores_of, top_item
+from m6rec.explain.capture import Model, one, target_log_prob, tokens
+from m6rec.explain.explainers import EXPLAINERS, Explainer, logits_of, top_item
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
@@ -55,7 +54,8 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
         counts = np.round(np.linspace(0, rank.shape[2] - 1, STEPS + 1)).astype(int)
         gone, stays = rank < counts[:, None], rank == -1
         kept = np.concatenate((~gone | stays, gone | stays, rank != 0), 1)  # (explainers, 2 · STEPS + 3, n - 1)
-        left = np.exp(scores_of(model, context, kept.reshape(-1, kept.shape[2]), item)).reshape(kept.shape[:2])
+        logits = logits_of(model, context, kept.reshape(-1, kept.shape[2]))
+        left = np.exp(target_log_prob(logits, item).cpu().numpy()).reshape(kept.shape[:2])
         deletion, insertion, first = np.split(left / left[0, 0], [STEPS + 1, 2 * STEPS + 2], axis=1)
         curves.append((deletion, insertion))
         areas = [np.trapezoid(curve) / STEPS for curve in curves[-1]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m6rec.data.context import Context
 from m6rec.explain.capture import Model, labels, one, target_log_prob, tokens
-from m6rec.explain.removal import logits_of, unseen
+from m6rec.explain.explainers import logits_of, unseen
 
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect: weaker ones are not named
@@ -25,7 +25,6 @@ class Cause(NamedTuple):
     label: str
     type: str  # profile | history | request
     token: int  # index in the record
-    effect: float  # what the item's log-probability loses without it, nats
 
 
 class Reason(NamedTuple):
@@ -52,7 +51,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
         whole = scores[row, 0] - scores[row, 1]
         lost = scores[row, 0] - float(target_log_prob(after[row], item))
         coverage = float(np.clip(lost / whole, 0, 1)) if whole > 0 and named else 0.0
-        causes = [Cause(names[t], str(types[t]), t, float(effects[row, t])) for t in named]
+        causes = [Cause(names[t], str(types[t]), t) for t in named]
         out.append(Reason(_sentence(causes, coverage), causes, coverage))
     return out
 

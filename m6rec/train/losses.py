@@ -59,6 +59,14 @@ class Stream(NamedTuple):
     neighbours: Neighbourhood | None = None
 
 
+def loss_weights(config: Config) -> dict[str, float]:
+    """Of the losses in the gradient, where it is not 1."""
+    return {
+        "infill": config.infill_weight, "image": config.patch_weight, "sound": config.patch_weight,
+        "align": config.align_weight, "teacher": config.teacher_weight,
+    }  # fmt: skip
+
+
 def pretraining(
     network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
 ) -> dict[str, Tensor]:

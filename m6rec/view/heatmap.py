@@ -155,16 +155,14 @@ def rollout_map(record: Record, title: str) -> Picture:
 
 def check(record: Record, layer: int, head: int) -> None:
     """`InputError` for a record that is none, and for a layer or head that it does not have (0 is the mean)."""
-    n, weights = len(record.labels), np.asarray(record.weights)
-    if len(record.types) != n or weights.ndim != 4 or weights.shape[2:] != (n, n) or 0 in weights.shape:
+    n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
+    fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
+    if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
         raise InputError(
-            f"an attention record of {n} labels and {len(record.types)} types needs weights of the shape "
-            f"(layers, heads, {n}, {n}), and these are {weights.shape}: fill it as m6rec.explain.capture.Record says."
+            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
+            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
+            f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
         )
-    if unknown := sorted(set(map(str, record.types)) - set(GROUPS)):
-        raise InputError(f"the type {unknown[0]!r} of a token is unknown: take one of {', '.join(GROUPS)}.")
-    if not np.isfinite(weights).all() or weights.min() < 0 or np.abs(weights.sum(-1) - 1).max() > 1e-3:
-        raise InputError("an attention record's weights are 0 or more and each row sums to 1: these are not so.")
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
         if not 0 <= number <= last:
             raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")

@@ -108,7 +108,7 @@ def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], t
     bins = [np.digitize(part, edges[1:-1]) for part in true.T]
     means = [pd.Series(m).groupby(b).mean().reindex(range(8)) for m, b in zip(measured.T, bins, strict=True)]
     data = pd.DataFrame(np.transpose(means), middle, list(names))
-    ax.axline((0, 0), slope=1, color="0.6", linestyle=":", label="equal")
+    ax.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="equal")
     lines(ax, {name: (middle, data[name]) for name in data}, (middle.name, "mean measured share"))
     return finish(ax, title, data, f"Mean measured share by true share for {', '.join(names)}.")
 

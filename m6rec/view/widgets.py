@@ -23,8 +23,8 @@ import traitlets
 from m6rec.data.context import Context
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
-from m6rec.explain.removal import keep_tokens
-from m6rec.generate.beam import Step, generate
+from m6rec.explain.explainers import keep_tokens
+from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec, Who
 from m6rec.view import heatmap
 from m6rec.view.beam import beam_tree
@@ -179,7 +179,6 @@ class BeamTree(Panel):
         person, self.k, self.model = model.person(user, **who), k, model
         self.allowed, self.titles = model.candidates(person.history, k), model.titles(person)
         self.state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
-        self._walks: dict[int, list[Step]] = {}
         digits = len(model.network.digits.widths)
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
@@ -190,11 +189,9 @@ class BeamTree(Panel):
         super().__init__(title, controls, self._picture)
 
     def _picture(self, digit: int, beam: int, place: int) -> Picture:
-        digits = self.model.network.digits
-        if beam not in self._walks:
-            self._walks[beam] = []
-            generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=self._walks[beam])
-        steps, tree = self._walks[beam], digits.tree
+        digits, steps = self.model.network.digits, []
+        generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=steps)
+        tree = digits.tree
         leaves = steps[-1].nodes[0, : self.k].tolist()
         names = {leaf: self.titles[int(tree.item[leaf])] for leaf in leaves}
         chosen = leaves[place - 1] if place else None
