@@ -102,10 +102,11 @@ class Domain(NamedTuple):
         history = tuple(map(self.event, range(since, rows[0])))
         return Prompt(profile=self.profiles[self.user[rows[0]]], history=history, target=tuple(target))
 
-    def prompts(self, rows: np.ndarray, history: int = HISTORY) -> list[Prompt]:
-        """Single events `rows`, each after up to `history` events."""
+    def prompts(self, rows: np.ndarray, history: int = HISTORY, *, in_source: bool = False) -> list[Prompt]:
+        """Single events `rows`, each after up to `history` events; in_source: with the request in the source, too."""
         starts = np.searchsorted(self.user, self.user[rows])
-        return [self.prompt(range(r, r + 1), max(start, r - history)) for r, start in zip(rows, starts, strict=True)]
+        prompts = (self.prompt(range(r, r + 1), max(start, r - history)) for r, start in zip(rows, starts, strict=True))
+        return [p._replace(request=self.requests[r]) if in_source else p for r, p in zip(rows, prompts, strict=True)]
 
 
 def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
