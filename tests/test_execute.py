@@ -84,8 +84,8 @@ def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise
     code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
     code += "; print(os.environ['OMP_WAIT_POLICY'])"
     toy = write(tmp_path / "toy.ipynb", code)
-    record = tmp_path / "record.json"
-    run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1, record=record)
+    record = tmp_path / "o" / "toy.json"
+    run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1)
     assert run.ok and run.error == "" and run.seconds > 0
     assert read(run.path).cells[-1].outputs[0].text == f"7 False 1 {record} []\n{os.environ['OMP_WAIT_POLICY']}\n"
     log = run.path.with_suffix(".log").read_text()

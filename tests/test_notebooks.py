@@ -42,14 +42,13 @@ def test_it_follows_the_rules(path):
 
 
 @each_notebook
-def test_it_runs_at_smoke_scale_and_records_names_of_its_own(path, fresh_home, records, tmp_path, monkeypatch):
+def test_it_runs_at_smoke_scale_and_records_names_of_its_own(path, fresh_home, records, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(fresh_home))
-    earlier = {name for file in records.iterdir() for name in recorded(file)}
-    record = records / f"{path.stem}.json"
-    run = execute(path, tmp_path / path.name, {"scale": "smoke"}, record=record)
-    assert run.ok, f"{run.error}\n{run.path.with_suffix('.log').read_text()[-6000:]}"
+    earlier = {name for file in records.glob("*.json") for name in recorded(file)}
+    run = execute(path, records / path.name, {"scale": "smoke"})
+    assert run.ok, f"{run.error}\n{run.log.read_text()[-6000:]}"
     assert [output.text for output in outputs(read(run.path)) if output.get("name") == "stderr"] == []
-    assert not earlier & recorded(record).keys()
+    assert not earlier & run.figures.keys()
 
 
 @each_notebook

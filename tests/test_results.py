@@ -41,7 +41,7 @@ def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp
 
     write(notebook, 'record("size", value=2); 1 / 0')
     assert results.stale(path.parent) == ["01_a"]
-    with pytest.raises(results.Failed, match=r"ZeroDivisionError.*log.txt"):
+    with pytest.raises(results.Failed, match=r"ZeroDivisionError.*01_a.log"):
         results.measure(notebook)
     assert json.loads(path.read_text()) == found  # the failed run has lost nothing
 

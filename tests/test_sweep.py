@@ -66,7 +66,7 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     assert not (runs / "seed=1,width=64" / "done.json").exists()
     assert len(pd.read_parquet(out / "results.parquet")) == 3
     shared = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    assert f"threads {shared}" in (runs / "seed=0,width=32" / "log.txt").read_text()
+    assert f"threads {shared}" in (runs / "seed=0,width=32" / "toy.log").read_text()
 
     (toy.parent / "fail-64-1").unlink()
     second = quietly(toy, grid, jobs=2)

@@ -15,8 +15,8 @@ from m6rec.errors import InputError
 from m6rec.generate.text import trie, write
 from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import generation, retrieval
-from m6rec.tasks.heldout import OpenDomain, few_shot, hold_out
-from m6rec.tasks.zero_shot import DotProduct
+from m6rec.tasks.heldout import OpenDomain
+from m6rec.tasks.retrieval import DotProduct
 from m6rec.train import text as text_training
 from m6rec.train.losses import Catalogue
 from m6rec.train.text import Backbone
@@ -99,7 +99,7 @@ def test_what_is_held_out_is_never_trained_on():
     data = small_data()
     held = np.arange(data.n_items) < 8
     newcomers = np.arange(data.n_users) % 5 == 0
-    out = hold_out(data, held, newcomers)
+    out = OpenDomain(data, held, newcomers)
     left = data.only(out.train)
     assert not held[left.events["item"]].any() and not newcomers[left.events["user"]].any()
     assert left.n_events == len(out.seen.item) and set(out.seen.item) == set(left.events["item"])
@@ -129,15 +129,14 @@ def test_a_system_that_searches_first_offers_what_has_both_wishes():
 def test_open_domain_cases_keep_apart_who_is_new():
     data = small_data()
     newcomers = np.arange(data.n_users) % 3 == 0
-    out = hold_out(data, np.arange(data.n_items) < 10, newcomers)
-    site = OpenDomain(data, out)
+    site = OpenDomain(data, np.arange(data.n_items) < 10, newcomers)
     for case, (rows, pool) in site.cases.items():
         user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
         assert len(rows) and np.isin(item, pool).all()
-        assert np.isin(item, out.items).all() == (case != "cold users")
+        assert np.isin(item, site.items).all() == (case != "cold users")
         if case != "all":
             assert (newcomers[user] == (case != "cold items")).all()
-    assert len(site.warm) and not out.train[site.warm].any()
+    assert len(site.warm) and not site.train[site.warm].any()
     assert not newcomers[data.events["user"].to_numpy()[site.warm]].any()
     assert site.ndcg([site.baselines["popularity"]] * 2, first=3).shape == (2, 3)
     with pytest.raises(InputError, match="the case 'nobody' is unknown"):
@@ -146,22 +145,22 @@ def test_open_domain_cases_keep_apart_who_is_new():
 
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
-    out = hold_out(data, np.ones(data.n_items, bool), name="films")
+    out = OpenDomain(data, np.ones(data.n_items, bool), name="films")
     config = text_training.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
     made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
-    again, other = (few_shot(made, out, 40), few_shot(made, out, 40, scratch=True))
+    again, other = (out.few_shot([made], 40, scratch=scratch)[0].backbone for scratch in (False, True))
     assert torch.equal(before, made.network.tokens.weight) and again.key != made.key
     assert not torch.equal(again.network.tokens.weight, other.network.tokens.weight)
     assert len(out.few(10)) == 10 and out.few(10) == out.few(40)[:10]
-    assert OpenDomain(data, out).ndcg([DotProduct(again, out.whole)]).mean() > 0
+    assert out.ndcg([DotProduct(again, out.whole)]).mean() > 0
 
 
 def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
-    tokens = text_training.batch(made.tokenizer.encode([Prompt(profile="age", target=tuple(items))]))
+    tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
     own = text_training.losses(made.network, tokens)["meet"]
     torch.testing.assert_close(
         text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own

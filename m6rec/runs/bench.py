@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its 
 COUNTS = {of.name.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
+UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # for no peer uses the request's own time
 TRAINED = {of.name.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
 SLOW = ("tiger",)  # trained with one seed: its validation generates, a quarter of an hour on ML-100K
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
@@ -54,14 +55,6 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a 
 BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of cold items in hybrid lists
 
 
-class Fitted(NamedTuple):
-    """A model that can be ranked, and what training it cost (seconds 0: as long as making it takes)."""
-
-    model: Any
-    seconds: float = 0.0
-    parameters: int = 0
-
-
 class Row(NamedTuple):
     """What one model with one seed reached on the test targets, in their order."""
 
@@ -75,22 +68,15 @@ class Row(NamedTuple):
     lists_per_second: float  # scoring and ranking, seen items masked
 
 
-Models = Mapping[str, Mapping[int, Callable[[], Fitted]]]  # name -> seed -> what fits the model
-
-
-def bench(models: Models, data: Dataset, split: Split | None = None) -> Iterator[Row]:
-    """Fit each model with each seed, and rank it on the split's test part: a row each."""
-    split = split or data.split()
-    for name, fits in models.items():
-        for seed, make in fits.items():
-            begun = time.perf_counter()
-            model, seconds, parameters = make()
-            seconds = seconds or time.perf_counter() - begun
-            found = evaluate(model, data, split=split)
-            plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False)
-            ndcg, hit, unmasked = found.per_user["ndcg"], found.per_user["hit"], plain.per_user["ndcg"]
-            quality = ndcg.to_numpy(), hit.to_numpy(), unmasked.to_numpy()
-            yield Row(name, seed, *quality, seconds, parameters, len(ndcg) / found.seconds)
+def rank(
+    name: str, seed: int, model: Any, data: Dataset, split: Split | None = None, seconds: float = 0, parameters: int = 0
+) -> Row:
+    """How a model that is fitted ranks the split's test part."""
+    found = evaluate(model, data, split=split)
+    plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False)
+    quality = found.per_user["ndcg"], found.per_user["hit"], plain.per_user["ndcg"]
+    speed = len(found.per_user) / found.seconds
+    return Row(name, seed, *(metric.to_numpy() for metric in quality), seconds, parameters, speed)
 
 
 class Bench:
@@ -100,17 +86,15 @@ class Bench:
     """
 
     def __init__(
-        self,
-        data: Dataset,
-        preset: str = "small",
-        seeds: Sequence[int] = (0,),
-        peer_seeds: Sequence[int] | None = None,
-        **changes: Any,
-    ):
+        self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,),
+        peer_seeds: Sequence[int] | None = None, **changes: Any,
+    ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
         self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
+        words = data.items["text"].map(clean).str.contains(r"\w").any()  # without them there is nothing to mix
+        self._grid = GRID | CONTENT if words else GRID
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
         self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
@@ -120,24 +104,21 @@ class Bench:
         self._blends = cache(lambda **more: self.blend(self._dense(**more)))
 
     @property
-    def models(self) -> dict[str, dict[int, Callable[[], Fitted]]]:
-        """All that can be measured."""
-        found = {name: {0: lambda of=of: Fitted(of().fit(self.data, self.split))} for name, of in COUNTS.items()}
-        found |= {TUNED[0]: {0: lambda: Fitted(self.cooccurrence())}, TUNED[1]: {0: lambda: Fitted(self.prior())}}
-        # Where events have a time, also without the request's own, which no peer uses.
-        ours = OURS + (("m6rec_no_request_time", "m6rec_no_request_time_no_prior") if self.data.timed else ())
-        found |= {name: {seed: partial(self._ours, name, seed) for seed in self.seeds} for name in ours}
-        if len(self.seeds) > 1:
-            found["m6rec_ensemble"] = {0: lambda: Fitted(self.blend([Ensemble(self._dense())])[0])}
-        for name in TRAINED:
-            seeds = self.peer_seeds[:1] if name in SLOW else self.peer_seeds
-            found[name] = {seed: partial(self._trained, name, seed) for seed in seeds}
-        return found
+    def models(self) -> dict[str, tuple[int, ...]]:
+        """All that can be measured, each with its seeds."""
+        once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
+        ours = (*OURS, *(UNTIMED if self.data.timed else ()))
+        peers = {name: self.peer_seeds[: 1 if name in SLOW else None] for name in TRAINED}
+        return dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds) | peers
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
         """A row for each of these models and its seeds."""
-        models = self.models
-        return bench({name: models[name] for name in names}, self.data, self.split)
+        for name in names:
+            for seed in self.models[name]:
+                begun = time.perf_counter()
+                model, seconds, parameters = self._fitted(name, seed)
+                seconds = seconds or time.perf_counter() - begun
+                yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
     def cooccurrence(self) -> CoOccurrence:
         """The co-occurrence count, with the settings that are best on validation."""
@@ -166,21 +147,27 @@ class Bench:
     def _dense(self, **changes: Any) -> list[Any]:
         return [self.model(seed, **changes).scorer("dense") for seed in self.seeds]
 
-    def _ours(self, name: str, seed: int) -> Fitted:
+    def _fitted(self, name: str, seed: int) -> tuple[Any, float, int]:
+        """What is ranked; the seconds of training (0: as long as making it takes) and the parameters."""
+        if name in COUNTS:
+            return COUNTS[name]().fit(self.data, self.split), 0, 0
+        if name in TUNED:
+            return self.cooccurrence() if name == "cooccurrence" else self.prior(), 0, 0
+        if name == "m6rec_ensemble":
+            return self.blend([Ensemble(self._dense())])[0], 0, 0
+        if name in TRAINED:
+            config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
+            peer = TRAINED[name](config).cached(self.data, self.split)
+            return peer, peer.log[-1].seconds, peer.parameters
         # Without the request's time only the dense head is ranked, which needs no digits.
-        changes = {"request": False, "finetune_epochs": 0} if "no_request_time" in name else {}
+        changes = {"request": False, "finetune_epochs": 0} if name in UNTIMED else {}
         model = self.model(seed, **changes)
         if name in ("m6rec", "m6rec_no_request_time"):
             scorer = self._blends(**changes)[self.seeds.index(seed)]
         else:
-            scorer = model.scorer(name if name in ("generated", "hybrid") else "dense")
+            scorer = model.scorer("dense" if name.endswith("no_prior") else name)
         seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
-        return Fitted(scorer, seconds, sum(p.numel() for p in model.network.parameters()))
-
-    def _trained(self, name: str, seed: int) -> Fitted:
-        config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
-        fitted = TRAINED[name](config).cached(self.data, self.split)
-        return Fitted(fitted, fitted.log[-1].seconds, fitted.parameters)
+        return scorer, seconds, sum(p.numel() for p in model.network.parameters())
 
     @cached_property
     def _alone(self) -> dict[str, float]:
@@ -190,11 +177,6 @@ class Bench:
     def _mixed(self) -> dict[str, float]:
         start = {**self._alone, **NO_CONTENT}
         return coordinate_ascent(lambda at: self._valid(self._mixture(at, self._cached)), start, self._grid)
-
-    @cached_property
-    def _grid(self) -> dict[str, Sequence[float]]:
-        words = self.data.items["text"].map(clean).str.contains(r"\w").any()  # without them there is nothing to mix
-        return GRID | CONTENT if words else GRID
 
     def _mixture(self, at: dict[str, float], wrapped: Callable[[Any], Any] = lambda part: part) -> baselines.Mixture:
         parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
@@ -211,12 +193,11 @@ def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
     """A line a model, seeds averaged."""
-    columns = {"model": [row.name for row in rows]}
-    for label, metric in {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds",
-                          "parameters": "parameters", "lists/s": "lists_per_second"}.items():  # fmt: skip
-        columns[label] = [np.mean(getattr(row, metric)) for row in rows]
-    by_model = pd.DataFrame(columns).groupby("model", sort=False)
-    return by_model.mean().assign(seeds=by_model.size()).rename_axis(None)
+    columns = {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds"}
+    columns |= {"parameters": "parameters", "lists/s": "lists_per_second"}
+    found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
+    by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)
+    return by_model.mean().assign(seeds=by_model.size())
 
 
 def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:

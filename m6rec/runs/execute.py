@@ -1,4 +1,4 @@
-"""Notebooks executed by papermill: parameters are checked before anything starts; a log, a time limit."""
+"""Notebooks executed by papermill: parameters are checked before anything starts; figures and a log beside the copy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -17,6 +18,9 @@ import nbformat
 import papermill
 
 from m6rec.errors import InputError
+from m6rec.record import Figure, recorded
+
+HEADLINES = 3  # of a notebook's figures that its line shows
 
 
 class Execution(NamedTuple):
@@ -26,6 +30,21 @@ class Execution(NamedTuple):
     ok: bool
     seconds: float
     error: str = ""
+
+    @property
+    def log(self) -> Path:
+        """What the cells have printed."""
+        return self.path.with_suffix(".log")
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """What it has recorded."""
+        return recorded(self.path.with_suffix(".json"))
+
+    def __str__(self) -> str:
+        shown = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()]
+        said = self.error or " · ".join(shown[:HEADLINES])
+        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {said}"
 
 
 def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -77,25 +96,23 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
 
 
 def execute(
-    notebook: Path, out: Path, parameters: Mapping[str, object] | None = None, *, log: Path | None = None,
-    timeout: int | None = None, threads: int | None = None, record: Path | None = None, progress: bool = True,
-) -> Execution:  # fmt: skip
-    """Run one notebook from the top into `out`, which is kept when it fails.
+    notebook: Path, out: Path, parameters: Mapping[str, object] = {}, timeout: int | None = None, threads: int = 0
+) -> Execution:
+    """Run one notebook from the top into `out`, kept when it fails; what it records and prints: out's .json and .log.
 
-    log: file for everything that the cells print. timeout: seconds for one cell. threads: of numpy and torch.
-    record: the JSON file that `m6rec.record` writes to. progress: a bar that moves with the cells, in a terminal.
+    timeout: seconds for one cell. threads: of numpy and torch, for one of several runs at a time: it shows no progress.
     The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
     """
-    values, error, start = check_parameters(notebook, parameters or {}), "", time.perf_counter()
+    values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
-    variables = dict.fromkeys(names, str(threads)) | ({"M6REC_RECORD": str(record.absolute())} if record else {})
-    bar = {"desc": Path(notebook).stem, "leave": False, "disable": None if progress else True}  # None: without terminal
+    bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
-    log = (log or out.with_suffix(".log")).absolute()
+    record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
+    record.unlink(missing_ok=True)
     with (
         tempfile.TemporaryDirectory() as cwd,
         log.open("w", encoding="utf-8") as lines,
-        patch.dict(os.environ, variables),
+        patch.dict(os.environ, dict.fromkeys(names, str(threads)) | {"M6REC_RECORD": str(record)}),
     ):
         try:
             papermill.execute_notebook(
@@ -115,20 +132,16 @@ def execute(
 def _typed(where: str, parameter: dict[str, str], value: object) -> object:
     name, default = parameter["name"], ast.literal_eval(parameter["default"])
     if isinstance(value, str) and not isinstance(default, str):
-        try:
-            literal = value.title() if value.lower() in ("true", "false", "none") else value  # as shells write them
-            value = ast.literal_eval(literal)
-        except (ValueError, SyntaxError):
-            pass
+        with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
+            value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
     due = float if parameter["inferred_type_name"] == "float" else type(default)
     if due is float and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not due:
         raise InputError(f"{where}: {name} is {due.__name__}, for instance {parameter['default']}, not {value!r}.")
     found = re.match(r"[\w-]+(?: \| [\w-]+)+", parameter["help"])
-    choices = found[0].split(" | ") if found else []
-    if default in choices and value not in choices:
-        raise InputError(f"{where}: {name} is one of {' | '.join(choices)}, not {value!r}.")
+    if found and default in (choices := found[0].split(" | ")) and value not in choices:
+        raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
     return value
 
 

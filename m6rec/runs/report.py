@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nbconvert import HTMLExporter
 
-from m6rec.record import recorded
 from m6rec.runs.execute import Execution, read
 
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
@@ -29,7 +28,6 @@ a.anchor-link { display: none; }
   .highlight { filter: invert(.9) hue-rotate(180deg); }
 }
 """
-HEADLINES = 3  # of a notebook's figures that stand beside its picture
 
 
 def build(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
@@ -59,18 +57,11 @@ def build(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict]
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
             _write(folder / f"{stem}.html", title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
             picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
-        state = f"{done.seconds:.0f} s  {headlines(done)}" if done.ok else f"✗ {done.error}"
         heading = f'<h2><a href="{stem}.html">{escape(title)}</a></h2>'
-        parts.append(f"<section>{heading}<p>{escape(state)}</p>{picture}</section>")
+        parts.append(f"<section>{heading}<p>{escape(str(done))}</p>{picture}</section>")
     parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
     _write(folder / "index.html", "m6rec: the executed notebooks", "\n".join(parts))
     return folder / "index.html"
-
-
-def headlines(done: Execution) -> str:
-    """The first figures that a notebook of a run has recorded."""
-    figures = [*recorded(done.path.with_suffix(".json")).values()][:HEADLINES]
-    return " · ".join(f"{figure.name} {figure} {figure.label}".strip() for figure in figures)
 
 
 def _write(path: Path, title: str, body: str, style: str = "") -> None:

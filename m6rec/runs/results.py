@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from m6rec.errors import InputError
-from m6rec.record import code_hash, environment, recorded, rounded, short, write_json
+from m6rec.record import code_hash, environment, rounded, short, write_json
 from m6rec.runs.execute import execute, find, read
 
 COLUMNS = ("figure", "what", "value", "95 % interval", "split", "n", "seeds", "scale", "commit", "date")
@@ -38,16 +38,16 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
     """
     stem, folder = notebook.stem, notebook.parent / "results"
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
-    record, log, command = place / "figures.json", place / "log.txt", f"make results NB={stem}"
-    record.unlink(missing_ok=True)
-    origin = {**environment(), "code_hash": code_hash(notebook)}  # before the run: this is the code that it starts from
+    asked = {"scale": "full"} | ({"only": only} if only else {})
+    command = f"make results NB={stem}" + f" ONLY={only}" * bool(only)
+    # Before the run: this is the code that it starts from.
+    origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
     others = read_all(folder, but="" if only else stem)
     old = others.pop(stem, {"run": {}})
-    asked = {"scale": "full", "only": only} if only else {"scale": "full"}
-    done = execute(notebook, place / notebook.name, asked, log=log, timeout=timeout, record=record)
+    done = execute(notebook, place / notebook.name, asked, timeout)
     if not done.ok:
-        raise Failed(f"{stem} failed, its old results stay: {done.error} (see {log})")
-    figures = {name: figure.plain() for name, figure in recorded(record).items() if name.startswith(only)}
+        raise Failed(f"{stem} failed, its old results stay: {done.error} (see {done.log})")
+    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
     if only and not figures:
         raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
     for owner, result in others.items():
@@ -55,14 +55,7 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
             raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
     for figure in figures.values():
         figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
-    origin |= {
-        "seconds": round(done.seconds, 1),
-        "scale": "full",
-        "date": time.strftime("%Y-%m-%d"),
-        "command": command,
-    }
-    if only:
-        origin |= {"only": only, "command": f"{command} ONLY={only}"}
+    origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
     source = {what: old["run"].get(what) for what in ORIGIN}
     kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
     write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})

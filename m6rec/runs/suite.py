@@ -14,7 +14,7 @@ import nbformat
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
 from m6rec.errors import InputError
-from m6rec.record import code_hash, environment, recorded, write_json
+from m6rec.record import code_hash, environment, write_json
 from m6rec.runs import report
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
 
@@ -35,14 +35,13 @@ def run_all(
     folder.mkdir(parents=True)
     done, metrics = [], {}
     for path in paths:
-        record = folder / f"{path.stem}.json"
-        execution = execute(path, folder / path.name, typed, record=record)
-        figures = {name: figure.plain() for name, figure in recorded(record).items()}
+        execution = execute(path, folder / path.name, typed)
+        figures = {name: figure.plain() for name, figure in execution.figures.items()}
         if twice := sorted(figures.keys() & metrics.keys()):
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
         metrics = {**figures, **metrics}
         done.append(execution)
-        say(_line(execution) + report.headlines(execution))
+        say(execution)
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
@@ -63,11 +62,10 @@ def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
     done = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
-            execution = execute(path, Path(folder) / path.name, record=Path(folder) / f"{path.stem}.json")
+            done.append(execution := execute(path, Path(folder) / path.name))
             if execution.ok:
                 nbformat.write(clean(read(execution.path)), path)
-            done.append(execution)
-            say(_line(execution))
+            say(execution)
     return done
 
 
@@ -109,7 +107,3 @@ def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
 def _digest(notebook: nbformat.NotebookNode) -> str:
     """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
     return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
-
-
-def _line(done: Execution) -> str:
-    return f"{'✓' if done.ok else '✗'} {done.path.stem:<24} {done.seconds:5.0f} s  {done.error}"

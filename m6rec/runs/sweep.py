@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from joblib import Parallel, delayed
 
+from m6rec.cache import whole
 from m6rec.errors import InputError
-from m6rec.record import code_hash, cores, environment, recorded, write_json
+from m6rec.record import code_hash, cores, environment, write_json
 from m6rec.runs.execute import check_parameters, defaults, execute
 
 DONE = "done.json"
@@ -31,10 +32,6 @@ class Run(NamedTuple):
     folder: Path
     given: dict[str, Any]
     parameters: dict[str, Any]
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / DONE).exists()
 
 
 class Sweep(NamedTuple):
@@ -73,51 +70,50 @@ def sweep(
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    kept = [run for run in runs if run.finished]
+    kept = [run for run in runs if (run.folder / DONE).exists()]
     todo = [run for run in runs if run not in kept]
     if dry_run:
         for run in runs:
             say(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
         return Sweep([], kept, {}, [])
     failed: dict[Path, str] = {}
-    calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout, jobs == 1) for run in todo)
+    calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout) for run in todo)
     try:
         for folder, error in Parallel(jobs, return_as="generator_unordered", batch_size=1)(calls):
             failed |= {folder: error} if error else {}
-            say(f"failed    {folder.name}: {error}" if error else f"finished  {folder.name}")
+            say(f"{folder.name}: {error or 'finished'}")
     finally:
-        tables = write_tables(out, code_hash(notebook), list(defaults(notebook)))
+        tables = write_tables(notebook, out)
     return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)
 
 
-def write_tables(out: Path, code: str, parameters: list[str]) -> list[Path]:
-    """Gather one code's finished runs into results.parquet and results.csv, one row each; none if none is finished."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]
+def write_tables(notebook: Path, out: Path) -> list[Path]:
+    """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
+    finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished]
     if not rows:
         return []
     # "width=64" and the default of 64 are one and the same run.
     table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
     paths = [out / "results.parquet", out / "results.csv"]
     for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
-        part = path.with_name(f".{path.name}.part")
-        write(part, index=False)
-        part.replace(path)
+        with whole(path) as new:
+            write(new, index=False)
     return paths
 
 
-def _run(notebook: Path, run: Run, threads: int, timeout: int | None, progress: bool) -> tuple[Path, str]:
+def _run(notebook: Path, run: Run, threads: int, timeout: int | None) -> tuple[Path, str]:
     """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
     if code_hash(notebook) != run.folder.parent.name:
         return run.folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
-    record, log, origin = run.folder / "figures.json", run.folder / "log.txt", environment()
-    done = execute(notebook, run.folder / notebook.name, run.given, log=log, timeout=timeout, threads=threads,
-                   record=record, progress=progress)  # fmt: skip
+    origin = environment()
+    done = execute(notebook, run.folder / notebook.name, run.given, timeout, threads)
     if not done.ok:
-        return run.folder, f"{done.error} (see {log})"
+        return run.folder, f"{done.error} (see {done.log})"
     row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in run.parameters.items()}
-    for name, figure in recorded(record).items():
+    for name, figure in done.figures.items():
         bounds = {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
         row |= {name: figure.value, **bounds}
     row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,8 @@ import pandas as pd
 from m6rec.config import CONTEXT_FUSIONS
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 from m6rec.model.network import ContextFusion
+from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
-
-if TYPE_CHECKING:
-    from m6rec.recommender import M6Rec
 
 VARIANTS: dict[str, dict[str, object]] = {way: {"context_fusion": way} for way in CONTEXT_FUSIONS}
 VARIANTS["none"] = {"request": False, "profile": False}  # the history alone

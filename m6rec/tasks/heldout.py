@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,25 +15,26 @@ import torch
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Split
-from m6rec.data.prompts import Domain, domain
+from m6rec.data.prompts import domain
 from m6rec.data.text import Prompt
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model.text_model import TextTransformer
-from m6rec.tasks.zero_shot import DotProduct
+from m6rec.tasks.retrieval import DotProduct
 from m6rec.train.text import Backbone, fine_tune
 
 # Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
 PASSES, SCRATCH_RATE = 10, 3e-3
 SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
-Case = tuple[np.ndarray, np.ndarray | None]  # targets as rows of data.events, the item codes that are ranked (all)
 
 
-class HeldOutTargets:
-    """Targets by case, and the held-out item codes."""
+class HeldOut:
+    """Targets by case."""
 
-    def __init__(self, data: Dataset, split: Split, items: np.ndarray, cases: dict[str, Case]):
-        self.data, self.split, self.items, self.cases = data, split, np.asarray(items), cases
+    data: Dataset
+    split: Split
+    items: np.ndarray  # (n,) held-out codes
+    cases: dict[str, tuple[np.ndarray, np.ndarray | None]]  # rows of data.events, the codes that are ranked (None: all)
 
     @property
     def chance(self) -> float:
@@ -53,7 +54,7 @@ class HeldOutTargets:
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
 
 
-class ColdStart(HeldOutTargets):
+class ColdStart(HeldOut):
     """A data set of which items and users (codes) are held out; `train` has the other events.
 
     Cases: "warm"; "cold" (known users, held-out items, ranked among these); "valid" and "valid_cold" (the same, of the
@@ -61,18 +62,21 @@ class ColdStart(HeldOutTargets):
     """
 
     def __init__(self, data: Dataset, items: np.ndarray, users: Sequence[int] = ()):
-        self.train, split = data.without(items, users), data.split()
+        self.data, self.split, self.items = data, data.split(), np.asarray(items)
+        self.train = data.without(items, users)
         user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
         cold, new = np.isin(item, items), np.isin(user, users)  # (E,)
         # Users with fewer than three events left are trained on to the last one, and are no targets.
         warm = ~(cold | new) & (np.diff(self.train.offsets) >= 3)[user]
         first = np.flatnonzero(np.diff(user, prepend=-1))
-        cases: dict[str, Case] = {"warm": (split.test[warm[split.test]], None)}
-        cases["cold"] = split.test[(cold & ~new)[split.test]], items
-        cases["valid"] = split.valid[warm[split.valid]], None
-        cases["valid_cold"] = split.valid[(cold & ~new)[split.valid]], items
-        cases["cold_users"] = first[(new & ~cold)[first]], None
-        super().__init__(data, split, items, cases)
+        cases = {
+            "warm": (self.split.test, warm, None),
+            "cold": (self.split.test, cold & ~new, self.items),
+            "valid": (self.split.valid, warm, None),
+            "valid_cold": (self.split.valid, cold & ~new, self.items),
+            "cold_users": (first, new & ~cold, None),
+        }
+        self.cases = {case: (rows[kept[rows]], pool) for case, (rows, kept, pool) in cases.items()}
 
     @classmethod
     def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> ColdStart:
@@ -88,57 +92,39 @@ class ColdStart(HeldOutTargets):
         return fitted | ({"sasrec": [baselines.SASRec(c).cached(self.train, split) for c in configs]} if seeds else {})
 
 
-class HeldOut(NamedTuple):
-    """A domain that training never sees, and its targets."""
+class OpenDomain(HeldOut):
+    """Items (N,) bool, and users (U,) bool, that a text backbone's training never sees; nor any event after a target.
 
-    seen: Domain  # what may be trained on: no event of the held-out items, none of the cold users
-    whole: Domain  # everything, row for row with data.events: histories are read from it
-    items: np.ndarray  # (n,) codes of the held-out items
-    split: Split  # targets: every user's last held-out item, half of the users each; train: all before
-    shots: np.ndarray  # rows of the split's training events that are of held-out items and not of cold users
-    cold_users: np.ndarray  # (U,) bool: users of whom training has seen nothing
-    train: np.ndarray  # (E,) bool: the events of `seen`, as rows of data.events
-
-    def few(self, count: int, seed: int = 0) -> list[Prompt]:
-        """So many events of the held-out items, drawn by `seed`, to learn from."""
-        return self.whole.prompts(np.random.default_rng(seed).permutation(self.shots)[:count])
-
-
-def hold_out(data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = None, name: str = "") -> HeldOut:
-    """Keep items (N,) bool, and users (U,) bool, from training; nobody's events after their target are trained on.
-
-    With every item held out, `seen` is empty: train on another data set.
-    """
-    user, held = data.events["user"].to_numpy(), items[data.events["item"]]
-    cold = np.zeros(data.n_users, bool) if cold_users is None else cold_users
-    target = np.full(data.n_users, data.n_events)
-    target[user[held]] = np.flatnonzero(held)  # the last one stays
-    before = np.arange(data.n_events) < target[user]
-    targets = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
-    odd = user[targets] % 2 == 1
-    split = Split("held_out", before, targets[~odd], targets[odd])
-    train, shots = before & ~held & ~cold[user], np.flatnonzero(before & held & ~cold[user])
-    return HeldOut(domain(data, train, name), domain(data), np.flatnonzero(items), split, shots, cold, train)
-
-
-class OpenDomain(HeldOutTargets):
-    """What is held out of a data set, for a text backbone.
-
-    Cases: "all" targets of held-out items, those of known users ("cold items") and of cold users ("cold users and
-    items"), and "cold users", whose last event is of an item that training knows; each with the items that are ranked.
+    A target is every user's last held-out item; `valid` and `test` have half of the users each. With every item held
+    out, `seen` is empty: train on another data set. Cases: "all" targets, those of known users ("cold items") and of
+    cold users ("cold users and items"), and "cold users", whose last event is of an item that training knows.
     """
 
-    def __init__(self, data: Dataset, out: HeldOut):
-        self.out = out
-        user, test, known = out.whole.user, out.split.test, np.unique(out.seen.item)
-        cold = out.cold_users[user]
+    def __init__(self, data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = None, name: str = ""):
+        user, held = data.events["user"].to_numpy(), items[data.events["item"]]
+        self.data, self.items = data, np.flatnonzero(items)
+        self.cold_users = np.zeros(data.n_users, bool) if cold_users is None else cold_users
+        cold, target = self.cold_users[user], np.full(data.n_users, data.n_events)
+        target[user[held]] = np.flatnonzero(held)  # the last one stays
+        before = np.arange(data.n_events) < target[user]
+        targets = np.sort(target[(target < data.n_events) & (target > data.offsets[:-1])])  # with a history
+        odd = user[targets] % 2 == 1
+        self.split = Split("held_out", before, targets[~odd], test := targets[odd])
+        self.train = before & ~held & ~cold  # (E,) bool
+        self.shots = np.flatnonzero(before & held & ~cold)  # rows that few-shot training draws from
+        self.seen = domain(data, self.train, name)  # what may be trained on
+        self.whole = domain(data)  # everything, row for row with data.events: histories are read from it
+        known = np.unique(self.seen.item)
         last = np.append(user[1:] != user[:-1], True) & (np.diff(user, prepend=-1) == 0)  # with a history
-        last &= np.isin(out.whole.item, known)
+        last &= np.isin(self.whole.item, known)
         # Nothing is cold: the last events of users who were read, if they are later than all that was read of them.
-        self.warm = np.flatnonzero(last & ~out.train & ~cold)
-        cases: dict[str, Case] = {"all": (test, out.items), "cold items": (test[~cold[test]], out.items)}
-        cases["cold users and items"] = test[cold[test]], out.items
-        super().__init__(data, out.split, out.items, cases | {"cold users": (np.flatnonzero(last & cold), known)})
+        self.warm = np.flatnonzero(last & ~self.train & ~cold)
+        self.cases = {
+            "all": (test, self.items),
+            "cold items": (test[~cold[test]], self.items),
+            "cold users and items": (test[cold[test]], self.items),
+            "cold users": (np.flatnonzero(last & cold), known),
+        }
 
     @cached_property
     def baselines(self) -> dict[str, Any]:
@@ -147,20 +133,21 @@ class OpenDomain(HeldOutTargets):
         models |= {"content_knn": baselines.ContentKNN(), "popularity": baselines.Popularity()}
         return {name: model.fit(self.data, self.split) for name, model in models.items()}
 
+    def few(self, count: int, seed: int = 0) -> list[Prompt]:
+        """So many events of the held-out items, drawn by `seed`, to learn from: more are a superset of fewer."""
+        return self.whole.prompts(np.random.default_rng(seed).permutation(self.shots)[:count])
+
     def few_shot(self, backbones: Sequence[Backbone], count: int, *, scratch: bool = False) -> list[DotProduct]:
-        """A scorer of each backbone after `few_shot`; the seed of the draw counts from 0."""
-        tuned = [few_shot(one, self.out, count, scratch=scratch, seed=seed) for seed, one in enumerate(backbones)]
-        return [DotProduct(one, self.out.whole) for one in tuned]
+        """A scorer of each backbone after fine-tuning on `count` events; the seed of the draw counts from 0.
 
-
-def few_shot(backbone: Backbone, out: HeldOut, count: int, *, scratch: bool = False, seed: int = 0) -> Backbone:
-    """Fine-tune on `count` of the held-out domain's events, drawn by seed: more are always a superset of fewer.
-
-    Both pretraining losses go on, among the domain's items. scratch: begin with untrained weights instead.
-    """
-    rate = SMALL_RATE if count < SMALL else RATE
-    if scratch:
-        torch.manual_seed(seed)
-        network = TextTransformer(backbone.config, len(backbone.tokenizer))
-        backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
-    return fine_tune(backbone, out.few(count, seed), PASSES, rate, seed, sorted(set(out.whole.items[out.items])))
+        Both pretraining losses go on, among the held-out items. scratch: begin with untrained weights instead.
+        """
+        words, rate, scorers = sorted(set(self.whole.items[self.items])), SMALL_RATE if count < SMALL else RATE, []
+        for seed, backbone in enumerate(backbones):
+            if scratch:
+                torch.manual_seed(seed)
+                network = TextTransformer(backbone.config, len(backbone.tokenizer))
+                backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
+            tuned = fine_tune(backbone, self.few(count, seed), PASSES, rate, seed, words)
+            scorers.append(DotProduct(tuned, self.whole))
+        return scorers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from m6rec.config import MODALITIES
 from m6rec.data import bazaar, load
 from m6rec.explain.capture import one, tokens
 from m6rec.explain.explainers import Explainer
+from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
-
-if TYPE_CHECKING:
-    from m6rec.recommender import M6Rec
 
 # The modalities that are kept, all of them first -> those that are dropped.
 SUBSETS = {k: tuple(m for m in MODALITIES if m not in k) for n in (3, 2, 1) for k in combinations(MODALITIES, n)}

@@ -1,6 +1,10 @@
-"""Retrieval: two linear maps of frozen states to 128 numbers, so that the nearest items can be looked up.
+"""Ranking by the items' words alone: zero-shot, where nothing is trained, and retrieval, where two linear maps are.
 
-Both maps are trained with InfoNCE at temperature .07. Source: M6-Rec section 3.2 (retrieval).
+Zero-shot has two scores of one backbone. `Likelihood`: the mean log-likelihood of each candidate's tokens after the
+history, which is encoded once (M6-Rec section 3.2). `DotProduct`: the state before the item with the sum of each
+candidate's token embeddings, which the contrastive pretraining loss has aligned; one pass for all candidates.
+Retrieval (section 3.2, too) maps frozen states to 128 numbers, so that the nearest items can be looked up; both maps
+are trained with InfoNCE at temperature .07.
 """
 
 from __future__ import annotations
@@ -14,13 +18,93 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import pick_device
+from m6rec.data.dataset import Targets
 from m6rec.data.prompts import HISTORY, Domain
-from m6rec.data.text import Prompt
+from m6rec.data.text import PAD, Prompt, pad
 from m6rec.model.text_model import ends
 from m6rec.train.fit import train_epoch
+from m6rec.train.losses import text_vectors
 from m6rec.train.text import SOURCE, Backbone
 
+CANDIDATES_CHUNK, PROMPTS_CHUNK = 512, 64
 WIDTH, TEMPERATURE = 128, 0.07
+
+
+@torch.no_grad()
+def states(backbone: Backbone, prompts: Sequence[Prompt], *, target: bool = False) -> Tensor:
+    """The backbone's state of each prompt's [EOS'], or at the last token of its given target: (n, D)."""
+    rows = []
+    for start in range(0, len(prompts), PROMPTS_CHUNK):
+        part = prompts[start : start + PROMPTS_CHUNK]
+        last = source = torch.from_numpy(backbone.tokenizer.encode(part, SOURCE).source).to(backbone.network.device)
+        given = None
+        if target:
+            last = given = torch.from_numpy(pad([backbone.tokenizer.given(prompt.target) for prompt in part]))
+        hidden = backbone.network(source, given, logits=False).hidden
+        rows.append(ends(last.to(hidden.device), hidden[:, source.shape[1] if target else 0 :]))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> np.ndarray:
+    """(N,) the mean log-likelihood of each candidate's tokens as what follows a prompt, whose target is given."""
+    network, tokenizer = backbone.network, backbone.tokenizer
+    given = tokenizer.given(prompt.target)
+    source = torch.tensor([tokenizer.source(prompt, SOURCE)])
+    # The last given token begins each candidate: its logits are those of the candidate's first token.
+    cache = network.prefill(source, torch.tensor([given[:-1]], dtype=torch.long))
+    rows = torch.from_numpy(pad([(given[-1], *tokenizer.segment(words)) for words in candidates]))  # (N, T)
+    means = []
+    for part in rows.to(network.device).split(CANDIDATES_CHUNK):
+        token = part[:, 1:]  # (n, T - 1)
+        log_prob = network.decode_step(part[:, :-1], cache).log_softmax(-1).gather(-1, token[..., None])[..., 0]
+        means.append((log_prob * (token != PAD)).sum(1) / (token != PAD).sum(1))
+    return torch.cat(means).cpu().numpy()
+
+
+def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> list[Prompt]:
+    """Each target's profile and history, and its request as the beginning of the target region."""
+    return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events, history)]
+
+
+class Likelihood:
+    """A scorer for `m6rec.evaluate`: token log-likelihoods after each target's profile, history and request.
+
+    candidates: the item codes that are scored; the others get -inf. prior: the share of each candidate's log-likelihood
+    without any history that is subtracted, so that words which are likely for everyone do not lead.
+    """
+
+    name = "zero-shot"
+
+    def __init__(
+        self, backbone: Backbone, domain: Domain, candidates: np.ndarray, *, history: int = HISTORY, prior: float = 0.0
+    ):
+        self.backbone, self.domain, self.candidates, self.history = backbone, domain, candidates, history
+        self.words, self.back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # scored once
+        self.prior = prior * log_likelihood(backbone, Prompt(), self.words) if prior else 0.0
+
+    def scores(self, users: Targets) -> np.ndarray:
+        """(B, N) mean log-likelihoods."""
+        out = np.full((len(users), len(self.domain.items)), -np.inf)
+        for row, prompt in zip(out, target_prompts(self.domain, users, self.history), strict=True):
+            row[self.candidates] = (log_likelihood(self.backbone, prompt, self.words) - self.prior)[self.back]
+        return out
+
+
+class DotProduct:
+    """A scorer for `m6rec.evaluate`: ⟨the state before an item, the item's words⟩ for every item of `domain`."""
+
+    name = "zero-shot, dot product"
+
+    def __init__(self, backbone: Backbone, domain: Domain, *, history: int = HISTORY):
+        self.backbone, self.domain, self.history = backbone, domain, history
+        tokens = torch.from_numpy(pad([backbone.tokenizer.segment(words)[:-1] for words in domain.items]))
+        with torch.no_grad():
+            self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N) inner products."""
+        return states(self.backbone, target_prompts(self.domain, users, self.history), target=True) @ self.items.T
 
 
 class Pairs(NamedTuple):
@@ -31,21 +115,9 @@ class Pairs(NamedTuple):
     items: Tensor  # (N, D)
 
 
-@torch.no_grad()
-def states(backbone: Backbone, prompts: Sequence[Prompt], size: int = 64) -> Tensor:
-    """The backbone's state of each prompt's [EOS'] (n, D)."""
-    rows = []
-    for start in range(0, len(prompts), size):
-        source = torch.from_numpy(backbone.tokenizer.encode(prompts[start : start + size], SOURCE).source)
-        source = source.to(backbone.network.device)
-        rows.append(ends(source, backbone.network(source).hidden))
-    return torch.cat(rows)
-
-
 def pairs(backbone: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
     """Events `rows` of a domain as pairs: profile, request and history, and the item."""
-    prompts = zip(domain.requests[rows], domain.prompts(rows), strict=True)
-    users = states(backbone, [prompt._replace(request=request, target=()) for request, prompt in prompts])
+    users = states(backbone, [prompt._replace(target=()) for prompt in domain.prompts(rows, in_source=True)])
     items = states(backbone, [Prompt(candidate=words) for words in domain.items])
     return Pairs(users, torch.tensor(domain.item[rows], device=items.device), items)
 
