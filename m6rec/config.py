@@ -7,6 +7,8 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -28,134 +30,94 @@ class Config:
     """
 
     # --- the network
-    width: int = 64
-    """D, channels of every token."""
-    heads: int = 2
-    """H, attention heads of every block; divides the width."""
-    local_layers: int = 1
-    """Blocks inside one item, over its text, image and sound tokens. 0: an item is a bag of them (fusion "joint")."""
-    joint_layers: int = 2
-    """Blocks over profile, history and target."""
-    decoder_layers: int = 1
-    """Blocks over the digits of a semantic ID, or over text."""
-    dropout: float = 0.2
-    """Share of channels dropped before and after each sub-layer while training."""
-    history: int = 100
-    """T, the most recent events that are encoded."""
+    width: int = 64  # D, channels of every token
+    heads: int = 2  # H, attention heads of every block; divides the width
+    local_layers: int = 1  # blocks inside one item, over its text, image and sound tokens. 0: a bag of them
+    joint_layers: int = 2  # blocks over profile, history and target
+    decoder_layers: int = 1  # blocks over the digits of a semantic ID, or over text
+    dropout: float = 0.2  # share of channels dropped before and after each sub-layer while training
+    history: int = 100  # T, the most recent events that are encoded
     # --- what it encodes
-    identity: bool = True
-    """Give every known item an ID embedding beside its content. Off, the model is open-domain as in the paper."""
-    identity_dropout: float = 0.0
-    """Share of items whose ID embedding is dropped in a training step, so that content learns to stand alone."""
-    modalities: tuple[str, ...] = MODALITIES
-    """Of an item, where it has them: text, image, sound."""
+    identity: bool = True  # an ID embedding for every known item, beside its content. Off: open-domain, as in the paper
+    identity_dropout: float = 0.0  # share of items without it in a training step, so that content learns to stand alone
+    modalities: tuple[str, ...] = MODALITIES  # of an item, where it has them
+    # How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
+    # (from text to the others).
     fusion: str = "joint"
-    """How an item's modalities meet: "joint" (every token attends to every token), "gated" (late) or "cross".
-    In the last local layer only [ITEM] attends: to all tokens, to each modality apart, or from text to the others."""
-    modality_dropout: float = 0.1
-    """Chance of each of an item's modalities to be dropped in a training step; one always stays."""
-    profile: bool = True
-    """The user's profile columns."""
-    request: bool = True
-    """The request's own time (hour, weekday, gap since the last event) and the events' own columns."""
+    modality_dropout: float = 0.1  # chance of each of an item's modalities to be dropped in training; one always stays
+    profile: bool = True  # the user's profile columns
+    request: bool = True  # the request's time (hour, weekday, gap since the last event) and the events' own columns
+    # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
+    # the last items' texts share).
     derived_features: tuple[str, ...] = ()
-    """Derived context features: season, session (its events before the request), pace (seconds per
-    event in it), tastes (the word that the last items' texts share)."""
+    # Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
+    # time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
-    """Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
-    time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories."""
+    # How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding".
     context_fusion: str = "attention"
-    """How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding"."""
-    vocabulary: int = 2048
-    """V, the size of the text vocabulary."""
-    text_length: int = 24
-    """Text tokens encoded per item."""
+    vocabulary: int = 2048  # V, the size of the text vocabulary
+    text_length: int = 24  # text tokens encoded per item
     # --- semantic IDs
-    digits: int = 3
-    """G, levels of the tree: digits of a semantic ID."""
-    free_leaves: float = 0.15
-    """Share of the tree's leaves that stay free for new items."""
+    digits: int = 3  # G, levels of the tree: digits of a semantic ID
+    free_leaves: float = 0.15  # share of the tree's leaves that stay free for new items
     # --- training
-    pretrain_epochs: int = 25
-    """Passes over all training events with the pretraining losses (0: the items alone, with `item_epochs`)."""
-    finetune_epochs: int = 10
-    """Passes over all training events with the digits' losses added."""
-    batch: int = 64
-    """B, sequences per step."""
-    learning_rate: float = 1e-3
-    """AdamW's step size after the warm-up."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay."""
-    average: float = 0.99
-    """Decay per step of the exponential moving average of the weights, which is what is validated and kept."""
-    patience: int = 3
-    """Validations without a better NDCG@10 after which training stops early."""
-    validate_every: int = 5
-    """Epochs between validations."""
-    item_epochs: int = 0
-    """Passes over the items alone, with their content's losses, before the first event; then those losses stop."""
-    infill_weight: float = 0.2
-    """Weight of the text-infilling loss beside the next-event loss (0 switches it off); captions are part of it."""
-    patch_weight: float = 0.2
-    """Weight of the masked image and sound patches' loss (0 switches it off)."""
-    align_weight: float = 0.1
-    """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
-    teacher_weight: float = 1.0
-    """Weight of the dense head's distillation in the digits' loss (0 switches it off)."""
-    spectral: float = 0.0
-    """Standard deviation at which ID embeddings start as the spectral embedding of the training histories'
-    co-occurrences (0: as small random vectors). Without `identity` there is nothing to start."""
-    smoothing: float = 0.0
-    """Share of a target's probability given to the items that co-occur with it in the training histories; none where
-    items are sampled (`negatives`)."""
+    pretrain_epochs: int = 25  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
+    finetune_epochs: int = 10  # passes over all training events with the digits' losses added
+    batch: int = 64  # B, sequences per step
+    learning_rate: float = 1e-3  # AdamW's step size after the warm-up
+    weight_decay: float = 0.01  # AdamW's decoupled decay
+    average: float = 0.99  # decay per step of the moving average of the weights, which is what is validated and kept
+    patience: int = 3  # validations without a better NDCG@10 after which training stops early
+    validate_every: int = 5  # epochs between validations
+    item_epochs: int = 0  # passes over the items alone, with their content's losses, before the first event; then none
+    infill_weight: float = 0.2  # of the text-infilling loss beside the next-event loss; captions are part of it
+    patch_weight: float = 0.2  # of the masked image and sound patches' loss
+    align_weight: float = 0.1  # of the contrastive alignment between the modalities of an item
+    teacher_weight: float = 1.0  # of the dense head's distillation in the digits' loss
+    spectral: float = 0.0  # standard deviation of ID embeddings that start from co-occurrences. 0: small random vectors
+    smoothing: float = 0.0  # share of a target's probability for items that co-occur with it; none with `negatives`
+    # Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
+    # above 50,000 items.
     negatives: int = 0
-    """Items sampled in each step to stand for all the others in the softmax and in the dense head's distillation.
-    0: the full softmax, but above 50,000 items 2,048 are sampled."""
-    seed: int = 0
-    """Seeds initialisation, order and dropout."""
-    device: str = "auto"
-    """"auto" (a GPU where there is one), "cpu", "cuda" or any other device that PyTorch has here: see `pick_device`."""
+    seed: int = 0  # of initialisation, order and dropout
+    device: str = "auto"  # "auto" (a GPU where there is one), "cpu", "cuda" or another: see `pick_device`
+    # What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
+    # on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie.
     precision: str = "auto"
-    """What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
-    on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie."""
-    compile: bool = False
-    """Train the joint layers through `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU."""
+    compile: bool = False  # the joint layers by `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU
 
     def __post_init__(self) -> None:
         for name in _SOME_OF:  # JSON knows only lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
-        chosen = [
-            (f'{name}="{getattr(self, name)}" is unknown', getattr(self, name), _ONE_OF[name]) for name in _ONE_OF
-        ]
-        chosen += [(f"{name}: {v!r} is unknown", v, _SOME_OF[name]) for name in _SOME_OF for v in getattr(self, name)]
-        chosen += [(f"the column {name} is declared {kind!r}", kind, COLUMN_TYPES) for name, kind in self.columns]
-        for problem, value, known in chosen:
-            if value not in known:
-                raise InputError(
-                    f"{problem}: take {'some' if known in _SOME_OF.values() else 'one'} of {', '.join(known)}."
-                )
-        for name, low in _LOWEST.items():
-            if getattr(self, name) < low:
-                raise InputError(f"{name}={getattr(self, name)} is too small: it starts at {low}.")
-        for name in ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} is outside its range: take 0 <= {name} < 1.")
-        if self.width % (even := 2 * self.heads):
-            raise InputError(
-                f"width={self.width} cannot be split into heads={self.heads} of an even size: "
-                f"take a width that {even} divides, such as {even * max(1, self.width // even)}."
-            )
-        if not (self.identity or self.modalities):
-            raise InputError(
-                "identity=False and no modalities leave nothing of an item to encode: switch one of them on."
-            )
-        if not self.local_layers and self.fusion != "joint":
-            raise InputError(f'local_layers=0 has no layer for fusion="{self.fusion}": take fusion="joint".')
-        try:
-            torch.device("cpu" if self.device == "auto" else self.device)
-        except RuntimeError as error:
-            raise InputError(f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda".') from error
+        for holds, sentence in self._checks():
+            if not holds:
+                raise InputError(f"{sentence}.")
+
+    def _checks(self) -> Iterator[tuple[object, str]]:
+        """What has to hold, with the sentence for where it does not; the later ones rely on the earlier ones."""
+        values = self.to_dict()
+        for name, known in _ONE_OF.items():
+            yield values[name] in known, f'{name}="{values[name]}" is unknown: take one of {", ".join(known)}'
+        for name, known in _SOME_OF.items():
+            for one in values[name]:
+                yield one in known, f"{name}: {one!r} is unknown: take some of {', '.join(known)}"
+        for name, kind in self.columns:
+            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                low = _LOWEST.get(name, 0)
+                yield value >= low, f"{name}={value} is too small: it starts at {low}"
+                yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
+        even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
+        yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
+        yield (
+            self.identity or self.modalities,
+            "identity=False and modalities=() leave nothing to encode: switch one on",
+        )
+        unmet = f'local_layers=0 has no layer for fusion="{self.fusion}"'
+        yield self.local_layers or self.fusion == "joint", f'{unmet}: take fusion="joint"'
+        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> Config:
@@ -184,11 +146,10 @@ class Config:
 
 _ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
 _SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
-_LOWEST = {
-    "width": 4, "heads": 1, "local_layers": 0, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300,
-    "text_length": 2, "digits": 1, "item_epochs": 0, "pretrain_epochs": 0, "finetune_epochs": 0, "batch": 1,
-    "patience": 1, "validate_every": 1, "learning_rate": 0.0, "weight_decay": 0.0, "spectral": 0.0,
-    "infill_weight": 0.0, "patch_weight": 0.0, "align_weight": 0.0, "teacher_weight": 0.0, "negatives": 0,
+_SHARES = ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing")  # below 1
+_LOWEST = {  # of the others it is 0
+    "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
+    "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,
 }  # fmt: skip
 # Events alone rank best (infilling costs a tenth of the NDCG@10), with the target smoothed over co-occurring items.
 _EVENTS = {"infill_weight": 0.0, "smoothing": 0.2}
@@ -198,6 +159,12 @@ PRESETS: dict[str, dict[str, object]] = {
     "small": _EVENTS,
     "base": dict(_EVENTS, width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }
+
+
+def _is_device(name: str) -> bool:
+    with suppress(RuntimeError):
+        return name == "auto" or bool(torch.device(name))
+    return False
 
 
 def pick_device(name: str = "auto") -> torch.device:

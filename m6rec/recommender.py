@@ -6,11 +6,12 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypedDict
+from typing import NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from m6rec.cache import cached, key
@@ -22,31 +23,28 @@ from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
+from m6rec.data.readers import shipped
 from m6rec.data.sources import home, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
-from m6rec.generate.beam import Generated, generate
+from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import checkpoint, losses
 from m6rec.train.fit import Epoch, Stage, fit
 
-
-def shipped(name: str) -> Path | None:
-    """The folder of a model that comes with m6rec, in a clone or in an installed wheel."""
-    package = Path(__file__).parent
-    places = (package / "_weights" / name, package.parent / "data" / "weights" / name)
-    return next((place for place in places if (place / "config.json").exists()), None)
+History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
+Values = Mapping[str, object] | None  # by field
 
 
 class Who(TypedDict, total=False):
-    """The arguments that say for whom, beside a raw user id: see `M6Rec.extract_context`."""
+    """The arguments that say for whom, beside a raw user id: see `M6Rec.person`."""
 
-    history: Sequence[object] | pd.DataFrame | None
-    profile: Mapping[str, object] | None
-    context: Mapping[str, object] | None
+    history: History
+    profile: Values
+    context: Values
 
 
 class Person(NamedTuple):
@@ -65,31 +63,36 @@ class M6Rec:
     Every part that is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
-    def __init__(self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, **changes: object):
-        self.data = data
-        self.config = config or Config.preset(preset, **changes)
-        self.split = data.split()
-        self.fields = Fields.fit(data, self.split, self.config)
+    def __init__(
+        self,
+        data: Dataset,
+        preset: str = "tiny",
+        *,
+        config: Config | None = None,
+        fitted: tuple[Fields, Tokenizer] | None = None,
+        **changes: object,
+    ):
+        """fitted: a saved model's, whose weights are loaded afterwards."""
+        self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
-        self.tokenizer = text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary)
-        self._build(trained)
-        if self.config.identity and self.config.spectral:
-            start = self.config.spectral * spectral(self.data, self.split, self.config.width)
-            self.network.items.init_identity(torch.from_numpy(start).to(self.device))
-
-    def _build(self, trained: np.ndarray) -> None:
-        self._codes: dict[str, EventCodes] = {}
-        self.features = self.preprocess(self.data.items, self.data.media)
+        self.fields, self.tokenizer = fitted or (
+            Fields.fit(data, self.split, self.config),
+            text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary),
+        )
+        self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
         torch.manual_seed(self.config.seed)
-        known = np.isin(np.arange(self.data.n_items), trained)
+        known, self.device = np.isin(np.arange(data.n_items), trained), pick_device(self.config.device)
         self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
-        self.device = pick_device(self.config.device)
         self.network.to(self.device).eval()
+        if self.config.identity and self.config.spectral and not fitted:
+            start = self.config.spectral * spectral(data, self.split, self.config.width)
+            self.network.items.init_identity(torch.from_numpy(start).to(self.device))
         self.stages: dict[str, list[Epoch]] = {}
+        self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
-    # ---- the source document's steps (its section 3.4) -----------------------------------------------------------
+    # ---- training -------------------------------------------------------------------------------------------------
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Generative pretraining: what is missing of an item (text, patches), then the next event of every prefix.
@@ -118,61 +121,52 @@ class M6Rec:
         epochs = self.config.finetune_epochs
         return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
 
-    def preprocess(
-        self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
-    ) -> Features:
-        """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
+        """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
+        data, split, config = self.data, self.split, self.config
+        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        stream = losses.Stream(data, split, self.codes, self._training_content, near)
+        windows = {"length": config.history, "batch": config.batch}
 
-        items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
-        """
-        if not isinstance(items, pd.DataFrame):
-            items = pd.DataFrame({"text": list(items)})
-        folder = home() / "features" if cache else None
-        content = features.preprocess(items, media, self.tokenizer, self.config.text_length, folder)
-        return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
+        def validate(network: Network) -> float:
+            return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-    def extract_context(
-        self,
-        history: Sequence[object] | pd.DataFrame | None = None,
-        request: Mapping[str, object] | None = None,
-        *,
-        user: object = None,
-        profile: Mapping[str, object] | None = None,
-    ) -> Context:
-        """One user now: -> a `Context` of one row and one target (B = Q = 1).
+        return Stage(
+            name,
+            epochs,
+            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
+            lambda network, batch, rng: loss(network, batch, config, stream, rng),
+            validate,
+            losses.loss_weights(config),
+        )
 
-        user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
-        replace the user's own. An item of a history is a raw id, a title, or a dict with the text, image or sound of a
-        new one: those have the codes N, N + 1, … of `item_vectors(new)`. Or a frame of raw events: item_id, and what
-        there is of timestamp and value. request: fields such as {"hour": 21}; unnamed ones are absent. {"timestamp": …}
-        stands for hour, weekday and every derived feature. The source document's section 3.3.1.
-        """
-        past = self._history(user, history)
-        if user is None or profile is not None:
-            codes = self.fields.typed("profile", profile)
-        else:
-            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
-        return contexts.user_context(self.fields, past, request, codes, self.config.history)
+    def _items_stage(self) -> Stage:
+        """Training on the contents of the training items alone, judged by the same losses on drawn samples."""
+        config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
+        if not (config.modalities and (config.infill_weight or config.patch_weight or config.align_weight)):
+            raise InputError("item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0.")
 
-    def _history(self, user: object, history: Sequence[object] | pd.DataFrame | None) -> UserHistory:
-        if user is None and history is None:
-            raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        if history is None:
-            return UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
-        return UserHistory.given(self.data, history)
+        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
+            return losses.item_content(network, content, config, rng)
 
-    @torch.no_grad()
-    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
-        """Context and item vectors -> one state per target (B, Q, D). The source document's section 3.3.2."""
-        items = self.item_vectors() if items is None else items
-        return self.network.fuse(context.to(self.device), items, weights=weights)
+        @torch.no_grad()
+        def validate(network: Network) -> float:
+            rows = [loss(network, None, np.random.default_rng(i)) for i in range(4)]
+            return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
 
-    def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """States -> k generated items each, of the last target. The source document's section 3.4.
+        steps = [None] * -(-len(content.present) // losses.ITEMS)
+        return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
 
-        options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
-        """
-        return generate(self.network.digits, fused.state[:, -1], k, **options)
+    def _train(self, stage: Stage, options: dict) -> list[Epoch]:
+        if self.config.compile:
+            self.network.fusion.compile(dynamic=True)
+        try:
+            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+        finally:
+            self.network.eval()
+            self.network.fusion._compiled_call_impl = None  # lists for one user have other shapes
+            self._items = None
+        return self.stages[stage.name]
 
     # ---- recommending ---------------------------------------------------------------------------------------------
 
@@ -180,9 +174,9 @@ class M6Rec:
         self,
         user: object = None,
         *,
-        history: Sequence[object] | pd.DataFrame | None = None,
-        profile: Mapping[str, object] | None = None,
-        context: Mapping[str, object] | None = None,
+        history: History = None,
+        profile: Values = None,
+        context: Values = None,
         k: int = 10,
         method: str = "generated",
         seen: bool = False,
@@ -191,13 +185,13 @@ class M6Rec:
     ) -> pd.DataFrame:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, or history and profile, say for whom (see `extract_context`); context is the request ({"hour": 21}).
+        user, or history and profile, say for whom (see `person`); context is the request ({"hour": 21}).
         Items of the history are left out unless `seen`; drop: modalities to do without, such as ("image",).
         explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
-        person = self.person(user, history=history, profile=profile, context=context)
-        found = self.top_items(person, k, method, drop=tuple(drop), history=() if seen else None)
+        person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
+        found = self.top_items(person, k, method, drop=drop, history=() if seen else None)
         codes = found.items[0].cpu().numpy()
         table = pd.DataFrame(
             {
@@ -208,42 +202,38 @@ class M6Rec:
             }
         )
         if explain:
-            vectors = self.item_vectors(person.new, drop=tuple(drop))
+            vectors = self.item_vectors(person.new, drop=drop)
             given = reasons(self, person.context, codes.tolist(), vectors=vectors)
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def person(
-        self,
-        user: object = None,
-        *,
-        history: Sequence[object] | pd.DataFrame | None = None,
-        profile: Mapping[str, object] | None = None,
-        context: Mapping[str, object] | None = None,
-    ) -> Person:
-        """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody."""
-        encoded = self.extract_context(history, context, user=user, profile=profile)
+    def person(self, user: object = None, **who: Unpack[Who]) -> Person:
+        """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
+
+        user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
+        replace the user's own. An item of a history is a raw id, a title, or a dict with the text, image or sound of a
+        new one: those have the codes N, N + 1, … of `item_vectors(new)`. Or a frame of raw events: item_id, and what
+        there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
+        {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
+        """
+        history, profile = who.get("history"), who.get("profile")
+        if user is None and history is None:
+            raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
+        if history is None:
+            past = UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
+        else:
+            past = UserHistory.given(self.data, history)
+        if user is None or profile is not None:
+            codes = self.fields.typed("profile", profile)
+        else:
+            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
+        encoded = contexts.user_context(self.fields, past, who.get("context"), codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
-        return Person(encoded, self._history(user, history).item.tolist(), new)
+        return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, and behind them of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
-
-    def candidates(self, history: Sequence[int], k: int) -> Tensor:
-        """What may be recommended after a history of item codes: (1, N) bool.
-
-        `InputError` where that is fewer than k, and for a model that is not trained.
-        """
-        n = len(self.network.digits.built_tree.leaf)
-        allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
-        allowed[0, [code for code in history if code < n]] = False
-        possible = int(allowed.sum())
-        if not 1 <= k <= possible:
-            raise InputError(
-                f"k={k} does not fit: this catalogue has {possible} items to recommend here, so take 1 to {possible}."
-            )
-        return allowed
 
     def top_items(
         self,
@@ -260,6 +250,51 @@ class M6Rec:
         items = self.item_vectors(person.new, drop=drop)
         state = self.fuse(context or person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
+
+    def candidates(self, history: Sequence[int], k: int) -> Tensor:
+        """What may be recommended after a history of item codes: (1, N) bool.
+
+        `InputError` where that is fewer than k, and for a model that is not trained.
+        """
+        n = len(self.network.digits.built_tree.leaf)
+        allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
+        allowed[0, [code for code in history if code < n]] = False
+        check_length(k, int(allowed.sum()))
+        return allowed
+
+    # ---- the source document's steps (its section 3.4), one at a time ---------------------------------------------
+
+    def preprocess(
+        self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
+    ) -> Features:
+        """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
+
+        items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
+        """
+        if not isinstance(items, pd.DataFrame):
+            items = pd.DataFrame({"text": list(items)})
+        folder = home() / "features" if cache else None
+        content = features.preprocess(items, media, self.tokenizer, self.config.text_length, folder)
+        return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
+
+    def extract_context(
+        self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
+    ) -> Context:
+        """One user now, as `person` takes them: -> a `Context` of one row and one target (B = Q = 1)."""
+        return self.person(user, history=history, profile=profile, context=request).context
+
+    @torch.no_grad()
+    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
+        """Context and item vectors -> one state per target (B, Q, D). The source document's section 3.3.2."""
+        items = self.item_vectors() if items is None else items
+        return self.network.fuse(context.to(self.device), items, weights=weights)
+
+    def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
+        """States -> k generated items each, of the last target. The source document's section 3.4.
+
+        options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
+        """
+        return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
@@ -305,6 +340,17 @@ class M6Rec:
         """The contexts of targets (B,), each with its own request."""
         return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
+    def codes_of(self, data: Dataset) -> EventCodes:
+        """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
+        if data.fingerprint not in self._codes:
+            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
+        return self._codes[data.fingerprint]
+
+    @property
+    def codes(self) -> EventCodes:
+        """The model's own events as codes."""
+        return self.codes_of(self.data)
+
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -330,7 +376,9 @@ class M6Rec:
         `data` may be left out where it is a registered data set. Raises `InputError` where the folder is missing or
         damaged, or was trained on other data.
         """
-        folder = Path(folder) if Path(folder).exists() else shipped(str(folder)) or Path(folder)
+        folder = Path(folder)
+        if not folder.exists() and (shipped("weights") / folder).exists():
+            folder = shipped("weights") / folder
         weights, tokenizer, values = checkpoint.load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
@@ -343,10 +391,7 @@ class M6Rec:
             raise InputError(
                 f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
             )
-        model = cls.__new__(cls)
-        model.data, model.config, model.fields, model.tokenizer = data, config, fields, tokenizer
-        model.split = data.split()
-        model._build(np.unique(data.events["item"].to_numpy()[model.split.train]))
+        model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
@@ -385,65 +430,3 @@ class M6Rec:
     def cache_key(cls, data: Dataset, config: Config) -> str:
         """A hash of config, data and training code: a stale checkpoint is never loaded."""
         return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))
-
-    # ---- inside ----------------------------------------------------------------------------------------------------
-
-    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """A stage over all training events, with one of `losses`, judged by a ranking of the validation events."""
-        data, split, config = self.data, self.split, self.config
-        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        stream = losses.Stream(data, split, self.codes, self._training_content, near)
-        windows = {"length": config.history, "batch": config.batch}
-
-        def validate(network: Network) -> float:
-            return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
-
-        return Stage(
-            name,
-            epochs,
-            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
-            lambda network, batch, rng: loss(network, batch, config, stream, rng),
-            validate,
-            losses.loss_weights(config),
-        )
-
-    def _items_stage(self) -> Stage:
-        """Over the contents of the training items alone, judged by the same losses on drawn samples."""
-        config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
-        if not (config.modalities and (config.infill_weight or config.patch_weight or config.align_weight)):
-            raise InputError(
-                "item_epochs needs something to teach: a modality, and infill, patch or align_weight above 0."
-            )
-
-        @torch.no_grad()
-        def validate(network: Network) -> float:
-            rows = [losses.item_content(network, content, config, np.random.default_rng(i)) for i in range(4)]
-            return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
-
-        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
-            return losses.item_content(network, content, config, rng)
-
-        steps = [None] * -(-len(content.present) // losses.ITEMS)
-        return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
-
-    def _train(self, stage: Stage, options: dict) -> list[Epoch]:
-        if self.config.compile:
-            self.network.fusion.compile(dynamic=True)
-        try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
-        finally:
-            self.network.eval()
-            self.network.fusion._compiled_call_impl = None  # lists for one user have other shapes
-            self._items = None
-        return self.stages[stage.name]
-
-    @property
-    def codes(self) -> EventCodes:
-        """The model's own events as codes."""
-        return self.codes_of(self.data)
-
-    def codes_of(self, data: Dataset) -> EventCodes:
-        """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
-        if data.fingerprint not in self._codes:
-            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
-        return self._codes[data.fingerprint]

@@ -13,9 +13,8 @@ from fixtures import DEPTH, SEGMENTS, requests
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress, losses
-from m6rec.train import segments as train
 from m6rec.train.checkpoint import version
-from m6rec.train.segments import Variants
+from m6rec.train.compress import Variants
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
@@ -44,7 +43,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
         shares.append(float((weight == 0).float().mean()))
         return losses.exit_losses()(net, windows)
 
-    train.train(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
+    compress.train(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
     pruning.finish()
     assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
     assert not any("parametriz" in name for name in network.state_dict())
@@ -73,7 +72,7 @@ def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
 
 def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
     windows = requests(segmented)
-    every = train.logits(network, segmented, segmented.test, every=True)[:, :5]
+    every = compress.logits(network, segmented, segmented.test, every=True)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
     wanted = compress.early_exit(every, threshold)
     for row in range(5):
@@ -88,7 +87,7 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     rng = np.random.default_rng(0)
     liked = rng.random(2000) < 0.5
     every = np.stack([(liked - 0.5) * strength + rng.normal(0, 1, 2000) for strength in (0.5, 1.0, 2.0, 4.0)])
-    quality = lambda scores: train.auc(scores, liked)  # noqa: E731
+    quality = lambda scores: compress.auc(scores, liked)  # noqa: E731
     threshold = compress.exit_threshold(every, quality, keep=0.95)
     left = compress.early_exit(every, threshold)
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < left.saved(4) < 0.75
@@ -118,11 +117,10 @@ def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path
 
 def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    monkeypatch.setattr(train, "STEPS", 4)
     config = dataclasses.replace(SEGMENTS, joint_layers=2)
 
     def versions():
-        variants = Variants(segmented, config, epochs=1, tune=1)
+        variants = Variants(segmented, config, epochs=1, tune=1, steps=4)
         made = [variants.full(), variants.late(1), variants.distilled(1), variants.edge(depth=2), variants.pruned(0.5)]
         assert variants.edge() is made[3] and variants.pruned(0.5) is made[4] and variants.late(1) is made[1]
         return [version(network) for network in made]
@@ -130,5 +128,5 @@ def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_pat
     first, files = versions(), sorted((tmp_path / "models").iterdir())
     assert len(set(first)) == 5 and len(files) == 7  # a base and the relations too
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
-    other = Variants(segmented, config, epochs=2, tune=1)
+    other = Variants(segmented, config, epochs=2, tune=1, steps=4)
     assert version(other.edge(depth=2)) != first[3]  # another teacher

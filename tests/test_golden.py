@@ -28,7 +28,7 @@ from m6rec.tasks import retrieval
 from m6rec.train import adapt
 from m6rec.train import text as text_training
 from m6rec.train.autoencoder import fitted
-from m6rec.train.segments import Variants
+from m6rec.train.compress import Variants
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3

@@ -100,7 +100,7 @@ def test_a_baseline_that_counts_all_events_is_found(split, data):
         name = "Greedy"
 
         def fit(self, data, split):
-            self.counts = np.bincount(data.events["item"], minlength=data.n_items).astype(np.float32)
+            self.weights = np.bincount(data.events["item"], minlength=data.n_items).astype(np.float32)[None]
             return self
 
     found = fit_leaks(lambda data, split: Greedy().fit(data, split), data, split)

@@ -16,8 +16,7 @@ from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, score
 from m6rec.model.segments import SegmentNetwork
-from m6rec.train import losses
-from m6rec.train import segments as train
+from m6rec.train import compress, losses
 from m6rec.train.checkpoint import version
 
 
@@ -190,7 +189,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
         net = SegmentNetwork(SEGMENTS, len(segmented.tokenizer))
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = losses.exit_losses(1)(net.eval(), windows)["exits"].item()
-        train.train(net, segmented, losses.exit_losses(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
+        compress.train(net, segmented, losses.exit_losses(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
         made.append((version(net), before - losses.exit_losses(1)(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 
@@ -218,5 +217,5 @@ def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(segme
 
 def test_the_auc_is_the_chance_of_a_right_pair():
     scores, liked = np.array([[0.1, 0.4], [0.35, 0.8]]), np.array([[False, False], [True, True]])
-    assert train.auc(scores, liked) == 0.75
+    assert compress.auc(scores, liked) == 0.75
     assert m6rec.Config().joint_layers  # the config's own field is the depth

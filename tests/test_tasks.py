@@ -160,7 +160,7 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     """One batch in which every item of the catalogue comes once: both ways have the same answers to choose among."""
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
-    tokens = text_training.batch(made.tokenizer.encode([Prompt(profile="age", target=tuple(items))]))
+    tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
     own = text_training.losses(made.network, tokens)["meet"]
     torch.testing.assert_close(
         text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own

@@ -71,7 +71,7 @@ def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance()
 
 def test_rivals_are_fitted_on_what_is_left():
     trial = ColdStart.drawn(small_data(), share=0.2)
-    counts = trial.baselines()["popularity"][0].counts
+    counts = trial.baselines()["popularity"][0].weights[0]
     assert (counts[trial.items] == 0).all() and counts.sum() > 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,25 +20,7 @@ FILLED = 0.1  # share of pairs from which on a dense table is multiplied faster
 BLOCK = 1_024  # scored items whose similarities are held at a time
 
 
-class Popularity:
-    """Score of an item = number of users who have it among their training events."""
-
-    name = "Popularity"
-    counts: np.ndarray | None = None
-
-    def fit(self, data: Dataset, split: Split) -> Popularity:
-        """Returns self."""
-        self.counts = training_matrix(data, split).sum(axis=0, dtype=np.float32)
-        return self
-
-    def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) float32, each row the same. InputError before `fit`."""
-        if self.counts is None:
-            raise InputError(f"{self.name} has no counts yet: call fit(data, split) before scores(users)")
-        return np.tile(self.counts, (len(users), 1))
-
-
-class ItemToItem:
+class Count:
     """Scores = history profile (B, N) x weights (N, N): row = item of the history, column = item scored.
 
     A profile is sparse, so that each row is summed in the same order whatever the chunk: scores do not depend on it.
@@ -45,13 +28,26 @@ class ItemToItem:
 
     name: str
     weights: np.ndarray | sp.csr_array | None = None
+    length: int | None = None  # of the history that counts; None: all of it
     profile_decay: float | None = None
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+
+    def fit(self, data: Dataset, split: Split) -> Self:
+        """Count the training events, which lie by user and time. Returns self."""
+        self.weights = self.count(data, split)
+        return self
 
     def profile(self, users: Targets) -> sp.csr_array:
         """(B, N) float32: profile_decay ^ events ago for each event before the target; without a decay 1 an item."""
         if self.profile_decay is None:
             return sp.csr_array(users.seen(), dtype=np.float32)
-        return recent(users, self.profile_decay)
+        history = users.history(self.length)  # (B, T), most recent last, -1 before the first
+        rows, positions = np.nonzero(history >= 0)
+        gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(np.float64))
+        shape = (len(users), users.data.n_items)
+        return sp.csr_array((gains.astype(np.float32), (rows, history[rows, positions])), shape=shape)
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) float32, higher = better. InputError before `fit`."""
@@ -61,31 +57,33 @@ class ItemToItem:
         return scores.toarray() if sp.issparse(scores) else scores
 
 
-class Markov(ItemToItem):
+class Popularity(Count):
+    """Score of an item = number of users who have it among their training events: weights (1, N)."""
+
+    def count(self, data: Dataset, split: Split) -> np.ndarray:
+        return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]
+
+    def profile(self, users: Targets) -> np.ndarray:
+        """(B, 1): the same for everybody."""
+        return np.ones((len(users), 1), np.float32)
+
+
+@dataclass(eq=False)
+class Markov(Count):
     """First order: P(j after i) = (n_ij + smoothing * share of j among all events) / (n_i + smoothing).
 
     Dirichlet smoothing: where the last item was followed by few, popularity decides. From .5 to 200, NDCG@10 on
     ML-100K's validation events moves by .0003.
     """
 
-    name = "Markov"
+    smoothing: float = 10.0
+    length, profile_decay = 1, 1.0
 
-    def __init__(self, smoothing: float = 10.0):
-        self.smoothing = smoothing
-
-    def fit(self, data: Dataset, split: Split) -> Markov:
-        """Count the training events, which lie by user and time. Returns self."""
-        user, item = data.events[["user", "item"]].to_numpy()[split.train].T
-        same = user[1:] == user[:-1]
-        pair = (item[:-1][same], item[1:][same])
-        counts = sp.csr_array((np.ones(same.sum()), pair), shape=(data.n_items, data.n_items))
-        self.weights = (sp.diags_array(1 / (counts.sum(1) + self.smoothing)) @ counts).astype(np.float32)
+    def count(self, data: Dataset, split: Split) -> sp.csr_array:
+        item = data.events["item"].to_numpy()[split.train]
         self.shares = (np.bincount(item, minlength=data.n_items) / len(item)).astype(np.float32)
-        return self
-
-    def profile(self, users: Targets) -> sp.csr_array:
-        """(B, N) float32: 1 for the last item before the target."""
-        return recent(users, 1.0, length=1)
+        counts = following(data, split, window=1)
+        return (sp.diags_array(1 / (counts.sum(1) + self.smoothing)) @ counts).astype(np.float32)
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) float32: probabilities, rows sum to 1. InputError before `fit`."""
@@ -93,83 +91,65 @@ class Markov(ItemToItem):
         return moves + (1 - moves.sum(1, keepdims=True)) * self.shares  # what the moves leave is smoothing / (n_i + it)
 
 
-class ItemKNN(ItemToItem):
+@dataclass(eq=False)
+class ItemKNN(Count):
     """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), kept for the `neighbours` nearest i of each scored item j.
 
     n_ij is the number of users who have both. The defaults have the best NDCG@10 on ML-100K's validation events among
-    20, 50, 100, 200, 300, 500 and 1000 neighbours with a shrinkage of 0, 5, 10, 20, 50, 100 and 200.
+    20 to 1000 neighbours with a shrinkage of 0 to 200.
     """
 
-    name = "ItemKNN"
+    neighbours: int = 300
+    shrink: float = 5.0
 
-    def __init__(self, neighbours: int = 300, shrink: float = 5.0):
-        self.neighbours, self.shrink = neighbours, shrink
-
-    def fit(self, data: Dataset, split: Split) -> ItemKNN:
-        """Returns self."""
+    def count(self, data: Dataset, split: Split) -> sp.csr_array:
         users_items = training_matrix(data, split)
-        both = (users_items.T @ users_items).tocsr()
-        both.setdiag(0)
-        norms = np.sqrt(users_items.sum(axis=0))
+        both, norms = (users_items.T @ users_items).tocsr(), np.sqrt(users_items.sum(axis=0))
 
         def similar(to: slice) -> np.ndarray:
-            block = both[to].toarray()
-            block /= np.maximum(np.outer(norms[to], norms) + self.shrink, 1e-9)
-            return block
+            return both[to].toarray() / np.maximum(np.outer(norms[to], norms) + self.shrink, 1e-9)
 
-        self.weights = _nearest(similar, data.n_items, self.neighbours).astype(np.float32)
-        return self
+        return _nearest(similar, data.n_items, self.neighbours).astype(np.float32)
 
 
-class EASE(ItemToItem):
+@dataclass(eq=False)
+class EASE(Count):
     """argmin_B |X - XB|^2 + l2 |B|^2 with diag(B) = 0: P = (X'X + l2 I)^-1, B = I - P / diag(P) (Steck 2019).
 
-    The default has the best NDCG@10 on ML-100K's validation events among 20, 50, 100, 200, 500, 1000, 2000 and 5000.
+    It takes N^2 memory and N^3 time. The default has the best NDCG@10 on ML-100K's validation events among 20 to 5000.
     """
 
-    name = "EASE"
+    l2: float = 100.0
 
-    def __init__(self, l2: float = 100.0):
-        self.l2 = l2
-
-    def fit(self, data: Dataset, split: Split) -> EASE:
-        """Solve for the (N, N) weights: N^2 memory, N^3 time. Returns self."""
+    def count(self, data: Dataset, split: Split) -> np.ndarray:
         users_items = training_matrix(data, split)
         gram = (users_items.T @ users_items).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += self.l2
         inverse = np.linalg.inv(gram)
         weights = inverse / -np.diag(inverse)
         np.fill_diagonal(weights, 0)
-        self.weights = weights.astype(np.float32)
-        return self
+        return weights.astype(np.float32)
 
 
-class CoOccurrence(ItemToItem):
+@dataclass(eq=False)
+class CoOccurrence(Count):
     """weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col), profile = profile_decay ^ events ago.
 
     C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and backward times
     that when before. The strongest of the counts on ordered histories, and the prior that is blended with a network.
     """
 
-    name = "CoOccurrence"
+    window: int = WINDOW
+    decay: float = DECAY
+    backward: float = 0.3
+    row: float = 0.5
+    col: float = 0.3
+    profile_decay: float = 0.8
 
-    def __init__(
-        self,
-        window: int = WINDOW,
-        decay: float = DECAY,
-        backward: float = 0.3,
-        row: float = 0.5,
-        col: float = 0.3,
-        profile_decay: float = 0.8,
-    ):
-        self.window, self.decay, self.backward = window, decay, backward
-        self.row, self.col, self.profile_decay = row, col, profile_decay
+    def count(self, data: Dataset, split: Split) -> np.ndarray | sp.csr_array:
+        return self.weigh(following(data, split, self.window, self.decay)).weights
 
-    def fit(self, data: Dataset, split: Split) -> CoOccurrence:
-        """Count the training events, which lie by user and time. Returns self."""
-        return self.weigh(following(data, split, self.window, self.decay))
-
-    def weigh(self, forward: sp.csr_array) -> CoOccurrence:
+    def weigh(self, forward: sp.csr_array) -> Self:
         """Fit to counts (N, N) that `following` made with this window and decay: all else is quick. Returns self."""
         counts = sp.csr_array(forward + self.backward * forward.T)
         weights = scaled(counts, self.row, self.col).astype(np.float32)
@@ -177,42 +157,30 @@ class CoOccurrence(ItemToItem):
         return self
 
 
-class ContentKNN(ItemToItem):
+@dataclass(eq=False)
+class ContentKNN(Count):
     """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j, cold or warm.
 
     profile = profile_decay ^ events ago. The defaults are within .001 of the best NDCG@10 on ML-100K's validation
-    events among 20, 50, 100, 200, 500 and 2000 (all) neighbours with a decay of .7, .8, .9 and .95.
+    events among 20 to 2000 (all) neighbours with a decay of .7 to .95.
     """
 
-    name = "ContentKNN"
+    neighbours: int = 500
+    profile_decay: float = 0.8
 
-    def __init__(self, neighbours: int = 500, profile_decay: float = 0.8):
-        self.neighbours, self.profile_decay = neighbours, profile_decay
-
-    def fit(self, data: Dataset, split: Split) -> ContentKNN:
-        """Returns self. InputError where no text has a word."""
+    def count(self, data: Dataset, split: Split) -> sp.csr_array:
         texts = tfidf(data)
-
-        def similar(to: slice) -> np.ndarray:
-            block = (texts[to] @ texts.T).toarray()
-            block[np.arange(len(block)), to.start + np.arange(len(block))] = 0
-            return block
-
-        self.weights = _nearest(similar, data.n_items, self.neighbours)
-        return self
+        return _nearest(lambda to: (texts[to] @ texts.T).toarray(), data.n_items, self.neighbours)
 
 
+@dataclass(eq=False)
 class Mixture:
     """Linear interpolation (Jelinek & Mercer 1980): sum of share · scores / the scores' sum, of counts (0 or more).
 
     Where one has counted nothing for a user, the others keep their proportions.
     """
 
-    name = "Mixture"
-
-    def __init__(self, parts: Sequence[tuple[Any, float]]):
-        """parts: fitted baselines, each with its share."""
-        self.parts = tuple(parts)
+    parts: Sequence[tuple[Any, float]]  # fitted baselines, each with its share
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N), higher = better; a row's sum is 1, or less where a part has counted nothing."""
@@ -221,15 +189,6 @@ class Mixture:
             counts = np.asarray(model.scores(users), np.float64)
             mixed += share / np.maximum(counts.sum(1, keepdims=True), 1e-12) * counts
         return mixed
-
-
-def recent(users: Targets, decay: float, length: int | None = None) -> sp.csr_array:
-    """A profile (B, N) float32 of the last `length` events (None: all): each weighs decay ^ the events after it."""
-    history = users.history(length)  # (B, T), most recent last, -1 before the first
-    rows, positions = np.nonzero(history >= 0)
-    gains = decay ** (history.shape[1] - 1 - positions.astype(np.float64))
-    shape = (len(users), users.data.n_items)
-    return sp.csr_array((gains.astype(np.float32), (rows, history[rows, positions])), shape=shape)
 
 
 def tfidf(data: Dataset) -> sp.csr_array:
@@ -249,6 +208,7 @@ def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int
     blocks = []
     for start in range(0, items, BLOCK):
         block = similar(slice(start, start + BLOCK))
+        block[np.arange(len(block)), start + np.arange(len(block))] = 0  # no item is its own neighbour
         least = torch.from_numpy(block).topk(min(neighbours, items)).values[:, -1:].numpy()
         blocks.append(sp.csr_array(np.where(block >= least, block, 0)))
     return sp.vstack(blocks).T.tocsr()

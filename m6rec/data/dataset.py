@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,11 +65,10 @@ class Dataset:
         """Check raw frames and give them codes.
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
-        files in `media`, empty where there is none) and extras.
-        users: user_id and profile columns; None makes a table of the ids in `interactions`, in order of appearance.
-        interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; without it the row order
-        rules), action (default "event"), value (default 1.0) and context columns.
-        media: a folder or a .zip file.
+        files in `media`, a folder or a .zip file; empty where there is none) and extras. users: user_id and profile
+        columns; None: the ids in `interactions`, in order of appearance. interactions: user_id, item_id, and optionally
+        timestamp (UTC s, datetimes or ISO 8601; without it the row order rules), action (default "event"), value
+        (default 1.0) and context columns.
         ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
         strict: raise InputError, naming table, row, column and fix, for the first problem; False: load the good rows,
         decode every file once, and keep the table of all problems as `left_out`.
@@ -171,21 +171,17 @@ class Dataset:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
-    def _titles(self) -> lookup.Titles:
-        return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
-
-    @cached_property
-    def _ids(self) -> tuple[lookup.Ids, lookup.Ids]:
-        users, items = lookup.Ids(self.users["user_id"], "user", self.name), self.items["item_id"]
-        return users, lookup.Ids(items, "item", self.name)
+    def _lookup(self) -> tuple[lookup.Ids, lookup.Ids, lookup.Titles]:
+        ids = (lookup.Ids(t[f"{word}_id"], word, self.name) for t, word in ((self.users, "user"), (self.items, "item")))
+        return *ids, lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return self._ids[0].codes(raw_ids)
+        return self._lookup[0].codes(raw_ids)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of raw item ids."""
-        return self._ids[1].codes(raw_ids)
+        return self._lookup[1].codes(raw_ids)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -193,20 +189,20 @@ class Dataset:
         Where several items bear the same title, the one with the most events. InputError lists the nearest titles.
         """
         titles = [titles] if isinstance(titles, str) else titles
-        return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
+        return np.array([self._lookup[2].code(title) for title in titles], dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; items given as dicts count on from the catalogue's last code."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
-        ids, codes, new = set(self.items["item_id"].astype(str)), [], self.n_items
-        for item in history:
+        ids, new = set(self.items["item_id"].astype(str)), itertools.count(self.n_items)
+
+        def code(item: object) -> int:
             if isinstance(item, Mapping):
-                codes.append(new)
-                new += 1
-            else:
-                codes.append(self.item_codes([item])[0] if str(item) in ids else self.find([str(item)])[0])
-        return np.array(codes, dtype=np.int64)
+                return next(new)
+            return (self.item_codes([item]) if str(item) in ids else self.find(str(item)))[0]
+
+        return np.array([code(item) for item in history], dtype=np.int64)
 
     def split(self, kind: str = "leave_one_out", fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
         """Which events may be fitted on, and which are predicted.
@@ -245,10 +241,8 @@ class Dataset:
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
         kept = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
-        codes = np.full(self.n_users, -1)
-        codes[kept] = np.arange(n_users)
-        user = codes[self.events["user"]]
-        events = self.events.assign(user=user)[user >= 0]
+        user = np.searchsorted(kept, self.events["user"])
+        events = self.events.assign(user=user)[np.isin(self.events["user"], kept)]
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[kept], events=events)
 
     def with_items(self, items: pd.DataFrame) -> Dataset:
@@ -270,7 +264,7 @@ class Dataset:
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
             codes = np.asarray(gone, dtype=np.int64).reshape(-1)
-            if len(codes) and not (codes.min() >= 0 and codes.max() < size):
+            if not ((codes >= 0) & (codes < size)).all():
                 raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
             left &= ~np.isin(self.events[word], codes)
         if not left.any():
@@ -292,9 +286,13 @@ class Dataset:
         """SHA-256 over the content (not the name): equal data, equal fingerprint, on every machine."""
         digest = hashlib.sha256(b"timed" if self.timed else b"untimed")
         for frame in (self.items, self.users, self.events):
-            for column in frame.columns:
-                digest.update(json.dumps([column, len(frame)]).encode())
-                digest.update(_column_bytes(frame[column]))
+            for name, column in frame.items():
+                digest.update(json.dumps([name, len(frame)]).encode())
+                # Bytes that do not depend on the machine or on how pandas stores the values.
+                if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+                    digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
+                else:
+                    digest.update(json.dumps([None if pd.isna(v) else str(v) for v in column]).encode())
         if self.media:
             names = (name for modality in FILE_MODALITIES for name in self._files(modality))
             digest.update(self.media.fingerprint(names).encode())
@@ -341,25 +339,19 @@ class Targets:
     def __repr__(self) -> str:
         return f"Targets({len(self):,} events of {self.data.name})"
 
-    def history_events(self, length: int | None = None) -> np.ndarray:
-        """(B, T) int64 rows of data.events before each target, most recent last, left-padded with -1."""
-        starts = self.data.offsets[self.users]  # (B,)
-        if length is None:
-            length = int((self.events - starts).max(initial=0))
-        rows = self.events[:, None] - np.arange(length, 0, -1)  # (B, T)
-        return np.where(rows >= starts[:, None], rows, -1)
-
     def history(self, length: int | None = None) -> np.ndarray:
         """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""
-        rows = self.history_events(length)
-        return np.where(rows >= 0, self.data.events["item"].to_numpy()[rows], -1)
+        starts = self.data.offsets[self.users][:, None]  # (B, 1)
+        length = int((self.events[:, None] - starts).max(initial=0)) if length is None else length
+        rows = self.events[:, None] - np.arange(length, 0, -1)  # (B, T)
+        return np.where(rows >= starts, self.data.events["item"].to_numpy()[rows.clip(0)], -1)
 
     def seen(self) -> csr_matrix:
         """(B, N) bool: the items of each target's user before the target."""
-        rows = self.history_events()
-        target, column = np.nonzero(rows >= 0)
-        item = self.data.events["item"].to_numpy()[rows[target, column]]
-        return csr_matrix((np.ones(len(item), bool), (target, item)), shape=(len(self), self.data.n_items))
+        item = self.history()
+        target, column = np.nonzero(item >= 0)
+        values = np.ones(len(target), bool), (target, item[target, column])
+        return csr_matrix(values, shape=(len(self), self.data.n_items))
 
 
 def training_matrix(data: Dataset, split: Split) -> csr_array:
@@ -368,11 +360,3 @@ def training_matrix(data: Dataset, split: Split) -> csr_array:
     matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
     matrix.data[:] = 1  # building it added up repeated events
     return matrix
-
-
-def _column_bytes(column: pd.Series) -> bytes:
-    """The column's values as bytes that do not depend on the machine or on how pandas stores them."""
-    if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):
-        kind = "<f8" if column.dtype.kind == "f" else "<i8"
-        return column.to_numpy().astype(kind).tobytes()
-    return json.dumps([None if pd.isna(value) else str(value) for value in column]).encode()

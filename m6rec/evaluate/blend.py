@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,39 +19,35 @@ UNIFORM = 0.01  # share of the prior that is uniform, so that no item is impossi
 TUNING_TARGETS = 5_000  # validation targets at most that a setting is chosen on
 
 
-class Interpolation:
+class Interpolation(NamedTuple):
     """Log-linear: log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
 
-    def __init__(self, model: Any, prior: Any, weight: float):
-        self.model, self.prior, self.weight = model, prior, weight
-        self.name = f"{model.name} with a prior"
+    model: Any
+    prior: Any
+    weight: float
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
-        counts = torch.as_tensor(self.prior.scores(users)).cpu().double()
-        share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
-        return _log_probabilities(self.model, users) + self.weight * torch.log(
-            (1 - UNIFORM) * share + UNIFORM / counts.shape[1]
-        )
+        counts = _scores(self.prior, users)
+        share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
+        return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
 
 
-class Ensemble:
+class Ensemble(NamedTuple):
     """The mean of several models' log-probabilities."""
 
-    def __init__(self, models: Sequence[Any]):
-        self.models = tuple(models)
-        self.name = f"{len(self.models)} models averaged"
+    models: Sequence[Any]
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), higher = better."""
-        return torch.stack([_log_probabilities(model, users) for model in self.models]).mean(0)
+        return torch.stack([_scores(model, users).log_softmax(-1) for model in self.models]).mean(0)
 
 
 class CachedScorer:
-    """A model whose scores are computed once for each list of targets."""
+    """A model whose scores (B, N) are computed once for each list of targets."""
 
     def __init__(self, model: Any):
-        self.model, self.name, self._scores = model, model.name, {}
+        self.model, self._scores = model, {}
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), the model's own."""
@@ -63,14 +61,15 @@ class Precomputed:
     """Scores (U, N) of target events (U,) that were computed elsewhere."""
 
     def __init__(self, name: str, events: np.ndarray, scores: np.ndarray):
-        self.name, self._scores, self._rows = name, scores, {event: row for row, event in enumerate(events.tolist())}
+        self.name, self._events, self._scores = name, pd.Index(events), scores
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N). InputError for a target without scores."""
-        events = users.events.tolist()
-        if missing := [event for event in events if event not in self._rows]:
-            raise InputError(f"{self.name} has no scores for the target event {missing[0]}: rank the split's own.")
-        return self._scores[[self._rows[event] for event in events]]
+        rows = self._events.get_indexer(users.events)
+        if (rows < 0).any():
+            missing = users.events[rows < 0][0]
+            raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
+        return self._scores[rows]
 
 
 def validation_ndcg(data: Dataset, split: Split, seed: int = 0) -> Callable[[Any], float]:
@@ -91,26 +90,19 @@ def coordinate_ascent(
 
     start: a value of its grid for each setting. Every combination is scored once at most.
     """
-    values: dict[tuple, float] = {}
-
-    def value(settings: dict[str, float]) -> float:
-        key = tuple(settings.values())
-        if key not in values:
-            values[key] = score(settings)
-        return values[key]
-
+    value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:
         before = best
         for name, steps in grid.items():
             for direction in (-1, 1):
                 at = steps.index(best[name]) + direction
-                while 0 <= at < len(steps) and value({**best, name: steps[at]}) > value(best):
-                    best = {**best, name: steps[at]}
+                while 0 <= at < len(steps) and value(*(best | {name: steps[at]}).values()) > value(*best.values()):
+                    best = best | {name: steps[at]}
                     at += direction
     return best
 
 
-def _log_probabilities(model: Any, users: Targets) -> Tensor:
+def _scores(model: Any, users: Targets) -> Tensor:
     """(B, N) float64"""
-    return torch.as_tensor(model.scores(users)).cpu().double().log_softmax(-1)
+    return torch.as_tensor(model.scores(users)).cpu().double()

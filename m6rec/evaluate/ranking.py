@@ -57,7 +57,7 @@ def evaluate(
     InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue or above
     the `longest` list that the model says it has, a part without targets.
     """
-    name = getattr(model, "name", type(model).__name__)
+    name = name_of(model)
     if not callable(getattr(model, "scores", None)):
         raise InputError(f"{name} cannot be ranked: give it a method scores(users) that returns (users, items) numbers")
     if not 1 <= k <= data.n_items:
@@ -69,13 +69,10 @@ def evaluate(
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
     split, targets = targets_of(data, split, part)
-    outside = np.zeros(data.n_items, dtype=bool)
-    if pool is not None:
-        outside[:] = True
-        outside[pool] = False
-        targets = targets[~outside[targets.items]]
-        if not len(targets):
-            raise InputError(f"the pool has no targets of the {part} part: add the items of some")
+    outside = np.zeros(data.n_items, bool) if pool is None else ~np.isin(np.arange(data.n_items), pool)
+    targets = targets[~outside[targets.items]]
+    if not len(targets):
+        raise InputError(f"the pool has no targets of the {part} part: add the items of some")
 
     started = time.perf_counter()
     ranks, lists = [], []
@@ -133,15 +130,19 @@ def sampled(
         drawn[rows, users.items] = True
         return np.where(drawn, found, -np.inf)
 
-    name = getattr(model, "name", type(model).__name__)
-    k = min(k, data.n_items)
-    found = evaluate(SimpleNamespace(name=name, scores=scores), data, mask_seen=False, k=k, chunk=chunk)
+    ranked = SimpleNamespace(name=name_of(model), scores=scores)
+    found = evaluate(ranked, data, mask_seen=False, k=min(k, data.n_items), chunk=chunk)
     return found.per_user[["user_id", "rank", "hit", "ndcg"]]
 
 
 def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
     """NDCG@k of one relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
     return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+
+
+def name_of(model: Any) -> str:
+    """Its own, or its class's."""
+    return getattr(model, "name", type(model).__name__)
 
 
 def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
@@ -156,32 +157,26 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
 
 
 def scored(model: Any, targets: Targets, chunk: int = 256) -> Iterator[tuple[Targets, np.ndarray]]:
-    """Chunks of the targets with their checked scores (B, N)."""
-    name = getattr(model, "name", type(model).__name__)
+    """Chunks of the targets with their scores (B, N): float64 copies. InputError for a wrong shape or NaN."""
+    name, items = name_of(model), targets.data.items["item_id"]
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
-        yield users, _checked(model.scores(users), users, name)
-
-
-def _checked(scores: Any, users: Targets, name: str) -> np.ndarray:
-    """A float64 copy (the mask must not write into the model's own array); float32 and bf16 stay exact."""
-    if hasattr(scores, "detach"):  # a torch tensor, on any device, of any precision
-        scores = scores.detach().cpu().double().numpy()
-    scores = np.array(scores, dtype=np.float64)
-    shape = (len(users), users.data.n_items)
-    if scores.shape != shape:
-        raise InputError(
-            f"{name}.scores gave the shape {scores.shape} for {shape[0]} users and {shape[1]} items: "
-            f"return {shape}, a column for each row of data.items"
-        )
-    if np.isnan(scores).any():
-        row, column = np.argwhere(np.isnan(scores))[0]
-        user, item = np.asarray(users)[row], users.data.items["item_id"].iloc[column]
-        raise InputError(
-            f"{name}.scores gave NaN, first for user {user} and item {item}: mend the model, "
-            f"or use -inf for an item that must not be recommended"
-        )
-    return scores
+        scores = model.scores(users)
+        if hasattr(scores, "detach"):  # a torch tensor, on any device, of any precision
+            scores = scores.detach().cpu().double().numpy()
+        scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
+        if scores.shape != shape:
+            raise InputError(
+                f"{name}.scores gave the shape {scores.shape} for {shape[0]} users and {shape[1]} items: "
+                f"return {shape}, a column for each row of data.items"
+            )
+        if np.isnan(scores).any():
+            row, column = np.argwhere(np.isnan(scores))[0]
+            raise InputError(
+                f"{name}.scores gave NaN, first for user {np.asarray(users)[row]} and item {items.iloc[column]}: "
+                f"mend the model, or use -inf for an item that must not be recommended"
+            )
+        yield users, scores
 
 
 def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray:
@@ -200,12 +195,9 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     """(B, k) item codes, best first, -1 where fewer are scored above -inf. Ties fall the same way on every machine."""
     # np.partition is fifty times slower on rows that are mostly equal, as counts are.
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
-    tied = scores == least
-    tied &= tied.cumsum(axis=1, dtype=np.int32) <= k  # no more than could be listed, lest thousands of zeros be sorted
-    rows, codes = np.nonzero(((scores > least) | tied) & (scores > -np.inf))
-    order = np.lexsort((codes, -scores[rows, codes], rows))
-    rows, codes = rows[order], codes[order]
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    lists = np.full((len(scores), k), -1, np.int64)
-    lists[rows[place < k], place[place < k]] = codes[place < k]
-    return lists
+    above, tied = scores > least, scores == least
+    tied &= tied.cumsum(axis=1, dtype=np.int32) <= k - above.sum(1, keepdims=True)
+    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # as many in each row
+    found = np.take_along_axis(scores, codes, 1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)

@@ -77,20 +77,29 @@ def compare(
     if len(one) < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
     differences = one - np.stack(peers)  # (peers, U)
-    means = _resampled(differences, resamples, seed)
-    found = pd.DataFrame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, index=pd.Index(others, name="peer"))
-    found["difference"] = differences.mean(1)
-    found[["effect", "p"]] = [(_effect(values), _p(values)) for values in differences]
-    found[["low", "high"]] = [_percentiles(row, level) for row in means]
-    order = np.argsort(found["p"].to_numpy(), kind="stable")  # smallest p first
-    left = len(order) - np.arange(len(order))  # hypotheses not yet rejected: m, m - 1, … 1
-    place = np.argsort(order)
-    found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"].to_numpy()[order] * left), 1)[place]
-    intervals = np.array([_percentiles(means[i], 1 - (1 - level) / n) for i, n in zip(order, left, strict=True)])
-    found[["holm_low", "holm_high"]] = intervals[place]
-    excludes = (intervals[:, 0] > 0) | (intervals[:, 1] < 0)
-    found["decided"] = np.logical_and.accumulate(excludes)[place]
-    return found
+    with np.errstate(divide="ignore", invalid="ignore"):  # users who all differ alike have no spread
+        effect = np.nan_to_num(differences.mean(1) / differences.std(1, ddof=1), posinf=np.inf, neginf=-np.inf)
+    p = 2 * stats.t.sf(np.abs(effect) * len(one) ** 0.5, len(one) - 1)
+    order = np.argsort(p, kind="stable")  # smallest first
+    left = np.arange(len(p), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
+    means = _resampled(differences[order], resamples, seed)
+    low, high = np.transpose([_percentiles(row, level) for row in means])
+    holm = [_percentiles(row, 1 - (1 - level) / n) for row, n in zip(means, left, strict=True)]
+    holm_low, holm_high = np.transpose(holm)
+    columns = {
+        "mean": one.mean(),
+        "peer_mean": np.mean(peers, 1)[order],
+        "difference": differences.mean(1)[order],
+        "effect": effect[order],
+        "p": p[order],
+        "low": low,
+        "high": high,
+        "p_holm": np.minimum(np.maximum.accumulate(p[order] * left), 1),
+        "holm_low": holm_low,
+        "holm_high": holm_high,
+        "decided": np.logical_and.accumulate((holm_low > 0) | (holm_high < 0)),
+    }
+    return pd.DataFrame(columns, index=pd.Index(others, name="peer")[order]).loc[list(others)]
 
 
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> pd.DataFrame:
@@ -101,26 +110,30 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     value of the profile's columns, numbers in thirds. A missing value is in no slice.
     """
     split, targets = targets_of(data, split, part)
-    count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
-    active = np.bincount(data.events["user"].to_numpy()[split.train], minlength=data.n_users)
+    training, time = data.events[split.train], data.events["timestamp"].to_numpy()
+    count = np.bincount(training["item"], minlength=data.n_items)
+    popular = np.argsort(-count, kind="stable")  # ties in the catalogue's order
+    head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
     length = targets.events - data.offsets[targets.users]
-    head = _head(count)[targets.items]
-    found = {
-        "item known": count[targets.items] > 0,
-        "item cold": count[targets.items] == 0,
-        "item head": head,
-        "item tail": ~head,
-        "history short": length <= np.median(length),
-        "history long": length > np.median(length),
-        **_thirds("activity", active[targets.users]),
-    }
+    found = {}
+    for one, other, inside in (
+        ("item known", "item cold", count[targets.items] > 0),
+        ("item head", "item tail", np.isin(targets.items, head)),
+        ("history short", "history long", length <= np.median(length)),
+    ):
+        found |= {one: inside, other: ~inside}
+    found |= _thirds("activity", np.bincount(training["user"], minlength=data.n_users)[targets.users])
     if data.timed:
-        time = data.events["timestamp"].to_numpy()
         gap = time[targets.events] - time[np.maximum(targets.events - 1, 0)]
         found["gap under a day"] = (length > 0) & (gap < _DAY)
         found["gap a day or more"] = (length > 0) & (gap >= _DAY)
-    for column in data.profile_columns:
-        found |= _profile(column, data.users[column].iloc[targets.users].reset_index(drop=True))
+    for name in data.profile_columns:
+        values = data.users[name].iloc[targets.users].reset_index(drop=True)
+        known = sorted(values.dropna().unique(), key=str)
+        if len(known) > 3 and pd.api.types.is_numeric_dtype(values):
+            found |= _thirds(name, values.to_numpy(dtype=np.float64, na_value=np.nan))
+        elif len(known) <= _FEW:
+            found |= {f"{name} {value}": values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
     return pd.DataFrame(found)
 
 
@@ -138,17 +151,6 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
         found = mean_interval(chosen, **options) if inside.any() else (np.nan,) * 3
         rows[name] = (int(inside.sum()), *found[:3])
     return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "mean", "low", "high"])
-
-
-def _effect(values: np.ndarray) -> float:
-    spread = values.std(ddof=1)
-    return float(values.mean() / spread) if spread else float(np.sign(values.mean()) * np.inf if values.any() else 0)
-
-
-def _p(values: np.ndarray) -> float:
-    if np.ptp(values) == 0:  # the t statistic is 0 / 0, or infinite
-        return float(not values.any())
-    return float(stats.ttest_1samp(values, 0).pvalue)
 
 
 def _interval(
@@ -196,25 +198,6 @@ def _percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
     ordered = np.sort(figures[~np.isnan(figures)])
     tail = int(len(ordered) * (1 - level) / 2)
     return float(ordered[tail]), float(ordered[-1 - tail])
-
-
-def _head(count: np.ndarray) -> np.ndarray:
-    """(N,) the most frequent items, until they have their share of the events; ties in the catalogue's order."""
-    order = np.argsort(-count, kind="stable")
-    before = np.cumsum(count[order]) - count[order]
-    head = np.zeros(len(count), dtype=bool)
-    head[order[before < _HEAD * count.sum()]] = True
-    return head
-
-
-def _profile(name: str, values: pd.Series) -> dict[str, np.ndarray]:
-    """A column's slices: thirds of numbers, the values of what has few, none of anything else."""
-    known = sorted(values.dropna().unique(), key=str)
-    if len(known) > 3 and pd.api.types.is_numeric_dtype(values):
-        return _thirds(name, values.to_numpy(dtype=np.float64, na_value=np.nan))
-    if len(known) > _FEW:
-        return {}
-    return {f"{name} {value}": values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
 
 
 def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

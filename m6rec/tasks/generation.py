@@ -17,7 +17,7 @@ import numpy as np
 from m6rec.data import bazaar
 from m6rec.data import prompts as words
 from m6rec.data.dataset import Dataset
-from m6rec.data.prompts import HISTORY, Domain
+from m6rec.data.prompts import Domain
 from m6rec.data.text import Prompt
 from m6rec.generate.text import write
 from m6rec.train.text import Backbone
@@ -60,19 +60,36 @@ class Task(NamedTuple):
 
 def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, seed: int = 0) -> dict[str, Task]:
     """The events `rows` of bazaar as examples of every task; "next" is what pretraining teaches."""
-    made = {"explanation": explanation(domain, rows, truth), "design": design(domain, rows, data.items)}
-    made["query"] = query(domain, rows, set(truth.words))
-    return made | {"conversation": conversation(domain, rows, set(truth.words), seed), "next": next_item(domain, rows)}
+    return {
+        "explanation": explanation(domain, rows, truth),
+        "design": design(domain, rows, data.items),
+        "query": query(domain, rows, set(truth.words)),
+        "conversation": conversation(domain, rows, set(truth.words), seed),
+        "next": next_item(domain, rows),
+    }
 
 
 def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
-    """Why an item was bought, such as "silk is your taste", by bazaar's stored causes.
+    """Why an item was bought: its noticed word that is nearest to bazaar's stored cause, such as "silk is your taste".
 
     Metric: FMR, whether the true feature is named (Li et al. 2021, PETER). Baseline: the first feature is the taste.
     """
     features, prompts = set(truth.words), []
-    for row, prompt in zip(rows, _prompts(domain, rows, 5), strict=True):
-        target = "because:", _explained(domain, row, truth)
+    for row, prompt in zip(rows, domain.prompts(rows, 5, in_source=True), strict=True):
+        event, noticed = truth.events.iloc[row], _noticed(prompt.target[-1], features) or ["it"]
+        cause, pull = "by chance", np.zeros_like(truth.shoppers[0])
+        if event.cause == "taste":
+            cause, pull = "is your taste", truth.shoppers[domain.user[row]]
+        elif event.cause == "event":
+            earlier = domain.item[event.cause_event]
+            cause, pull = _goes_with(domain.items[earlier]), truth.items[earlier]
+        elif event.cause == "request":
+            levels, request = bazaar.LEVELS[event.cause_field], prompt.request.replace("workday", "weekday").split()
+            level = next(level for level in levels if level in request)
+            pull = truth.requests[event.cause_field][levels.index(level)]
+            cause = f"suits the {'workday' if level == 'weekday' else level}"
+        near = [float(truth.words[w] @ pull[bazaar.BLOCKS["text"]]) if w in features else 0.0 for w in noticed]
+        target = "because:", f"{noticed[int(np.argmax(near))]} {cause}"
         prompts.append(prompt._replace(candidate=prompt.target[-1], target=target))
     return Task(
         prompts,
@@ -85,7 +102,7 @@ def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
 def explanations(prompt: Prompt, features: Collection[str]) -> list[str]:
     """Every sentence that names a feature of the candidate, and a cause that stands in the prompt."""
     causes = ["is your taste", *(f"suits the {word}" for word in prompt.request.split())]
-    causes += [f"goes with {_cited(event)}" for event in prompt.history] + ["by chance"]
+    causes += [_goes_with(event) for event in prompt.history] + ["by chance"]
     return [f"{word} {cause}" for word in _noticed(prompt.candidate, features) or ["it"] for cause in causes]
 
 
@@ -125,13 +142,13 @@ def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]])
     category, title = ([words.item(text) for text in items[name]] for name in ("category", "title"))
     prompts = [
         prompt._replace(target=("category:", category[item], "title:", title[item]))
-        for item, prompt in zip(domain.item[rows], _prompts(domain, rows), strict=True)
+        for item, prompt in zip(domain.item[rows], domain.prompts(rows, in_source=True), strict=True)
     ]
 
     def baseline(train: Task) -> list[list[str]]:
         most = _commonest((prompt.target[1] for prompt in train.prompts), 1)
-        titles = (prompt.target[3] for prompt in train.prompts if prompt.target[1] == most)
-        return [[most, "title:", _commonest((word for title in titles for word in title.split()), 3)]] * len(prompts)
+        has = (word for prompt in train.prompts if prompt.target[1] == most for word in prompt.target[3].split())
+        return [[most, "title:", _commonest(has, 3)]] * len(prompts)
 
     return Task(prompts, lambda answer, prompt: answer == prompt.target[1], baseline)
 
@@ -141,9 +158,10 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
 
     Metric: the share of the query's words that are true. Baseline: the noticed words that the history has most.
     """
-
-    def true(item: str) -> str:
-        return " ".join(dict.fromkeys(([w for w in item.split() if w in features] or item.split())[:QUERY_WORDS]))
+    prompts = []
+    for prompt in domain.prompts(rows, in_source=True):
+        typed = [w for w in prompt.target[-1].split() if w in features] or prompt.target[-1].split()
+        prompts.append(prompt._replace(target=("query:", " ".join(dict.fromkeys(typed[:QUERY_WORDS])))))
 
     def metric(answer: str, prompt: Prompt) -> float:
         said = set(answer.split())
@@ -153,7 +171,6 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
         latest = (word for event in reversed(prompt.history) for word in event.split())  # first where they tie
         return _commonest((word for word in latest if word in features), QUERY_WORDS)
 
-    prompts = [prompt._replace(target=("query:", true(prompt.target[-1]))) for prompt in _prompts(domain, rows)]
     return Task(prompts, metric, lambda _: [[usual(prompt)] for prompt in prompts])
 
 
@@ -163,7 +180,7 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str], se
     The wishes are two noticed words of the item bought. Metric: it is offered. Baseline: any item with both wishes.
     """
     rng, prompts = np.random.default_rng(seed), []
-    for prompt in _prompts(domain, rows, 6):
+    for prompt in domain.prompts(rows, 6, in_source=True):
         item = prompt.target[-1]
         noticed = _noticed(item, features) or item.split()[:1]
         one, two = (noticed[i] for i in rng.permutation(len(noticed) * 2)[:2] % len(noticed))
@@ -187,7 +204,7 @@ def offers(prompts: Sequence[Prompt], catalogue: Iterable[str]) -> list[list[str
 
 def next_item(domain: Domain, rows: np.ndarray) -> Task:
     """The next item of the catalogue in words, after the request. Metric: ROUGE-L. Baseline: the last item again."""
-    prompts = [p._replace(request="", target=(f"{p.request}:", p.target[-1])) for p in _prompts(domain, rows)]
+    prompts = domain.prompts(rows)
     return Task(
         prompts,
         lambda answer, prompt: rouge(answer.split(), prompt.target[-1].split()),
@@ -217,32 +234,6 @@ def rouge(said: Sequence[str], truth: Sequence[str]) -> float:
     return 2 * int(table[-1, -1]) / max(1, len(said) + len(truth))
 
 
-def _prompts(domain: Domain, rows: np.ndarray, history: int = HISTORY) -> list[Prompt]:
-    """Events `rows` with the request in the source, and the item as the target's last segment."""
-    made = zip(rows, domain.prompts(rows, history), strict=True)
-    return [prompt._replace(request=domain.requests[row]) for row, prompt in made]
-
-
-def _explained(domain: Domain, row: int, truth: bazaar.Truth) -> str:
-    """The true explanation of a purchase: the item's noticed word that is nearest to its cause, and the cause."""
-    event = truth.events.iloc[row]
-    noticed = [word for word in domain.items[domain.item[row]].split() if word in truth.words]
-    if event.cause == "taste":
-        pull, cause = truth.shoppers[domain.user[row]], "is your taste"
-    elif event.cause == "event":
-        earlier = domain.item[event.cause_event]
-        pull, cause = truth.items[earlier], f"goes with {_cited(domain.items[earlier])}"
-    elif event.cause == "request":
-        request, levels = domain.requests[row].replace("workday", "weekday").split(), bazaar.LEVELS[event.cause_field]
-        level = next(level for level in levels if level in request)
-        pull = truth.requests[event.cause_field][levels.index(level)]
-        cause = f"suits the {'workday' if level == 'weekday' else level}"
-    else:
-        return f"{noticed[0] if noticed else 'it'} by chance"
-    block = pull[bazaar.BLOCKS["text"]]
-    return f"{max(noticed, key=lambda word: float(truth.words[word] @ block), default='it')} {cause}"
-
-
 def _noticed(text: str, features: Collection[str]) -> list[str]:
     """The words of a text that are features, in order, once each."""
     return list(dict.fromkeys(word for word in text.split() if word in features))
@@ -253,8 +244,8 @@ def _claimed(sentence: str, features: Collection[str]) -> set[str]:
     return set(_noticed(min((sentence.split(sign)[0] for sign in SIGNS.values()), key=len), features))
 
 
-def _cited(event: str) -> str:
-    return " ".join(event.split()[:CITED])
+def _goes_with(event: str) -> str:
+    return " ".join(["goes with", *event.split()[:CITED]])
 
 
 def _cause(sentence: str) -> str:

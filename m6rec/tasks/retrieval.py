@@ -117,8 +117,7 @@ class Pairs(NamedTuple):
 
 def pairs(backbone: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
     """Events `rows` of a domain as pairs: profile, request and history, and the item."""
-    prompts = zip(domain.requests[rows], domain.prompts(rows), strict=True)
-    users = states(backbone, [prompt._replace(request=request, target=()) for request, prompt in prompts])
+    users = states(backbone, [prompt._replace(target=()) for prompt in domain.prompts(rows, in_source=True)])
     items = states(backbone, [Prompt(candidate=words) for words in domain.items])
     return Pairs(users, torch.tensor(domain.item[rows], device=items.device), items)
 

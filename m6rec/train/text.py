@@ -35,18 +35,6 @@ SIZES = {
 }
 
 
-class Batch(NamedTuple):
-    """Examples as tensors."""
-
-    source: Tensor  # (B, S)
-    target: Tensor  # (B, T)
-    loss_mask: Tensor  # (B, T) bool
-
-    def to(self, device: torch.device) -> Batch:
-        """The same examples on a device."""
-        return Batch(*(part.to(device) for part in self))
-
-
 class Backbone(NamedTuple):
     """A pretrained network and the tokenizer that belongs to it."""
 
@@ -62,16 +50,16 @@ def config(size: str, seed: int = 0, **changes: object) -> Config:
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
 
-def batch(tokens: Tokens) -> Batch:
-    """Token ids as tensors."""
-    return Batch(*(torch.from_numpy(part) for part in tokens))
+def tensors(tokens: Tokens) -> Tokens:
+    """The same token ids as tensors."""
+    return Tokens(*map(torch.from_numpy, tokens))
 
 
-def losses(network: TextTransformer, some: Batch, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """`write`: mean cross-entropy of the taught tokens, each from those before it. `meet`: `item_contrast`. In nats."""
-    begun = some.target[:, :-1]
-    truth = some.target[:, 1:].masked_fill(~some.loss_mask[:, 1:], PAD)
-    hidden = network(some.source, begun, logits=False).hidden[:, some.source.shape[1] :]
+def losses(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
+    """In nats. `write`: cross-entropy of the generated tokens, each from those before it; `meet`: `item_contrast`."""
+    source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
+    begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
+    hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
     there = truth != PAD  # logits are most of the work: only where there is a loss
     write = F.cross_entropy(network.logits(hidden[there]), truth[there])
     return {"write": write, "meet": item_contrast(network, hidden, begun, truth, catalogue)}
@@ -116,14 +104,13 @@ def pretrain(
 
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
-        parts = [batch(tokenizer.encode(judged[i : i + 64], SOURCE, TARGET)) for i in range(0, len(judged), 64)]
-        parts = [part.to(network.device) for part in parts]
+        parts = [tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64)]
         return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
 
     stage = Stage(
         "text",
         config.pretrain_epochs,
-        lambda rng: (batch(hide(tokens, rng)) for tokens in _batches(_windows(train, rng), tokenizer, config, rng)),
+        lambda rng: (tensors(hide(tokens, rng)) for tokens in _batches(_windows(train, rng), tokenizer, config, rng)),
         lambda network, some, rng: losses(network, some, catalogue),
         validate,
     )
@@ -152,10 +139,10 @@ def fine_tune(
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
     catalogue = Catalogue.of(items, tokenizer).to(pick_device(config.device)) if items is not None else None
 
-    def batches(rng: np.random.Generator) -> Iterator[Batch]:
-        return map(batch, _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng))
+    def batches(rng: np.random.Generator) -> Iterator[Tokens]:
+        return map(tensors, _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng))
 
-    def loss(network: TextTransformer, some: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses(network, some, catalogue)
         return both if catalogue else {"write": both["write"]}
 
