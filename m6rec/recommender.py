@@ -6,7 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypedDict, Unpack
+from typing import NamedTuple, Self, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -126,7 +126,7 @@ class M6Rec:
         data, split, config = self.data, self.split, self.config
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
         stream = losses.Stream(data, split, self.codes, self._training_content, near)
-        windows = {"length": config.history, "batch": config.batch}
+        sizes = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -134,7 +134,7 @@ class M6Rec:
         return Stage(
             name,
             epochs,
-            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
+            lambda rng: contexts.training_batches(data, split, stream.codes, **sizes, rng=rng),
             lambda network, batch, rng: loss(network, batch, config, stream, rng),
             validate,
             losses.loss_weights(config),
@@ -192,22 +192,19 @@ class M6Rec:
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person, k, method, drop=drop, history=() if seen else None)
-        codes = found.items[0].cpu().numpy()
-        table = pd.DataFrame(
-            {
-                "rank": np.arange(1, k + 1),
-                "item_id": self.data.items["item_id"].to_numpy()[codes],
-                "title": self.data.items["title"].to_numpy()[codes],
-                "score": found.scores[0].cpu().numpy().astype(float),
-            }
-        )
+        codes = found.items[0].tolist()
+        table = self.data.items[["item_id", "title"]].iloc[codes].reset_index(drop=True)
+        table.insert(0, "rank", np.arange(1, k + 1))
+        table["score"] = found.scores[0].cpu().numpy().astype(float)
         if explain:
             vectors = self.item_vectors(person.new, drop=drop)
-            given = reasons(self, person.context, codes.tolist(), vectors=vectors)
+            given = reasons(self, person.context, codes, vectors=vectors)
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def person(self, user: object = None, **who: Unpack[Who]) -> Person:
+    def person(
+        self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
+    ) -> Person:
         """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
 
         user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
@@ -216,18 +213,15 @@ class M6Rec:
         there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
         {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
         """
-        history, profile = who.get("history"), who.get("profile")
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         if history is None:
             past = UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
         else:
             past = UserHistory.given(self.data, history)
-        if user is None or profile is not None:
-            codes = self.fields.typed("profile", profile)
-        else:
-            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
-        encoded = contexts.user_context(self.fields, past, who.get("context"), codes, self.config.history)
+        own = user is not None and profile is None
+        codes = self.codes.profile[self.data.user_codes([user])[0]] if own else self.fields.typed("profile", profile)
+        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
 
