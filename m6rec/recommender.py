@@ -23,6 +23,7 @@ from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
+from m6rec.data.readers import shipped
 from m6rec.data.sources import home, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
@@ -34,20 +35,16 @@ from m6rec.model.tree import build_tree
 from m6rec.train import checkpoint, losses
 from m6rec.train.fit import Epoch, Stage, fit
 
-
-def shipped(name: str) -> Path | None:
-    """The folder of a model that comes with m6rec, in a clone or in an installed wheel."""
-    package = Path(__file__).parent
-    places = (package / "_weights" / name, package.parent / "data" / "weights" / name)
-    return next((place for place in places if (place / "config.json").exists()), None)
+History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
+Values = Mapping[str, object] | None  # by field
 
 
 class Who(TypedDict, total=False):
     """The arguments that say for whom, beside a raw user id: see `M6Rec.person`."""
 
-    history: Sequence[object] | pd.DataFrame | None
-    profile: Mapping[str, object] | None
-    context: Mapping[str, object] | None
+    history: History
+    profile: Values
+    context: Values
 
 
 class Person(NamedTuple):
@@ -177,9 +174,9 @@ class M6Rec:
         self,
         user: object = None,
         *,
-        history: Sequence[object] | pd.DataFrame | None = None,
-        profile: Mapping[str, object] | None = None,
-        context: Mapping[str, object] | None = None,
+        history: History = None,
+        profile: Values = None,
+        context: Values = None,
         k: int = 10,
         method: str = "generated",
         seen: bool = False,
@@ -281,12 +278,7 @@ class M6Rec:
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(
-        self,
-        history: Sequence[object] | pd.DataFrame | None = None,
-        request: Mapping[str, object] | None = None,
-        *,
-        user: object = None,
-        profile: Mapping[str, object] | None = None,
+        self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
     ) -> Context:
         """One user now, as `person` takes them: -> a `Context` of one row and one target (B = Q = 1)."""
         return self.person(user, history=history, profile=profile, context=request).context
@@ -384,7 +376,9 @@ class M6Rec:
         `data` may be left out where it is a registered data set. Raises `InputError` where the folder is missing or
         damaged, or was trained on other data.
         """
-        folder = Path(folder) if Path(folder).exists() else shipped(str(folder)) or Path(folder)
+        folder = Path(folder)
+        if not folder.exists() and (shipped("weights") / folder).exists():
+            folder = shipped("weights") / folder
         weights, tokenizer, values = checkpoint.load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
