@@ -52,7 +52,8 @@ def recipes() -> None:
         found = recipe()
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-3, err_msg=name)
         steps = np.diff(counts[-test_golden.STEPS :])
-        assert (steps == 1).all(), f"{name} reads {steps - 1} numbers in a step"  # one is the test's own
+        # One is the test's own; DIN's epochs have one step here, and an epoch reads its losses at its end.
+        assert (steps == 1 + ("DIN" in name)).all(), f"{name} reads {steps - 1} numbers in a step"
         print(f"{name}: {time.perf_counter() - begun:.1f} s", flush=True)
     torch.Tensor.backward = backward
 
@@ -111,7 +112,7 @@ def tasks() -> None:
     windows = shop.windows(shop.test)
     cache = SegmentCache(network, 2, length=windows.source.shape[2])
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
-    assert max(float((one - network(windows, 2)[0]).abs().max()) for one in served) < 1e-5
+    assert max(float((one - network(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
     assert np.isfinite(compress.logits(network, shop, shop.test, every=True)).all()
     assert compress.serve_early_exit(network, windows, 0.0)[1] == 1
     print("every task", flush=True)

@@ -201,7 +201,7 @@ def branching() -> TigerNetwork:
     vectors = np.random.default_rng(0).normal(size=(90, 4))
     torch.manual_seed(0)
     network = TigerNetwork(torch.from_numpy(semantic_ids(vectors, codes=3)), CONFIG).eval()
-    for table in network.tables:
+    for table in network.embedding:
         torch.nn.init.normal_(table.weight)
     return network
 

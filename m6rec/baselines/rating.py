@@ -6,6 +6,8 @@ Each is fitted on `Ratings` and gives `scores(rows)`: (n,), higher = likelier to
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,9 +24,7 @@ from m6rec.train.fit import train_epoch
 class ItemMean:
     """The mean of the others' ratings of the item."""
 
-    name = "item mean"
-
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> ItemMean:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
         """The means are counted already, on all training events."""
         self.means = ratings.numbers["others"].to_numpy()
         return self
@@ -37,19 +37,18 @@ class ItemMean:
 class Logistic:
     """A logistic regression on all numeric features."""
 
-    name = "logistic regression"
-
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> Logistic:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
         """rows: the labelled examples."""
-        self.ratings = ratings
+        self.features = ratings.features
         self.model = LogisticRegression(C=0.01, max_iter=1000).fit(ratings.features[rows], ratings.liked[rows])
         return self
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """(n,) log-odds"""
-        return self.model.decision_function(self.ratings.features[rows])
+        return self.model.decision_function(self.features[rows])
 
 
+@dataclass
 class DIN:
     """A DIN-like network: the candidate attends to the items rated before (Zhou et al. 2018, section 4.3).
 
@@ -57,17 +56,18 @@ class DIN:
     from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best is kept.
     """
 
-    def __init__(self, *, numbers: bool = False, width: int = 16, history: int = 20, epochs: int = 4, seed: int = 0):
-        self.numbers, self.width, self.history, self.epochs, self.seed = numbers, width, history, epochs, seed
-        self.name = "DIN-like, with the numbers" if numbers else "DIN-like"
+    numbers: bool = False
+    width: int = 16
+    history: int = 20
+    epochs: int = 4
+    seed: int = 0
 
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> DIN:
+    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
         """Adam over the labelled examples."""
         torch.manual_seed(self.seed)
         rng, self.ratings = np.random.default_rng(self.seed), ratings
-        skipped = 0 if self.numbers else ratings.numbers.shape[1]
-        self.features = np.ascontiguousarray(ratings.features[:, skipped:])
-        self.network, self.log = DINNetwork(ratings, self.features.shape[1], self.width).to(pick_device()), []
+        self.features = ratings.features[:, 0 if self.numbers else ratings.numbers.shape[1] :]
+        self.network, best = DINNetwork(ratings, self.features.shape[1], self.width).to(pick_device()), -1.0
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
 
         def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
@@ -78,10 +78,10 @@ class DIN:
             batches = np.array_split(rng.permutation(rows), max(1, len(rows) // 128))
             train_epoch(self.network, optimizer, batches, losses)
             self.network.eval()
-            self.log.append(float(roc_auc_score(ratings.liked[ratings.valid], self.scores(ratings.valid))))
-            if self.log[-1] == max(self.log):
-                best = copy.deepcopy(self.network.state_dict())
-        self.network.load_state_dict(best)
+            auc = roc_auc_score(ratings.liked[ratings.valid], self.scores(ratings.valid))
+            if auc >= best:
+                best, weights = auc, copy.deepcopy(self.network.state_dict())
+        self.network.load_state_dict(weights)
         return self
 
     @torch.no_grad()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,118 +19,113 @@ from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
-from m6rec.model.attention import Block, attend
+from m6rec.model.attention import Attended, Block, attend
 from m6rec.train.fit import Epoch, Stage, fit, fit_once
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
+@dataclass(eq=False)
 class Sequential:
     """Fits like the model, with the same loop, windows, averaging and early stopping; scores like it too.
 
     `log` holds an `Epoch` for each pass over the training events: seconds so far, losses, validation NDCG@10.
     """
 
-    name: str
-    settings: tuple[str, ...] = ()  # the attributes that decide, beside the config, what is learnt
-    architecture: Callable[[int, Config], nn.Module]  # of a number of items; its `items` embeds them
-    network: nn.Module | None = None
-    log: list[Epoch]
-
-    def __init__(self, config: Config):
-        self.config = config
+    name: ClassVar[str]
+    architecture: ClassVar[Callable[[nn.Embedding, Config], nn.Module]]
+    network: ClassVar[nn.Module | None] = None
+    log: ClassVar[list[Epoch]]
+    config: Config  # it decides what is learnt, and so do all fields after it
 
     def build(self, data: Dataset) -> nn.Module:
         """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D)."""
-        return self.architecture(data.n_items, self.config)
+        return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Mean loss of the items (n,) that came after states (n, D): cross-entropy over the whole catalogue."""
-        return full_softmax(states, network.items.weight, target)
+        return full_softmax(states, network.embedding.weight, target)
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
         """States (B, D) after the users' histories -> scores (B, N)."""
-        return states @ network.items.weight.T
+        return states @ network.embedding.weight.T
 
     @property
     def parameters(self) -> int:
         """How many are trained."""
-        return sum(parameter.numel() for parameter in self._fitted().parameters())
+        return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def fit(self, data: Dataset, split: Split, **options: object) -> Sequential:
+    def fit(self, data: Dataset, split: Split, **options: object) -> Self:
         """Train on the training events; validation decides when to stop. options are `m6rec.train.fit`'s."""
         self.log = fit(*self._training(data, split), **options)
         return self
 
-    def cached(self, data: Dataset, split: Split) -> Sequential:
+    def cached(self, data: Dataset, split: Split) -> Self:
         """`fit`, or what it came to before: by the data, the split, the config, the settings and the code."""
-        events = hashlib.sha256(b"".join(part.tobytes() for part in (split.train, split.valid, split.test)))
-        settings = [getattr(self, name) for name in self.settings]
-        parts = (data.fingerprint, events.hexdigest(), *settings)
-        self.log = fit_once(*self._training(data, split), *parts, code=(type(self),))
+        events = hashlib.sha256(np.concatenate(split[1:])).hexdigest()
+        settings = [getattr(self, field.name) for field in fields(self)[1:]]
+        self.log = fit_once(*self._training(data, split), data.fingerprint, events, *settings, code=(type(self),))
         return self
 
     def _training(self, data: Dataset, split: Split) -> tuple[nn.Module, Stage, Config]:
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
+        for module in self.network.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
         no = np.zeros(data.n_events, np.int64)
         codes = EventCodes(no, no, np.zeros((data.n_events, 0), np.int64), np.zeros((data.n_users, 0), np.int64))
-        length, size = self.config.history, self.config.batch
+
+        def losses(network: nn.Module, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+            item = batch.context.item
+            states, target = network(item[:, :-1]), item[:, 1:]
+            return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
         def validate(network: nn.Module) -> float:
-            scorer = SimpleNamespace(name=self.name, scores=lambda users: self._scores(network, users))
-            return evaluate(scorer, data, split=split, part="valid").metrics["ndcg@10"]
+            average = copy.copy(self)
+            average.network = network
+            return evaluate(average, data, split=split, part="valid").metrics["ndcg@10"]
 
+        length, size = self.config.history, self.config.batch
         stage = Stage(
-            name=self.name,
-            epochs=self.config.pretrain_epochs,
-            batches=lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
-            losses=lambda network, batch, rng: {"next": self._next(network, batch)},
-            validate=validate,
+            self.name,
+            self.config.pretrain_epochs,
+            lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
+            losses,
+            validate,
         )
         return self.network, stage, self.config
 
+    @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), higher = better. InputError before `fit`."""
-        return self._scores(self._fitted(), users)
+        """(B, N), higher = better. InputError before `fit`.
 
-    def _fitted(self) -> nn.Module:
+        After one event fewer than a window has: its last event is only a target, whose position is never learnt.
+        """
         if self.network is None:
             raise InputError(f"{self.name} has no network yet: call fit(data, split) before it is asked")
-        return self.network
-
-    def _next(self, network: nn.Module, batch: Batch) -> Tensor:
-        item = batch.context.item
-        states, target = network(item[:, :-1]), item[:, 1:]
-        present = target >= 0
-        return self.loss(network, states[present], target[present])
-
-    @torch.no_grad()
-    def _scores(self, network: nn.Module, users: Targets) -> Tensor:
-        """After one event fewer than a window has: its last event is only a target, whose position is never learnt."""
         length = self.config.history - 1
         history = users.history(length)  # (B, T), padded on the left
         counts = (history >= 0).sum(1)
         rows = np.arange(length) + length - counts[:, None]
         packed = np.take_along_axis(history, rows % length, 1)  # padding moves to the right
-        device = next(network.parameters()).device
-        states = network(torch.from_numpy(packed).to(device))
+        device = next(self.network.parameters()).device
+        states = self.network(torch.from_numpy(packed).to(device))
         last = torch.from_numpy(np.maximum(counts, 1) - 1).to(device)
-        return self.rank(network, states[torch.arange(len(users), device=device), last], users)
+        return self.rank(self.network, states[torch.arange(len(users), device=device), last], users)
 
 
 class GRU4RecNetwork(nn.Module):
     """Item ids (B, T) -> states (B, T, D)."""
 
-    def __init__(self, items: int, config: Config):
+    def __init__(self, embedding: nn.Module, config: Config):
         super().__init__()
-        self.items = nn.Embedding(items, config.width)
+        self.embedding = embedding
         between = config.dropout if config.joint_layers > 1 else 0.0  # PyTorch warns where there is no between
         self.gru = nn.GRU(config.width, config.width, config.joint_layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.items.weight, std=0.02)
 
     def forward(self, item: Tensor) -> Tensor:
-        x = self.dropout(self.items(item.clamp(min=0)))
+        x = self.dropout(self.embedding(item.clamp(min=0)))
         return self.dropout(self.gru(x)[0])
 
 
@@ -149,33 +147,35 @@ class Layer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Attended:
         qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return Attended(x + self.dropout(self.ffn(self.ffn_norm(x))), None)
 
 
 class SASRecNetwork(nn.Module):
     """Item ids (B, T) -> states (B, T, D). layer: made of width, heads and dropout; called with tokens and mask."""
 
-    def __init__(self, items: int, config: Config, layer: type[nn.Module] = Layer):
+    def __init__(
+        self, embedding: nn.Module, config: Config, layer: type[nn.Module] = Layer, norm: type[nn.Module] = nn.LayerNorm
+    ):
         super().__init__()
-        self.items = nn.Embedding(items, config.width)
+        self.embedding = embedding
         self.positions = nn.Embedding(config.history, config.width)
-        self.layers = nn.ModuleList(
-            layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers)
-        )
-        self.norm, self.dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
-        for table in (self.items, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
+        layers = (layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers))
+        self.layers = nn.ModuleList(layers)
+        self.norm, self.dropout = norm(config.width), nn.Dropout(config.dropout)
+
+    def embed(self, item: Tensor) -> Tensor:
+        return self.embedding(item)
 
     def forward(self, item: Tensor) -> Tensor:
         positions = torch.arange(item.shape[1], device=item.device)
-        x = self.dropout(self.items(item.clamp(min=0)) + self.positions(positions))
+        x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
         mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, mask=mask).out
         return self.norm(x)
 
 
@@ -186,30 +186,16 @@ class SASRec(Sequential):
     architecture = SASRecNetwork
 
 
-class LiGR(nn.Module):
-    """`Block` in the place of SASRec's layer, without rotary positions: positions are learnt vectors here."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.block = Block(width, heads, dropout)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.block(x, mask=mask).out
-
-
+@dataclass(eq=False)
 class ESASRec(Sequential):
-    """Tikhonovich et al. 2025: LiGR layers; a step's positions share `negatives` items drawn uniformly."""
+    """Tikhonovich et al. 2025: LiGR layers (`Block`), but learnt positions; a step shares uniform `negatives`."""
 
     name = "eSASRec"
-    settings = ("negatives",)
-    architecture = staticmethod(lambda items, config: SASRecNetwork(items, config, LiGR))
-
-    def __init__(self, config: Config, negatives: int = 256):
-        super().__init__(config)
-        self.negatives = negatives
+    architecture = partial(SASRecNetwork, layer=Block)
+    negatives: int = 256
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """The sampled softmax."""
-        items = network.items.weight
+        items = network.embedding.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
         return first_class(sampled_logits(states, items, target, negatives, len(items)))

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
@@ -18,16 +21,17 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
 from m6rec.baselines.counts import tfidf
-from m6rec.baselines.sequential import Sequential
+from m6rec.baselines.sequential import SASRecNetwork, Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, decode_step
+from m6rec.model.attention import Block, KVCache, Stack, decode_step
 
 LEVELS = 3  # of k-means; one more digit tells items apart that share these
 CHANNELS = 64  # of an item's content
 
 
+@dataclass(eq=False)
 class Tiger(Sequential):
     """Cross-entropy of the next item's digits; recommends what a beam finds under the trie of all items' digits.
 
@@ -36,14 +40,12 @@ class Tiger(Sequential):
     """
 
     name = "TIGER"
-    settings = ("codes", "beam", "mask_seen")
-
-    def __init__(self, config: Config, codes: int = 256, beam: int = 50, mask_seen: bool = True):
-        super().__init__(config)
-        self.codes, self.beam, self.mask_seen = codes, beam, mask_seen
+    codes: int = 256
+    beam: int = 50
+    mask_seen: bool = True
 
     @property
-    def unmasked(self) -> Tiger:
+    def unmasked(self) -> Self:
         """The same network, nothing masked."""
         other = copy.copy(self)
         other.mask_seen = False
@@ -74,68 +76,45 @@ def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = L
 
     Each level clusters what the level before left over, with fewer codes where fewer vectors differ. No two are alike.
     """
-    digits, left = [], vectors.astype(np.float64)
-    for _ in range(levels):
+    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
+    for level in range(levels):
         left = left.round(6)  # what is alike but for rounding is one vector
         clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
-        digits.append(clusters.labels_)
+        digits[level] = clusters.labels_
         left = left - clusters.cluster_centers_[clusters.labels_]
-    _, node = np.unique(np.stack(digits, 1), axis=0, return_inverse=True)
-    order = node.argsort(kind="stable")
-    first = np.searchsorted(node[order], node[order])
-    last = np.empty_like(order)
-    last[order] = np.arange(len(order)) - first
-    return np.stack((*digits, last), 1).astype(np.int64)
+    return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)
 
 
-class TigerNetwork(nn.Module):
+class TigerNetwork(SASRecNetwork):
     """Item ids (B, T) -> states (B, T, D), and states and the digits so far -> logits of the next digit.
 
     Each level has one vocabulary, whatever the digits before, that events, decoder and output share.
     """
 
     def __init__(self, digits: Tensor, config: Config):
-        super().__init__()
+        tables = (nn.Embedding(size, config.width) for size in (digits.max(0).values + 1).tolist())
+        super().__init__(nn.ModuleList(tables), config, Block, nn.RMSNorm)
         self.register_buffer("digits", digits)  # (N, G): saved with the weights that were learnt for them
-        self.tables = nn.ModuleList(nn.Embedding(size, config.width) for size in (digits.max(0).values + 1).tolist())
-        self.positions = nn.Embedding(config.history, config.width)
+        self.decoder, self.decoder_norm = Stack(config, config.decoder_layers), nn.RMSNorm(config.width)
 
-        def blocks(count: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(count))
-
-        self.layers, self.decoder = blocks(config.joint_layers), blocks(config.decoder_layers)
-        self.norm, self.decoder_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        for table in (*self.tables, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, item: Tensor) -> Tensor:
-        digits = self.digits[item.clamp(min=0)]  # (B, T, G)
-        event = sum(table(digits[..., level]) for level, table in enumerate(self.tables))
-        x = self.dropout(event + self.positions(torch.arange(item.shape[1], device=item.device)))
-        mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
-        for layer in self.layers:
-            x = layer(x, mask=mask).out
-        return self.norm(x)
+    def embed(self, item: Tensor) -> Tensor:
+        return sum(table(digit) for table, digit in zip(self.embedding, self.digits[item].unbind(-1), strict=True))
 
     def teacher_forced(self, state: Tensor, items: Tensor) -> list[Tensor]:
         """Logits of every digit of items, all levels in one pass: (n, D), (n,) -> G × (n, codes)."""
-        digits = self.digits[items]
-        before = [table(digits[:, level]) for level, table in enumerate(self.tables[:-1])]
+        before = [table(digit) for table, digit in zip(self.embedding[:-1], self.digits[items].T, strict=False)]
         x = torch.stack((state, *before), 1)  # (n, G, D)
         positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
-        for block in self.decoder:
-            x = block(x, mask=mask, positions=positions).out
-        x = self.decoder_norm(x)
-        return [x[:, level] @ table.weight.T for level, table in enumerate(self.tables)]
+        x = self.decoder_norm(self.decoder(x, mask, positions))
+        return [x[:, level] @ table.weight.T for level, table in enumerate(self.embedding)]
 
     def step(self, x: Tensor, level: int, cache: list[KVCache] | None) -> tuple[Tensor, list[KVCache]]:
         """One digit: the state or the vector of the digit before (n, D), keys and values so far -> logits, new cache.
 
-        `teacher_forced` and `step` are one function seen twice; a test holds them equal.
+        Equal to `teacher_forced`, by a test.
         """
         x, grown = decode_step(self.decoder, x, level, cache)
-        return self.decoder_norm(x) @ self.tables[level].weight.T, grown
+        return self.decoder_norm(x) @ self.embedding[level].weight.T, grown
 
 
 def trie(digits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -173,7 +152,7 @@ def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -
         ahead = scores.gather(1, slots) + log_probs.gather(1, slots * logits.shape[-1] + digit)
         scores, nodes = ahead.masked_fill(~valid, -math.inf).topk(min(beam, len(digit)))
         rows = (torch.arange(b, device=state.device)[:, None] * kept + slots.gather(1, nodes)).flatten()
-        past = [KVCache(m.k[rows], m.v[rows]) for m in past]
-        x, above = network.tables[level](digit[nodes]).flatten(0, 1), len(digit)
+        past = [layer.index_select(rows) for layer in past]
+        x, above = network.embedding[level](digit[nodes]).flatten(0, 1), len(digit)
     # The last level has a node for each item.
     return torch.full_like(scores[:, :1], -math.inf).repeat(1, above).scatter(1, node.argsort()[nodes], scores)

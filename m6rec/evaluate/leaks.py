@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.evaluate.ranking import scored, targets_of
+from m6rec.evaluate.ranking import name_of, scored, targets_of
 
 _MOST = 256  # targets that are scored: enough to show a leak, and one chunk
 
@@ -28,17 +28,17 @@ def leaks(
     anything with scores(users) -> (B, N) that reads events from `users`.
     """
     split, targets = targets_of(data, split, part)
-    some = _some(targets.events)
-    before = _scores(model, data.targets(some))
-    own = others = 0
-    for half in (0, 1):
-        changed = targets.events[targets.users % 2 == half]
-        moved = _moved(before, _scores(model, _after(data, changed, seed).targets(some)))
-        mine = np.isin(some, changed)
-        own, others = own + (moved & mine).sum(), others + (moved & ~mine).sum()
-    name = getattr(model, "name", type(model).__name__)
+    some, user = data.targets(_some(targets.events)), data.events["user"].to_numpy()
+    half, rows, moved = some.users % 2, np.arange(len(some)), []
+    for changed in (0, 1):
+        first = np.full(data.n_users, data.n_events)
+        first[targets.users] = np.where(targets.users % 2 == changed, targets.events, data.n_events)
+        after = np.arange(data.n_events) - first[user]
+        other = _replaced(data, after >= 0, after > 0, seed)
+        moved.append(_moved((model, some), (model, other.targets(some.events))))
+    own, others = np.stack(moved)[[half, 1 - half], rows]
     moves = {"the target or what follows it": own, f"other users' {part} events": others}
-    return [f"{name} knows {what}: {_move(n, len(some))}" for what, n in moves.items() if n]
+    return [f"{name_of(model)} knows {what}: {_say(rows)}" for what, rows in moves.items() if rows.any()]
 
 
 def fit_leaks(
@@ -52,9 +52,8 @@ def fit_leaks(
     split, targets = targets_of(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
     clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
-    moved = _moved(_scores(clean, users), _scores(other, users)).sum()
-    name = getattr(clean, "name", type(clean).__name__)
-    return [f"{name} is fitted on events outside training: {_move(moved, len(users))}"] if moved else []
+    moved = _moved((clean, users), (other, users))
+    return [f"{name_of(clean)} is fitted on events outside training: {_say(moved)}"] if moved.any() else []
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:
@@ -64,25 +63,15 @@ def shuffled(data: Dataset, seed: int = 0) -> Dataset:
     Does It Look Sequential?), or refit it on each: what NDCG@10 loses is what order is worth. Codes stay.
     """
     user = data.events["user"].to_numpy()
-    last = np.zeros(data.n_events, dtype=bool)
-    last[data.offsets[1:][np.diff(data.offsets) > 0] - 1] = True
+    last = np.diff(user, append=-1) != 0
     order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
-    events = data.events.copy()
-    for column in ("item", "action", "value"):  # times and requests stay where they are
-        events[column] = data.events[column].to_numpy()[order]
+    moved = ["item", "action", "value"]  # times and requests stay where they are
+    events = data.events.assign(**{column: data.events[column].to_numpy()[order] for column in moved})
     return replace(data, name=f"{data.name}-shuffled", events=events)
 
 
 def _some(events: np.ndarray) -> np.ndarray:
     return events[np.unique(np.linspace(0, len(events) - 1, min(_MOST, len(events))).astype(np.int64))]
-
-
-def _after(data: Dataset, targets: np.ndarray, seed: int) -> Dataset:
-    """The data with each of these targets, and what its user did afterwards, replaced."""
-    first = np.full(data.n_users, data.n_events)
-    first[data.targets(targets).users] = targets
-    place = np.arange(data.n_events) - first[data.events["user"].to_numpy()]
-    return _replaced(data, place >= 0, place > 0, seed)
 
 
 def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) -> Dataset:
@@ -108,14 +97,11 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) 
     return replace(data, events=events)
 
 
-def _scores(model: Any, users: Targets) -> np.ndarray:
-    return next(scored(model, users, _MOST))[1]
-
-
-def _move(moved: int, rows: int) -> str:
-    return f"{moved} of {rows} rows of scores move when these change"
-
-
-def _moved(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(B,) which rows differ by more than sums in another order do."""
+def _moved(*served: tuple[Any, Targets]) -> np.ndarray:
+    """(B,) which rows of two models' scores differ by more than sums in another order do."""
+    one, other = (next(scored(model, users, _MOST))[1] for model, users in served)
     return ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
+
+
+def _say(moved: np.ndarray) -> str:
+    return f"{moved.sum()} of {len(moved)} rows of scores move when these change"

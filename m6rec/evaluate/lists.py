@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from sklearn.preprocessing import normalize
 
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 
@@ -17,11 +18,9 @@ _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, bu
 def per_list(lists: np.ndarray, targets: Targets, split: Split) -> pd.DataFrame:
     """Novelty (bits), diversity and miscalibration of the lists (U, k) of these targets; NaN where one is too short."""
     data = targets.data
-    bag = _bag(data.items["text"], r"\w+")
-    unit = _scaled(bag, 1 / np.maximum(np.sqrt(bag.sum(axis=1)), 1))
     columns = {
         "novelty": novelty(lists, training_matrix(data, split)),
-        "diversity": diversity(lists, unit),
+        "diversity": diversity(lists, normalize(_bag(data.items["text"], r"\w+"))),
         "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
     }
     return pd.DataFrame(columns)
@@ -69,7 +68,8 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 
     history: (U, N), such as `targets.seen()`. shares: (N, categories), as `categories`. NaN where either has none.
     """
-    past, listed = _mean_shares(history, shares), _mean_shares(_chosen(lists, shares.shape[0]), shares)
+    weights = history.astype(np.float64), _chosen(lists, shares.shape[0])
+    past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), their sum 1, or empty rows
     # Only categories of the history count: on them the mixture is above 0, so both have the same entries in one order.
     mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
     past.sort_indices()
@@ -82,8 +82,7 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 def categories(data: Dataset) -> sp.csr_array:
     """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
     column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
-    bag = _bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+")
-    return _scaled(bag, 1 / np.maximum(bag.sum(axis=1), 1))
+    return normalize(_bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+"), "l1")
 
 
 def inverse_propensity(items: np.ndarray, training: sp.csr_array, gamma: float = 1.0) -> np.ndarray:
@@ -93,10 +92,6 @@ def inverse_propensity(items: np.ndarray, training: sp.csr_array, gamma: float =
     Evaluation), whose power is (their gamma + 1) / 2; ratio_interval(weights * hit, weights) is its interval.
     """
     return (training.sum(axis=0).astype(np.float64) + 1)[items] ** -gamma
-
-
-def _scaled(rows: sp.csr_array, factors: np.ndarray) -> sp.csr_array:
-    return sp.csr_array(sp.diags_array(factors) @ rows)
 
 
 def _bag(text: pd.Series, word: str) -> sp.csr_array:
@@ -112,9 +107,3 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     """(U, N) 1 for each listed item."""
     rows, positions = np.nonzero(lists >= 0)
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
-
-
-def _mean_shares(weights: sp.csr_array, shares: sp.csr_array) -> sp.csr_array:
-    """(U, categories) summing to 1 in each row, or empty."""
-    total = sp.csr_array(weights, dtype=np.float64) @ shares
-    return _scaled(total, 1 / np.where(total.sum(axis=1) > 0, total.sum(axis=1), 1))
