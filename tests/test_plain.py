@@ -64,18 +64,17 @@ def test_an_adapter_changes_its_layer_and_those_after_it():
 
 
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():
-    assert prompts.profile({"user_id": 7, "age": 24, "gender": "M"}) == "age twenties gender m"
+    assert prompts.fields({"user_id": 7, "age": 24, "gender": "M"}, names=True) == "age twenties gender m"
     assert prompts.event("Heat (1995)", 5) == "loved Heat (1995)"
     tokenizer = PromptTokenizer.fit(TEXTS * 3, 300)
     text = Prompt(profile=TEXTS[2], history=tuple(TEXTS), candidate="silk bag", target=("wool coat", "tabla"))
     whole = tokenizer.source(text, 200)
     short = tokenizer.source(text, len(whole) - 1)
     assert whole[len(whole) - len(short) + 10 :] == short[10:] and len(short) < len(whole)
-    assert tokenizer.decode(tokenizer.target(text.target, 99)[0][1:]) == ["wool coat", "tabla"]
-    ids, taught = tokenizer.target(("because:", "silk"), 99)
-    assert len(ids) == len(taught) and taught == [False] * (len(ids) - len(tokenizer.segment("silk")) - 1) + [True] * (
-        len(tokenizer.segment("silk")) + 1
-    )
+    assert tokenizer.decode(tokenizer.encode([text]).target[0, 1:]) == ["wool coat", "tabla"]
+    _, (ids,), (taught,) = tokenizer.encode([Prompt(target=("because:", "silk"))])
+    said = len(tokenizer.segment("silk")) + 1  # and [EOS]
+    assert len(ids) == len(taught) and taught.tolist() == [False] * (len(ids) - said) + [True] * said
     assert SOURCE_EOS not in tokenizer.segment("[EOS'] [EOS]")
     with pytest.raises(InputError, match="shorten"):
         tokenizer.source(text, 5)

@@ -95,7 +95,16 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: PromptTokenizer, wid
     noise of a tenth of that length, which keeps tokens apart that were never counted.
     """
     rng = np.random.default_rng(seed)
-    counts = sum(_token_counts(domain, tokenizer) for domain in domains)
+    counts = sp.csr_array((len(tokenizer), len(tokenizer)))
+    for domain in domains:
+        events, known = _bags(domain.items, tokenizer)[domain.item], _bags(domain.profiles, tokenizer)[domain.user]
+        known = known + _bags([f"{words}:" if words else "" for words in domain.requests], tokenizer)
+        for back in range(1, TEXT_WINDOW + 1):
+            same = np.zeros(len(domain.user))
+            same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
+            rows = np.flatnonzero(same)
+            known = known + sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same))) @ events
+        counts = counts + events.T @ known  # a token of an event (row), one of what was known before it (column)
     counts = (counts + counts.T).tocoo()
     total, each = counts.sum(), counts.sum(axis=0)
     chance = each[counts.row] * each[counts.col] / total
@@ -105,27 +114,11 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: PromptTokenizer, wid
     out = rng.standard_normal((len(tokenizer), width)) / width**0.5
     rank = min(width, min(counts.shape) - 1)
     if table.nnz > rank:
-        rows = sp.linalg.svds(table, k=rank, v0=np.ones(counts.shape[0]) / counts.shape[0] ** 0.5)[
-            0
-        ]  # every direction counts
+        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5  # every direction counts
+        rows = sp.linalg.svds(table, k=rank, v0=start)[0]
         out *= 0.1
         out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
     return torch.from_numpy(out).float()
-
-
-def _token_counts(domain: Domain, tokenizer: PromptTokenizer) -> sp.csr_array:
-    """(V, V): how often a token of an event (row) met one of what was known before it (column)."""
-    items = _bags(domain.items, tokenizer)
-    events = items[domain.item]
-    known = _bags(domain.profiles, tokenizer)[domain.user]
-    known = known + _bags([f"{words}:" if words else "" for words in domain.requests], tokenizer)
-    for back in range(1, TEXT_WINDOW + 1):
-        same = np.zeros(len(domain.user))
-        same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
-        rows = np.flatnonzero(same)
-        picked = sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same)))
-        known = known + picked @ events
-    return sp.csr_array(events.T @ known)
 
 
 def _bags(texts: Sequence[str], tokenizer: PromptTokenizer) -> sp.csr_array:

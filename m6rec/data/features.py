@@ -72,6 +72,11 @@ FILE_MODALITIES = {
 }
 
 
+Decoded = tuple[
+    np.ndarray, dict[str, str]
+]  # patches of the contents that can be decoded, and what is wrong with others
+
+
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
 ) -> Features:
@@ -81,8 +86,8 @@ def preprocess(
     length: tokens of a text that are kept. cache: folder for the decoded patches, by the files' content.
     What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
     """
-    ids = tokens(items["text"], tokenizer, length)
-    parts, present, problems = [ids], [(ids != PAD).any(1)], []
+    ids, problems = tokens(items["text"], tokenizer, length), []
+    parts, present = [ids], [(ids != PAD).any(1)]
     for name in FILE_MODALITIES:
         sources = list(items[name]) if name in items.columns else [None] * len(items)
         array, found, wrong = _modality(name, sources, media, cache)
@@ -137,9 +142,9 @@ def _modality(
     name: str, sources: list[object], media: Media | None, cache: Path | None
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Patches (N, P, ·), presence (N,) and what is wrong with the others that are not empty."""
+    modality, problems = FILE_MODALITIES[name], []
     hashes: list[str | None] = [None] * len(sources)
     contents: dict[str, object] = {}  # each is decoded once, however many items share it
-    problems: list[str] = []
     for i, source in enumerate(sources):
         if not absent(source):
             try:
@@ -147,23 +152,9 @@ def _modality(
                 contents.setdefault(hashes[i], source)
             except InputError as error:
                 problems.append(str(error).rstrip("."))
-    patches, broken = _patches(name, contents, media, cache)
-    each = enumerate(zip(sources, hashes, strict=True))
-    problems += [f"{_label(source, i)} {broken[content]}" for i, (source, content) in each if content in broken]
-    rows = {content: row for row, content in enumerate(sorted(contents.keys() - broken.keys()))}
-    row = np.array([rows.get(content, -1) for content in hashes], dtype=np.int64)
-    out = np.zeros((len(sources), *patches.shape[1:]), dtype=np.float32)
-    out[row >= 0] = patches[row[row >= 0]]
-    return out, row >= 0, problems
+    order = sorted(contents)
 
-
-def _patches(
-    name: str, contents: dict[str, object], media: Media | None, cache: Path | None
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Patches of the contents that can be decoded, in the order of their hashes, and what is wrong with the others."""
-    modality, order = FILE_MODALITIES[name], sorted(contents)
-
-    def make() -> tuple[np.ndarray, dict[str, str]]:
+    def make() -> Decoded:
         good, broken = [], {}
         for content in order:
             try:
@@ -172,10 +163,10 @@ def _patches(
                 broken[content] = str(error).rstrip(".")
         return modality.patches(np.array(good, dtype=np.float32).reshape(-1, *modality.shape)), broken
 
-    def save(decoded: tuple[np.ndarray, dict[str, str]], new: Path) -> None:
+    def save(decoded: Decoded, new: Path) -> None:
         save_file({"patches": decoded[0]}, new, {"problems": json.dumps(decoded[1])})
 
-    def load(path: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+    def load(path: Path) -> Decoded | None:
         try:
             with safe_open(path, framework="numpy") as file:
                 patches, broken = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
@@ -183,13 +174,18 @@ def _patches(
             return None
         return (patches, broken) if len(patches) + len(broken) == len(order) else None
 
-    if cache is None or not order:
-        return make()
     try:
-        path = Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
-        return cached(path, make, save, load)
+        kept = cache and order and Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
+        patches, broken = cached(kept, make, save, load) if kept else make()
     except (OSError, SafetensorError):  # a full disk costs time, not the result
-        return make()
+        patches, broken = make()
+    each = zip(range(len(sources)), sources, hashes, strict=True)
+    problems += [f"{_label(source, i)} {broken[content]}" for i, source, content in each if content in broken]
+    rows = {content: row for row, content in enumerate(content for content in order if content not in broken)}
+    row = np.array([rows.get(content, -1) for content in hashes], dtype=np.int64)
+    out = np.zeros((len(sources), *patches.shape[1:]), dtype=np.float32)
+    out[row >= 0] = patches[row[row >= 0]]
+    return out, row >= 0, problems
 
 
 def _label(source: object, row: int) -> str:

@@ -25,30 +25,26 @@ def item(words: object, longest: int = 8) -> str:
     return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 
 
-def profile(row: Mapping[str, object]) -> str:
-    """A user's columns in words, an age as its decade: {"age": 24, "gender": "M"} -> "age twenties gender m"."""
-    words = {name: _value(name, value) for name, value in row.items() if name != "user_id" and not pd.isna(value)}
-    return " ".join(f"{name} {value}" for name, value in words.items())
+FORMATS = {
+    "age": lambda years: DECADES[min(int(years) // 10, 6)],
+    "hour": lambda hour: DAYTIMES[int(hour) // 6 % 4],
+    "weekday": lambda day: "weekend" if int(day) >= 5 else "workday",
+}  # of columns whose values are not written as they are
 
 
-def request(fields: Mapping[str, object]) -> str:
-    """The request of the event to be predicted: {"hour": 21, "device": "phone"} -> "evening phone"."""
-    return " ".join(_value(name, value) for name, value in fields.items() if not pd.isna(value))
+def fields(row: Mapping[str, object], *, names: bool = False) -> str:
+    """A profile's or request's columns in words: {"hour": 21, "device": "phone"} -> "evening phone".
+
+    names: before each value, as in a profile: {"age": 24, "gender": "M"} -> "age twenties gender m".
+    """
+    told = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
+    words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in told.items()}
+    return " ".join(f"{name} {value}" if names else value for name, value in words.items())
 
 
 def event(words: str, value: float | None = None) -> str:
     """An item of a history, after its rating of 1 to 5 in words where it has one."""
     return words if value is None else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
-
-
-def _value(name: str, value: object) -> str:
-    if name == "age":
-        return DECADES[min(int(value) // 10, 6)]
-    if name == "hour":
-        return DAYTIMES[int(value) // 6 % 4]
-    if name == "weekday":
-        return "weekend" if int(value) >= 5 else "workday"
-    return clean(str(value)).lower()
 
 
 class Domain(NamedTuple):
@@ -117,16 +113,14 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     table = data.events if events is None else data.events[events]
     user, item_, value = (table[name].to_numpy() for name in ("user", "item", "value"))
     own = [column for column in table.columns if column not in CORE_COLUMNS]
-    requests = _requests(table, own) if own and data.timed else np.full(len(table), "", dtype=object)
+    requests = np.full(len(table), "", dtype=object)
+    if own and data.timed:
+        time = table["timestamp"]
+        rows = pd.DataFrame({"hour": time % 86400 // 3600, "weekday": (time // 86400 + 3) % 7, **table[own]})
+        texts = rows.astype(str).agg("\0".join, axis=1)
+        first, codes = np.unique(texts, return_index=True, return_inverse=True)[1:]
+        requests = np.array([fields(row) for row in rows.iloc[first].to_dict("records")], dtype=object)[codes]
     rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
-    profiles = np.array([profile(row) for row in data.users.to_dict("records")], dtype=object)
+    profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], dtype=object)
     values = value.astype(float) if rated else np.full(len(table), np.nan)
     return Domain(name or data.name, items, profiles, user, item_, requests, values)
-
-
-def _requests(table: pd.DataFrame, own: list[str]) -> np.ndarray:
-    seconds = table["timestamp"].to_numpy()
-    fields = pd.DataFrame({"hour": seconds % 86400 // 3600, "weekday": (seconds // 86400 + 3) % 7})
-    fields = pd.concat([fields, table[own].reset_index(drop=True)], axis=1)
-    rows, codes = np.unique(fields.astype(str).agg("\0".join, axis=1), return_index=True, return_inverse=True)[1:]
-    return np.array([request(row) for row in fields.iloc[rows].to_dict("records")], dtype=object)[codes]

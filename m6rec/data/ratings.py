@@ -76,50 +76,45 @@ class Ratings(RatedEvents):
         self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
         self.n_before = np.minimum(self.position, self.n_train[self.user])  # (E,) the user's training events before
         self.genres = data.items["genres"].str.get_dummies(" ").to_numpy(float)  # (N, genres)
-        self.numbers = self._numbers()
 
     def history(self, rows: np.ndarray, length: int) -> np.ndarray:
         """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
         back, before = np.arange(length, 0, -1), self.n_before[rows, None]
         return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
 
-    def _numbers(self) -> pd.DataFrame:
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
         """(E, 5) the user's mean, the others' mean of the item, their count, the user's genre and item similarity."""
-        train = self.is_train
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
-        end = start + self.n_before
 
         def before(values: np.ndarray) -> np.ndarray:
             """Sums of values (E, ·) over the user's training events before each one."""
             sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
-            return sums[end] - sums[start]
+            return sums[start + self.n_before] - sums[start]
 
-        own = (before(np.where(train, self.value, 0.0)) + SHRINK * overall) / (self.n_before + SHRINK)
-        residual = np.where(train, self.value - others - own + overall, 0.0)  # neither the user's nor the item's mean
+        own = (before(np.where(self.is_train, self.value, 0.0)) + SHRINK * overall) / (self.n_before + SHRINK)
+        residual = np.where(self.is_train, self.value - others - own + overall, 0.0)  # without user's and item's mean
         genres = self.genres[self.item]
-        rated, often = before(genres * residual[:, None]), before(genres * train[:, None])
+        rated, often = before(genres * residual[:, None]), before(genres * self.is_train[:, None])
         taste = (genres * rated / (often + SHRINK)).sum(1) / genres.sum(1).clip(min=1)
-        columns = (own, others, np.log1p(count), taste, self._similar(residual))
-        return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
 
-    def _similar(self, residual: np.ndarray) -> np.ndarray:
-        """(E,) the user's residuals of the items before that are most similar to this one, by who rated both."""
         had = np.zeros((self.data.n_users, self.data.n_items), np.float32)
         had[self.user[self.train], self.item[self.train]] = 1
         together = had.T @ had
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        out = []
+        similar = []  # the user's residuals of the items before that are most similar to this one, by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
             top = np.argpartition(-near, min(NEIGHBOURS, near.shape[1] - 1), 1)[:, :NEIGHBOURS]
             weight = np.take_along_axis(near, top, 1)
             rated = np.where(weight > 0, residual[np.take_along_axis(past, top, 1)], 0)
-            out.append((weight * rated).sum(1) / (weight.sum(1) + 0.3))
-        return np.concatenate(out)
+            similar.append((weight * rated).sum(1) / (weight.sum(1) + 0.3))
+        columns = (own, others, np.log1p(count), taste, np.concatenate(similar))
+        return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -226,7 +221,7 @@ class RatingWindows(RatedEvents):
         edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
         self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
         words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
-        profiles = [prompts.profile(row) for row in data.users.to_dict("records")]
+        profiles = [prompts.fields(row, names=True) for row in data.users.to_dict("records")]
         rated = [prompts.event(text, value) for text in words for value in range(1, 6)]
         ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
         read = np.unique(self.item[self.is_train])

@@ -10,6 +10,7 @@ M6-Rec section 3.1.
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import string
 import unicodedata
@@ -83,7 +84,7 @@ class Prompt(NamedTuple):
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """The bidirectional region's segments that are not empty, in order."""
+        """The bidirectional region's segments that are not empty."""
         return tuple(part for part in (self.profile, self.request, *self.history, self.candidate) if part)
 
     def __str__(self) -> str:
@@ -107,7 +108,9 @@ class PromptTokenizer:
             raise InputError("this tokenizer has no [SEP] at its place: make one with PromptTokenizer.fit(texts).")
         self.bpe = bpe
         bpe.encode_special_tokens = True  # a title that spells [EOS] ends nothing
-        self.segment: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(self._segment)
+        self.segment: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(
+            lambda words: (*bpe.encode(clean(words)).ids, SEP)
+        )
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048) -> PromptTokenizer:
@@ -117,9 +120,6 @@ class PromptTokenizer:
 
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
-
-    def _segment(self, words: str) -> tuple[int, ...]:
-        return (*self.bpe.encode(clean(words)).ids, SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
         """The bidirectional region in at most `length` tokens: where it is too long, the oldest events are left out.
@@ -141,30 +141,24 @@ class PromptTokenizer:
             events = [*self.segment(words), *events]
         return [SOURCE_BOS, *before, *events, *after, SOURCE_EOS]
 
-    def target(self, parts: Sequence[str], length: int) -> tuple[list[int], list[bool]]:
-        """The autoregressive region and its loss mask, cut to `length` tokens, then without [EOS]."""
-        ids, loss_mask = [BOS], [False]
-        for part in parts:
-            ids += self.segment(part)
-            loss_mask += [not part.endswith(":")] * (len(ids) - len(loss_mask))
-        return [*ids, EOS][:length], [*loss_mask, True][:length]
-
     def given(self, parts: Sequence[str]) -> list[int]:
         """The beginning of an autoregressive region, for generation to go on from."""
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
-        """Prompts -> padded token ids, at most `source` and `target` long."""
-        right = [self.target(prompt.target, target) for prompt in prompts]
-        ids, loss_mask = (pad([row[i] for row in right]) for i in range(2))
-        return Tokens(pad([self.source(prompt, source) for prompt in prompts]), ids, loss_mask.astype(bool))
+        """Prompts -> padded token ids, at most `source` and `target` long: a target is cut, a source as in `source`."""
+        ids, loss_mask = [], []
+        for prompt in prompts:
+            parts = [self.segment(part) for part in prompt.target]
+            taught = [not part.endswith(":") for part, tokens in zip(prompt.target, parts, strict=True) for _ in tokens]
+            ids.append([BOS, *(token for tokens in parts for token in tokens), EOS][:target])
+            loss_mask.append([False, *taught, True][:target])
+        return Tokens(pad([self.source(prompt, source) for prompt in prompts]), pad(ids), pad(loss_mask).astype(bool))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Token ids of a target region -> its segments in words, up to [EOS]."""
         parts: list[list[int]] = [[]]
-        for token in map(int, ids):
-            if token == EOS:
-                break
+        for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
             if token == SEP:
                 parts.append([])
             elif token >= len(PROMPT_SPECIAL):
