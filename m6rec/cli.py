@@ -59,9 +59,8 @@ def run(
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
     from m6rec.runs import execute, suite
 
-    names = [word for word in words or [] if "=" not in word]
-    parameters = execute.assignments(word for word in words or [] if "=" in word)
-    done = suite.run_all(execute.find(folder(), names), out, parameters)
+    names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
+    done = suite.run_all(execute.find(folder(), names), out, execute.assignments(given))
     ok = all(execution.ok for execution in done)
     if ok and not words:
         recommend(user="196")
@@ -81,9 +80,9 @@ def results(
 
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, failed = [] if page else execute.find(folder(), names or []), False
-    if not names and paths:
-        fresh = results.read_all(folder() / "results").keys() - set(results.stale(folder() / "results"))
+    paths, failed, place = [] if page else execute.find(folder(), names), False, folder() / "results"
+    if not names:
+        fresh = results.read_all(place).keys() - set(results.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
         try:
@@ -100,7 +99,7 @@ def notebooks(names: Names = None) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
     from m6rec.runs import execute, results, suite
 
-    done = suite.refresh(execute.find(folder(), names or []))
+    done = suite.refresh(execute.find(folder(), names))
     results.write_page(folder())  # with the picture that a notebook has drawn
     raise typer.Exit(int(not all(execution.ok for execution in done)))
 
@@ -112,7 +111,7 @@ def class_(
     """Write student copies of the notebooks, without the solutions and outputs."""
     from m6rec.runs import execute, suite
 
-    print(f"{len(suite.write_class(execute.find(folder(), names or []), out))} notebooks are in {out}")
+    print(f"{len(suite.write_class(execute.find(folder(), names), out))} notebooks are in {out}")
 
 
 @app.command()
@@ -152,30 +151,25 @@ def recommend(
         raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
     if method not in ("generated", "dense", "hybrid"):
         raise InputError(f"method={method} is unknown: use generated, dense or hybrid.")
-    if checkpoint and not checkpoint.is_dir():
-        raise InputError(f"there is no checkpoint folder {checkpoint}: name one that save_pretrained has written.")
     import m6rec
     from m6rec.recommender import M6Rec
 
     loaded = m6rec.load(data)
-    request = None if hour is None else {"hour": hour}
+    asked = {"history": history, "context": None if hour is None else {"hour": hour}}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
     if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
-        M6Rec(loaded, preset=preset).extract_context(history, request, user=user)
+        M6Rec(loaded, preset=preset).person(user, **asked)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     if user is not None:
-        code = int(loaded.user_codes([user])[0])
-        last = loaded.events["item"].iloc[loaded.offsets[code] : loaded.offsets[code + 1]].tail(10)
+        last = model.person(user, **asked).history[-10:]
         _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
-    found = model.recommend(user=user, history=history, context=request, k=k, method=method)
+    found = model.recommend(user, **asked, k=k, method=method)
     _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
 
 
 def _print_items(items: pd.DataFrame, title: str) -> None:
-    scores = [f"{score:.3f}" for score in items.get("score", ())] or [""] * len(items)
-    rows = [
-        f"{place:3}  {name}  {score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
-    ]
-    for line in (title, *rows):
+    scores = items["score"].map("  {:.3f}".format) if "score" in items else [""] * len(items)
+    rows = [f"{place:3}  {name}" for place, name in enumerate(items["title"], 1)]
+    for line in (title, *map("".join, zip(rows, scores, strict=True))):
         print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal

@@ -30,98 +30,61 @@ class Config:
     """
 
     # --- the network
-    width: int = 64
-    """D, channels of every token."""
-    heads: int = 2
-    """H, attention heads of every block; divides the width."""
-    local_layers: int = 1
-    """Blocks inside one item, over its text, image and sound tokens. 0: an item is a bag of them (fusion "joint")."""
-    joint_layers: int = 2
-    """Blocks over profile, history and target."""
-    decoder_layers: int = 1
-    """Blocks over the digits of a semantic ID, or over text."""
-    dropout: float = 0.2
-    """Share of channels dropped before and after each sub-layer while training."""
-    history: int = 100
-    """T, the most recent events that are encoded."""
+    width: int = 64  # D, channels of every token
+    heads: int = 2  # H, attention heads of every block; divides the width
+    local_layers: int = 1  # blocks inside one item, over its text, image and sound tokens. 0: a bag of them
+    joint_layers: int = 2  # blocks over profile, history and target
+    decoder_layers: int = 1  # blocks over the digits of a semantic ID, or over text
+    dropout: float = 0.2  # share of channels dropped before and after each sub-layer while training
+    history: int = 100  # T, the most recent events that are encoded
     # --- what it encodes
-    identity: bool = True
-    """An ID embedding for every known item, beside its content. Off: open-domain, as in the paper."""
-    identity_dropout: float = 0.0
-    """Share of items whose ID embedding is dropped in a training step, so that content learns to stand alone."""
-    modalities: tuple[str, ...] = MODALITIES
-    """Of an item, where it has them: text, image, sound."""
+    identity: bool = True  # an ID embedding for every known item, beside its content. Off: open-domain, as in the paper
+    identity_dropout: float = 0.0  # share of items without it in a training step, so that content learns to stand alone
+    modalities: tuple[str, ...] = MODALITIES  # of an item, where it has them
+    # How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
+    # (from text to the others).
     fusion: str = "joint"
-    """How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
-    (from text to the others)."""
-    modality_dropout: float = 0.1
-    """Chance of each of an item's modalities to be dropped in a training step; one always stays."""
-    profile: bool = True
-    """The user's profile columns."""
-    request: bool = True
-    """The request's own time (hour, weekday, gap since the last event) and the events' own columns."""
+    modality_dropout: float = 0.1  # chance of each of an item's modalities to be dropped in training; one always stays
+    profile: bool = True  # the user's profile columns
+    request: bool = True  # the request's time (hour, weekday, gap since the last event) and the events' own columns
+    # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
+    # the last items' texts share).
     derived_features: tuple[str, ...] = ()
-    """Derived context features: season, session (its events before the request), pace (seconds per
-    event in it), tastes (the word that the last items' texts share)."""
+    # Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
+    # time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
-    """Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
-    time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories."""
+    # How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding".
     context_fusion: str = "attention"
-    """How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding"."""
-    vocabulary: int = 2048
-    """V, the size of the text vocabulary."""
-    text_length: int = 24
-    """Text tokens encoded per item."""
+    vocabulary: int = 2048  # V, the size of the text vocabulary
+    text_length: int = 24  # text tokens encoded per item
     # --- semantic IDs
-    digits: int = 3
-    """G, levels of the tree: digits of a semantic ID."""
-    free_leaves: float = 0.15
-    """Share of the tree's leaves that stay free for new items."""
+    digits: int = 3  # G, levels of the tree: digits of a semantic ID
+    free_leaves: float = 0.15  # share of the tree's leaves that stay free for new items
     # --- training
-    pretrain_epochs: int = 25
-    """Passes over all training events with the pretraining losses (0: the items alone, with `item_epochs`)."""
-    finetune_epochs: int = 10
-    """Passes over all training events with the digits' losses added."""
-    batch: int = 64
-    """B, sequences per step."""
-    learning_rate: float = 1e-3
-    """AdamW's step size after the warm-up."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay."""
-    average: float = 0.99
-    """Decay per step of the exponential moving average of the weights, which is what is validated and kept."""
-    patience: int = 3
-    """Validations without a better NDCG@10 after which training stops early."""
-    validate_every: int = 5
-    """Epochs between validations."""
-    item_epochs: int = 0
-    """Passes over the items alone, with their content's losses, before the first event; then those losses stop."""
-    infill_weight: float = 0.2
-    """Weight of the text-infilling loss beside the next-event loss (0 switches it off); captions are part of it."""
-    patch_weight: float = 0.2
-    """Weight of the masked image and sound patches' loss (0 switches it off)."""
-    align_weight: float = 0.1
-    """Weight of the contrastive alignment between the modalities of an item (0 switches it off)."""
-    teacher_weight: float = 1.0
-    """Weight of the dense head's distillation in the digits' loss (0 switches it off)."""
-    spectral: float = 0.0
-    """Standard deviation of ID embeddings that start as the spectral embedding of the training histories'
-    co-occurrences (0: as small random vectors)."""
-    smoothing: float = 0.0
-    """Share of a target's probability given to the items that co-occur with it in the training histories; none where
-    items are sampled (`negatives`)."""
+    pretrain_epochs: int = 25  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
+    finetune_epochs: int = 10  # passes over all training events with the digits' losses added
+    batch: int = 64  # B, sequences per step
+    learning_rate: float = 1e-3  # AdamW's step size after the warm-up
+    weight_decay: float = 0.01  # AdamW's decoupled decay
+    average: float = 0.99  # decay per step of the moving average of the weights, which is what is validated and kept
+    patience: int = 3  # validations without a better NDCG@10 after which training stops early
+    validate_every: int = 5  # epochs between validations
+    item_epochs: int = 0  # passes over the items alone, with their content's losses, before the first event; then none
+    infill_weight: float = 0.2  # of the text-infilling loss beside the next-event loss; captions are part of it
+    patch_weight: float = 0.2  # of the masked image and sound patches' loss
+    align_weight: float = 0.1  # of the contrastive alignment between the modalities of an item
+    teacher_weight: float = 1.0  # of the dense head's distillation in the digits' loss
+    spectral: float = 0.0  # standard deviation of ID embeddings that start from co-occurrences. 0: small random vectors
+    smoothing: float = 0.0  # share of a target's probability for items that co-occur with it; none with `negatives`
+    # Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
+    # above 50,000 items.
     negatives: int = 0
-    """Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
-    above 50,000 items."""
-    seed: int = 0
-    """Seeds initialisation, order and dropout."""
-    device: str = "auto"
-    """"auto" (a GPU where there is one), "cpu", "cuda" or any other device that PyTorch has here: see `pick_device`."""
+    seed: int = 0  # of initialisation, order and dropout
+    device: str = "auto"  # "auto" (a GPU where there is one), "cpu", "cuda" or another: see `pick_device`
+    # What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
+    # on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie.
     precision: str = "auto"
-    """What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
-    on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie."""
-    compile: bool = False
-    """Train the joint layers through `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU."""
+    compile: bool = False  # the joint layers by `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU
 
     def __post_init__(self) -> None:
         for name in _SOME_OF:  # JSON knows only lists

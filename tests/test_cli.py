@@ -59,7 +59,7 @@ def test_help_lists_every_command(m6rec):
         (["recommend"], "either --user ID or --history TITLE"),
         (["recommend", "--user", "1", "--history", "Fargo"], "give one of them"),
         (["recommend", "--user", "1", "--method", "magic"], "method=magic is unknown"),
-        (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint folder nowhere"),
+        (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
         (["recommend", "--user", "1", "--data", "ml-200k"], "'ml-200k' is unknown"),
         (["run", "02_toy"], "01_toy"),
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),

@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
-from m6rec.runs import report, suite
+from m6rec.runs import suite
 from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
 
 PARAMETERS = """seed = 0  # of every random choice
@@ -187,7 +187,7 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
     run = {"versions": {evil: evil}}
-    index = report.build(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
+    index = suite.report(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 5
     for text in (front, page):

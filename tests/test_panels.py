@@ -16,9 +16,9 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import capture
-from m6rec.runs import report
+from m6rec.runs import suite
 from m6rec.runs.execute import Execution
-from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel, milliseconds
+from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel
 
 TAGS = {"div", "strong", "figure", "img", "figcaption", "details", "summary", "p"} | {
     "table", "thead", "tbody", "tr", "th", "td"
@@ -220,15 +220,9 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
         new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown
     ])  # fmt: skip
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
-    index = report.build(tmp_path, [Execution(tmp_path / "00_a.ipynb", True, 1.0)], {}, source=tmp_path)
+    index = suite.report(tmp_path, [Execution(tmp_path / "00_a.ipynb", True, 1.0)], {}, source=tmp_path)
     for path in (index, tmp_path / "00_a.html"):
         page = path.read_text(encoding="utf-8")
         found = Tags(page)
         assert "script" not in found.tags and not any(name.startswith("on") for name in found.attributes)
         assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
-
-
-def test_the_time_from_a_move_to_the_picture_is_measured_for_each_move(trained):
-    panel = ContextWhatIf(trained, history=HISTORY, k=5)
-    taken = milliseconds(panel, "hour", [3, 9, 21])
-    assert taken.shape == (3,) and (taken > 0).all() and panel.values["hour"] == 22

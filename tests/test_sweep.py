@@ -53,7 +53,7 @@ def ran(toy: Path, name: str = "") -> int:
 
 
 def quietly(toy: Path, grid: dict, **options):
-    return sweep(toy, grid, toy.parent / "out", say=lambda line: None, **options)
+    return sweep(toy, grid, toy.parent / "out", **options)
 
 
 def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy):

@@ -51,7 +51,7 @@ def test_restored_patches_stand_in_the_gaps_and_nowhere_else():
     true, new = (image.patches(rng.random((2, 28, 28))) for _ in range(2))
     hidden = np.zeros((2, 16), bool)
     hidden[:, :5] = True
-    picture = items.reconstructions({"image": Reconstruction(true, new, hidden)}, "Restored", count=2)
+    picture = items.reconstructions({"image": Reconstruction(true, new, hidden)}, "Restored")
     seen, filled, whole = (image.patches(drawn(picture, place)[None])[0] for place in (0, 2, 4))
     assert np.isnan(seen[:5]).all() and not np.isnan(seen[5:]).any()
     np.testing.assert_allclose(filled, np.concatenate([new[0, :5], true[0, 5:]]))

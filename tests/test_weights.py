@@ -7,7 +7,7 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.recommender import shipped
+from m6rec.data.readers import shipped
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def model():
 
 
 def test_it_is_small_and_its_card_says_what_it_was_trained_on_and_on_what_terms():
-    folder = shipped("bazaar")
+    folder = shipped("weights") / "bazaar"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert all(words in card for words in ("simulated shoppers", "Terms.", "NDCG@10", "make weights"))
@@ -24,7 +24,7 @@ def test_it_is_small_and_its_card_says_what_it_was_trained_on_and_on_what_terms(
 
 def test_it_is_as_good_as_its_card_says(model):
     """Weights that were loaded into the wrong places would rank like chance."""
-    card = (shipped("bazaar") / "README.md").read_text(encoding="utf-8")
+    card = (shipped("weights") / "bazaar" / "README.md").read_text(encoding="utf-8")
     for method in ("dense", "generated"):
         found = m6rec.evaluate(model.scorer(method), model.data).metrics["ndcg@10"]
         assert f"{found:.2f}" in card, (method, found)

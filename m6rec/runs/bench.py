@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import baselines
-from m6rec.baselines import ContentKNN, CoOccurrence
 from m6rec.config import Config
 from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.text import clean
-from m6rec.evaluate import compare, evaluate
-from m6rec.evaluate.blend import CachedScorer, Ensemble, Interpolation, coordinate_ascent, validation_ndcg
+from m6rec.evaluate import CachedScorer, Ensemble, Interpolation, compare, coordinate_ascent, evaluate, validation_ndcg
 from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
@@ -97,8 +95,8 @@ class Bench:
         self._grid = GRID | CONTENT if words else GRID
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
-        self._count = lru_cache(4)(lambda **at: CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
-        self._near = lru_cache(4)(lambda neighbours: ContentKNN(neighbours).fit(data, self.split))
+        self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
+        self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(CachedScorer)
         self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
         self._blends = cache(lambda **more: self.blend(self._dense(**more)))
@@ -120,7 +118,7 @@ class Bench:
                 seconds = seconds or time.perf_counter() - begun
                 yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
-    def cooccurrence(self) -> CoOccurrence:
+    def cooccurrence(self) -> baselines.CoOccurrence:
         """The co-occurrence count, with the settings that are best on validation."""
         return self._count(**self._alone)
 

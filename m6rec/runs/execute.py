@@ -47,12 +47,12 @@ class Execution(NamedTuple):
         return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {said}"
 
 
-def find(folder: Path, names: Sequence[str] = ()) -> list[Path]:
+def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names] or [*known]
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
     for stem in stems:
         if stem not in known:
             raise InputError(f"there is no notebook {stem!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
@@ -88,11 +88,23 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     """
     read(notebook)
     where, known = Path(notebook).name, papermill.inspect_notebook(str(notebook))
-    for name in given:
+    values = {}
+    for name, value in given.items():
         if name not in known:
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
             raise InputError(f"{where} has no parameter {name!r}{_near(name, known)}; it knows {own}.")
-    return {name: _typed(where, known[name], value) for name, value in given.items()}
+        default = ast.literal_eval(known[name]["default"])
+        if isinstance(value, str) and not isinstance(default, str):
+            with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
+                value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
+        due = float if known[name]["inferred_type_name"] == "float" else type(default)
+        values[name] = value = float(value) if due is float and type(value) is int else value
+        if default is not None and type(value) is not due:
+            raise InputError(f"{where}: {name} is {due.__name__}, for instance {default!r}, not {value!r}.")
+        found = re.match(r"[\w-]+(?: \| [\w-]+)+", known[name]["help"])
+        if found and default in (choices := found[0].split(" | ")) and value not in choices:
+            raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
+    return values
 
 
 def execute(
@@ -127,22 +139,6 @@ def execute(
         except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
             error = f"the kernel ended: {failed}"
     return Execution(out, not error, time.perf_counter() - start, error)
-
-
-def _typed(where: str, parameter: dict[str, str], value: object) -> object:
-    name, default = parameter["name"], ast.literal_eval(parameter["default"])
-    if isinstance(value, str) and not isinstance(default, str):
-        with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
-            value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
-    due = float if parameter["inferred_type_name"] == "float" else type(default)
-    if due is float and type(value) is int:
-        value = float(value)
-    if default is not None and type(value) is not due:
-        raise InputError(f"{where}: {name} is {due.__name__}, for instance {parameter['default']}, not {value!r}.")
-    found = re.match(r"[\w-]+(?: \| [\w-]+)+", parameter["help"])
-    if found and default in (choices := found[0].split(" | ")) and value not in choices:
-        raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
-    return value
 
 
 def _near(name: str, known: Iterable[str]) -> str:

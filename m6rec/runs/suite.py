@@ -5,32 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import nbformat
+from nbconvert import HTMLExporter
 from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
 from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, write_json
-from m6rec.runs import report
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
+img, svg { max-width: 100%; height: auto; background: #fff; } section img { max-width: 20rem; }
+pre, table { overflow-x: auto; font-size: .85rem; } .highlight { background: #f5f6f8; color: #000; }
+a.anchor-link { display: none; }
+@media (prefers-color-scheme: dark) {
+  body { background: #15181c; color: #dde1e6; } a { color: #7db7ff; }
+  .highlight { filter: invert(.9) hue-rotate(180deg); }
+}
+"""
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def run_all(
-    paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] | None = None, say: Callable = print
-) -> list[Execution]:
+def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks in order into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
 
     One that fails does not stop the others: each stands alone. InputError, before any starts, if parameters do not fit.
     """
     for path in paths:
-        typed = check_parameters(path, parameters or {})
+        typed = check_parameters(path, parameters)
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
     done, metrics = [], {}
@@ -41,7 +53,7 @@ def run_all(
             execution = execution._replace(ok=False, error=f"records {twice[0]}, which an earlier notebook recorded")
         metrics = {**figures, **metrics}
         done.append(execution)
-        say(execution)
+        print(execution)
     metrics["run"] = {
         **environment(),
         "code_hash": {path.stem: code_hash(path) for path in paths},
@@ -50,14 +62,49 @@ def run_all(
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
-    report.build(folder, done, metrics["run"], source=paths[0].parent.absolute())
+    report(folder, done, metrics["run"], source=paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
+def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
+    """Write nbconvert's page of each executed notebook and index.html into the folder; returns the index.
+
+    run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
+    Everything is in the pages, formulas as TeX; their policy forbids scripts and the network: titles may hold markup.
+    """
+    hidden = {"exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(template_name="basic", embed_images=True, **hidden)
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    stems = [run.path.stem for run in executions]
+
+    def link(found: re.Match) -> str:
+        stem = found[1].removesuffix(".ipynb")
+        place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
+        return f'href="{place}'
+
+    facts = {key: run[key] for key in ("commit", "seed", "device", "cores", "platform") if key in run}
+    facts |= run.get("versions", {})
+    parts = [f"<h1>m6rec: the executed notebooks</h1><p>{escape(' · '.join(f'{k} {v}' for k, v in facts.items()))}</p>"]
+    for done in executions:
+        stem, title, picture = done.path.stem, done.path.stem, ""
+        if done.path.exists():
+            notebook = read(done.path)
+            title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+            body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
+            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
+            _write(folder / f"{stem}.html", title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
+            picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
+        heading = f'<h2><a href="{stem}.html">{escape(title)}</a></h2>'
+        parts.append(f"<section>{heading}<p>{escape(str(done))}</p>{picture}</section>")
+    parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
+    _write(folder / "index.html", "m6rec: the executed notebooks", "\n".join(parts))
+    return folder / "index.html"
+
+
+def refresh(paths: Sequence[Path]) -> list[Execution]:
     """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
     done = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +112,7 @@ def refresh(paths: Sequence[Path], say: Callable = print) -> list[Execution]:
             done.append(execution := execute(path, Path(folder) / path.name))
             if execution.ok:
                 nbformat.write(clean(read(execution.path)), path)
-            say(execution)
+            print(execution)
     return done
 
 
@@ -107,3 +154,12 @@ def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
 def _digest(notebook: nbformat.NotebookNode) -> str:
     """Of what a person writes in a notebook: the cells' sources, but not what running them leaves."""
     return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in notebook.cells]).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, title: str, body: str, style: str = "") -> None:
+    path.write_text(
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(title)}</title>'
+        f"<style>{style}{STYLE}</style><body>{body}</body></html>\n",
+        encoding="utf-8",
+    )

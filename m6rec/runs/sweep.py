@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
 
 def sweep(
     notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, timeout: int | None = None,
-    dry_run: bool = False, say: Callable = print,
+    dry_run: bool = False,
 ) -> Sweep:  # fmt: skip
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
@@ -74,14 +74,14 @@ def sweep(
     todo = [run for run in runs if run not in kept]
     if dry_run:
         for run in runs:
-            say(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
+            print(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
         return Sweep([], kept, {}, [])
     failed: dict[Path, str] = {}
     calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout) for run in todo)
     try:
         for folder, error in Parallel(jobs, return_as="generator_unordered", batch_size=1)(calls):
             failed |= {folder: error} if error else {}
-            say(f"{folder.name}: {error or 'finished'}")
+            print(f"{folder.name}: {error or 'finished'}")
     finally:
         tables = write_tables(notebook, out)
     return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)

@@ -64,18 +64,18 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
     return finish(figure, title, data, f"Rows: {', '.join(rows)}; {len(first)} photographs.")
 
 
-def reconstructions(pieces: Mapping[str, Reconstruction], title: str, *, count: int = 3) -> Picture:
-    """The visible patches of the first items, the patches reconstructed in the gaps, and the true ones.
+def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
+    """The visible patches of the first three items, the patches reconstructed in the gaps, and the true ones.
 
     pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's masked patches.
     """
     rows = []
     for modality, piece in pieces.items():
-        true, predicted, gap = piece.true[:count], piece.predicted[:count], piece.masked[:count, :, None]
+        true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
         parts = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
         style = {**STYLES[modality], "vmax": max(1e-6, float(true.max()))}
         rows += [(name, UNPATCH[modality](part), style) for name, part in parts.items()]
-    data = pd.DataFrame({modality: pd.Series(piece.errors()[:count]) for modality, piece in pieces.items()})
+    data = pd.DataFrame({modality: pd.Series(piece.errors()[:3]) for modality, piece in pieces.items()})
     alt = f"{', '.join(pieces)}: visible patches, reconstructed ones, and the truth."
     return finish(_images(rows, 2.2, 0.8), title, data, alt)
 

@@ -1,17 +1,14 @@
 """Interactive views: controls beside a picture that follows them, and the same picture wherever no kernel answers.
 
-- pictures stand in an HTML widget with an alternative text, so that an error in a redraw is an error of its cell
-- every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run on another thread
-- whatever comes from the data is escaped before it enters a page
-- no native menus: their arrow keys are JupyterLab's while a cell is selected
+Every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run on another thread. Whatever comes from
+the data is escaped. No native menus: their arrow keys are JupyterLab's while a cell is selected.
 """
 
 from __future__ import annotations
 
 import html
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Unpack
 
 import ipywidgets
@@ -25,7 +22,7 @@ from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
 from m6rec.explain.explainers import keep_tokens
 from m6rec.generate.beam import generate
-from m6rec.recommender import M6Rec, Who
+from m6rec.recommender import M6Rec, Person, Who
 from m6rec.view import heatmap
 from m6rec.view.beam import beam_tree
 from m6rec.view.figures import rank_moves
@@ -123,12 +120,6 @@ class Panel:
         return f"{type(self).__name__}: {plain(self.title, 160)}"
 
 
-def milliseconds(panel: Panel, name: str, values: Sequence[object]) -> np.ndarray:
-    """From a control's move to the new picture, in the kernel: (n,), one a value; a first move warms up."""
-    ends = [time.perf_counter() for value in (values[-1], *values) if panel.goto(**{name: value})]
-    return 1000 * np.diff(ends)
-
-
 def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
     """A slider over numbers or (name, value): arrow keys move it, and it answers when it stands still."""
     return ipywidgets.SelectionSlider(
@@ -146,7 +137,7 @@ class HeadsAndLayers(Panel):
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
         heatmap.check(record, 0, 0)  # refuses what is no record before anything is drawn
-        self.record, self.folded = record, record.fold(recent)
+        self.record = record.fold(recent)
         layers, heads = record.weights.shape[:2]
         controls = {
             "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
@@ -159,12 +150,12 @@ class HeadsAndLayers(Panel):
         where = f"layer {layer}" if layer else "all layers"
         if view == "tokens":
             title = f"{self.title}: {where}, {f'head {head}' if head else 'all heads'}"
-            return heatmap.token_map(self.folded, title, layer=layer, head=head)
+            return heatmap.token_map(self.record, title, layer=layer, head=head)
         if view == "target":
-            return heatmap.target_map(self.folded, f"{self.title}: {where}", layer=layer)
+            return heatmap.target_map(self.record, f"{self.title}: {where}", layer=layer)
         if view == "groups":
             return heatmap.group_map(self.record, f"{self.title}: by group")
-        return heatmap.rollout_map(self.folded, f"{self.title}: rollout")
+        return heatmap.rollout_map(self.record, f"{self.title}: rollout")
 
 
 class BeamTree(Panel):
@@ -207,16 +198,9 @@ class ContextWhatIf(Panel):
     """
 
     def __init__(
-        self,
-        model: M6Rec,
-        user: object = None,
-        *,
-        k: int = 10,
-        method: str = "generated",
-        title: str = "What if?",
-        **who: Unpack[Who],
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: Unpack[Who]
     ) -> None:
-        self.model, self.person, self.k, self.method = model, model.person(user, **who), k, method
+        self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
         self.events = self.context.item[0, : int(self.context.position)].tolist()
         request = {f.name: f for f in model.fields.request}
@@ -235,7 +219,7 @@ class ContextWhatIf(Panel):
         controls["add"] = ipywidgets.Text(
             description="and then", placeholder="a title or an id", continuous_update=False, style=STYLE
         )
-        self.before = self._listed()
+        self.before = self._listed(self.person)
         super().__init__(title, controls, self._picture)
 
     def read(self, name: str, value: object) -> object:
@@ -244,8 +228,8 @@ class ContextWhatIf(Panel):
             return str(value or "") if name == "add" else value
         return 0 if value is None else self.fields[name].encode_one(value)
 
-    def _listed(self, **options: object) -> list[str]:
-        codes = self.model.top_items(self.person, self.k, self.method, **options).items[0].tolist()
+    def _listed(self, person: Person, drop: tuple[str, ...] = ()) -> list[str]:
+        codes = self.model.top_items(person, self.k, drop=drop).items[0].tolist()
         return [self.titles[code] for code in codes]
 
     def _picture(self, add: str, **values: int) -> Picture:
@@ -270,5 +254,5 @@ class ContextWhatIf(Panel):
             seen.append(new)
             changed.append(f"and then {plain(self.titles[new], 40)}")
         title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
-        now = self._listed(context=context, history=seen, drop=masked)
+        now = self._listed(self.person._replace(context=context, history=seen), masked)
         return rank_moves(self.before, now, ("as it was", "as it is"), title)
