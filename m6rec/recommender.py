@@ -6,7 +6,7 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypedDict, Unpack
+from typing import NamedTuple, Self, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ class Person(NamedTuple):
     """A user to recommend to, in a model's codes; `M6Rec.person` makes one."""
 
     context: Context  # of one row and one target (B = Q = 1)
-    history: list[int]  # all item codes, the oldest first, however few of them are encoded
+    history: list[int]  # all item codes, the oldest first, which are not recommended; only the last ones are encoded
     new: list[Mapping[str, object]]  # contents of its items that the catalogue lacks; they have the codes N, N + 1, …
 
 
@@ -126,7 +126,7 @@ class M6Rec:
         data, split, config = self.data, self.split, self.config
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
         stream = losses.Stream(data, split, self.codes, self._training_content, near)
-        windows = {"length": config.history, "batch": config.batch}
+        sizes = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -134,7 +134,7 @@ class M6Rec:
         return Stage(
             name,
             epochs,
-            lambda rng: contexts.training_batches(data, split, stream.codes, **windows, rng=rng),
+            lambda rng: contexts.training_batches(data, split, stream.codes, **sizes, rng=rng),
             lambda network, batch, rng: loss(network, batch, config, stream, rng),
             validate,
             losses.loss_weights(config),
@@ -191,23 +191,20 @@ class M6Rec:
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        found = self.top_items(person, k, method, drop=drop, history=() if seen else None)
-        codes = found.items[0].cpu().numpy()
-        table = pd.DataFrame(
-            {
-                "rank": np.arange(1, k + 1),
-                "item_id": self.data.items["item_id"].to_numpy()[codes],
-                "title": self.data.items["title"].to_numpy()[codes],
-                "score": found.scores[0].cpu().numpy().astype(float),
-            }
-        )
+        found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
+        codes = found.items[0].tolist()
+        table = self.data.items[["item_id", "title"]].iloc[codes].reset_index(drop=True)
+        table.insert(0, "rank", np.arange(1, k + 1))
+        table["score"] = found.scores[0].cpu().numpy().astype(float)
         if explain:
             vectors = self.item_vectors(person.new, drop=drop)
-            given = reasons(self, person.context, codes.tolist(), vectors=vectors)
+            given = reasons(self, person.context, codes, vectors=vectors)
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def person(self, user: object = None, **who: Unpack[Who]) -> Person:
+    def person(
+        self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
+    ) -> Person:
         """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
 
         user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
@@ -216,18 +213,15 @@ class M6Rec:
         there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
         {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
         """
-        history, profile = who.get("history"), who.get("profile")
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         if history is None:
             past = UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
         else:
             past = UserHistory.given(self.data, history)
-        if user is None or profile is not None:
-            codes = self.fields.typed("profile", profile)
-        else:
-            codes = self.codes.profile[int(self.data.user_codes([user])[0])]
-        encoded = contexts.user_context(self.fields, past, who.get("context"), codes, self.config.history)
+        own = user is not None and profile is None
+        codes = self.codes.profile[self.data.user_codes([user])[0]] if own else self.fields.typed("profile", profile)
+        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
 
@@ -235,20 +229,10 @@ class M6Rec:
         """Of the catalogue's items, and behind them of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
-    def top_items(
-        self,
-        person: Person,
-        k: int,
-        method: str = "generated",
-        *,
-        context: Context | None = None,
-        history: Sequence[int] | None = None,
-        drop: tuple[str, ...] = (),
-    ) -> Generated:
-        """The k items to show next (1, k) and their scores; in another context, or after another history of codes."""
-        allowed = self.candidates(person.history if history is None else history, k)
-        items = self.item_vectors(person.new, drop=drop)
-        state = self.fuse(context or person.context, items).state[:, -1]
+    def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
+        """The k items to show next (1, k) and their scores. `InputError` as `candidates`."""
+        allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
+        state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
     def candidates(self, history: Sequence[int], k: int) -> Tensor:

@@ -64,10 +64,7 @@ class Tiger(Sequential):
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
         """Log-likelihoods of the beam's items, -inf for all that were not generated."""
-        allowed = torch.ones(len(users), len(network.digits), dtype=torch.bool)
-        if self.mask_seen:
-            rows, columns = users.seen().nonzero()
-            allowed[rows, columns] = False
+        allowed = ~(torch.from_numpy(users.seen().toarray()) & self.mask_seen)
         return generate(network, states, self.beam, allowed.to(states.device))
 
 

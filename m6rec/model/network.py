@@ -137,8 +137,6 @@ class Network(nn.Module):
     ):
         super().__init__()
         n = len(content.present)
-        for name, values in content._asdict().items():
-            self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
         self._patch_variance(content)
@@ -153,17 +151,24 @@ class Network(nn.Module):
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.text_decoder = TextDecoder(config)
         self.patch_decoder = PatchDecoder(config, sizes) if sizes else None
-        self._group(content)
+        self._keep(content)
         self.initialise()
 
-    def _group(self, content: Features) -> None:
+    def _keep(self, content: Features) -> None:
         """Items with equal content share one encoding, and contents of equal shape are encoded in one batch."""
+        for name, values in content._asdict().items():
+            self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         rows = zip(*(torch.as_tensor(part).cpu().numpy() for part in content), strict=True)
         number = pd.factorize(np.array([b"".join(part.tobytes() for part in row) for row in rows], dtype=object))[0]
         first = np.unique(number, return_index=True)[1]
         self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
         self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
-        self.groups = _groups(content.take(first), self.items.modalities)
+        # Groups of contents by their modalities and their text length, rounded up to a multiple of STEP.
+        texts, present = np.asarray(content.text)[first], np.asarray(content.present)[first]
+        lengths = np.minimum(texts.shape[1], STEP * np.maximum(1, -(-(texts > 0).sum(1) // STEP)))
+        used = [(m, MODALITIES.index(m)) for m in self.items.modalities]
+        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, present, strict=True)]
+        self.groups = {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}
 
     def _patch_variance(self, content: Features) -> None:
         """The variance of each modality's patches (P,) over the items of the training set."""
@@ -195,13 +200,11 @@ class Network(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.items.project[1].weight, std=0.02)
-        small = [self.items.query, self.fusion.start, *(patch.hidden for patch in self.items.patches.values())]
-        for patch in self.items.patches.values():  # the scale of a word
-            nn.init.normal_(patch.mlp[-1].weight, std=0.02)
-        for vector in small:
-            nn.init.normal_(vector, std=0.02)
-        for node, bias in zip(self.digits.nodes, self.digits.bias, strict=True):
-            nn.init.normal_(node, std=0.02)
+        patches = list(self.items.patches.values())
+        small = [patch.mlp[-1].weight for patch in patches] + [self.items.query, self.fusion.start]
+        for weight in (*small, *(patch.hidden for patch in patches), *self.digits.nodes):  # the scale of a word
+            nn.init.normal_(weight, std=0.02)
+        for bias in self.digits.bias:
             nn.init.zeros_(bias)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
@@ -219,10 +222,9 @@ class Network(nn.Module):
             rows = [group[torch.isin(group, content_of)] for group in rows]
         parts = []
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
-            some = content.take(self.distinct[group])
-            parts.append(
-                self.items.content(some._replace(text=some.text[:, :length]), modalities=tuple(modalities)).vectors
-            )
+            batch = content.take(self.distinct[group])
+            batch = batch._replace(text=batch.text[:, :length])
+            parts.append(self.items.content(batch, modalities=tuple(modalities)).vectors)
         row = torch.full_like(self.distinct, -1)
         row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
         # Not by indexing, as above.
@@ -235,9 +237,7 @@ class Network(nn.Module):
         nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
         tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
-        for name, values in content._asdict().items():
-            new.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        new._group(content)
+        new._keep(content)
         new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
         valid = self.digits.tree.valid_nodes()
         for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_present), len(tree.leaf))).unbind(1)):
@@ -255,14 +255,3 @@ class Network(nn.Module):
     def score(state: Tensor, items: Tensor) -> Tensor:
         """The dense head: states (..., D) and item vectors (N, D) -> logits (..., N)."""
         return state @ items.T
-
-
-def _groups(content: Features, modalities: list[str]) -> dict[tuple, np.ndarray]:
-    """Contents by their text length, rounded up to a multiple of STEP, and by the modalities that they have."""
-    there, longest = np.asarray(content.present), content.text.shape[1]
-    lengths = np.minimum(longest, STEP * np.maximum(1, -(-(np.asarray(content.text) > 0).sum(1) // STEP)))
-    keys = [
-        (int(length), *(m for m in modalities if row[MODALITIES.index(m)]))
-        for length, row in zip(lengths, there, strict=True)
-    ]
-    return {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}

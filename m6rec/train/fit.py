@@ -101,10 +101,11 @@ def fit(
     patience = config.patience * config.validate_every
     while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
         begun, validation = time.perf_counter(), None
-        losses = train_epoch(
+        means = train_epoch(
             network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
             stage.weights, dtype, clip=1.0, after=follow,
         )  # fmt: skip
+        losses = {name: float(mean) for name, mean in means.items()}
         state.epoch += 1
         if not np.isfinite(list(losses.values())).all():
             raise InputError(
@@ -144,8 +145,8 @@ def train_epoch(
     dtype: torch.dtype = torch.float32,
     clip: float | None = None,
     after: Callable[[], object] | None = None,
-) -> dict[str, float]:
-    """One pass over the batches; -> the mean of each loss. clip: the gradient's longest norm; after: each step."""
+) -> dict[str, Tensor]:
+    """One pass; -> the mean of each loss, still on the device. clip: the gradient's longest norm; after: each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()
     for batch in batches:
@@ -160,7 +161,7 @@ def train_epoch(
             after()
         sums |= {name: sums.get(name, 0.0) + loss.detach() for name, loss in parts.items()}
         steps += 1
-    return {name: float(value) / steps for name, value in sums.items()}
+    return {name: value / steps for name, value in sums.items()}
 
 
 def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple) -> list[Epoch]:
