@@ -51,7 +51,7 @@ class Person(NamedTuple):
     """A user to recommend to, in a model's codes; `M6Rec.person` makes one."""
 
     context: Context  # of one row and one target (B = Q = 1)
-    history: list[int]  # all item codes, the oldest first, however few of them are encoded
+    history: list[int]  # all item codes, the oldest first, which are not recommended; only the last ones are encoded
     new: list[Mapping[str, object]]  # contents of its items that the catalogue lacks; they have the codes N, N + 1, …
 
 
@@ -191,7 +191,7 @@ class M6Rec:
         Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        found = self.top_items(person, k, method, drop=drop, history=() if seen else None)
+        found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
         codes = found.items[0].tolist()
         table = self.data.items[["item_id", "title"]].iloc[codes].reset_index(drop=True)
         table.insert(0, "rank", np.arange(1, k + 1))
@@ -229,20 +229,10 @@ class M6Rec:
         """Of the catalogue's items, and behind them of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
-    def top_items(
-        self,
-        person: Person,
-        k: int,
-        method: str = "generated",
-        *,
-        context: Context | None = None,
-        history: Sequence[int] | None = None,
-        drop: tuple[str, ...] = (),
-    ) -> Generated:
-        """The k items to show next (1, k) and their scores; in another context, or after another history of codes."""
-        allowed = self.candidates(person.history if history is None else history, k)
-        items = self.item_vectors(person.new, drop=drop)
-        state = self.fuse(context or person.context, items).state[:, -1]
+    def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
+        """The k items to show next (1, k) and their scores. `InputError` as `candidates`."""
+        allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
+        state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
     def candidates(self, history: Sequence[int], k: int) -> Tensor:

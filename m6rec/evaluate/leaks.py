@@ -1,8 +1,4 @@
-"""Data changed to test a model: the future and the test events (do scores move?), and the order of the histories.
-
-`leaks` tests serving, `fit_leaks` fitting: a model that reads nothing but `Targets` and its fitted state cannot hide
-from both. `shuffled` shows what order is worth.
-"""
+"""Data changed to test a model: `leaks` tests serving, `fit_leaks` fitting; `shuffled` shows what order is worth."""
 
 from __future__ import annotations
 
@@ -24,21 +20,19 @@ def leaks(
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
     For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
-    events after it; the target's time and request stay. No score may move, of these users or of the others. model:
-    anything with scores(users) -> (B, N) that reads events from `users`.
+    events after it. No score may move, of these users or of the others. model: it reads events from `users`.
     """
     split, targets = targets_of(data, split, part)
     some, user = data.targets(_some(targets.events)), data.events["user"].to_numpy()
-    half, rows, moved = some.users % 2, np.arange(len(some)), []
-    for changed in (0, 1):
-        first = np.full(data.n_users, data.n_events)
-        first[targets.users] = np.where(targets.users % 2 == changed, targets.events, data.n_events)
-        after = np.arange(data.n_events) - first[user]
-        other = _replaced(data, after >= 0, after > 0, seed)
+    half, moved, first = some.users % 2, [], np.full(data.n_users, data.n_events)
+    first[targets.users] = targets.events
+    after = np.arange(data.n_events) - first[user]  # the target's is 0
+    for changed in (user % 2 == 0, user % 2 == 1):
+        other = _replaced(data, changed & (after >= 0), changed & (after > 0), seed)
         moved.append(_moved((model, some), (model, other.targets(some.events))))
-    own, others = np.stack(moved)[[half, 1 - half], rows]
-    moves = {"the target or what follows it": own, f"other users' {part} events": others}
-    return [f"{name_of(model)} knows {what}: {_say(rows)}" for what, rows in moves.items() if rows.any()]
+    own, others = np.stack(moved)[[half, 1 - half], np.arange(len(some))]
+    found = _found(model, "knows the target or what follows it", own)
+    return found + _found(model, f"knows other users' {part} events", others)
 
 
 def fit_leaks(
@@ -46,14 +40,13 @@ def fit_leaks(
 ) -> list[str]:
     """What fitting takes from events outside training; empty = the two fits score alike.
 
-    fit(data, split) -> a model with scores(users), of a fixed seed and without early stopping on validation. It is
-    called twice, once with every event outside training replaced in all but its user.
+    fit(data, split) -> a model, of a fixed seed and without early stopping on validation. It is called twice, once with
+    every event outside training replaced in all but its user.
     """
     split, targets = targets_of(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
     clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
-    moved = _moved((clean, users), (other, users))
-    return [f"{name_of(clean)} is fitted on events outside training: {_say(moved)}"] if moved.any() else []
+    return _found(clean, "is fitted on events outside training", _moved((clean, users), (other, users)))
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:
@@ -81,17 +74,15 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) 
     """
     rng = np.random.default_rng(seed)
     events = data.events.copy()
-    item = events["item"].to_numpy().copy()
-    item[outcome] = (item[outcome] + rng.integers(1, data.n_items, outcome.sum())) % data.n_items  # never the same
-    events["item"] = item
+    other = rng.integers(1, data.n_items, outcome.sum())  # never the same
+    events.loc[outcome, "item"] = (events["item"].to_numpy()[outcome] + other) % data.n_items
     for column in events.columns.drop(["user", "item", "timestamp"]):
         rows = np.flatnonzero(outcome if column in ("value", "action") else whole)
         donors = np.arange(data.n_events)
         donors[rows] = rng.integers(data.n_events, size=len(rows))
         events[column] = events[column].to_numpy()[donors]
     if data.timed:  # each later than the one before it, as a user's events must be
-        steps = np.where(whole, rng.integers(1, 10**6, data.n_events), 0)
-        total = np.cumsum(steps)
+        total = np.cumsum(np.where(whole, rng.integers(1, 10**6, data.n_events), 0))
         start = np.concatenate([[0], total])[data.offsets[events["user"].to_numpy()]]
         events["timestamp"] = events["timestamp"].to_numpy() + total - start
     return replace(data, events=events)
@@ -103,5 +94,6 @@ def _moved(*served: tuple[Any, Targets]) -> np.ndarray:
     return ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
 
 
-def _say(moved: np.ndarray) -> str:
-    return f"{moved.sum()} of {len(moved)} rows of scores move when these change"
+def _found(model: Any, what: str, moved: np.ndarray) -> list[str]:
+    rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
+    return [f"{name_of(model)} {what}: {rows}"] if moved.any() else []

@@ -1,7 +1,4 @@
-"""Beyond accuracy: how much of the catalogue lists show, how evenly, how novel, how diverse, how calibrated.
-
-Lists are (U, k) item codes, -1 where there is none, as in `Evaluation.lists`.
-"""
+"""Beyond accuracy: what lists (U, k) of item codes, -1 where there is none, show of the catalogue and of the user."""
 
 from __future__ import annotations
 
@@ -10,20 +7,18 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
+from m6rec.data.dataset import Dataset, Targets
 
 _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
 
 
-def per_list(lists: np.ndarray, targets: Targets, split: Split) -> pd.DataFrame:
+def per_list(lists: np.ndarray, targets: Targets, training: sp.csr_array) -> dict[str, np.ndarray]:
     """Novelty (bits), diversity and miscalibration of the lists (U, k) of these targets; NaN where one is too short."""
-    data = targets.data
-    columns = {
-        "novelty": novelty(lists, training_matrix(data, split)),
-        "diversity": diversity(lists, normalize(_bag(data.items["text"], r"\w+"))),
-        "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
+    return {
+        "novelty": novelty(lists, training),
+        "diversity": diversity(lists, normalize(_bag(targets.data.items["text"], r"\w+"))),
+        "miscalibration": miscalibration(lists, targets.seen(), categories(targets.data)),
     }
-    return pd.DataFrame(columns)
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
@@ -48,8 +43,7 @@ def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
     training: (users, N), as `training_matrix`. NaN for an empty list.
     """
     share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
-    bits = np.where(lists >= 0, -np.log2(share)[lists], 0.0)
-    length = (lists >= 0).sum(1)
+    bits, length = np.where(lists >= 0, -np.log2(share)[lists], 0.0), (lists >= 0).sum(1)
     return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
 
 
@@ -57,10 +51,9 @@ def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
     """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
     chosen = _chosen(lists, unit.shape[0])
     # The cosines of all ordered pairs add up to |sum of the unit rows|^2, less each row with itself.
-    whole = (chosen @ unit).power(2).sum(axis=1)
-    itself = chosen @ unit.power(2).sum(axis=1)
+    pairs = (chosen @ unit).power(2).sum(axis=1) - chosen @ unit.power(2).sum(axis=1)
     length = chosen.sum(axis=1)
-    return np.where(length > 1, 1 - (whole - itself) / np.maximum(length * (length - 1), 1), np.nan)
+    return np.where(length > 1, 1 - pairs / np.maximum(length * (length - 1), 1), np.nan)
 
 
 def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_array) -> np.ndarray:
@@ -88,8 +81,8 @@ def categories(data: Dataset) -> sp.csr_array:
 def inverse_propensity(items: np.ndarray, training: sp.csr_array, gamma: float = 1.0) -> np.ndarray:
     """(U,) weights of targets (U,), 1 / (users + 1)^gamma: popular items are in the test set too often.
 
-    np.average(hit, weights=weights) is the self-normalised estimate of Yang et al. 2018 (Unbiased Offline Recommender
-    Evaluation), whose power is (their gamma + 1) / 2; ratio_interval(weights * hit, weights) is its interval.
+    np.average(hit, weights=weights) is the self-normalised estimate of Yang et al. 2018, whose power is
+    (their gamma + 1) / 2; ratio_interval(weights * hit, weights) is its interval.
     """
     return (training.sum(axis=0).astype(np.float64) + 1)[items] ** -gamma
 

@@ -1,7 +1,6 @@
 """Full ranking of the catalogue for every target, in one pass over chunks of users, for all metrics at once.
 
-Any object with scores(users) -> (B, N) is ranked by this code; `users` are `Targets`, an array of raw user ids that
-also gives histories. Nothing of size users x items is held.
+Any object with scores(users) -> (B, N) is ranked; `users` are `Targets`, an array of raw user ids with histories.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` found.
+    """metrics: means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on.
 
-    metrics: means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on.
     per_user: a row a target with user_id, item_id (the truth), rank (from 1; inf: scored -inf), hit, ndcg, mrr, and of
     its list novelty (bits), diversity, miscalibration (nats); `attrs` say which model, split, part, mask and k.
     lists: (U, k) int64 item codes, best first, equal scores in the catalogue's order, -1 where there is none.
@@ -49,11 +47,9 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for each target of the split's part; `chunk` users are scored at a time.
 
-    pool: item codes, if only these are to be ranked, for the targets among them: the cold items, say.
-
-    rank = 1 + items scored higher + half of the other items scored equal; hit = rank <= k; where hit, ndcg =
-    1 / log2(1 + rank) and mrr = 1 / rank. `mask_seen` takes the items before the target out, the target itself never.
-    `evaluate.lists` defines coverage, gini, novelty, diversity, miscalibration and the weights of the debiased figures.
+    pool: item codes, if only these are to be ranked, for the targets among them: the cold items, say. `mask_seen` takes
+    the items before the target out, the target itself never. rank = 1 + items scored higher + half of the other items
+    scored equal; hit = rank <= k; where hit, mrr = 1 / rank. `evaluate.lists` defines the other figures.
     InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue or above
     the `longest` list that the model says it has, a part without targets.
     """
@@ -63,9 +59,7 @@ def evaluate(
     if not 1 <= k <= data.n_items:
         raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose k from 1 to {data.n_items}")
     if k > (longest := getattr(model, "longest", k)):
-        raise InputError(
-            f"k={k} is more than the {longest} items of a list of {name}: make it with scorer(…, beam={k})."
-        )
+        raise InputError(f"k={k} is more than the {longest} items that {name} lists: make it with scorer(…, beam={k}).")
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
     split, targets = targets_of(data, split, part)
@@ -84,23 +78,21 @@ def evaluate(
 
     rank, lists = np.concatenate(ranks), np.concatenate(lists)
     hit = rank <= k
-    per_user = pd.DataFrame(
-        {
-            "user_id": np.asarray(targets),
-            "item_id": data.items["item_id"].to_numpy()[targets.items],
-            "rank": rank,
-            "hit": hit.astype(np.float64),
-            "ndcg": ndcg(rank, k),
-            "mrr": np.where(hit, 1 / rank, 0.0),
-        }
-    ).join(per_list(lists, targets, split))
+    columns = {
+        "user_id": np.asarray(targets),
+        "item_id": data.items["item_id"].to_numpy()[targets.items],
+        "rank": rank,
+        "hit": hit.astype(np.float64),
+        "ndcg": ndcg(rank, k),
+        "mrr": np.where(hit, 1 / rank, 0.0),
+    }
+    training = training_matrix(data, split)
+    per_user = pd.DataFrame(columns | per_list(lists, targets, training))
     per_user.attrs = {"name": name, "split": split.name, "part": part, "mask_seen": mask_seen, "k": k}
-    metrics = {f"{column}@{k}": float(per_user[column].mean()) for column in per_user.columns[3:]}
-    metrics |= {f"coverage@{k}": coverage(lists, data.n_items), f"gini@{k}": gini(lists, data.n_items)}
-    weights = inverse_propensity(targets.items, training_matrix(data, split))
-    for column in ("hit", "ndcg"):
-        metrics[f"{column}_debiased@{k}"] = float(np.average(per_user[column], weights=weights))
-    return Evaluation(name, metrics, per_user, lists, seconds)
+    metrics = dict(per_user.iloc[:, 3:].mean()) | {f.__name__: f(lists, data.n_items) for f in (coverage, gini)}
+    weights = inverse_propensity(targets.items, training)
+    metrics |= {f"{column}_debiased": np.average(per_user[column], weights=weights) for column in ("hit", "ndcg")}
+    return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists, seconds)
 
 
 def sampled(
@@ -108,8 +100,8 @@ def sampled(
 ) -> pd.DataFrame:
     """user_id, rank, hit and ndcg of each test target among `negatives` unseen items: only to show how it misleads.
 
-    by: "uniform", or "popularity" (in proportion to training events); drawn without replacement. Such figures may order
-    models otherwise than the full ranking (Krichene & Rendle 2020). InputError for another `by`, or negatives below 1.
+    by: "uniform", or "popularity" (in proportion to training events); drawn without replacement. Models may come in
+    another order than in the full ranking (Krichene & Rendle 2020). InputError for another `by`, or no negatives.
     """
     if by not in ("uniform", "popularity"):
         raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
@@ -123,8 +115,7 @@ def sampled(
     def scores(users: Targets) -> np.ndarray:
         (_, found), rows = next(scored(model, users, chunk)), np.arange(len(users))
         keys = weight + rng.gumbel(size=found.shape)  # the largest of these are a draw without replacement
-        keys[users.seen().nonzero()] = -np.inf
-        keys[rows, users.items] = -np.inf
+        keys[users.seen().nonzero()] = keys[rows, users.items] = -np.inf
         least = torch.from_numpy(keys).topk(min(negatives, data.n_items)).values[:, -1:].numpy()
         drawn = (keys >= least) & (keys > -np.inf)
         drawn[rows, users.items] = True

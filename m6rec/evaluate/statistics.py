@@ -1,7 +1,4 @@
-"""Bootstrap intervals over users, paired comparisons corrected for several peers, and slices of the targets.
-
-Users are resampled with replacement; the figure is that of the mean over seeds; low and high are percentiles.
-"""
+"""Percentile bootstrap intervals over users, of means over seeds; paired comparisons; slices of the targets."""
 
 from __future__ import annotations
 
@@ -65,15 +62,14 @@ def compare(
 ) -> pd.DataFrame:
     """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
 
-    ours, others: (U,) or (S, U), the same users in order; seeds are averaged first. Columns: mean, peer_mean,
-    difference; effect (Cohen's d of the paired differences); p (two-sided paired t); low, high (paired bootstrap
-    interval of the difference); p_holm (Holm 1979); holm_low, holm_high: the interval of the j-th smallest p of m at
-    1 - (1 - level) / (m - j + 1); decided: it excludes 0, and so do those of all smaller p (Holm stops at the first).
+    ours, others: (U,) or (S, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d,
+    paired); p (two-sided paired t); low, high (paired bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level
+    1 - (1 - level) / (m - j + 1) for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN.
     """
-    if not others:
-        raise InputError("there is no model to compare with: name at least one")
     (one, *peers), _ = _paired(ours, *others.values())
+    if not peers:
+        raise InputError("there is no model to compare with: name at least one")
     if len(one) < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
     differences = one - np.stack(peers)  # (peers, U)
@@ -83,31 +79,28 @@ def compare(
     order = np.argsort(p, kind="stable")  # smallest first
     left = np.arange(len(p), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
     means = _resampled(differences[order], resamples, seed)
-    low, high = np.transpose([_percentiles(row, level) for row in means])
-    holm = [_percentiles(row, 1 - (1 - level) / n) for row, n in zip(means, left, strict=True)]
-    holm_low, holm_high = np.transpose(holm)
     columns = {
         "mean": one.mean(),
         "peer_mean": np.mean(peers, 1)[order],
         "difference": differences.mean(1)[order],
         "effect": effect[order],
         "p": p[order],
-        "low": low,
-        "high": high,
-        "p_holm": np.minimum(np.maximum.accumulate(p[order] * left), 1),
-        "holm_low": holm_low,
-        "holm_high": holm_high,
-        "decided": np.logical_and.accumulate((holm_low > 0) | (holm_high < 0)),
     }
-    return pd.DataFrame(columns, index=pd.Index(others, name="peer")[order]).loc[list(others)]
+    found = pd.DataFrame(columns, index=pd.Index(others, name="peer")[order])
+    found[["low", "high"]] = [_percentiles(row, level) for row in means]
+    found["p_holm"] = np.minimum(np.maximum.accumulate(p[order] * left), 1)
+    holm = [_percentiles(row, 1 - (1 - level) / n) for row, n in zip(means, left, strict=True)]
+    found[["holm_low", "holm_high"]] = holm
+    found["decided"] = np.logical_and.accumulate([low > 0 or high < 0 for low, high in holm])
+    return found.loc[list(others)]
 
 
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> pd.DataFrame:
-    """Boolean columns, one row a target in `evaluate`'s order (index 0..U-1). part: "valid" or "test".
+    """Boolean columns, one row a target in `evaluate`'s order.
 
     item cold: no training event; head: the fewest items that together have a fifth of the training events. history
-    short: up to the median. activity: the user's training events, in thirds. gap: since the event before. Then each
-    value of the profile's columns, numbers in thirds. A missing value is in no slice.
+    short: up to the median. activity: the user's training events. gap: since the event before. Then the profile's
+    columns. Numbers in thirds; a missing value is in no slice.
     """
     split, targets = targets_of(data, split, part)
     training, time = data.events[split.train], data.events["timestamp"].to_numpy()
@@ -138,19 +131,15 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
 
 
 def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFrame:
-    """One row a slice: n (targets), mean, and the bootstrap's low and high; NaN for an empty slice.
-
-    per_user: (U,) or (S, U), in the order of `slices`. options: `mean_interval`'s.
-    """
+    """One row a slice: n (targets) and `mean_interval(per_user, **options)`; NaN for an empty slice."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
         raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
-    rows = {}
-    for name, inside in slices.items():
-        chosen = values[..., inside.to_numpy()]
-        found = mean_interval(chosen, **options) if inside.any() else (np.nan,) * 3
-        rows[name] = (int(inside.sum()), *found[:3])
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "mean", "low", "high"])
+    rows = []
+    for inside in slices.to_numpy().T:
+        found = mean_interval(values[..., inside], **options) if inside.any() else (np.nan,) * 3
+        rows.append((int(inside.sum()), *found[:3]))
+    return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
 
 
 def _interval(
@@ -168,28 +157,21 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
     for values in rows:
         if values.ndim not in (1, 2) or not values.size:
-            raise InputError(
-                f"per-user values have the shape {values.shape}: give (users,) or (seeds, users), not empty"
-            )
+            raise InputError(f"per-user values of shape {values.shape}: give (users,) or (seeds, users), not empty")
         if bad := (~np.isfinite(values)).sum():
             raise InputError(f"{bad} of the per-user values are NaN or infinite: leave those users out")
-        if values.shape[-1] != (users := rows[0].shape[-1]):
-            raise InputError(
-                f"a paired figure needs the same users twice, and got {users} and {values.shape[-1]} of them"
-            )
+        if (other := values.shape[-1]) != (users := rows[0].shape[-1]):
+            raise InputError(f"a paired figure needs the same users twice, and got {users} and {other}")
     return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
 
 
 def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """(figures, U) -> (figures, resamples) means, the same users drawn for every figure."""
-    users = values.shape[1]
-    rng = np.random.default_rng(seed)
+    rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
     rows = max(1, _AT_ONCE // users)
-    means = np.empty((len(values), resamples))
     for start in range(0, resamples, rows):
         drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-        for figure, out in zip(values, means, strict=True):
-            out[start : start + rows] = figure[drawn].mean(axis=1)
+        means[:, start : start + rows] = [figure[drawn].mean(axis=1) for figure in values]
     return means
 
 

@@ -22,7 +22,7 @@ from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
 from m6rec.explain.explainers import keep_tokens
 from m6rec.generate.beam import generate
-from m6rec.recommender import M6Rec, Who
+from m6rec.recommender import M6Rec, Person, Who
 from m6rec.view import heatmap
 from m6rec.view.beam import beam_tree
 from m6rec.view.figures import rank_moves
@@ -219,7 +219,7 @@ class ContextWhatIf(Panel):
         controls["add"] = ipywidgets.Text(
             description="and then", placeholder="a title or an id", continuous_update=False, style=STYLE
         )
-        self.before = self._listed()
+        self.before = self._listed(self.person)
         super().__init__(title, controls, self._picture)
 
     def read(self, name: str, value: object) -> object:
@@ -228,8 +228,8 @@ class ContextWhatIf(Panel):
             return str(value or "") if name == "add" else value
         return 0 if value is None else self.fields[name].encode_one(value)
 
-    def _listed(self, **options: object) -> list[str]:
-        codes = self.model.top_items(self.person, self.k, **options).items[0].tolist()
+    def _listed(self, person: Person, drop: tuple[str, ...] = ()) -> list[str]:
+        codes = self.model.top_items(person, self.k, drop=drop).items[0].tolist()
         return [self.titles[code] for code in codes]
 
     def _picture(self, add: str, **values: int) -> Picture:
@@ -254,5 +254,5 @@ class ContextWhatIf(Panel):
             seen.append(new)
             changed.append(f"and then {plain(self.titles[new], 40)}")
         title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
-        now = self._listed(context=context, history=seen, drop=masked)
+        now = self._listed(self.person._replace(context=context, history=seen), masked)
         return rank_moves(self.before, now, ("as it was", "as it is"), title)
