@@ -56,7 +56,7 @@ def tensors(tokens: Tokens) -> Tokens:
 
 
 def losses(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """In nats. `tokens`: cross-entropy of the generated tokens, each from those before it; `contrastive`: `item_contrast`."""
+    """In nats: cross-entropy of the generated tokens, each from those before it, and `item_contrast`."""
     source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
     begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
     hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
