@@ -72,9 +72,7 @@ FILE_MODALITIES = {
 }
 
 
-Decoded = tuple[
-    np.ndarray, dict[str, str]
-]  # patches of the contents that can be decoded, and what is wrong with others
+Decoded = tuple[np.ndarray, dict[str, str]]  # patches of what can be decoded, and what is wrong with the others
 
 
 def preprocess(

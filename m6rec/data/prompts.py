@@ -42,9 +42,9 @@ def fields(row: Mapping[str, object], *, names: bool = False) -> str:
     return " ".join(f"{name} {value}" if names else value for name, value in words.items())
 
 
-def event(words: str, value: float | None = None) -> str:
+def event(words: str, value: float = np.nan) -> str:
     """An item of a history, after its rating of 1 to 5 in words where it has one."""
-    return words if value is None else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
+    return words if np.isnan(value) else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
 
 
 class Domain(NamedTuple):
@@ -72,8 +72,7 @@ class Domain(NamedTuple):
 
     def event(self, row: int) -> str:
         """One event of a history in words."""
-        value = self.values[row]
-        return event(self.items[self.item[row]], None if np.isnan(value) else value)
+        return event(self.items[self.item[row]], self.values[row])
 
     def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
         """All events once, cut into targets of `size`, after a history of up to `before` events; users in order."""
@@ -91,10 +90,9 @@ class Domain(NamedTuple):
         """
         target, last = [], ""
         for row in rows:
-            if self.requests[row] != last:
-                last = self.requests[row]
-                target.append(f"{last}:")
-            target.append(self.items[self.item[row]])
+            request, item = self.requests[row], self.items[self.item[row]]
+            target += [item] if request == last else [f"{request}:", item]
+            last = request
         history = tuple(map(self.event, range(since, rows[0])))
         return Prompt(profile=self.profiles[self.user[rows[0]]], history=history, target=tuple(target))
 

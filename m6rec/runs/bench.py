@@ -1,7 +1,5 @@
 """The benchmark: m6rec, its baselines and their blends on one data set and one split, one row a model and seed."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -211,7 +209,6 @@ def lead(against: pd.DataFrame) -> float:
 
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
     """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold."""
-
     splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
 
     def both(boost: float) -> float:

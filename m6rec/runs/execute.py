@@ -1,7 +1,5 @@
 """Notebooks executed by papermill: parameters are checked before anything starts; figures and a log beside the copy."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import os

@@ -4,8 +4,6 @@
 What it trains is kept in the checkpoint cache, so a run that was interrupted goes on where it was.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import time

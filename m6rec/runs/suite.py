@@ -1,7 +1,5 @@
 """The whole suite: every notebook in order into one folder with its report, in place for committing, or for a class."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ A run's folder is <out>/<hash of the code>/<parameters>. done.json, its row of t
 run that has one is finished and not repeated.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

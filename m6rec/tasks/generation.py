@@ -24,7 +24,7 @@ from m6rec.train.text import Backbone
 
 Generated = Sequence[Sequence[str]]  # the segments that were generated, for each prompt
 CITED = 4  # words by which an explanation names an event
-SIGNS = {"taste": "your taste", "event": "goes with", "request": "suits the", "chance": "by chance"}
+SIGNS = ("your taste", "goes with", "suits the", "by chance")  # of causes
 OFFERS = "how about"
 QUERY_WORDS = 2
 METRICS = {  # what is measured / the baseline; the last three rank, and generate nothing
@@ -116,13 +116,14 @@ def explanation_report(prompts: Sequence[Prompt], generated: Generated, features
     rows, own, sentences = [], [], [" ".join(parts[:1]) for parts in generated]
     for sentence, prompt in zip(sentences, prompts, strict=True):
         true, claimed = prompt.target[-1], _claimed(sentence, features)
+        cause, stored = (next((sign for sign in SIGNS if sign in text), "") for text in (sentence, true))
         named, pair = set(_noticed(sentence, features)), (sentence.split(), true.split())
         own.append(claimed)
         rows.append({
             "match": bool(claimed) and claimed <= set(prompt.candidate.split()),
             "hallucinated": len(named - set(" ".join(prompt.segments).split())) / max(1, len(named)),
             "fmr": _claimed(true, features) <= claimed,
-            "cause": _cause(sentence) == _cause(true),
+            "cause": cause == stored,
             "bleu": bleu(*pair),
             "rouge": rouge(*pair),
         })  # fmt: skip
@@ -241,16 +242,11 @@ def _noticed(text: str, features: Collection[str]) -> list[str]:
 
 def _claimed(sentence: str, features: Collection[str]) -> set[str]:
     """The features that are said of the item itself, before the cause. ("suits the winter" speaks of the request.)"""
-    return set(_noticed(min((sentence.split(sign)[0] for sign in SIGNS.values()), key=len), features))
+    return set(_noticed(min((sentence.split(sign)[0] for sign in SIGNS), key=len), features))
 
 
 def _goes_with(event: str) -> str:
     return " ".join(["goes with", *event.split()[:CITED]])
-
-
-def _cause(sentence: str) -> str:
-    """Which cause a sentence names, or "" for none."""
-    return next((cause for cause, sign in SIGNS.items() if sign in sentence), "")
 
 
 def _commonest(words: Iterable[str], count: int) -> str:

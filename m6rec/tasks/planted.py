@@ -34,23 +34,12 @@ class Bazaar(ColdStart):
         if users is not None:
             data = data.without([], np.arange(users, data.n_users))
         super().__init__(data, np.flatnonzero(self.truth.held_out), np.flatnonzero(self.truth.cold_users))
-
-    @property
-    def ceiling(self) -> bazaar.BayesOptimal:
-        """The Bayes-optimal ranking."""
-        return bazaar.BayesOptimal(self.truth)
-
-    @property
-    def no_context_ceiling(self) -> bazaar.BayesOptimal:
-        """The same without the request: no field of it moves a choice."""
+        self.ceiling = bazaar.BayesOptimal(self.truth)
         absent = {field: np.zeros_like(values) for field, values in self.truth.requests.items()}
-        return bazaar.BayesOptimal(self.truth._replace(requests=absent))
-
-    @property
-    def modality_weights(self) -> np.ndarray:
-        """How much each modality counts for the validation users: (U, M), in the order of MODALITIES."""
-        users = self.data.targets(self.cases["valid"][0]).users
-        return self.truth.shares[users][:, [("image", "sound", "text").index(m) for m in MODALITIES]]
+        self.no_context_ceiling = bazaar.BayesOptimal(self.truth._replace(requests=absent))  # no field moves a choice
+        shares = self.truth.shares[self.data.targets(self.cases["valid"][0]).users]
+        # (U, M), in the order of MODALITIES: how much each modality counts for the validation users
+        self.modality_weights = shares[:, [("image", "sound", "text").index(m) for m in MODALITIES]]
 
     def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
         """Spearman's correlation of measured weights (U, M) with the true ones, over pairs of user and modality."""
