@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from m6rec.errors import InputError
-from m6rec.evaluate import difference_interval, mean_interval, ratio_interval, seeds_interval, statistics
+from m6rec.evaluate import difference_interval, mean_interval, ratio_interval, statistics
+from m6rec.evaluate.statistics import seeds_interval
 
 
 def values(n: int = 400, seed: int = 0) -> np.ndarray:

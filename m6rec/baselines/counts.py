@@ -72,8 +72,7 @@ class Popularity(Count):
 class Markov(Count):
     """First order: P(j after i) = (n_ij + smoothing * share of j among all events) / (n_i + smoothing).
 
-    Dirichlet smoothing: where the last item was followed by few, popularity decides. From .5 to 200, NDCG@10 on
-    ML-100K's validation events moves by .0003.
+    Dirichlet smoothing: where the last item was followed by few, popularity decides.
     """
 
     smoothing: float = 10.0
@@ -161,8 +160,7 @@ class CoOccurrence(Count):
 class ContentKNN(Count):
     """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j, cold or warm.
 
-    profile = profile_decay ^ events ago. The defaults are within .001 of the best NDCG@10 on ML-100K's validation
-    events among 20 to 2000 (all) neighbours with a decay of .7 to .95.
+    The defaults are within .001 of the best NDCG@10 on ML-100K's validation events, with a decay of .7 to .95.
     """
 
     neighbours: int = 500
@@ -201,10 +199,7 @@ def tfidf(data: Dataset) -> sp.csr_array:
 
 
 def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:
-    """Weights (N, N): in the column of each item its `neighbours` most similar items, and what equals the last of them.
-
-    similar: rows of similarities (n, N) of some of the items.
-    """
+    """Weights (N, N): in each item's column its `neighbours` most similar items, and what equals the last of them."""
     blocks = []
     for start in range(0, items, BLOCK):
         block = similar(slice(start, start + BLOCK))

@@ -1,7 +1,4 @@
-"""Baselines that predict whether a user will like an item: item mean, logistic regression, a DIN-like network.
-
-Each is fitted on `Ratings` and gives `scores(rows)`: (n,), higher = likelier to be liked.
-"""
+"""Baselines that predict from `Ratings` whether a user will like an item; scores (n,), higher = likelier."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class ItemMean:
     """The mean of the others' ratings of the item."""
 
     def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
-        """The means are counted already, on all training events."""
+        """They are counted already, on all training events."""
         self.means = ratings.numbers["others"].to_numpy()
         return self
 

@@ -1,10 +1,10 @@
-"""Networks that predict the next item, GRU4Rec, SASRec and eSASRec, and the training, cache and scores they share."""
+"""Networks that predict the next item: GRU4Rec, SASRec and eSASRec, and what they share."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import ClassVar, Self
@@ -26,10 +26,7 @@ from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 @dataclass(eq=False)
 class Sequential:
-    """Fits like the model, with the same loop, windows, averaging and early stopping; scores like it too.
-
-    `log` holds an `Epoch` for each pass over the training events: seconds so far, losses, validation NDCG@10.
-    """
+    """Fits with the model's loop, windows, averaging and early stopping; scores like it too. `log`: of each epoch."""
 
     name: ClassVar[str]
     architecture: ClassVar[Callable[[nn.Embedding, Config], nn.Module]]
@@ -55,12 +52,12 @@ class Sequential:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """Train on the training events; validation decides when to stop. options are `m6rec.train.fit`'s."""
+        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
         self.log = fit(*self._training(data, split), **options)
         return self
 
     def cached(self, data: Dataset, split: Split) -> Self:
-        """`fit`, or what it came to before: by the data, the split, the config, the settings and the code."""
+        """`fit`, or what it came to before with the same data, split, config, settings and code."""
         events = hashlib.sha256(np.concatenate(split[1:])).hexdigest()
         settings = [getattr(self, field.name) for field in fields(self)[1:]]
         self.log = fit_once(*self._training(data, split), data.fingerprint, events, *settings, code=(type(self),))
@@ -85,14 +82,11 @@ class Sequential:
             average.network = network
             return evaluate(average, data, split=split, part="valid").metrics["ndcg@10"]
 
-        length, size = self.config.history, self.config.batch
-        stage = Stage(
-            self.name,
-            self.config.pretrain_epochs,
-            lambda rng: training_batches(data, split, codes, length=length, batch=size, rng=rng),
-            losses,
-            validate,
-        )
+        def batches(rng: np.random.Generator) -> Iterator[Batch]:
+            length, size = self.config.history, self.config.batch
+            return training_batches(data, split, codes, length=length, batch=size, rng=rng)
+
+        stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
         return self.network, stage, self.config
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """A TIGER-style generator: an item is the digits that residual k-means gives its content, and digits are generated.
 
-Source: Rajput et al. 2023. It differs from the paper in this: one small causal decoder instead of a T5, no user token,
-k-means instead of an RQ-VAE, and content that is TF-IDF of the texts instead of a language model's vectors.
+Source: Rajput et al. 2023, but with one small causal decoder instead of a T5, no user token, k-means instead of an
+RQ-VAE, and TF-IDF of the texts instead of a language model's vectors.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ CHANNELS = 64  # of an item's content
 class Tiger(Sequential):
     """Cross-entropy of the next item's digits; recommends what a beam finds under the trie of all items' digits.
 
-    codes: of each level of k-means. As with the model's own generator, what was seen is closed in the trie; `unmasked`
-    is the same one that may say everything, for data with repeats.
+    codes: of each level of k-means. mask_seen: what was seen is closed in the trie.
     """
 
     name = "TIGER"
@@ -120,12 +119,12 @@ def trie(digits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     Sparse, unlike the model's own `Tree`: here 256³ paths and more lead to a few thousand items.
     """
     table, levels = digits.cpu().numpy(), []
-    above = np.zeros(len(table), np.int64)
+    node = np.zeros(len(table), np.int64)
     for level in range(table.shape[1]):
+        above = node
         _, first, node = np.unique(table[:, : level + 1], axis=0, return_index=True, return_inverse=True)
-        columns = table[first, level], above[first], node.ravel()
+        columns = table[first, level], above[first], node
         levels.append(tuple(torch.from_numpy(column).to(digits.device) for column in columns))
-        above = node.ravel()
     return levels
 
 

@@ -4,13 +4,4 @@ from m6rec.evaluate.blend import CachedScorer, Ensemble, Interpolation, Precompu
 from m6rec.evaluate.leaks import fit_leaks, leaks, shuffled
 from m6rec.evaluate.lists import inverse_propensity
 from m6rec.evaluate.ranking import Evaluation, evaluate, sampled
-from m6rec.evaluate.statistics import (
-    Interval,
-    by_slice,
-    compare,
-    difference_interval,
-    mean_interval,
-    ratio_interval,
-    seeds_interval,
-    slices,
-)
+from m6rec.evaluate.statistics import by_slice, compare, difference_interval, mean_interval, ratio_interval, slices

@@ -1,4 +1,4 @@
-"""Several models as one (a network with a prior, an ensemble), scores computed before, and how settings are tuned."""
+"""Several models as one, scores computed before, and how settings are tuned."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ class CachedScorer:
         self.model, self._scores = model, {}
 
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), the model's own."""
         key = users.events.tobytes()
         if key not in self._scores:
             self._scores[key] = torch.as_tensor(self.model.scores(users)).cpu()

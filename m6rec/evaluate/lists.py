@@ -1,7 +1,4 @@
-"""Beyond accuracy: how much of the catalogue lists show, how evenly, how novel, how diverse, how calibrated.
-
-Lists are (U, k) item codes, -1 where there is none, as in `Evaluation.lists`.
-"""
+"""Beyond accuracy: what lists (U, k) of item codes, -1 where there is none, show of the catalogue and of the user."""
 
 from __future__ import annotations
 
@@ -17,11 +14,10 @@ _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, bu
 
 def per_list(lists: np.ndarray, targets: Targets, training: sp.csr_array) -> dict[str, np.ndarray]:
     """Novelty (bits), diversity and miscalibration of the lists (U, k) of these targets; NaN where one is too short."""
-    data = targets.data
     return {
         "novelty": novelty(lists, training),
-        "diversity": diversity(lists, normalize(_bag(data.items["text"], r"\w+"))),
-        "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
+        "diversity": diversity(lists, normalize(_bag(targets.data.items["text"], r"\w+"))),
+        "miscalibration": miscalibration(lists, targets.seen(), categories(targets.data)),
     }
 
 
