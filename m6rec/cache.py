@@ -4,8 +4,6 @@ The code counts as syntax trees of the definitions that are reached, without com
 names of modules, functions and classes: prose may change, and code may be renamed or moved, and nothing is recomputed.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import os
@@ -51,8 +49,8 @@ def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object],
     lock = path.with_name(f"{PART}{path.name}.lock")
     try:
         with FileLock(lock):
-            if path.exists() and (kept := load(path)) is not None:
-                return kept
+            if path.exists() and (stored := load(path)) is not None:
+                return stored
             made = make()
             with whole(path) as new:
                 save(made, new)

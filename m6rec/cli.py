@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 from pathlib import Path
@@ -168,7 +166,7 @@ def recommend(
     _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
 
 
-def _print_items(items: pd.DataFrame, title: str) -> None:
+def _print_items(items: "pd.DataFrame", title: str) -> None:
     scores = items["score"].map("  {:.3f}".format) if "score" in items else [""] * len(items)
     rows = [f"{place:3}  {name}" for place, name in enumerate(items["title"], 1)]
     for line in (title, *map("".join, zip(rows, scores, strict=True))):

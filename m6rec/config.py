@@ -1,7 +1,5 @@
 """Everything that decides what is trained, in one frozen `Config`; three presets for three machines."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import hashlib
@@ -120,7 +118,7 @@ class Config:
         yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
 
     @classmethod
-    def preset(cls, name: str, **changes: object) -> Config:
+    def preset(cls, name: str, **changes: object) -> "Config":
         """ "tiny" (a minute on a laptop), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')

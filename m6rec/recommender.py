@@ -1,7 +1,5 @@
 """M6Rec: raw ids and raw content in, a DataFrame out. The verbs on top of data, network and generation."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -306,7 +304,7 @@ class M6Rec:
         content = self.preprocess(features.table(new), cache=False).drop(*drop).to(self.device)
         return torch.cat((items, network.items(content).vectors))
 
-    def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> M6Rec:
+    def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
         """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
 
         items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.

@@ -5,8 +5,6 @@ variable M6REC_RECORD and finds the figures there; without it they stay in memor
 writes nothing. `environment` and `code_hash` say which machine, versions and code a figure came from.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import math
@@ -28,7 +26,7 @@ PACKAGE = Path(__file__).resolve().parent
 SHOWS = ("view",)  # it cannot change a figure
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
-_in_memory: dict[str, Figure] = {}
+_in_memory: "dict[str, Figure]" = {}
 
 
 class Figure(NamedTuple):

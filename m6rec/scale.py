@@ -1,7 +1,5 @@
 """How much a notebook computes: `smoke` proves that it runs, `quick` teaches in a minute, `full` is reported."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from m6rec.data import Dataset, load

@@ -70,7 +70,7 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
 
     (toy.parent / "fail-64-1").unlink()
     second = quietly(toy, grid, jobs=2)
-    assert [run.folder.name for run in second.ran] == ["seed=1,width=64"] and len(second.kept) == 3
+    assert [run.folder.name for run in second.ran] == ["seed=1,width=64"] and len(second.finished) == 3
     assert ran(toy) == 5 and ran(toy, "64-1") == 2
 
     table = pd.read_parquet(out / "results.parquet")

@@ -138,16 +138,16 @@ def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -
     b, x, past, above = len(state), state, None, 1
     nodes, scores = state.new_zeros(b, 1, dtype=torch.long), state.new_zeros(b, 1)
     for level, (digit, parent, node) in enumerate(trie(network.digits)):
-        kept = nodes.shape[1]
+        beams = nodes.shape[1]
         logits, past = network.step(x, level, past)
         log_probs = logits.log_softmax(-1).view(b, -1)  # (B, K · codes)
         slots = nodes.new_full((b, above), -1)
-        slots = slots.scatter_(1, nodes, torch.arange(kept, device=state.device).expand(b, -1))[:, parent]
+        slots = slots.scatter_(1, nodes, torch.arange(beams, device=state.device).expand(b, -1))[:, parent]
         valid = (slots >= 0) & (state.new_zeros(b, len(digit)).index_add_(1, node, allowed.to(state)) > 0)
         slots = slots.clamp(min=0)  # (B, n) where in the beam each node's parent is
         ahead = scores.gather(1, slots) + log_probs.gather(1, slots * logits.shape[-1] + digit)
         scores, nodes = ahead.masked_fill(~valid, -math.inf).topk(min(beam, len(digit)))
-        rows = (torch.arange(b, device=state.device)[:, None] * kept + slots.gather(1, nodes)).flatten()
+        rows = (torch.arange(b, device=state.device)[:, None] * beams + slots.gather(1, nodes)).flatten()
         past = [layer.index_select(rows) for layer in past]
         x, above = network.embedding[level](digit[nodes]).flatten(0, 1), len(digit)
     # The last level has a node for each item.

@@ -240,10 +240,10 @@ class Dataset:
         """A smaller dataset of `n_users` whole users, drawn by `seed`; all items stay, so that codes stay."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
-        kept = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
-        user = np.searchsorted(kept, self.events["user"])
-        events = self.events.assign(user=user)[np.isin(self.events["user"], kept)]
-        return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[kept], events=events)
+        chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
+        user = np.searchsorted(chosen, self.events["user"])
+        events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
+        return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
     def with_items(self, items: pd.DataFrame) -> Dataset:
         """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.

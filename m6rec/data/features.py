@@ -173,8 +173,8 @@ def _modality(
         return (patches, broken) if len(patches) + len(broken) == len(order) else None
 
     try:
-        kept = cache and order and Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
-        patches, broken = cached(kept, make, save, load) if kept else make()
+        stored = cache and order and Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
+        patches, broken = cached(stored, make, save, load) if stored else make()
     except (OSError, SafetensorError):  # a full disk costs time, not the result
         patches, broken = make()
     each = zip(range(len(sources)), sources, hashes, strict=True)

@@ -37,8 +37,8 @@ def fields(row: Mapping[str, object], *, names: bool = False) -> str:
 
     names: before each value, as in a profile: {"age": 24, "gender": "M"} -> "age twenties gender m".
     """
-    told = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
-    words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in told.items()}
+    given = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
+    words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in given.items()}
     return " ".join(f"{name} {value}" if names else value for name, value in words.items())
 
 

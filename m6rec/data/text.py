@@ -150,9 +150,9 @@ class PromptTokenizer:
         ids, loss_mask = [], []
         for prompt in prompts:
             parts = [self.segment(part) for part in prompt.target]
-            taught = [not part.endswith(":") for part, tokens in zip(prompt.target, parts, strict=True) for _ in tokens]
+            scored = [not part.endswith(":") for part, tokens in zip(prompt.target, parts, strict=True) for _ in tokens]
             ids.append([BOS, *(token for tokens in parts for token in tokens), EOS][:target])
-            loss_mask.append([False, *taught, True][:target])
+            loss_mask.append([False, *scored, True][:target])
         return Tokens(pad([self.source(prompt, source) for prompt in prompts]), pad(ids), pad(loss_mask).astype(bool))
 
     def decode(self, ids: Iterable[int]) -> list[str]:

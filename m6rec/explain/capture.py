@@ -1,7 +1,5 @@
 """Attention record of one prediction target: where the model attended, which is not yet why it recommends."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -46,7 +44,7 @@ class Record(NamedTuple):
         """The target's own weights: (L, H, n - 1), rows sum to 1."""
         return self.weights[..., -1, :-1]
 
-    def fold(self, recent: int) -> Record:
+    def fold(self, recent: int) -> "Record":
         """All but the last `recent` events as one token: columns summed, rows averaged, no gradients."""
         events = [i for i, token in enumerate(self.types) if token == "history"]
         old = events[: len(events) - recent] if recent < len(events) else []

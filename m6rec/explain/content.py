@@ -1,7 +1,5 @@
 """What a model knows of an item's content: masked patches reconstructed, and texts written from photographs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 The larger the more; nats where a score is taken apart. Reasons are rendered from `leave_one_out`.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 
@@ -30,13 +28,13 @@ def top_item(model: Model, context: Context) -> int:
     return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
 
 
-def keep_tokens(context: Context, kept: np.ndarray) -> Context:
+def keep_tokens(context: Context, retained: np.ndarray) -> Context:
     """One target's context (B = Q = 1) in K versions: kept (K, n - 1) bool says which of its tokens stay.
 
     Removed fields become absent, later events close up; what stays keeps its codes, its gap too. The start stays.
     """
-    k, device = len(kept), context.item.device
-    profile, stays, request = spread(context, torch.from_numpy(kept).to(device), absent=False)
+    k, device = len(retained), context.item.device
+    profile, stays, request = spread(context, torch.from_numpy(retained).to(device), absent=False)
     order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first, in their order
     count = stays.sum(1, keepdim=True)  # (K, 1)
     inside = torch.arange(stays.shape[1], device=device) < count
@@ -51,14 +49,14 @@ def keep_tokens(context: Context, kept: np.ndarray) -> Context:
 
 
 @torch.no_grad()
-def logits_of(model: Model, context: Context, kept: np.ndarray, vectors: Tensor | None = None) -> Tensor:
+def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Tensor | None = None) -> Tensor:
     """Logits (K, N) with some tokens (K, n - 1) kept, computed in pieces.
 
     vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """
     context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
-    parts = [kept[at : at + rows] for at in range(0, len(kept), rows)]
+    parts = [retained[at : at + rows] for at in range(0, len(retained), rows)]
     states = [model.network.eval().fuse(keep_tokens(context, part), items).state[:, 0] for part in parts]
     return model.network.score(torch.cat(states), items[: model.data.n_items])
 
@@ -145,8 +143,8 @@ def leave_one_out(model: Model, context: Context, item: int, against: int | None
     An event is really removed and the history closes up. All are left out in one pass.
     """
     n = len(tokens(one(context))[0])
-    kept = np.concatenate((np.ones((1, n), bool), ~np.eye(n, dtype=bool)))
-    scores = target_log_prob(logits_of(model, context, kept), item, against).cpu().numpy()
+    retained = np.concatenate((np.ones((1, n), bool), ~np.eye(n, dtype=bool)))
+    scores = target_log_prob(logits_of(model, context, retained), item, against).cpu().numpy()
     return np.where(np.arange(n) == 0, 0, scores[0] - scores[1:])  # else the start's is rounding
 
 
@@ -157,14 +155,14 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
     """
     context = one(context)
     first = before = top_item(model, context)
-    kept, gone = np.ones(len(tokens(context)[0]), bool), []
-    while first == before and len(gone) < min(most, len(kept) - 1):
-        left = np.flatnonzero(kept[1:]) + 1  # the start stays
-        tries = kept & ~np.eye(len(kept), dtype=bool)[left]
+    retained, gone = np.ones(len(tokens(context)[0]), bool), []
+    while first == before and len(gone) < min(most, len(retained) - 1):
+        left = np.flatnonzero(retained[1:]) + 1  # the start stays
+        tries = retained & ~np.eye(len(retained), dtype=bool)[left]
         logits = logits_of(model, context, tries)
         lowest = int(target_log_prob(logits, before).argmin())
         gone.append(int(left[lowest]))
-        kept, first = tries[lowest], int(unseen(logits, context)[lowest].argmax())
+        retained, first = tries[lowest], int(unseen(logits, context)[lowest].argmax())
     return gone, None if first == before else first
 
 

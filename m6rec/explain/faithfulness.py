@@ -4,8 +4,6 @@ Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and suff
 violations, Liu et al. 2022; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter 2019.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Iterator, Mapping
@@ -53,9 +51,9 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
         rank = np.array(ranks)[:, None]  # (explainers, 1, n - 1)
         counts = np.round(np.linspace(0, rank.shape[2] - 1, STEPS + 1)).astype(int)
         gone, stays = rank < counts[:, None], rank == -1
-        kept = np.concatenate((~gone | stays, gone | stays, rank != 0), 1)  # (explainers, 2 · STEPS + 3, n - 1)
-        logits = logits_of(model, context, kept.reshape(-1, kept.shape[2]))
-        left = np.exp(target_log_prob(logits, item).cpu().numpy()).reshape(kept.shape[:2])
+        retained = np.concatenate((~gone | stays, gone | stays, rank != 0), 1)  # (explainers, 2 · STEPS + 3, n - 1)
+        logits = logits_of(model, context, retained.reshape(-1, retained.shape[2]))
+        left = np.exp(target_log_prob(logits, item).cpu().numpy()).reshape(retained.shape[:2])
         deletion, insertion, first = np.split(left / left[0, 0], [STEPS + 1, 2 * STEPS + 2], axis=1)
         curves.append((deletion, insertion))
         areas = [np.trapezoid(curve) / STEPS for curve in curves[-1]]
@@ -111,10 +109,10 @@ def agreement(
     """
     targets = list(_targets(model, contexts, least=4))
 
-    def kept(explain: Explainer, *target: object) -> float:
+    def retained(explain: Explainer, *target: object) -> float:
         return float(spearmanr(*(explain(m, *target)[1:] for m in (model, other))).statistic)
 
-    return {name: np.array([kept(explain, *target) for target in targets]) for name, explain in explainers.items()}
+    return {name: np.array([retained(explain, *target) for target in targets]) for name, explain in explainers.items()}
 
 
 def _copied(model: Model) -> Model:

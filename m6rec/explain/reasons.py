@@ -1,7 +1,5 @@
 """Reasons in words: one sentence an item, from what removing tokens does to its score, never from attention."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -79,8 +77,8 @@ def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed:
         enough = [r.coverage >= ENOUGH for r in given]
         named = [[cause.token for cause in r.causes] for r in given]
         drawn = [rng.permutation(np.flatnonzero(types == "history"))[: len(causes)] for causes in named]
-        kept = np.array([~np.isin(every, gone) for gone in (*named, *drawn)])
-        after = unseen(logits_of(model, context, kept), context)
+        retained = np.array([~np.isin(every, gone) for gone in (*named, *drawn)])
+        after = unseen(logits_of(model, context, retained), context)
         rank = (after > after[np.arange(2 * k), np.tile(items, 2), None]).sum(1).reshape(2, k)
         fell = (rank - np.arange(k))[:, enough]  # (named or random, items with enough evidence)
         means = np.stack(((fell > 0).mean(1), fell.mean(1)), 1).ravel() if fell.size else np.full(4, np.nan)

@@ -1,7 +1,5 @@
 """Beam search over the tree of semantic IDs, under a trie mask, with cached keys and values; and sampling from it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -22,7 +20,7 @@ class Generated(NamedTuple):
     scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
 
     @classmethod
-    def of(cls, items: Tensor, scores: Tensor) -> Generated:
+    def of(cls, items: Tensor, scores: Tensor) -> "Generated":
         """Whatever has a score of -inf is no item."""
         return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 

@@ -3,8 +3,6 @@
 The key is a segment's content and the model's version, so a state of other weights is never used.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import NamedTuple
 

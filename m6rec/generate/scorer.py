@@ -1,7 +1,5 @@
 """A network as something that can be ranked: its dense head, generated or hybrid lists, or the exact digit scores."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -132,7 +130,7 @@ class Scorer:
         self.longest = beam if method in ("generated", "hybrid") else len(self.items)  # of its lists
 
     @property
-    def unmasked(self) -> Scorer:
+    def unmasked(self) -> "Scorer":
         """The same network and method, nothing masked."""
         other = copy.copy(self)
         other.mask_seen = False

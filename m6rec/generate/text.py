@@ -1,7 +1,5 @@
 """Generated text, token by token: a text model's answers, and what a gap in an item's text is missing."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 

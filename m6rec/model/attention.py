@@ -6,8 +6,6 @@
 - LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -34,11 +32,11 @@ class KVCache(NamedTuple):
     k: Tensor  # (B, H, Tk, D/H)
     v: Tensor  # (B, H, Tk, D/H)
 
-    def extend(self, other: KVCache) -> KVCache:
+    def extend(self, other: "KVCache") -> "KVCache":
         """These tokens, followed by the other's."""
         return KVCache(torch.cat((self.k, other.k), -2), torch.cat((self.v, other.v), -2))
 
-    def index_select(self, rows: Tensor) -> KVCache:
+    def index_select(self, rows: Tensor) -> "KVCache":
         """The caches of these rows (n,) of the batch."""
         return KVCache(self.k.index_select(0, rows), self.v.index_select(0, rows))
 

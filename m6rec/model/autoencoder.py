@@ -1,7 +1,5 @@
 """An autoencoder: a photograph through 64 numbers and back, after the source document's section 5.2."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

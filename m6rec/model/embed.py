@@ -6,8 +6,6 @@ Without local layers an item is a bag of its tokens (`BagNet`). Tokens of one it
 An item of the training set may add an ID embedding.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -186,7 +184,7 @@ class ItemEncoder(nn.Module):
 
     def _drop_modalities(self, content: Features) -> Features:
         """Modality dropout: mask some modalities of some items, never an item's last one."""
-        kept = content.present & (
+        remaining = content.present & (
             torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
         )
-        return content._replace(present=torch.where(kept.any(1, keepdim=True), kept, content.present))
+        return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))

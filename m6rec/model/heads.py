@@ -5,8 +5,6 @@ mean of their items, biases at the log of their number, and the decoder's own co
 already ranks nearly as the dense head does.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

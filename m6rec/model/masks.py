@@ -3,8 +3,6 @@
 Every mask is Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where the query in the row may attend to the key in the column.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

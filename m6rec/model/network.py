@@ -9,8 +9,6 @@
   every target, and nothing of event t reaches target t.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import NamedTuple
 
@@ -232,7 +230,7 @@ class Network(nn.Module):
         return Encoded(vectors + self.items.id_embedding(codes), None, self.codes[:0])
 
     @torch.no_grad()
-    def extended(self, content: Features, vectors: np.ndarray) -> Network:
+    def extended(self, content: Features, vectors: np.ndarray) -> "Network":
         """A copy with more items: `content` of all, `vectors` (n, D) of the new ones, which take free leaves."""
         nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
         tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)

@@ -6,8 +6,6 @@
 - every joint layer has an exit: a score from the candidate's first token
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

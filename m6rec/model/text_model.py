@@ -6,8 +6,6 @@
 - adapters add to the feed-forward net of any layer (`run`)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

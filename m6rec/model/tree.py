@@ -4,8 +4,6 @@ Every inner node has the same number of children and nearly the same number of i
 so that a new item finds one near its content.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -26,7 +24,7 @@ class Tree(NamedTuple):
     item: Tensor  # (leaves,) the item of each leaf, -1 where free
 
     @classmethod
-    def of(cls, digits: np.ndarray) -> Tree:
+    def of(cls, digits: np.ndarray) -> "Tree":
         """The tree of given semantic IDs (N, G). InputError where two items share one."""
         widths = tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)

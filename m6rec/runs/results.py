@@ -55,8 +55,8 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
         figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
     origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
     source = {what: old["run"].get(what) for what in ORIGIN}
-    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
-    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
+    others = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    write_json(folder / f"{stem}.json", {**others, **figures, "run": origin})
     return folder / f"{stem}.json"
 
 

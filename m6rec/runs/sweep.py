@@ -36,7 +36,7 @@ class Sweep(NamedTuple):
     """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
 
     ran: list[Run]
-    kept: list[Run]
+    finished: list[Run]
     failed: dict[Path, str]
     tables: list[Path]
 
@@ -68,12 +68,12 @@ def sweep(
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    kept = [run for run in runs if (run.folder / DONE).exists()]
-    todo = [run for run in runs if run not in kept]
+    finished = [run for run in runs if (run.folder / DONE).exists()]
+    todo = [run for run in runs if run not in finished]
     if dry_run:
         for run in runs:
-            print(f"{'finished' if run in kept else 'to run  '}  {run.folder.name}")
-        return Sweep([], kept, {}, [])
+            print(f"{'finished' if run in finished else 'to run  '}  {run.folder.name}")
+        return Sweep([], finished, {}, [])
     failed: dict[Path, str] = {}
     calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout) for run in todo)
     try:
@@ -82,7 +82,7 @@ def sweep(
             print(f"{folder.name}: {error or 'finished'}")
     finally:
         tables = write_tables(notebook, out)
-    return Sweep([run for run in todo if run.folder not in failed], kept, failed, tables)
+    return Sweep([run for run in todo if run.folder not in failed], finished, failed, tables)
 
 
 def write_tables(notebook: Path, out: Path) -> list[Path]:

@@ -76,7 +76,7 @@ class ColdStart(HeldOut):
             "valid_cold": (self.split.valid, cold & ~new, self.items),
             "cold_users": (first, new & ~cold, None),
         }
-        self.cases = {case: (rows[kept[rows]], pool) for case, (rows, kept, pool) in cases.items()}
+        self.cases = {case: (rows[mask[rows]], pool) for case, (rows, mask, pool) in cases.items()}
 
     @classmethod
     def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> ColdStart:

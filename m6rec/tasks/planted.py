@@ -118,8 +118,8 @@ def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer],
             cause = np.flatnonzero(types == "history")[int(stored.cause_event) - event]
         for name, explain in explainers.items():
             effects = explain(model, context, int(target.items[0]))
-            for kept, out in zip((np.isin(types, ("history", "request")), types == types[cause]), ranks, strict=True):
-                out[name][row] = np.where(kept, effects, -np.inf).argmax() == cause
+            for rivals, out in zip((np.isin(types, ("history", "request")), types == types[cause]), ranks, strict=True):
+                out[name][row] = np.where(rivals, effects, -np.inf).argmax() == cause
     return ranks
 
 

@@ -8,8 +8,6 @@
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -48,7 +46,7 @@ class Examples(NamedTuple):
     target: Tensor  # (n, T), from [BOS]
     labels: Tensor  # (n,) int64
 
-    def rows(self, rows: np.ndarray) -> Examples:
+    def rows(self, rows: np.ndarray) -> "Examples":
         """Some of them, without the padding that none of them needs."""
         source, target, labels = (part[torch.from_numpy(rows)] for part in self)
         return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
@@ -119,7 +117,7 @@ class Classifier(nn.Module):
                 block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
         self.to(backbone.device)
 
-    def train(self, mode: bool = True) -> Classifier:
+    def train(self, mode: bool = True) -> "Classifier":
         """As ever, but what is frozen drops nothing: it cannot learn to live with the noise."""
         super().train(mode)
         self.backbone.train(mode and self.full)

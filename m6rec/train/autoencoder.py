@@ -1,7 +1,5 @@
 """The source document's training loop (section 5.2), mended: batches of 64, Adam, and a loss that sees pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

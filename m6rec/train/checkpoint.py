@@ -1,7 +1,5 @@
 """Saving without pickle: tensors in safetensors, all else in JSON, and folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -4,8 +4,6 @@ All variants of one seed begin from one network of full depth, each is trained o
 both have had as many steps with labels. Source: M6-Rec section 4.2.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import logging

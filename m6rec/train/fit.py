@@ -4,8 +4,6 @@ It runs on one device, the config's. A step never waits for a GPU's result: loss
 epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -67,13 +65,13 @@ def fit(
     """
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
-    writer = None
+    board = None
     if log:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
-        writer = SummaryWriter(str(log / stage.name))
+        board = SummaryWriter(str(log / stage.name))
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network.to(device)
@@ -120,13 +118,13 @@ def fit(
         if on_epoch:
             on_epoch(row)
         for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
-            if writer:
-                writer.add_scalar(name, value, state.epoch)
+            if board:
+                board.add_scalar(name, value, state.epoch)
         bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
         bar.update()
     bar.close()
-    if writer:
-        writer.close()
+    if board:
+        board.close()
     network.load_state_dict((best if stage.keep == "best" else average).state_dict())
     network.eval()
     return [Epoch(**row) for row in state.log]
@@ -173,10 +171,10 @@ def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, c
         checkpoint.save_tensors(network.state_dict(), new / checkpoint.WEIGHTS)
         (new / "log.json").write_text(json.dumps([row._asdict() for row in rows]), encoding="utf-8")
 
-    def load(kept: Path) -> list[Epoch]:
-        network.to(pick_device(config.device)).load_state_dict(checkpoint.load_tensors(kept / checkpoint.WEIGHTS))
+    def load(folder: Path) -> list[Epoch]:
+        network.to(pick_device(config.device)).load_state_dict(checkpoint.load_tensors(folder / checkpoint.WEIGHTS))
         network.eval()
-        return [Epoch(**row) for row in checkpoint.read_json(kept / "log.json")]
+        return [Epoch(**row) for row in checkpoint.read_json(folder / "log.json")]
 
     rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
@@ -186,8 +184,8 @@ def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, c
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, decay: float, steps: int) -> None:
     """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
-    kept = min(decay, (steps + 1) / (steps + 10)) if steps else 0.0
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - kept)
+    share = min(decay, (steps + 1) / (steps + 10)) if steps else 0.0
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - share)
     for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
         mine.copy_(theirs)
 

@@ -10,8 +10,6 @@ Each loss is unweighted: a mean in nats, for patches a share of the mean patch's
 config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -88,11 +86,11 @@ def finetuning(
 def mask_request(batch: Batch) -> Batch:
     """Mask some request fields, each on its own."""
     request = batch.context.request
-    kept = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
-    return batch._replace(context=batch.context._replace(request=request * kept))
+    rest = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
+    return batch._replace(context=batch.context._replace(request=request * rest))
 
 
-def predict(network: Network, batch: Batch, config: Config) -> FullPrediction | SampledPrediction:
+def predict(network: Network, batch: Batch, config: Config) -> "FullPrediction | SampledPrediction":
     """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
     count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     if count:
@@ -344,8 +342,8 @@ def corrupt(
         if whole is not None and whole[row]:
             start, size = 0, len(tokens)
         span = tokens[start : start + size]
-        kept = [*tokens[:start], MASK, *tokens[start + size :]]
-        source[row, : len(kept)] = kept
+        rest = [*tokens[:start], MASK, *tokens[start + size :]]
+        source[row, : len(rest)] = rest
         target[row, : len(span) + 2] = [BOS, *span, EOS]
     return source, target
 
@@ -357,13 +355,13 @@ class Catalogue(NamedTuple):
     key: Tensor  # (N,) of their bags of tokens, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> Catalogue:
+    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> "Catalogue":
         """Items in words -> their tokens."""
         tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
         return cls(tokens[first], torch.from_numpy(key))
 
-    def to(self, device: torch.device) -> Catalogue:
+    def to(self, device: torch.device) -> "Catalogue":
         """The same items on a device."""
         return Catalogue(*(part.to(device) for part in self))
 

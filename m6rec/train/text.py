@@ -3,8 +3,6 @@
 The same backbone serves every domain that it is given; it is trained once for its texts, config and code, and kept.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The beam as a tree: which branches were kept at each digit, and which of them lead to the list."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import prod
 

@@ -1,7 +1,5 @@
 """Curves, lists and comparisons. Each takes numbers and a title that states the finding, and returns a `Picture`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 

@@ -3,8 +3,6 @@
 Layers and heads are counted from 1; 0 is the mean over all. Attention shows where, not why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

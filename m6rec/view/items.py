@@ -1,7 +1,5 @@
 """What items are made of: photographs, recordings, patches, and how much each modality counts."""
 
-from __future__ import annotations
-
 import base64
 import html
 import textwrap

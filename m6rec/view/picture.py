@@ -1,7 +1,5 @@
 """A `Picture`: a figure that is returned, with the numbers that it draws and an alternative text."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

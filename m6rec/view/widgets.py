@@ -4,8 +4,6 @@ Every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run
 the data is escaped. No native menus: their arrow keys are JupyterLab's while a cell is selected.
 """
 
-from __future__ import annotations
-
 import html
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -56,7 +54,7 @@ class Panel:
         for control in self.controls.values():
             control.observe(self._moved, names="value")
 
-    def goto(self, **values: object) -> Panel:
+    def goto(self, **values: object) -> "Panel":
         """Move controls, redraw once. `InputError` for an unknown control or value: nothing moves then."""
         with self._lock:
             before, self._quiet = self.values, True
@@ -239,8 +237,8 @@ class ContextWhatIf(Panel):
         codes = torch.tensor([values[name] for name in self.fields], dtype=torch.long)
         request, profile = codes.split([context.request.shape[2], context.profile.shape[1]])
         context = context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
-        kept = [code for i, code in enumerate(self.events) if i not in gone]
-        seen = [code for code in self.person.history if code in kept or code not in self.events]
+        remaining = [code for i, code in enumerate(self.events) if i not in gone]
+        seen = [code for code in self.person.history if code in remaining or code not in self.events]
         masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]
         changed += [f"without {m}" for m in masked] + [f"{len(gone)} left out"] * bool(gone)
