@@ -161,11 +161,13 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
     tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
-    own = text_training.losses(made.network, tokens)["meet"]
+    own = text_training.losses(made.network, tokens)["contrastive"]
     torch.testing.assert_close(
-        text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["meet"], own
+        text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["contrastive"], own
     )
     more = Catalogue.of([*items, "tabla"], made.tokenizer)
-    assert text_training.losses(made.network, tokens, more)["meet"] > own
-    unknown = text_training.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["meet"]
+    assert text_training.losses(made.network, tokens, more)["contrastive"] > own
+    unknown = text_training.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))[
+        "contrastive"
+    ]
     assert unknown == 0

@@ -55,10 +55,10 @@ class Examples(NamedTuple):
 
 
 def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
-    """Texts whose target is what is judged, without its [EOS]: it ends where pretraining would write what follows.
+    """Prompts whose target is what is judged, without its [EOS].
 
-    The paper reads the state at [EOS]. No loss of pretraining ever reads what stands there, so a frozen backbone has
-    nothing to say at it: the state at the [SEP] before it is taken, which was taught to know the next word.
+    The paper reads the state at [EOS]. No loss of pretraining reads that one, so a frozen backbone knows nothing there:
+    we take the state at the [SEP] before it, which was trained to predict the next word.
     """
     tokens = tokenizer.encode(texts, text.SOURCE, text.TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)

@@ -26,18 +26,7 @@ from m6rec.cache import cached, key
 from m6rec.config import Config, pick_device, pick_precision
 from m6rec.data.sources import home
 from m6rec.errors import InputError
-from m6rec.train.checkpoint import (
-    STATE,
-    WEIGHTS,
-    TrainingState,
-    claim,
-    is_state,
-    load_state,
-    load_tensors,
-    read_json,
-    save_state,
-    save_tensors,
-)
+from m6rec.train import checkpoint
 
 
 class Epoch(NamedTuple):
@@ -78,7 +67,13 @@ def fit(
     """
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
-    writer = _writer(log / stage.name) if log else None
+    writer = None
+    if log:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
+        writer = SummaryWriter(str(log / stage.name))
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network.to(device)
@@ -87,17 +82,18 @@ def fit(
         fused=device.type == "cuda" or None,
     )  # fmt: skip
     average, best = copy.deepcopy(network), copy.deepcopy(network)
-    state = TrainingState(stage.name, config.fingerprint)
+    state = checkpoint.TrainingState(stage.name, config.fingerprint)
     parts = {"network": network, "average": average, "best": best}, optimizer, rng
-    folder = claim(folder, is_state) if folder else None
-    if resume and folder and (folder / STATE).exists():
-        state = load_state(folder, state, *parts)
+    folder = checkpoint.claim(folder, checkpoint.is_state) if folder else None
+    if resume and folder and (folder / checkpoint.STATE).exists():
+        state = checkpoint.load_state(folder, state, *parts)
 
     def follow() -> None:
         _follow(average, network, config.average, state.steps)
         state.steps += 1
 
-    bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not _is_watched())
+    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
+    bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not watched)
     patience = config.patience * config.validate_every
     while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
         begun, validation = time.perf_counter(), None
@@ -120,7 +116,7 @@ def fit(
         row = Epoch(state.epoch, state.seconds, losses, validation)
         state.log.append(row._asdict())
         if folder:
-            save_state(folder, state, *parts)
+            checkpoint.save_state(folder, state, *parts)
         if on_epoch:
             on_epoch(row)
         for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
@@ -174,13 +170,13 @@ def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, c
 
     def save(rows: list[Epoch], new: Path) -> None:
         new.mkdir()
-        save_tensors(network.state_dict(), new / WEIGHTS)
+        checkpoint.save_tensors(network.state_dict(), new / checkpoint.WEIGHTS)
         (new / "log.json").write_text(json.dumps([row._asdict() for row in rows]), encoding="utf-8")
 
     def load(kept: Path) -> list[Epoch]:
-        network.to(pick_device(config.device)).load_state_dict(load_tensors(kept / WEIGHTS))
+        network.to(pick_device(config.device)).load_state_dict(checkpoint.load_tensors(kept / checkpoint.WEIGHTS))
         network.eval()
-        return [Epoch(**row) for row in read_json(kept / "log.json")]
+        return [Epoch(**row) for row in checkpoint.read_json(kept / "log.json")]
 
     rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
@@ -196,15 +192,6 @@ def _follow(average: nn.Module, network: nn.Module, decay: float, steps: int) ->
         mine.copy_(theirs)
 
 
-def _writer(folder: Path) -> Any:
-    """TensorBoard's, which comes with an extra."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
-    return SummaryWriter(str(folder))
-
-
 def _on(batch: object, device: torch.device) -> object:
     """Every tensor of a nest of NamedTuples on a device; what is neither stays.
 
@@ -214,8 +201,3 @@ def _on(batch: object, device: torch.device) -> object:
         pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
     return type(batch)(*(_on(part, device) for part in batch)) if isinstance(batch, tuple) else batch
-
-
-def _is_watched() -> bool:
-    """A person sits at a terminal or in JupyterLab; papermill and nbval stay silent."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ

@@ -56,13 +56,13 @@ def tensors(tokens: Tokens) -> Tokens:
 
 
 def losses(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """In nats. `write`: cross-entropy of the generated tokens, each from those before it; `meet`: `item_contrast`."""
+    """In nats: cross-entropy of the generated tokens, each from those before it, and `item_contrast`."""
     source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
     begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
     hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
     there = truth != PAD  # logits are most of the work: only where there is a loss
-    write = F.cross_entropy(network.logits(hidden[there]), truth[there])
-    return {"write": write, "meet": item_contrast(network, hidden, begun, truth, catalogue)}
+    tokens = F.cross_entropy(network.logits(hidden[there]), truth[there])
+    return {"tokens": tokens, "contrastive": item_contrast(network, hidden, begun, truth, catalogue)}
 
 
 def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
@@ -105,7 +105,7 @@ def pretrain(
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
         parts = [tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64)]
-        return -float(torch.stack([losses(network, part)["write"] for part in parts]).mean())
+        return -float(torch.stack([losses(network, part)["tokens"] for part in parts]).mean())
 
     stage = Stage(
         "text",
@@ -144,7 +144,7 @@ def fine_tune(
 
     def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses(network, some, catalogue)
-        return both if catalogue else {"write": both["write"]}
+        return both if catalogue else {"tokens": both["tokens"]}
 
     fit(network, Stage("fine_tune", epochs, batches, loss, keep="last"), config)
     known = key(backbone.key, config.fingerprint, *prompts, *sorted(items or ()), code=(fine_tune,))
