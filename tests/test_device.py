@@ -52,8 +52,7 @@ def recipes() -> None:
         found = recipe()
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-3, err_msg=name)
         steps = np.diff(counts[-test_golden.STEPS :])
-        # One is the test's own; DIN's epochs have one step here, and an epoch reads its losses at its end.
-        assert (steps == 1 + ("DIN" in name)).all(), f"{name} reads {steps - 1} numbers in a step"
+        assert (steps == 1).all(), f"{name} reads {steps - 1} numbers in a step"  # one is the test's own
         print(f"{name}: {time.perf_counter() - begun:.1f} s", flush=True)
     torch.Tensor.backward = backward
 

@@ -17,6 +17,8 @@ from m6rec.config import pick_device
 from m6rec.data.ratings import Ratings
 from m6rec.train.fit import train_epoch
 
+HISTORY = 20  # items rated before that DIN attends to
+
 
 class ItemMean:
     """The mean of the others' ratings of the item."""
@@ -54,8 +56,6 @@ class DIN:
     """
 
     numbers: bool = False
-    width: int = 16
-    history: int = 20
     epochs: int = 4
     seed: int = 0
 
@@ -64,7 +64,7 @@ class DIN:
         torch.manual_seed(self.seed)
         rng, self.ratings = np.random.default_rng(self.seed), ratings
         self.features = ratings.features[:, 0 if self.numbers else ratings.numbers.shape[1] :]
-        self.network, best = DINNetwork(ratings, self.features.shape[1], self.width).to(pick_device()), -1.0
+        self.network, best = DINNetwork(ratings, self.features.shape[1]).to(pick_device()), -1.0
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
 
         def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
@@ -89,14 +89,14 @@ class DIN:
 
     def _inputs(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """Users and items (B,), items before (B, T) or -1, their stars (B, T), numbers (B, F)."""
-        ratings, past = self.ratings, self.ratings.history(rows, self.history)
+        ratings, past = self.ratings, self.ratings.history(rows, HISTORY)
         seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
         inputs = ratings.user[rows], ratings.item[rows], seen, stars, self.features[rows]
         return tuple(torch.from_numpy(part).to(self.network.genres.device) for part in inputs)
 
 
 class DINNetwork(nn.Module):
-    def __init__(self, ratings: Ratings, features: int, width: int):
+    def __init__(self, ratings: Ratings, features: int, width: int = 16):
         super().__init__()
         self.register_buffer("genres", torch.from_numpy(ratings.genres.astype(np.float32)))
         sizes = (ratings.data.n_users, ratings.data.n_items, 6)

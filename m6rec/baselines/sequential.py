@@ -97,11 +97,9 @@ class Sequential:
         """
         if self.network is None:
             raise InputError(f"{self.name} has no network yet: call fit(data, split) before it is asked")
-        length = self.config.history - 1
-        history = users.history(length)  # (B, T), padded on the left
+        history = users.history(self.config.history - 1)  # (B, T), padded on the left
         counts = (history >= 0).sum(1)
-        rows = np.arange(length) + length - counts[:, None]
-        packed = np.take_along_axis(history, rows % length, 1)  # padding moves to the right
+        packed = np.take_along_axis(history, (history < 0).argsort(1, kind="stable"), 1)  # padding moves to the right
         device = next(self.network.parameters()).device
         states = self.network(torch.from_numpy(packed).to(device))
         last = torch.from_numpy(np.maximum(counts, 1) - 1).to(device)

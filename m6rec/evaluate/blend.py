@@ -71,9 +71,9 @@ class Precomputed:
         return self._scores[rows]
 
 
-def validation_ndcg(data: Dataset, split: Split, seed: int = 0) -> Callable[[Any], float]:
+def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
     """A function from a model to its NDCG@10, seen items masked, on validation targets (5,000 of them at most)."""
-    targets = data.targets(np.sort(np.random.default_rng(seed).permutation(split.valid)[:TUNING_TARGETS]))
+    targets = data.targets(np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS]))
 
     def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
         ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]

@@ -14,9 +14,7 @@ from m6rec.evaluate.ranking import name_of, scored, targets_of
 _MOST = 256  # targets that are scored: enough to show a leak, and one chunk
 
 
-def leaks(
-    model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test", seed: int = 0
-) -> list[str]:
+def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
     """What a fitted model's scores give away, one sentence each; empty = nothing found.
 
     For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
@@ -28,16 +26,14 @@ def leaks(
     first[targets.users] = targets.events
     after = np.arange(data.n_events) - first[user]  # the target's is 0
     for changed in (user % 2 == 0, user % 2 == 1):
-        other = _replaced(data, changed & (after >= 0), changed & (after > 0), seed)
+        other = _replaced(data, changed & (after >= 0), changed & (after > 0))
         moved.append(_moved((model, some), (model, other.targets(some.events))))
     own, others = np.stack(moved)[[half, 1 - half], np.arange(len(some))]
     found = _found(model, "knows the target or what follows it", own)
     return found + _found(model, f"knows other users' {part} events", others)
 
 
-def fit_leaks(
-    fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out", *, seed: int = 0
-) -> list[str]:
+def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
     """What fitting takes from events outside training; empty = the two fits score alike.
 
     fit(data, split) -> a model, of a fixed seed and without early stopping on validation. It is called twice, once with
@@ -45,7 +41,7 @@ def fit_leaks(
     """
     split, targets = targets_of(data, split, "test")
     users = data.targets(_some(targets.events))  # the true histories, for both
-    clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train, seed), split)
+    clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train), split)
     return _found(clean, "is fitted on events outside training", _moved((clean, users), (other, users)))
 
 
@@ -67,7 +63,7 @@ def _some(events: np.ndarray) -> np.ndarray:
     return events[np.unique(np.linspace(0, len(events) - 1, min(_MOST, len(events))).astype(np.int64))]
 
 
-def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int) -> Dataset:
+def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
     """Other items, values and actions at the events in `outcome` (E,); at those in `whole` all columns but the user.
 
     Codes, catalogue and places stay, so that the same split and targets apply.

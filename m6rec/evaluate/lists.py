@@ -78,13 +78,13 @@ def categories(data: Dataset) -> sp.csr_array:
     return normalize(_bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+"), "l1")
 
 
-def inverse_propensity(items: np.ndarray, training: sp.csr_array, gamma: float = 1.0) -> np.ndarray:
-    """(U,) weights of targets (U,), 1 / (users + 1)^gamma: popular items are in the test set too often.
+def inverse_propensity(items: np.ndarray, training: sp.csr_array) -> np.ndarray:
+    """(U,) weights of targets (U,), 1 / (users + 1): popular items are in the test set too often.
 
-    np.average(hit, weights=weights) is the self-normalised estimate of Yang et al. 2018, whose power is
-    (their gamma + 1) / 2; ratio_interval(weights * hit, weights) is its interval.
+    np.average(hit, weights=weights) is the self-normalised estimate of Yang et al. 2018, with their gamma = 1;
+    ratio_interval(weights * hit, weights) is its interval.
     """
-    return (training.sum(axis=0).astype(np.float64) + 1)[items] ** -gamma
+    return 1 / (training.sum(axis=0).astype(np.float64) + 1)[items]
 
 
 def _bag(text: pd.Series, word: str) -> sp.csr_array:

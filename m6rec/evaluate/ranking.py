@@ -84,7 +84,7 @@ def evaluate(
         "rank": rank,
         "hit": hit.astype(np.float64),
         "ndcg": ndcg(rank, k),
-        "mrr": np.where(hit, 1 / rank, 0.0),
+        "mrr": hit / rank,
     }
     training = training_matrix(data, split)
     per_user = pd.DataFrame(columns | per_list(lists, targets, training))
@@ -128,7 +128,7 @@ def sampled(
 
 def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
     """NDCG@k of one relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
-    return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+    return (rank <= k) / np.log2(1 + rank)
 
 
 def name_of(model: Any) -> str:
@@ -153,13 +153,12 @@ def scored(model: Any, targets: Targets, chunk: int = 256) -> Iterator[tuple[Tar
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
         scores = model.scores(users)
-        if hasattr(scores, "detach"):  # a torch tensor, on any device, of any precision
+        if isinstance(scores, torch.Tensor):  # on any device, of any precision
             scores = scores.detach().cpu().double().numpy()
         scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
         if scores.shape != shape:
             raise InputError(
-                f"{name}.scores gave the shape {scores.shape} for {shape[0]} users and {shape[1]} items: "
-                f"return {shape}, a column for each row of data.items"
+                f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item"
             )
         if np.isnan(scores).any():
             row, column = np.argwhere(np.isnan(scores))[0]

@@ -14,6 +14,7 @@ from m6rec.data.dataset import Dataset, Split
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import targets_of
 
+LEVEL = 0.95
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB, whatever the number of users
 _HEAD = 0.2  # the share of the training events that the head's items have
 _FEW = 10  # a profile column with more values than this would make slices too small to say anything
@@ -57,14 +58,12 @@ def seeds_interval(values: ArrayLike, **options) -> Interval:
     return interval._replace(n=0, seeds=interval.n)
 
 
-def compare(
-    ours: ArrayLike, others: Mapping[str, ArrayLike], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> pd.DataFrame:
+def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
 
     ours, others: (U,) or (S, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d,
     paired); p (two-sided paired t); low, high (paired bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level
-    1 - (1 - level) / (m - j + 1) for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
+    1 - .05 / (m - j + 1) for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN.
     """
     (one, *peers), _ = _paired(ours, *others.values())
@@ -78,7 +77,7 @@ def compare(
     p = 2 * stats.t.sf(np.abs(effect) * len(one) ** 0.5, len(one) - 1)
     order = np.argsort(p, kind="stable")  # smallest first
     left = np.arange(len(p), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
-    means = _resampled(differences[order], resamples, seed)
+    means = _resampled(differences[order])
     columns = {
         "mean": one.mean(),
         "peer_mean": np.mean(peers, 1)[order],
@@ -87,9 +86,9 @@ def compare(
         "p": p[order],
     }
     found = pd.DataFrame(columns, index=pd.Index(others, name="peer")[order])
-    found[["low", "high"]] = [_percentiles(row, level) for row in means]
+    found[["low", "high"]] = [_percentiles(row) for row in means]
     found["p_holm"] = np.minimum(np.maximum.accumulate(p[order] * left), 1)
-    holm = [_percentiles(row, 1 - (1 - level) / n) for row, n in zip(means, left, strict=True)]
+    holm = [_percentiles(row, 1 - (1 - LEVEL) / n) for row, n in zip(means, left, strict=True)]
     found[["holm_low", "holm_high"]] = holm
     found["decided"] = np.logical_and.accumulate([low > 0 or high < 0 for low, high in holm])
     return found.loc[list(others)]
@@ -142,12 +141,10 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
 
 
-def _interval(
-    figure: Callable, *per_user: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def _interval(figure: Callable, *per_user: ArrayLike, level: float = LEVEL, **draws: int) -> Interval:
     """Of a figure of the means over users."""
     users, seeds = _paired(*per_user)
-    means = _resampled(users, resamples, seed)
+    means = _resampled(users, **draws)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
         return Interval(float(figure(*users.mean(1))), *_percentiles(figure(*means), level), users.shape[1], seeds)
 
@@ -165,7 +162,7 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
     return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
 
 
-def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _resampled(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
     """(figures, U) -> (figures, resamples) means, the same users drawn for every figure."""
     rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
     rows = max(1, _AT_ONCE // users)
@@ -175,7 +172,7 @@ def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return means
 
 
-def _percentiles(figures: np.ndarray, level: float) -> tuple[float, float]:
+def _percentiles(figures: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """Two of the resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
     ordered = np.sort(figures[~np.isnan(figures)])
     tail = int(len(ordered) * (1 - level) / 2)
