@@ -1,7 +1,5 @@
 """Baselines that count: popularity, Markov chain, item-kNN, EASE, co-occurrence, content-kNN, and mixtures of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Baselines that predict from `Ratings` whether a user will like an item; scores (n,), higher = likelier."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Self

@@ -1,7 +1,5 @@
 """Networks that predict the next item: GRU4Rec, SASRec and eSASRec, and what they share."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Source: Rajput et al. 2023, but with one small causal decoder instead of a T5, n
 RQ-VAE, and TF-IDF of the texts instead of a language model's vectors.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ class Tiger(Sequential):
         other.mask_seen = False
         return other
 
-    def build(self, data: Dataset) -> TigerNetwork:
+    def build(self, data: Dataset) -> "TigerNetwork":
         """The network of a catalogue, with its semantic IDs. InputError where no text has a word."""
         texts = tfidf(data)
         vectors, sizes, _ = randomized_svd(texts, min(CHANNELS, *texts.shape), random_state=self.config.seed)

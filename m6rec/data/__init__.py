@@ -1,7 +1,5 @@
 """What comes in: a Dataset from named public sources (`load`) or from the user's own frames (`Dataset.from_frames`)."""
 
-from __future__ import annotations
-
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs
 

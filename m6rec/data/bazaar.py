@@ -3,8 +3,6 @@
 The cause of every event is known, and so the best ranking that any model can reach: data/README.md.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ A `Field` is one column as codes. Code 0 means absent and is masked; it is never
 before it and from its own time, by one rule for stored events and for a request now.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
@@ -54,7 +52,7 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series, kind: str = "") -> tuple[Field, ...]:
+    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
         """The field of a column that is declared "categorical", "number" or "text", or the three of a "time".
 
         number: up to eight intervals, equally filled. text: the MAX_WORDS commonest words that two texts share, and
@@ -168,7 +166,7 @@ class Context(NamedTuple):
     request: Tensor  # (B, Q, R) request codes of each target
     position: Tensor  # (B, Q) how many events of the history each target may see
 
-    def to(self, device: torch.device) -> Context:
+    def to(self, device: torch.device) -> "Context":
         """The same context on another device."""
         return Context(*(t.to(device) for t in self))
 
@@ -183,7 +181,7 @@ class Fields:
     gap: Field = DERIVED["gap"]
 
     @classmethod
-    def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> Fields:
+    def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> "Fields":
         """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
 
         config: its `profile`, `request`, `derived_features` and `columns` are read. InputError for a derived feature
@@ -248,7 +246,7 @@ class Fields:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict) -> Fields:
+    def from_dict(cls, values: dict) -> "Fields":
         """Back from `to_dict`; KeyError for another version's."""
 
         def read(v: dict) -> Field:
@@ -316,7 +314,7 @@ class UserHistory(NamedTuple):
     texts: list[object]  # of the last RECENT events
 
     @classmethod
-    def of(cls, data: Dataset, user: int) -> UserHistory:
+    def of(cls, data: Dataset, user: int) -> "UserHistory":
         """All events of a user's code."""
         events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
         item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
@@ -324,7 +322,7 @@ class UserHistory(NamedTuple):
         return cls(item, events["value"].to_numpy(), time if data.timed else None, texts)
 
     @classmethod
-    def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> UserHistory:
+    def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
         """A list of ids, titles or dicts, oldest first, or a frame with item_id and optionally value and timestamp.
 
         Without times the frame's rows are in order. InputError for no item_id, and for a cell that is no time.
@@ -379,7 +377,7 @@ class Batch(NamedTuple):
     context: Context
     target: Tensor  # (B, Q) item codes, -1 where there is none
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         return Batch(self.context.to(device), self.target.to(device))
 

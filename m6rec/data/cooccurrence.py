@@ -1,7 +1,5 @@
 """Item co-occurrence in the training histories: counts, nearest neighbours, and spectral start vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,7 +25,7 @@ class Neighbourhood(NamedTuple):
     item: Tensor  # (N, K) item codes
     share: Tensor  # (N, K), rows sum to 1
 
-    def to(self, device: torch.device) -> Neighbourhood:
+    def to(self, device: torch.device) -> "Neighbourhood":
         """The same on a device."""
         return Neighbourhood(self.item.to(device), self.share.to(device))
 

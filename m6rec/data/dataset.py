@@ -4,8 +4,6 @@ Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by u
 one user's history is one slice.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -61,7 +59,7 @@ class Dataset:
         ties: str = "file",
         seed: int = 0,
         strict: bool = True,
-    ) -> Dataset:
+    ) -> "Dataset":
         """Check raw frames and give them codes.
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
@@ -81,7 +79,7 @@ class Dataset:
     @classmethod
     def from_folder(
         cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0, strict: bool = True
-    ) -> Dataset:
+    ) -> "Dataset":
         """A folder of one's own: items, users (optional) and interactions with the columns of `from_frames`.
 
         Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
@@ -93,7 +91,7 @@ class Dataset:
         return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
     @classmethod
-    def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> Dataset:
+    def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> "Dataset":
         """A text file with one user a line: user number, then item numbers in time order, without timestamps.
 
         attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
@@ -130,7 +128,7 @@ class Dataset:
     @classmethod
     def from_tables(
         cls, tables: Frames, report: Report, *, name: str = "frames", ties: str = "file", seed: int = 0
-    ) -> Dataset:
+    ) -> "Dataset":
         """The good rows of raw tables, checked by a report."""
         items, users, events, timed = schema.validate(tables, report)
         if ties not in ("file", "random"):
@@ -232,11 +230,11 @@ class Dataset:
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
-    def targets(self, events: np.ndarray) -> Targets:
+    def targets(self, events: np.ndarray) -> "Targets":
         """The events with these indexes as things to predict, with all that precedes them."""
         return Targets(self, np.asarray(events, dtype=np.int64))
 
-    def subset(self, n_users: int, seed: int = 0) -> Dataset:
+    def subset(self, n_users: int, seed: int = 0) -> "Dataset":
         """A smaller dataset of `n_users` whole users, drawn by `seed`; all items stay, so that codes stay."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
@@ -245,7 +243,7 @@ class Dataset:
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
-    def with_items(self, items: pd.DataFrame) -> Dataset:
+    def with_items(self, items: pd.DataFrame) -> "Dataset":
         """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.
 
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
@@ -256,7 +254,7 @@ class Dataset:
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
-    def without(self, items: np.ndarray, users: np.ndarray = ()) -> Dataset:
+    def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
         """The same catalogue, users and codes, but no event of these item codes nor of these user codes.
 
         For training when they are held out. InputError for an unknown code, or if no event is left.
@@ -271,13 +269,13 @@ class Dataset:
             raise InputError(f"{self.name} without these items and users has no events; leave some in.")
         return self.only(left)
 
-    def only(self, events: np.ndarray) -> Dataset:
+    def only(self, events: np.ndarray) -> "Dataset":
         """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
         if events.shape != (self.n_events,) or not events.any():
             raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
         return self._with(events=self.events[events])
 
-    def _with(self, name: str = "", **tables: pd.DataFrame) -> Dataset:
+    def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
         return replace(new, offsets=np.searchsorted(new.events["user"], np.arange(new.n_users + 1)))
 
@@ -333,7 +331,7 @@ class Targets:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.data.users["user_id"].iloc[self.users], dtype=dtype)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Targets:
+    def __getitem__(self, rows: slice | np.ndarray) -> "Targets":
         return Targets(self.data, np.atleast_1d(self.events[rows]))
 
     def __repr__(self) -> str:

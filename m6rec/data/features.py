@@ -1,7 +1,5 @@
 """From raw content to numbers, one modality at a time: the source document's step `preprocess` (its section 3.2.1)."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -35,11 +33,11 @@ class Features(NamedTuple):
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
     present: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
 
-    def take(self, rows: np.ndarray) -> Features:
+    def take(self, rows: np.ndarray) -> "Features":
         """Some of the items, or all in another order."""
         return Features(*(values[rows] for values in self))
 
-    def drop(self, *modalities: str) -> Features:
+    def drop(self, *modalities: str) -> "Features":
         """The same items as if they did not have these modalities; InputError for one that there is not."""
         present = copy.deepcopy(self.present)
         for name in modalities:
@@ -48,11 +46,11 @@ class Features(NamedTuple):
             present[:, MODALITIES.index(name)] = False
         return self._replace(present=present)
 
-    def to(self, device: torch.device) -> Features:
+    def to(self, device: torch.device) -> "Features":
         """The same items as tensors on a device."""
         return Features(*(torch.as_tensor(values).to(device) for values in self))
 
-    def join(self, other: Features) -> Features:
+    def join(self, other: "Features") -> "Features":
         """These items, and then the other ones."""
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 

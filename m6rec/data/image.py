@@ -1,7 +1,5 @@
 """From a photograph's file to 28 × 28 grey pixels and their sixteen patches."""
 
-from __future__ import annotations
-
 import io
 import warnings
 

@@ -1,7 +1,5 @@
 """From what users write to codes: raw ids and titles, with the nearest known ones when nothing fits."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections import defaultdict

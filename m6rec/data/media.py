@@ -1,7 +1,5 @@
 """Photographs and recordings as files of a folder or of a zip archive; nothing outside of it is ever read."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import stat
@@ -29,7 +27,7 @@ class Media:
         self.path = path
 
     @classmethod
-    def open(cls, path: str | Path) -> Media:
+    def open(cls, path: str | Path) -> "Media":
         """The media of a folder or of a .zip file; InputError if it is neither, or damaged."""
         media = cls(Path(path).expanduser().absolute())
         if not media.path.is_dir() and not media.path.is_file():

@@ -1,7 +1,5 @@
 """A data set in words: profiles, requests and events are rendered, and histories cut into training prompts."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -66,7 +64,7 @@ class Domain(NamedTuple):
             digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
         return digest.hexdigest()
 
-    def only(self, events: np.ndarray) -> Domain:
+    def only(self, events: np.ndarray) -> "Domain":
         """The same items and profiles with these events (E,) bool alone."""
         return self._make([*self[:3], *(part[events] for part in self[3:])])
 

@@ -6,8 +6,6 @@ features and prompts, and hold out a share of each user's last ones; `RatingWind
 history, in segments, and hold out equally many, so that all windows have one size.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -126,7 +124,7 @@ class Ratings(RatedEvents):
         return StandardScaler().fit(table[self.train]).transform(table).astype(np.float32)
 
     @cached_property
-    def words(self) -> RatingDomain:
+    def words(self) -> "RatingDomain":
         """All events in words, row for row: the quantile of each number among the training events' is its request."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
@@ -143,7 +141,7 @@ class Ratings(RatedEvents):
         last = first + self.n_before[rows]
         return [self.words.unrated(r, range(max(a, b - events), b)) for r, a, b in zip(rows, first, last, strict=True)]
 
-    def pretraining(self, users: float = 1.0) -> RatingDomain:
+    def pretraining(self, users: float = 1.0) -> "RatingDomain":
         """The training events of three users in four, or of a share of these: the others' are labelled examples."""
         read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
         return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")

@@ -4,8 +4,6 @@ What is malformed is told to a `Report`, which raises it, or keeps it and leaves
 reader takes which files.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

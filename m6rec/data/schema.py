@@ -3,8 +3,6 @@
 A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are loaded.
 """
 
-from __future__ import annotations
-
 import datetime
 import warnings
 from collections.abc import Callable

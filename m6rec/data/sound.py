@@ -1,7 +1,5 @@
 """From a recording's file to its first second at 8 kHz, its log-mel spectrogram and eight patches in time."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -4,8 +4,6 @@
 not published is taken as it first comes; its hash is kept beside it in `<file>.sha256`, and a later change is told.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

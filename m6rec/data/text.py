@@ -7,8 +7,6 @@ which can be encoded alone or masked. A target segment that ends in a colon is g
 M6-Rec section 3.1.
 """
 
-from __future__ import annotations
-
 import html
 import itertools
 import re
@@ -113,7 +111,7 @@ class PromptTokenizer:
         )
 
     @classmethod
-    def fit(cls, texts: Iterable[str], vocabulary: int = 2048) -> PromptTokenizer:
+    def fit(cls, texts: Iterable[str], vocabulary: int = 2048) -> "PromptTokenizer":
         """A tokenizer trained on these texts; every printable ASCII character is known."""
         alphabet = string.ascii_lowercase + string.digits + string.punctuation
         return cls(train_tokenizer(texts, vocabulary, PROMPT_SPECIAL, alphabet))

@@ -1,7 +1,5 @@
 """Several models as one, scores computed before, and how settings are tuned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Data changed to test a model: `leaks` tests serving, `fit_leaks` fitting; `shuffled` shows what order is worth."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Beyond accuracy: what lists (U, k) of item codes, -1 where there is none, show of the catalogue and of the user."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp

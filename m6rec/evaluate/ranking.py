@@ -3,8 +3,6 @@
 Any object with scores(users) -> (B, N) is ranked; `users` are `Targets`, an array of raw user ids with histories.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Percentile bootstrap intervals over users, of means over seeds; paired comparisons; slices of the targets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 

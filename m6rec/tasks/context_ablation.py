@@ -1,7 +1,5 @@
 """What the request is worth: one network that attends to it, gates or adds it, and one without any context."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 

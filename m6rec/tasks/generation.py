@@ -4,8 +4,6 @@ A task holds its examples as prompts, says which sentences may answer, evaluates
 without a network. `tasks` puts the same events of bazaar to one backbone in all these ways.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -44,7 +42,7 @@ class Task(NamedTuple):
 
     prompts: list[Prompt]
     metric: Callable[[str, Prompt], float]  # of the first generated segment, 0 to 1
-    baseline: Callable[[Task], list[list[str]]]  # answers without a network; the given task may be counted
+    baseline: "Callable[[Task], list[list[str]]]"  # answers without a network; the given task may be counted
     allowed: Sequence[Sequence[str]] | None = None  # the sentences that may answer each prompt; None: any
     turn: int = 0  # the answer that is generated: the first, or -1 for the last
 

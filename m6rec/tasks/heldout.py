@@ -3,8 +3,6 @@
 `ColdStart` is for an `M6Rec`; `OpenDomain` for a text backbone, which ranks zero-shot or after a few events (few-shot).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -79,7 +77,7 @@ class ColdStart(HeldOut):
         self.cases = {case: (rows[mask[rows]], pool) for case, (rows, mask, pool) in cases.items()}
 
     @classmethod
-    def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> ColdStart:
+    def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> "ColdStart":
         """Hold out a share of the items, drawn at random."""
         return cls(data, np.random.default_rng(seed).permutation(data.n_items)[: round(share * data.n_items)])
 

@@ -4,8 +4,6 @@ A cause tips a choice that taste, the last purchase and the request influence an
 tell it for sure: `bayes_optimal` is the upper bound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple

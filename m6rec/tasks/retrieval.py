@@ -7,8 +7,6 @@ Retrieval (section 3.2, too) maps frozen states to 128 numbers, so that the near
 are trained with InfoNCE at temperature .07.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
