@@ -6,6 +6,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # Threads that spin while they wait slow everything beside another busy process; notebooks import torch before m6rec.
 export OMP_WAIT_POLICY ?= PASSIVE
+ifeq ($(OMP_WAIT_POLICY),PASSIVE)
+export GOMP_SPINCOUNT ?= 1000
+endif
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 SUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 STAMP := .venv/installed-$(SUM)

@@ -12,9 +12,10 @@ import torch
 from fixtures import SEGMENTS, small_data, small_model
 
 from m6rec.data.ratings import RatingWindows
+from m6rec.data.sources import home
 from m6rec.model.segments import SegmentNetwork
 
-FIRST = ("test_notebooks.py", "test_device.py")  # the longest: a worker that ends early takes what is left
+FIRST = ("test_outputs.py", "test_device.py")  # the longest: a worker that ends early takes what is left
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,6 +24,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 def pytest_collection_modifyitems(items):
     """Long files first."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory) -> Path:
+    """An M6REC_HOME without checkpoints, so that everything is trained anew; raw data is downloaded only once."""
+    data = home() / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "data").symlink_to(data, target_is_directory=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 from fixtures import small_data, small_model
+from notebook_rules import outputs
 
 import m6rec
 from m6rec.config import Config, pick_device, pick_precision
 from m6rec.data.sources import home
 from m6rec.errors import InputError
+from m6rec.record import recorded
+from m6rec.runs.execute import read
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
@@ -147,17 +150,24 @@ def test_every_notebook_on_a_second_device(tmp_path):
     startup.mkdir(parents=True)
     (startup / "00-second.py").write_text(f"import sys\nsys.path.insert(0, {str(HERE)!r})\nimport second_device\n")
     environment = SECOND | {"IPYTHONDIR": str(tmp_path / "ipython"), "M6REC_HOME": fresh(tmp_path)}
-    begun, waiting, running, failed = time.perf_counter(), list(NOTEBOOKS[::-1]), {}, {}
+    begun, waiting, running, failed, names = time.perf_counter(), list(NOTEBOOKS[::-1]), {}, {}, set()
     while waiting or running:
         while waiting and len(running) < 2:  # two at a time
             path = waiting.pop()
-            log = (tmp_path / f"{path.stem}.log").open("w")
             papermill = [sys.executable, "-m", "papermill", "-p", "scale", "smoke", "--cwd", str(path.parent)]
             command = [*papermill, "--no-progress-bar", str(path), str(tmp_path / path.name)]
-            running[path] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            with (tmp_path / f"{path.stem}.log").open("w") as log:
+                own = environment | {"M6REC_RECORD": str(tmp_path / f"{path.stem}.json")}
+                running[path] = subprocess.Popen(command, env=own, stdout=log, stderr=log)
         for path in [path for path, process in running.items() if process.poll() is not None]:
             if running.pop(path).returncode:
                 failed[path.stem] = (tmp_path / f"{path.stem}.log").read_text()[-3000:]
+                continue
+            figures = recorded(tmp_path / f"{path.stem}.json")
+            assert not names & figures.keys(), f"{path.stem} records a name of another notebook"
+            names |= figures.keys()
+            told = [output.text for output in outputs(read(tmp_path / path.name)) if output.get("name") == "stderr"]
+            assert not told, f"{path.stem} writes to stderr: {told}"
         time.sleep(0.1)
     done = f"{len(NOTEBOOKS) - len(failed)} of {len(NOTEBOOKS)}"
     print(f"[device.notebooks] {done} in {time.perf_counter() - begun:.0f} s")

@@ -158,17 +158,19 @@ import os, sys
 class Look:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT", ""), flush=True)
             os._exit(0)
 sys.meta_path.insert(0, Look())
 import m6rec
 """
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE 1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE ")])
 def test_threads_wait_passively_before_torch_is_loaded_unless_told_otherwise(given, policy):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    } | given
     package = [sys.executable, "-c", FIRST]
-    make = ["make", "-s", "-C", str(CLONE), "--eval", "policy: ; @echo $$OMP_WAIT_POLICY", "policy"]
+    make = ["make", "-s", "-C", str(CLONE), "--eval", 'policy: ; @echo "$$OMP_WAIT_POLICY $$GOMP_SPINCOUNT"', "policy"]
     for command in (package, make):
         assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{policy}\n"

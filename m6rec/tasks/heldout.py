@@ -53,7 +53,7 @@ class HeldOut:
 
 
 class ColdStart(HeldOut):
-    """A data set of which items and users (codes) are held out; `train` has the other events.
+    """Cold start: items and users (codes) of a data set are held out; `train` has the other events.
 
     Cases: "warm"; "cold" (known users, held-out items, ranked among these); "valid" and "valid_cold" (the same, of the
     validation part); "cold_users" (their first event, if its item is known).
