@@ -47,10 +47,10 @@ def test_remembered_source_serves_many_candidates():
     model, source, candidates = backbone(), tokens(1, 6), tokens(5, 4)
     source[0, 4:] = 0
     at_once = model(source.expand(5, -1), candidates).logits
-    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source)), at_once)
+    torch.testing.assert_close(model.decode_step(candidates, model(source).cache).logits, at_once)
     begun = candidates[:1, :2].expand(5, -1)
     whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
-    torch.testing.assert_close(model.decode_step(candidates, model.prefill(source, begun[:1])), whole)
+    torch.testing.assert_close(model.decode_step(candidates, model(source, begun[:1]).cache).logits, whole)
 
 
 def test_an_adapter_changes_its_layer_and_those_after_it():

@@ -128,9 +128,9 @@ class Classifier(nn.Module):
         net = self.backbone
         source, target = source.to(net.device), target.to(net.device)
         read, begun = source != PAD, target != PAD
-        x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
+        x = torch.cat((net.embed(source, SOURCE), net.embed(target, TARGET)), 1)  # (B, S + T, D)
         if self.prompts is not None:
-            soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
+            soft = (self.prompts + net.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
             x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
         there = torch.cat((read, begun), 1)
         positions = positions_of(there)
