@@ -90,11 +90,11 @@ def test_every_method_learns_a_word(made, told, method, monkeypatch):
 def whole_pass(network, some):
     """Hidden states (B, S + T, D) of all layers over all tokens, the soft prompts before them."""
     net, (source, target) = network.backbone, (some.source, some.target)
-    soft = (network.prompts + net.regions.weight[0]).expand(len(source), -1, -1)
-    x = torch.cat((soft, net.embed(source), net.embed(target, 1)), 1)
+    soft = (network.prompts + net.segments.weight[0]).expand(len(source), -1, -1)
+    x = torch.cat((soft, net.embed(source, 0), net.embed(target, 1)), 1)
     given = torch.cat((torch.ones(soft.shape[:2], dtype=torch.bool), source != 0), 1)
     positions = (torch.cat((given, target != 0), 1).long().cumsum(1) - 1).clamp(min=0)
-    x = net.run(x, masks.unilm(given, target != 0), positions, adapters=network.adapters)
+    x = net.blocks(x, masks.unilm(given, target != 0), positions, adapters=network.adapters).states
     return net.norm(x)[:, soft.shape[1] :]
 
 

@@ -54,7 +54,7 @@ def write(
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
         nodes = among and [tries[id(one)] for one in among[start : start + CHUNK]]
-        past = network.prefill(torch.from_numpy(tokenizer.encode(part, SOURCE).source))
+        past = network(torch.from_numpy(tokenizer.encode(part, SOURCE).source), logits=False).cache
         rows = [[BOS, *(token for one in begun(text, turn) for token in tokenizer.segment(one))] for text in part]
         given = [len(row) for row in rows]
 
@@ -70,7 +70,7 @@ def write(
             return tokens
 
         steps = itertools.count() if nodes else range(length)  # a trie ends by itself
-        _decode(lambda target, past=past: network.decode_step(target, past), rows, choose, steps)
+        _decode(lambda target, past=past: network.decode_step(target, past).logits, rows, choose, steps)
         out += [tokenizer.decode(row[at:]) for row, at in zip(rows, given, strict=True)]
     return out
 
