@@ -16,6 +16,7 @@ import torch
 from sklearn.preprocessing import normalize
 
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
+from m6rec.data.text import words
 from m6rec.errors import InputError
 
 _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
@@ -89,7 +90,7 @@ def evaluate(
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
         "novelty": novelty(lists, training),
-        "diversity": diversity(lists, normalize(_bag(data.items["text"], r"\w+"))),
+        "diversity": diversity(lists, normalize(_bag(data.items["text"].map(words)))),
         "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
     }
     per_user = pd.DataFrame(columns)
@@ -252,14 +253,15 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 def categories(data: Dataset) -> sp.csr_array:
     """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
     column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
-    return normalize(_bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+"), "l1")
+    names = data.items[column]
+    return normalize(_bag(names.map(words) if column == "text" else names.str.lower().str.findall(r"[^\s|,]+")), "l1")
 
 
-def _bag(text: pd.Series, word: str) -> sp.csr_array:
-    """(N, words) 1 where the item has the lower-case word, whatever its number."""
-    words = text.reset_index(drop=True).str.lower().str.findall(word).explode().dropna()
-    codes, vocabulary = pd.factorize(words)
-    bag = sp.csr_array((np.ones(len(words)), (words.index, codes)), shape=(len(text), max(len(vocabulary), 1)))
+def _bag(words: pd.Series) -> sp.csr_array:
+    """Lists of words (N,) -> (N, words) 1 where the item has the word, whatever its number."""
+    each = words.reset_index(drop=True).explode().dropna()
+    codes, vocabulary = pd.factorize(each)
+    bag = sp.csr_array((np.ones(len(each)), (each.index, codes)), shape=(len(words), max(len(vocabulary), 1)))
     bag.data[:] = 1
     return bag
 
