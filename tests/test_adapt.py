@@ -13,7 +13,7 @@ from m6rec.baselines.rating import DIN, ItemMean, Logistic
 from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.ratings import Ratings
-from m6rec.data.text import EOS, SEP, Prompt, PromptTokenizer
+from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.text_model import TextTransformer
@@ -29,7 +29,7 @@ WIDTH = 32
 def made():
     torch.manual_seed(0)
     config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
-    tokenizer = PromptTokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
+    tokenizer = Tokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
     return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.features import Features
-from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, PromptTokenizer, pad
+from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 from m6rec.train.text import SOURCE, Backbone
@@ -22,7 +22,7 @@ def begun(text: Prompt, turn: int) -> tuple[str, ...]:
     return text.target[: answers[turn]] if answers else text.target
 
 
-def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
+def trie(tokenizer: Tokenizer, sentences: Iterable[str]) -> Trie:
     """The token sequences of these sentences as nested dictionaries. InputError without a sentence."""
     root: Trie = {}
     for sentence in sentences:

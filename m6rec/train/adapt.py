@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
+from m6rec.data.text import EOS, PAD, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
@@ -52,7 +52,7 @@ class Examples(NamedTuple):
         return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
 
 
-def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
+def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Prompts whose target is what is judged, without its [EOS].
 
     The paper reads the state at [EOS]. No loss of pretraining reads that one, so a frozen backbone knows nothing there:

@@ -28,7 +28,7 @@ from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
-from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
+from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, pad
 from m6rec.model.network import Network
 from m6rec.model.text_model import TextTransformer
 from m6rec.model.tree import Tree
@@ -356,7 +356,7 @@ class Catalogue(NamedTuple):
     key: Tensor  # (N,) of their bags of tokens, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> "Catalogue":
+    def of(cls, items: Iterable[str], tokenizer: Tokenizer) -> "Catalogue":
         """Items in words -> their tokens."""
         tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
