@@ -60,6 +60,12 @@ def test_remembered_source_serves_many_candidates():
     begun = candidates[:1, :2].expand(5, -1)
     whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
     torch.testing.assert_close(model.decode_step(candidates, model(source, begun[:1]).cache).logits, whole)
+    past, rows = model(source.expand(5, -1)).cache, []  # token by token, each step with the cache of the one before
+    for token in candidates.split(1, 1):
+        said = model.decode_step(token, past, weights=True)
+        past, rows = said.cache, [*rows, said.logits]
+        torch.testing.assert_close(said.weights[-1].sum(-1), torch.ones(5, 2, 1))
+    torch.testing.assert_close(torch.cat(rows, 1), at_once)
 
 
 def test_an_adapter_changes_its_layer_and_those_after_it():
