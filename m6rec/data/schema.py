@@ -217,16 +217,21 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
     return report.good(table, frame, *missing)
 
 
-def seconds(column: pd.Series) -> np.ndarray:
-    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them."""
-    dates = column.dtype.kind == "M"
-    out = np.full(len(column), np.nan) if dates else numbers(column)
-    rest = np.flatnonzero(np.isnan(out))
-    cells = column
-    if not dates:
+def seconds(column: pd.Series, name: str = "") -> np.ndarray:
+    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them.
+
+    name: what to call the column in an InputError where it has cells and none is a time.
+    """
+    if column.dtype.kind == "M":
+        out, rest, cells = np.full(len(column), np.nan), slice(None), column
+    else:
+        out = numbers(column)
+        rest = np.flatnonzero(np.isnan(out))
         cells = [c if isinstance(c, (str, datetime.date, np.datetime64)) else None for c in column.iloc[rest]]
     times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
+    if name and np.isnan(out).all() and column.notna().any():
+        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
     return out
 
 
