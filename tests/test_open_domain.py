@@ -193,7 +193,7 @@ def test_without_ids_contents_learn_to_predict_where_items_would_start(model):
     start = made._spectral()[made.network.codes >= 0]
     error = ((made.item_vectors()[made.network.codes >= 0] - start) ** 2).mean() / start.var()
     logged = [epoch.losses["spectral"] for epoch in made.stages["items"]]
-    assert logged[-1] < 0.6 * logged[0] and error < 0.6, "1 is what predicting nothing leaves"
+    assert logged[-1] < 0.7 * logged[0] and error < 0.8, "1 is what predicting nothing leaves"
 
 
 def test_items_may_be_learnt_alone(model, tmp_path, monkeypatch):
