@@ -68,7 +68,6 @@ class Ratings:
         total, count = total[fold, self.item], count[fold, self.item]
         return (total + SHRINK * overall) / (count + SHRINK), count, overall
 
-
     @cached_property
     def genres(self) -> np.ndarray:
         """(N, genres)"""
