@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block, attend, rotate
+from m6rec.model.attention import Block, KVCache, attend, rotate
 
 
 def heads(*shape: int) -> torch.Tensor:
@@ -48,6 +49,11 @@ def test_a_query_that_may_look_nowhere_gets_nothing_on_either_path():
         assert (out[:, :, 1] == 0).all() and out[:, :, 0].abs().sum() > 0
 
 
+def test_a_mask_of_another_length_is_refused():
+    with pytest.raises(InputError, match="4 columns for 3 keys"):
+        attend(heads(1, 1, 3, 4), heads(1, 1, 3, 4), heads(1, 1, 3, 4), torch.ones(3, 4, dtype=torch.bool))
+
+
 def test_rotation_knows_only_distances():
     q, k = heads(1, 1, 1, 8), heads(1, 1, 1, 8)
 
@@ -65,8 +71,11 @@ def test_block_on_a_memory_equals_block_on_the_whole():
     block, x, places = Block(16, 2).eval(), torch.randn(3, 6, 16), torch.arange(6)
     whole = block(x, mask=masks.causal(6), positions=places).out
     memory = block.prefill(x[:, :4], places[:4]).extend(block.prefill(x[:, 4:], places[4:]))
-    tail = block(x[:, 5:], memory, positions=places[5:]).out
+    tail = block(x[:, 5:], positions=places[5:], past=KVCache(*(part[:, :, :5] for part in memory))).out
     torch.testing.assert_close(tail, whole[:, 5:])
+    torch.testing.assert_close(
+        block(x[:, 4:], positions=places[4:], keys=(x, places), mask=masks.causal(6)[4:]).out, whole[:, 4:]
+    )
 
 
 def test_unilm_mask_equals_its_slow_definition():
