@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
-from m6rec.data.context import Batch, Context
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree
@@ -51,12 +51,11 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         request=torch.ones(*shape, len(model.fields.request), dtype=torch.long),
         position=torch.arange(50).expand(shape),
     )
-    batch = Batch(context, context.item)
 
     def gradients() -> list[torch.Tensor]:
         model.network.zero_grad()
         torch.manual_seed(0)
-        found = losses.predict(model.network, losses.mask_request(batch), model.config)
+        found = losses.predict(model.network, losses.mask_request(context), model.config)
         masses = found.subtrees(model.network.digits.tree)
         path, taught = losses.digits(model.network, found.state, found.target, masses)
         (found.cross_entropy() + path + taught).backward()
