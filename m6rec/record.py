@@ -23,7 +23,6 @@ from m6rec.errors import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 
 PACKAGE = Path(__file__).resolve().parent
-SHOWS = ("view",)  # it cannot change a figure
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: "dict[str, Figure]" = {}
@@ -145,7 +144,7 @@ def code_hash(notebook: str | Path) -> str:
     cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
     lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
-    return code_key(skip=SHOWS, source="\n".join(lines))
+    return code_key(skip=(), source="\n".join(lines))
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
+from m6rec.record import cores
 from m6rec.runs import suite
 from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
 
@@ -183,7 +184,7 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
         toy.cells.append(new_markdown_cell("[next](01_b.ipynb) [readme](../README.md#words) $\\frac{a}{b}$"))
         toy.cells[2].outputs.append(picture)
         nbformat.write(toy, path)
-    runs = [Execution(tmp_path / f"{stem}.ipynb", True, 1.0) for stem in ("00_a", "01_b")]
+    runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0) for stem in ("00_a", "01_b")]
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
     run = {"versions": {evil: evil}}
@@ -278,21 +279,33 @@ def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
 
 
 def test_an_edited_student_copy_is_never_overwritten_and_the_others_are_renewed(tmp_path):
-    first, second = write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")
-    copies = suite.write_class([first, second], tmp_path / "class")
-    for file, line in ((copies[0], "my homework"), (second, "a new edition")):
-        edited = read(file)
-        edited.cells.append(new_code_cell(line))
-        nbformat.write(edited, file)
-    executed = read(copies[1])
+    paths = [write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")]
+    copies = suite.write_class(paths, tmp_path / "class")
+    edited, executed = map(read, copies)
+    edited.cells.append(new_code_cell("my homework"))
+    nbformat.write(edited, copies[0])
     executed.cells[1].update(outputs=[new_output("stream", text="ran")], execution_count=1)
     nbformat.write(executed, copies[1])  # to run a copy is not to edit it
     homework = copies[0].read_bytes()
-    with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited and is left as it is: move it away"):
-        suite.write_class([first, second], tmp_path / "class")
-    assert copies[0].read_bytes() == homework and "a new edition" in copies[1].read_text()
+    with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited or is of another edition.*: move it away"):
+        suite.write_class(paths, tmp_path / "class")
+    assert copies[0].read_bytes() == homework and not list(outputs(read(copies[1])))
     copies[0].rename(tmp_path / "class" / "mine.ipynb")
-    suite.write_class([first, second], tmp_path / "class")
+    suite.write_class(paths, tmp_path / "class")
+
+
+@pytest.mark.skipif(cores() < 2, reason="there is one core")
+def test_notebooks_run_two_at_a_time_with_a_thread_each(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for own, other in ("ab", "ba"):
+        code = f"import os, pathlib, time; place = pathlib.Path({str(tmp_path)!r}); (place / {own!r}).touch()\n"
+        wait = f"end = time.time() + 60\nwhile not (place / {other!r}).exists() and time.time() < end: time.sleep(.1)\n"
+        write(folder / f"00_{own}.ipynb", f"{code}{wait}assert time.time() < end\nprint(os.environ['OMP_NUM_THREADS'])")
+    done = suite.run_all(find(folder), tmp_path / "runs")
+    assert [run.path.stem for run in done] == ["00_a", "00_b"] and all(run.ok for run in done)
+    assert {run.log.read_text().splitlines()[-1] for run in done} == {"1"}
+    assert json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["run"]["threads"] == 1
 
 
 def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tmp_path):
@@ -311,7 +324,8 @@ def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_p
     fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
     before = broken.read_text()
     done = suite.refresh([fine, broken])
-    assert [run.ok for run in done] == [True, False] and broken.read_text() == before
+    assert {run.path.name: run.ok for run in done} == {"00.ipynb": True, "01.ipynb": False}
+    assert broken.read_text() == before
     assert [cell.get("execution_count") for cell in read(fine).cells] == [None, 1, 2]
     assert "papermill" not in fine.read_text()
 

@@ -1,33 +1,37 @@
 """Notebooks executed by papermill: parameters are checked before anything starts; figures and a log beside the copy."""
 
 import ast
-import difflib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import nbformat
 import papermill
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
-from m6rec.errors import InputError
+from m6rec.errors import InputError, did_you_mean
 from m6rec.record import Figure, recorded
 
-HEADLINES = 3  # of a notebook's figures that its line shows
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 
 
 class Execution(NamedTuple):
-    """One executed notebook: its copy with outputs, whether it ran to its end, and if not why."""
+    """One executed notebook: its copy with outputs, its time, and why it did not run to its end, if it did not."""
 
     path: Path
-    ok: bool
     seconds: float
     error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
 
     @property
     def log(self) -> Path:
@@ -40,9 +44,10 @@ class Execution(NamedTuple):
         return recorded(self.path.with_suffix(".json"))
 
     def __str__(self) -> str:
-        shown = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()]
-        said = self.error or " · ".join(shown[:HEADLINES])
-        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {said}"
+        first = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()][:3]
+        return (
+            f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or ' · '.join(first)}"
+        )
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -53,7 +58,9 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
     for stem in stems:
         if stem not in known:
-            raise InputError(f"there is no notebook {stem!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
+            raise InputError(
+                f"there is no notebook {stem!r}{did_you_mean(stem, known)}; {folder} holds {', '.join(known)}."
+            )
     return [known[stem] for stem in stems]
 
 
@@ -85,12 +92,11 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     InputError names the unknown one and lists the known, or names the wrong type or choice. papermill would only warn.
     """
     read(notebook)
-    where, known = Path(notebook).name, papermill.inspect_notebook(str(notebook))
-    values = {}
+    where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
     for name, value in given.items():
         if name not in known:
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
-            raise InputError(f"{where} has no parameter {name!r}{_near(name, known)}; it knows {own}.")
+            raise InputError(f"{where} has no parameter {name!r}{did_you_mean(name, known)}; it knows {own}.")
         default = ast.literal_eval(known[name]["default"])
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
@@ -114,7 +120,6 @@ def execute(
     The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
@@ -122,7 +127,7 @@ def execute(
     with (
         tempfile.TemporaryDirectory() as cwd,
         log.open("w", encoding="utf-8") as lines,
-        patch.dict(os.environ, dict.fromkeys(names, str(threads)) | {"M6REC_RECORD": str(record)}),
+        patch.dict(os.environ, dict.fromkeys(THREADS * bool(threads), str(threads)) | {"M6REC_RECORD": str(record)}),
     ):
         try:
             papermill.execute_notebook(
@@ -136,9 +141,12 @@ def execute(
             error = f"a cell was stopped after {timeout} s, the time limit"
         except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
             error = f"the kernel ended: {failed}"
-    return Execution(out, not error, time.perf_counter() - start, error)
+    return Execution(out, time.perf_counter() - start, error)
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
+def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
+    """run(*arguments) of each of `calls` in processes of their own, `jobs` at a time: what they return, as they end."""
+    try:
+        yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
+    finally:
+        get_reusable_executor().shutdown()  # a later call has processes with its own environment

@@ -12,16 +12,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from m6rec.cache import whole
 from m6rec.errors import InputError
 from m6rec.record import code_hash, cores, environment, write_json
-from m6rec.runs.execute import check_parameters, defaults, execute
-
-DONE = "done.json"
+from m6rec.runs.execute import check_parameters, defaults, execute, side_by_side
 
 
 class Run(NamedTuple):
@@ -30,6 +28,10 @@ class Run(NamedTuple):
     folder: Path
     given: dict[str, Any]
     parameters: dict[str, Any]
+
+    @property
+    def done(self) -> Path:
+        return self.folder / "done.json"
 
 
 class Sweep(NamedTuple):
@@ -50,9 +52,14 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
         typed = [check_parameters(notebook, {name: value})[name] for value in values]
         choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    own, out = defaults(notebook), out / code_hash(notebook)
-    given = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [Run(out / _name(one), one, {**own, **one}) for one in given]
+    own, out, runs = defaults(notebook), out / code_hash(notebook), []
+    for values in itertools.product(*choices.values()):
+        given = dict(zip(choices, values, strict=True))
+        name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
+        if len(name) > 120:  # file systems have a limit
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        runs.append(Run(out / name, given, {**own, **given}))
+    return runs
 
 
 def sweep(
@@ -68,16 +75,15 @@ def sweep(
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    finished = [run for run in runs if (run.folder / DONE).exists()]
-    todo = [run for run in runs if run not in finished]
+    finished = [run for run in runs if run.done.exists()]
+    todo, failed = [run for run in runs if run not in finished], {}
     if dry_run:
         for run in runs:
             print(f"{'finished' if run in finished else 'to run  '}  {run.folder.name}")
         return Sweep([], finished, {}, [])
-    failed: dict[Path, str] = {}
-    calls = (delayed(_run)(notebook, run, max(1, cores() // jobs), timeout) for run in todo)
+    calls = ((notebook, run, max(1, cores() // jobs), timeout) for run in todo)
     try:
-        for folder, error in Parallel(jobs, return_as="generator_unordered", batch_size=1)(calls):
+        for folder, error in side_by_side(_run, calls, jobs):
             failed |= {folder: error} if error else {}
             print(f"{folder.name}: {error or 'finished'}")
     finally:
@@ -87,11 +93,12 @@ def sweep(
 
 def write_tables(notebook: Path, out: Path) -> list[Path]:
     """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
-    finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished]
+    rows = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/done.json"))
+    ]
     if not rows:
         return []
-    # "width=64" and the default of 64 are one and the same run.
+    parameters = [*defaults(notebook)]  # "width=64" and the default of 64 are one and the same run
     table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
     paths = [out / "results.parquet", out / "results.csv"]
     for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
@@ -102,26 +109,17 @@ def write_tables(notebook: Path, out: Path) -> list[Path]:
 
 def _run(notebook: Path, run: Run, threads: int, timeout: int | None) -> tuple[Path, str]:
     """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
-    if code_hash(notebook) != run.folder.parent.name:
+    if (code := code_hash(notebook)) != run.folder.parent.name:
         return run.folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(run.folder, ignore_errors=True)
-    run.folder.mkdir(parents=True)
     origin = environment()
     done = execute(notebook, run.folder / notebook.name, run.given, timeout, threads)
     if not done.ok:
         return run.folder, f"{done.error} (see {done.log})"
     row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in run.parameters.items()}
     for name, figure in done.figures.items():
-        bounds = {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
-        row |= {name: figure.value, **bounds}
-    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"]}
-    row |= {"code_hash": code_hash(notebook), **{f"version.{name}": v for name, v in origin["versions"].items()}}
-    write_json(run.folder / DONE, row)
+        row[name] = figure.value
+        row |= {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
+    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
+    write_json(run.done, row | {f"version.{name}": version for name, version in origin["versions"].items()})
     return run.folder, ""
-
-
-def _name(given: Mapping[str, Any]) -> str:
-    """A folder's name from its parameters, in one order whatever the order in which they were given."""
-    exact = ",".join(f"{name}={given[name]}" for name in sorted(given)) or "defaults"
-    name = re.sub(r"[^\w=,.+-]", "_", exact)[:100]
-    return name if name == exact else f"{name}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
