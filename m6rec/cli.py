@@ -22,7 +22,6 @@ app = typer.Typer(
 )  # fmt: skip
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
-Timeout = Annotated[int | None, typer.Option(help="Seconds for one cell.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 
 
@@ -68,7 +67,6 @@ def run(words: Pairs = None, out: Out = Path("runs")) -> None:
 @app.command("results")
 def results_(
     names: Names = None,
-    timeout: Timeout = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
     page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
@@ -81,7 +79,7 @@ def results_(
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
         try:
-            print(f"{results.measure(path, only=only, timeout=timeout)} is written")
+            print(f"{results.measure(path, only=only)} is written")
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
@@ -97,28 +95,19 @@ def notebooks(names: Names = None) -> None:
     raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
-@app.command("class")
-def class_(names: Names = None, out: Out = Path("class")) -> None:
-    """Write student copies of the notebooks, without the solutions and outputs."""
-    print(f"{len(suite.write_class(find(names), out))} notebooks are in {out}")
-
-
 @app.command("sweep")
 def sweep_(
     notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
     out: Out = None,
-    timeout: Timeout = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
     path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run)
-    if not dry_run:
-        print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
-        print(*done.tables, sep="\n")
+    done = sweep.sweep(path, values, out, jobs=jobs)
+    print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
+    print(*done.tables, sep="\n")
     raise typer.Exit(int(bool(done.failed)))
 
 

@@ -271,27 +271,18 @@ def test_each_broken_rule_is_named(tmp_path, problem):
     assert any(problem in found for found in problems(path)), problems(path)
 
 
-def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
-    [copy] = suite.write_class([good(tmp_path)], tmp_path / "class")
+def test_student_copies_have_no_solutions_and_no_outputs_and_are_never_overwritten(tmp_path):
+    clone = Path(__file__).resolve().parents[1]
+    make = ["make", "-s", "-C", clone, "class", "STAMP=", f"PY={sys.executable}", f"CLASS={tmp_path / 'class'}"]
+    done = subprocess.run([*make, "NB=00_quickstart"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [copy] = (tmp_path / "class").iterdir()
     toy = read(copy)
-    assert "the solution" not in copy.read_text() and len(tagged(toy, "exercise")) == 3
-    assert not list(outputs(toy))
-
-
-def test_an_edited_student_copy_is_never_overwritten_and_the_others_are_renewed(tmp_path):
-    paths = [write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")]
-    copies = suite.write_class(paths, tmp_path / "class")
-    edited, executed = map(read, copies)
-    edited.cells.append(new_code_cell("my homework"))
-    nbformat.write(edited, copies[0])
-    executed.cells[1].update(outputs=[new_output("stream", text="ran")], execution_count=1)
-    nbformat.write(executed, copies[1])  # to run a copy is not to edit it
-    homework = copies[0].read_bytes()
-    with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited or is of another edition.*: move it away"):
-        suite.write_class(paths, tmp_path / "class")
-    assert copies[0].read_bytes() == homework and not list(outputs(read(copies[1])))
-    copies[0].rename(tmp_path / "class" / "mine.ipynb")
-    suite.write_class(paths, tmp_path / "class")
+    assert copy.name == "00_quickstart.ipynb" and len(tagged(toy, "exercise")) == 3
+    assert not tagged(toy, "solution") and not list(outputs(toy))
+    copy.write_text("my homework")
+    done = subprocess.run(make, capture_output=True, text=True)
+    assert done.returncode != 0 and "move it away" in done.stderr and copy.read_text() == "my homework"
 
 
 @pytest.mark.skipif(cores() < 2, reason="there is one core")

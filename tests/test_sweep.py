@@ -89,19 +89,6 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     )
 
 
-def test_a_run_above_its_time_limit_fails(toy):
-    (toy.parent / "wait-32-0").touch()
-    done = quietly(toy, {"seed": "0"}, timeout=4)
-    assert "time limit" in next(iter(done.failed.values())) and done.tables == []
-
-
-def test_a_dry_run_starts_nothing_and_writes_nothing(toy, capsys):
-    done = sweep(toy, {"width": "32,64"}, toy.parent / "out", dry_run=True)
-    printed = capsys.readouterr().out
-    assert "width=32" in printed and "width=64" in printed
-    assert ran(toy) == 0 and not done.ran and not (toy.parent / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("grid", "words"),
     [

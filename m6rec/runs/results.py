@@ -30,7 +30,7 @@ class Failed(Exception):
     """A notebook that did not end well; the message says why and where its log is."""
 
 
-def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Path:
+def measure(notebook: Path, *, only: str = "") -> Path:
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
     only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
@@ -45,7 +45,7 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
     origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
     others = read_all(folder, but="" if only else stem)
     old = others.pop(stem, {})
-    done = execute(notebook, place / notebook.name, asked, timeout)
+    done = execute(notebook, place / notebook.name, asked)
     if not done.ok:
         raise Failed(f"{stem} failed, its old results stay: {done.error} (see {done.log})")
     figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}

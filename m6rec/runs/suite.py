@@ -1,4 +1,4 @@
-"""The whole suite: every notebook into one folder with its report, in place for committing, or for a class."""
+"""The whole suite: every notebook executed into one folder with its report, or in place for committing."""
 
 import os
 import re
@@ -10,9 +10,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
 
-from m6rec.errors import InputError
 from m6rec.record import code_hash, cores, environment, write_json
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read, side_by_side
 
@@ -141,25 +139,3 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if "image/png" in output.get("data", {}):
                 output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
     return notebook
-
-
-def write_class(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Write student copies, without solutions and outputs, into a folder; the same names, so that their links hold.
-
-    A copy with other sources is never overwritten: `InputError` names it, after the others are written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    copies, other = [folder / path.name for path in paths], []
-    for path, copy in zip(paths, copies, strict=True):
-        notebook, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(clean(read(path)), {})
-        notebook, _ = ClearOutputPreprocessor().preprocess(notebook, {})
-        if copy.exists() and [c.source for c in read(copy).cells] != [c.source for c in notebook.cells]:
-            other.append(copy.name)
-        else:
-            nbformat.write(notebook, copy)
-    if other:
-        raise InputError(
-            f"{', '.join(other)} in {folder} was edited or is of another edition, and is left as it is: move it away "
-            "for a new copy."
-        )
-    return copies

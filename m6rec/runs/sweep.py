@@ -62,14 +62,11 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
     return runs
 
 
-def sweep(
-    notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, timeout: int | None = None,
-    dry_run: bool = False,
-) -> Sweep:  # fmt: skip
+def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> Sweep:
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
-    timeout: seconds for one cell. An interrupt ends the runs that are under way, writes the tables of the finished ones
-    and is raised again. InputError, before anything starts, if the grid does not fit the notebook.
+    An interrupt ends the runs that are under way, writes the tables of the finished ones and is raised again.
+    InputError, before anything starts, if the grid does not fit the notebook.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
@@ -77,11 +74,8 @@ def sweep(
     runs = plan(notebook, grid, out)
     finished = [run for run in runs if run.done.exists()]
     todo, failed = [run for run in runs if run not in finished], {}
-    if dry_run:
-        for run in runs:
-            print(f"{'finished' if run in finished else 'to run  '}  {run.folder.name}")
-        return Sweep([], finished, {}, [])
-    calls = ((notebook, run, max(1, cores() // jobs), timeout) for run in todo)
+    print(f"{len(todo)} of {len(runs)} runs are to be done")
+    calls = ((notebook, run, max(1, cores() // jobs)) for run in todo)
     try:
         for folder, error in side_by_side(_run, calls, jobs):
             failed |= {folder: error} if error else {}
@@ -107,13 +101,13 @@ def write_tables(notebook: Path, out: Path) -> list[Path]:
     return paths
 
 
-def _run(notebook: Path, run: Run, threads: int, timeout: int | None) -> tuple[Path, str]:
+def _run(notebook: Path, run: Run, threads: int) -> tuple[Path, str]:
     """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
     if (code := code_hash(notebook)) != run.folder.parent.name:
         return run.folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(run.folder, ignore_errors=True)
     origin = environment()
-    done = execute(notebook, run.folder / notebook.name, run.given, timeout, threads)
+    done = execute(notebook, run.folder / notebook.name, run.given, threads=threads)
     if not done.ok:
         return run.folder, f"{done.error} (see {done.log})"
     row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in run.parameters.items()}
