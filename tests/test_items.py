@@ -157,11 +157,11 @@ def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
     }
     assert all((h.sum(1) == h.shape[1] // 2).all() for h in hidden.values())
     with torch.no_grad():
-        before = made.patch_decoder(made.items, known, hidden)
+        before = made.patch_decoder.patches(made.items, known, hidden)
         other = known._replace(image=torch.where(hidden["image"][..., None], torch.rand_like(known.image), known.image))
-        after = made.patch_decoder(made.items, other, hidden)
+        after = made.patch_decoder.patches(made.items, other, hidden)
         seen = known._replace(image=torch.where(hidden["image"][..., None], known.image, torch.rand_like(known.image)))
-        moved = made.patch_decoder(made.items, seen, hidden)
+        moved = made.patch_decoder.patches(made.items, seen, hidden)
     torch.testing.assert_close(after, before)
     assert (moved["sound"] - before["sound"])[:8].abs().max() > 1e-4  # and modalities help each other
 

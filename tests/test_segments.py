@@ -171,6 +171,10 @@ def test_bad_requests_are_named(segmented, network):
             cached(network, local_layers)
     with pytest.raises(InputError, match="local layers"):
         network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
+    with pytest.raises(InputError, match="no score heads"):
+        TextTransformer(SEGMENTS, 70).scores(requests(segmented))
+    with pytest.raises(InputError, match="needs scores=True"):
+        TextTransformer(SEGMENTS, 70, embedding_size=4)
     with pytest.raises(InputError, match="holds nothing"):
         cached(network, 1, capacity=0)
     with pytest.raises(InputError, match="one request has 3 segments"):

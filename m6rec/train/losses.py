@@ -277,7 +277,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits = network.text_decoder(network.items, known, target[:, :-1])
+    logits = network.text_decoder.words(network.items, known, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
@@ -286,7 +286,9 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
-    predicted = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
+    predicted = network.patch_decoder.patches(
+        network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()}
+    )
     losses = {}
     for m, patches in predicted.items():
         present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
