@@ -15,11 +15,11 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from joblib import cpu_count
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
-from m6rec.record import cores
 from m6rec.runs import suite
 from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
 
@@ -285,7 +285,7 @@ def test_student_copies_have_no_solutions_and_no_outputs_and_are_never_overwritt
     assert done.returncode != 0 and "move it away" in done.stderr and copy.read_text() == "my homework"
 
 
-@pytest.mark.skipif(cores() < 2, reason="there is one core")
+@pytest.mark.skipif(cpu_count() < 2, reason="there is one core")
 def test_notebooks_run_two_at_a_time_with_a_thread_each(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()

@@ -9,9 +9,10 @@ from html import escape
 from pathlib import Path
 
 import nbformat
+from joblib import cpu_count
 from nbconvert import HTMLExporter
 
-from m6rec.record import code_hash, cores, environment, write_json
+from m6rec.record import code_hash, environment, write_json
 from m6rec.runs.execute import Execution, check_parameters, defaults, execute, read, side_by_side
 
 AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
@@ -124,7 +125,7 @@ def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, objec
     With a thread each, two on two cores take less time than one after the other with two, and compute the same numbers
     on every machine. What two of them train is trained by one, while the other waits.
     """
-    jobs, threads = min(len(paths), cores(), AT_ONCE), int(len(paths) > 1)
+    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
 
 

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pandas as pd
+from joblib import cpu_count
 
 from m6rec.cache import whole
 from m6rec.errors import InputError
-from m6rec.record import code_hash, cores, environment, write_json
+from m6rec.record import code_hash, environment, write_json
 from m6rec.runs.execute import check_parameters, defaults, execute, side_by_side
 
 
@@ -75,7 +76,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     finished = [run for run in runs if run.done.exists()]
     todo, failed = [run for run in runs if run not in finished], {}
     print(f"{len(todo)} of {len(runs)} runs are to be done")
-    calls = ((notebook, run, max(1, cores() // jobs)) for run in todo)
+    calls = ((notebook, run, max(1, cpu_count() // jobs)) for run in todo)
     try:
         for folder, error in side_by_side(_run, calls, jobs):
             failed |= {folder: error} if error else {}
