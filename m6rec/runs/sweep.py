@@ -22,30 +22,23 @@ from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, write_json
 from m6rec.runs.execute import check_parameters, defaults, execute, side_by_side
 
-
-class Run(NamedTuple):
-    """One combination: its folder, the parameters given to it, and all that the notebook then has."""
-
-    folder: Path
-    given: dict[str, Any]
-    parameters: dict[str, Any]
-
-    @property
-    def done(self) -> Path:
-        return self.folder / "done.json"
+DONE = "done.json"
 
 
 class Sweep(NamedTuple):
     """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
 
-    ran: list[Run]
-    finished: list[Run]
+    ran: list[Path]
+    finished: list[Path]
     failed: dict[Path, str]
     tables: list[Path]
 
 
-def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
-    """Every combination of {"width": "32,64", "seed": "0,1"}; InputError if a name or a type does not fit."""
+def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
+    """The folder and parameters of every combination of {"width": "32,64", "seed": "0,1"}.
+
+    InputError if a name or a type does not fit.
+    """
     choices = {}
     for name, text in grid.items():
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
@@ -53,13 +46,13 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> list[Run]:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
         typed = [check_parameters(notebook, {name: value})[name] for value in values]
         choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    own, out, runs = defaults(notebook), out / code_hash(notebook), []
+    out, runs = out / code_hash(notebook), {}
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
         name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
         if len(name) > 120:  # file systems have a limit
             name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        runs.append(Run(out / name, given, {**own, **given}))
+        runs[out / name] = given
     return runs
 
 
@@ -73,23 +66,23 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    finished = [run for run in runs if run.done.exists()]
-    todo, failed = [run for run in runs if run not in finished], {}
+    finished = [folder for folder in runs if (folder / DONE).exists()]
+    todo, failed = {folder: given for folder, given in runs.items() if folder not in finished}, {}
     print(f"{len(todo)} of {len(runs)} runs are to be done")
-    calls = ((notebook, run, max(1, cpu_count() // jobs)) for run in todo)
+    calls = ((notebook, *run, max(1, cpu_count() // jobs)) for run in todo.items())
     try:
         for folder, error in side_by_side(_run, calls, jobs):
             failed |= {folder: error} if error else {}
             print(f"{folder.name}: {error or 'finished'}")
     finally:
         tables = write_tables(notebook, out)
-    return Sweep([run for run in todo if run.folder not in failed], finished, failed, tables)
+    return Sweep([folder for folder in todo if folder not in failed], finished, failed, tables)
 
 
 def write_tables(notebook: Path, out: Path) -> list[Path]:
     """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
     rows = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/done.json"))
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}"))
     ]
     if not rows:
         return []
@@ -102,19 +95,20 @@ def write_tables(notebook: Path, out: Path) -> list[Path]:
     return paths
 
 
-def _run(notebook: Path, run: Run, threads: int) -> tuple[Path, str]:
+def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
     """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
-    if (code := code_hash(notebook)) != run.folder.parent.name:
-        return run.folder, "the code has changed since the sweep began: sweep again"
-    shutil.rmtree(run.folder, ignore_errors=True)
+    if (code := code_hash(notebook)) != folder.parent.name:
+        return folder, "the code has changed since the sweep began: sweep again"
+    shutil.rmtree(folder, ignore_errors=True)
     origin = environment()
-    done = execute(notebook, run.folder / notebook.name, run.given, threads=threads)
+    done = execute(notebook, folder / notebook.name, given, threads=threads)
     if not done.ok:
-        return run.folder, f"{done.error} (see {done.log})"
-    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in run.parameters.items()}
+        return folder, f"{done.error} (see {done.log})"
+    values = {**defaults(notebook), **given}.items()
+    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in values}
     for name, figure in done.figures.items():
         row[name] = figure.value
         row |= {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
     row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
-    write_json(run.done, row | {f"version.{name}": version for name, version in origin["versions"].items()})
-    return run.folder, ""
+    write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
+    return folder, ""
