@@ -14,7 +14,7 @@ import typer
 import m6rec
 from m6rec.errors import InputError
 from m6rec.recommender import M6Rec
-from m6rec.runs import execute, results, suite, sweep
+from m6rec.runs import execute, results
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
@@ -56,7 +56,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def run(words: Pairs = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    done = suite.run_all(find(names), out, execute.assignments(given))
+    done = execute.run_all(find(names), out, execute.assignments(given))
     ok = all(execution.ok for execution in done)
     if ok and not words:
         recommend(user="196")
@@ -90,13 +90,13 @@ def results_(
 @app.command()
 def notebooks(names: Names = None) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
-    done = suite.refresh(find(names))
+    done = execute.refresh(find(names))
     results.write_page(folder())  # with the picture that a notebook has drawn
     raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
-@app.command("sweep")
-def sweep_(
+@app.command()
+def sweep(
     notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
@@ -105,7 +105,7 @@ def sweep_(
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
     path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    done = sweep.sweep(path, values, out, jobs=jobs)
+    done = execute.sweep(path, values, out, jobs=jobs)
     print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
     print(*done.tables, sep="\n")
     raise typer.Exit(int(bool(done.failed)))

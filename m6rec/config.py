@@ -123,7 +123,7 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in changes:
             if key not in known:
-                raise InputError(f"Config has no {key}{did_you_mean(key, known)}: it has {', '.join(known)}.")
+                raise InputError(f"Config has no {key}{did_you_mean(key, known) or ': it has ' + ', '.join(known)}.")
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:

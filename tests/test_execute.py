@@ -20,8 +20,19 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
-from m6rec.runs import suite
-from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
+from m6rec.runs.execute import (
+    WIDGET_VIEW,
+    Execution,
+    assignments,
+    check_parameters,
+    clean,
+    execute,
+    find,
+    read,
+    refresh,
+    report,
+    run_all,
+)
 
 PARAMETERS = """seed = 0  # of every random choice
 scale = "quick"  # smoke | quick | full
@@ -159,7 +170,7 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
-    done = suite.run_all(find(folder), tmp_path / "runs", {"seed": "2"})
+    done = run_all(find(folder), tmp_path / "runs", {"seed": "2"})
     said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
@@ -188,7 +199,7 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
     run = {"versions": {evil: evil}}
-    index = suite.report(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
+    index = report(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 5
     for text in (front, page):
@@ -202,9 +213,9 @@ def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_p
     run = execute(write(tmp_path / "toy.ipynb", "print(1)"), tmp_path / "out.ipynb")
     executed = read(run.path)
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
-    view = {suite.WIDGET_VIEW: {}, "image/png": "x"}
+    view = {WIDGET_VIEW: {}, "image/png": "x"}
     executed.cells[2].outputs.append(new_output("display_data", view))
-    cleaned = suite.clean(executed)
+    cleaned = clean(executed)
     assert set(cleaned.metadata) == {"kernelspec", "language_info"} and "version" not in cleaned.metadata.language_info
     assert [dict(cell.metadata) for cell in cleaned.cells] == [{}, {"tags": ["parameters"]}, {}]
     assert cleaned.cells[2].execution_count == 2 and cleaned.cells[2].outputs[0].text == "1\n"
@@ -228,7 +239,7 @@ def good(folder: Path) -> Path:
     for count, cell in enumerate(cells[1:], 1):
         cell.execution_count = count
     (folder / "01_next.ipynb").touch()
-    nbformat.write(suite.clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
+    nbformat.write(clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
     return folder / "00_toy.ipynb"
 
 
@@ -293,7 +304,7 @@ def test_notebooks_run_two_at_a_time_with_a_thread_each(tmp_path):
         code = f"import os, pathlib, time; place = pathlib.Path({str(tmp_path)!r}); (place / {own!r}).touch()\n"
         wait = f"end = time.time() + 60\nwhile not (place / {other!r}).exists() and time.time() < end: time.sleep(.1)\n"
         write(folder / f"00_{own}.ipynb", f"{code}{wait}assert time.time() < end\nprint(os.environ['OMP_NUM_THREADS'])")
-    done = suite.run_all(find(folder), tmp_path / "runs")
+    done = run_all(find(folder), tmp_path / "runs")
     assert [run.path.stem for run in done] == ["00_a", "00_b"] and all(run.ok for run in done)
     assert {run.log.read_text().splitlines()[-1] for run in done} == {"1"}
     assert json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["run"]["threads"] == 1
@@ -314,7 +325,7 @@ def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tm
 def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path):
     fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
     before = broken.read_text()
-    done = suite.refresh([fine, broken])
+    done = refresh([fine, broken])
     assert {run.path.name: run.ok for run in done} == {"00.ipynb": True, "01.ipynb": False}
     assert broken.read_text() == before
     assert [cell.get("execution_count") for cell in read(fine).cells] == [None, 1, 2]
@@ -323,7 +334,7 @@ def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_p
 
 def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, compare):
     path = write(tmp_path / "toy.ipynb", "print('NDCG@10', 0.1234, 'in 12.3 s')")
-    suite.refresh([path])
+    refresh([path])
     stored = path.read_text()
     assert compare(path)[0]
     path.write_text(stored.replace("NDCG@10 0.1234 in 12.3 s", "NDCG@10 0.1234 in 9 s"))

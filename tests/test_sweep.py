@@ -17,7 +17,7 @@ import pytest
 
 from m6rec.errors import InputError
 from m6rec.record import code_hash
-from m6rec.runs.sweep import plan, sweep
+from m6rec.runs.execute import plan, sweep
 
 PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
 # The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
