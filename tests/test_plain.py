@@ -57,10 +57,10 @@ def test_an_adapter_changes_its_layer_and_those_after_it():
     model, x = backbone(), torch.randn(2, 6, 16)
     mask, positions = torch.ones(6, 6, dtype=torch.bool), torch.arange(6)
     adapters = [torch.zeros_like] * 2 + [torch.tanh]
-    before, after = (model.run(x, mask, positions, adapters=adapters, last=last) for last in (2, 3))
-    torch.testing.assert_close(before, model.run(x, mask, positions, last=2))
+    before, after = (model.blocks(x, mask, positions, adapters=adapters, last=last).states for last in (2, 3))
+    torch.testing.assert_close(before, model.blocks(x, mask, positions, last=2).states)
     torch.testing.assert_close(model.blocks[2](before, mask=mask, positions=positions, adapter=torch.tanh).out, after)
-    assert (after - model.run(x, mask, positions)).abs().max() > 1e-3
+    assert (after - model.blocks(x, mask, positions).states).abs().max() > 1e-3
 
 
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():

@@ -17,7 +17,7 @@ from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, Stack
+from m6rec.model.attention import KVCache, Stack
 
 
 class Step(NamedTuple):
@@ -40,7 +40,7 @@ class SegmentNetwork(nn.Module):
         self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
         self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
         self.segments = nn.Embedding(config.history + 2, width)  # profile, events by recency, candidate
-        self.blocks = Stack(config, 1 if shared else self.depth)
+        self.blocks = Stack(config, self.depth, shared=shared)
         self.norm = nn.RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth))
         self.dropout = nn.Dropout(config.dropout)
@@ -53,10 +53,6 @@ class SegmentNetwork(nn.Module):
     def device(self) -> torch.device:
         """Where it computes: token ids may come from anywhere."""
         return self.segments.weight.device
-
-    def layer(self, number: int) -> Block:
-        """The block that serves as this layer, from 0."""
-        return self.blocks[number % len(self.blocks)]
 
     def forward(self, windows: Windows, local_layers: int = 0) -> Tensor:
         """The last layer's logits (B, C), after this many local layers."""
@@ -79,9 +75,7 @@ class SegmentNetwork(nn.Module):
         x, positions = self.embed(tokens), torch.arange(tokens.shape[1], device=tokens.device)
         present = tokens != PAD
         present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
-        for number in range(layers):
-            x = self.layer(number)(x, mask=masks.segment(present), positions=positions).out
-        return x.index_select(0, rows)
+        return self.blocks(x, masks.segment(present), positions, last=layers).states.index_select(0, rows)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (..., L) -> (..., L, D)."""
@@ -96,12 +90,11 @@ class SegmentNetwork(nn.Module):
         mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
         positions = torch.arange(length, device=x.device).repeat(n)
         first = slice(source * length, None, length)  # the candidates' first tokens
-        for number in range(local_layers, self.depth):
-            block = self.layer(number)
-            cache = block.prefill(x, positions)
-            if number + 1 < self.depth:
-                x = block(x, cache, mask, positions).out
-                scored = x[:, first]
+        for layer in range(local_layers, self.depth):
+            if layer + 1 < self.depth:
+                run = self.blocks(x, mask, positions, first=layer, last=layer + 1)
+                x, scored = run.states, run.states[:, first]
             else:  # the last layer needs no other queries
-                scored = block(x[:, first], cache, mask[:, :, first], positions[first]).out
-            yield Step(self.heads[number](self.norm(scored)).squeeze(-1), cache)
+                run = self.blocks(x[:, first], mask[:, :, first], positions[first], keys=(x, positions), first=layer)
+                scored = run.states
+            yield Step(self.heads[layer](self.norm(scored)).squeeze(-1), run.caches[0])

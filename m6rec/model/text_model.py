@@ -3,10 +3,8 @@
 - one mask (`masks.unilm`) makes the same weights an encoder of the source and a decoder of the target
 - rotary positions count present tokens only, so padding moves nothing
 - the output is tied to the token embedding; logits are computed for the target region alone
-- adapters add to the feed-forward net of any layer (`run`)
 """
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,7 +58,7 @@ class TextTransformer(nn.Module):
     def forward(self, source: Tensor, target: Tensor | None = None, *, logits: bool = True) -> TextOutput:
         """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
         x, present, mask = self._regions(source, target)
-        x = self.norm(self.run(x, mask, positions_of(present)))
+        x = self.norm(self.blocks(x, mask, positions_of(present)).states)
         return TextOutput(x, self.logits(x[:, source.shape[1] :]) if logits else None)
 
     def _regions(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,20 +73,6 @@ class TextTransformer(nn.Module):
         """Token ids (B, T) -> (B, T, D): token and region embedding."""
         return self.dropout(self.tokens(tokens) + self.regions.weight[region])
 
-    def run(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        *,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        last: int | None = None,
-    ) -> Tensor:
-        """Layers 0..last-1 (default: all) over x (B, T, D) -> (B, T, D), not normed. adapters: one per layer."""
-        for layer, block in enumerate(list(self.blocks)[:last]):
-            x = block(x, mask=mask, positions=positions, adapter=adapters[layer] if adapters is not None else None).out
-        return x
-
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed states (..., D) -> (..., V), by the token embedding."""
         return hidden @ self.tokens.weight.T
@@ -96,11 +80,7 @@ class TextTransformer(nn.Module):
     def prefill(self, source: Tensor, target: Tensor | None = None) -> TextCache:
         """Prefill: encode a source (B, S) and the beginning of a target (B, T) once, for `decode_step` to continue."""
         x, present, mask = self._regions(source, target)
-        positions, layers = positions_of(present), []
-        for block in self.blocks:
-            layers.append(block.prefill(x, positions))
-            x = block(x, layers[-1], mask, positions).out
-        return TextCache(present, layers)
+        return TextCache(present, self.blocks(x, mask, positions_of(present)).caches)
 
     def decode_step(self, target: Tensor, past: TextCache) -> Tensor:
         """Logits (B, T, V) of a target after a prefilled source: equal to `forward`'s over both.
@@ -111,10 +91,7 @@ class TextTransformer(nn.Module):
         x, b, present = self.embed(target, TARGET), len(target), target != PAD
         positions = past.present.sum(1, keepdim=True) + positions_of(present)
         mask = unilm(past.present.expand(b, -1), present)[:, :, past.present.shape[1] :]
-        for block, cache in zip(self.blocks, past.layers, strict=True):
-            own = block.prefill(x, positions)
-            x = block(x, KVCache(*(part.expand(b, -1, -1, -1) for part in cache)).extend(own), mask, positions).out
-        return self.logits(self.norm(x))
+        return self.logits(self.norm(self.blocks(x, mask, positions, past=past.layers).states))
 
 
 def positions_of(present: Tensor) -> Tensor:

@@ -132,13 +132,12 @@ class Classifier(nn.Module):
         if self.prompts is not None:
             soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
             x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        there, last = torch.cat((read, begun), 1), len(net.blocks) - 1
+        there = torch.cat((read, begun), 1)
         positions = positions_of(there)
-        x = net.run(x, unilm(read, begun), positions, adapters=self.adapters, last=last)
+        x = net.blocks(x, unilm(read, begun), positions, adapters=self.adapters, last=-1).states
         at = torch.arange(len(x), device=x.device), read.shape[1] + begun.sum(1) - 1
-        block, adapter = net.blocks[last], self.adapters[last] if self.adapters else None
-        cache = block.prefill(x, positions)
-        h = block(x[at][:, None], cache, there[:, None, None], positions[at][:, None], adapter=adapter).out  # (B, 1, D)
+        options = {"keys": (x, positions), "adapters": self.adapters, "first": -1}
+        h = net.blocks(x[at][:, None], there[:, None, None], positions[at][:, None], **options).states  # (B, 1, D)
         return net.norm(h.squeeze(1))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
