@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
+from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
 from m6rec.model.segments import SegmentNetwork
 from m6rec.train import compress, losses
@@ -27,13 +28,16 @@ def test_the_student_has_one_block_for_all_layers(segmented, network):
     assert small.layer(0).q.weight.grad.abs().sum() > 0
 
 
-def test_the_first_layers_are_the_teachers(segmented, network):
-    short = compress.first_layers(network, dataclasses.replace(SEGMENTS, joint_layers=2)).eval()
-    windows = requests(segmented)
+def test_a_distilled_network_begins_as_the_teachers_first_layers(segmented, network):
+    variants = Variants(segmented, SEGMENTS, epochs=1, tune=1)
+    variants.trained["full"] = network
+    variants.train = lambda name, start, *_: variants.trained.get(name) or start().eval()
+    short, windows = variants.distilled(2), requests(segmented)
     torch.testing.assert_close(next(short.steps(windows)).logits, next(network.steps(windows)).logits)
+    assert short.depth == 2
 
 
-def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
+def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network, tmp_path, monkeypatch):
     pruning = compress.Pruning(network, 0.8, steps=50)
     shares = []
 
@@ -41,13 +45,14 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
         pruning.step()
         weight = net.layer(0).q.weight
         shares.append(float((weight == 0).float().mean()))
-        return losses.exit_losses()(net, windows)
+        return losses.exit_losses(net, windows)
 
-    compress.train(network, segmented, loss, SEGMENTS, name="pruned", epochs=1, keep=False)
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    Variants(segmented, SEGMENTS, epochs=1, tune=1).train("pruned", lambda: network, loss)
     pruning.finish()
     assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
-    assert not any("parametriz" in name for name in network.state_dict())
-    for module in pruning.places:
+    assert not any("parametriz" in name or "pruned" in name for name in network.state_dict())
+    for module in pruning.matrices:
         assert abs(float((module.weight == 0).float().mean()) - 0.8) < 0.05
     with pytest.raises(InputError, match="cannot be pruned"):
         compress.Pruning(network, 1.0, steps=5)
@@ -101,18 +106,18 @@ def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
     windows = requests(segmented)
     file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")
     assert file.stat().st_size < 300_000  # no stack traces, one copy of the block
-    said, wanted = compress.Runtime(file)(windows), network(windows).detach().numpy()  # more windows than it was traced
-    one = compress.Runtime(file)(windows._replace(candidates=windows.candidates[:1, :1], source=windows.source[:1]))
+    said, wanted = compress.runtime(file)(windows), network(windows).detach().numpy()  # more windows than it was traced
+    one = compress.runtime(file)(Windows(windows.source[:1], windows.candidates[:1, :1], windows.liked[:1, :1]))
     np.testing.assert_allclose(one, wanted[:1, :1], atol=1e-5)
     np.testing.assert_allclose(said, wanted, atol=1e-5)
-    rounded = compress.Runtime(compress.quantise(file, tmp_path / "int8.onnx"))(windows)
+    rounded = compress.runtime(compress.quantise(file, tmp_path / "int8.onnx"))(windows)
     assert 0 < np.abs(rounded - wanted).max() < 0.2 * np.ptp(wanted) and wanted.std() > 1e-3
 
 
 def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"m6rec\[edge\]"):
-        compress.Runtime(tmp_path / "no.onnx")
+        compress.runtime(tmp_path / "no.onnx")
 
 
 def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_path, monkeypatch):

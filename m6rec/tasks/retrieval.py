@@ -21,11 +21,11 @@ from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import PAD, Prompt, pad
 from m6rec.model.text_model import ends
 from m6rec.train.fit import train_epoch
-from m6rec.train.losses import text_vectors
+from m6rec.train.losses import TEMPERATURE, info_nce, text_vectors
 from m6rec.train.text import SOURCE, Backbone
 
 CANDIDATES_CHUNK, PROMPTS_CHUNK = 512, 64
-WIDTH, TEMPERATURE = 128, 0.07
+WIDTH = 128
 
 
 @torch.no_grad()
@@ -138,10 +138,8 @@ def fit(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, 
     optimizer = torch.optim.AdamW(maps.parameters(), rate, weight_decay=0.01)
 
     def losses(maps: nn.Module, rows: Tensor) -> dict[str, Tensor]:
-        item, own = data.item[rows], torch.arange(len(rows), device=data.item.device)
-        same = (item[:, None] == item) & (own[:, None] != own)
-        logits = (maps(data.users[rows], data.items[item]) / TEMPERATURE).masked_fill(same, float("-inf"))
-        return {"contrastive": F.cross_entropy(logits, own)}
+        item = data.item[rows]
+        return {"contrastive": info_nce(maps(data.users[rows], data.items[item]) / TEMPERATURE, item)}
 
     for _ in range(epochs):
         train_epoch(maps, optimizer, torch.randperm(len(data.users)).split(batch), losses)

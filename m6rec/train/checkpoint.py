@@ -130,7 +130,9 @@ def load_state(folder: Path, expected: dict, networks: nn.Module, optimizer: Opt
     """Put everything back as `save_state` found it -> its values. One of another config or stage is refused."""
     tensors = _read(folder / STATE, load_file)
     values = json.loads(_metadata(folder / STATE).get("state", "{}"))
-    found, wanted = ([one.get(name, "of another version") for name in ("stage", "config")] for one in (values, expected))
+    found, wanted = (
+        [one.get(name, "of another version") for name in ("stage", "config")] for one in (values, expected)
+    )
     if found != wanted or values.keys() != {*expected, "rng"}:
         raise InputError(
             f"{folder} holds a checkpoint of another run (stage {found[0]}, config {found[1][:8]}; "

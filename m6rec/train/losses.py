@@ -41,7 +41,7 @@ REQUEST_DROPOUT = 0.1  # share of request fields masked in training, so that a r
 ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of the items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
-TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
+TEMPERATURE = 0.07  # of cosines in `info_nce`: CLIP's (Radford et al. 2021)
 INFILL = 0.2  # share of the prompts in which a span of the source is hidden
 SPAN = 8  # tokens of a hidden span, at most
 
