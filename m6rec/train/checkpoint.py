@@ -15,11 +15,11 @@ import torch
 from numpy.random import Generator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from m6rec.cache import PART, whole
+from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
 
 FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
@@ -73,7 +73,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
         part.mkdir()
         _save_tensors(network.state_dict(), part / WEIGHTS)
         if tokenizer:
-            tokenizer.save(str(part / "tokenizer.json"))
+            tokenizer.save(part / "tokenizer.json")
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
@@ -88,7 +88,7 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
     if values["format"] != FORMAT:
         raise foreign(folder, values)
     weights = _read(folder / WEIGHTS, load_file)
-    tokenizer = _read(words, lambda file: Tokenizer.from_file(str(file))) if words.exists() else None
+    tokenizer = _read(words, Tokenizer.from_file) if words.exists() else None
     if values.get("sha256", _sha256(folder)) != _sha256(folder):
         raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
     return weights, tokenizer, values

@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Spans, Windows
 from m6rec.errors import InputError
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit_once
 from m6rec.train.losses import distillation, exit_losses, relation_distillation
@@ -35,13 +35,13 @@ CANDIDATES = 24  # judged by one history while training
 
 @torch.no_grad()
 def logits(
-    network: SegmentNetwork, data: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
+    network: TextTransformer, data: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
 ) -> np.ndarray:
     """Logits (W, C) of a part's candidates, or (K, W, C) of every exit after the layers alone."""
     rows = []
     for at in range(0, len(part.starts), 32):
         windows = data.windows(Spans(part.starts[at : at + 32], part.count))
-        rows.append(torch.stack([step.logits for step in network.eval().steps(windows, local_layers)]))
+        rows.append(torch.stack([step.logits for step in network.eval().exits(windows, local_layers)]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[-1]
 
@@ -59,7 +59,7 @@ def auc(scores: np.ndarray, liked: np.ndarray) -> float:
 class Variant(NamedTuple):
     """A network, and how many of its layers read each segment alone."""
 
-    network: SegmentNetwork
+    network: TextTransformer
     local_layers: int
 
     def auc(self, data: RatingWindows, part: Spans) -> float:
@@ -75,7 +75,6 @@ class Variants:
 
     def __init__(self, data: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = STEPS):
         self.data, self.config, self.epochs, self.tune, self.steps = data, config, epochs, tune, steps
-        self.trained: dict[str, SegmentNetwork] = {}
 
     def members(self, joints: Sequence[int]) -> dict[str, Variant]:
         """Whole passes, late interaction and distilled networks of these depths, by name."""
@@ -83,79 +82,67 @@ class Variants:
         distilled = {f"distilled {k}": Variant(self.distilled(k), 0) for k in joints}
         return {"full": Variant(self.full(), 0), **late, **distilled}
 
-    def full(self) -> SegmentNetwork:
+    def full(self) -> TextTransformer:
         """All layers see all segments; an exit at every layer."""
-        return self.train("full", self._base, exit_losses)
+        return self.train("full", self._base(), exit_losses)
 
-    def late(self, joint: int) -> SegmentNetwork:
+    def late(self, joint: int) -> TextTransformer:
         """The base, tuned with segments that interact in the last `joint` layers only: as many steps as `full`."""
         loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
-        return self.train(f"late-{joint}", self._base, loss)
+        return self.train(f"late-{joint}", self._base(), loss)
 
-    def distilled(self, depth: int) -> SegmentNetwork:
+    def distilled(self, depth: int) -> TextTransformer:
         """The first layers of `full`, distilled from it: as deep as what late interaction runs at request time."""
+        teacher, small = self.full(), self._new(depth)
+        small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
+        return self.train(f"distilled-{depth}", small, distillation, teacher)
 
-        def first_layers() -> SegmentNetwork:
-            small, known = self._new(depth), self.full().state_dict()
-            small.load_state_dict({name: known[name] for name in small.state_dict()})
-            return small
-
-        return self.train(f"distilled-{depth}", first_layers, distillation, self.full())
-
-    def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
+    def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
         the order: no label is seen before the relations.
         """
-        teacher = self.full()
+        teacher, small = self.full(), self._new(depth, shared=True, embedding_size=embedding_size)
+        self.train("edge-relations", small, relation_distillation, teacher)
+        return self.train("edge", small, distillation, teacher, 2 * self.tune)
 
-        def relations() -> SegmentNetwork:
-            small = self._new(depth, shared=True, embedding_size=embedding_size)
-            return copy.deepcopy(self.train("edge-relations", lambda: small, relation_distillation, teacher))
-
-        return self.train("edge", relations, distillation, teacher, 2 * self.tune)
-
-    def pruned(self, share: float = 0.8) -> SegmentNetwork:
+    def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full` with the smallest of every matrix cut while it is tuned on."""
-        network = copy.deepcopy(self.full())
-        pruning = Pruning(network, share, self.tune * self.steps)
+        pruning = Pruning(network := self.full(), share, self.tune * self.steps)
 
-        def loss(net: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+        def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
             pruning.step()
             return exit_losses(net, windows)
 
-        done = self.train(f"pruned-{share}", lambda: network, loss)
+        self.train(f"pruned-{share}", network, loss)
         pruning.finish()
-        return done
+        return network
 
     def train(
         self,
         name: str,
-        start: Callable[[], SegmentNetwork],
+        network: TextTransformer,
         loss: Callable[..., dict[str, Tensor]],
-        teacher: SegmentNetwork | None = None,
+        teacher: TextTransformer | None = None,
         epochs: int | None = None,
-    ) -> SegmentNetwork:
-        """What `start` makes, trained with loss(network, windows) or loss(network, windows, teacher)."""
-        if name not in self.trained:
-            network, epochs = start(), epochs or self.tune
-            learn = partial(loss, teacher=teacher) if teacher else loss
-            batches = partial(self.data.batches, steps=self.steps, size=self.config.batch, candidates=CANDIDATES)
-            stage = Stage(name, epochs, batches, lambda net, windows, rng: learn(net, windows))
-            parts = (epochs, self.steps, teacher and version(teacher), self.data.fingerprint, version(network))
-            fit_once(network, stage, self.config, *parts, code=(Variants,))
-            self.trained[name] = network
-        return self.trained[name]
+    ) -> TextTransformer:
+        """A network, trained in place with loss(network, windows), or loss(network, windows, teacher=teacher)."""
+        epochs = epochs or self.tune
+        learn = partial(loss, teacher=teacher) if teacher else loss
+        batches = partial(self.data.batches, steps=self.steps, size=self.config.batch, candidates=CANDIDATES)
+        stage = Stage(name, epochs, batches, lambda net, windows, rng: learn(net, windows))
+        parts = (epochs, self.steps, teacher and version(teacher), self.data.fingerprint, version(network))
+        fit_once(network, stage, self.config, *parts, code=(Variants,))
+        return network
 
-    def _base(self) -> SegmentNetwork:
-        start = partial(self._new, self.config.joint_layers)
-        return copy.deepcopy(self.train("base", start, exit_losses, epochs=self.epochs))
+    def _base(self) -> TextTransformer:
+        return self.train("base", self._new(self.config.joint_layers), exit_losses, epochs=self.epochs)
 
-    def _new(self, depth: int, **options: object) -> SegmentNetwork:
+    def _new(self, depth: int, **options: object) -> TextTransformer:
         torch.manual_seed(self.config.seed)
         config = dataclasses.replace(self.config, joint_layers=depth)
-        return SegmentNetwork(config, len(self.data.tokenizer), **options)
+        return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
 
 
 def parameters(network: nn.Module) -> int:
@@ -235,10 +222,10 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 
 
 @torch.no_grad()
-def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float) -> tuple[Tensor, int]:
+def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
     out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
-    for count, step in enumerate(network.steps(windows), 1):
+    for count, step in enumerate(network.exits(windows), 1):
         leaving = out.isnan() & ((step.logits.abs() >= threshold) | (count == network.depth))
         out = torch.where(leaving, step.logits, out)
         if not out.isnan().any():
@@ -246,14 +233,15 @@ def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float
     return out, count
 
 
-def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
+def export(network: TextTransformer, windows: Windows, file: Path) -> Path:
     """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
-    some = {0: "batch", 1: "count"}
+    some, network = {0: "batch", 1: "count"}, copy.deepcopy(network).cpu().eval()
+    network.forward = network.scores  # what is exported
     with _edge():
         from onnx_ir.passes import common
 
         program = torch.onnx.export(
-            copy.deepcopy(network).cpu().eval(),
+            network,
             (windows,),
             input_names=windows._fields,
             output_names=["logits"],

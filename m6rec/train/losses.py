@@ -28,9 +28,8 @@ from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
-from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, Tokens, pad
+from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
 from m6rec.model.network import Network
-from m6rec.model.segments import SegmentNetwork
 from m6rec.model.text_model import TextTransformer
 from m6rec.model.tree import Tree
 
@@ -358,7 +357,7 @@ class Catalogue(NamedTuple):
     key: Tensor  # (N,) of their bags of tokens, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer, device: torch.device | None = None) -> "Catalogue":
+    def of(cls, items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> "Catalogue":
         """Items in words -> their tokens."""
         tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
@@ -426,13 +425,13 @@ def _token_key(tokens: Tensor) -> Tensor:
     return (key ^ (key >> 31)) * -4658895280553007687
 
 
-def exit_losses(network: SegmentNetwork, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
+def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
     """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
 
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
     """
     total = norm = 0.0
-    for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
+    for k, step in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))
         total, norm = total + weight * likes(step.logits, windows.liked), norm + weight
     return {"exits": total / norm}
@@ -443,16 +442,16 @@ def likes(logits: Tensor, liked: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits[liked >= 0], liked[liked >= 0])
 
 
-def distillation(network: SegmentNetwork, windows: Windows, teacher: SegmentNetwork) -> dict[str, Tensor]:
+def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
     """The labels and the teacher's own probabilities, at the last layer."""
-    logits = network(windows)
+    logits = network.scores(windows)
     with torch.no_grad():
-        soft = teacher(windows).sigmoid().where(windows.liked >= 0, -1)
+        soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)
     return {"liked": likes(logits, windows.liked), "teacher": likes(logits, soft)}
 
 
 def relation_distillation(
-    network: SegmentNetwork, windows: Windows, teacher: SegmentNetwork, groups: int = 4
+    network: TextTransformer, windows: Windows, teacher: TextTransformer, groups: int = 4
 ) -> dict[str, Tensor]:
     """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
 
@@ -461,8 +460,8 @@ def relation_distillation(
     """
     present, total = (windows.source != PAD).flatten(1), 0.0  # (B, n = S·L): the source's tokens
     with torch.no_grad():
-        *_, goal = teacher.steps(windows)
-    *_, mine = network.steps(windows)
+        *_, goal = teacher.exits(windows)
+    *_, mine = network.exits(windows)
     for pair in zip(mine.cache, goal.cache, strict=True):
         student, wanted = (_relation(x[:, :, : present.shape[1]], present, groups) for x in pair)
         rows = F.kl_div(student, wanted, reduction="none", log_target=True).sum(-1)  # (B, g, n)
