@@ -23,9 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
-from m6rec.data.context import Batch, EventCodes
+from m6rec.data.context import Batch
 from m6rec.data.cooccurrence import Neighbourhood
-from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
@@ -45,39 +44,32 @@ INFILL = 0.2  # share of the prompts in which a span of the source is hidden
 SPAN = 8  # tokens of a hidden span, at most
 
 
-class Stream(NamedTuple):
-    """What the stages of events read."""
-
-    data: Dataset
-    split: Split
-    codes: EventCodes
-    content: Features  # of the items that have training events
-    neighbours: Neighbourhood | None = None
-
-
 def loss_weights(config: Config) -> dict[str, float]:
     """Of the losses in the gradient, where it is not 1."""
-    patch = config.patch_weight
-    weights = {"infill": config.infill_weight, "image": patch, "sound": patch, "align": config.align_weight}
-    return weights | {"teacher": config.teacher_weight}
+    names = {"infill": "infill", "image": "patch", "sound": "patch", "align": "align", "teacher": "teacher"}
+    return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
 def pretraining(
-    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
+    network: Network,
+    batch: Batch,
+    config: Config,
+    content: Features,
+    neighbours: Neighbourhood | None,
+    rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The next event, and the losses of the items' content."""
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(stream.neighbours)}
-    return losses if config.item_epochs else losses | item_content(network, stream.content, config, rng)
+    """The next event, and the losses of the training items' content. neighbours: over which targets are smoothed."""
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(neighbours)}
+    return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
+    network: Network, batch: Batch, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
 ) -> dict[str, Tensor]:
     """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
     found = predict(network, mask_request(batch), config)
-    correct = found.cross_entropy(stream.neighbours)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
-    return {"next": correct, "digits": path, "teacher": distilled}
+    return {"next": found.cross_entropy(neighbours), "digits": path, "teacher": distilled}
 
 
 def mask_request(batch: Batch) -> Batch:
