@@ -44,7 +44,7 @@ def test_the_loss_goes_down_and_drawings_come_closer_than_the_mean_photograph(ga
     losses = []
 
     def watched(drawn: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        losses.append(float(mse_loss(drawn, truth)))
+        losses.append(mse_loss(drawn, truth).item())
         return mse_loss(drawn, truth)
 
     model = fitted(garments, steps=150, loss=watched)
