@@ -198,7 +198,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
         net = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = late(net.eval(), windows)["exits"].item()
-        compress.Variants(segmented, SEGMENTS, epochs=1, tune=1).train("late-1", net, late)
+        compress.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
         made.append((version(net), before - late(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 

@@ -29,7 +29,6 @@ from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit_once
 from m6rec.train.losses import distillation, exit_losses, relation_distillation
 
-STEPS = 50  # of one epoch, which is only what a checkpoint is kept after
 CANDIDATES = 24  # judged by one history while training
 
 
@@ -68,13 +67,13 @@ class Variant(NamedTuple):
 
 
 class Variants:
-    """`config.joint_layers` is the full depth; epochs (of the base) and tune (of each variant) have `steps` steps.
+    """`config.joint_layers` is the full depth, steps those of the base, tune those of each variant.
 
     Every method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
     """
 
-    def __init__(self, data: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = STEPS):
-        self.data, self.config, self.epochs, self.tune, self.steps = data, config, epochs, tune, steps
+    def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
+        self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
     def members(self, joints: Sequence[int]) -> dict[str, Variant]:
         """Whole passes, late interaction and distilled networks of these depths, by name."""
@@ -109,7 +108,7 @@ class Variants:
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full` with the smallest of every matrix cut while it is tuned on."""
-        pruning = Pruning(network := self.full(), share, self.tune * self.steps)
+        pruning = Pruning(network := self.full(), share, self.tune)
 
         def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
             pruning.step()
@@ -125,19 +124,18 @@ class Variants:
         network: TextTransformer,
         loss: Callable[..., dict[str, Tensor]],
         teacher: TextTransformer | None = None,
-        epochs: int | None = None,
+        steps: int | None = None,
     ) -> TextTransformer:
         """A network, trained in place with loss(network, windows), or loss(network, windows, teacher=teacher)."""
-        epochs = epochs or self.tune
-        learn = partial(loss, teacher=teacher) if teacher else loss
-        batches = partial(self.data.batches, steps=self.steps, size=self.config.batch, candidates=CANDIDATES)
-        stage = Stage(name, epochs, batches, lambda net, windows, rng: learn(net, windows))
-        parts = (epochs, self.steps, teacher and version(teacher), self.data.fingerprint, version(network))
+        steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
+        batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
+        stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
+        parts = (steps, teacher and version(teacher), self.data.fingerprint, version(network))
         fit_once(network, stage, self.config, *parts, code=(Variants,))
         return network
 
     def _base(self) -> TextTransformer:
-        return self.train("base", self._new(self.config.joint_layers), exit_losses, epochs=self.epochs)
+        return self.train("base", self._new(self.config.joint_layers), exit_losses, steps=self.steps)
 
     def _new(self, depth: int, **options: object) -> TextTransformer:
         torch.manual_seed(self.config.seed)
@@ -170,8 +168,7 @@ class Pruning:
     def __init__(self, network: nn.Module, share: float, steps: int):
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
-        self.network, self.share, self.steps, self.done = network, share, steps, None
-        network.register_buffer("pruned", torch.tensor(0))  # steps: here, so that an interrupted training goes on
+        self.share, self.steps, self.done = share, steps, 0
         self.matrices = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Embedding))]
         for module in self.matrices:
             parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
@@ -179,10 +176,7 @@ class Pruning:
     @torch.no_grad()
     def step(self) -> None:
         """Cut what is due now. The last fifth of the steps only heals."""
-        if self.done is None:  # read once: after that no step waits for the device
-            self.done = int(self.network.pruned)
         self.done += 1
-        self.network.pruned.fill_(self.done)
         left = max(0.0, 1 - self.done / (0.8 * self.steps))
         for module in self.matrices:
             mask, weight = module.parametrizations.weight[0].mask, module.parametrizations.weight.original
@@ -191,7 +185,6 @@ class Pruning:
 
     def finish(self) -> None:
         """Make the zeros a part of the weights."""
-        del self.network.pruned
         for module in self.matrices:
             parametrize.remove_parametrizations(module, "weight")
 

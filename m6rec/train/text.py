@@ -23,11 +23,10 @@ from m6rec.train.fit import Stage, fit, fit_once
 from m6rec.train.losses import Catalogue
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
+# Sizes by name: a backbone trains in half a minute on one core, or just runs.
 SIZES = {
     "smoke": {"width": 32, "heads": 2, "joint_layers": 2, "pretrain_epochs": 1, "vocabulary": 600},
     "quick": {"dropout": 0.0, "width": 64, "heads": 4, "joint_layers": 2, "pretrain_epochs": 2, "vocabulary": 1000},
-    "full": {"width": 64, "heads": 4, "joint_layers": 4, "pretrain_epochs": 6, "vocabulary": 1000},
 }
 
 
@@ -41,7 +40,7 @@ class Backbone(NamedTuple):
 
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
-    """The backbone's settings at "smoke", "quick" or "full" size."""
+    """The backbone's settings at "smoke" or "quick" size."""
     common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
 
