@@ -24,7 +24,7 @@ from m6rec.data.features import Features
 from m6rec.model import masks
 from m6rec.model.attention import KVCache, Stack
 from m6rec.model.embed import Encoded, ItemEncoder
-from m6rec.model.heads import DigitDecoder, PatchDecoder, TextDecoder
+from m6rec.model.heads import ContentDecoder, DigitDecoder
 from m6rec.model.tree import Tree, insert, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
@@ -85,7 +85,7 @@ class ContextFusion(nn.Module):
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
         profiled = torch.cat((torch.ones_like(context.item[:, :1], dtype=torch.bool), context.profile > 0), 1)  # (B, C)
         happened = context.item >= 0  # (B, T)
-        mask = masks.prefix(profiled, happened)
+        mask = masks.unilm(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
@@ -139,8 +139,8 @@ class Network(nn.Module):
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
-        self.text_decoder = TextDecoder(config)
-        self.patch_decoder = PatchDecoder(config, sizes) if sizes else None
+        self.text_decoder = ContentDecoder(config, {})
+        self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
         self.initialise()
 
@@ -198,10 +198,11 @@ class Network(nn.Module):
             nn.init.zeros_(bias)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item.
+        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
+        drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
@@ -214,7 +215,8 @@ class Network(nn.Module):
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
             batch = content.take(self.distinct[group])
             batch = batch._replace(text=batch.text[:, :length])
-            parts.append(self.items.content(batch, modalities=tuple(modalities)).vectors)
+            used = tuple(m for m in modalities if m not in drop)
+            parts.append(self.items.content(batch, modalities=used).vectors)
         row = torch.full_like(self.distinct, -1)
         row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
         # Not by indexing, as above.

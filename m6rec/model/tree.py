@@ -48,17 +48,13 @@ class Tree(NamedTuple):
 
         A valid digit always leads on to an allowed item.
         """
-        leaves = self.item >= 0 if allowed is None else self.by_leaf(allowed, fill=False)
-        levels = []
+        leaves, levels = self.item >= 0, []
+        if allowed is not None:
+            leaves = leaves & allowed[..., self.item.clamp(min=0)]
         for width in reversed(self.widths):
             levels.append(leaves)
             leaves = leaves.unflatten(-1, (-1, width)).any(-1)
         return levels[::-1]
-
-    def by_leaf(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """Values of items (..., N) -> values of leaves (..., leaves), `fill` at the free ones."""
-        taken = self.item >= 0
-        return torch.where(taken, values[..., self.item.clamp(min=0)], torch.full_like(values[..., :1], fill))
 
 
 def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
