@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from m6rec.data.text import EOS, PAD, Prompt, Tokenizer
 from m6rec.errors import InputError
-from m6rec.model.masks import unilm
-from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import text
 from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit_once
@@ -122,21 +121,8 @@ class Classifier(nn.Module):
         return self
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
-        """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
-        net = self.backbone
-        source, target = source.to(net.device), target.to(net.device)
-        read, begun = source != PAD, target != PAD
-        x = torch.cat((net.embed(source, SOURCE), net.embed(target, TARGET)), 1)  # (B, S + T, D)
-        if self.prompts is not None:
-            soft = (self.prompts + net.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
-            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        present = torch.cat((read, begun), 1)
-        positions = positions_of(present)
-        x = net.blocks(x, unilm(read, begun), positions, adapters=self.adapters, last=-1).states
-        at = torch.arange(len(x), device=x.device), read.shape[1] + begun.sum(1) - 1
-        options = {"keys": (x, positions), "adapters": self.adapters, "first": -1}
-        h = net.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options).states  # (B, 1, D)
-        return net.norm(h.squeeze(1))
+        """h (B, D): the state of the target's last token."""
+        return self.backbone.read(source, target, self.prompts, self.adapters)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (B, C)."""
