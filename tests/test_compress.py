@@ -37,40 +37,39 @@ def test_a_distilled_network_begins_as_the_teachers_first_layers(segmented, netw
 
 
 def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network, tmp_path, monkeypatch):
-    pruning = compress.Pruning(network, 0.8, steps=50)
-    shares = []
+    shares, learn = [], losses.exit_losses
 
-    def loss(net, windows):
-        pruning.step()
-        weight = net.blocks[0].q.weight
-        shares.append(float((weight == 0).float().mean()))
-        return losses.exit_losses(net, windows)
+    def watched(net, windows):
+        shares.append(float((net.blocks[0].q.weight == 0).float().mean()))
+        return learn(net, windows)
 
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    Variants(segmented, SEGMENTS, steps=50, tune=50).train("pruned", network, loss)
-    pruning.finish()
+    monkeypatch.setattr(compress, "exit_losses", watched)
+    variants = Variants(segmented, SEGMENTS, steps=50, tune=50)
+    variants.full = lambda: network
+    pruned = variants.pruned(0.8)
     assert shares == sorted(shares) and 0.05 < shares[1] < 0.3 and abs(shares[-1] - 0.8) < 0.01  # gradually
-    assert not any("parametriz" in name for name in network.state_dict())
-    for module in pruning.matrices:
-        assert abs(float((module.weight == 0).float().mean()) - 0.8) < 0.05
+    assert not any("parametriz" in name for name in pruned.state_dict())
+    for module in pruned.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            assert abs(float((module.weight == 0).float().mean()) - 0.8) < 0.05
     with pytest.raises(InputError, match="cannot be pruned"):
-        compress.Pruning(network, 1.0, steps=5)
+        variants.pruned(1.0)
 
 
-def test_pruning_keeps_the_largest(network):
-    before = network.blocks[0].q.weight.detach().clone()
-    pruning = compress.Pruning(network, 0.5, steps=1)
-    pruning.step()
-    pruning.finish()
-    kept = network.blocks[0].q.weight != 0
-    assert before[kept].abs().min() >= before[~kept].abs().max()
+def test_pruning_keeps_the_largest():
+    weight, sparse = torch.randn(20, 30), compress.Sparse(torch.zeros(20, 30))
+    for share in (0.2, 0.5):
+        sparse.cut(weight, share)
+        kept = sparse(weight) != 0
+        assert float(kept.float().mean()) == pytest.approx(1 - share)
+        assert weight[kept].abs().min() >= weight[~kept].abs().max()
 
 
 def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
     every = np.array([[0.1, 2.0, -3.0], [0.2, -0.3, 0.1], [-1.5, 0.0, 0.0], [0.4, 9.0, 9.0]])
     left = compress.early_exit(every, 1.0)
     assert left.logits.tolist() == [-1.5, 2.0, -3.0] and left.layers.tolist() == [3, 1, 1]
-    assert left.saved(4) == pytest.approx(1 - 5 / 12)
     assert compress.early_exit(every, 100.0).layers.tolist() == [4, 4, 4]
 
 
@@ -94,7 +93,7 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     quality = lambda scores: compress.auc(scores, liked)  # noqa: E731
     threshold = compress.exit_threshold(every, quality, keep=0.95)
     left = compress.early_exit(every, threshold)
-    assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < left.saved(4) < 0.75
+    assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < 1 - left.layers.mean() / 4 < 0.75
 
 
 def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
@@ -107,13 +106,13 @@ def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
         embedding_size=4,
     ).eval()
     windows = requests(segmented)
-    file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")
+    file, int8 = compress.export(network, requests(segmented, 2), tmp_path)
     assert file.stat().st_size < 300_000  # no stack traces, one copy of the block
     said, wanted = compress.runtime(file)(windows), network.scores(windows).detach().numpy()  # more than were traced
     one = compress.runtime(file)(Windows(windows.source[:1], windows.candidates[:1, :1], windows.liked[:1, :1]))
     np.testing.assert_allclose(one, wanted[:1, :1], atol=1e-5)
     np.testing.assert_allclose(said, wanted, atol=1e-5)
-    rounded = compress.runtime(compress.quantise(file, tmp_path / "int8.onnx"))(windows)
+    rounded = compress.runtime(int8)(windows)
     assert 0 < np.abs(rounded - wanted).max() < 0.2 * np.ptp(wanted) and wanted.std() > 1e-3
 
 

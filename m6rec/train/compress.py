@@ -6,6 +6,7 @@ both have had as many steps with labels. Source: M6-Rec section 4.2.
 
 import copy
 import dataclasses
+import itertools
 import logging
 import sys
 import warnings
@@ -107,15 +108,27 @@ class Variants:
         return self.train("edge", small, distillation, teacher, 2 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
-        """`full` with the smallest of every matrix cut while it is tuned on."""
-        pruning = Pruning(network := self.full(), share, self.tune)
+        """`full`, tuned on while more and more of every matrix is cut, the smallest first: gradual magnitude pruning.
+
+        The share that is cut grows as 1 − (1 − t/T)³; the last fifth of the steps only heals. Source: Zhu & Gupta 2017,
+        eq. 1. `InputError` for a share outside 0..1.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
+        network, done = self.full(), itertools.count(1)
+        matrices = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
+        for module in matrices:
+            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
 
         def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-            pruning.step()
+            left = max(0.0, 1 - next(done) / (0.8 * self.tune))
+            for weight in (module.parametrizations.weight for module in matrices):
+                weight[0].cut(weight.original, share * (1 - left**3))
             return exit_losses(net, windows)
 
         self.train(f"pruned-{share}", network, loss)
-        pruning.finish()
+        for module in matrices:
+            parametrize.remove_parametrizations(module, "weight")  # the zeros become a part of it
         return network
 
     def train(
@@ -158,35 +171,11 @@ class Sparse(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
-
-class Pruning:
-    """Gradual magnitude pruning: the share that is cut grows as 1 − (1 − t/T)³, each matrix by its own smallest.
-
-    Call `step()` before every training step, and `finish()` at the end. Source: Zhu & Gupta 2017, eq. 1.
-    """
-
-    def __init__(self, network: nn.Module, share: float, steps: int):
-        if not 0 < share < 1:
-            raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
-        self.share, self.steps, self.done = share, steps, 0
-        self.matrices = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Embedding))]
-        for module in self.matrices:
-            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
-
     @torch.no_grad()
-    def step(self) -> None:
-        """Cut what is due now. The last fifth of the steps only heals."""
-        self.done += 1
-        left = max(0.0, 1 - self.done / (0.8 * self.steps))
-        for module in self.matrices:
-            mask, weight = module.parametrizations.weight[0].mask, module.parametrizations.weight.original
-            if count := round(self.share * (1 - left**3) * weight.numel()):
-                mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
-
-    def finish(self) -> None:
-        """Make the zeros a part of the weights."""
-        for module in self.matrices:
-            parametrize.remove_parametrizations(module, "weight")
+    def cut(self, weight: Tensor, share: float) -> None:
+        """Mask the smallest ones of the weight, whatever was masked before."""
+        if count := round(share * weight.numel()):
+            self.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
 
 
 class Exits(NamedTuple):
@@ -194,10 +183,6 @@ class Exits(NamedTuple):
 
     logits: np.ndarray  # (...): each from the exit that was sure enough
     layers: np.ndarray  # (...): how many layers it took
-
-    def saved(self, depth: int) -> float:
-        """The share of layers that was not run."""
-        return 1 - float(self.layers.mean()) / depth
 
 
 def early_exit(every: np.ndarray, threshold: float) -> Exits:
@@ -226,36 +211,27 @@ def serve_early_exit(network: TextTransformer, windows: Windows, threshold: floa
     return out, count
 
 
-def export(network: TextTransformer, windows: Windows, file: Path) -> Path:
-    """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
-    some, network = {0: "batch", 1: "count"}, copy.deepcopy(network).cpu().eval()
+def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
+    """Write the whole pass as edge.onnx, for any number of windows and candidates, and in int8 as int8.onnx.
+
+    int8 is dynamic: weights are rounded once, activations when they are computed.
+    """
+    file, int8, some = folder / "edge.onnx", folder / "int8.onnx", {0: "batch", 1: "count"}
+    network = copy.deepcopy(network).cpu().eval()
     network.forward = network.scores  # what is exported
     with _edge():
         from onnx_ir.passes import common
-
-        program = torch.onnx.export(
-            network,
-            (windows,),
-            input_names=windows._fields,
-            output_names=["logits"],
-            dynamic_shapes=(Windows({0: "batch"}, some, some),),
-            dynamo=True,
-            verbose=False,
-        )
-    # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
-    common.ClearMetadataAndDocStringPass()(program.model)
-    common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
-    program.save(file, external_data=False)
-    return Path(file)
-
-
-def quantise(file: Path, to: Path) -> Path:
-    """Dynamic int8: weights are rounded once, activations when they are computed."""
-    with _edge():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        quantize_dynamic(file, to, weight_type=QuantType.QInt8, per_channel=True)
-    return Path(to)
+        shapes = (Windows({0: "batch"}, some, some),)
+        names = {"input_names": windows._fields, "output_names": ["logits"], "dynamic_shapes": shapes}
+        program = torch.onnx.export(network, (windows,), **names, dynamo=True, verbose=False)
+        # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
+        common.ClearMetadataAndDocStringPass()(program.model)
+        common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
+        program.save(file, external_data=False)
+        quantize_dynamic(file, int8, weight_type=QuantType.QInt8, per_channel=True)
+    return file, int8
 
 
 def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
