@@ -294,7 +294,7 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
         present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
         scored = (hidden[m].to(present.device) & present[:, None]).to(patches)  # (N, P)
         error = ((patches - true) ** 2).mean(-1)
-        losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
+        losses[m] = (scored * error).sum() / (scored * network.items.patches[m].variance).sum().clamp(min=1e-6)
     return losses
 
 
