@@ -43,6 +43,7 @@ class Config:
     # (from text to the others).
     fusion: str = "joint"
     modality_dropout: float = 0.1  # chance of each of an item's modalities to be dropped in training; one always stays
+    catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities, as `drop` at serving
     profile: bool = True  # the user's profile columns
     request: bool = True  # the request's time (hour, weekday, gap since the last event) and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
@@ -72,7 +73,9 @@ class Config:
     patch_weight: float = 0.2  # of the masked image and sound patches' loss
     align_weight: float = 0.1  # of the contrastive alignment between the modalities of an item
     teacher_weight: float = 1.0  # of the dense head's distillation in the digits' loss
-    spectral: float = 0.0  # standard deviation of ID embeddings that start from co-occurrences. 0: small random vectors
+    # Standard deviation of ID embeddings that start from co-occurrences; with identity=False, of the vectors that
+    # contents learn to predict in `item_epochs`. 0: small random vectors, and no prediction.
+    spectral: float = 0.0
     smoothing: float = 0.0  # share of a target's probability for items that co-occur with it; none with `negatives`
     # Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
     # above 50,000 items.
@@ -144,7 +147,9 @@ class Config:
 
 _ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
 _SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
-_SHARES = ("dropout", "identity_dropout", "modality_dropout", "free_leaves", "average", "smoothing")  # below 1
+_SHARES = (  # below 1
+    "dropout", "identity_dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing",
+)  # fmt: skip
 _LOWEST = {  # of the others it is 0
     "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
     "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,

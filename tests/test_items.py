@@ -119,6 +119,18 @@ def test_modality_dropout_hides_some_and_never_the_last():
     assert kept.any(1).all() and not (kept & ~content.present).any() and kept.sum() < content.present.sum()
 
 
+def test_catalogue_dropout_hides_the_same_modalities_of_all_items_in_some_training_steps(monkeypatch):
+    made = network(catalogue_dropout=0.5, modality_dropout=0.0)
+    torch.manual_seed(0)
+    assert {made.items.hidden_modalities() for _ in range(20)} == {()}, "never outside training"
+    made.train()
+    drawn = [frozenset(made.items.hidden_modalities()) for _ in range(300)]
+    assert len(set(drawn)) == 7 and frozenset(MODALITIES) not in drawn and 0.4 < drawn.count(frozenset()) / 300 < 0.6
+    served = made.encode_items(drop=("text", "sound")).vectors
+    monkeypatch.setattr(ItemEncoder, "hidden_modalities", lambda self: ("text", "sound"))
+    torch.testing.assert_close(made.encode_items().vectors, served)
+
+
 def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
     made, content = network(identity=False), features()
     at_once = vectors(made, content)

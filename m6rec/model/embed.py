@@ -75,9 +75,8 @@ class ItemEncoder(nn.Module):
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
         width = config.width
-        self.fusion, self.identity_dropout, self.modality_dropout = (
-            config.fusion, config.identity_dropout, config.modality_dropout,
-        )  # fmt: skip
+        self.fusion, self.identity_dropout = config.fusion, config.identity_dropout
+        self.modality_dropout, self.catalogue_dropout = config.modality_dropout, config.catalogue_dropout
         self.modalities = [m for m in MODALITIES if m in config.modalities and (m == "text" or m in sizes)]
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
         self.patches = nn.ModuleDict({m: PatchEmbedding(*sizes[m], width) for m in self.modalities if m in sizes})
@@ -172,6 +171,13 @@ class ItemEncoder(nn.Module):
         count = picked.sum(-1, keepdim=True)
         means = torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers))
         return means, own
+
+    def hidden_modalities(self) -> tuple[str, ...]:
+        """Modality dropout of a whole step: in a share of them one or more modalities, but not all, for every item."""
+        count = len(self.modalities)
+        if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
+            return ()
+        return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
         """Modality dropout: mask some modalities of some items, never an item's last one."""

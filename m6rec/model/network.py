@@ -186,10 +186,11 @@ class Network(nn.Module):
             nn.init.zeros_(bias)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item.
+        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
+        drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
@@ -202,7 +203,8 @@ class Network(nn.Module):
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
             batch = content.take(self.distinct[group])
             batch = batch._replace(text=batch.text[:, :length])
-            parts.append(self.items.content(batch, modalities=tuple(modalities)).vectors)
+            used = tuple(m for m in modalities if m not in drop)
+            parts.append(self.items.content(batch, modalities=used).vectors)
         row = torch.full_like(self.distinct, -1)
         row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
         # Not by indexing, as above.

@@ -2,7 +2,8 @@
 
 - next event: cross-entropy over all items (`full_softmax`) or over sampled ones (`sampled_logits`)
 - digits of the semantic ID: the true path, and distillation from the dense head
-- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE)
+- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
+  squared error of spectral vectors predicted by it
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
 - segment network: the labels at every exit, distillation of logits and of relations
 
@@ -255,10 +256,19 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
     return path, distilled
 
 
-def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`."""
-    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
+def item_content(
+    network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`.
+
+    spectral (n, D): vectors that a batch of these items predict from their contents; the loss is in variances.
+    """
     modalities, losses = network.items.modalities, {}
+    if spectral is not None:
+        rows = rng.integers(len(content.present), size=config.batch)
+        known = content.take(rows).drop(*network.items.hidden_modalities()).to(network.codes.device)
+        losses["spectral"] = F.mse_loss(network.items.content(known).vectors, spectral[rows]) / config.spectral**2
+    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
     if "text" in modalities and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
     if network.patch_decoder and config.patch_weight:
