@@ -288,7 +288,7 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
     for m, patches in network.patch_decoder.patches(network.items, known, hidden).items():
         scored = (hidden[m] & known.present[:, MODALITIES.index(m), None]).to(patches)  # (N, P)
         error = ((patches - getattr(known, m)) ** 2).mean(-1)
-        losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
+        losses[m] = (scored * error).sum() / (scored * network.items.patches[m].variance).sum().clamp(min=1e-6)
     return losses
 
 
