@@ -70,5 +70,5 @@ $(STAMP):
 
 $(TESTED): $(STAMP)
 	@echo "Installing what the tests need into .venv (once)."
-	@$(INSTALL) '.[test,board,edge]'
+	@$(INSTALL) '.[test,edge]'
 	@touch $@

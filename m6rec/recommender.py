@@ -85,7 +85,7 @@ class M6Rec:
     def pretrain(self, **options: object) -> list[Epoch]:
         """Generative pretraining: what is missing of an item (text, patches), and the next event of every prefix.
 
-        Then the tree is grown over the learnt item vectors. options: `folder`, `resume`, `log` and `on_epoch` of
+        Then the tree is grown over the learnt item vectors. options: `folder`, `resume` and `on_epoch` of
         `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
@@ -111,9 +111,8 @@ class M6Rec:
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
-        data, split, config = self.data, self.split, self.config
+        data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        stream = losses.Stream(data, split, self.codes, self._training_content, near)
         sizes = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:
@@ -122,8 +121,8 @@ class M6Rec:
         return Stage(
             name,
             epochs,
-            lambda rng: contexts.training_batches(data, split, stream.codes, **sizes, rng=rng),
-            lambda network, batch, rng: loss(network, batch, config, stream, rng),
+            lambda rng: contexts.training_batches(data, split, self.codes, **sizes, rng=rng),
+            lambda network, batch, rng: loss(network, batch, config, content, near, rng),
             validate,
             losses.loss_weights(config),
         )
