@@ -147,7 +147,7 @@ def segmented() -> RatingWindows:
 
 
 def variants() -> Variants:
-    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), epochs=1, tune=1)
+    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
 
 
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:

@@ -336,20 +336,3 @@ def test_the_cache_keys_on_config_and_data():
     assert key == M6Rec.cache_key(small_data(), config)
     assert key != M6Rec.cache_key(small_data(seed=1), config)
     assert key != M6Rec.cache_key(data, small_model(width=8).config)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it itself
-def test_compiled_layers_learn_what_the_others_learn_and_are_let_go_afterwards(monkeypatch):
-    """Traced, but not turned into machine code, which would take minutes."""
-    compiled, compile = [], torch.nn.Module.compile
-
-    def traced(module, **options):
-        compiled.append(type(module).__name__)
-        compile(module, backend="eager", **options)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
-    plain, other = (small_model(small_data(), dropout=0.0, compile=c) for c in (False, True))
-    assert [e.losses for e in plain.pretrain()] == [e.losses for e in other.pretrain()]
-    assert compiled == ["ContextFusion"]
-    assert other.network.fusion._compiled_call_impl is None
-    assert other.config.fingerprint == plain.config.fingerprint, "it is no other model"

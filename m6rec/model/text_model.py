@@ -7,7 +7,7 @@
 - heads: the next token, tied to the token embedding; with `scores` a score after each layer, where it can exit
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,12 +99,35 @@ class TextTransformer(nn.Module):
         self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
     ) -> TextOutput:
         """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
+        x, present, mask = self._tokens(source, target)
+        run = self.blocks(x, mask, positions_of(present), weights=weights)
+        return self._output(run, present, source.shape[1] if logits else None)
+
+    def read(
+        self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
+    ) -> Tensor:
+        """The state (B, D) of the last token: the last layer is run for it alone, which saves much.
+
+        soft: prompts (n, D) before every source. adapters: as in `Stack.forward`.
+        """
+        x, present, mask = self._tokens(source, target, soft)
+        positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
+        x = self.blocks(x, mask, positions, adapters=adapters, last=-1).states
+        at = torch.arange(len(x), device=self.device), (number * present).argmax(1)
+        options = {"keys": (x, positions), "adapters": adapters, "first": -1}
+        run = self.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options)
+        return self.norm(run.states.squeeze(1))
+
+    def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Embedded tokens of both regions (B, S + T, D), which of them are present, and the UniLM mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
-        present, mask = torch.cat((source, target), 1) != PAD, masks.unilm(source != PAD, target != PAD)
-        run = self.blocks(x, mask, positions_of(present), weights=weights)
-        return self._output(run, present, source.shape[1] if logits else None)
+        read, begun = source != PAD, target != PAD
+        if soft is not None:
+            soft = (soft + self.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (n, D) -> (B, n, D)
+            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
+        return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
         """More target tokens (B, T) after those of a cache: equal to `forward` over all of them.
@@ -176,9 +199,3 @@ class TextTransformer(nn.Module):
 def positions_of(present: Tensor) -> Tensor:
     """(B, T) bool -> (B, T) positions that count present tokens only, from 0: padding moves nothing."""
     return (present.long().cumsum(1) - 1).clamp(min=0)
-
-
-def ends(source: Tensor, hidden: Tensor) -> Tensor:
-    """The states of each source's last token, [EOS']: source (B, S), hidden (B, ≥S, D) -> (B, D)."""
-    last = (source != PAD).sum(1) - 1
-    return hidden[torch.arange(len(source), device=source.device), last]

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from m6rec.data.text import EOS, PAD, Prompt, Tokenizer
 from m6rec.errors import InputError
-from m6rec.model.masks import unilm
-from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import text
 from m6rec.train.checkpoint import version
-from m6rec.train.fit import Stage, fit, fit_once
+from m6rec.train.fit import Stage, fit_once
 
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
 # but the head's was not searched, and adapters take the option-adapters'.
@@ -96,9 +95,8 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: TextTransformer, method: str, starts: Tensor):
         super().__init__()
-        self.backbone = copy.deepcopy(backbone)
         (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
-        self.backbone.requires_grad_(self.full)
+        self.backbone = copy.deepcopy(backbone).requires_grad_(self.full)
         self.prompts = self.adapters = None
         if self.options:
             self.prompts = nn.Parameter(starts.clone())
@@ -107,8 +105,7 @@ class Classifier(nn.Module):
             nn.init.zeros_(self.head.weight)
         if method == "prompt":
             self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
-            self.head.weight.data.copy_(starts)
-            self.head.requires_grad_(False)
+            self.head.requires_grad_(False).weight.copy_(starts)
             nn.init.zeros_(self.head.bias)
         if method.endswith("adapter"):
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
@@ -124,21 +121,8 @@ class Classifier(nn.Module):
         return self
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
-        """h (B, D): the state of the target's last token; the last layer is run for it alone, which saves much."""
-        net = self.backbone
-        source, target = source.to(net.device), target.to(net.device)
-        read, begun = source != PAD, target != PAD
-        x = torch.cat((net.embed(source, SOURCE), net.embed(target, TARGET)), 1)  # (B, S + T, D)
-        if self.prompts is not None:
-            soft = (self.prompts + net.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
-            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        there = torch.cat((read, begun), 1)
-        positions = positions_of(there)
-        x = net.blocks(x, unilm(read, begun), positions, adapters=self.adapters, last=-1).states
-        at = torch.arange(len(x), device=x.device), read.shape[1] + begun.sum(1) - 1
-        options = {"keys": (x, positions), "adapters": self.adapters, "first": -1}
-        h = net.blocks(x[at][:, None], there[:, None, None], positions[at][:, None], **options).states  # (B, 1, D)
-        return net.norm(h.squeeze(1))
+        """h (B, D): the state of the target's last token."""
+        return self.backbone.read(source, target, self.prompts, self.adapters)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (B, C)."""
@@ -184,15 +168,12 @@ def adapt(
     def losses(network: nn.Module, some: Examples, rng: np.random.Generator) -> dict[str, Tensor]:
         return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
 
-    stage = Stage(method, 1, batches, losses, keep="last")
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = dataclasses.replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    if keep:
-        fit_once(network, stage, config, made.key, passes, least, classes, *map(version, data), code=(adapt,))
-    else:
-        fit(network, stage, config)
-    return network.eval()
+    parts = (made.key, passes, least, classes, *map(version, data))
+    fit_once(network, Stage(method, 1, batches, losses), config, *parts, code=(adapt,), keep=keep)
+    return network
 
 
 @torch.no_grad()
@@ -213,14 +194,14 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
 
 
 def _check(method: str, data: Examples, classes: int) -> None:
+    labels, known = set(data.labels.tolist()), set(range(classes))
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
-    if not len(data.labels):
+    if not labels:
         raise InputError("there is no example to learn from: give each class at least one.")
-    for label in data.labels.unique().tolist():
-        if not 0 <= label < classes:
-            raise InputError(f"label {label} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
-    if missing := set(range(classes)) - set(data.labels.tolist()):
+    if strange := labels - known:
+        raise InputError(f"label {min(strange)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
+    if missing := known - labels:
         raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
     if prompts + (longest := _longest(data.source)) > text.SOURCE:

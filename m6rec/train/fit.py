@@ -5,7 +5,6 @@ epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
 """
 
 import copy
-import json
 import os
 import shutil
 import sys
@@ -43,9 +42,8 @@ class Stage(NamedTuple):
     epochs: int
     batches: Callable[[np.random.Generator], Iterable]  # one epoch's batches
     losses: Callable[[nn.Module, Any, np.random.Generator], dict[str, Tensor]]  # as they are logged
-    validate: Callable[[nn.Module], float] | None = None  # higher is better
+    validate: Callable[[nn.Module], float] | None = None  # higher is better; None: the last weights are kept
     weights: Mapping[str, float] = {}  # of the losses in the gradient, where it is not 1
-    keep: str = "best"  # the averaged weights that validated "best", or the "last"
 
 
 def fit(
@@ -55,23 +53,15 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
-    log: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train `network` in place; it ends with averaged weights, those that validated best or the last (`stage.keep`).
+    """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
 
     folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
-    bit where an uninterrupted run ends. log: a folder for TensorBoard. `InputError` for a loss that is not finite.
+    bit where an uninterrupted run ends. `InputError` for a loss that is not finite.
     """
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
-    board = None
-    if log:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
-        board = SummaryWriter(str(log / stage.name))
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network.to(device)
@@ -80,54 +70,47 @@ def fit(
         fused=device.type == "cuda" or None,
     )  # fmt: skip
     average, best = copy.deepcopy(network), copy.deepcopy(network)
-    state = checkpoint.TrainingState(stage.name, config.fingerprint)
-    parts = {"network": network, "average": average, "best": best}, optimizer, rng
-    folder = checkpoint.claim(folder, checkpoint.is_state) if folder else None
+    state = {"stage": stage.name, "config": config.fingerprint, "steps": 0, "rows": []}
+    parts = nn.ModuleDict({"network": network, "average": average, "best": best}), optimizer, rng
+    folder = checkpoint.claim(folder) if folder else None
     if resume and folder and (folder / checkpoint.STATE).exists():
         state = checkpoint.load_state(folder, state, *parts)
+    rows = state["rows"] = [Epoch(*row) for row in state["rows"]]
+    leader = max((row for row in rows if row.validation is not None), key=lambda row: row.validation, default=None)
 
     def follow() -> None:
-        _follow(average, network, config.average, state.steps)
-        state.steps += 1
+        _follow(average, network, config.average, state["steps"])
+        state["steps"] += 1
 
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
-    bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not watched)
+    bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", disable=not watched)
     patience = config.patience * config.validate_every
-    while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
-        begun, validation = time.perf_counter(), None
+    while len(rows) < stage.epochs and not (leader and leader.epoch <= len(rows) - patience):
+        begun, epoch, validation = time.perf_counter(), len(rows) + 1, None
         means = train_epoch(
             network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
             stage.weights, dtype, clip=1.0, after=follow,
         )  # fmt: skip
         losses = {name: float(mean) for name, mean in means.items()}
-        state.epoch += 1
         if not np.isfinite(list(losses.values())).all():
-            raise InputError(
-                f"the loss is not finite in epoch {state.epoch}: lower learning_rate={config.learning_rate}."
-            )
-        if stage.keep == "best" and (state.epoch % config.validate_every == 0 or state.epoch == stage.epochs):
+            raise InputError(f"the loss is not finite in epoch {epoch}: lower learning_rate={config.learning_rate}.")
+        if stage.validate and (epoch % config.validate_every == 0 or epoch == stage.epochs):
             validation = stage.validate(average.eval())
-            if validation > state.best:
-                state.best, state.best_epoch = validation, state.epoch
-                best.load_state_dict(average.state_dict())
-        state.seconds += time.perf_counter() - begun
-        row = Epoch(state.epoch, state.seconds, losses, validation)
-        state.log.append(row._asdict())
+        seconds = (rows[-1].seconds if rows else 0.0) + time.perf_counter() - begun
+        rows.append(row := Epoch(epoch, seconds, losses, validation))
+        if validation is not None and (leader is None or validation > leader.validation):
+            leader = row
+            best.load_state_dict(average.state_dict())
         if folder:
             checkpoint.save_state(folder, state, *parts)
         if on_epoch:
             on_epoch(row)
-        for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
-            if board:
-                board.add_scalar(name, value, state.epoch)
         bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
         bar.update()
     bar.close()
-    if board:
-        board.close()
-    network.load_state_dict((best if stage.keep == "best" else average).state_dict())
+    network.load_state_dict((best if stage.validate else average).state_dict())
     network.eval()
-    return [Epoch(**row) for row in state.log]
+    return rows
 
 
 def train_epoch(
@@ -158,23 +141,27 @@ def train_epoch(
     return {name: value / steps for name, value in sums.items()}
 
 
-def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple) -> list[Epoch]:
+def fit_once(
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple, keep: bool = True, **options: object
+) -> list[Epoch]:
     """`fit`, or what it came to before with the same config, `parts` and `code` (see `m6rec.cache.key`).
 
-    A training that was interrupted goes on.
+    A training that was interrupted goes on. keep=False: just `fit`, with these options.
     """
+    if not keep:
+        return fit(network, stage, config, **options)
     path = home() / "models" / f"{stage.name.lower()}-{key(config.fingerprint, *parts, code=code)}"
     work = path.with_name(f"{path.name}-training")
 
     def save(rows: list[Epoch], new: Path) -> None:
-        new.mkdir()
-        checkpoint.save_tensors(network.state_dict(), new / checkpoint.WEIGHTS)
-        (new / "log.json").write_text(json.dumps([row._asdict() for row in rows]), encoding="utf-8")
+        stages = {stage.name: [row._asdict() for row in rows]}
+        checkpoint.save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
 
     def load(folder: Path) -> list[Epoch]:
-        network.to(pick_device(config.device)).load_state_dict(checkpoint.load_tensors(folder / checkpoint.WEIGHTS))
+        weights, _, values = checkpoint.load_model(folder)
+        network.to(pick_device(config.device)).load_state_dict(weights)
         network.eval()
-        return [Epoch(**row) for row in checkpoint.read_json(folder / "log.json")]
+        return [Epoch(**row) for row in values["stages"][stage.name]]
 
     rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
