@@ -87,9 +87,8 @@ def opinions() -> Ratings:
 
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
-    return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
-    )
+    pinned = {"smoothing": 0.2, "spectral": 0.0, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE}
+    return m6rec.M6Rec(data, "small", **{**CONFIG, **pinned, **changes})
 
 
 def pretraining(data: m6rec.Dataset, **changes: object) -> list[float]:
