@@ -9,13 +9,12 @@ from typing import NamedTuple, Self, TypedDict
 import numpy as np
 import pandas as pd
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
-from m6rec.data import features, text
+from m6rec.data import features
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
@@ -23,6 +22,7 @@ from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.media import Media
 from m6rec.data.readers import shipped
 from m6rec.data.sources import home, load
+from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.reasons import reasons
@@ -75,13 +75,13 @@ class M6Rec:
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.fields, self.tokenizer = fitted or (
             Fields.fit(data, self.split, self.config),
-            text.train_tokenizer(data.items["text"].iloc[trained], self.config.vocabulary),
+            Tokenizer.fit(data.items["text"].iloc[trained], self.config.vocabulary, SPECIAL),
         )
         self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
         torch.manual_seed(self.config.seed)
         known, self.device = np.isin(np.arange(data.n_items), trained), pick_device(self.config.device)
-        self.network = Network(self.config, self.fields, self.features, self.tokenizer.get_vocab_size(), known)
+        self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
             start = self.config.spectral * spectral(data, self.split, self.config.width)

@@ -13,7 +13,7 @@ from fixtures import SEGMENTS, small_data, small_model
 
 from m6rec.data.ratings import RatingWindows
 from m6rec.data.sources import home
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 
 FIRST = ("test_outputs.py", "test_device.py")  # the longest: a worker that ends early takes what is left
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
@@ -92,4 +92,4 @@ def segmented():
 def network(segmented):
     """Late interaction, untrained."""
     torch.manual_seed(0)
-    return SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).eval()
+    return TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True).eval()

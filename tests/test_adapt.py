@@ -13,7 +13,7 @@ from m6rec.baselines.rating import DIN, ItemMean, Logistic
 from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.ratings import Ratings
-from m6rec.data.text import EOS, SEP, Prompt, PromptTokenizer
+from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.text_model import TextTransformer
@@ -29,7 +29,7 @@ WIDTH = 32
 def made():
     torch.manual_seed(0)
     config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
-    tokenizer = PromptTokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
+    tokenizer = Tokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
     return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
 
 
@@ -90,11 +90,11 @@ def test_every_method_learns_a_word(made, told, method, monkeypatch):
 def whole_pass(network, some):
     """Hidden states (B, S + T, D) of all layers over all tokens, the soft prompts before them."""
     net, (source, target) = network.backbone, (some.source, some.target)
-    soft = (network.prompts + net.regions.weight[0]).expand(len(source), -1, -1)
-    x = torch.cat((soft, net.embed(source), net.embed(target, 1)), 1)
+    soft = (network.prompts + net.segments.weight[0]).expand(len(source), -1, -1)
+    x = torch.cat((soft, net.embed(source, 0), net.embed(target, 1)), 1)
     given = torch.cat((torch.ones(soft.shape[:2], dtype=torch.bool), source != 0), 1)
     positions = (torch.cat((given, target != 0), 1).long().cumsum(1) - 1).clamp(min=0)
-    x = net.run(x, masks.unilm(given, target != 0), positions, adapters=network.adapters)
+    x = net.blocks(x, masks.unilm(given, target != 0), positions, adapters=network.adapters).states
     return net.norm(x)[:, soft.shape[1] :]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m6rec.model import masks
-from m6rec.model.attention import Block, attend, rotate
+from m6rec.model.attention import Block, KVCache, attend, rotate
 
 
 def heads(*shape: int) -> torch.Tensor:
@@ -65,8 +65,11 @@ def test_block_on_a_memory_equals_block_on_the_whole():
     block, x, places = Block(16, 2).eval(), torch.randn(3, 6, 16), torch.arange(6)
     whole = block(x, mask=masks.causal(6), positions=places).out
     memory = block.prefill(x[:, :4], places[:4]).extend(block.prefill(x[:, 4:], places[4:]))
-    tail = block(x[:, 5:], memory, positions=places[5:]).out
+    tail = block(x[:, 5:], positions=places[5:], past=KVCache(*(part[:, :, :5] for part in memory))).out
     torch.testing.assert_close(tail, whole[:, 5:])
+    torch.testing.assert_close(
+        block(x[:, 4:], positions=places[4:], keys=(x, places), mask=masks.causal(6)[4:]).out, whole[:, 4:]
+    )
 
 
 def test_unilm_mask_equals_its_slow_definition():

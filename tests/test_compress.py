@@ -11,26 +11,26 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.errors import InputError
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.checkpoint import version
 from m6rec.train.compress import Variants
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
-    small = SegmentNetwork(SEGMENTS, len(segmented.tokenizer), shared=True, embedding_size=4)
-    block = compress.parameters(network.layer(0))
+    small = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True, shared=True, embedding_size=4)
+    block = compress.parameters(network.blocks[0])
     assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
-    assert small.depth == DEPTH and small.layer(0) is small.layer(3)
+    assert small.depth == DEPTH and len(small.blocks) == 1
     windows = requests(segmented)
-    small(windows).sum().backward()
-    assert small.layer(0).q.weight.grad.abs().sum() > 0
+    small.scores(windows).sum().backward()
+    assert small.blocks[0].q.weight.grad.abs().sum() > 0
 
 
 def test_the_first_layers_are_the_teachers(segmented, network):
     short = compress.first_layers(network, dataclasses.replace(SEGMENTS, joint_layers=2)).eval()
     windows = requests(segmented)
-    torch.testing.assert_close(next(short.steps(windows)).logits, next(network.steps(windows)).logits)
+    torch.testing.assert_close(next(short.exits(windows)).logits, next(network.exits(windows)).logits)
 
 
 def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
@@ -39,7 +39,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
 
     def loss(net, windows):
         pruning.step()
-        weight = net.layer(0).q.weight
+        weight = net.blocks[0].q.weight
         shares.append(float((weight == 0).float().mean()))
         return losses.exit_losses()(net, windows)
 
@@ -54,11 +54,11 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network):
 
 
 def test_pruning_keeps_the_largest(network):
-    before = network.layer(0).q.weight.detach().clone()
+    before = network.blocks[0].q.weight.detach().clone()
     pruning = compress.Pruning(network, 0.5, steps=1)
     pruning.step()
     pruning.finish()
-    kept = network.layer(0).q.weight != 0
+    kept = network.blocks[0].q.weight != 0
     assert before[kept].abs().min() >= before[~kept].abs().max()
 
 
@@ -95,13 +95,20 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
 
 def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
     torch.manual_seed(0)
-    network = SegmentNetwork(
-        dataclasses.replace(SEGMENTS, joint_layers=2), len(segmented.tokenizer), shared=True, embedding_size=4
+    network = TextTransformer(
+        dataclasses.replace(SEGMENTS, joint_layers=2),
+        len(segmented.tokenizer),
+        scores=True,
+        shared=True,
+        embedding_size=4,
     ).eval()
     windows = requests(segmented)
     file = compress.export(network, requests(segmented, 2), tmp_path / "edge.onnx")
     assert file.stat().st_size < 300_000  # no stack traces, one copy of the block
-    said, wanted = compress.Runtime(file)(windows), network(windows).detach().numpy()  # more windows than it was traced
+    said, wanted = (
+        compress.Runtime(file)(windows),
+        network.scores(windows).detach().numpy(),
+    )  # more windows than it was traced
     one = compress.Runtime(file)(windows._replace(candidates=windows.candidates[:1, :1], source=windows.source[:1]))
     np.testing.assert_allclose(one, wanted[:1, :1], atol=1e-5)
     np.testing.assert_allclose(said, wanted, atol=1e-5)

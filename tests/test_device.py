@@ -95,7 +95,7 @@ def tasks() -> None:
     from m6rec.data.prompts import domain
     from m6rec.generate.cache import SegmentCache, score
     from m6rec.generate.text import write
-    from m6rec.model.segments import SegmentNetwork
+    from m6rec.model.text_model import TextTransformer
     from m6rec.tasks import retrieval
     from m6rec.tasks.retrieval import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress
@@ -110,11 +110,11 @@ def tasks() -> None:
     pairs = retrieval.pairs(made, known, np.arange(1, 9))
     assert len(retrieval.recall(retrieval.fit(pairs, epochs=1)(pairs.users, pairs.items), pairs.item)) == 8
     shop = test_golden.segmented()
-    network = SegmentNetwork(test_golden.SEGMENTS, len(shop.tokenizer)).to(pick_device()).eval()
+    network = TextTransformer(test_golden.SEGMENTS, len(shop.tokenizer), scores=True).to(pick_device()).eval()
     windows = shop.windows(shop.test)
     cache = SegmentCache(network, 2, length=windows.source.shape[2])
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
-    assert max(float((one - network(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
+    assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
     assert np.isfinite(compress.logits(network, shop, shop.test, every=True)).all()
     assert compress.serve_early_exit(network, windows, 0.0)[1] == 1
     print("every task", flush=True)

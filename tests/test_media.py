@@ -21,10 +21,10 @@ from PIL import Image
 import m6rec.data as d
 from m6rec.data import features, image, sound
 from m6rec.data.media import MEDIA_LIMIT, Media, MediaWarning
-from m6rec.data.text import PAD, tokens, train_tokenizer
+from m6rec.data.text import PAD, SPECIAL, Tokenizer
 from m6rec.errors import InputError
 
-TOKENIZER = train_tokenizer(["a red mug for coffee", "a blue coat & a hat"], 300)
+TOKENIZER = Tokenizer.fit(["a red mug for coffee", "a blue coat & a hat"], 300, SPECIAL)
 
 
 def picture(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
@@ -318,8 +318,8 @@ def test_augmented_sounds_lose_bands_and_frames_and_nothing_else():
 
 
 def test_texts_become_tokens_and_tokens_words_again():
-    ids = tokens(["A <b>red</b>  mug", None, "", "coffee " * 100_000], TOKENIZER, 8)
-    assert TOKENIZER.decode(ids[0]) == "a red mug"
+    ids = TOKENIZER.tokens(["A <b>red</b>  mug", None, "", "coffee " * 100_000], 8)
+    assert TOKENIZER.bpe.decode(ids[0]) == "a red mug"
     assert not ids[1:3].any() and (ids[3] != PAD).all()
 
 

@@ -102,7 +102,7 @@ def test_poisoned_test_and_validation_events_change_nothing_that_is_fitted():
     dirty_data = type(data)(data.name, data.timed, data.items, data.users, poisoned, data.offsets)
     dirty = small_model(dirty_data)
     assert clean.fields == dirty.fields
-    assert clean.tokenizer.get_vocab() == dirty.tokenizer.get_vocab()
+    assert clean.tokenizer.bpe.get_vocab() == dirty.tokenizer.bpe.get_vocab()
     rngs = [np.random.default_rng(3) for _ in range(2)]
     batches = [
         list(training_batches(m.data, m.split, m.codes, length=LENGTH, batch=16, rng=r))

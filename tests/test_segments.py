@@ -15,7 +15,7 @@ from m6rec.data.ratings import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, score
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.checkpoint import version
 
@@ -51,13 +51,15 @@ def test_training_windows_hold_training_events_alone(segmented):
 @pytest.mark.parametrize("local_layers", range(DEPTH))
 def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, local_layers):
     windows = requests(segmented)
-    together = network(windows, local_layers)
+    together = network.scores(windows, local_layers)
     for place in range(2):
         one = windows._replace(candidates=windows.candidates[:, [place]], liked=windows.liked[:, [place]])
-        torch.testing.assert_close(network(one, local_layers)[:, 0], together[:, place], atol=1e-5, rtol=0)
+        torch.testing.assert_close(network.scores(one, local_layers)[:, 0], together[:, place], atol=1e-5, rtol=0)
     wider = torch.nn.functional.pad(windows.candidates, (0, 3))
     source = torch.nn.functional.pad(windows.source, (0, 3))
-    torch.testing.assert_close(network(windows._replace(source=source, candidates=wider), local_layers), together)
+    torch.testing.assert_close(
+        network.scores(windows._replace(source=source, candidates=wider), local_layers), together
+    )
 
 
 def test_visits_come_back_with_one_more_event(segmented):
@@ -94,13 +96,13 @@ def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, netw
     moved = (network.local(changed, 2) - states).abs().amax((1, 2)) > 1e-6
     assert moved.nonzero().tolist() == [[1]]
     other = windows._replace(source=changed.unflatten(0, windows.source.shape[:2]))
-    assert (network(other, 2) - network(windows, 2)).abs().max() > 1e-4  # but after them they do
+    assert (network.scores(other, 2) - network.scores(windows, 2)).abs().max() > 1e-4  # but after them they do
 
 
 @pytest.mark.parametrize("local_layers", range(1, DEPTH))
 def test_serving_equals_the_training_path_for_every_depth(segmented, network, local_layers):
     windows, cache = requests(segmented), cached(network, local_layers)
-    plain = network(windows, local_layers)
+    plain = network.scores(windows, local_layers)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
     assert cache.use.hits + cache.use.misses == 5 * 7 and cache.use.misses == cache.use.held
@@ -123,20 +125,22 @@ def test_a_stale_state_is_never_used(segmented, network):
     cache, windows = cached(network, 2), requests(segmented)
     first, old = score(cache, windows.source[0], windows.candidates[0]), cache.version
     optimizer = torch.optim.AdamW(network.parameters(), 1e-1)
-    network(windows, 2).square().mean().backward()
+    network.scores(windows, 2).square().mean().backward()
     optimizer.step()
     served = score(cache, windows.source[0], windows.candidates[0])
-    torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(served, network.scores(windows, 2)[0], atol=1e-5, rtol=0)
     assert cache.version != old and (served - first).abs().max() > 1e-3
-    other = SegmentNetwork(SEGMENTS, len(segmented.tokenizer))
+    other = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
     for change in (
         lambda: network.load_state_dict(other.state_dict()),
-        lambda: network.load_state_dict(SegmentNetwork(SEGMENTS, len(segmented.tokenizer)).state_dict(), assign=True),
-        lambda: network.blocks.__setitem__(0, SegmentNetwork(SEGMENTS, 300).eval().blocks[0]),
+        lambda: network.load_state_dict(
+            TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True).state_dict(), assign=True
+        ),
+        lambda: network.blocks.__setitem__(0, TextTransformer(SEGMENTS, 300, scores=True).eval().blocks[0]),
     ):
         change()
         served, stale = score(cache, windows.source[0], windows.candidates[0]), served
-        torch.testing.assert_close(served, network(windows, 2)[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(served, network.scores(windows, 2)[0], atol=1e-5, rtol=0)
         assert (served - stale).abs().max() > 1e-3
 
 
@@ -186,7 +190,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
     made = []
     for keep in (True, True, False):
         torch.manual_seed(0)
-        net = SegmentNetwork(SEGMENTS, len(segmented.tokenizer))
+        net = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = losses.exit_losses(1)(net.eval(), windows)["exits"].item()
         compress.train(net, segmented, losses.exit_losses(1), SEGMENTS, name="late-1", epochs=1, keep=keep)
@@ -197,7 +201,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
 def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
     windows = requests(segmented)
     steps = [
-        torch.nn.functional.binary_cross_entropy_with_logits(s.logits, windows.liked) for s in network.steps(windows)
+        torch.nn.functional.binary_cross_entropy_with_logits(s.logits, windows.liked) for s in network.exits(windows)
     ]
     by_hand = sum(2 * k / (DEPTH * (DEPTH + 1)) * loss for k, loss in enumerate(steps, 1))
     torch.testing.assert_close(losses.exit_losses()(network, windows)["exits"], by_hand)
@@ -206,8 +210,8 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
 def test_relations_are_zero_for_the_teacher_itself_and_need_no_equal_width(segmented, network):
     windows = requests(segmented)
     assert abs(losses.relation_distillation(network)(network, windows)["relations"].item()) < 1e-6
-    small = SegmentNetwork(
-        Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.tokenizer), embedding_size=4
+    small = TextTransformer(
+        Config(width=8, heads=2, joint_layers=2, history=4), len(segmented.tokenizer), scores=True, embedding_size=4
     )
     loss = losses.relation_distillation(network)(small, windows)["relations"]
     loss.backward()

@@ -10,7 +10,7 @@ from fixtures import small_data
 import m6rec
 from m6rec.config import Config
 from m6rec.data import prompts
-from m6rec.data.text import Prompt, PromptTokenizer
+from m6rec.data.text import Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.generate.text import trie, write
 from m6rec.model.text_model import TextTransformer
@@ -34,7 +34,7 @@ ASKED = Prompt(
 def backbone(*texts: str) -> Backbone:
     """An untrained one: whatever it prefers, a trie has to hold."""
     config = Config(width=16, heads=2, joint_layers=2, dropout=0.0)
-    tokenizer = PromptTokenizer.fit([*texts, *ASKED.segments, *ASKED.target], 400)
+    tokenizer = Tokenizer.fit([*texts, *ASKED.segments, *ASKED.target], 400)
     return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
 
 

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
-from m6rec.data.text import clean
+from m6rec.data.text import words
 from m6rec.errors import InputError
 
 FILLED = 0.1  # share of pairs from which on a dense table is multiplied faster
@@ -190,10 +190,10 @@ class Mixture:
 def tfidf(data: Dataset) -> sp.csr_array:
     """(N, words) float32, rows of unit length: TF-IDF of the items' texts. InputError where no text has a word."""
     try:
-        words = TfidfVectorizer(token_pattern=r"\w+", dtype=np.float32).fit_transform(data.items["text"].map(clean))
+        bag = TfidfVectorizer(analyzer=words, dtype=np.float32).fit_transform(data.items["text"])
     except ValueError as error:
         raise InputError(f"no item of {data.name} has a word in its text: give items a title or a text.") from error
-    return sp.csr_array(words)
+    return sp.csr_array(bag)
 
 
 def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:

@@ -23,7 +23,7 @@ from m6rec.baselines.sequential import SASRecNetwork, Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, Stack, decode_step
+from m6rec.model.attention import Block, KVCache, Stack
 
 LEVELS = 3  # of k-means; one more digit tells items apart that share these
 CHANNELS = 64  # of an item's content
@@ -99,7 +99,7 @@ class TigerNetwork(SASRecNetwork):
         before = [table(digit) for table, digit in zip(self.embedding[:-1], self.digits[items].T, strict=False)]
         x = torch.stack((state, *before), 1)  # (n, G, D)
         positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
-        x = self.decoder_norm(self.decoder(x, mask, positions))
+        x = self.decoder_norm(self.decoder(x, mask, positions).states)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.embedding)]
 
     def step(self, x: Tensor, level: int, cache: list[KVCache] | None) -> tuple[Tensor, list[KVCache]]:
@@ -107,8 +107,8 @@ class TigerNetwork(SASRecNetwork):
 
         Equal to `teacher_forced`, by a test.
         """
-        x, grown = decode_step(self.decoder, x, level, cache)
-        return self.decoder_norm(x) @ self.embedding[level].weight.T, grown
+        run = self.decoder(x[:, None], positions=torch.tensor([level], device=x.device), past=cache)
+        return self.decoder_norm(run.states[:, 0]) @ self.embedding[level].weight.T, run.caches
 
 
 def trie(digits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
-from m6rec.data.text import PROMPT_SPECIAL, PromptTokenizer
+from m6rec.data.text import PROMPT_SPECIAL, Tokenizer
 
 WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
 TEXT_WINDOW = 12  # the same of events in words
@@ -86,7 +86,7 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
     return counts
 
 
-def cooccurrence_init(domains: Sequence[Domain], tokenizer: PromptTokenizer, width: int, seed: int = 0) -> Tensor:
+def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> Tensor:
     """Token embeddings (V, D) from how often the words of an event follow those of its history, request and profile.
 
     Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and
@@ -119,7 +119,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: PromptTokenizer, wid
     return torch.from_numpy(out).float()
 
 
-def _bags(texts: Sequence[str], tokenizer: PromptTokenizer) -> sp.csr_array:
+def _bags(texts: Sequence[str], tokenizer: Tokenizer) -> sp.csr_array:
     """(n, V) how often each token is in each text."""
     ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
     rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])

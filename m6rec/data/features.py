@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
 
 from m6rec.cache import cached, key
 from m6rec.config import MODALITIES
 from m6rec.data import image, sound
 from m6rec.data.media import Media, MediaWarning, shown
-from m6rec.data.text import PAD, tokens
+from m6rec.data.text import PAD, Tokenizer
 from m6rec.errors import InputError
 
 
@@ -82,7 +81,7 @@ def preprocess(
     length: tokens of a text that are kept. cache: folder for the decoded patches, by the files' content.
     What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
     """
-    ids, problems = tokens(items["text"], tokenizer, length), []
+    ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name in FILE_MODALITIES:
         sources = list(items[name]) if name in items.columns else [None] * len(items)

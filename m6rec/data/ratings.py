@@ -20,7 +20,7 @@ from torch import Tensor
 from m6rec.data import prompts
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import Domain, domain
-from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, PromptTokenizer, pad
+from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, pad
 from m6rec.errors import InputError
 
 LIKED = 4.0  # the lowest rating that is a like
@@ -224,7 +224,7 @@ class RatingWindows(RatedEvents):
         ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
         read = np.unique(self.item[self.is_train])
         training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // BUCKETS * ranks
-        self.tokenizer = PromptTokenizer.fit([*training, *profiles], vocabulary)
+        self.tokenizer = Tokenizer.fit([*training, *profiles], vocabulary)
         self.profiles = self._table(profiles, SOURCE_BOS)  # (U, L): never empty
         self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
         candidates = self._table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score

@@ -5,13 +5,11 @@ reader takes which files.
 """
 
 import csv
-import gzip
 import io
 import json
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,15 +18,13 @@ import pandas as pd
 from m6rec.data.features import FILE_MODALITIES
 from m6rec.data.lookup import YEAR
 from m6rec.data.media import OUTSIDE, Media
-from m6rec.data.schema import ROW, Frames, Report, numbers
+from m6rec.data.schema import ROW, Frames, Report
 from m6rec.errors import InputError
 
 RECBOLE = {"items": "item", "users": "user", "interactions": "inter"}  # table -> ending of RecBole's file
-IDS = ["item_id", "user_id", "item_id:token", "user_id:token"]
-AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
+IDS = ("item_id", "user_id", "item_id:token", "user_id:token")
 MEMBER = 2 << 30  # bytes of one member of a zip archive
-LINE = 16 << 20  # bytes of one line; a longer one is malformed, and is never held as a whole
-csv.field_size_limit(LINE)  # of 131,072 characters otherwise, fewer than a text may have
+csv.field_size_limit(16 << 20)  # characters; of 131,072 otherwise, fewer than a text may have
 
 
 def shipped(name: str) -> Path:
@@ -61,36 +57,36 @@ def unpack(archive: Path, member: str) -> bytes:
 def read_csv(text: str, file: str, table: str, report: Report, sep: str = ",", header: Sequence[str] = ()):
     """A table of delimited text; `header` where it has none. Quotes are special between commas only.
 
-    A row with too many fields is a problem; what is missing at a row's end is empty. Ids that are all whole numbers
-    become numbers.
+    A row with too many fields is a problem; what is missing at a row's end is empty. A column of numbers becomes
+    numeric; ids do so where they all are whole numbers without leading zeros, titles, texts and names of files never.
     """
-    report.files[table] = file
-    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=sep, quoting=quoting, strict=True)
-    rows = (row for row in rows if len(row) > 1 or "".join(row).strip())
-    good, trimmed = [], io.StringIO()
-    write = csv.writer(trimmed).writerow
+    report.files[table], quoting = file, csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
     try:
-        header = header or next(rows, [])
-        if not header:
-            raise InputError(f"{file} is empty; give it a header and rows.")
-        write(header)
-        for i, row in enumerate(rows):
-            if any(row[len(header) :]):
-                problem = f"has {len(row)} fields under a header of {len(header)}"
-                report.add(table, i, "", problem, "put a text that holds the separator in quotes")
-            else:
-                good.append(i)
-                write(row[: len(header)])
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=sep, quoting=quoting, strict=True)
+        rows = [row for row in rows if len(row) > 1 or "".join(row).strip()]
     except csv.Error as error:
         raise InputError(f"{file} cannot be read ({error}); close every quote.") from None
-    trimmed.seek(0)
-    options = dict(dtype=AS_WRITTEN, keep_default_na=False, na_values=[""], low_memory=False, skip_blank_lines=False)
-    frame = pd.read_csv(trimmed, index_col=False, **options).set_index(pd.Index(good, name=ROW))
-    for name in frame.columns.intersection(IDS):
-        if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():
-            frame[name] = frame[name].astype(np.int64)
-    return frame
+    if not header and not rows:
+        raise InputError(f"{file} is empty; give it a header and rows.")
+    header, good = header or rows.pop(0), {}
+    for i, row in enumerate(rows):
+        if any(row[len(header) :]):
+            problem = f"has {len(row)} fields under a header of {len(header)}"
+            report.add(table, i, "", problem, "put a text that holds the separator in quotes")
+        else:
+            good[i] = [cell or None for cell in row[: len(header)]] + [None] * (len(header) - len(row))
+
+    def typed(column: pd.Series) -> pd.Series:
+        if column.name in ("title", "text", *FILE_MODALITIES):
+            return column
+        if column.name in IDS:
+            numeric = column.str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all()  # 007 is not 7
+            return column.astype(np.int64) if numeric else column
+        numbers = pd.to_numeric(column, errors="coerce")
+        return numbers if numbers.notna().equals(column.notna()) else column
+
+    frame = pd.DataFrame([*good.values()], pd.Index([*good], name=ROW, dtype=np.int64), header, "str")
+    return frame.apply(typed) if good else frame
 
 
 def read_folder(folder: str | Path, report: Report) -> Frames:
@@ -176,21 +172,6 @@ def _member(archive: Path, table: str, report: Report, encoding: str, name: str,
     return read_csv(text, PurePosixPath(name).name, table, report, sep, header.split())
 
 
-def _lines(path: Path, table: str, report: Report, problem: str, columns: list[str], parse: Callable):
-    """A row of what `parse` makes of each line of a file, which may be gzipped: None is the problem, () no row."""
-    report.files[table], rows = path.name, {}
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for row, line in enumerate(iter(lambda: file.readline(LINE), b"")):
-                if (cells := parse(line.decode("utf-8-sig", "replace").strip())) is None:
-                    report.add(table, row, "", problem, "mend it or drop it")
-                elif cells:
-                    rows[row] = cells
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); replace it and load again.") from None
-    return pd.DataFrame([*rows.values()], pd.Index([*rows], name=ROW), columns, object)
-
-
 def movielens(folder: Path, report: Report, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
     """Films, people and ratings. text: title without year | genres | year. A film without a year has 0.
 
@@ -229,16 +210,16 @@ def sequences(
 
     attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
     """
-
-    def parse(line: str) -> list | None:
-        user, *items = map(int, line.split()) if re.fullmatch(r"[0-9]{1,18}(\s+[0-9]{1,18})+", line) else [0]
-        return [user, items] if items else None
-
-    problem = "is no user number with item numbers behind it"
-    rows = _lines(folder / file, "interactions", report, problem, ["user_id", "item_id"], parse)
-    if rows.empty:
-        raise InputError(f"{file} has no line of a user number and item numbers, parted by spaces; give at least one.")
-    events = rows.explode("item_id").astype(np.int64).assign(action="review")
+    try:
+        lines = pd.Series((folder / file).read_text("utf-8-sig", "replace").splitlines(), dtype="str", name="")
+    except OSError as error:
+        raise InputError(f"{folder / file} cannot be read ({error}); replace it and load again.") from None
+    report.files["interactions"], lines = file, lines.rename_axis(ROW).str.strip()
+    numbers = lines.str.fullmatch(r"[0-9]{1,18}(\s+[0-9]{1,18})+")
+    check = lines, numbers, "is no user number with item numbers behind it", "mend it or drop it"
+    rows = report.good("interactions", lines.to_frame("row"), check)["row"].str.split()
+    events = pd.DataFrame({"user_id": rows.str[0], "item_id": rows.str[1:], "action": "review"}).explode("item_id")
+    events = events.astype({"user_id": np.int64, "item_id": np.int64})
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
     names = items["item_id"].astype("str")
     items["title"] = f"{noun} " + names
@@ -250,78 +231,6 @@ def sequences(
             fix = "give one JSON object of item number -> list of attribute numbers"
             raise InputError(f"{folder / attributes} cannot be read ({error}); {fix}.") from None
     return Frames(items, None, events)
-
-
-LIST, TEXT = (list, type(None)), (str, type(None))
-PRODUCT = {"parent_asin": str, "title": TEXT, "features": LIST, "description": LIST, "categories": LIST, "images": LIST}
-REVIEW = {"user_id": str, "parent_asin": str, "timestamp": int, "rating": (int, float)}
-
-
-def amazon_2023(folder: Path, report: Report, category: str) -> Frames:
-    """Reviews and products of one category, as the McAuley Lab publishes them. A product is a `parent_asin`.
-
-    text: title | features | description | categories. `image_address` is where the main photograph lies; those that
-    were saved under the last part of that address into `images/` are the items' `image`.
-    """
-    items = _objects(folder / f"meta_categories/meta_{category}.jsonl.gz", "items", report, PRODUCT)
-    ids, address = items["parent_asin"].replace("", None), [*map(_address, items["images"])]
-    title, text = _joined(items, ["title"]), _joined(items, list(PRODUCT)[1:-1])
-    items = pd.DataFrame({"item_id": ids, "title": title.fillna(ids), "text": text.fillna(ids)})
-    items["image_address"] = address
-    events = _objects(folder / f"review_categories/{category}.jsonl.gz", "interactions", report, REVIEW)
-    events.columns = ["user_id", "item_id", "timestamp", "value"]
-    stems = [PurePosixPath(path or "").stem for path in address]
-    return _pictured(items, stems, events.assign(action="review"), folder / "images")
-
-
-def _objects(path: Path, table: str, report: Report, types: dict[str, object]) -> pd.DataFrame:
-    """The fields of these types of JSON objects, one a line."""
-
-    def parse(line: str) -> list | None:
-        try:
-            cells = [*map(json.loads(line).get, types)]
-        except (ValueError, RecursionError, AttributeError):
-            return None
-        return cells if all(map(isinstance, cells, types.values())) else None
-
-    return _lines(path, table, report, f"is no JSON object with {', '.join(types)} of the right types", [*types], parse)
-
-
-def _address(images: list | None) -> str | None:
-    """The largest version of the main photograph; of the first one where none is called main."""
-    images = [image for image in images or [] if isinstance(image, dict)]
-    images.sort(key=lambda image: image.get("variant") != "MAIN")
-    sizes = [image.get(size) for image in images for size in ("hi_res", "large", "thumb")]
-    return next((size for size in sizes if isinstance(size, str)), None)
-
-
-def microlens(folder: Path, report: Report) -> Frames:
-    """MicroLens-100K: short videos with titles (item,title) and covers, and who commented (user,item,timestamp)."""
-
-    def parse(line: str) -> tuple | None:
-        number, title = re.fullmatch(r"([0-9]{1,18})\s*,(.*)|.*", line).groups()  # a title may hold commas
-        if number is None:
-            return () if line.startswith("item,") else None
-        title = " ".join(title.strip('" ').split())
-        return int(number), title or f"Video {int(number)}", title
-
-    problem, columns = "is no item number with a title behind it", ["item_id", "title", "text"]
-    items = _lines(folder / "MicroLens-100k_title_en.csv", "items", report, problem, columns, parse)
-    file = folder / "MicroLens-100k_pairs.csv"
-    events = read_csv(file.read_text("utf-8-sig", "replace"), file.name, "interactions", report)
-    events = events.reindex(columns=["user", "item", "timestamp"]).set_axis(["user_id", "item_id", "timestamp"], axis=1)
-    stems = items["item_id"].astype("str")
-    return _pictured(items, stems, events.assign(action="comment"), folder / "MicroLens-100k_covers.zip")
-
-
-def _pictured(items: pd.DataFrame, stems: Iterable[str], events: pd.DataFrame, place: Path) -> Frames:
-    """Events in the order of their milliseconds, and items with the pictures of these stems in a place, if any."""
-    events = events.assign(timestamp=numbers(events["timestamp"]) / 1000).sort_values("timestamp", kind="stable")
-    media = Media.open(place) if place.exists() else None
-    names = {PurePosixPath(name).stem: name for name in (media.names() if media else ())}
-    if not names:
-        return Frames(items, None, events)
-    return Frames(items.assign(image=pd.Series(map(names.get, stems), items.index, object)), None, events, media)
 
 
 def mind(folder: Path, report: Report, members: Sequence[Sequence[str]]) -> Frames:
@@ -338,18 +247,11 @@ def mind(folder: Path, report: Report, members: Sequence[Sequence[str]]) -> Fram
     items = items.drop_duplicates("item_id")  # both archives hold many of the same news
     text = _joined(items, ["title", "abstract", "category", "subcategory"]).fillna("")
     items = items.assign(text=text, title=items["title"].fillna(items["item_id"]))
-    rows = rows.assign(**rows[["history", "impressions"]].astype("str").fillna(""))
-    times = pd.to_datetime(rows["time"], format="%m/%d/%Y %I:%M:%S %p", errors="coerce").astype("datetime64[s]")
-    clicks = rows["impressions"].str.fullmatch(r"\S+-[01](?: \S+-[01])*") | times.isna()
-    checks = [
-        (rows["time"], times.notna(), "is no time such as 11/9/2019 9:05:58 AM", "drop the row"),
-        (rows["impressions"], clicks, "is not such as N1-0 N2-1", "drop the row"),
-    ]
-    rows = report.good("interactions", rows.assign(timestamp=times), *checks)
-    rows = rows.sort_values("timestamp", kind="stable").astype({"timestamp": "int64"})
-    past = rows.drop_duplicates("user_id").assign(timestamp=1570838400, action="history")  # 2019-10-12
+    rows["timestamp"] = pd.to_datetime(rows["time"], format="%m/%d/%Y %I:%M:%S %p", errors="coerce")
+    rows = rows.astype({"history": "str", "impressions": "str"}).sort_values("timestamp", kind="stable")
+    past = rows.drop_duplicates("user_id").assign(timestamp=pd.Timestamp("2019-10-12"), action="history")
     past["item_id"] = past["history"].str.split()
-    clicks = rows.assign(action="click", item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)").tolist())
+    clicks = rows.assign(action="click", item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)"))
     events = pd.concat([past, clicks]).explode("item_id").dropna(subset="item_id")
     columns = ["item_id", "title", "text", "category", "subcategory"], ["user_id", "item_id", "timestamp", "action"]
     return Frames(items[columns[0]], None, events[columns[1]])

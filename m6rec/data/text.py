@@ -1,4 +1,4 @@
-"""From raw texts to tokens: cleaning, a byte-pair tokenizer, and prompts as token ids.
+"""From raw texts to tokens: cleaning, words, a byte-pair tokenizer, and prompts as token ids.
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
@@ -9,15 +9,17 @@ M6-Rec section 3.1.
 
 import html
 import itertools
+import json
 import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+import tokenizers as hf
 
 from m6rec.errors import InputError
 
@@ -26,6 +28,11 @@ PAD, UNK, MASK, BOS, EOS = range(5)
 PROMPT_SPECIAL = (*SPECIAL, "[BOS']", "[EOS']", "[SEP]")
 SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
 LONGEST = 100_000  # characters that are read
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+NOT_LATIN = re.compile(r"[^\W\0-\u024f]")  # a letter beyond Latin Extended-B
+# Thai, Lao, Burmese, Khmer, kana and Chinese characters: written without spaces. \w lacks their vowel signs.
+SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"([{SPACELESS}]+)|[^\W{SPACELESS}]+")
 
 
 def clean(text: object) -> str:
@@ -37,30 +44,13 @@ def clean(text: object) -> str:
     return " ".join(text.split())
 
 
-def train_tokenizer(
-    texts: Iterable[str], vocabulary: int, special: Iterable[str] = SPECIAL, alphabet: str = ""
-) -> Tokenizer:
-    """A byte-pair tokenizer of at most `vocabulary` tokens, trained on cleaned, lower-cased texts.
-
-    special: tokens that no text spells, from 0 on; alphabet: characters that are known even if no text has them.
-    """
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()  # tokens back to words with single spaces
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(special), initial_alphabet=list(alphabet), show_progress=False
-    )
-    tokenizer.train_from_iterator([clean(t) for t in texts], trainer)
-    return tokenizer
-
-
-def tokens(texts: Iterable[object], tokenizer: Tokenizer, length: int) -> np.ndarray:
-    """Raw texts -> token ids (N, length) int64, padded with 0 on the right; a missing text is all padding.
-
-    A text longer than `length` tokens keeps its first ones.
-    """
-    return pad([e.ids[:length] for e in tokenizer.encode_batch([clean(t) for t in texts])], length)
+def words(text: object) -> list[str]:
+    """The lower-case words of a text; where a script has no spaces, every two characters that stand together."""
+    found = []
+    for match in WORD.finditer(clean(text).lower()):
+        run = match[0]
+        found += [run[i : i + 2] for i in range(max(1, len(run) - 1))] if match[1] else [run]
+    return found
 
 
 def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
@@ -98,26 +88,72 @@ class Tokens(NamedTuple):
     loss_mask: np.ndarray  # (B, T) bool: tokens that are generated; [BOS] and given segments are not
 
 
-class PromptTokenizer:
-    """Prompts to token ids."""
+class Tokenizer:
+    """Texts and prompts to token ids, by byte pairs. Special tokens come first: of items 5, of prompts 8."""
 
-    def __init__(self, bpe: Tokenizer):
-        if bpe.token_to_id("[SEP]") != SEP:
-            raise InputError("this tokenizer has no [SEP] at its place: make one with PromptTokenizer.fit(texts).")
-        self.bpe = bpe
-        bpe.encode_special_tokens = True  # a title that spells [EOS] ends nothing
-        self.segment: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(
-            lambda words: (*bpe.encode(clean(words)).ids, SEP)
+    def __init__(self, bpe: hf.Tokenizer):
+        special = PROMPT_SPECIAL if bpe.token_to_id("[SEP]") == SEP else SPECIAL
+        if [bpe.token_to_id(token) for token in special] != list(range(len(special))):
+            raise InputError("this tokenizer has other special tokens: make one with Tokenizer.fit(texts).")
+        self.bpe, self.special = bpe, len(special)
+        # A title that spells [EOS] ends no prompt; an item's text that spells [MASK] has a gap.
+        bpe.encode_special_tokens = special is PROMPT_SPECIAL
+        self.ids: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=200_000)(
+            lambda text: tuple(bpe.encode(clean(text)).ids)
         )
 
     @classmethod
-    def fit(cls, texts: Iterable[str], vocabulary: int = 2048) -> "PromptTokenizer":
-        """A tokenizer trained on these texts; every printable ASCII character is known."""
-        alphabet = string.ascii_lowercase + string.digits + string.punctuation
-        return cls(train_tokenizer(texts, vocabulary, PROMPT_SPECIAL, alphabet))
+    def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
+        """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
+
+        Prompts know every printable ASCII character. Texts that are not all in Latin letters also get a token for each
+        byte: characters without a token are spelled by these.
+        """
+        texts, known = list(map(clean, texts)), ""
+        if special == PROMPT_SPECIAL:
+            known = string.ascii_lowercase + string.digits + string.punctuation
+        bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)
+        bytewise = spare > 0 and any(map(NOT_LATIN.search, texts))
+        bpe.normalizer, bpe.pre_tokenizer = hf.normalizers.Lowercase(), hf.pre_tokenizers.Metaspace()
+        bpe.decoder = hf.decoders.Metaspace()  # tokens back to words with single spaces
+        trainer = hf.trainers.BpeTrainer(
+            vocab_size=vocabulary - bytewise * len(BYTES),
+            special_tokens=list(special),
+            initial_alphabet=list(known),
+            limit_alphabet=max(2 * spare // 3, len(known)) if bytewise else 2**20,  # the rarest characters are spelled
+            show_progress=False,
+        )
+        bpe.train_from_iterator(texts, trainer)
+        if bytewise:  # appended: as special tokens, they would be read in texts that have "<0x41>"
+            state, size = json.loads(bpe.to_str()), bpe.get_vocab_size()
+            state["model"]["byte_fallback"] = True
+            state["model"]["vocab"] |= {token: size + byte for byte, token in enumerate(BYTES)}
+            state["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, state["decoder"]]}
+            bpe = hf.Tokenizer.from_str(json.dumps(state))
+        return cls(bpe)
+
+    @classmethod
+    def from_file(cls, file: str | Path) -> Self:
+        """What `save` wrote."""
+        return cls(hf.Tokenizer.from_file(str(file)))
+
+    def save(self, file: str | Path) -> None:
+        """As JSON."""
+        self.bpe.save(str(file))
 
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
+
+    def tokens(self, texts: Iterable[object], length: int) -> np.ndarray:
+        """Raw texts -> token ids (N, length) int64, padded with 0 on the right; a missing text is all padding.
+
+        A text longer than `length` tokens keeps its first ones.
+        """
+        return pad([e.ids[:length] for e in self.bpe.encode_batch([clean(t) for t in texts])], length)
+
+    def segment(self, text: str) -> tuple[int, ...]:
+        """A part of a prompt, which [SEP] ends."""
+        return (*self.ids(text), SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
         """The bidirectional region in at most `length` tokens: where it is too long, the oldest events are left out.
@@ -159,6 +195,6 @@ class PromptTokenizer:
         for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
             if token == SEP:
                 parts.append([])
-            elif token >= len(PROMPT_SPECIAL):
+            elif token >= self.special:
                 parts[-1].append(token)
         return [self.bpe.decode(part) for part in parts if part]

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
 from m6rec.data.dataset import Dataset, Targets
+from m6rec.data.text import words
 
 _SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
 
@@ -14,7 +15,7 @@ def per_list(lists: np.ndarray, targets: Targets, training: sp.csr_array) -> dic
     """Novelty (bits), diversity and miscalibration of the lists (U, k) of these targets; NaN where one is too short."""
     return {
         "novelty": novelty(lists, training),
-        "diversity": diversity(lists, normalize(_bag(targets.data.items["text"], r"\w+"))),
+        "diversity": diversity(lists, normalize(_bag(targets.data.items["text"].map(words)))),
         "miscalibration": miscalibration(lists, targets.seen(), categories(targets.data)),
     }
 
@@ -73,7 +74,8 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 def categories(data: Dataset) -> sp.csr_array:
     """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
     column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
-    return normalize(_bag(data.items[column], r"\w+" if column == "text" else r"[^\s|,]+"), "l1")
+    names = data.items[column]
+    return normalize(_bag(names.map(words) if column == "text" else names.str.lower().str.findall(r"[^\s|,]+")), "l1")
 
 
 def inverse_propensity(items: np.ndarray, training: sp.csr_array) -> np.ndarray:
@@ -85,11 +87,11 @@ def inverse_propensity(items: np.ndarray, training: sp.csr_array) -> np.ndarray:
     return 1 / (training.sum(axis=0).astype(np.float64) + 1)[items]
 
 
-def _bag(text: pd.Series, word: str) -> sp.csr_array:
-    """(N, words) 1 where the item has the lower-case word, whatever its number."""
-    words = text.reset_index(drop=True).str.lower().str.findall(word).explode().dropna()
-    codes, vocabulary = pd.factorize(words)
-    bag = sp.csr_array((np.ones(len(words)), (words.index, codes)), shape=(len(text), max(len(vocabulary), 1)))
+def _bag(words: pd.Series) -> sp.csr_array:
+    """Lists of words (N,) -> (N, words) 1 where the item has the word, whatever its number."""
+    each = words.reset_index(drop=True).explode().dropna()
+    codes, vocabulary = pd.factorize(each)
+    bag = sp.csr_array((np.ones(len(each)), (each.index, codes)), shape=(len(words), max(len(vocabulary), 1)))
     bag.data[:] = 1
     return bag
 

@@ -4,12 +4,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from m6rec.data.context import Context, Fields
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
+from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 

@@ -39,7 +39,7 @@ def captions(model: Model, items: np.ndarray) -> list[str]:
     content = model.features.take(items).drop("sound")
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     ids = fill(model.network, content._replace(text=gap).to(model.device))
-    return [model.tokenizer.decode(row[row > 0].tolist()) for row in ids]
+    return [model.tokenizer.bpe.decode(row[row > 0].tolist()) for row in ids]
 
 
 def first_named(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 from m6rec.train.checkpoint import version
 
 
@@ -33,7 +33,7 @@ class Use(NamedTuple):
 class SegmentCache:
     """States (L, D) of the `capacity` segments asked for most recently, after `local_layers` layers."""
 
-    def __init__(self, network: SegmentNetwork, local_layers: int, *, length: int, capacity: int = 4096):
+    def __init__(self, network: TextTransformer, local_layers: int, *, length: int, capacity: int = 4096):
         if not 1 <= local_layers < network.depth:
             raise InputError(
                 f"local_layers={local_layers} leaves nothing to cache or to run: take 1 to {network.depth - 1}."

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from m6rec.data.features import Features
-from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, PromptTokenizer, pad
+from m6rec.data.text import BOS, EOS, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.errors import InputError
 from m6rec.model.network import Network
 from m6rec.train.text import SOURCE, Backbone
@@ -22,7 +22,7 @@ def begun(text: Prompt, turn: int) -> tuple[str, ...]:
     return text.target[: answers[turn]] if answers else text.target
 
 
-def trie(tokenizer: PromptTokenizer, sentences: Iterable[str]) -> Trie:
+def trie(tokenizer: Tokenizer, sentences: Iterable[str]) -> Trie:
     """The token sequences of these sentences as nested dictionaries. InputError without a sentence."""
     root: Trie = {}
     for sentence in sentences:
@@ -54,7 +54,7 @@ def write(
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
         nodes = among and [tries[id(one)] for one in among[start : start + CHUNK]]
-        past = network.prefill(torch.from_numpy(tokenizer.encode(part, SOURCE).source))
+        past = network(torch.from_numpy(tokenizer.encode(part, SOURCE).source), logits=False).cache
         rows = [[BOS, *(token for one in begun(text, turn) for token in tokenizer.segment(one))] for text in part]
         given = [len(row) for row in rows]
 
@@ -70,7 +70,7 @@ def write(
             return tokens
 
         steps = itertools.count() if nodes else range(length)  # a trie ends by itself
-        _decode(lambda target, past=past: network.decode_step(target, past), rows, choose, steps)
+        _decode(lambda target, past=past: network.decode_step(target, past).logits, rows, choose, steps)
         out += [tokenizer.decode(row[at:]) for row, at in zip(rows, given, strict=True)]
     return out
 

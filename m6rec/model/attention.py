@@ -6,7 +6,7 @@
 - LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from m6rec.config import Config
 
-Angles = tuple[Tensor, Tensor]  # cosines and sines, (T, d/2) or (B, 1, T, d/2)
 FEW_KEYS = 8  # up to this many, one query's products by hand take half of the fused kernel's time
 
 
@@ -33,8 +32,11 @@ class KVCache(NamedTuple):
     v: Tensor  # (B, H, Tk, D/H)
 
     def extend(self, other: "KVCache") -> "KVCache":
-        """These tokens, followed by the other's."""
-        return KVCache(torch.cat((self.k, other.k), -2), torch.cat((self.v, other.v), -2))
+        """These tokens, followed by the other's; one row here may stand for all of its rows."""
+        rows = len(other.k)
+        return KVCache(
+            *(torch.cat((old.expand(rows, -1, -1, -1), new), -2) for old, new in zip(self, other, strict=True))
+        )
 
     def index_select(self, rows: Tensor) -> "KVCache":
         """The caches of these rows (n,) of the batch."""
@@ -63,37 +65,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary position embedding (RoPE): rotate each pair of channels by an angle that grows with the position.
 
-    Shapes: x (B, H, T, d), positions (T,) or (B, T), in events. The product of two rotated vectors depends on the
-    difference of their positions alone. Source: Su et al. 2021, eq. 34.
+    Shapes: x (B, H, T, d), positions (T,) or (B, T), in events; B may be 1. The product of two rotated vectors depends
+    on the difference of their positions alone. Source: Su et al. 2021, eq. 34.
     """
-    return _rotate_by(x, _angles(positions, x.shape[-1] // 2))
-
-
-def _angles(positions: Tensor, half: int) -> Angles:
-    """Cosine and sine of each pair's angle: (T,) -> (T, d/2), or (B, T) -> (B, 1, T, d/2), the same for all heads."""
+    half = x.shape[-1] // 2
     speed = 1000.0 ** -(torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-    angle = positions[..., None].float() * speed
+    angle = positions[..., None].float() * speed  # (T, d/2) or (B, T, d/2)
     if angle.dim() == 3:
-        angle = angle.unsqueeze(1)
-    return angle.cos(), angle.sin()
-
-
-def _rotate_by(x: Tensor, angles: Angles) -> Tensor:
-    (a, b), (cos, sin) = x.chunk(2, -1), (part.to(x.dtype) for part in angles)
+        angle = angle.unsqueeze(1)  # the same for all heads
+    (a, b), cos, sin = x.chunk(2, -1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+class Layer(NamedTuple):
+    """What one layer returns: nothing is kept on a module, so nothing goes stale."""
+
+    out: Tensor  # (B, T, D)
+    cache: KVCache  # what its queries attended to
+    weights: Tensor | None  # (B, H, T, Tk), or None
 
 
 class Block(nn.Module):
     """One Transformer layer: attention, then a feed-forward net, each normed before, gated and added after.
 
-    One class for local layers, joint layers and decoders. It can be called in two halves:
-    `prefill` turns tokens into keys and values, `forward` lets queries attend to a `KVCache`.
     Source: LiGR (Borisyuk et al. 2025, section 3.2) for the gates; RMSNorm (Zhang & Sennrich 2019).
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
         super().__init__()
-        self.heads, self.pairs = heads, width // heads // 2  # pairs of channels, which RoPE rotates together
+        self.heads = heads
         self.norm = nn.RMSNorm(width)
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
@@ -105,92 +105,83 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def prefill(self, x: Tensor, positions: Tensor | None = None) -> KVCache:
-        """Keys and values of tokens: (B, T, D) -> Memory of (B, H, T, D/H)."""
-        return self._keys_values(self.norm(x), self._angles(positions))
+        """Keys and values of tokens: (B, T, D) -> KVCache of (B, H, T, D/H)."""
+        return self._keys_values(self.norm(x), positions)
 
     def forward(
         self,
         x: Tensor,
-        cache: KVCache | None = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         *,
-        weights: bool = False,
+        keys: tuple[Tensor, Tensor] | None = None,
+        past: KVCache | None = None,
         adapter: Callable[[Tensor], Tensor] | None = None,
-    ) -> Attended:
-        """Let tokens x (B, T, D) attend to `cache` (by default to themselves) under `mask` (True = may attend).
-
-        adapter: what is added to the feed-forward net's output, given its input.
-        """
+        weights: bool = False,
+    ) -> Layer:
+        """Tokens x (B, T, D) attend to `past`, then to themselves or to `keys`: see `Stack.forward`."""
         normed = self.norm(x)
-        cache = cache or self._keys_values(normed, self._angles(positions))
-        return self._attend(x, normed, cache, mask, self._angles(positions), weights, adapter)
-
-    def decode_step(self, x: Tensor, positions: Tensor, past: KVCache | None) -> tuple[Tensor, KVCache]:
-        """Tokens x (B, 1, D) attend to themselves and to `past`: -> (B, 1, D), the cache of all of them."""
-        normed, angles = self.norm(x), self._angles(positions)
-        cache = self._keys_values(normed, angles)
-        cache = past.extend(cache) if past else cache
-        return self._attend(x, normed, cache, angles=angles).out, cache
-
-    def _angles(self, positions: Tensor | None) -> Angles | None:
-        return None if positions is None else _angles(positions, self.pairs)
-
-    def _keys_values(self, normed: Tensor, angles: Angles | None) -> KVCache:
-        k, v = self._split(self.kv(normed)).chunk(2, -1)
-        return KVCache(k if angles is None else _rotate_by(k, angles), v)
-
-    def _attend(
-        self,
-        x: Tensor,
-        normed: Tensor,
-        cache: KVCache,
-        mask: Tensor | None = None,
-        angles: Angles | None = None,
-        weights: bool = False,
-        adapter: Callable[[Tensor], Tensor] | None = None,
-    ) -> Attended:
+        cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
+        if past is not None:
+            cache = past.extend(cache)
         q = self._split(self.q(normed))
-        if angles is not None:
-            q = _rotate_by(q, angles)
-        attended = attend(q, cache.k, cache.v, mask, weights=weights)
+        attended = attend(q if positions is None else rotate(q, positions), *cache, mask, weights=weights)
         joined = attended.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
         fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
-        x = x + self.dropout(fed * self.ffn_gate(normed).sigmoid())
-        return Attended(x, attended.weights)
+        return Layer(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), cache, attended.weights)
+
+    def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
+        k, v = self._split(self.kv(normed)).chunk(2, -1)
+        return KVCache(k if positions is None else rotate(k, positions), v)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
 
 
+class Run(NamedTuple):
+    """The layers' outputs."""
+
+    states: Tensor  # (B, T, D) after the last of them
+    caches: list[KVCache]  # of each layer, what its queries attended to: the `past` of the tokens that follow
+    weights: list[Tensor]  # of each layer (B, H, T, Tk), if they were asked for
+
+
 class Stack(nn.ModuleList):
-    """`layers` blocks, one after the other."""
+    """`layers` blocks, one after the other; shared: one block serves as every layer (ALBERT, Lan et al. 2020)."""
 
-    def __init__(self, config: Config, layers: int):
-        super().__init__(Block(config.width, config.heads, config.dropout) for _ in range(layers))
+    def __init__(self, config: Config, layers: int, *, shared: bool = False):
+        self.depth = layers
+        super().__init__(
+            Block(config.width, config.heads, config.dropout) for _ in range(min(layers, 1) if shared else layers)
+        )
 
-    def __getitem__(self, index: int | slice) -> Block | list[Block]:
-        """One block, or some of them."""
-        return list(self)[index]
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        *,
+        keys: tuple[Tensor, Tensor] | None = None,
+        past: Sequence[KVCache] | None = None,
+        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
+        first: int = 0,
+        last: int | None = None,
+        weights: bool = False,
+    ) -> Run:
+        """Tokens x (B, T, D) through the layers first..last-1 (by default all): the only loop over blocks.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Tokens x (B, T, D) attend to each other under `mask` -> (B, T, D)."""
-        for block in self:
-            x = block(x, mask=mask, positions=positions).out
-        return x
-
-
-def decode_step(
-    blocks: Iterable[Block], x: Tensor, position: int, past: list[KVCache] | None
-) -> tuple[Tensor, list[KVCache]]:
-    """One more token through causal blocks: x (B, D) at `position`, the caches of the tokens before -> (B, D), caches.
-
-    Equal to running all tokens at once under a causal mask, without running the earlier ones again.
-    """
-    x, positions, caches = x.unsqueeze(1), torch.tensor([position], device=x.device), []  # x: (B, 1, D)
-    for layer, block in enumerate(blocks):
-        x, cache = block.decode_step(x, positions, past[layer] if past else None)
-        caches.append(cache)
-    return x.squeeze(1), caches
+        In each layer they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or
+        (B, T), of rotary embeddings. keys: other tokens (B, K, D) and their positions, attended to in place of x.
+        past: what each of these layers attended to before. adapters: of every layer, added to the feed-forward net's
+        output, given its input.
+        """
+        caches, maps = [], []
+        for i, layer in enumerate(range(self.depth)[first:last]):
+            adapter = adapters[layer] if adapters is not None else None
+            options = {"keys": keys, "past": past[i] if past else None, "adapter": adapter, "weights": weights}
+            x, cache, attended = self[layer % len(self)](x, mask, positions, **options)
+            caches.append(cache)
+            maps.append(attended)
+        return Run(x, caches, maps if weights else [])

@@ -129,26 +129,26 @@ class ItemEncoder(nn.Module):
             if weights:
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
             return Encoded(self.bag(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.modality)
-        x, mask = tokens.x, masks.item(tokens.present, tokens.modality, self.fusion)
-        for block in list(self.local)[:-1]:
-            x = block(x, mask=mask, positions=tokens.positions).out
+        mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
+        x = self.local(tokens.x, mask, positions, last=-1).states
         # In the last local layer only [ITEM], at position 0, is a query: nobody needs the other outputs.
         means, own = self._means(x, tokens)
-        cache = self.local[-1].prefill(x, tokens.positions)
+        options = {"keys": (x, positions), "first": -1, "weights": weights}
         start = tokens.positions[:1] - 1
         if self.gate is None:
             query, present = means.mean(1, keepdim=True), tokens.present
             if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
                 query, present = means[:, :1], present & ~own[:, 0]
             query = self.query + self.mean_norm(query)
-            read = self.local[-1](query, cache, masks.segment(present), start, weights=weights)
-            return Encoded(self.project(read.out.squeeze(1)), read.weights, tokens.modality)
+            read = self.local(query, masks.segment(present), start, **options)
+            mass = read.weights[0] if weights else None
+            return Encoded(self.project(read.states.squeeze(1)), mass, tokens.modality)
         # Late fusion: one [ITEM] for each modality, and a gate that weighs their outputs.
         present = own & tokens.present[:, None]  # (N, M, L)
-        read = self.local[-1](self.query + self.mean_norm(means), cache, present[:, None], start, weights=weights)
-        gates = self.gate(read.out).masked_fill(~present.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
-        mass = None if read.weights is None else torch.einsum("nhml,nm->nhl", read.weights, gates[..., 0])[:, :, None]
-        return Encoded(self.project((gates * read.out).sum(1)), mass, tokens.modality)
+        read = self.local(self.query + self.mean_norm(means), present[:, None], start, **options)
+        gates = self.gate(read.states).masked_fill(~present.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
+        mass = torch.einsum("nhml,nm->nhl", read.weights[0], gates[..., 0])[:, :, None] if weights else None
+        return Encoded(self.project((gates * read.states).sum(1)), mass, tokens.modality)
 
     def embed(
         self, content: Features, hidden: dict[str, Tensor] | None = None, modalities: tuple[str, ...] | None = None

@@ -15,7 +15,7 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import KVCache, Stack, decode_step
+from m6rec.model.attention import KVCache, Stack
 from m6rec.model.embed import ItemEncoder
 from m6rec.model.tree import Tree
 
@@ -91,7 +91,7 @@ class DigitDecoder(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """The blocks over all digits at once under a causal mask: (B, G, D) -> (B, G, D)."""
-        return self.blocks(x, masks.causal(x.shape[1], x.device), torch.arange(x.shape[1], device=x.device))
+        return self.blocks(x, masks.causal(x.shape[1], x.device), torch.arange(x.shape[1], device=x.device)).states
 
     def step(
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None
@@ -101,8 +101,8 @@ class DigitDecoder(nn.Module):
         Equal to `teacher_forced`, by a test.
         """
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
-        x, caches = decode_step(self.blocks, x, level, past)
-        return self.choices(state + self.project(x), level, parent), caches
+        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past)
+        return self.choices(state + self.project(run.states[:, 0]), level, parent), run.caches
 
     def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
@@ -150,7 +150,7 @@ class TextDecoder(nn.Module):
         # The target's positions follow the source's longest modality.
         after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
         positions = torch.cat((tokens.positions, after))
-        x = self.blocks(items.local(x, mask, positions), mask, positions)
+        x = self.blocks(items.local(x, mask, positions).states, mask, positions).states
         return self.norm(x[:, len(tokens.positions) :]) @ items.tokens.weight.T
 
 
@@ -167,5 +167,5 @@ class PatchDecoder(nn.Module):
         """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
         tokens = items.embed(content, hidden)
         mask, positions = masks.segment(tokens.present), tokens.positions
-        x = self.norm(self.blocks(items.local(tokens.x, mask, positions), mask, positions))
+        x = self.norm(self.blocks(items.local(tokens.x, mask, positions).states, mask, positions).states)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}

@@ -1,6 +1,6 @@
 """The network, from top to bottom: item encoder, context fusion, decoders; dense and generated recommendation.
 
-- one `Block` and one `attend` under every mask
+- one `Stack` and one `attend` under every mask
 - item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
 - items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
 - context fusion (the source document's section 3.3.2) has two streams that share blocks. The *history stream* holds
@@ -35,18 +35,18 @@ class Fused(NamedTuple):
 
     state: Tensor  # (B, Q, D)
     # Per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s.
-    weights: tuple[Tensor, ...]
+    weights: list[Tensor]
     # The history stream's, per joint layer but the last, where it has no queries: (B, H, C + T, C + T), or empty.
-    history: tuple[Tensor, ...] = ()
+    history: list[Tensor]
 
 
 class History(NamedTuple):
     """The history stream, read: all that a later request needs of it."""
 
-    caches: tuple[KVCache, ...]  # one per joint layer, over C + T tokens
+    caches: list[KVCache]  # one per joint layer, over C + T tokens
     events: Tensor  # (B, 1 + T, D): the start token and the events, as they came in
     present: Tensor  # (B, C + T) bool
-    weights: tuple[Tensor, ...] = ()  # see `Fused.history`
+    weights: list[Tensor]  # see `Fused.history`
 
 
 class ContextFusion(nn.Module):
@@ -88,14 +88,10 @@ class ContextFusion(nn.Module):
         mask = masks.prefix(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
-        caches, maps = [], []
-        for layer, block in enumerate(self.joint):
-            caches.append(block.prefill(x, positions))
-            if layer + 1 < len(self.joint):  # the last layer's output of this stream has no use
-                x, attended = block(x, caches[-1], mask, positions, weights=weights)
-                maps.append(attended)
-        maps = tuple(m for m in maps if m is not None)
-        return History(tuple(caches), torch.cat((start, events), 1), torch.cat((profiled, happened), 1), maps)
+        run = self.joint(x, mask, positions, last=-1, weights=weights)
+        last = self.joint[-1].prefill(run.states, positions)  # this stream's output of the last layer has no use
+        present = torch.cat((profiled, happened), 1)
+        return History([*run.caches, last], torch.cat((start, events), 1), present, run.weights)
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
         """The target stream: one state per target, from a history stream that was read before."""
@@ -114,14 +110,10 @@ class ContextFusion(nn.Module):
         c = history.present.shape[1] - (history.events.shape[1] - 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
         mask = masks.targets(history.present[:, :c], history.present[:, c:], visible, position)
-        maps = []
-        for block, cache in zip(self.joint, history.caches, strict=True):
-            if fields:
-                tokens = torch.stack(fields, 2).flatten(1, 2)  # R × (B, Q, D) -> (B, Q·R, D)
-                cache = cache.extend(block.prefill(tokens, positions.repeat_interleave(len(fields), 1)))
-            x, attended = block(x, cache, mask, positions, weights=weights)
-            maps.append(attended)
-        return Fused(self.norm(x), tuple(m for m in maps if m is not None), history.weights)
+        tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
+        keys = tokens, positions.repeat_interleave(len(fields), 1)
+        run = self.joint(x, mask, positions, keys=keys, past=history.caches, weights=weights)
+        return Fused(self.norm(run.states), run.weights, history.weights)
 
 
 class Network(nn.Module):

@@ -1,54 +1,83 @@
-"""The text backbone: one stack of `Block`s encodes a bidirectional source and decodes an autoregressive target.
+"""The stack over texts: one network reads a source, then writes the target that follows or scores candidates.
 
-- one mask (`masks.unilm`) makes the same weights an encoder of the source and a decoder of the target
-- rotary positions count present tokens only, so padding moves nothing
-- the output is tied to the token embedding; logits are computed for the target region alone
-- adapters add to the feed-forward net of any layer (`run`)
+- one mask makes the same weights an encoder of the source and a decoder of the target (`masks.unilm`); another one
+  sets many candidates beside one source (`masks.candidates`). The source never attends to what comes after it
+- scoring candidates, a profile, each event and each candidate are segments. The first layers may be local: they encode
+  each segment apart, so that its states can be cached (late interaction). The joint layers see all segments
+- heads: the next token, tied to the token embedding; with `scores` a score after each layer, where it can exit
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from m6rec.config import Config
+from m6rec.data.ratings import Windows
 from m6rec.data.text import PAD
-from m6rec.model.attention import KVCache, Stack
-from m6rec.model.masks import unilm
+from m6rec.errors import InputError
+from m6rec.model import masks
+from m6rec.model.attention import KVCache, Run, Stack
 
-SOURCE, TARGET = 0, 1  # regions
-
-
-class TextOutput(NamedTuple):
-    """The backbone's output for a source and a target."""
-
-    hidden: Tensor  # (B, S + T, D), normed
-    logits: Tensor | None  # (B, T, V): after each target token, the next one
+SOURCE, TARGET = 0, 1  # segments of a written text
 
 
 class TextCache(NamedTuple):
-    """A prefilled source: which of its tokens are present, and every layer's keys and values."""
+    """Tokens that were read: which of them are present, and every layer's keys and values."""
 
-    present: Tensor  # (B, S) bool
+    present: Tensor  # (B, T) bool
     layers: list[KVCache]
 
 
-class TextTransformer(nn.Module):
-    """The backbone: `config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
+class TextOutput(NamedTuple):
+    """States and logits of a source and a target, and what later tokens need of them."""
 
-    Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] bidirectional, [BOS] … [EOS] autoregressive).
+    hidden: Tensor  # (B, S + T, D), normed
+    logits: Tensor | None  # (B, T, V): after each target token, the next one
+    cache: TextCache
+    weights: list[Tensor]  # of each layer, if they were asked for
+
+
+class Exit(NamedTuple):
+    """The output of one joint layer over candidates."""
+
+    logits: Tensor  # (B, C)
+    cache: KVCache  # its keys and values, (B, H, S·L + C·L, D/H)
+
+
+class TextTransformer(nn.Module):
+    """`config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
+
+    scores: with a score head after each layer. shared: one block serves as every layer (ALBERT). embedding_size: of the
+    token table, widened by a linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS']
+    bidirectional, [BOS] … [EOS] autoregressive) and 4.1 (multi-segment late interaction).
     """
 
-    def __init__(self, config: Config, vocabulary: int):
+    def __init__(
+        self,
+        config: Config,
+        vocabulary: int,
+        *,
+        scores: bool = False,
+        shared: bool = False,
+        embedding_size: int | None = None,
+    ):
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary, config.width, padding_idx=PAD)
-        self.regions = nn.Embedding(2, config.width)
-        self.blocks = Stack(config, config.joint_layers)
-        self.norm = nn.RMSNorm(config.width)
+        width, self.depth = config.width, config.joint_layers
+        self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
+        self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
+        # Of source and target; or of the profile, the events by recency, and candidates.
+        self.segments = nn.Embedding(config.history + 2 if scores else 2, width)
+        self.blocks = Stack(config, self.depth, shared=shared)
+        self.norm = nn.RMSNorm(width)
+        self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth if scores else 0))
         self.dropout = nn.Dropout(config.dropout)
-        for embedding in (self.tokens, self.regions):
-            nn.init.normal_(embedding.weight, std=config.width**-0.5)
+        for embedding in (
+            self.tokens,
+            self.segments,
+        ):  # scores: small, so that the first steps already change them much
+            nn.init.normal_(embedding.weight, std=0.02 if scores else width**-0.5)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
@@ -57,68 +86,91 @@ class TextTransformer(nn.Module):
         """Where it computes; token ids may come from anywhere."""
         return self.tokens.weight.device
 
-    def forward(self, source: Tensor, target: Tensor | None = None, *, logits: bool = True) -> TextOutput:
-        """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
-        x, present, mask = self._regions(source, target)
-        x = self.norm(self.run(x, mask, positions_of(present)))
-        return TextOutput(x, self.logits(x[:, source.shape[1] :]) if logits else None)
+    def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
+        """Token ids (..., L) -> (..., L, D): token embedding, and the segment's where it is named."""
+        x = self.widen(self.tokens(tokens))
+        return self.dropout(x if segment is None else x + self.segments.weight[segment])
 
-    def _regions(self, source: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Both regions' embeddings (B, S + T, D), their present tokens (B, S + T) and the UniLM mask."""
+    # --- writing
+
+    def forward(
+        self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
+    ) -> TextOutput:
+        """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
-        given, begun = source != PAD, target != PAD
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
-        return x, torch.cat((given, begun), 1), unilm(given, begun)
+        present, mask = torch.cat((source, target), 1) != PAD, masks.unilm(source != PAD, target != PAD)
+        run = self.blocks(x, mask, positions_of(present), weights=weights)
+        return self._output(run, present, source.shape[1] if logits else None)
 
-    def embed(self, tokens: Tensor, region: int = SOURCE) -> Tensor:
-        """Token ids (B, T) -> (B, T, D): token and region embedding."""
-        return self.dropout(self.tokens(tokens) + self.regions.weight[region])
+    def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
+        """More target tokens (B, T) after those of a cache: equal to `forward` over all of them.
 
-    def run(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        *,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        last: int | None = None,
-    ) -> Tensor:
-        """Layers 0..last-1 (default: all) over x (B, T, D) -> (B, T, D), not normed. adapters: one per layer."""
-        for layer, block in enumerate(list(self.blocks)[:last]):
-            x = block(x, mask=mask, positions=positions, adapter=adapters[layer] if adapters is not None else None).out
-        return x
+        `past` may have one row for all rows of target: one request, many candidates.
+        """
+        target, read = target.to(self.device), past.present.expand(len(target), -1)
+        present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
+        new = slice(read.shape[1], None)
+        positions = positions_of(present)[:, new]
+        run = self.blocks(self.embed(target, TARGET), mask[:, :, new], positions, past=past.layers, weights=weights)
+        return self._output(run, present, 0)
+
+    def _output(self, run: Run, present: Tensor, first: int | None) -> TextOutput:
+        hidden = self.norm(run.states)
+        logits = None if first is None else self.logits(hidden[:, first:])
+        return TextOutput(hidden, logits, TextCache(present, run.caches), run.weights)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed states (..., D) -> (..., V), by the token embedding."""
         return hidden @ self.tokens.weight.T
 
-    def prefill(self, source: Tensor, target: Tensor | None = None) -> TextCache:
-        """Prefill: encode a source (B, S) and the beginning of a target (B, T) once, for `decode_step` to continue."""
-        x, present, mask = self._regions(source, target)
-        positions, layers = positions_of(present), []
-        for block in self.blocks:
-            layers.append(block.prefill(x, positions))
-            x = block(x, layers[-1], mask, positions).out
-        return TextCache(present, layers)
+    # --- scoring
 
-    def decode_step(self, target: Tensor, past: TextCache) -> Tensor:
-        """Logits (B, T, V) of a target after a prefilled source: equal to `forward`'s over both.
+    def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
+        """The last layer's logits (B, C), after this many local layers."""
+        return [exit_.logits for exit_ in self.exits(windows, local_layers)][-1]
 
-        `past` may have one row for all rows of target: one request, many candidates.
-        """
-        target = target.to(self.device)
-        x, b, present = self.embed(target, TARGET), len(target), target != PAD
-        positions = past.present.sum(1, keepdim=True) + positions_of(present)
-        mask = unilm(past.present.expand(b, -1), present)[:, :, past.present.shape[1] :]
-        for block, cache in zip(self.blocks, past.layers, strict=True):
-            own = block.prefill(x, positions)
-            x = block(x, KVCache(*(part.expand(b, -1, -1, -1) for part in cache)).extend(own), mask, positions).out
-        return self.logits(self.norm(x))
+    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Exit]:
+        """One joint layer after the other. A caller may stop early (early exit)."""
+        segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
+        states = self.local(segments.flatten(0, 1), local_layers).unflatten(0, segments.shape[:2])
+        return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
+
+    def local(self, tokens: Tensor, layers: int) -> Tensor:
+        """Segments of token ids (n, L) through the first layers, each apart -> (n, L, D)."""
+        if not 0 <= layers < self.depth:
+            raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
+        tokens = tokens.to(self.device)
+        if not layers:
+            return self.embed(tokens)
+        tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once
+        present, positions = tokens != PAD, torch.arange(tokens.shape[1], device=tokens.device)
+        present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
+        run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
+        return run.states.index_select(0, rows)
+
+    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Exit]:
+        """The layers after the local ones: states (B, S + C, L, D), the first S = `source` segments are the source."""
+        n, length = present.shape[1:]
+        segment = self.segments.weight
+        segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
+        x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
+        mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
+        positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
+        first = slice(source * length, None, length)  # the candidates' first tokens, which the scores are read from
+        for layer in range(local_layers, self.depth):
+            if layer + 1 < self.depth:
+                run = self.blocks(x, mask, positions, first=layer, last=layer + 1)
+                x, scored = run.states, run.states[:, first]
+            else:  # the last layer needs no other queries
+                run = self.blocks(x[:, first], mask[:, :, first], positions[first], keys=(x, positions), first=layer)
+                scored = run.states
+            yield Exit(self.heads[layer](self.norm(scored)).squeeze(-1), run.caches[0])
 
 
 def positions_of(present: Tensor) -> Tensor:
-    """(B, T) bool -> (B, T) positions that count present tokens only, from 0."""
+    """(B, T) bool -> (B, T) positions that count present tokens only, from 0: padding moves nothing."""
     return (present.long().cumsum(1) - 1).clamp(min=0)
 
 

@@ -16,7 +16,7 @@ from m6rec import baselines
 from m6rec.config import Config
 from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset, Split
-from m6rec.data.text import clean
+from m6rec.data.text import words
 from m6rec.evaluate import CachedScorer, Ensemble, Interpolation, compare, coordinate_ascent, evaluate, validation_ndcg
 from m6rec.model.heads import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
@@ -89,8 +89,8 @@ class Bench:
         self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
-        words = data.items["text"].map(clean).str.contains(r"\w").any()  # without them there is nothing to mix
-        self._grid = GRID | CONTENT if words else GRID
+        # Without words there is nothing to mix.
+        self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
         self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))

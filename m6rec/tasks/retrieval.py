@@ -50,12 +50,13 @@ def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]
     given = tokenizer.given(prompt.target)
     source = torch.tensor([tokenizer.source(prompt, SOURCE)])
     # The last given token begins each candidate: its logits are those of the candidate's first token.
-    cache = network.prefill(source, torch.tensor([given[:-1]], dtype=torch.long))
+    cache = network(source, torch.tensor([given[:-1]], dtype=torch.long), logits=False).cache
     rows = torch.from_numpy(pad([(given[-1], *tokenizer.segment(words)) for words in candidates]))  # (N, T)
     means = []
     for part in rows.to(network.device).split(CANDIDATES_CHUNK):
         token = part[:, 1:]  # (n, T - 1)
-        log_prob = network.decode_step(part[:, :-1], cache).log_softmax(-1).gather(-1, token[..., None])[..., 0]
+        log_prob = network.decode_step(part[:, :-1], cache).logits.log_softmax(-1)
+        log_prob = log_prob.gather(-1, token[..., None])[..., 0]
         means.append((log_prob * (token != PAD)).sum(1) / (token != PAD).sum(1))
     return torch.cat(means).cpu().numpy()
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.data.text import EOS, PAD, Prompt, PromptTokenizer
+from m6rec.data.text import EOS, PAD, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model.masks import unilm
 from m6rec.model.text_model import SOURCE, TARGET, TextTransformer, positions_of
@@ -52,7 +52,7 @@ class Examples(NamedTuple):
         return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
 
 
-def examples(tokenizer: PromptTokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
+def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Prompts whose target is what is judged, without its [EOS].
 
     The paper reads the state at [EOS]. No loss of pretraining reads that one, so a frozen backbone knows nothing there:
@@ -128,17 +128,16 @@ class Classifier(nn.Module):
         net = self.backbone
         source, target = source.to(net.device), target.to(net.device)
         read, begun = source != PAD, target != PAD
-        x = torch.cat((net.embed(source), net.embed(target, TARGET)), 1)  # (B, S + T, D)
+        x = torch.cat((net.embed(source, SOURCE), net.embed(target, TARGET)), 1)  # (B, S + T, D)
         if self.prompts is not None:
-            soft = (self.prompts + net.regions.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
+            soft = (self.prompts + net.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (C, D) -> (B, C, D)
             x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        there, last = torch.cat((read, begun), 1), len(net.blocks) - 1
+        there = torch.cat((read, begun), 1)
         positions = positions_of(there)
-        x = net.run(x, unilm(read, begun), positions, adapters=self.adapters, last=last)
+        x = net.blocks(x, unilm(read, begun), positions, adapters=self.adapters, last=-1).states
         at = torch.arange(len(x), device=x.device), read.shape[1] + begun.sum(1) - 1
-        block, adapter = net.blocks[last], self.adapters[last] if self.adapters else None
-        cache = block.prefill(x, positions)
-        h = block(x[at][:, None], cache, there[:, None, None], positions[at][:, None], adapter=adapter).out  # (B, 1, D)
+        options = {"keys": (x, positions), "adapters": self.adapters, "first": -1}
+        h = net.blocks(x[at][:, None], there[:, None, None], positions[at][:, None], **options).states  # (B, 1, D)
         return net.norm(h.squeeze(1))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from numpy.random import Generator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from m6rec.cache import PART, whole
+from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
 
 FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
@@ -98,7 +98,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer, values: d
     with whole(claim(folder, is_model)) as part:
         part.mkdir()
         save_tensors(network.state_dict(), part / WEIGHTS)
-        tokenizer.save(str(part / "tokenizer.json"))
+        tokenizer.save(part / "tokenizer.json")
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
@@ -114,7 +114,7 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer, dict]:
         raise foreign(folder, values)
     weights = load_tensors(folder / WEIGHTS)
     with reading(folder / "tokenizer.json"):
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     if values.get("sha256", _sha256(folder)) != _sha256(folder):
         raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
     return weights, tokenizer, values

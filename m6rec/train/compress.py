@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Spans, Windows
 from m6rec.errors import InputError
-from m6rec.model.segments import SegmentNetwork
+from m6rec.model.text_model import TextTransformer
 from m6rec.train.checkpoint import version
 from m6rec.train.fit import Stage, fit, fit_once
 from m6rec.train.losses import SegmentLoss, distillation, exit_losses, relation_distillation
@@ -33,7 +33,7 @@ CANDIDATES = 24  # judged by one history while training
 
 
 def train(
-    network: SegmentNetwork,
+    network: TextTransformer,
     data: RatingWindows,
     loss: SegmentLoss,
     config: Config,
@@ -43,7 +43,7 @@ def train(
     origin: str = "",
     steps: int = STEPS,
     keep: bool = True,
-) -> SegmentNetwork:
+) -> TextTransformer:
     """Train in place for so many epochs of so many steps, or take what the cache kept of the same; -> the network.
 
     The averaged weights of the end are kept: nothing is chosen by the test or by the validation. keep: in the cache,
@@ -66,13 +66,13 @@ def train(
 
 @torch.no_grad()
 def logits(
-    network: SegmentNetwork, data: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
+    network: TextTransformer, data: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
 ) -> np.ndarray:
     """Logits (W, C) of a part's candidates, or (K, W, C) of every exit after the layers alone."""
     rows = []
     for at in range(0, len(part.starts), 32):
         windows = data.windows(Spans(part.starts[at : at + 32], part.count))
-        said = [step.logits for step in network.eval().steps(windows, local_layers)]
+        said = [step.logits for step in network.eval().exits(windows, local_layers)]
         rows.append(torch.stack(said if every else said[-1:]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
@@ -91,7 +91,7 @@ def auc(scores: np.ndarray, liked: np.ndarray) -> float:
 class Variant(NamedTuple):
     """A network, and how many of its layers read each segment alone."""
 
-    network: SegmentNetwork
+    network: TextTransformer
     local_layers: int
 
     def auc(self, data: RatingWindows, part: Spans) -> float:
@@ -107,7 +107,7 @@ class Variants:
 
     def __init__(self, data: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = STEPS):
         self.data, self.config, self.epochs, self.tune, self.steps = data, config, epochs, tune, steps
-        self._trained: dict[str, SegmentNetwork] = {}
+        self._trained: dict[str, TextTransformer] = {}
 
     def members(self, joints: Sequence[int]) -> dict[str, Variant]:
         """Whole passes, late interaction and distilled networks of these depths, by name."""
@@ -115,23 +115,23 @@ class Variants:
         distilled = {f"distilled {k}": Variant(self.distilled(k), 0) for k in joints}
         return {"full": Variant(self.full(), 0), **late, **distilled}
 
-    def full(self) -> SegmentNetwork:
+    def full(self) -> TextTransformer:
         """All layers see all segments; an exit at every layer."""
         return self._once("full", lambda: copy.deepcopy(self._base()), exit_losses(), self.tune)
 
-    def late(self, joint: int) -> SegmentNetwork:
+    def late(self, joint: int) -> TextTransformer:
         """The base, tuned with segments that interact in the last `joint` layers only: as many steps as `full`."""
         loss = exit_losses(self.config.joint_layers - joint)
         return self._once(f"late-{joint}", lambda: copy.deepcopy(self._base()), loss, self.tune)
 
-    def distilled(self, depth: int) -> SegmentNetwork:
+    def distilled(self, depth: int) -> TextTransformer:
         """The first layers of `full`, distilled from it: as deep as what late interaction runs at request time."""
         teacher = self.full()
         config = dataclasses.replace(self.config, joint_layers=depth)
         start = lambda: first_layers(teacher, config)  # noqa: E731
         return self._once(f"distilled-{depth}", start, distillation(teacher), self.tune, version(teacher))
 
-    def edge(self, depth: int = 6, embedding_size: int = 4) -> SegmentNetwork:
+    def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
 
         The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
@@ -139,21 +139,23 @@ class Variants:
         """
         teacher = self.full()
 
-        def start() -> SegmentNetwork:
+        def start() -> TextTransformer:
             torch.manual_seed(self.config.seed)
             config = dataclasses.replace(self.config, joint_layers=depth)
-            small = SegmentNetwork(config, len(self.data.tokenizer), shared=True, embedding_size=embedding_size)
+            small = TextTransformer(
+                config, len(self.data.tokenizer), scores=True, shared=True, embedding_size=embedding_size
+            )
             return self._train("edge-relations", small, relation_distillation(teacher), self.tune, version(teacher))
 
         return self._once("edge", start, distillation(teacher), 2 * self.tune, version(teacher))
 
-    def pruned(self, share: float = 0.8) -> SegmentNetwork:
+    def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full` with the smallest of every matrix cut while it is tuned on."""
         if (name := f"pruned-{share}") not in self._trained:
             network, learn = copy.deepcopy(self.full()), exit_losses()
             pruning = Pruning(network, share, self.tune * self.steps)
 
-            def loss(net: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+            def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
                 pruning.step()
                 return learn(net, windows)
 
@@ -161,30 +163,30 @@ class Variants:
             pruning.finish()
         return self._trained[name]
 
-    def _base(self) -> SegmentNetwork:
-        def start() -> SegmentNetwork:
+    def _base(self) -> TextTransformer:
+        def start() -> TextTransformer:
             torch.manual_seed(self.config.seed)
-            return SegmentNetwork(self.config, len(self.data.tokenizer))
+            return TextTransformer(self.config, len(self.data.tokenizer), scores=True)
 
         return self._once("base", start, exit_losses(), self.epochs)
 
     def _once(
-        self, name: str, start: Callable[[], SegmentNetwork], loss: SegmentLoss, epochs: int, origin: str = ""
-    ) -> SegmentNetwork:
+        self, name: str, start: Callable[[], TextTransformer], loss: SegmentLoss, epochs: int, origin: str = ""
+    ) -> TextTransformer:
         if name not in self._trained:
             self._trained[name] = self._train(name, start(), loss, epochs, origin)
         return self._trained[name]
 
     def _train(
-        self, name: str, network: SegmentNetwork, loss: SegmentLoss, epochs: int, origin: str = ""
-    ) -> SegmentNetwork:
+        self, name: str, network: TextTransformer, loss: SegmentLoss, epochs: int, origin: str = ""
+    ) -> TextTransformer:
         options = {"name": name, "epochs": epochs, "origin": origin, "steps": self.steps}
         return train(network, self.data, loss, self.config, **options)
 
 
-def first_layers(teacher: SegmentNetwork, config: Config) -> SegmentNetwork:
+def first_layers(teacher: TextTransformer, config: Config) -> TextTransformer:
     """A network of `config.joint_layers` that begins as the teacher's first ones."""
-    small = SegmentNetwork(config, teacher.tokens.num_embeddings)
+    small = TextTransformer(config, teacher.tokens.num_embeddings, scores=True)
     known = teacher.state_dict()
     small.load_state_dict({name: known[name] for name in small.state_dict()})
     return small
@@ -269,11 +271,11 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 
 
 @torch.no_grad()
-def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float) -> tuple[Tensor, int]:
+def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
     out = torch.zeros_like(windows.liked, device=network.device)
     open_ = torch.ones_like(out, dtype=torch.bool)
-    for count, step in enumerate(network.steps(windows), 1):
+    for count, step in enumerate(network.exits(windows), 1):
         leaving = open_ & ((step.logits.abs() >= threshold) | (count == network.depth))
         out, open_ = torch.where(leaving, step.logits, out), open_ & ~leaving
         if not open_.any():
@@ -284,15 +286,15 @@ def serve_early_exit(network: SegmentNetwork, windows: Windows, threshold: float
 class _Exported(nn.Module):
     """Token ids in, logits out."""
 
-    def __init__(self, network: SegmentNetwork):
+    def __init__(self, network: TextTransformer):
         super().__init__()
         self.network = network
 
     def forward(self, source: Tensor, candidates: Tensor) -> Tensor:
-        return self.network(Windows(source, candidates, candidates[:, :, 0]))
+        return self.network.scores(Windows(source, candidates, candidates[:, :, 0]))
 
 
-def export(network: SegmentNetwork, windows: Windows, file: Path) -> Path:
+def export(network: TextTransformer, windows: Windows, file: Path) -> Path:
     """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
     batch, count = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("count", min=1, max=1024)
     with _edge():

@@ -28,9 +28,8 @@ from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
-from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, PromptTokenizer, pad
+from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, pad
 from m6rec.model.network import Network
-from m6rec.model.segments import SegmentNetwork
 from m6rec.model.text_model import TextTransformer
 from m6rec.model.tree import Tree
 
@@ -44,7 +43,7 @@ HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
 
 
-SegmentLoss = Callable[[SegmentNetwork, Windows], dict[str, Tensor]]
+SegmentLoss = Callable[[TextTransformer, Windows], dict[str, Tensor]]
 
 
 class Stream(NamedTuple):
@@ -355,7 +354,7 @@ class Catalogue(NamedTuple):
     key: Tensor  # (N,) of their bags of tokens, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], tokenizer: PromptTokenizer) -> "Catalogue":
+    def of(cls, items: Iterable[str], tokenizer: Tokenizer) -> "Catalogue":
         """Items in words -> their tokens."""
         tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
@@ -412,9 +411,9 @@ def exit_losses(local_layers: int = 0) -> SegmentLoss:
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
     """
 
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
         there, total, sums = windows.liked >= 0, 0.0, 0.0
-        for k, step in enumerate(network.steps(windows, local_layers), local_layers + 1):
+        for k, step in enumerate(network.exits(windows, local_layers), local_layers + 1):
             weight = 2 * k / (network.depth * (network.depth + 1))
             logits = step.logits[there]
             total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
@@ -424,14 +423,14 @@ def exit_losses(local_layers: int = 0) -> SegmentLoss:
     return loss
 
 
-def distillation(teacher: SegmentNetwork) -> SegmentLoss:
+def distillation(teacher: TextTransformer) -> SegmentLoss:
     """The labels and the teacher's own probabilities, at the last layer."""
 
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
         there = windows.liked >= 0
-        logits = network(windows)[there]
+        logits = network.scores(windows)[there]
         with torch.no_grad():
-            soft = teacher(windows)[there].sigmoid()
+            soft = teacher.scores(windows)[there].sigmoid()
         return {
             "liked": F.binary_cross_entropy_with_logits(logits, windows.liked[there]),
             "teacher": F.binary_cross_entropy_with_logits(logits, soft),
@@ -440,18 +439,18 @@ def distillation(teacher: SegmentNetwork) -> SegmentLoss:
     return loss
 
 
-def relation_distillation(teacher: SegmentNetwork, groups: int = 4) -> SegmentLoss:
+def relation_distillation(teacher: TextTransformer, groups: int = 4) -> SegmentLoss:
     """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
 
     Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
     KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
     """
 
-    def loss(network: SegmentNetwork, windows: Windows) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
         there = (windows.source != 0).flatten(1)  # (B, S·L): the source's tokens
         with torch.no_grad():
-            *_, goal = teacher.steps(windows)
-        *_, mine = network.steps(windows)
+            *_, goal = teacher.exits(windows)
+        *_, mine = network.exits(windows)
         total = 0.0
         for theirs, ours in zip(goal.cache, mine.cache, strict=True):
             wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)

@@ -17,7 +17,7 @@ from m6rec.cache import key
 from m6rec.config import Config, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
-from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, PromptTokenizer, Tokens
+from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
 from m6rec.model.text_model import TextTransformer
 from m6rec.train.fit import Stage, fit, fit_once
 from m6rec.train.losses import Catalogue, item_contrast
@@ -37,7 +37,7 @@ class Backbone(NamedTuple):
     """A pretrained network and the tokenizer that belongs to it."""
 
     network: TextTransformer
-    tokenizer: PromptTokenizer
+    tokenizer: Tokenizer
     config: Config
     key: str  # the checkpoint's: another one, another model
 
@@ -89,7 +89,7 @@ def pretrain(
     whole: the negatives of an item are all items of the domains, not those of the batch alone. keep: in the cache, or
     taken from it. options: `folder`, `resume`, `log` and `on_epoch` of `fit`.
     """
-    tokenizer = PromptTokenizer.fit(_words(domains), config.vocabulary)
+    tokenizer = Tokenizer.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
     network = TextTransformer(config, len(tokenizer))
     with torch.no_grad():
@@ -155,9 +155,7 @@ def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
-def _batches(
-    prompts: list[Prompt], tokenizer: PromptTokenizer, config: Config, rng: np.random.Generator
-) -> Iterator[Tokens]:
+def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: np.random.Generator) -> Iterator[Tokens]:
     """Batches in random order, of prompts that are about as long, so that little is padding."""
     size, rows = config.batch, []
     for start in range(0, len(prompts), 16 * size):
