@@ -17,7 +17,7 @@ VARIANTS["none"] = {"request": False, "profile": False}  # the history alone
 # All variants at full size train on next events alone; on bazaar as in 02_fusion, whose models are "attention" here.
 # No smoothing over neighbours there: these come from histories, and items are to be known by their content.
 SETTINGS: dict[str, dict[str, object]] = {
-    "ml100k": {"finetune_epochs": 0, "spectral": 0.0, "smoothing": 0.0},
+    "ml100k": {"finetune_epochs": 0, "recency": 0.0, "spectral": 0.0, "smoothing": 0.0},
     "bazaar": {
         "finetune_epochs": 0, "smoothing": 0.0, "patch_weight": 0.0, "align_weight": 0.0,
         "identity": False, "dropout": 0.1, "text_length": 16, "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32,

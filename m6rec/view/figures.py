@@ -38,6 +38,18 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Pi
     return finish(figure, title, data, f"By epoch: {', '.join(data)}.")
 
 
+def validation_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, *, levels: Mapping[str, float] = {}
+) -> Picture:
+    """Validation NDCG@10 against epochs, a line for each training; levels: horizontal lines."""
+    _, ax = canvas(7.5, 3.5)
+    lines(ax, curves, ("epoch", "validation NDCG@10"), levels)
+    ax.set(ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    data = pd.DataFrame({name: pd.Series(y, x) for name, (x, y) in curves.items()}).rename_axis("epoch")
+    return finish(ax, title, data, f"Validation NDCG@10 by epoch: {', '.join(curves)}.")
+
+
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
     """Two lists side by side, and a line for every item that is on both."""
     most = max(len(before), len(after))
