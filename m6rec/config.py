@@ -45,6 +45,7 @@ class Config:
     # (from text to the others).
     fusion: str = "joint"
     modality_dropout: float = 0.1  # chance of each of an item's modalities to be dropped in training; one always stays
+    catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities, as `drop` at serving
     profile: bool = True  # the user's profile columns
     request: bool = True  # the request's time (hour, weekday, gap since the last event) and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
@@ -77,8 +78,8 @@ class Config:
     align_weight: float = 0.1  # of the contrastive alignment between the modalities of an item
     teacher_weight: float = 1.0  # of the dense head's distillation in the digits' loss
     # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`) below
-    # joint layers that add nothing yet: untrained, the network ranks nearly as the count does. 0: small random vectors,
-    # and so without `identity`.
+    # joint layers that add nothing yet: untrained, the network ranks nearly as the count does. With identity=False, of
+    # the vectors that contents learn to predict in `item_epochs`. 0: small random vectors, and no prediction.
     spectral: float = 0.1
     smoothing: float = 0.2  # share of a target's probability for items that co-occur with it; none with `negatives`
     # Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
@@ -151,15 +152,10 @@ class Config:
 
 _ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
 _SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
-_SHARES = (
-    "dropout",
-    "identity_dropout",
-    "modality_dropout",
-    "free_leaves",
-    "average",
-    "smoothing",
+_SHARES = (  # below 1
+    "dropout", "identity_dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing",
     "recency",
-)  # below 1
+)  # fmt: skip
 _LOWEST = {  # of the others it is 0
     "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
     "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,

@@ -84,8 +84,7 @@ class M6Rec:
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
-            vectors = spectral(data, self.split, self.config.width)
-            self.network.start(torch.from_numpy(self.config.spectral * vectors))
+            self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
@@ -138,19 +137,28 @@ class M6Rec:
             losses.loss_weights(config),
         )
 
+    def _spectral(self) -> Tensor:
+        """Where items start: (N, D), the spectral embedding of their co-occurrence."""
+        vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
+        return torch.from_numpy(vectors).to(self.device)
+
     def _items_stage(self) -> Stage:
         """Training on the contents of the training items alone, judged by the same losses on drawn samples."""
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
-        if not (config.modalities and (config.infill_weight or config.patch_weight or config.align_weight)):
-            raise InputError("item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0.")
+        start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
+        if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
+            raise InputError(
+                "item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0, "
+                "or spectral > 0 without ID embeddings."
+            )
 
         def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
-            return losses.item_content(network, content, config, rng)
+            return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
         def validate(network: Network) -> float:
             rows = [loss(network, None, np.random.default_rng(i)) for i in range(4)]
-            return -sum(weights[name] * float(loss) for row in rows for name, loss in row.items())
+            return -sum(weights.get(name, 1.0) * float(loss) for row in rows for name, loss in row.items())
 
         steps = [None] * -(-len(content.present) // losses.ITEMS)
         return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import m6rec
-from m6rec.data.ratings import RatingWindows, Spans, Windows
+from m6rec.data.ratings import RatingWindows, Windows
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(
@@ -81,4 +81,4 @@ def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M
 
 def requests(segmented: RatingWindows, count: int = 5) -> Windows:
     """The first windows of the test part."""
-    return segmented.windows(Spans(segmented.test.starts[:count], segmented.test.count))
+    return segmented.windows(segmented.test[:count])

@@ -172,7 +172,7 @@ def ratings(changed: int | None = None) -> m6rec.Dataset:
 
 
 def known(data):
-    return Ratings(data, share=0.2)
+    return Ratings(data, held=0.2)
 
 
 def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.attention import Block, KVCache, attend, rotate
 
@@ -46,6 +47,11 @@ def test_a_query_that_may_look_nowhere_gets_nothing_on_either_path():
     for weights in (True, False):
         out = attend(q, q, q, mask, weights=weights).out
         assert (out[:, :, 1] == 0).all() and out[:, :, 0].abs().sum() > 0
+
+
+def test_a_mask_of_another_length_is_refused():
+    with pytest.raises(InputError, match="4 columns for 3 keys"):
+        attend(heads(1, 1, 3, 4), heads(1, 1, 3, 4), heads(1, 1, 3, 4), torch.ones(3, 4, dtype=torch.bool))
 
 
 def test_rotation_knows_only_distances():

@@ -33,9 +33,9 @@ def garments() -> torch.Tensor:
 
 def test_a_photograph_goes_through_64_numbers_and_back(garments):
     model = Autoencoder()
-    assert model.encode(garments).shape == (len(garments), 64)
+    assert model.encoder(garments).shape == (len(garments), 64)
     assert model(garments).shape == garments.shape
-    torch.testing.assert_close(model(garments), model.decode(model.encode(garments)))
+    torch.testing.assert_close(model(garments), model.decoder(model.encoder(garments)))
     layers = [tuple(w.shape)[::-1] for w in model.parameters() if w.ndim == 2]
     assert layers == [(784, 256), (256, 128), (128, 64), (64, 128), (128, 256), (256, 784)]
 

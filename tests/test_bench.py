@@ -166,20 +166,6 @@ def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
     torch.testing.assert_close(trunk.scorer("generated").scores(users), before)
 
 
-def test_a_file_of_sequences_and_attributes_is_a_data_set(tmp_path):
-    (tmp_path / "Shop.txt").write_text("7 1 2 3\n9 2 3 1\n")
-    (tmp_path / "a.json").write_text('{"1": [4, 5], "2": []}')
-    data = m6rec.Dataset.from_sequences(tmp_path / "Shop.txt", tmp_path / "a.json")
-    assert (data.name, data.n_users, data.n_items, data.timed) == ("shop", 2, 3, False)
-    assert data.events["item"].tolist() == [0, 1, 2, 1, 2, 0]
-    assert data.items["text"].iloc[0] == "attribute4 attribute5"
-    for path, words in ((tmp_path / "none.txt", "cannot be read"), (tmp_path, "cannot be read")):
-        with pytest.raises(InputError, match=words):
-            m6rec.Dataset.from_sequences(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        m6rec.Dataset.from_sequences(tmp_path / "Shop.txt", tmp_path / "none.json")
-
-
 def test_the_learning_curve_is_judged_after_every_epoch_with_nothing_masked():
     data, config = small_data(), Config.preset("small", **CONFIG | {"pretrain_epochs": 2, "validate_every": 1})
     found = table.learning_curve(data, config)

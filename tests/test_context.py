@@ -13,8 +13,6 @@ from m6rec.config import CONTEXT_FUSIONS, Config
 from m6rec.data import bazaar
 from m6rec.data.context import Fields
 from m6rec.errors import InputError
-from m6rec.tasks import context_ablation
-from m6rec.tasks.heldout import ColdStart
 from m6rec.tasks.planted import Bazaar
 
 ASKED = ("season", "session", "pace", "tastes")
@@ -260,35 +258,11 @@ def test_a_gate_lets_through_between_nothing_and_all_of_a_request():
 # ----------------------------------------------------------------------------------------------------------- worth
 
 
-def test_the_comparison_trains_each_way_alike_and_pairs_the_same_people_and_seeds():
-    trial, asked = ColdStart(small_data(), []), []
-
-    def train(seed: int, **changes: object) -> m6rec.M6Rec:
-        asked.append((seed, changes))
-        return small_model(trial.train, seed=seed, **changes)
-
-    ndcg = context_ablation.rankings(train, trial, {"attention": (0, 1), "adding": (0,), "none": (0, 1)})
-    assert asked == [
-        (0, {"context_fusion": "attention"}), (1, {"context_fusion": "attention"}), (0, {"context_fusion": "adding"}),
-        (0, {"request": False, "profile": False}), (1, {"request": False, "profile": False}),
-    ]  # fmt: skip
-    people = len(trial.cases["warm"][0])
-    assert {way: values.shape for way, values in ndcg.items()} == {
-        "attention": (2, people), "adding": (1, people), "none": (2, people),
-    }  # fmt: skip
-    table = context_ablation.table({"adding": np.array([[0.2, 0.6]]), "none": np.array([[0.1, 0.3], [0.9, 0.9]])})
-    assert table.loc["adding", "over none"] == pytest.approx(2)  # the second seed of "none" has no partner
-    assert table.loc["adding", ["low", "high"]].tolist() == pytest.approx([2, 2])  # twice for everyone
-    assert table.loc["none", "over none"] == 1 and table.loc["none", "NDCG@10"] == pytest.approx(0.55)
-
-
-def test_the_ways_count_the_parameters_that_they_have():
-    model = small_model()
-    sizes = context_ablation.parameters(model)
-    for way, changes in context_ablation.VARIANTS.items():
-        whole = small_model(model.data, **changes).network.fusion
-        assert sizes[way] == sum(p.numel() for p in whole.parameters())
-    assert max(sizes[way] for way in CONTEXT_FUSIONS) < 1.05 * min(sizes[way] for way in CONTEXT_FUSIONS)
+def test_the_ways_are_of_one_size():
+    data = small_data()
+    fusions = {way: small_model(data, context_fusion=way).network.fusion for way in CONTEXT_FUSIONS}
+    sizes = [sum(p.numel() for p in fusion.parameters()) for fusion in fusions.values()]
+    assert max(sizes) < 1.05 * min(sizes)
 
 
 def test_bazaars_best_ranking_is_worse_for_one_who_does_not_know_the_request():

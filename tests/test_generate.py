@@ -95,8 +95,11 @@ def test_digit_by_digit_equals_all_digits_at_once(planted):
     at_once = planted.teacher_forced(state, items)
     parent, cache = torch.zeros(7, dtype=torch.long), None
     for level, logits in enumerate(at_once):
-        stepped, cache = planted.step(state, level, parent, cache)
+        stepped, run = planted.step(state, level, parent, cache)
         torch.testing.assert_close(stepped, logits, rtol=1e-4, atol=1e-5)
+        seen, cache = planted.step(state, level, parent, cache, weights=True)[1].weights, run.caches
+        assert all(w.shape[2:] == (1, level + 1) for w in seen)
+        torch.testing.assert_close(seen[-1].sum(-1), torch.ones(7, 2, 1))
         parent = planted.tree.prefixes(items)[:, level]
 
 

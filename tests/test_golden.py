@@ -83,7 +83,7 @@ def rated() -> m6rec.Dataset:
 
 @cache
 def opinions() -> Ratings:
-    return Ratings(rated(), share=0.2)
+    return Ratings(rated(), held=0.2)
 
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:

@@ -119,6 +119,18 @@ def test_modality_dropout_hides_some_and_never_the_last():
     assert kept.any(1).all() and not (kept & ~content.present).any() and kept.sum() < content.present.sum()
 
 
+def test_catalogue_dropout_hides_the_same_modalities_of_all_items_in_some_training_steps(monkeypatch):
+    made = network(catalogue_dropout=0.5, modality_dropout=0.0)
+    torch.manual_seed(0)
+    assert {made.items.hidden_modalities() for _ in range(20)} == {()}, "never outside training"
+    made.train()
+    drawn = [frozenset(made.items.hidden_modalities()) for _ in range(300)]
+    assert len(set(drawn)) == 7 and frozenset(MODALITIES) not in drawn and 0.4 < drawn.count(frozenset()) / 300 < 0.6
+    served = made.encode_items(drop=("text", "sound")).vectors
+    monkeypatch.setattr(ItemEncoder, "hidden_modalities", lambda self: ("text", "sound"))
+    torch.testing.assert_close(made.encode_items().vectors, served)
+
+
 def test_the_catalogue_is_encoded_kind_by_kind_as_if_it_were_at_once():
     made, content = network(identity=False), features()
     at_once = vectors(made, content)
@@ -157,11 +169,11 @@ def test_hidden_patches_are_not_seen_and_their_error_is_what_is_taught():
     }
     assert all((h.sum(1) == h.shape[1] // 2).all() for h in hidden.values())
     with torch.no_grad():
-        before = made.patch_decoder(made.items, known, hidden)
+        before = made.patch_decoder.patches(made.items, known, hidden)
         other = known._replace(image=torch.where(hidden["image"][..., None], torch.rand_like(known.image), known.image))
-        after = made.patch_decoder(made.items, other, hidden)
+        after = made.patch_decoder.patches(made.items, other, hidden)
         seen = known._replace(image=torch.where(hidden["image"][..., None], known.image, torch.rand_like(known.image)))
-        moved = made.patch_decoder(made.items, seen, hidden)
+        moved = made.patch_decoder.patches(made.items, seen, hidden)
     torch.testing.assert_close(after, before)
     assert (moved["sound"] - before["sound"])[:8].abs().max() > 1e-4  # and modalities help each other
 

@@ -184,6 +184,18 @@ def test_a_modality_that_is_not_read_is_not_there(model):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
 
 
+def test_without_ids_contents_learn_to_predict_where_items_would_start(model):
+    changes = {"identity": False, "spectral": 0.1, "infill_weight": 0.0, "item_epochs": 40, "pretrain_epochs": 0}
+    made = m6rec.M6Rec(
+        model.data, "small", **{**CONFIG, **changes, "learning_rate": 1e-2, "dropout": 0.0, "modality_dropout": 0.0}
+    )
+    made.pretrain()
+    start = made._spectral()[made.network.codes >= 0]
+    error = ((made.item_vectors()[made.network.codes >= 0] - start) ** 2).mean() / start.var()
+    logged = [epoch.losses["spectral"] for epoch in made.stages["items"]]
+    assert logged[-1] < 0.7 * logged[0] and error < 0.8, "1 is what predicting nothing leaves"
+
+
 def test_items_may_be_learnt_alone(model, tmp_path, monkeypatch):
     """Without a single event the content's losses fall, a tree is grown, and the cache keeps it."""
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))

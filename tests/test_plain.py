@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.preprocessing import normalize
 
 import m6rec
 from m6rec.baselines import ContentKNN
@@ -16,7 +17,7 @@ from m6rec.data import prompts
 from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
 from m6rec.errors import InputError
-from m6rec.evaluate.lists import per_list
+from m6rec.evaluate.ranking import _bag, diversity
 from m6rec.model.text_model import TextTransformer, ends
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
@@ -59,6 +60,12 @@ def test_remembered_source_serves_many_candidates():
     begun = candidates[:1, :2].expand(5, -1)
     whole = model(source.expand(5, -1), torch.cat((begun, candidates), 1)).logits[:, 2:]
     torch.testing.assert_close(model.decode_step(candidates, model(source, begun[:1]).cache).logits, whole)
+    past, rows = model(source.expand(5, -1)).cache, []  # token by token, each step with the cache of the one before
+    for token in candidates.split(1, 1):
+        said = model.decode_step(token, past, weights=True)
+        past, rows = said.cache, [*rows, said.logits]
+        torch.testing.assert_close(said.weights[-1].sum(-1), torch.ones(5, 2, 1))
+    torch.testing.assert_close(torch.cat(rows, 1), at_once)
 
 
 def test_an_adapter_changes_its_layer_and_those_after_it():
@@ -115,5 +122,5 @@ def test_words_are_pairs_of_characters_where_a_script_has_no_spaces():
     weights = ContentKNN().fit(data, Split("all", np.ones(3, bool), np.array([1]), np.array([2]))).weights.toarray()
     assert weights[0, 1] > 0 == weights[0, 2]
     lists = np.array([[0, 1], [0, 2]])
-    near, far = per_list(lists, data.targets(np.array([2, 2])), np.ones((1, 3)))["diversity"]
+    near, far = diversity(lists, normalize(_bag(data.items["text"].map(words))))
     assert near < 0.9 < far

@@ -136,6 +136,18 @@ def test_attributes_of_another_shape_are_named(tmp_path, text):
         dataset(SOURCES["amazon-beauty"].read, tmp_path)
 
 
+@pytest.mark.parametrize("file", ["LastFM.txt", "LastFM_item2attributes.json"])
+def test_a_missing_file_of_sequences_or_attributes_is_named(tmp_path, file):
+    (tmp_path / "LastFM.txt").write_text("7 1 2 3\n9 2 3 1\n")
+    (tmp_path / "LastFM_item2attributes.json").write_text('{"1": [4, 5], "2": []}')
+    data = dataset(SOURCES["lastfm"].read, tmp_path)
+    assert data.events["item"].tolist() == [0, 1, 2, 1, 2, 0]
+    assert data.items["text"].tolist() == ["attribute4 attribute5", "", ""]
+    (tmp_path / file).unlink()
+    with pytest.raises(InputError, match=rf"{file} cannot be read"):
+        dataset(SOURCES["lastfm"].read, tmp_path)
+
+
 @pytest.mark.skipif(
     not (Path(os.environ.get("M6REC_MIRROR", "none")) / "amazon-beauty" / "Beauty.txt").exists(), reason="no mirror"
 )

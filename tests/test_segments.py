@@ -27,16 +27,16 @@ def cached(network, local_layers, capacity=200):
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
     windows, data = segmented.windows(segmented.test), segmented.data
     shown = segmented.items[segmented.item, segmented._bucket]  # (E, L)
-    for row, start in list(enumerate(segmented.test.starts))[:10]:
+    for row, start in list(enumerate(segmented.test[:, 0]))[:10]:
         user = data.events["user"][start]
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
         wanted = [segmented.events[i, int(v) - 1] for i, v in zip(before["item"], before["value"], strict=True)]
         wanted = [np.zeros(6, np.int64)] * (4 - len(wanted)) + wanted
         assert (windows.source[row, 1:].numpy() == np.array(wanted)).all()
-        assert start + segmented.test.count == data.offsets[user + 1]  # the user's last events
+        assert segmented.test[row, -1] + 1 == data.offsets[user + 1]  # the user's last events
         assert (windows.candidates[row].numpy() == shown[start : start + 2]).all()
-    assert not segmented.is_train[segmented.test.starts[:, None] + np.arange(2)].any()
-    assert not segmented.is_train[segmented.valid.starts[:, None] + np.arange(2)].any()
+    assert not segmented.is_train[segmented.test].any()
+    assert not segmented.is_train[segmented.valid].any()
 
 
 def test_training_windows_hold_training_events_alone(segmented):
@@ -69,10 +69,10 @@ def test_visits_come_back_with_one_more_event(segmented):
 
 
 def test_the_baseline_counts_training_ratings_alone(segmented):
-    item, liked = int(segmented.item[segmented.test.starts[0]]), segmented.liked
+    item, liked = int(segmented.item[segmented.test[0, 0]]), segmented.liked
     mine = (segmented.item == item) & segmented.is_train
     wanted = (liked[mine].sum() + 5 * liked[segmented.is_train].mean()) / (mine.sum() + 5)
-    assert segmented.means(segmented.test)[0, 0] == pytest.approx(wanted)
+    assert segmented.others[segmented.test[0, 0]] == pytest.approx(wanted)
 
 
 def test_what_a_candidate_is_told_of_others_knows_no_rating_of_its_own_users_and_none_held_out():
@@ -171,6 +171,10 @@ def test_bad_requests_are_named(segmented, network):
             cached(network, local_layers)
     with pytest.raises(InputError, match="local layers"):
         network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
+    with pytest.raises(InputError, match="no score heads"):
+        TextTransformer(SEGMENTS, 70).scores(requests(segmented))
+    with pytest.raises(InputError, match="needs scores=True"):
+        TextTransformer(SEGMENTS, 70, embedding_size=4)
     with pytest.raises(InputError, match="holds nothing"):
         cached(network, 1, capacity=0)
     with pytest.raises(InputError, match="one request has 3 segments"):

@@ -7,7 +7,6 @@ import pytest
 
 from m6rec.errors import InputError
 from m6rec.evaluate import difference_interval, mean_interval, ratio_interval, statistics
-from m6rec.evaluate.statistics import seeds_interval
 
 
 def values(n: int = 400, seed: int = 0) -> np.ndarray:
@@ -78,13 +77,6 @@ def test_a_ratio_over_rare_hits_is_reported_as_unbounded_above():
     found = ratio_interval(np.ones(20), rare)
     assert found.value == pytest.approx(10) and np.isfinite(found.low) and found.high == np.inf
     assert ratio_interval(rare, rare)[:3] == (1, 1, 1)  # resamples without any hit say nothing
-
-
-def test_without_users_the_seeds_are_resampled():
-    found = seeds_interval([1.0, 2.0, 3.0])
-    assert (found.value, found.n, found.seeds) == (2, 0, 3)
-    assert 1 <= found.low < 2 < found.high <= 3
-    assert seeds_interval(0.5) == (0.5, 0.5, 0.5, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,9 @@ class Count:
     A profile is sparse, so that each row is summed in the same order whatever the chunk: scores do not depend on it.
     """
 
-    name: str
     weights: np.ndarray | sp.csr_array | None = None
     length: int | None = None  # of the history that counts; None: all of it
     profile_decay: float | None = None
-
-    def __init_subclass__(cls) -> None:
-        cls.name = cls.__name__
 
     def fit(self, data: Dataset, split: Split) -> Self:
         """Count the training events, which lie by user and time. Returns self."""
@@ -50,19 +46,18 @@ class Count:
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) float32, higher = better. InputError before `fit`."""
         if self.weights is None:
-            raise InputError(f"{self.name} has no weights yet: call fit(data, split) before scores(users)")
+            raise InputError(f"{type(self).__name__} has no weights yet: call fit(data, split) before scores(users)")
         scores = self.profile(users) @ self.weights
         return scores.toarray() if sp.issparse(scores) else scores
 
 
 class Popularity(Count):
-    """Score of an item = number of users who have it among their training events: weights (1, N)."""
+    """Score of an item = number of users who have it among their training events, the same for everybody."""
 
     def count(self, data: Dataset, split: Split) -> np.ndarray:
-        return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]
+        return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]  # (1, N)
 
     def profile(self, users: Targets) -> np.ndarray:
-        """(B, 1): the same for everybody."""
         return np.ones((len(users), 1), np.float32)
 
 

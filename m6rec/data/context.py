@@ -17,8 +17,8 @@ from scipy import sparse
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data import schema
 from m6rec.data.dataset import Dataset, Split
+from m6rec.data.schema import numbers, seconds
 from m6rec.data.text import clean
 from m6rec.errors import InputError
 
@@ -61,47 +61,47 @@ class Field:
         """
         values = values.dropna()
         if kind == "time":
-            seconds(name, values)
+            seconds(values, name)
             return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in PARTS.items())
         if kind == "text":
-            from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
-
             texts = [t for t in map(clean, values) if t]
-            shared = {"max_features": MAX_WORDS, "min_df": 2, "max_df": MAX_SHARE, "stop_words": "english"}
-            counter = CountVectorizer(token_pattern=LETTERS, binary=True, **shared)
+            counter = _counter(max_features=MAX_WORDS, min_df=2, max_df=MAX_SHARE, stop_words="english")
             try:
                 frequency = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
-            except ValueError as error:
-                raise InputError(
-                    f"no two texts of {name} share a word: declare another type, or leave it out."
-                ) from error
+            except ValueError:
+                fix = "declare another type, or leave it out"
+                raise InputError(f"no two texts of {name} share a word: {fix}.") from None
             weights = np.log(len(texts) / frequency).tolist()
             return (cls(name, tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights)),)
         if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
-            numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(dtype=float)
-            if not len(numbers):
+            known = numbers(values)
+            if np.isnan(known).all():
                 raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
-            return (cls(name, edges=tuple(np.unique(np.quantile(numbers, np.arange(1, 8) / 8)).tolist())),)
+            return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
         return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
-        """Values (n,) -> codes (n,) int64; missing values and categories never seen in training are absent."""
+        """A column's values (n,) -> codes (n,) int64; missing ones and categories not seen in training are absent."""
         series = pd.Series(values)
         if self.weights:
             rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
             return np.append(self.top_word(self.words(texts)), 0)[rows]
+        if self.column:
+            time = seconds(series, self.column)
+            if self.part == "season":
+                part = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
+            else:  # day 0 of the epoch was a Thursday
+                part = time // 3600 % 24 if self.part == "hour" else (time // 86400 + 3) % 7
+            return np.nan_to_num(part + 1).astype(np.int64)
         if self.edges:
-            numbers = pd.to_numeric(series, errors="coerce").to_numpy(dtype=float)
-            return np.where(np.isnan(numbers), 0, 1 + np.digitize(numbers, self.edges)).astype(np.int64)
-        codes = {level: i for i, level in enumerate(self.levels, 1)}
-        return series.map(lambda v: 0 if pd.isna(v) else codes.get(_label(v), 0)).to_numpy(dtype=np.int64)
+            known = numbers(series)
+            return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
+        labels = series.map(_label, na_action="ignore").astype(object)
+        return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
     def words(self, texts: Iterable[object]) -> sparse.csr_array:
         """Which of a text field's words each text has: (n, W) of 0 and 1."""
-        from sklearn.feature_extraction.text import CountVectorizer
-
-        counter = CountVectorizer(token_pattern=LETTERS, binary=True, vocabulary=self.levels)
-        return sparse.csr_array(counter.transform([clean(t) for t in texts]))
+        return sparse.csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
 
     def top_word(self, counts: sparse.csr_array) -> np.ndarray:
         """The code of the word with the highest TF-IDF in each row of counts (n, W), 0 for none: -> (n,) int64."""
@@ -114,7 +114,7 @@ class Field:
         """One value that a caller typed: unlike a stored one, an unknown value is an error. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
-        code = int(self.encode([value])[0])
+        code = int(replace(self, column="").encode([value])[0])  # an hour is given as such, not by a time
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
             allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
@@ -130,17 +130,6 @@ class Field:
         low = f"≥ {self.edges[code - 2]:g}" if code > 1 else ""
         high = f"< {self.edges[code - 1]:g}" if code <= len(self.edges) else ""
         return f"{self.name} {' and '.join(part for part in (low, high) if part)}"
-
-    def read(self, frame: pd.DataFrame) -> pd.Series:
-        """This field's values in a table of events or users: the column of its name, or a part of its time."""
-        if not self.column:
-            return frame[self.name]
-        time = seconds(self.column, frame[self.column])
-        if self.part == "hour":
-            return time // 3600 % 24
-        if self.part == "weekday":
-            return (time // 86400 + 3).mod(7).map(dict(enumerate(WEEKDAYS)))  # day 0 of the epoch was a Thursday
-        return (pd.to_datetime(time, unit="s").dt.month % 12 // 3).map(dict(enumerate(SEASONS)))
 
 
 DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, levels in PARTS.items()} | {
@@ -181,13 +170,12 @@ class Fields:
     gap: Field = DERIVED["gap"]
 
     @classmethod
-    def fit(cls, data: Dataset, split: Split, config: Config | None = None) -> "Fields":
+    def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
 
         config: its `profile`, `request`, `derived_features` and `columns` are read. InputError for a derived feature
         that data without times do not have, and for a declared column that does not exist or is not of its type.
         """
-        config = config or Config()
         train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
         columns = [*own, *data.profile_columns]
@@ -220,16 +208,14 @@ class Fields:
         which what is typed overrides. InputError for an unknown field and for a value out of range.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
-        for name in {f.column for f in fields if f.column} & set(values):
-            table = pd.DataFrame({name: [values.pop(name)]})
-            if table[name].notna().all():
-                values = {f.name: f.read(table).iloc[0] for f in fields if f.column == name} | values
+        times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
             raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
-        given = {f.name: derived[f.part] for f in fields if f.part in derived}
-        given |= {name: f.encode_one(values[name]) for f in fields if (name := f.name) in values}
+        given = {f.name: f.encode(times[f.column])[0] for f in fields if f.column in times}
+        given |= {f.name: derived[f.part] for f in fields if f.part in derived}
+        given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
     def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
@@ -249,9 +235,8 @@ class Fields:
     def from_dict(cls, values: dict) -> "Fields":
         """Back from `to_dict`; KeyError for another version's."""
 
-        def read(v: dict) -> Field:
-            parts = {f.name: v[f.name] for f in fields(Field)}  # all of them: an older version's have other meanings
-            return Field(**{name: tuple(p) if isinstance(p, list) else p for name, p in parts.items()})
+        def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
+            return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
@@ -272,7 +257,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
 
     def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
-        codes = [derived[f.part] if f.part in derived else f.encode(f.read(table)) for f in part]
+        codes = [derived[f.part] if f.part in derived else f.encode(table[f.column or f.name]) for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
     request, profile = encode(fields.request, data.events), encode(fields.profile, data.users)
@@ -292,8 +277,7 @@ def derive(
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
-    pace = np.full(len(time), np.nan)
-    np.divide(time - time[start], session, out=pace, where=session > 0)
+    pace = np.divide(time - time[start], session, out=np.full(len(time), np.nan), where=session > 0)
     codes = {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
     if field := next((f for f in fields.request if f.part == "tastes"), None):
         before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
@@ -330,20 +314,17 @@ class UserHistory(NamedTuple):
         frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
         if frame is history:
             if "item_id" not in frame:
-                raise InputError(
-                    f"the history has the columns {', '.join(map(str, frame.columns))}: item_id is missing."
-                )
+                columns = ", ".join(map(str, frame.columns))
+                raise InputError(f"the history has the columns {columns}: item_id is missing.")
             history = frame["item_id"].tolist()
         item, known = data.history_codes(history), data.items["text"]
-        value, time = np.full(len(item), np.nan), np.zeros(0) if data.timed and not len(item) else None
-        if "value" in frame:
-            value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
+        value = numbers(frame["value"]) if "value" in frame else np.full(len(item), np.nan)
+        time = np.zeros(0) if data.timed and not len(item) else None
         if "timestamp" in frame:
-            time = seconds("the history's timestamp", frame["timestamp"]).to_numpy(dtype=float)
+            time = seconds(frame["timestamp"], "the history's timestamp")
             if np.isnan(time).any():
-                raise InputError(
-                    "the history has a timestamp that is no time: give UTC seconds or a datetime everywhere."
-                )
+                fix = "give UTC seconds or a datetime everywhere"
+                raise InputError(f"the history has a timestamp that is no time: {fix}.")
             order = np.argsort(time, kind="stable")
             item, value, time = item[order], value[order], time[order] if data.timed else None
         new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
@@ -358,9 +339,8 @@ def user_context(
 
     The request is derived as if it were one more event. InputError for a time before the last event.
     """
-    moment, size = (request or {}).get("timestamp"), len(past.item)
-    now = np.nan if moment is None else float(seconds("the request's timestamp", pd.Series([moment])).iloc[0])
-    if past.time is not None and size and now < past.time[-1]:
+    now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
+    if past.time is not None and size and now[0] < past.time[-1]:
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
     time, rows = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1)
     texts = [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last stands for the request
@@ -432,14 +412,10 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
     )
 
 
-def seconds(name: str, values: pd.Series) -> pd.Series:
-    """UTC seconds of numbers, datetimes or ISO texts, missing where a cell is none; InputError if all of them are."""
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
-        return values
-    times = pd.Series(schema.seconds(values), values.index)
-    if values.notna().any() and times.isna().all():
-        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
-    return times
+def _counter(**options: object):
+    from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
+
+    return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
 
 
 def _label(value: object) -> str:

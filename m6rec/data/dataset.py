@@ -1,7 +1,6 @@
 """The Dataset: items, users and events as tables whose row numbers are the codes that the models use.
 
-Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order, so that
-one user's history is one slice.
+Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
 import contextlib
@@ -68,8 +67,8 @@ class Dataset:
         timestamp (UTC s, datetimes or ISO 8601; without it the row order rules), action (default "event"), value
         (default 1.0) and context columns.
         ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
-        strict: raise InputError, naming table, row, column and fix, for the first problem; False: load the good rows,
-        decode every file once, and keep the table of all problems as `left_out`.
+        strict: InputError for the first problem, naming table, row, column and fix; False: load the good rows, decode
+        every file once, and keep the table of all problems as `left_out`.
         """
         if media is not None and not isinstance(media, Media):
             media = Media.open(media)
@@ -80,27 +79,14 @@ class Dataset:
     def from_folder(
         cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0, strict: bool = True
     ) -> "Dataset":
-        """A folder of one's own: items, users (optional) and interactions with the columns of `from_frames`.
+        """A folder of one's own: items, users (optional), interactions; columns and options as in `from_frames`.
 
         Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
         images and sounds are relative to media.zip, to media/ or to the folder.
-        ties, seed, strict: as in `from_frames`.
         """
         report = Report(strict, decode=not strict)
         tables = readers.read_folder(folder, report)
         return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
-
-    @classmethod
-    def from_sequences(cls, path: str | Path, attributes: str | Path | None = None) -> "Dataset":
-        """A text file with one user a line: user number, then item numbers in time order, without timestamps.
-
-        attributes: a JSON object of item number -> list of attribute numbers, which become the items' texts.
-        """
-        report, path = Report(strict=False), Path(path)
-        name, attributes = path.stem.lower(), attributes and Path(attributes).absolute()
-        data = cls.from_tables(readers.sequences(path.parent, report, path.name, attributes), report, name=name)
-        report.warn(name)
-        return data
 
     @staticmethod
     def validate(
@@ -169,17 +155,24 @@ class Dataset:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
-    def _lookup(self) -> tuple[lookup.Ids, lookup.Ids, lookup.Titles]:
-        ids = (lookup.Ids(t[f"{word}_id"], word, self.name) for t, word in ((self.users, "user"), (self.items, "item")))
-        return *ids, lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
+    def _user_ids(self) -> pd.Index:
+        return lookup.texts(self.users["user_id"])
+
+    @cached_property
+    def _item_ids(self) -> pd.Index:
+        return lookup.texts(self.items["item_id"])
+
+    @cached_property
+    def _titles(self) -> lookup.Titles:
+        return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return self._lookup[0].codes(raw_ids)
+        return lookup.codes(self._user_ids, raw_ids, "user", self.name)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of raw item ids."""
-        return self._lookup[1].codes(raw_ids)
+        return lookup.codes(self._item_ids, raw_ids, "item", self.name)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -187,18 +180,18 @@ class Dataset:
         Where several items bear the same title, the one with the most events. InputError lists the nearest titles.
         """
         titles = [titles] if isinstance(titles, str) else titles
-        return np.array([self._lookup[2].code(title) for title in titles], dtype=np.int64)
+        return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; items given as dicts count on from the catalogue's last code."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
-        ids, new = set(self.items["item_id"].astype(str)), itertools.count(self.n_items)
+        new = itertools.count(self.n_items)
 
         def code(item: object) -> int:
             if isinstance(item, Mapping):
                 return next(new)
-            return (self.item_codes([item]) if str(item) in ids else self.find(str(item)))[0]
+            return (self.item_codes([item]) if str(item) in self._item_ids else self.find(str(item)))[0]
 
         return np.array([code(item) for item in history], dtype=np.int64)
 
@@ -206,9 +199,9 @@ class Dataset:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": two cuts through time for everyone, so that nothing fitted lies after anything
-        predicted. The first `fractions[0]` of all events train, the next `fractions[1]` hold the validation targets,
-        the rest the test targets: a user's first event of the period that has an earlier one of theirs.
+        events only train. "global_time": two cuts through time for everyone. The first `fractions[0]` of all events
+        train, the next `fractions[1]` hold the validation targets, the rest the test targets: a user's first event of
+        the period that has an earlier one of theirs.
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
@@ -220,13 +213,11 @@ class Dataset:
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
         if len(fractions) != 2 or min(fractions) <= 0 or sum(fractions) >= 1:
-            raise InputError(
-                f"fractions={fractions!r} must be two positive numbers with a sum below 1, as in (0.8, 0.1)."
-            )
+            fix = "as in (0.8, 0.1)"
+            raise InputError(f"fractions={fractions!r} must be two positive numbers with a sum below 1, {fix}.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
         first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
-        has_past = np.diff(user, prepend=-1) == 0
-        periods = (time >= first) & (time < second), time >= second
+        periods, has_past = ((time >= first) & (time < second), time >= second), np.diff(user, prepend=-1) == 0
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
@@ -249,8 +240,7 @@ class Dataset:
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
-        taken = new["item_id"][new["item_id"].astype(str).isin(set(self.items["item_id"].astype(str)))]
-        if len(taken):
+        if len(taken := new["item_id"][lookup.texts(new["item_id"]).isin(self._item_ids)]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 

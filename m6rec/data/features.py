@@ -2,11 +2,9 @@
 
 import copy
 import hashlib
-import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -54,22 +52,7 @@ class Features(NamedTuple):
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-class FileModality(NamedTuple):
-    """One modality that comes in files."""
-
-    decode: Callable[[bytes], np.ndarray]
-    shape: tuple[int, ...]  # of one decoded file
-    patches: Callable[[np.ndarray], np.ndarray]
-    module: ModuleType  # the code that decodes: other code, other cache
-
-
-FILE_MODALITIES = {
-    "image": FileModality(image.decode, (image.SIDE, image.SIDE), image.patches, image),
-    "sound": FileModality(sound.decode, (sound.LENGTH,), lambda waves: sound.patches(sound.log_mel(waves)), sound),
-}
-
-
-Decoded = tuple[np.ndarray, dict[str, str]]  # patches of what can be decoded, and what is wrong with the others
+FILE_MODALITIES = {"image": image, "sound": sound}  # each decodes a file's bytes, and cuts what it decoded into PATCHES
 
 
 def preprocess(
@@ -83,17 +66,59 @@ def preprocess(
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
-    for name in FILE_MODALITIES:
-        sources = list(items[name]) if name in items.columns else [None] * len(items)
-        array, found, wrong = _modality(name, sources, media, cache)
-        parts.append(array)
-        present.append(found)
-        problems += wrong
+    for name, module in FILE_MODALITIES.items():
+        sources, hashes, contents = list(items.get(name, ())), {}, {}
+        for row, source in enumerate(sources):
+            if not absent(source):
+                try:
+                    hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
+                    contents.setdefault(hashes[row], source)  # decoded once, however many items share it
+                except InputError as error:
+                    problems.append(str(error).rstrip("."))
+        good, broken = _decoded(name, contents, media, cache)
+        parts.append(np.zeros((len(items), *module.PATCHES), np.float32))
+        present.append(np.zeros(len(items), bool))
+        for row, content in hashes.items():
+            if content in good:
+                parts[-1][row], present[-1][row] = good[content], True
+            else:
+                problems.append(f"{_label(sources[row], row)} {broken[content]}")
     if problems:
         files = "file of the items" if len(problems) == 1 else "files of the items"
         first = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
         warnings.warn(f"{len(problems):,} {files} cannot be used and count as absent: {first}", MediaWarning, 2)
     return Features(*parts, np.stack(present, 1))
+
+
+Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, and what is wrong with the others
+
+
+def _decoded(name: str, contents: dict[str, object], media: Media | None, cache: Path | None) -> Decoded:
+    """Contents, given as hash -> source, decoded or found in the cache."""
+    module, order = FILE_MODALITIES[name], sorted(contents)
+
+    def make() -> Decoded:
+        good, broken = {}, {}
+        for content in order:
+            try:
+                good[content] = module.decode(read(contents[content], media))
+            except InputError as error:
+                broken[content] = str(error).rstrip(".")
+        return dict(zip(good, module.preprocess(np.array([*good.values()])), strict=True)) if good else {}, broken
+
+    def load(path: Path) -> Decoded | None:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                broken = file.metadata() or {}
+                return {content: file.get_tensor(content) for content in order if content not in broken}, broken
+        except (OSError, SafetensorError):
+            return None
+
+    try:
+        path = cache and order and Path(cache) / f"{name}-{key(*order, code=(module,))}.safetensors"
+        return cached(path, make, lambda decoded, new: save_file(decoded[0], new, decoded[1]), load) if path else make()
+    except (OSError, SafetensorError):  # a full disk costs time, not the result
+        return make()
 
 
 def absent(source: object) -> bool:
@@ -131,56 +156,6 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
-
-
-def _modality(
-    name: str, sources: list[object], media: Media | None, cache: Path | None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Patches (N, P, ·), presence (N,) and what is wrong with the others that are not empty."""
-    modality, problems = FILE_MODALITIES[name], []
-    hashes: list[str | None] = [None] * len(sources)
-    contents: dict[str, object] = {}  # each is decoded once, however many items share it
-    for i, source in enumerate(sources):
-        if not absent(source):
-            try:
-                hashes[i] = hashlib.sha256(read(source, media)).hexdigest()
-                contents.setdefault(hashes[i], source)
-            except InputError as error:
-                problems.append(str(error).rstrip("."))
-    order = sorted(contents)
-
-    def make() -> Decoded:
-        good, broken = [], {}
-        for content in order:
-            try:
-                good.append(modality.decode(read(contents[content], media)))
-            except InputError as error:
-                broken[content] = str(error).rstrip(".")
-        return modality.patches(np.array(good, dtype=np.float32).reshape(-1, *modality.shape)), broken
-
-    def save(decoded: Decoded, new: Path) -> None:
-        save_file({"patches": decoded[0]}, new, {"problems": json.dumps(decoded[1])})
-
-    def load(path: Path) -> Decoded | None:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                patches, broken = file.get_tensor("patches"), json.loads(file.metadata()["problems"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return None
-        return (patches, broken) if len(patches) + len(broken) == len(order) else None
-
-    try:
-        stored = cache and order and Path(cache) / f"{name}-{key(*order, code=(modality.module,))}.safetensors"
-        patches, broken = cached(stored, make, save, load) if stored else make()
-    except (OSError, SafetensorError):  # a full disk costs time, not the result
-        patches, broken = make()
-    each = zip(range(len(sources)), sources, hashes, strict=True)
-    problems += [f"{_label(source, i)} {broken[content]}" for i, source, content in each if content in broken]
-    rows = {content: row for row, content in enumerate(content for content in order if content not in broken)}
-    row = np.array([rows.get(content, -1) for content in hashes], dtype=np.int64)
-    out = np.zeros((len(sources), *patches.shape[1:]), dtype=np.float32)
-    out[row >= 0] = patches[row[row >= 0]]
-    return out, row >= 0, problems
 
 
 def _label(source: object, row: int) -> str:

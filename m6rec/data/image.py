@@ -10,6 +10,7 @@ from m6rec.errors import InputError
 
 SIDE, PATCH = 28, 7  # pixels: of a photograph, of a patch
 ACROSS = SIDE // PATCH
+PATCHES = (ACROSS**2, PATCH**2)  # how many, and numbers in each
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # and no others: some of Pillow's readers start programs
 MOST_PIXELS = 50_000_000
 
@@ -58,7 +59,10 @@ def encode(pixels: np.ndarray) -> bytes:
 def patches(images: np.ndarray) -> np.ndarray:
     """(N, 28, 28) -> (N, 16, 49): patches row by row, each one's pixels row by row."""
     cut = images.reshape(len(images), ACROSS, PATCH, ACROSS, PATCH)
-    return cut.swapaxes(2, 3).reshape(len(images), ACROSS**2, PATCH**2)
+    return cut.swapaxes(2, 3).reshape(len(images), *PATCHES)
+
+
+preprocess = patches  # what `decode` gave
 
 
 def unpatch(patches: np.ndarray) -> np.ndarray:

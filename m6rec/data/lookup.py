@@ -21,27 +21,18 @@ def texts(ids: pd.Series) -> pd.Index:
     return pd.Index(ids.astype("str"))
 
 
-class Ids:
-    """The ids of one table; `codes` finds their row numbers."""
-
-    def __init__(self, ids: pd.Series, word: str, dataset: str):
-        self.ids, self.word, self.dataset = ids, word, dataset
-        self.index = texts(ids)
-
-    def codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 row numbers; InputError names the first unknown id and the nearest known ones."""
-        raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
-        wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
-        codes = self.index.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-        for row in np.flatnonzero(codes < 0):
-            unknown, number = wanted[row], pd.to_numeric(wanted[row], errors="coerce")
-            if self.ids.dtype.kind in "iu" and np.isfinite(number):
-                near = self.index[np.argsort(np.abs(self.ids.to_numpy() - number), kind="stable")[:3]]
-            else:
-                near = nearest(unknown, list(self.index))
-            known = f"the nearest known ids are {', '.join(near)}"
-            raise InputError(f"{self.word} {unknown!r} is not in {self.dataset}; {known}.")
-        return codes
+def codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
+    """(n,) int64 places of ids among the known ones (`texts`); InputError names an unknown one and the nearest."""
+    raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+    wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+    found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+    for row in np.flatnonzero(found < 0)[:1]:
+        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(wanted[row], errors="coerce"))
+        by_number = np.isfinite(distance).all()
+        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(wanted[row], list(known))
+        hint = f"the nearest known ids are {', '.join(near)}"
+        raise InputError(f"{word} {wanted[row]!r} is not in {dataset}; {hint}.")
+    return found
 
 
 class Titles:

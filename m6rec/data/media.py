@@ -82,12 +82,6 @@ class Media:
         except (InputError, OSError):
             return False
 
-    def names(self) -> list[str]:
-        """The names of all files."""
-        if self._archive is not None:
-            return self._archive.namelist()
-        return [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if path.is_file()]
-
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over these names and their contents, the same for a folder and for its zip; a missing file counts."""
         digest = hashlib.sha256()

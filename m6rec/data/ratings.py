@@ -1,9 +1,8 @@
 """Like prediction: which rated events are predicted, what is known at each one, and how that is put into tokens.
 
 A rating of 4 or 5 is a like. Whatever describes an event comes from training events alone: the user's own *before* it,
-and the item's ratings by *other* users, so that no label is among its own features. `Ratings` are single events as
-features and prompts, and hold out a share of each user's last ones; `RatingWindows` are lists of candidates after one
-history, in segments, and hold out equally many, so that all windows have one size.
+and the item's ratings by *other* users, so that no label is among its own features. `Ratings` has single events as
+features and prompts, `RatingWindows` also lists of candidates after one history, in segments.
 """
 
 import re
@@ -31,21 +30,28 @@ NEIGHBOURS = 10  # of an item, among those that the user has rated
 FEATURES = ("user", "others", "count", "genres", "similar")
 
 
-class RatedEvents:
-    """Rated events, of which each user's first `n_train` (U,) are training events.
+class Ratings:
+    """Rated events; `train`, `valid` and `test` are rows of data.events.
 
-    InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    held: of each user's last events so many, or this share, are test, as many before them validation. A user with too
+    few events only trains. InputError for a data set without ratings from 1 to 5, or without any like or dislike.
     """
 
-    def __init__(self, data: Dataset, n_train: np.ndarray):
-        self.data, self.n_train = data, n_train
+    def __init__(self, data: Dataset, held: float = 0.1):
+        self.data = data
         self.user, self.item = data.events[["user", "item"]].to_numpy().T
         self.value = data.events["value"].to_numpy(float)
         self.liked = (self.value >= LIKED).astype(np.int64)  # (E,)
         if self.value.min() < 1 or self.value.max() > 5 or self.liked.min() == self.liked.max():
             raise InputError(f"scoring needs likes and dislikes among ratings from 1 to 5, and {data.name} has none.")
-        self.position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) among the user's events
-        self.is_train = self.position < n_train[self.user]  # (E,) bool
+        sizes = np.diff(data.offsets)
+        held = (sizes * held).astype(int) if held < 1 else np.where(sizes > 2 * held, held, 0)
+        self.n_train = sizes - 2 * held  # (U,)
+        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) among the user's events
+        self.n_before = np.minimum(position, self.n_train[self.user])  # (E,) the user's training events before
+        self.is_train = position < self.n_train[self.user]  # (E,) bool
+        test = position >= (sizes - held)[self.user]
+        self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
 
     def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Out-of-fold means of `value` by item, the counts they are of, and the overall means: (E,) each.
@@ -62,18 +68,10 @@ class RatedEvents:
         total, count = total[fold, self.item], count[fold, self.item]
         return (total + SHRINK * overall) / (count + SHRINK), count, overall
 
-
-class Ratings(RatedEvents):
-    """Single rated events: `train`, `valid` and `test` are rows of data.events, `test` every user's last ones."""
-
-    def __init__(self, data: Dataset, share: float = 0.1):
-        sizes = np.diff(data.offsets)
-        held = (sizes * share).astype(int)
-        super().__init__(data, sizes - 2 * held)
-        test = self.position >= (sizes - held)[self.user]
-        self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
-        self.n_before = np.minimum(self.position, self.n_train[self.user])  # (E,) the user's training events before
-        self.genres = data.items["genres"].str.get_dummies(" ").to_numpy(float)  # (N, genres)
+    @cached_property
+    def genres(self) -> np.ndarray:
+        """(N, genres)"""
+        return self.data.items["genres"].str.get_dummies(" ").to_numpy(float)
 
     def history(self, rows: np.ndarray, length: int) -> np.ndarray:
         """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
@@ -136,10 +134,14 @@ class Ratings(RatedEvents):
         return RatingDomain(*domain(self.data)._replace(requests=requests))
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
-        """Each example in words: the profile, the last events, and the numbers and the item of the event."""
-        first = self.data.offsets[self.user[rows]]
-        last = first + self.n_before[rows]
-        return [self.words.unrated(r, range(max(a, b - events), b)) for r, a, b in zip(rows, first, last, strict=True)]
+        """Each example in words: the profile, the last events, and the numbers and the item of the event; all given."""
+        words, found = self.words, []
+        for row, first in zip(rows, self.data.offsets[self.user[rows]], strict=True):
+            last = first + self.n_before[row]
+            history = tuple(map(words.event, range(max(first, last - events), last)))
+            target = f"{words.requests[row]}:", f"{words.items[self.item[row]]}:"
+            found.append(Prompt(words.profiles[self.user[row]], history=history, target=target))
+        return found
 
     def pretraining(self, users: float = 1.0) -> "RatingDomain":
         """The training events of three users in four, or of a share of these: the others' are labelled examples."""
@@ -161,8 +163,10 @@ class RatingDomain(Domain):
     def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:
         """As in a `Domain`, but shorter; in two of three, the items are given too and only ratings are generated."""
         for prompt in super().windows(rng, before, size):
-            given = rng.random() < 2 / 3
-            yield prompt._replace(target=tuple(map(_given, prompt.target))) if given else prompt
+            if rng.random() < 2 / 3:
+                parts = (f"{part}:" if i % 3 == 1 else part for i, part in enumerate(prompt.target))
+                prompt = prompt._replace(target=tuple(parts))
+            yield prompt
 
     def prompt(self, rows: range, since: int) -> Prompt:
         """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
@@ -171,16 +175,6 @@ class RatingDomain(Domain):
         )
         history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
         return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
-
-    def unrated(self, row: int, before: range) -> Prompt:
-        """One event, up to where its rating would be generated, after a history; all of it is given."""
-        one = self.prompt(range(row, row + 1), row)
-        return one._replace(history=tuple(map(self.event, before)), target=tuple(map(_given, one.target[:-1])))
-
-
-def _given(part: str) -> str:
-    """A segment of a target that is not generated: it ends in a colon. Ratings stay as they are."""
-    return part if part.endswith(":") or part in prompts.RATINGS.values() else f"{part}:"
 
 
 class Windows(NamedTuple):
@@ -191,28 +185,17 @@ class Windows(NamedTuple):
     liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
 
 
-class Spans(NamedTuple):
-    """Events to predict: `count` of them from each of `starts`, of users in turn."""
-
-    starts: np.ndarray  # (W,) rows of data.events
-    count: int
-
-
-class RatingWindows(RatedEvents):
-    """Rated events as segments. A user's last `held` events are test, as many before them validation.
+class RatingWindows(Ratings):
+    """Rated events as segments; `valid` and `test` are (W, held) rows.
 
     A candidate begins with a feature in words: "others-60" says that more of the others liked it than 60 % of all rated
-    items. Users with fewer than 2 · held + 1 events only train.
+    items.
     """
 
     def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
-        sizes = np.diff(data.offsets)
-        out = np.where(sizes > 2 * held, 2 * held, 0)
-        super().__init__(data, sizes - out)
-        self.length, self.history = length, history
-        self._end = data.offsets[1:] - out  # of each user's training events
-        self.valid = Spans(self._end[out > 0], held)
-        self.test = Spans(self.valid.starts + held, held)
+        super().__init__(data, held)
+        self.length, self.n_history = length, history
+        self.valid, self.test = self.valid.reshape(-1, held), self.test.reshape(-1, held)
         # For a training event the share of the other folds; for a later one, of all users.
         fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
         self.others = self.item_means(self.liked, fold)[0]  # (E,) share of training ratings that liked the item
@@ -225,50 +208,47 @@ class RatingWindows(RatedEvents):
         read = np.unique(self.item[self.is_train])
         training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // BUCKETS * ranks
         self.tokenizer = Tokenizer.fit([*training, *profiles], vocabulary)
-        self.profiles = self._table(profiles, SOURCE_BOS)  # (U, L): never empty
-        self.events = self._table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
-        candidates = self._table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
+
+        def table(texts: list[str], *first: int) -> np.ndarray:
+            return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
+
+        self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
+        self.events = table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
         self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
 
     @property
     def fingerprint(self) -> str:
         """Equal data, cut equally, have equal ones."""
-        return f"{self.data.fingerprint} {self.length} {self.history} {len(self.tokenizer)} {self.valid.count}"
+        return f"{self.data.fingerprint} {self.length} {self.n_history} {len(self.tokenizer)} {self.valid.shape[1]}"
 
     def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
         """So many batches of `size` windows that begin anywhere in the training events."""
-        rows = np.flatnonzero(self.is_train)
         for _ in range(steps):
-            drawn = rng.choice(rows, size)
-            user = self.user[drawn]  # a window that would run over the end begins earlier
-            last = np.maximum(self.data.offsets[user], self._end[user] - candidates)
-            yield self.windows(Spans(np.minimum(drawn, last), candidates))
+            drawn = rng.choice(self.train, size)
+            first = self.data.offsets[self.user[drawn]]  # a window that would run over the end begins earlier
+            last = np.maximum(first, first + self.n_train[self.user[drawn]] - candidates)
+            yield self.windows(self.span(np.minimum(drawn, last), candidates))
 
-    def windows(self, spans: Spans) -> Windows:
-        """These events as candidates, with the profile and the last T events before them."""
-        user = self.user[spans.starts]
-        before = spans.starts[:, None] - np.arange(self.history, 0, -1)  # (W, T)
+    def span(self, starts: np.ndarray, count: int) -> np.ndarray:
+        """(W, count) rows from each of starts (W,), -1 after the user's last (training) event."""
+        rows, user = starts[:, None] + np.arange(count), self.user[starts]
+        first, end = self.data.offsets[user], self.data.offsets[user + 1]
+        return np.where(rows < np.where(self.is_train[starts], first + self.n_train[user], end)[:, None], rows, -1)
+
+    def windows(self, rows: np.ndarray) -> Windows:
+        """Events (W, C), -1 where there is none, as candidates, with the profile and the last T events before them."""
+        user, there = self.user[rows[:, 0]], rows >= 0
+        before = rows[:, :1] - np.arange(self.n_history, 0, -1)  # (W, T)
         rating = np.rint(self.value[before]).astype(np.int64) - 1
         present = before >= self.data.offsets[user][:, None]
         events = np.where(present[..., None], self.events[self.item[before], rating], PAD)
-        rows = spans.starts[:, None] + np.arange(spans.count)  # (W, C)
-        end = np.where(spans.starts < self._end[user], self._end[user], self.data.offsets[user + 1])
-        inside = rows < end[:, None]
-        rows = np.where(inside, rows, 0)
-        items = np.where(inside[..., None], self.items[self.item[rows], self._bucket[rows]], PAD)
+        items = np.where(there[..., None], self.items[self.item[rows], self._bucket[rows]], PAD)
         source = np.concatenate((self.profiles[user][:, None], events), 1)
-        liked = np.where(inside, self.liked[rows], -1).astype(np.float32)
+        liked = np.where(there, self.liked[rows], -1).astype(np.float32)
         return Windows(*map(torch.from_numpy, (source, items, liked)))
-
-    def means(self, spans: Spans) -> np.ndarray:
-        """(W, C): the share of training ratings that liked each candidate, shrunk to the mean: a baseline."""
-        return self.others[spans.starts[:, None] + np.arange(spans.count)]
 
     def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
         """(count,) events as requests: drawn users all come once, then all again with one more event, and so on."""
         users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
         return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]
-
-    def _table(self, texts: list[str], *first: int) -> np.ndarray:
-        rows = [(*first, *self.tokenizer.segment(text)[:-1])[: self.length] for text in texts]  # without [SEP]
-        return pad(rows, self.length)

@@ -203,10 +203,8 @@ def movielens(folder: Path, report: Report, archives: dict[str, list], occupatio
     return Frames(items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings)
 
 
-def sequences(
-    folder: Path, report: Report, file: str, attributes: str | Path | None = None, noun: str = "item"
-) -> Frames:
-    """A line for each user: its number, and item numbers in time order. Amazon 2014 as S3-Rec has it.
+def sequences(folder: Path, report: Report, file: str, attributes: str, noun: str) -> Frames:
+    """A line for each user: its number, and item numbers in time order. Amazon 2014 and Last.fm as S3-Rec has them.
 
     attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
     """
@@ -222,15 +220,13 @@ def sequences(
     events = events.astype({"user_id": np.int64, "item_id": np.int64})
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
     names = items["item_id"].astype("str")
-    items["title"] = f"{noun} " + names
-    if attributes:
-        try:
-            lists = json.loads((folder / attributes).read_bytes())
-            items["text"] = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            fix = "give one JSON object of item number -> list of attribute numbers"
-            raise InputError(f"{folder / attributes} cannot be read ({error}); {fix}.") from None
-    return Frames(items, None, events)
+    try:
+        lists = json.loads((folder / attributes).read_bytes())
+        texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        fix = "give one JSON object of item number -> list of attribute numbers"
+        raise InputError(f"{folder / attributes} cannot be read ({error}); {fix}.") from None
+    return Frames(items.assign(title=f"{noun} " + names, text=texts), None, events)
 
 
 def mind(folder: Path, report: Report, members: Sequence[Sequence[str]]) -> Frames:

@@ -62,8 +62,8 @@ class Report:
         """
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem, fix in checks:
-            good &= (passed := np.asarray(passed, dtype=bool))
-            wrong = np.flatnonzero(~passed)
+            wrong = np.flatnonzero(~np.asarray(passed, dtype=bool))
+            good[wrong] = False
             for i in wrong[:LIMIT]:
                 self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
             self.count += len(wrong[LIMIT:])
@@ -80,15 +80,14 @@ class Report:
                 raise
             self.fatal = self.fatal or error
             problem, _, fix = str(error).removeprefix(f"{self.files.get(table, table)} ").rstrip(".").partition("; ")
-            self.add(table, None, "", problem, fix)
-            return None
+            return self.add(table, None, "", problem, fix)
 
     def table(self) -> pd.DataFrame:
         """One row a problem: file, row, column, problem, fix; after LIMIT of them, a row that says how many more."""
         more = self.count - len(self.rows)
         last = [("", None, "", f"{more:,} more problems", "mend these and validate again")] if more else []
-        found = pd.DataFrame(self.rows + last, columns=["file", "row", "column", "problem", "fix"], dtype=object)
-        return found.astype({"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"})
+        types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
+        return pd.DataFrame(self.rows + last, columns=list(types), dtype=object).astype(types)
 
     def warn(self, source: str) -> None:
         """One warning that counts the problems of a source, if there are any, and names the first three."""
@@ -104,17 +103,17 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
     InputError if a table has no good row, and in a strict report for the first bad one.
     """
     items, users, events, media = tables
-    unread = report.fatal is not None  # then a table that is None could not be read
-    if items is not None or not unread:
+    read = report.fatal is None  # otherwise a table that is None could not be read, which is told already
+    if read or items is not None:
         items = report.collect("items", catalogue, items, media, report)
     if users is not None:
-        users = report.collect("users", _unique, users, "users", "user_id", report)
-    if events is not None or not unread:
+        users = report.collect("users", _table, users, "users", ["user_id"], report)
+    if read or events is not None:
         events = report.collect("interactions", _events, events, items, users, report)
     if report.fatal:
         raise report.fatal
     if users is None:
-        users = _unique(pd.DataFrame({"user_id": events["user_id"].unique()}), "users", "user_id", report)
+        users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
     new = {name: default for name, default in new.items() if name not in events.columns}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
@@ -122,18 +121,16 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
     events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
     first = ["user", "item", "timestamp", "action", "value"]
     events = events[[*first, *events.columns.drop(first)]]
-    items, users, events = (frame.reset_index(drop=True) for frame in (items, users, events))
-    return items, users, events, timed
+    return *(frame.reset_index(drop=True) for frame in (items, users, events)), timed
 
 
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
     """The good rows of the items: item_id, title, text, extras; image and sound as names of files or None."""
-    items, checks = _unique(items, "items", "item_id", report), []
+    items, checks = _table(items, "items", ["item_id"], report), []
     for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
         if name in items.columns:
-            column = items[name]
+            column, fix = items[name], "give one, or leave the column out for all rows"
             fits = column.astype("str").str.len().fillna(0) <= longest
-            fix = "give one, or leave the column out for all rows"
             checks.append((column, column.notna(), f"is no {name}", fix))
             checks.append((column, fits, f"is longer than {longest:,} characters", "shorten it"))
     items = report.good("items", items, *checks)
@@ -190,14 +187,11 @@ def _events(events: pd.DataFrame, items: pd.DataFrame | None, users: pd.DataFram
     return events.astype({name: np.int64 for name in clean if name == "timestamp"})
 
 
-def _unique(frame: pd.DataFrame, table: str, key: str, report: Report) -> pd.DataFrame:
-    frame = _table(frame, table, [key], report)
-    check = frame[key], ~texts(frame[key]).duplicated(), "is there already", "keep one row for each id"
-    return report.good(table, frame[[key, *frame.columns.drop(key)]], check)
-
-
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    """The rows of a frame that have these ids, numbered from 0; InputError if it has no rows or lacks a column."""
+    """The rows of a frame that have these ids, one that stands alone once and in front. Rows are numbered from 0.
+
+    InputError if it is no frame, has no rows or lacks a column.
+    """
     file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
@@ -213,20 +207,29 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
         raise InputError(f"{file} has no rows; give at least one.")
     if frame.index.name != ROW:
         frame = frame.reset_index(drop=True)
-    missing = ((frame[key], frame[key].notna(), "is no id", "drop the row or give the id") for key in keys)
-    return report.good(table, frame, *missing)
+    checks = [(frame[key], frame[key].notna(), "is no id", "drop the row or give the id") for key in keys]
+    if len(keys) == 1:
+        once = frame[keys[0]].isna() | ~texts(frame[keys[0]]).duplicated()
+        checks.append((frame[keys[0]], once, "is there already", "keep one row for each id"))
+        frame = frame[[*keys, *frame.columns.drop(keys)]]
+    return report.good(table, frame, *checks)
 
 
-def seconds(column: pd.Series) -> np.ndarray:
-    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them."""
-    dates = column.dtype.kind == "M"
-    out = np.full(len(column), np.nan) if dates else numbers(column)
-    rest = np.flatnonzero(np.isnan(out))
-    cells = column
-    if not dates:
+def seconds(column: pd.Series, name: str = "") -> np.ndarray:
+    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them.
+
+    name: what to call the column in an InputError where it has cells and none is a time.
+    """
+    if column.dtype.kind == "M":
+        out, rest, cells = np.full(len(column), np.nan), slice(None), column
+    else:
+        out = numbers(column)
+        rest = np.flatnonzero(np.isnan(out))
         cells = [c if isinstance(c, (str, datetime.date, np.datetime64)) else None for c in column.iloc[rest]]
     times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
+    if name and np.isnan(out).all() and column.notna().any():
+        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
     return out
 
 

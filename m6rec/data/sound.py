@@ -12,6 +12,7 @@ RATE, LENGTH = 8000, 8192  # samples a second, samples: 1.024 s
 LOOK = 10  # seconds within which a sound must begin; nothing after them is read
 FFT, HOP, MELS, FRAMES = 512, 256, 32, 32
 PATCH = 4  # frames
+PATCHES = (FRAMES // PATCH, PATCH * MELS)  # how many, and numbers in each
 FLOOR, RANGE = -8.0, 10.0  # log10 of power: silence becomes 0, a full-scale tone about 1
 
 
@@ -68,13 +69,18 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
 def patches(mels: np.ndarray) -> np.ndarray:
     """(N, 32, 32) -> (N, 8, 128): patch by patch in time, within each frame by frame, within each the 32 mels."""
     cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
-    return cut.transpose(0, 2, 3, 1).reshape(len(mels), FRAMES // PATCH, PATCH * MELS)
+    return cut.transpose(0, 2, 3, 1).reshape(len(mels), *PATCHES)
 
 
 def unpatch(patches: np.ndarray) -> np.ndarray:
     """(N, 8, 128) -> (N, 32, 32)."""
     cut = patches.reshape(len(patches), FRAMES // PATCH, PATCH, MELS)
     return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, FRAMES)
+
+
+def preprocess(waves: np.ndarray) -> np.ndarray:
+    """What `decode` gave, (N, 8192) -> (N, 8, 128)."""
+    return patches(log_mel(waves))
 
 
 def augment(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,5 @@
 
 from m6rec.evaluate.blend import CachedScorer, Ensemble, Interpolation, Precomputed, coordinate_ascent, validation_ndcg
 from m6rec.evaluate.leaks import fit_leaks, leaks, shuffled
-from m6rec.evaluate.lists import inverse_propensity
 from m6rec.evaluate.ranking import Evaluation, evaluate, sampled
 from m6rec.evaluate.statistics import by_slice, compare, difference_interval, mean_interval, ratio_interval, slices

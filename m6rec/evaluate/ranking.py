@@ -1,6 +1,7 @@
-"""Full ranking of the catalogue for every target, in one pass over chunks of users, for all metrics at once.
+"""Full ranking of the catalogue for every target, in chunks of users, for all metrics at once.
 
 Any object with scores(users) -> (B, N) is ranked; `users` are `Targets`, an array of raw user ids with histories.
+Beyond accuracy: what lists (U, k) of item codes, -1 where there is none, show of the catalogue and of the user.
 """
 
 import time
@@ -10,11 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
+from sklearn.preprocessing import normalize
 
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
+from m6rec.data.text import words
 from m6rec.errors import InputError
-from m6rec.evaluate.lists import coverage, gini, inverse_propensity, per_list
+
+_SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
 
 
 class Evaluation(NamedTuple):
@@ -23,6 +28,8 @@ class Evaluation(NamedTuple):
     per_user: a row a target with user_id, item_id (the truth), rank (from 1; inf: scored -inf), hit, ndcg, mrr, and of
     its list novelty (bits), diversity, miscalibration (nats); `attrs` say which model, split, part, mask and k.
     lists: (U, k) int64 item codes, best first, equal scores in the catalogue's order, -1 where there is none.
+    debiased: weighted by 1 / (users + 1) of the target, for popular items are in the test set too often: the
+    self-normalised estimate of Yang et al. 2018, with their gamma = 1.
     """
 
     name: str
@@ -47,9 +54,8 @@ def evaluate(
 
     pool: item codes, if only these are to be ranked, for the targets among them: the cold items, say. `mask_seen` takes
     the items before the target out, the target itself never. rank = 1 + items scored higher + half of the other items
-    scored equal; hit = rank <= k; where hit, mrr = 1 / rank. `evaluate.lists` defines the other figures.
-    InputError: no scores method, scores of a wrong shape or with NaN, k outside the catalogue or above
-    the `longest` list that the model says it has, a part without targets.
+    scored equal; hit = rank <= k; where hit, mrr = 1 / rank. InputError: no scores method, scores of a wrong shape or
+    with NaN, k outside the catalogue or above the `longest` list that the model says it has, a part without targets.
     """
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
@@ -74,7 +80,7 @@ def evaluate(
         lists.append(_top(scores, k))
     seconds = time.perf_counter() - started
 
-    rank, lists = np.concatenate(ranks), np.concatenate(lists)
+    rank, lists, training = np.concatenate(ranks), np.concatenate(lists), training_matrix(data, split)
     hit = rank <= k
     columns = {
         "user_id": np.asarray(targets),
@@ -83,12 +89,14 @@ def evaluate(
         "hit": hit.astype(np.float64),
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
+        "novelty": novelty(lists, training),
+        "diversity": diversity(lists, normalize(_bag(data.items["text"].map(words)))),
+        "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
     }
-    training = training_matrix(data, split)
-    per_user = pd.DataFrame(columns | per_list(lists, targets, training))
+    per_user = pd.DataFrame(columns)
     per_user.attrs = {"name": name, "split": split.name, "part": part, "mask_seen": mask_seen, "k": k}
     metrics = dict(per_user.iloc[:, 3:].mean()) | {f.__name__: f(lists, data.n_items) for f in (coverage, gini)}
-    weights = inverse_propensity(targets.items, training)
+    weights = 1 / (training.sum(axis=0).astype(np.float64) + 1)[targets.items]
     metrics |= {f"{column}_debiased": np.average(per_user[column], weights=weights) for column in ("hit", "ndcg")}
     return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists, seconds)
 
@@ -189,3 +197,76 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     found = np.take_along_axis(scores, codes, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
+
+
+def coverage(lists: np.ndarray, n_items: int) -> float:
+    """The share of the catalogue that is in any list."""
+    return len(np.unique(lists[lists >= 0])) / n_items
+
+
+def gini(lists: np.ndarray, n_items: int) -> float:
+    """0 = all items are listed equally often, 1 - 1/N = one alone is; NaN when none is.
+
+    With x ascending: sum of (2i - N - 1) x_i / (N sum of x), i = 1..N.
+    """
+    shown = np.sort(np.bincount(lists[lists >= 0], minlength=n_items))
+    if not shown.any():
+        return float("nan")
+    return float((2 * np.arange(1, n_items + 1) - n_items - 1) @ shown / (n_items * shown.sum()))
+
+
+def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
+    """(U,) bits: mean of -log2 of the share of users with the item, plus-one smoothed (Zhou et al. 2010).
+
+    training: (users, N), as `training_matrix`. NaN for an empty list.
+    """
+    share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
+    bits, length = np.where(lists >= 0, -np.log2(share)[lists], 0.0), (lists >= 0).sum(1)
+    return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
+
+
+def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
+    """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
+    chosen = _chosen(lists, unit.shape[0])
+    # The cosines of all ordered pairs add up to |sum of the unit rows|^2, less each row with itself.
+    pairs = (chosen @ unit).power(2).sum(axis=1) - chosen @ unit.power(2).sum(axis=1)
+    length = chosen.sum(axis=1)
+    return np.where(length > 1, 1 - pairs / np.maximum(length * (length - 1), 1), np.nan)
+
+
+def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_array) -> np.ndarray:
+    """(U,) nats: KL(p | .99 q + .01 p) of the history's mean category shares p and the list's q (Steck 2018).
+
+    history: (U, N), such as `targets.seen()`. shares: (N, categories), as `categories`. NaN where either has none.
+    """
+    weights = history.astype(np.float64), _chosen(lists, shares.shape[0])
+    past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), their sum 1, or empty rows
+    # Only categories of the history count: on them the mixture is above 0, so both have the same entries in one order.
+    mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
+    past.sort_indices()
+    mixed.sort_indices()
+    terms = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
+    known = (np.diff(past.indptr) > 0) & (np.diff(listed.indptr) > 0)
+    return np.where(known, np.maximum(terms.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
+
+
+def categories(data: Dataset) -> sp.csr_array:
+    """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
+    column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
+    names = data.items[column]
+    return normalize(_bag(names.map(words) if column == "text" else names.str.lower().str.findall(r"[^\s|,]+")), "l1")
+
+
+def _bag(words: pd.Series) -> sp.csr_array:
+    """Lists of words (N,) -> (N, words) 1 where the item has the word, whatever its number."""
+    each = words.reset_index(drop=True).explode().dropna()
+    codes, vocabulary = pd.factorize(each)
+    bag = sp.csr_array((np.ones(len(each)), (each.index, codes)), shape=(len(words), max(len(vocabulary), 1)))
+    bag.data[:] = 1
+    return bag
+
+
+def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
+    """(U, N) 1 for each listed item."""
+    rows, positions = np.nonzero(lists >= 0)
+    return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))

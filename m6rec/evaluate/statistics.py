@@ -50,12 +50,6 @@ def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
     return _interval(lambda top, bottom: top / bottom, per_user, over, **options)
 
 
-def seeds_interval(values: ArrayLike, **options) -> Interval:
-    """Interval of the mean of one number a seed, for figures without users: () or (S,), resampled over seeds alone."""
-    interval = mean_interval(np.ravel(values), **options)
-    return interval._replace(n=0, seeds=interval.n)
-
-
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
 
@@ -69,26 +63,22 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
         raise InputError("there is no model to compare with: name at least one")
     if len(one) < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
-    differences = one - np.stack(peers)  # (peers, U)
+    differences = pd.DataFrame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
+    found = pd.DataFrame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
+    found["difference"] = differences.mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):  # users who all differ alike have no spread
-        effect = np.nan_to_num(differences.mean(1) / differences.std(1, ddof=1), posinf=np.inf, neginf=-np.inf)
-    p = 2 * stats.t.sf(np.abs(effect) * len(one) ** 0.5, len(one) - 1)
-    order = np.argsort(p, kind="stable")  # smallest first
-    left = np.arange(len(p), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
-    means = _resampled(differences[order])
-    columns = {
-        "mean": one.mean(),
-        "peer_mean": np.mean(peers, 1)[order],
-        "difference": differences.mean(1)[order],
-        "effect": effect[order],
-        "p": p[order],
-    }
-    found = pd.DataFrame(columns, index=pd.Index(others, name="peer")[order])
-    found[["low", "high"]] = [_percentiles(row) for row in means]
-    found["p_holm"] = np.minimum(np.maximum.accumulate(p[order] * left), 1)
-    holm = [_percentiles(row, 1 - (1 - LEVEL) / n) for row, n in zip(means, left, strict=True)]
+        found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
+    found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
+    found[["low", "high"]] = [mean_interval(row)[1:3] for row in differences.to_numpy()]
+    found = found.sort_values("p", kind="stable")
+    left = np.arange(len(found), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
+    found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"] * left), 1)
+    holm = [
+        mean_interval(differences.loc[n], level=1 - (1 - LEVEL) / m)[1:3]
+        for n, m in zip(found.index, left, strict=True)
+    ]
     found[["holm_low", "holm_high"]] = holm
-    found["decided"] = np.logical_and.accumulate([low > 0 or high < 0 for low, high in holm])
+    found["decided"] = np.logical_and.accumulate((found["holm_low"] > 0) | (found["holm_high"] < 0))
     return found.loc[list(others)]
 
 

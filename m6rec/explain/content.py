@@ -30,7 +30,7 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
-    predicted = model.network.patch_decoder(model.network.items, content, {modality: masked})[modality]
+    predicted = model.network.patch_decoder.patches(model.network.items, content, {modality: masked})[modality]
     return Reconstruction(*(part.cpu().numpy() for part in (true, predicted, masked)))
 
 

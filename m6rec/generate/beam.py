@@ -110,14 +110,14 @@ def _children(
         """Of the beams at index (n,) among B·K: (n, W) each."""
         owner, node = index // k, step.nodes.flatten()[index]
         past = cache and [past.index_select(rows.flatten()[index]) for past in cache]
-        logits, new = decoder.step(state.index_select(0, owner), level, node, past)
+        logits, run = decoder.step(state.index_select(0, owner), level, node, past)
         # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
         log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
         if valid_nodes is not None:
             valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
             closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
             logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
-        return logits, step.scores.flatten()[index, None] + log_probs, new
+        return logits, step.scores.flatten()[index, None] + log_probs, run.caches
 
     first = most if b * (k - most) > MIN_SKIPPED else k
     index = torch.arange(b * k, device=rows.device).view(b, k)

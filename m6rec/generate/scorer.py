@@ -34,7 +34,8 @@ def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
                 cache = [KVCache(*(x.repeat_interleave(tree.widths[level - 1], 0) for x in past)) for past in cache]
             nodes = scores.shape[1]
             parents = torch.arange(nodes, device=part.device).repeat(len(part))
-            logits, cache = decoder.step(part.repeat_interleave(nodes, 0), level, parents, cache)
+            logits, run = decoder.step(part.repeat_interleave(nodes, 0), level, parents, cache)
+            cache = run.caches
             # A prefix without items has no valid children: its leaves stay at -inf rather than NaN.
             log_probs = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
             scores = (scores[..., None] + log_probs.view(len(part), nodes, width)).flatten(1)

@@ -91,7 +91,9 @@ def fill(network: Network, source: Features, length: int = 12, temperature: floa
             return logits.argmax(-1)
         return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
 
-    _decode(lambda target: network.text_decoder(network.items, source, target.to(device)), rows, choose, range(length))
+    _decode(
+        lambda target: network.text_decoder.words(network.items, source, target.to(device)), rows, choose, range(length)
+    )
     written = [[token for token in row[1:] if token != EOS] for row in rows]
     return torch.from_numpy(pad([*written, [0] * length])[:-1]).to(device)
 

@@ -14,15 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import Config
+from m6rec.errors import InputError
 
 FEW_KEYS = 8  # up to this many, one query's products by hand take half of the fused kernel's time
-
-
-class Attended(NamedTuple):
-    """What attention returns: nothing is kept on a module, so nothing goes stale."""
-
-    out: Tensor  # (B, ..., Tq, D)
-    weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where every key is masked; or None
 
 
 class KVCache(NamedTuple):
@@ -33,14 +27,20 @@ class KVCache(NamedTuple):
 
     def extend(self, other: "KVCache") -> "KVCache":
         """These tokens, followed by the other's; one row here may stand for all of its rows."""
-        rows = len(other.k)
-        return KVCache(
-            *(torch.cat((old.expand(rows, -1, -1, -1), new), -2) for old, new in zip(self, other, strict=True))
-        )
+        k, v = (part.expand(len(other.k), -1, -1, -1) for part in self)
+        return KVCache(torch.cat((k, other.k), -2), torch.cat((v, other.v), -2))
 
     def index_select(self, rows: Tensor) -> "KVCache":
         """The caches of these rows (n,) of the batch."""
         return KVCache(self.k.index_select(0, rows), self.v.index_select(0, rows))
+
+
+class Attended(NamedTuple):
+    """What attention or a layer returns: nothing is kept on a module, so nothing goes stale."""
+
+    out: Tensor  # of attention (B, H, Tq, d), of a layer (B, Tq, D)
+    weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where every key is masked; or None
+    cache: KVCache | None = None  # of a layer: what its queries attended to
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
@@ -49,6 +49,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     Shapes: q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may attend.
     A query whose keys are all masked gets zeros. Source: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
     """
+    if mask is not None and mask.shape[-1] != k.shape[-2]:
+        raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
     if not weights and mask is None and q.shape[-2] == 1 and k.shape[-2] <= FEW_KEYS:
         logits = (q * k).sum(-1).movedim(-1, 0) / q.shape[-1] ** 0.5
         p = logits.softmax(0).movedim(0, -1).unsqueeze(-1)
@@ -75,14 +77,6 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
         angle = angle.unsqueeze(1)  # the same for all heads
     (a, b), cos, sin = x.chunk(2, -1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
-
-
-class Layer(NamedTuple):
-    """What one layer returns: nothing is kept on a module, so nothing goes stale."""
-
-    out: Tensor  # (B, T, D)
-    cache: KVCache  # what its queries attended to
-    weights: Tensor | None  # (B, H, T, Tk), or None
 
 
 class Block(nn.Module):
@@ -118,7 +112,7 @@ class Block(nn.Module):
         past: KVCache | None = None,
         adapter: Callable[[Tensor], Tensor] | None = None,
         weights: bool = False,
-    ) -> Layer:
+    ) -> Attended:
         """Tokens x (B, T, D) attend to `past`, then to themselves or to `keys`: see `Stack.forward`."""
         normed = self.norm(x)
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
@@ -130,7 +124,7 @@ class Block(nn.Module):
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
         fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
-        return Layer(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), cache, attended.weights)
+        return Attended(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), attended.weights, cache)
 
     def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
@@ -181,7 +175,7 @@ class Stack(nn.ModuleList):
         for i, layer in enumerate(range(self.depth)[first:last]):
             adapter = adapters[layer] if adapters is not None else None
             options = {"keys": keys, "past": past[i] if past else None, "adapter": adapter, "weights": weights}
-            x, cache, attended = self[layer % len(self)](x, mask, positions, **options)
+            x, attended, cache = self[layer % len(self)](x, mask, positions, **options)
             caches.append(cache)
             maps.append(attended)
         return Run(x, caches, maps if weights else [])

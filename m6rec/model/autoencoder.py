@@ -1,46 +1,31 @@
-"""An autoencoder: a photograph through 64 numbers and back, after the source document's section 5.2."""
+"""An autoencoder: a photograph through 64 numbers and back, after the source document's section 5.2; PCA beside it."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+WIDTHS = (784, 256, 128, 64)  # from the pixels to the code
+
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of the document's section 5.2, 784-256-128-64 and back; `forward` returns the reconstruction.
+    """Encoder and decoder: pixels (B, 784) in 0..1 -> (B, 784), trained towards 0..1 but not clamped.
 
-    widths: from the pixels to the code. activation: between the layers. ends: after the code and after the output. The
-    document has ReLU there; its gradient is 0 where its output is 0, so output units and code units die.
+    activation: between the layers. ends: after the code and after the output. The document has ReLU there; its gradient
+    is 0 where its output is 0, so output units and code units die.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int] = (784, 256, 128, 64),
-        activation: type[nn.Module] = nn.GELU,
-        ends: type[nn.Module] = nn.Identity,
-    ) -> None:
+    def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
         super().__init__()
-        self.encoder = _layers(widths, activation, ends)
-        self.decoder = _layers(widths[::-1], activation, ends)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 784) in 0..1 -> (B, 64)."""
-        return self.encoder(pixels)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """(B, 64) -> (B, 784), trained towards 0..1 but not clamped."""
-        return self.decoder(codes)
+        self.encoder = _layers(WIDTHS, activation, ends)
+        self.decoder = _layers(WIDTHS[::-1], activation, ends)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 784) -> (B, 784)."""
-        return self.decode(self.encode(pixels))
+        return self.decoder(self.encoder(pixels))
 
 
-def _layers(widths: Sequence[int], activation: type[nn.Module], end: type[nn.Module]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), activation()]
+def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.Module]) -> nn.Sequential:
+    layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), activation())]
     return nn.Sequential(*layers[:-1], end())
 
 

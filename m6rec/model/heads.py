@@ -15,7 +15,7 @@ from m6rec.config import MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import KVCache, Stack
+from m6rec.model.attention import KVCache, Run, Stack
 from m6rec.model.embed import ItemEncoder
 from m6rec.model.tree import Tree
 
@@ -36,7 +36,7 @@ class DigitDecoder(nn.Module):
         # The tree is part of the model: it is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
         self.register_buffer("item", torch.full((math.prod(widths),), -1))
-        self._valid_nodes: tuple[Tensor, int, list[Tensor]] | None = None
+        self._valid: tuple[tuple[Tensor, int], list[Tensor]] | None = None
 
     @property
     def tree(self) -> Tree:
@@ -53,21 +53,17 @@ class DigitDecoder(nn.Module):
     @property
     def valid_nodes(self) -> list[Tensor]:
         """`tree.valid_nodes()`, computed once for as long as no item moves."""
-        # _version counts what is written in place (init_from_tree, load_state_dict).
-        if (
-            self._valid_nodes is None
-            or self._valid_nodes[0] is not self.item
-            or self._valid_nodes[1] != self.item._version
-        ):
-            self._valid_nodes = (self.item, self.item._version, self.tree.valid_nodes())
-        return self._valid_nodes[2]
+        leaves = self.item, self.item._version  # it counts what is written in place (init_from_tree, load_state_dict)
+        if self._valid is None or self._valid[0][0] is not leaves[0] or self._valid[0][1] != leaves[1]:
+            self._valid = leaves, self.tree.valid_nodes()
+        return self._valid[1]
 
     @torch.no_grad()
     def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
         """Start from a tree over item vectors (N, D): nodes at their items' mean, biases at the log of their number."""
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
-        self._valid_nodes = None  # a copied decoder counts versions from 0 again, and could keep its old leaves
+        self._valid = None  # a copied decoder counts versions from 0 again, and could keep its old leaves
         prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
         for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
             counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
@@ -84,25 +80,23 @@ class DigitDecoder(nn.Module):
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
-        states = state[:, None] + self.project(self.decode(torch.stack(digits, 1)))  # (B, G, D)
+        positions = torch.arange(len(digits), device=state.device)
+        run = self.blocks(torch.stack(digits, 1), masks.causal(len(digits), state.device), positions)
+        states = state[:, None] + self.project(run.states)  # (B, G, D)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
         valid = self.valid_nodes if allowed is None else self.tree.valid_nodes(allowed)
         return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
 
-    def decode(self, x: Tensor) -> Tensor:
-        """The blocks over all digits at once under a causal mask: (B, G, D) -> (B, G, D)."""
-        return self.blocks(x, masks.causal(x.shape[1], x.device), torch.arange(x.shape[1], device=x.device)).states
-
     def step(
-        self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None
-    ) -> tuple[Tensor, list[KVCache]]:
-        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the new caches.
+        self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
+    ) -> tuple[Tensor, Run]:
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`.
 
         Equal to `teacher_forced`, by a test.
         """
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
-        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past)
-        return self.choices(state + self.project(run.states[:, 0]), level, parent), run.caches
+        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
+        return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
     def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
@@ -118,44 +112,17 @@ class DigitDecoder(nn.Module):
             # Only the parents' own children are read; outside training in chunks that fit into the processor's cache,
             # because one large copy costs ten times what the products do.
             rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
-            parts = zip(states.split(rows), F.embedding(parent, bias).split(rows), parent.split(rows), strict=True)
-            logits = torch.cat([_inner(s, F.embedding(p, nodes)) + b for s, b, p in parts])
+            parts = zip(states.split(rows), parent.split(rows), strict=True)
+            own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
+            logits = torch.cat(list(own)) + F.embedding(parent, bias)
         return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
 
 
-def _inner(states: Tensor, nodes: Tensor) -> Tensor:
-    """States (B, D) times the children of each, (B, W·D) -> (B, W)."""
-    return torch.einsum("bd,bwd->bw", states, nodes.unflatten(1, (-1, states.shape[1])))
+class ContentDecoder(nn.Module):
+    """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own.
 
-
-class TextDecoder(nn.Module):
-    """An item with a gap in its text as the bidirectional source, the missing words as the autoregressive target.
-
-    The gap may be the whole text: then the target is a caption of the photograph and the recording.
+    sizes: the (patches, values) of each modality whose patches it reconstructs.
     """
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.blocks = Stack(config, config.decoder_layers)
-        self.norm = nn.RMSNorm(config.width)
-
-    def forward(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
-        """Logits of the next token at every position of the target: (B, T) ids -> (B, T, V).
-
-        The items' local layers run here too, so infilling also trains the item vectors.
-        """
-        tokens = items.embed(source)
-        x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
-        mask = masks.unilm(tokens.present, target > 0)
-        # The target's positions follow the source's longest modality.
-        after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
-        positions = torch.cat((tokens.positions, after))
-        x = self.blocks(items.local(x, mask, positions).states, mask, positions).states
-        return self.norm(x[:, len(tokens.positions) :]) @ items.tokens.weight.T
-
-
-class PatchDecoder(nn.Module):
-    """Reconstructs hidden patches of images and sounds from the visible patches and the words."""
 
     def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -163,9 +130,24 @@ class PatchDecoder(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
-    def forward(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
+    def words(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
+        """Logits of the next token at every position of the target: (B, T) ids -> (B, T, V).
+
+        An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
+        The gap may be the whole text: then the target is a caption of the photograph and the recording.
+        """
+        tokens = items.embed(source)
+        x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
+        # The target's positions follow the source's longest modality.
+        after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
+        x = self._read(items, x, masks.unilm(tokens.present, target > 0), torch.cat((tokens.positions, after)))
+        return x[:, len(tokens.positions) :] @ items.tokens.weight.T
+
+    def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
         tokens = items.embed(content, hidden)
-        mask, positions = masks.segment(tokens.present), tokens.positions
-        x = self.norm(self.blocks(items.local(tokens.x, mask, positions).states, mask, positions).states)
+        x = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
+
+    def _read(self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return self.norm(self.blocks(items.local(x, mask, positions).states, mask, positions).states)

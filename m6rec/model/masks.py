@@ -22,7 +22,7 @@ def item(present: Tensor, modality: Tensor, fusion: str) -> Tensor:
         return segment(present)
     same = modality[:, None] == modality
     may = same if fusion == "gated" else ~same | torch.eye(len(modality), dtype=torch.bool, device=modality.device)
-    return may & present[:, None, None, :]
+    return may & segment(present)
 
 
 def causal(length: int, device: torch.device | None = None) -> Tensor:
@@ -30,24 +30,27 @@ def causal(length: int, device: torch.device | None = None) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
-def unilm(source: Tensor, target: Tensor) -> Tensor:
-    """A bidirectional source region before an autoregressive target region: the encoder and the decoder in one mask.
+def unilm(source: Tensor, target: Tensor, among: Tensor | None = None) -> Tensor:
+    """A bidirectional source before an autoregressive target: the encoder and the decoder in one mask.
 
-    Shapes: source (B, S) and target (B, T) bool, True where a token is present -> (B, 1, S + T, S + T).
+    The source may be a profile, and the target its events. Shapes: source (B, S) and target (B, T) bool, True where a
+    token is present -> (B, 1, S + T, S + T). among (T, T): how the target's tokens see each other, instead of `causal`.
     Source: Dong et al. 2019 (UniLM), figure 1; M6-Rec section 3.1.
     """
     s, t = source.shape[1], target.shape[1]
-    see = torch.ones(s + t, s + t, dtype=torch.bool, device=source.device).tril()
-    see[:s, :s] = True
-    return see & torch.cat((source, target), 1)[:, None, None, :]
+    among = causal(t, source.device) if among is None else among
+    see = torch.cat((among.new_ones(s + t, s), torch.cat((among.new_zeros(s, t), among))), 1)
+    return see & segment(torch.cat((source, target), 1))
 
 
-def prefix(profile: Tensor, history: Tensor) -> Tensor:
-    """Profile tokens see each other; events see the profile and the events up to themselves.
+def candidates(source: Tensor, candidate: Tensor) -> Tensor:
+    """Source tokens see the source; a candidate's tokens see it and each other, and no other candidate.
 
-    Shapes: profile (B, C) and history (B, T) bool -> (B, 1, C + T, C + T).
+    Shapes: source (B, S) and candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
     """
-    return unilm(profile, history)
+    _, c, length = candidate.shape
+    own = torch.eye(c, dtype=torch.bool, device=source.device).repeat_interleave(length, 0)
+    return unilm(source, candidate.flatten(1), own.repeat_interleave(length, 1))
 
 
 def targets(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) -> Tensor:
@@ -56,26 +59,8 @@ def targets(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) 
     Shapes: profile (B, C), history (B, T), fields (B, Q, R) bool, position (B, Q) in events -> (B, 1, Q, C + T + Q·R).
     While training, target t has position t: its own event stands in column C + t and is hidden from it.
     """
-    b, q, r = fields.shape
+    q, r = fields.shape[1:]
     before = torch.arange(history.shape[1], device=history.device) < position[..., None]  # (B, Q, T)
     own = torch.eye(q, dtype=torch.bool, device=history.device).repeat_interleave(r, 1)  # (Q, Q·R)
-    see = (
-        profile[:, None, :].expand(-1, q, -1),
-        before & history[:, None, :],
-        own & fields.reshape(b, 1, q * r),
-    )
+    see = profile[:, None].expand(-1, q, -1), before & history[:, None], own & fields.flatten(1)[:, None]
     return torch.cat(see, -1).unsqueeze(1)
-
-
-def candidates(source: Tensor, candidate: Tensor) -> Tensor:
-    """Source tokens see the source; a candidate's tokens see it and each other, and no other candidate.
-
-    Shapes: source (B, S) and candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
-    """
-    (_, c, length), s = candidate.shape, source.shape[1]
-    own = torch.eye(c, dtype=torch.bool, device=source.device)
-    own = own.repeat_interleave(length, 0).repeat_interleave(length, 1)  # (C, C) -> (C·L, C·L)
-    see = torch.zeros(s + c * length, s + c * length, dtype=torch.bool, device=source.device)
-    see[:, :s] = True
-    see[s:, s:] = own
-    return see & torch.cat((source, candidate.flatten(1)), 1)[:, None, None, :]

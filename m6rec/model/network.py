@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
-from m6rec.data.features import Features
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.model import masks
 from m6rec.model.attention import KVCache, Stack
 from m6rec.model.embed import Encoded, ItemEncoder
-from m6rec.model.heads import DigitDecoder, PatchDecoder, TextDecoder
+from m6rec.model.heads import ContentDecoder, DigitDecoder
 from m6rec.model.tree import Tree, insert, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
@@ -86,7 +86,7 @@ class ContextFusion(nn.Module):
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
         profiled = torch.cat((torch.ones_like(context.item[:, :1], dtype=torch.bool), context.profile > 0), 1)  # (B, C)
         happened = context.item >= 0  # (B, T)
-        mask = masks.prefix(profiled, happened)
+        mask = masks.unilm(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
@@ -134,50 +134,38 @@ class Network(nn.Module):
     ):
         super().__init__()
         n = len(content.present)
-        codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
+        codes, present = (
+            np.arange(n) if known is None else np.where(known, np.arange(n), -1),
+            np.asarray(content.present),
+        )
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        self._patch_variance(content)
-        used = np.asarray(content.present).any(0)
-        sizes = {
-            m: tuple(getattr(content, m).shape[1:])
-            for m in ("image", "sound")
-            if used[MODALITIES.index(m)] and m in config.modalities
-        }
+        files = [(m, MODALITIES.index(m)) for m in FILE_MODALITIES if m in config.modalities]
+        sizes = {m: getattr(content, m).shape[1:] for m, number in files if present[:, number].any()}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
-        self.text_decoder = TextDecoder(config)
-        self.patch_decoder = PatchDecoder(config, sizes) if sizes else None
+        self.text_decoder = ContentDecoder(config, {})
+        self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
+        for m, patch in self.items.patches.items():
+            patch.fit(getattr(content, m)[present[:, MODALITIES.index(m)] & (codes >= 0)])
         self.initialise()
 
     def _keep(self, content: Features) -> None:
         """Items with equal content share one encoding, and contents of equal shape are encoded in one batch."""
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        rows = zip(*(torch.as_tensor(part).cpu().numpy() for part in content), strict=True)
-        number = pd.factorize(np.array([b"".join(part.tobytes() for part in row) for row in rows], dtype=object))[0]
+        text, *others = (part.cpu().numpy() for part in self.content)
+        rows = [b"".join(part.tobytes() for part in row) for row in zip(text, *others, strict=True)]
+        number = pd.factorize(np.array(rows, dtype=object))[0]
         first = np.unique(number, return_index=True)[1]
         self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
         self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
         # Groups of contents by their modalities and their text length, rounded up to a multiple of STEP.
-        texts, present = np.asarray(content.text)[first], np.asarray(content.present)[first]
-        lengths = np.minimum(texts.shape[1], STEP * np.maximum(1, -(-(texts > 0).sum(1) // STEP)))
+        lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[first] > 0).sum(1) // STEP)))
         used = [(m, MODALITIES.index(m)) for m in self.items.modalities]
-        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, present, strict=True)]
+        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, others[-1][first], strict=True)]
         self.groups = {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}
-
-    def _patch_variance(self, content: Features) -> None:
-        """The variance of each modality's patches (P,) over the items of the training set."""
-        for m in ("image", "sound"):
-            has = np.asarray(content.present)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
-            known = getattr(content, m)[has]
-            spread = known.var(0).mean(-1) if len(known) else np.ones(getattr(content, m).shape[1], np.float32)
-            self.register_buffer(f"variance_{m}", torch.as_tensor(spread), persistent=False)
-
-    def variance(self, modality: str) -> Tensor:
-        """The squared error (P,) of predicting the mean patch, over the items of the training set."""
-        return getattr(self, f"variance_{modality}")
 
     @property
     def content(self) -> Features:
@@ -217,10 +205,11 @@ class Network(nn.Module):
             nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item.
+        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.
 
         only (n,) codes in ascending order: of these items alone (n, D).
         """
+        drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
             return self.items(content, self.codes, weights=True)
@@ -233,7 +222,8 @@ class Network(nn.Module):
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
             batch = content.take(self.distinct[group])
             batch = batch._replace(text=batch.text[:, :length])
-            parts.append(self.items.content(batch, modalities=tuple(modalities)).vectors)
+            used = tuple(m for m in modalities if m not in drop)
+            parts.append(self.items.content(batch, modalities=used).vectors)
         row = torch.full_like(self.distinct, -1)
         row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
         # Not by indexing, as above.

@@ -64,6 +64,8 @@ class TextTransformer(nn.Module):
         embedding_size: int | None = None,
     ):
         super().__init__()
+        if embedding_size and not scores:
+            raise InputError("words are written by the token table itself: embedding_size needs scores=True.")
         width, self.depth = config.width, config.joint_layers
         self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
         self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
@@ -132,7 +134,9 @@ class TextTransformer(nn.Module):
         return [exit_.logits for exit_ in self.exits(windows, local_layers)][-1]
 
     def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Exit]:
-        """One joint layer after the other. A caller may stop early (early exit)."""
+        """One joint layer after the other. A caller may stop early (early exit). InputError without score heads."""
+        if not self.heads:
+            raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
         states = self.local(segments.flatten(0, 1), local_layers).unflatten(0, segments.shape[:2])
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)

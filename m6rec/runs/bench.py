@@ -27,11 +27,11 @@ from m6rec.train.fit import fit
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its stages to stderr
 
-COUNTS = {of.name.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
+COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # for no peer uses the request's own time
-TRAINED = {of.name.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
+TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
 SLOW = ("tiger",)  # trained with one seed: its validation generates, a quarter of an hour on ML-100K
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
 LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation

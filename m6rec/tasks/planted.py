@@ -21,6 +21,11 @@ from m6rec.tasks.heldout import ColdStart
 
 # The modalities that are kept, all of them first -> those that are dropped.
 SUBSETS = {k: tuple(m for m in MODALITIES if m not in k) for n in (3, 2, 1) for k in combinations(MODALITIES, n)}
+# What training on next events alone takes here, at full size: items are known by their contents, not as themselves.
+CONTENTS = {
+    "identity": False, "patch_weight": 0.0, "align_weight": 0.0, "dropout": 0.1, "text_length": 16,
+    "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32, "validate_every": 2,
+}  # fmt: skip
 REQUESTS = 10  # a user's last requests, over which their scores are averaged, so that no single purchase decides
 
 

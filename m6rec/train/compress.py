@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from m6rec.config import Config
-from m6rec.data.ratings import RatingWindows, Spans, Windows
+from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
 from m6rec.train.checkpoint import version
@@ -66,21 +66,21 @@ def train(
 
 @torch.no_grad()
 def logits(
-    network: TextTransformer, data: RatingWindows, part: Spans, *, local_layers: int = 0, every: bool = False
+    network: TextTransformer, data: RatingWindows, part: np.ndarray, *, local_layers: int = 0, every: bool = False
 ) -> np.ndarray:
-    """Logits (W, C) of a part's candidates, or (K, W, C) of every exit after the layers alone."""
+    """Logits (W, C) of a part's rows (W, C), or (K, W, C) of every exit after the layers alone."""
     rows = []
-    for at in range(0, len(part.starts), 32):
-        windows = data.windows(Spans(part.starts[at : at + 32], part.count))
+    for at in range(0, len(part), 32):
+        windows = data.windows(part[at : at + 32])
         said = [step.logits for step in network.eval().exits(windows, local_layers)]
         rows.append(torch.stack(said if every else said[-1:]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[0]
 
 
-def labels(data: RatingWindows, part: Spans) -> np.ndarray:
+def labels(data: RatingWindows, part: np.ndarray) -> np.ndarray:
     """(W, C) bool: liked, that is rated 4 or 5."""
-    return data.liked[part.starts[:, None] + np.arange(part.count)] > 0
+    return data.liked[part] > 0
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
@@ -94,7 +94,7 @@ class Variant(NamedTuple):
     network: TextTransformer
     local_layers: int
 
-    def auc(self, data: RatingWindows, part: Spans) -> float:
+    def auc(self, data: RatingWindows, part: np.ndarray) -> float:
         """Over a part's candidates."""
         return auc(logits(self.network, data, part, local_layers=self.local_layers), labels(data, part))
 

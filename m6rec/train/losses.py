@@ -2,7 +2,8 @@
 
 - next event: cross-entropy over all items (`full_softmax`) or over sampled ones (`sampled_logits`)
 - digits of the semantic ID: the true path, and distillation from the dense head
-- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE)
+- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
+  squared error of spectral vectors predicted by it
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
 - segment network: the labels at every exit, distillation of logits and of relations
 
@@ -255,10 +256,19 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
     return path, distilled
 
 
-def item_content(network: Network, content: Features, config: Config, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`."""
-    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
+def item_content(
+    network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`.
+
+    spectral (n, D): vectors that a batch of these items predict from their contents; the loss is in variances.
+    """
     modalities, losses = network.items.modalities, {}
+    if spectral is not None:
+        rows = rng.integers(len(content.present), size=config.batch)
+        known = content.take(rows).drop(*network.items.hidden_modalities()).to(network.codes.device)
+        losses["spectral"] = F.mse_loss(network.items.content(known).vectors, spectral[rows]) / config.spectral**2
+    some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
     if "text" in modalities and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
     if network.patch_decoder and config.patch_weight:
@@ -277,7 +287,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits = network.text_decoder(network.items, known, target[:, :-1])
+    logits = network.text_decoder.words(network.items, known, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
 
 
@@ -286,13 +296,15 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
     sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
-    predicted = network.patch_decoder(network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()})
+    predicted = network.patch_decoder.patches(
+        network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()}
+    )
     losses = {}
     for m, patches in predicted.items():
         present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
         scored = (hidden[m].to(present.device) & present[:, None]).to(patches)  # (N, P)
         error = ((patches - true) ** 2).mean(-1)
-        losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
+        losses[m] = (scored * error).sum() / (scored * network.items.patches[m].variance).sum().clamp(min=1e-6)
     return losses
 
 

@@ -96,27 +96,45 @@ def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -
     below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
     top = _top(table)
-    image = heatmap(ax, table, top, breaks=((), _breaks(types[: table.shape[1]])))
+    image = heatmap(ax, table, top, breaks=((), _breaks(types)))
     bar = ax.inset_axes((1.02, 0, 0.016, 1))
     more = "max" if table.to_numpy().max() > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
     return _attention(ax, table, title, f"{len(table)} rows, {table.shape[1]} columns")
 
 
-def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> Picture:
-    """Every token's attention to every other, in one layer and head: rows are queries, columns keys.
+def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
+    """A record as a heat map. view, each with a column for each token:
 
-    Rows that no layer computes are grey; a mean leaves them out.
+    "tokens": every token's attention (queries in rows) in one layer and head; grey where no layer computes a row.
+    "target": the target's, a row for each head of a layer; "groups": the same of all layers, summed by type of token.
+    "rollout": what reaches the target of each token after each further layer. InputError as of `check`.
     """
     check(record, layer, head)
+    if view == "tokens":
+        return _token_map(record, title, layer, head)
+    names, types, weights = record.labels[:-1], record.types[:-1], record.attended  # (L, H, n - 1)
+    if view == "rollout":
+        weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
+        rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
+        return attention_rows(pd.DataFrame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
+    if view == "groups":
+        names = [t for t in GROUPS if t in types]
+        weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
+    layers = [layer - 1] if layer and view == "target" else range(len(weights))
+    rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in range(weights.shape[1])]
+    return attention_rows(pd.DataFrame(weights[list(layers)].reshape(len(rows), -1), rows, names), title, types)
+
+
+def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     n = len(record.labels)
     absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
     # The start attends to itself in any case: its row is computed where others are.
     absent = np.where(np.arange(n) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
     weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
-    weights = weights.mean(0) if layer == 0 else weights[layer - 1]
-    weights = (weights.mean(0) if head == 0 else weights[head - 1]).filled(np.nan)
-    table = pd.DataFrame(weights, record.labels, record.labels)
+    for number in (layer, head):  # a mean leaves out what no layer computes
+        weights = weights[number - 1] if number else weights.mean(0)
+    table = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
     _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
     top = _top(table.iloc[1:])  # the start can only attend to itself
     # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
@@ -127,31 +145,7 @@ def token_map(record: Record, title: str, *, layer: int = 0, head: int = 0) -> P
     return _attention(ax, table, title, f"{n} tokens, queries in rows")
 
 
-def target_map(record: Record, title: str, *, layer: int = 0) -> Picture:
-    """The target's attention: a row for each head of a layer (0: of all layers), a column for each token."""
-    check(record, layer, 0)
-    return attention_rows(_heads(record.attended, record.labels[:-1], layer), title, record.types)
-
-
-def group_map(record: Record, title: str) -> Picture:
-    """The target's attention by type of token, layer by layer and head by head."""
-    check(record, 0, 0)
-    types = np.array(record.types[:-1])
-    groups = [t for t in GROUPS if t in types]
-    weights = np.stack([record.attended[..., types == t].sum(-1) for t in groups], -1)  # (L, H, groups)
-    return attention_rows(_heads(weights, groups), title)
-
-
-def rollout_map(record: Record, title: str) -> Picture:
-    """Attention rollout: what reaches the target of each token, after each further layer."""
-    check(record, 0, 0)
-    reach = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
-    rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(reach) + 1))]
-    table = pd.DataFrame(reach / reach.sum(1, keepdims=True), rows, record.labels[:-1])
-    return attention_rows(table, title, record.types)
-
-
-def check(record: Record, layer: int, head: int) -> None:
+def check(record: Record, layer: int = 0, head: int = 0) -> None:
     """`InputError` for a record that is none, and for a layer or head that it does not have (0 is the mean)."""
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
@@ -164,13 +158,6 @@ def check(record: Record, layer: int, head: int) -> None:
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
         if not 0 <= number <= last:
             raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
-
-
-def _heads(weights: np.ndarray, columns: Sequence[str], layer: int = 0) -> pd.DataFrame:
-    """(L, H, n) -> a row for each head of a layer, or of all of them (0)."""
-    layers = range(len(weights)) if layer == 0 else [layer - 1]
-    rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in range(weights.shape[1])]
-    return pd.DataFrame(weights[list(layers)].reshape(len(rows), -1), rows, list(columns))
 
 
 def _top(table: pd.DataFrame) -> float:

@@ -44,7 +44,7 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes), in lines of eight, each over its title."""
     rows = data.items.iloc[list(items)]
     deep = -(-len(rows) // ACROSS)  # rounded up
-    figure, axes = _grid(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep)
+    figure, axes = canvas(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep, bare=True, squeeze=False)
     for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(words, 54), 18)[:3]), fontsize=6)
@@ -81,17 +81,16 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
     """The first of some items cut into tokens: its photograph in 16, its log-mel spectrogram in 8, and its text's."""
     figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
-    left.imshow(image.unpatch(content.image)[0], **STYLES["image"])
-    right.imshow(sound.unpatch(content.sound)[0], **STYLES["sound"])
-    for edge in range(image.PATCH, image.SIDE, image.PATCH):
-        left.axhline(edge - 0.5, color=LINES[1], linewidth=1)
-        left.axvline(edge - 0.5, color=LINES[1], linewidth=1)
-    for edge in range(sound.PATCH, sound.FRAMES, sound.PATCH):
-        right.axvline(edge - 0.5, color="white", linewidth=1)
     counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
-    left.set_axis_off()
-    for ax, modality in ((left, "image"), (right, "sound")):
+    for ax, modality, colour in ((left, "image", LINES[1]), (right, "sound", "white")):
+        ax.imshow(UNPATCH[modality](getattr(content, modality))[0], **STYLES[modality])
         ax.set_title(f"{modality}: {counts[modality]} tokens", fontsize=9)
+        size, width = (image.PATCH, image.SIDE) if ax is left else (sound.PATCH, sound.FRAMES)
+        for edge in range(size, width, size):
+            ax.axvline(edge - 0.5, color=colour, linewidth=1)
+            if ax is left:  # a recording's patches are as high as the picture
+                ax.axhline(edge - 0.5, color=colour, linewidth=1)
+    left.set_axis_off()
     right.set(xlabel="frame (32 ms each)", ylabel="mel band")
     shown = drawable(" ".join(f"[{token}]" for token in tokens), 110)
     figure.supxlabel(f"text: {counts['text']} tokens  {shown}", x=0.01, ha="left", fontsize=8)
@@ -103,27 +102,18 @@ def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], t
     _, ax = canvas(4.2, 3)
     edges = np.linspace(0, 1, 9)
     middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")
-    bins = [np.digitize(part, edges[1:-1]) for part in true.T]
-    means = [pd.Series(m).groupby(b).mean().reindex(range(8)) for m, b in zip(measured.T, bins, strict=True)]
-    data = pd.DataFrame(np.transpose(means), middle, list(names))
+    bins = np.digitize(true, edges[1:-1]).T
+    data = pd.DataFrame({n: pd.Series(m).groupby(b).mean() for n, m, b in zip(names, measured.T, bins, strict=True)})
+    data = data.reindex(range(8)).set_index(middle)
     ax.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="equal")
     lines(ax, {name: (middle, data[name]) for name in data}, (middle.name, "mean measured share"))
     return finish(ax, title, data, f"Mean measured share by true share for {', '.join(names)}.")
 
 
-def _grid(width: float, height: float, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
-    """Axes (rows, columns) for images: no ticks, no frames."""
-    figure, axes = canvas(width, height, columns=columns, rows=rows, squeeze=False)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    return figure, axes
-
-
 def _images(rows: Sequence[tuple[str, np.ndarray, Mapping[str, object]]], left: float, size: float) -> Figure:
     """Rows of a name, images and their style; NaN is a gap. In inches: room on the left, and an image's size."""
     count = len(rows[0][1])
-    figure, axes = _grid(left + size * count, 0.4 + size * len(rows), count, len(rows))
+    figure, axes = canvas(left + size * count, 0.4 + size * len(rows), count, len(rows), bare=True, squeeze=False)
     for line, (name, images, style) in zip(axes, rows, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         for ax, one in zip(line, images, strict=True):

@@ -55,9 +55,16 @@ class Picture(NamedTuple):
 
 
 def canvas(
-    width: float, height: float, columns: int = 1, rows: int = 1, *, margins: Sequence[float] = (), **options: object
+    width: float,
+    height: float,
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    margins: Sequence[float] = (),
+    bare=False,
+    **options,
 ) -> tuple[Figure, object]:
-    """An empty figure in the suite's style and its axes (one, or an array). All in inches.
+    """An empty figure in the suite's style and its axes (one, or an array), bare of ticks and frames. All in inches.
 
     margins: left, right, bottom, top. Fixed ones halve the time of a picture that follows a slider.
     """
@@ -67,7 +74,9 @@ def canvas(
         left, right, bottom, top = margins
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     for ax in figure.axes:
-        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[list(ax.spines) if bare else ["top", "right"]].set_visible(False)
+        if bare:
+            ax.set(xticks=[], yticks=[])
     return figure, axes
 
 

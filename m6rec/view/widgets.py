@@ -21,9 +21,8 @@ from m6rec.explain.capture import Record, one, tokens
 from m6rec.explain.explainers import keep_tokens
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec, Person, Who
-from m6rec.view import heatmap
-from m6rec.view.beam import beam_tree
-from m6rec.view.figures import rank_moves
+from m6rec.view.figures import beam_tree, rank_moves
+from m6rec.view.heatmap import attention_map, check
 from m6rec.view.picture import Picture, plain
 
 STYLE = {"description_width": "9em"}
@@ -134,7 +133,7 @@ class HeadsAndLayers(Panel):
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
-        heatmap.check(record, 0, 0)  # refuses what is no record before anything is drawn
+        check(record)  # refuses what is no record before anything is drawn
         self.record = record.fold(recent)
         layers, heads = record.weights.shape[:2]
         controls = {
@@ -146,14 +145,9 @@ class HeadsAndLayers(Panel):
 
     def _picture(self, view: str, layer: int, head: int) -> Picture:
         where = f"layer {layer}" if layer else "all layers"
-        if view == "tokens":
-            title = f"{self.title}: {where}, {f'head {head}' if head else 'all heads'}"
-            return heatmap.token_map(self.record, title, layer=layer, head=head)
-        if view == "target":
-            return heatmap.target_map(self.record, f"{self.title}: {where}", layer=layer)
-        if view == "groups":
-            return heatmap.group_map(self.record, f"{self.title}: by group")
-        return heatmap.rollout_map(self.record, f"{self.title}: rollout")
+        head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
+        shown = {"tokens": head_too, "target": where, "groups": "by group", "rollout": "rollout"}[view]
+        return attention_map(self.record, f"{self.title}: {shown}", view, layer=layer, head=head)
 
 
 class BeamTree(Panel):
@@ -165,26 +159,24 @@ class BeamTree(Panel):
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: Unpack[Who]
     ) -> None:
-        person, self.k, self.model = model.person(user, **who), k, model
-        self.allowed, self.titles = model.candidates(person.history, k), model.titles(person)
-        self.state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
-        digits = len(model.network.digits.widths)
+        person, digits = model.person(user, **who), model.network.digits
+        allowed, titles = model.candidates(person.history, k), model.titles(person)
+        state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
+
+        def picture(digit: int, beam: int, place: int) -> Picture:
+            generate(digits, state, k, beam=beam, allowed=allowed, trace=(steps := []))
+            leaves = steps[-1].nodes[0, :k].tolist()
+            names = {leaf: titles[int(digits.tree.item[leaf])] for leaf in leaves}
+            chosen = leaves[place - 1] if place else None
+            return beam_tree(steps, digits.tree.widths, names, title, depth=digit, chosen=chosen)
+
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
-            "digit": slider("digits", range(1, digits + 1), digits),
+            "digit": slider("digits", range(1, len(digits.widths) + 1), len(digits.widths)),
             "beam": slider("beam", wide, min(wide, key=lambda b: abs(b - 50))),
             "place": slider("follow (0: none)", range(k + 1), 0),
         }
-        super().__init__(title, controls, self._picture)
-
-    def _picture(self, digit: int, beam: int, place: int) -> Picture:
-        digits, steps = self.model.network.digits, []
-        generate(digits, self.state, self.k, beam=beam, allowed=self.allowed, trace=steps)
-        tree = digits.tree
-        leaves = steps[-1].nodes[0, : self.k].tolist()
-        names = {leaf: self.titles[int(tree.item[leaf])] for leaf in leaves}
-        chosen = leaves[place - 1] if place else None
-        return beam_tree(steps, tree.widths, names, self.title, show=self.k, depth=digit, chosen=chosen)
+        super().__init__(title, controls, picture)
 
 
 class ContextWhatIf(Panel):
