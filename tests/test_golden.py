@@ -227,7 +227,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
     "segments, distilled": lambda: from_full(distilled),
-    "segments, relations": lambda: from_full(lambda variants: variants.edge(2)),
+    "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),
