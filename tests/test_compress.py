@@ -14,8 +14,8 @@ from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import compress, losses
-from m6rec.train.checkpoint import version
 from m6rec.train.compress import Variants
+from m6rec.train.fit import version
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):

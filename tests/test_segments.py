@@ -18,7 +18,7 @@ from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, score
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import compress, losses
-from m6rec.train.checkpoint import version
+from m6rec.train.fit import version
 
 
 def cached(network, local_layers, capacity=200):

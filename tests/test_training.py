@@ -18,7 +18,7 @@ from m6rec.data.context import Batch, Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
+from m6rec.train import fit, losses
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -221,7 +221,7 @@ def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monke
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(fit, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         trained.save_pretrained(folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before

@@ -26,8 +26,7 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.checkpoint import version
-from m6rec.train.fit import Stage, fit_once
+from m6rec.train.fit import Stage, fit_once, version
 from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
