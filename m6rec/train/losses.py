@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
-from m6rec.data.context import Batch
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
@@ -53,7 +53,7 @@ def loss_weights(config: Config) -> dict[str, float]:
 
 def pretraining(
     network: Network,
-    batch: Batch,
+    batch: Context,
     config: Config,
     content: Features,
     neighbours: Neighbourhood | None,
@@ -65,7 +65,7 @@ def pretraining(
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
+    network: Network, batch: Context, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
 ) -> dict[str, Tensor]:
     """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
     found = predict(network, mask_request(batch), config)
@@ -73,20 +73,19 @@ def finetuning(
     return {"next": found.cross_entropy(neighbours), "digits": path, "teacher": distilled}
 
 
-def mask_request(batch: Batch) -> Batch:
+def mask_request(batch: Context) -> Context:
     """Mask some request fields, each on its own."""
-    request = batch.context.request
-    rest = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
-    return batch._replace(context=batch.context._replace(request=request * rest))
+    rest = torch.rand(batch.request.shape, device=batch.request.device) >= REQUEST_DROPOUT
+    return batch._replace(request=batch.request * rest)
 
 
-def predict(network: Network, batch: Batch, config: Config) -> "FullPrediction | SampledPrediction":
+def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
     """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
     count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     if count:
         return predict_sampled(network, batch, count)
-    items, has = network.encode_items().vectors, batch.target >= 0
-    return FullPrediction(network.fuse(batch.context, items).state[has], items, batch.target[has], network.codes >= 0)
+    items, has = network.encode_items().vectors, batch.item >= 0
+    return FullPrediction(network.fuse(batch, items).state[has], items, batch.item[has], network.codes >= 0)
 
 
 class FullPrediction(NamedTuple):
@@ -192,17 +191,17 @@ class SampledPrediction(NamedTuple):
             weights = weights * (others[:, level] == path[:, level, None])
 
 
-def predict_sampled(network: Network, batch: Batch, count: int) -> SampledPrediction:
+def predict_sampled(network: Network, batch: Context, count: int) -> SampledPrediction:
     """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
-    has, history = batch.target >= 0, batch.context.item
-    target = batch.target[has]
-    used = torch.cat((history[history >= 0], target, negatives)).unique()
+    has = batch.item >= 0
+    target = batch.item[has]
+    used = torch.cat((target, negatives)).unique()
     row = torch.full_like(network.codes, -1)
     row[used] = torch.arange(len(used), device=used.device)
     items = network.encode_items(only=used).vectors
-    context = batch.context._replace(item=torch.where(history >= 0, row[history.clamp(min=0)], -1))
+    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
     state = network.fuse(context, items).state[has]
     logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
     return SampledPrediction(state, logits, target, negatives)
