@@ -1,7 +1,6 @@
 """Everything that decides what is trained, in one frozen `Config`; three presets for three machines."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from m6rec.errors import InputError
+from m6rec.errors import InputError, did_you_mean
 
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
@@ -90,7 +89,6 @@ class Config:
     # What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
     # on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie.
     precision: str = "auto"
-    compile: bool = False  # the joint layers by `torch.compile`: minutes first, and a C++ compiler. No faster on a CPU
 
     def __post_init__(self) -> None:
         for name in _SOME_OF:  # JSON knows only lists
@@ -130,13 +128,10 @@ class Config:
         """ "tiny" (a minute on a laptop), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = [field.name for field in dataclasses.fields(cls)]
         for key in changes:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise InputError(
-                    f"Config has no {key}: " + (f"did you mean {near[0]}?" if near else f"it has {known}.")
-                )
+                raise InputError(f"Config has no {key}{did_you_mean(key, known) or ': it has ' + ', '.join(known)}.")
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:
@@ -145,8 +140,8 @@ class Config:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value but device, precision and compile: they say where and how, not what is computed."""
-        values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision", "compile")}
+        """A hash of every value but device and precision: they say where and how, not what is computed."""
+        values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
-from m6rec.data.context import Batch, Context
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
+from m6rec.train import fit, losses
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -51,12 +51,11 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         request=torch.ones(*shape, len(model.fields.request), dtype=torch.long),
         position=torch.arange(50).expand(shape),
     )
-    batch = Batch(context, context.item)
 
     def gradients() -> list[torch.Tensor]:
         model.network.zero_grad()
         torch.manual_seed(0)
-        found = losses.predict(model.network, losses.mask_request(batch), model.config)
+        found = losses.predict(model.network, losses.mask_request(context), model.config)
         masses = found.subtrees(model.network.digits.tree)
         path, taught = losses.digits(model.network, found.state, found.target, masses)
         (found.cross_entropy() + path + taught).backward()
@@ -237,7 +236,7 @@ def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monke
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(fit, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         trained.save_pretrained(folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
@@ -353,20 +352,3 @@ def test_the_cache_keys_on_config_and_data():
     assert key == M6Rec.cache_key(small_data(), config)
     assert key != M6Rec.cache_key(small_data(seed=1), config)
     assert key != M6Rec.cache_key(data, small_model(width=8).config)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it itself
-def test_compiled_layers_learn_what_the_others_learn_and_are_let_go_afterwards(monkeypatch):
-    """Traced, but not turned into machine code, which would take minutes."""
-    compiled, compile = [], torch.nn.Module.compile
-
-    def traced(module, **options):
-        compiled.append(type(module).__name__)
-        compile(module, backend="eager", **options)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
-    plain, other = (small_model(small_data(), dropout=0.0, compile=c) for c in (False, True))
-    assert [e.losses for e in plain.pretrain()] == [e.losses for e in other.pretrain()]
-    assert compiled == ["ContextFusion"]
-    assert other.network.fusion._compiled_call_impl is None
-    assert other.config.fingerprint == plain.config.fingerprint, "it is no other model"
