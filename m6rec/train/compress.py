@@ -137,8 +137,7 @@ class Variants:
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        parts = (steps, teacher and version(teacher), self.data.fingerprint, version(network))
-        fit_once(network, stage, self.config, *parts, code=(Variants,))
+        fit_once(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint)
         return network
 
     def _base(self) -> TextTransformer:

@@ -98,7 +98,7 @@ def pretrain(
         validate,
     )
     parts = (whole, *(domain.fingerprint for domain in domains))
-    rows = fit_once(network, stage, config, *parts, code=(pretrain,), keep=keep, **options)
+    rows = fit_once(network, stage, config, *parts, keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config, key(config.fingerprint, *parts, code=(pretrain,)))
@@ -292,8 +292,8 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    parts = (made.key, passes, least, classes, *map(version, data))
-    fit_once(network, Stage(method, 1, batches, loss), config, *parts, code=(adapt,), keep=keep)
+    parts = (made.key, passes, least, *map(version, data))
+    fit_once(network, Stage(method, 1, batches, loss), config, *parts, keep=keep)
     return network
 
 
