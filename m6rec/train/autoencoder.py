@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from m6rec.errors import InputError
 from m6rec.model.autoencoder import Autoencoder
@@ -37,17 +36,14 @@ def fitted(
 
     def batches() -> Iterator[Tensor]:
         queue, order = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
-        for _ in tqdm(range(steps), desc="autoencoder", unit="step", disable=None, leave=False):
+        for _ in range(steps):
             if len(queue) < batch:
                 queue = torch.randperm(len(pixels), generator=order)
             yield pixels[queue[:batch]]
             queue = queue[batch:]
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # layers this small gain nothing from more, and sums keep their order on every machine
-    try:
-        losses = lambda model, truth: {"loss": loss(model(truth), truth)}  # noqa: E731
-        train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
-    finally:
-        torch.set_num_threads(threads)
+    def losses(model: nn.Module, truth: Tensor) -> dict[str, Tensor]:
+        return {"loss": loss(model(truth), truth)}
+
+    train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
     return model.requires_grad_(False)
