@@ -75,7 +75,7 @@ class M6Rec:
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
-            self.network.items.init_identity(self._spectral())
+            self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
@@ -333,7 +333,8 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
-            config = Config(**{**values["config"], "device": device})
+            # Models saved before there was a recency had none.
+            config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error

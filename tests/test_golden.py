@@ -86,9 +86,9 @@ def opinions() -> Ratings:
 
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
-    return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
-    )
+    start = {"spectral": 0.0, "recency": 0.0, "smoothing": 0.2}  # most recipes are older than the presets' own
+    sizes = {"pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE}
+    return m6rec.M6Rec(data, "small", **{**CONFIG, **start, **sizes, **changes})
 
 
 def pretraining(data: m6rec.Dataset, **changes: object) -> list[float]:
@@ -210,7 +210,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
     "events": lambda: pretraining(small_data()),
-    "events, smoothed, spectral": lambda: pretraining(small_data(), smoothing=0.2, spectral=0.1, infill_weight=0.0),
+    "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
     "events, sampled": lambda: pretraining(small_data(), negatives=8),
     "digits": digits,

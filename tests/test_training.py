@@ -152,9 +152,25 @@ def test_items_start_where_their_company_stands():
     assert like[at, (at + 1) % 30].mean() > like[at, (at + 8) % 30].mean() + 0.3
     other = _replaced(data, ~split.train, ~split.train, seed=1)
     np.testing.assert_array_equal(spectral(other, split, 16), vectors)
-    model = small_model(data, spectral=0.05)
-    np.testing.assert_allclose(model.network.items.identity.weight.detach(), 0.05 * vectors, rtol=1e-5)
     assert spectral(data, split, 40).shape == (30, 40), "more channels than items"
+
+
+def test_an_untrained_network_ranks_as_its_start_does():
+    """By the products of the items' start vectors with the mean of the history, recent events first."""
+    data = small_data()
+    still = {"profile": False, "request": False, "recency": 0.5, "spectral": 10.0}  # nothing is larger than the start
+    model, events = small_model(data, **still), data.targets(small_data().split().test)
+    vectors = model.network.items.identity.weight.detach()
+    np.testing.assert_allclose(vectors, 10 * spectral(data, model.split, 16), rtol=1e-5)
+    history = torch.from_numpy(events.history(model.config.history))  # (B, T), the most recent last
+    share = 0.5 ** torch.arange(history.shape[1] - 1, -1, -1) * (history >= 0)
+    mean = (share[..., None] * vectors[history.clamp(min=0)]).sum(1)
+    cosine = torch.nn.functional.cosine_similarity
+    assert (cosine(model.fuse(model.target_context(events)).state[:, -1], mean) > 0.999).all()
+    last = small_model(data, **{**still, "recency": 0.0}).fuse(model.target_context(events)).state[:, -1]
+    assert (cosine(last, vectors[history[:, -1]]) > 0.999).all()
+    early = small_model(data, spectral=0.0, recency=0.0).network
+    assert all(block.out.weight.any() for block in early.fusion.joint), "without a start the layers are random"
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
