@@ -1,7 +1,6 @@
 """M6Rec: raw ids and raw content in, a DataFrame out."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self, TypedDict
@@ -11,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
 from m6rec.data import features
@@ -25,13 +23,13 @@ from m6rec.data.sources import home, load
 from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.explain.reasons import reasons
+from m6rec.explain.explainers import reasons
 from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
-from m6rec.train.fit import Epoch, Stage, fit
+from m6rec.train import losses
+from m6rec.train.fit import Epoch, Stage, fit_once, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -77,7 +75,7 @@ class M6Rec:
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
-            self.network.items.init_identity(self._spectral())
+            self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
@@ -155,7 +153,8 @@ class M6Rec:
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+            options = {"keep": False, **options}
+            self.stages[stage.name] = fit_once(self.network, stage, self.config, self.data.fingerprint, **options)
         finally:
             self.network.eval()
             self._items = None
@@ -319,7 +318,7 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values)
         return Path(folder)
 
     @classmethod
@@ -331,13 +330,14 @@ class M6Rec:
         folder = Path(folder)
         if not folder.exists() and (shipped("weights") / folder).exists():
             folder = shipped("weights") / folder
-        weights, tokenizer, values = checkpoint.load_model(folder)
+        weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
-            config = Config(**{**values["config"], "device": device})
+            # Models saved before there was a recency had none.
+            config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.foreign(folder, values) from error
+            raise foreign(folder, values) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(
@@ -353,32 +353,11 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The model that was trained with this config, data and code, or is now; it says which in one line.
-
-        An interrupted training goes on from its last epoch.
-        """
-        config = Config.preset(preset, **changes)
-        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
-        work = folder.with_name(folder.name + "-training")
-
-        def make() -> Self:
-            model = cls(data, config=config)
-            model.pretrain(folder=work / "pretrain", resume=True)
-            if config.finetune_epochs:
-                model.fine_tune(folder=work / "fine_tune", resume=True)
-            seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-            print(f"trained {folder.name} in {seconds:.0f} s")
-            return model
-
-        def load(folder: Path) -> Self:
-            print(f"loaded {folder.name}")
-            return cls.from_pretrained(folder, data)
-
-        model = cached(folder, make, cls.save_pretrained, load)
-        shutil.rmtree(work, ignore_errors=True)
+        """The model that was trained with this config, data and code, or is now. An interrupted training goes on."""
+        model = cls(data, preset, **changes)
+        model.pretrain(keep=True)
+        if model.config.finetune_epochs:
+            model.fine_tune(keep=True)
+        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
+        print(f"trained {data.name} in {seconds:.0f} s")
         return model
-
-    @classmethod
-    def cache_key(cls, data: Dataset, config: Config) -> str:
-        """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))

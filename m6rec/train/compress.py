@@ -26,45 +26,28 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.checkpoint import version
-from m6rec.train.fit import Stage, fit_once
-from m6rec.train.losses import distillation, exit_losses, relation_distillation
+from m6rec.train.fit import Stage, fit_once, version
+from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
 
 
 @torch.no_grad()
 def logits(
-    network: TextTransformer, data: RatingWindows, part: np.ndarray, *, local_layers: int = 0, every: bool = False
+    network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0, *, every: bool = False
 ) -> np.ndarray:
     """Logits (W, C) of a part's rows (W, C), or (K, W, C) of every exit after the layers alone."""
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
-        rows.append(torch.stack([step.logits for step in network.eval().exits(windows, local_layers)]))
+        rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[-1]
-
-
-def labels(data: RatingWindows, part: np.ndarray) -> np.ndarray:
-    """(W, C) bool: liked, that is rated 4 or 5."""
-    return data.liked[part] > 0
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
     """The chance that a liked candidate scores above one that is not, over all users' candidates at once."""
     return float(roc_auc_score(liked.ravel(), scores.ravel()))
-
-
-class Variant(NamedTuple):
-    """A network, and how many of its layers read each segment alone."""
-
-    network: TextTransformer
-    local_layers: int
-
-    def auc(self, data: RatingWindows, part: np.ndarray) -> float:
-        """Over a part's candidates."""
-        return auc(logits(self.network, data, part, local_layers=self.local_layers), labels(data, part))
 
 
 class Variants:
@@ -76,11 +59,10 @@ class Variants:
     def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
-    def members(self, joints: Sequence[int]) -> dict[str, Variant]:
-        """Whole passes, late interaction and distilled networks of these depths, by name."""
-        late = {f"late {k}": Variant(self.late(k), self.config.joint_layers - k) for k in joints}
-        distilled = {f"distilled {k}": Variant(self.distilled(k), 0) for k in joints}
-        return {"full": Variant(self.full(), 0), **late, **distilled}
+    def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
+        """The whole pass, late interaction and distilled networks of these depths -> each with its local layers."""
+        late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
+        return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
         """All layers see all segments; an exit at every layer."""
@@ -98,14 +80,9 @@ class Variants:
         return self.train(f"distilled-{depth}", small, distillation, teacher)
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
-        """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
-
-        The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
-        the order: no label is seen before the relations.
-        """
-        teacher, small = self.full(), self._new(depth, shared=True, embedding_size=embedding_size)
-        self.train("edge-relations", small, relation_distillation, teacher)
-        return self.train("edge", small, distillation, teacher, 2 * self.tune)
+        """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
+        small = self._new(depth, shared=True, embedding_size=embedding_size)
+        return self.train("edge", small, distillation, self.full(), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned on while more and more of every matrix is cut, the smallest first: gradual magnitude pruning.
@@ -143,8 +120,7 @@ class Variants:
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        parts = (steps, teacher and version(teacher), self.data.fingerprint, version(network))
-        fit_once(network, stage, self.config, *parts, code=(Variants,))
+        fit_once(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint)
         return network
 
     def _base(self) -> TextTransformer:
@@ -203,9 +179,9 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
     out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
-    for count, step in enumerate(network.exits(windows), 1):
-        leaving = out.isnan() & ((step.logits.abs() >= threshold) | (count == network.depth))
-        out = torch.where(leaving, step.logits, out)
+    for count, logits in enumerate(network.exits(windows), 1):
+        leaving = out.isnan() & ((logits.abs() >= threshold) | (count == network.depth))
+        out = torch.where(leaving, logits, out)
         if not out.isnan().any():
             break
     return out, count

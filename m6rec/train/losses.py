@@ -5,7 +5,7 @@
 - item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
   squared error of spectral vectors predicted by it
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
-- segment network: the labels at every exit, distillation of logits and of relations
+- segments: the labels at every exit, distillation of logits
 
 Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
 config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
@@ -432,9 +432,9 @@ def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
     """
     total = norm = 0.0
-    for k, step in enumerate(network.exits(windows, local_layers), local_layers + 1):
+    for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))
-        total, norm = total + weight * likes(step.logits, windows.liked), norm + weight
+        total, norm = total + weight * likes(logits, windows.liked), norm + weight
     return {"exits": total / norm}
 
 
@@ -449,29 +449,3 @@ def distillation(network: TextTransformer, windows: Windows, teacher: TextTransf
     with torch.no_grad():
         soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)
     return {"liked": likes(logits, windows.liked), "teacher": likes(logits, soft)}
-
-
-def relation_distillation(
-    network: TextTransformer, windows: Windows, teacher: TextTransformer, groups: int = 4
-) -> dict[str, Tensor]:
-    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
-
-    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
-    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
-    """
-    present, total = (windows.source != PAD).flatten(1), 0.0  # (B, n = S·L): the source's tokens
-    with torch.no_grad():
-        *_, goal = teacher.exits(windows)
-    *_, mine = network.exits(windows)
-    for pair in zip(mine.cache, goal.cache, strict=True):
-        student, wanted = (_relation(x[:, :, : present.shape[1]], present, groups) for x in pair)
-        rows = F.kl_div(student, wanted, reduction="none", log_target=True).sum(-1)  # (B, g, n)
-        total = total + rows.transpose(1, 2)[present].mean()
-    return {"relations": total / 2}
-
-
-def _relation(x: Tensor, present: Tensor, groups: int) -> Tensor:
-    """Log-probabilities (B, groups, n, n) of keys or values (B, H, n, D/H), present (B, n)."""
-    x = x.transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
-    logits = x @ x.mT / x.shape[-1] ** 0.5
-    return logits.masked_fill(~present[:, None, None, :], -1e4).log_softmax(-1)
