@@ -4,7 +4,6 @@ Parameters are checked before anything starts; an executed copy has its figures 
 """
 
 import ast
-import hashlib
 import itertools
 import json
 import os
@@ -38,14 +37,10 @@ SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}
-body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
-img, svg {{ max-width: 100%; height: auto; background: #fff; }} section img {{ max-width: 20rem; }}
-pre, table {{ overflow-x: auto; font-size: .85rem; }} .highlight {{ background: #f5f6f8; color: #000; }}
-a.anchor-link {{ display: none; }}
-@media (prefers-color-scheme: dark) {{
-  body {{ background: #15181c; color: #dde1e6; }} a {{ color: #7db7ff; }}
-  .highlight {{ filter: invert(.9) hue-rotate(180deg); }}
-}}</style><body>{body}</body></html>
+:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
+img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ overflow-x: auto }}
+.highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
+</style><body>{body}</body></html>
 """
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
@@ -209,50 +204,43 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
-    report(folder, done, metrics["run"], source=paths[0].parent.absolute())
+    report(folder, done, source=paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
+def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
     """Write nbconvert's page of each executed notebook and index.html into the folder; returns the index.
 
-    run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
-    Everything is in the pages, formulas as TeX; their policy forbids scripts and the network: titles may hold markup.
+    source: the notebooks' own folder, to which their links are relative. Everything is in the pages, formulas as TeX;
+    their policy forbids scripts and the network: titles may hold markup.
     """
-    exporter = HTMLExporter(
-        template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
-    )
-    exporter.config.NbConvertBase.display_data_priority = SHOWN
-    stems = [execution.path.stem for execution in executions]
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
+    stems, index = [execution.path.stem for execution in executions], ""
 
     def link(found: re.Match) -> str:
         stem = found[1].removesuffix(".ipynb")
         place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
         return f'href="{place}'
 
-    def write(name: str, title: str, body: str, css: str = "") -> Path:
-        (folder / name).write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
-        return folder / name
+    def write(stem: str, title: str, body: str, css: str = "") -> Path:
+        (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
+        return folder / f"{stem}.html"
 
-    facts = {key: run[key] for key in ("commit", "seed", "device", "cores", "platform") if key in run}
-    facts |= run.get("versions", {})
-    parts = [f"<h1>m6rec: the executed notebooks</h1><p>{escape(' · '.join(f'{k} {v}' for k, v in facts.items()))}</p>"]
     for done in executions:
-        name, title, picture = f"{done.path.stem}.html", done.path.stem, ""
+        stem = title = done.path.stem
         if done.path.exists():
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
             body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
-            write(name, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
-            picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
-        heading = f'<h2><a href="{name}">{escape(title)}</a></h2>'
-        parts.append(f"<section>{heading}<p>{escape(str(done))}</p>{picture}</section>")
-    parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
-    return write("index.html", "m6rec: the executed notebooks", "\n".join(parts))
+            write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
+        index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
+    index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
+    return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
 
 
 def refresh(paths: Sequence[Path]) -> list[Execution]:
@@ -315,8 +303,6 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
         name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
-        if len(name) > 120:  # file systems have a limit
-            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         runs[out / name] = given
     return runs
 

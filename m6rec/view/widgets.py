@@ -7,7 +7,6 @@ the data is escaped. No native menus: their arrow keys are JupyterLab's while a 
 import html
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Unpack
 
 import ipywidgets
 import numpy as np
@@ -20,7 +19,7 @@ from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one, tokens
 from m6rec.explain.explainers import keep_tokens
 from m6rec.generate.beam import generate
-from m6rec.recommender import M6Rec, Person, Who
+from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import beam_tree, rank_moves
 from m6rec.view.heatmap import attention_map, check
 from m6rec.view.picture import Picture, plain
@@ -157,7 +156,7 @@ class BeamTree(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
     ) -> None:
         person, digits = model.person(user, **who), model.network.digits
         allowed, titles = model.candidates(person.history, k), model.titles(person)
@@ -188,7 +187,7 @@ class ContextWhatIf(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object
     ) -> None:
         self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
