@@ -68,12 +68,11 @@ def run(words: Pairs = None, out: Out = Path("runs")) -> None:
 def results_(
     names: Names = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
-    page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, failed, place = [] if page else find(names), False, folder() / "results"
+    paths, failed, place = find(names), False, folder() / "results"
     if not names:
         fresh = results.read_all(place).keys() - set(results.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
@@ -83,16 +82,7 @@ def results_(
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
-    print(f"{results.write_page(folder())} is written")
     raise typer.Exit(int(failed))
-
-
-@app.command()
-def notebooks(names: Names = None) -> None:
-    """Execute notebooks in place at their defaults and clean them for committing."""
-    done = execute.refresh(find(names))
-    results.write_page(folder())  # with the picture that a notebook has drawn
-    raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
 @app.command()

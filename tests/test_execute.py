@@ -18,21 +18,10 @@ import pytest
 from joblib import cpu_count
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import outputs, problems, tagged
+from refresh import WIDGET_VIEW, clean, refresh
 
 from m6rec.errors import InputError
-from m6rec.runs.execute import (
-    WIDGET_VIEW,
-    Execution,
-    assignments,
-    check_parameters,
-    clean,
-    execute,
-    find,
-    read,
-    refresh,
-    report,
-    run_all,
-)
+from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read, report, run_all
 
 PARAMETERS = """seed = 0  # of every random choice
 scale = "quick"  # smoke | quick | full

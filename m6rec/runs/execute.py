@@ -32,7 +32,6 @@ from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -42,7 +41,6 @@ img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ ove
 .highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
-PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
 
 
@@ -186,7 +184,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
     done, metrics = [], {}
-    for execution in _execute(paths, folder, typed):
+    for execution in execute_all(paths, folder, typed):
         figures = {name: figure.plain() for name, figure in execution.figures.items()}
         if twice := sorted(figures.keys() & metrics.keys()):
             execution = execution._replace(error=f"records {twice[0]}, which another notebook recorded")
@@ -243,19 +241,7 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
     return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
 
 
-def refresh(paths: Sequence[Path]) -> list[Execution]:
-    """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
-    done, places = [], {path.name: path for path in paths}
-    with tempfile.TemporaryDirectory() as folder:
-        for execution in _execute(paths, Path(folder)):
-            if execution.ok:
-                nbformat.write(clean(read(execution.path)), places[execution.path.name])
-            done.append(execution)
-            print(execution, flush=True)
-    return done
-
-
-def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
+def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each, AT_ONCE at most; they come as they end.
 
     With a thread each, two on two cores take less time than one after the other with two, and compute the same numbers
@@ -263,19 +249,6 @@ def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, objec
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
-
-
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
-    notebook = nbformat.from_dict(notebook)
-    language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
-        for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
-    return notebook
 
 
 class Sweep(NamedTuple):

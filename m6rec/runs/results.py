@@ -1,29 +1,19 @@
-"""The committed results: notebooks at full size, a JSON file of figures and their origin for each, and a page of all.
+"""The committed results: notebooks at full size, and a JSON file of figures and their origin for each.
 
 `measure` writes notebooks/results/<notebook>.json once a notebook has ended well: a failed run loses no old result.
 What it trains is kept in the checkpoint cache, so a run that was interrupted goes on where it was.
 """
 
-import base64
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 from m6rec.errors import InputError
-from m6rec.record import code_hash, environment, rounded, short, write_json
-from m6rec.runs.execute import execute, find, read
+from m6rec.record import code_hash, environment, rounded, write_json
+from m6rec.runs.execute import execute
 
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")
-HEAD = """# Every measured figure
-Value and 95 % interval (a bootstrap over users of the mean over seeds), the events measured on, the n users (or
-examples) and the seeds behind it, and the scale, commit and day of the measurement. `make results NB=…` measures one
-notebook's figures again.
-"""
-TABLE = """
-## [{0}](../{0}.ipynb)
-| figure | what | value | 95 % interval | split | n | seeds | scale | commit | date |
-|---|---|---|---|---|---|---|---|---|---|"""
 
 
 class Failed(Exception):
@@ -90,36 +80,3 @@ def stale(folder: Path) -> list[str]:
         return path.exists() and run["code_hash"] == code_hash(path) and not run.get("only")
 
     return [name for name, result in read_all(folder).items() if not fresh(name, result["run"])]
-
-
-def page(folder: Path) -> str:
-    """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
-    lines = [HEAD]
-    for stem, figures in read_all(folder / "results").items():
-        lines.append(TABLE.format(stem))
-        run = figures.pop("run")
-        for name, figure in figures.items():
-            origin = figure.get("from", run)
-            interval = "–" if figure["low"] is None else f"{short(figure['low'])} to {short(figure['high'])}"
-            cells = [f"`{name}`", figure.get("label", ""), short(figure["value"]), interval, figure.get("split", "–"),
-                     figure["n"] or "–", figure["seeds"], origin["scale"], (origin["commit"] or "–")[:7],
-                     origin["date"]]  # fmt: skip
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
-
-
-def write_page(folder: Path) -> Path:
-    """Write results/README.md, and results/readme.png: the output of the first cell that is tagged "readme"."""
-    path = folder / "results" / "README.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(page(folder), encoding="utf-8")
-    if shown := picture(folder):
-        path.with_name("readme.png").write_bytes(shown)
-    return path
-
-
-def picture(folder: Path) -> bytes | None:
-    """The PNG that the README shows."""
-    cells = [cell for path in find(folder) for cell in read(path).cells if "readme" in cell.metadata.get("tags", ())]
-    images = [output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs]
-    return next((base64.b64decode(image) for image in images if image), None)
