@@ -30,8 +30,8 @@ from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
-from m6rec.train.fit import Epoch, Stage, fit
+from m6rec.train import losses
+from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -69,7 +69,7 @@ class M6Rec:
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
-            self.network.items.init_identity(self._spectral())
+            self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
@@ -311,7 +311,7 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values)
         return Path(folder)
 
     @classmethod
@@ -323,13 +323,14 @@ class M6Rec:
         folder = Path(folder)
         if not folder.exists() and (shipped("weights") / folder).exists():
             folder = shipped("weights") / folder
-        weights, tokenizer, values = checkpoint.load_model(folder)
+        weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
-            config = Config(**{**values["config"], "device": device})
+            # Models saved before there was a recency had none.
+            config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.foreign(folder, values) from error
+            raise foreign(folder, values) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(

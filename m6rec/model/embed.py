@@ -107,12 +107,6 @@ class ItemEncoder(nn.Module):
             used = used & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * used[:, None]
 
-    @torch.no_grad()
-    def init_identity(self, vectors: Tensor) -> None:
-        """Initialise the ID embeddings with these (N, D); a row of zeros keeps its random start."""
-        given = vectors.any(1, keepdim=True)
-        self.identity.weight.copy_(torch.where(given, vectors, self.identity.weight))
-
     def content(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:

@@ -44,7 +44,7 @@ class History(NamedTuple):
     """The history stream, read: all that a later request needs of it."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
-    events: Tensor  # (B, 1 + T, D): the start token and the events, as they came in
+    recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
     present: Tensor  # (B, C + T) bool
     weights: list[Tensor]  # see `Fused.history`
 
@@ -53,8 +53,9 @@ class ContextFusion(nn.Module):
     """fuse(context, items): events, profile and requests -> one state per target.
 
     `context_fusion` says how a request enters its target; the parameters are the same but for one gate. "adding" adds
-    its fields to the last event, "gating" scales them by a gate first, "attention" adds them and also lets the target
-    attend to their tokens in every layer.
+    its fields to what the target begins with, "gating" scales them by a gate first, "attention" adds them and also lets
+    the target attend to their tokens in every layer. It begins with the mean of the events before it, each weighted
+    `recency` times as much as the next: what a count of co-occurrences reads (`baselines.CoOccurrence`).
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -65,7 +66,7 @@ class ContextFusion(nn.Module):
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
-        self.mode = config.context_fusion
+        self.mode, self.recency = config.context_fusion, config.recency
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
         self.norm = nn.RMSNorm(width)
@@ -91,14 +92,20 @@ class ContextFusion(nn.Module):
         run = self.joint(x, mask, positions, last=-1, weights=weights)
         last = self.joint[-1].prefill(run.states, positions)  # this stream's output of the last layer has no use
         present = torch.cat((profiled, happened), 1)
-        return History([*run.caches, last], torch.cat((start, events), 1), present, run.weights)
+        return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
+
+    def _recent(self, events: Tensor) -> Tensor:
+        """The mean of the tokens up to each (B, 1 + T, D), weighted recency ^ events ago."""
+        at = torch.arange(events.shape[1], device=events.device)
+        share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
+        return share / share.sum(1, keepdim=True) @ events
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
         """The target stream: one state per target, from a history stream that was read before."""
         position, request = context.position, context.request
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
-        last = position.unsqueeze(-1).expand(-1, -1, history.events.shape[-1])  # (B, Q) -> (B, Q, D)
-        x = history.events.gather(1, last)  # the last event before the target; the start token where there is none
+        before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
+        x = history.recent.gather(1, before)  # the start token where there is no event
         if self.gate is not None:
             total = torch.stack(fields).sum(0)  # (B, Q, D)
             x = x + self.gate(x + total).sigmoid() * total
@@ -107,7 +114,7 @@ class ContextFusion(nn.Module):
                 x = x + field
         x = self.dropout(x)
         positions = position - 1  # a target has the position of its last event
-        c = history.present.shape[1] - (history.events.shape[1] - 1)
+        c = history.present.shape[1] - (history.recent.shape[1] - 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
         mask = masks.targets(history.present[:, :c], history.present[:, c:], visible, position)
         tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
@@ -184,6 +191,18 @@ class Network(nn.Module):
             nn.init.normal_(weight, std=0.02)
         for bias in self.digits.bias:
             nn.init.zeros_(bias)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Start at items' vectors (N, D), which become ID embeddings: content and joint layers add nothing to them yet.
+
+        A row of zeros keeps its random start.
+        """
+        own = self.items.identity.weight
+        own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
+        silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
+        for linear in (*silent, self.items.project[1]):
+            nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
         """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.

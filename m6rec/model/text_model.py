@@ -39,13 +39,6 @@ class TextOutput(NamedTuple):
     weights: list[Tensor]  # of each layer, if they were asked for
 
 
-class Exit(NamedTuple):
-    """The output of one joint layer over candidates."""
-
-    logits: Tensor  # (B, C)
-    cache: KVCache  # its keys and values, (B, H, S·L + C·L, D/H)
-
-
 class TextTransformer(nn.Module):
     """`config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
 
@@ -154,10 +147,10 @@ class TextTransformer(nn.Module):
 
     def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
         """The last layer's logits (B, C), after this many local layers."""
-        return [exit_.logits for exit_ in self.exits(windows, local_layers)][-1]
+        return [*self.exits(windows, local_layers)][-1]
 
-    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Exit]:
-        """One joint layer after the other. A caller may stop early (early exit). InputError without score heads."""
+    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
+        """Logits (B, C) of one joint layer after the other: a caller may exit early. InputError without score heads."""
         if not self.heads:
             raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
@@ -177,7 +170,7 @@ class TextTransformer(nn.Module):
         run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
         return run.states.index_select(0, rows)
 
-    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Exit]:
+    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """The layers after the local ones: states (B, S + C, L, D), the first S = `source` segments are the source."""
         n, length = present.shape[1:]
         segment = self.segments.weight
@@ -188,12 +181,12 @@ class TextTransformer(nn.Module):
         first = slice(source * length, None, length)  # the candidates' first tokens, which the scores are read from
         for layer in range(local_layers, self.depth):
             if layer + 1 < self.depth:
-                run = self.blocks(x, mask, positions, first=layer, last=layer + 1)
-                x, scored = run.states, run.states[:, first]
+                x = self.blocks(x, mask, positions, first=layer, last=layer + 1).states
+                scored = x[:, first]
             else:  # the last layer needs no other queries
-                run = self.blocks(x[:, first], mask[:, :, first], positions[first], keys=(x, positions), first=layer)
-                scored = run.states
-            yield Exit(self.heads[layer](self.norm(scored)).squeeze(-1), run.caches[0])
+                options = {"keys": (x, positions), "first": layer}
+                scored = self.blocks(x[:, first], mask[:, :, first], positions[first], **options).states
+            yield self.heads[layer](self.norm(scored)).squeeze(-1)
 
 
 def positions_of(present: Tensor) -> Tensor:

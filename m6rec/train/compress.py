@@ -26,9 +26,8 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.checkpoint import version
-from m6rec.train.fit import Stage, fit_once
-from m6rec.train.losses import distillation, exit_losses, relation_distillation
+from m6rec.train.fit import Stage, fit_once, version
+from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
 
@@ -41,7 +40,7 @@ def logits(
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
-        rows.append(torch.stack([step.logits for step in network.eval().exits(windows, local_layers)]))
+        rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
     out = torch.cat(rows, 1).cpu().numpy()
     return out if every else out[-1]
 
@@ -98,14 +97,9 @@ class Variants:
         return self.train(f"distilled-{depth}", small, distillation, teacher)
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
-        """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
-
-        The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
-        the order: no label is seen before the relations.
-        """
-        teacher, small = self.full(), self._new(depth, shared=True, embedding_size=embedding_size)
-        self.train("edge-relations", small, relation_distillation, teacher)
-        return self.train("edge", small, distillation, teacher, 2 * self.tune)
+        """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
+        small = self._new(depth, shared=True, embedding_size=embedding_size)
+        return self.train("edge", small, distillation, self.full(), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned on while more and more of every matrix is cut, the smallest first: gradual magnitude pruning.
@@ -203,9 +197,9 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
     out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
-    for count, step in enumerate(network.exits(windows), 1):
-        leaving = out.isnan() & ((step.logits.abs() >= threshold) | (count == network.depth))
-        out = torch.where(leaving, step.logits, out)
+    for count, logits in enumerate(network.exits(windows), 1):
+        leaving = out.isnan() & ((logits.abs() >= threshold) | (count == network.depth))
+        out = torch.where(leaving, logits, out)
         if not out.isnan().any():
             break
     return out, count

@@ -5,7 +5,7 @@
 - item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
   squared error of spectral vectors predicted by it
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
-- segment network: the labels at every exit, distillation of logits and of relations
+- segments: the labels at every exit, distillation of logits
 
 Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
 config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
-from m6rec.data.context import Batch
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
@@ -53,7 +53,7 @@ def loss_weights(config: Config) -> dict[str, float]:
 
 def pretraining(
     network: Network,
-    batch: Batch,
+    batch: Context,
     config: Config,
     content: Features,
     neighbours: Neighbourhood | None,
@@ -65,7 +65,7 @@ def pretraining(
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
+    network: Network, batch: Context, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
 ) -> dict[str, Tensor]:
     """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
     found = predict(network, mask_request(batch), config)
@@ -73,20 +73,19 @@ def finetuning(
     return {"next": found.cross_entropy(neighbours), "digits": path, "teacher": distilled}
 
 
-def mask_request(batch: Batch) -> Batch:
+def mask_request(batch: Context) -> Context:
     """Mask some request fields, each on its own."""
-    request = batch.context.request
-    rest = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
-    return batch._replace(context=batch.context._replace(request=request * rest))
+    rest = torch.rand(batch.request.shape, device=batch.request.device) >= REQUEST_DROPOUT
+    return batch._replace(request=batch.request * rest)
 
 
-def predict(network: Network, batch: Batch, config: Config) -> "FullPrediction | SampledPrediction":
+def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
     """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
     count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     if count:
         return predict_sampled(network, batch, count)
-    items, has = network.encode_items().vectors, batch.target >= 0
-    return FullPrediction(network.fuse(batch.context, items).state[has], items, batch.target[has], network.codes >= 0)
+    items, has = network.encode_items().vectors, batch.item >= 0
+    return FullPrediction(network.fuse(batch, items).state[has], items, batch.item[has], network.codes >= 0)
 
 
 class FullPrediction(NamedTuple):
@@ -192,17 +191,17 @@ class SampledPrediction(NamedTuple):
             weights = weights * (others[:, level] == path[:, level, None])
 
 
-def predict_sampled(network: Network, batch: Batch, count: int) -> SampledPrediction:
+def predict_sampled(network: Network, batch: Context, count: int) -> SampledPrediction:
     """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
-    has, history = batch.target >= 0, batch.context.item
-    target = batch.target[has]
-    used = torch.cat((history[history >= 0], target, negatives)).unique()
+    has = batch.item >= 0
+    target = batch.item[has]
+    used = torch.cat((target, negatives)).unique()
     row = torch.full_like(network.codes, -1)
     row[used] = torch.arange(len(used), device=used.device)
     items = network.encode_items(only=used).vectors
-    context = batch.context._replace(item=torch.where(history >= 0, row[history.clamp(min=0)], -1))
+    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
     state = network.fuse(context, items).state[has]
     logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
     return SampledPrediction(state, logits, target, negatives)
@@ -433,9 +432,9 @@ def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
     """
     total = norm = 0.0
-    for k, step in enumerate(network.exits(windows, local_layers), local_layers + 1):
+    for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))
-        total, norm = total + weight * likes(step.logits, windows.liked), norm + weight
+        total, norm = total + weight * likes(logits, windows.liked), norm + weight
     return {"exits": total / norm}
 
 
@@ -450,29 +449,3 @@ def distillation(network: TextTransformer, windows: Windows, teacher: TextTransf
     with torch.no_grad():
         soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)
     return {"liked": likes(logits, windows.liked), "teacher": likes(logits, soft)}
-
-
-def relation_distillation(
-    network: TextTransformer, windows: Windows, teacher: TextTransformer, groups: int = 4
-) -> dict[str, Tensor]:
-    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
-
-    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
-    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
-    """
-    present, total = (windows.source != PAD).flatten(1), 0.0  # (B, n = S·L): the source's tokens
-    with torch.no_grad():
-        *_, goal = teacher.exits(windows)
-    *_, mine = network.exits(windows)
-    for pair in zip(mine.cache, goal.cache, strict=True):
-        student, wanted = (_relation(x[:, :, : present.shape[1]], present, groups) for x in pair)
-        rows = F.kl_div(student, wanted, reduction="none", log_target=True).sum(-1)  # (B, g, n)
-        total = total + rows.transpose(1, 2)[present].mean()
-    return {"relations": total / 2}
-
-
-def _relation(x: Tensor, present: Tensor, groups: int) -> Tensor:
-    """Log-probabilities (B, groups, n, n) of keys or values (B, H, n, D/H), present (B, n)."""
-    x = x.transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
-    logits = x @ x.mT / x.shape[-1] ** 0.5
-    return logits.masked_fill(~present[:, None, None, :], -1e4).log_softmax(-1)
