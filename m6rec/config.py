@@ -102,7 +102,7 @@ class Config:
         values = self.to_dict()
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
-                yield one in known, f'{name}="{one}" is unknown: take {", ".join(known)}'
+                yield one in known, f'{name}="{one}" is unknown: take one of {", ".join(known)}'
         for name, kind in self.columns:
             yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
         for name, value in values.items():
