@@ -95,10 +95,9 @@ def sweep(
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
     path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    done = execute.sweep(path, values, out, jobs=jobs)
-    print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
-    print(*done.tables, sep="\n")
-    raise typer.Exit(int(bool(done.failed)))
+    ends = execute.sweep(path, values, out, jobs=jobs)
+    print(f"The table of finished runs: {out / 'results.csv'}")
+    raise typer.Exit(int(not {*ends.values()} <= {"finished", "finished before"}))
 
 
 @app.command()

@@ -251,15 +251,6 @@ def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, ob
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
 
 
-class Sweep(NamedTuple):
-    """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
-
-    ran: list[Path]
-    finished: list[Path]
-    failed: dict[Path, str]
-    tables: list[Path]
-
-
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
     """The folder and parameters of every combination of {"width": "32,64", "seed": "0,1"}.
 
@@ -280,44 +271,32 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
     return runs
 
 
-def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> Sweep:
+def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
-    A run's folder is <out>/<hash of the code>/<parameters>; one that has DONE is finished and not repeated. An
-    interrupt ends the runs that are under way, writes the tables of the finished ones and is raised again.
-    InputError, before anything starts, if the grid does not fit the notebook.
+    Returns what became of each by its folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or
+    why it failed; out/results.csv has a row of each finished one. An interrupt ends the runs that are under way, writes
+    that table and is raised again. InputError, before anything starts, if the grid does not fit the notebook.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    finished = [folder for folder in runs if (folder / DONE).exists()]
-    todo, failed = {folder: given for folder, given in runs.items() if folder not in finished}, {}
+    ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
+    todo = [(notebook, *run, max(1, cpu_count() // jobs)) for run in runs.items() if run[0] not in ends]
     print(f"{len(todo)} of {len(runs)} runs are to be done")
-    calls = ((notebook, *run, max(1, cpu_count() // jobs)) for run in todo.items())
     try:
-        for folder, error in side_by_side(_run, calls, jobs):
-            failed |= {folder: error} if error else {}
-            print(f"{folder.name}: {error or 'finished'}")
+        for folder, error in side_by_side(_run, todo, jobs):
+            ends[folder] = error or "finished"
+            print(f"{folder.name}: {ends[folder]}")
     finally:
-        tables = write_tables(notebook, out)
-    return Sweep([folder for folder in todo if folder not in failed], finished, failed, tables)
-
-
-def write_tables(notebook: Path, out: Path) -> list[Path]:
-    """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
-    rows = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}"))
-    ]
-    if not rows:
-        return []
-    parameters = [*defaults(notebook)]  # "width=64" and the default of 64 are one and the same run
-    table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
-    paths = [out / "results.parquet", out / "results.csv"]
-    for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
-        with whole(path) as new:
-            write(new, index=False)
-    return paths
+        finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
+        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in finished]:
+            # "width=64" and the default of 64 are one and the same run.
+            table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+            with whole(out / "results.csv") as new:
+                table.to_csv(new, index=False)
+    return ends
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
