@@ -14,7 +14,7 @@ import typer
 import m6rec
 from m6rec.errors import InputError
 from m6rec.recommender import M6Rec
-from m6rec.runs import execute, results
+from m6rec.runs import execute
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
@@ -64,8 +64,8 @@ def run(words: Pairs = None, out: Out = Path("runs")) -> None:
     raise typer.Exit(int(not ok))
 
 
-@app.command("results")
-def results_(
+@app.command()
+def results(
     names: Names = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
 ) -> None:
@@ -74,12 +74,12 @@ def results_(
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
     paths, failed, place = find(names), False, folder() / "results"
     if not names:
-        fresh = results.read_all(place).keys() - set(results.stale(place))
+        fresh = execute.read_all(place).keys() - set(execute.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
         try:
-            print(f"{results.measure(path, only=only)} is written")
-        except results.Failed as error:
+            print(f"{execute.measure(path, only=only)} is written")
+        except execute.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
     raise typer.Exit(int(failed))

@@ -15,8 +15,7 @@ from pathlib import Path
 import nbformat
 
 from m6rec.record import short
-from m6rec.runs.execute import Execution, execute_all, find, read
-from m6rec.runs.results import read_all
+from m6rec.runs.execute import Execution, execute_all, find, read, read_all
 
 HERE = Path(__file__).resolve().parent
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"

@@ -10,7 +10,7 @@ import pytest
 import refresh
 
 from m6rec.errors import InputError
-from m6rec.runs import results
+from m6rec.runs import execute as results
 
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
