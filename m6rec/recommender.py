@@ -1,7 +1,6 @@
 """M6Rec: raw ids and raw content in, a DataFrame out."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -11,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
 from m6rec.data import features
@@ -31,7 +29,7 @@ from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
+from m6rec.train.fit import Epoch, Stage, fit_once, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -147,7 +145,8 @@ class M6Rec:
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+            options = {"keep": False, **options}
+            self.stages[stage.name] = fit_once(self.network, stage, self.config, self.data.fingerprint, **options)
         finally:
             self.network.eval()
             self._items = None
@@ -346,35 +345,14 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The model that was trained with this config, data and code, or is now; it says which in one line.
-
-        An interrupted training goes on from its last epoch.
-        """
-        config = Config.preset(preset, **changes)
-        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
-        work = folder.with_name(folder.name + "-training")
-
-        def make() -> Self:
-            model = cls(data, config=config)
-            model.pretrain(folder=work / "pretrain", resume=True)
-            if config.finetune_epochs:
-                model.fine_tune(folder=work / "fine_tune", resume=True)
-            seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-            print(f"trained {folder.name} in {seconds:.0f} s")
-            return model
-
-        def load(folder: Path) -> Self:
-            print(f"loaded {folder.name}")
-            return cls.from_pretrained(folder, data)
-
-        model = cached(folder, make, cls.save_pretrained, load)
-        shutil.rmtree(work, ignore_errors=True)
+        """The model that was trained with this config, data and code, or is now. An interrupted training goes on."""
+        model = cls(data, preset, **changes)
+        model.pretrain(keep=True)
+        if model.config.finetune_epochs:
+            model.fine_tune(keep=True)
+        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
+        print(f"trained {data.name} in {seconds:.0f} s")
         return model
-
-    @classmethod
-    def cache_key(cls, data: Dataset, config: Config) -> str:
-        """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))
 
 
 class Scale(NamedTuple):

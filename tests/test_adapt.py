@@ -29,7 +29,7 @@ def made():
     torch.manual_seed(0)
     config = Config(width=WIDTH, heads=2, joint_layers=2, dropout=0.0, learning_rate=3e-3, device="cpu")
     tokenizer = Tokenizer.fit(["liked a good film", "disliked a bad film"] * 4, 300)
-    return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config, "untrained")
+    return Backbone(TextTransformer(config, len(tokenizer)).eval(), tokenizer, config)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_bad_input_is_named(made, told):
             text_training.adapt(made, "option", told._replace(labels=told.labels.clone().fill_(bad)), CLASSES)
     with pytest.raises(InputError, match="class 1 has no example"):
         text_training.adapt(made, "option", told._replace(labels=told.labels * 0), CLASSES)
-    with pytest.raises(InputError, match="there is no example"):
+    with pytest.raises(InputError, match="class 0 has no example"):
         text_training.adapt(made, "option", Examples(*(part[:0] for part in told)), CLASSES)
     long = told._replace(source=torch.full((40, 95), 9))
     with pytest.raises(InputError, match="longer than the context"):

@@ -154,15 +154,16 @@ def train_epoch(
 
 
 def fit_once(
-    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple, keep: bool = True, **options: object
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = True, **options
 ) -> list[Epoch]:
-    """`fit`, or what it came to before with the same config, `parts` and `code` (see `m6rec.cache.key`).
+    """`fit`, or what it came to before from the same weights, config, `parts`, losses and `code` (see `cache.key`).
 
     A training that was interrupted goes on. keep=False: just `fit`, with these options.
     """
     if not keep:
         return fit(network, stage, config, **options)
-    path = home() / "models" / f"{stage.name.lower()}-{key(config.fingerprint, *parts, code=code)}"
+    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
+    path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
 
     def save(rows: list[Epoch], new: Path) -> None:

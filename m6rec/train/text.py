@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.cache import key
 from m6rec.config import Config, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
@@ -57,7 +56,6 @@ class Backbone(NamedTuple):
     network: TextTransformer
     tokenizer: Tokenizer
     config: Config
-    key: str  # the checkpoint's: another one, another model
 
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
@@ -97,11 +95,10 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    parts = (whole, *(domain.fingerprint for domain in domains))
-    rows = fit_once(network, stage, config, *parts, code=(pretrain,), keep=keep, **options)
+    rows = fit_once(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
-    return Backbone(network, tokenizer, config, key(config.fingerprint, *parts, code=(pretrain,)))
+    return Backbone(network, tokenizer, config)
 
 
 def fine_tune(
@@ -128,8 +125,7 @@ def fine_tune(
         return _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng)
 
     fit(network, Stage("fine_tune", epochs, batches, loss), config)
-    known = key(backbone.key, config.fingerprint, *prompts, *sorted(items or ()), code=(fine_tune,))
-    return Backbone(network, tokenizer, config, known)
+    return Backbone(network, tokenizer, config)
 
 
 def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
@@ -292,8 +288,7 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    parts = (made.key, passes, least, classes, *map(version, data))
-    fit_once(network, Stage(method, 1, batches, loss), config, *parts, code=(adapt,), keep=keep)
+    fit_once(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
     return network
 
 
@@ -318,8 +313,6 @@ def _check(method: str, data: Examples, classes: int) -> None:
     labels, known = set(data.labels.tolist()), set(range(classes))
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
-    if not labels:
-        raise InputError("there is no example to learn from: give each class at least one.")
     if strange := labels - known:
         raise InputError(f"label {min(strange)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
     if missing := known - labels:
