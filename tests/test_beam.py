@@ -14,7 +14,7 @@ from m6rec.generate import beam as search
 from m6rec.generate import scorer
 from m6rec.generate.beam import Step, generate
 from m6rec.generate.scorer import exact_scores, hybrid
-from m6rec.model.heads import DigitDecoder
+from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3}, {"diversity": 0.7})

@@ -17,7 +17,7 @@ from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
-from m6rec.model.attention import Attended, Block, attend
+from m6rec.model.attention import Attended, Block, Stack, attend
 from m6rec.train.fit import Epoch, Stage, fit, fit_once
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
@@ -136,7 +136,7 @@ class Layer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Attended:
+    def forward(self, x: Tensor, mask: Tensor, *_: object, **options: object) -> Attended:
         qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
@@ -144,7 +144,7 @@ class Layer(nn.Module):
 
 
 class SASRecNetwork(nn.Module):
-    """Item ids (B, T) -> states (B, T, D). layer: made of width, heads and dropout; called with tokens and mask."""
+    """Item ids (B, T) -> states (B, T, D). layer: see `Stack`, called with tokens and mask."""
 
     def __init__(
         self, embedding: nn.Module, config: Config, layer: type[nn.Module] = Layer, norm: type[nn.Module] = nn.LayerNorm
@@ -152,8 +152,7 @@ class SASRecNetwork(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.positions = nn.Embedding(config.history, config.width)
-        layers = (layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers))
-        self.layers = nn.ModuleList(layers)
+        self.layers = Stack(config, config.joint_layers, block=layer)
         self.norm, self.dropout = norm(config.width), nn.Dropout(config.dropout)
 
     def embed(self, item: Tensor) -> Tensor:
@@ -163,9 +162,7 @@ class SASRecNetwork(nn.Module):
         positions = torch.arange(item.shape[1], device=item.device)
         x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
         mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
-        for layer in self.layers:
-            x = layer(x, mask=mask).out
-        return self.norm(x)
+        return self.norm(self.layers(x, mask).states)
 
 
 class SASRec(Sequential):

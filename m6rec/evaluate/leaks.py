@@ -13,22 +13,17 @@ _MOST = 256  # targets that are scored: enough to show a leak, and one chunk
 
 
 def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
-    """What a fitted model's scores give away, one sentence each; empty = nothing found.
+    """What a fitted model's scores give away in a sentence; empty = nothing found.
 
-    For half of the users, then for the others, the target's item, value and action are replaced, and all columns of the
-    events after it. No score may move, of these users or of the others. model: it reads events from `users`.
+    Each user's target gets another item, value and action, and the events after it get other columns. No score may
+    move, whether by one's own events or by other users'. model: it reads events from `users`.
     """
     split, targets = targets_of(data, split, part)
-    some, user = data.targets(_some(targets.events)), data.events["user"].to_numpy()
-    half, moved, first = some.users % 2, [], np.full(data.n_users, data.n_events)
+    first = np.full(data.n_users, data.n_events)
     first[targets.users] = targets.events
-    after = np.arange(data.n_events) - first[user]  # the target's is 0
-    for changed in (user % 2 == 0, user % 2 == 1):
-        other = _replaced(data, changed & (after >= 0), changed & (after > 0))
-        moved.append(_moved((model, some), (model, other.targets(some.events))))
-    own, others = np.stack(moved)[[half, 1 - half], np.arange(len(some))]
-    found = _found(model, "knows the target or what follows it", own)
-    return found + _found(model, f"knows other users' {part} events", others)
+    after = np.arange(data.n_events) - first[data.events["user"].to_numpy()]  # the target's is 0
+    other, some = _replaced(data, after >= 0, after > 0), _some(targets)
+    return _found("knows targets or what follows them", (model, data.targets(some)), (model, other.targets(some)))
 
 
 def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
@@ -38,9 +33,8 @@ def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | 
     every event outside training replaced in all but its user.
     """
     split, targets = targets_of(data, split, "test")
-    users = data.targets(_some(targets.events))  # the true histories, for both
-    clean, other = fit(data, split), fit(_replaced(data, ~split.train, ~split.train), split)
-    return _found(clean, "is fitted on events outside training", _moved((clean, users), (other, users)))
+    users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true
+    return _found("is fitted on events outside training", (fit(data, split), users), (fit(other, split), users))
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:
@@ -57,8 +51,9 @@ def shuffled(data: Dataset, seed: int = 0) -> Dataset:
     return replace(data, name=f"{data.name}-shuffled", events=events)
 
 
-def _some(events: np.ndarray) -> np.ndarray:
-    return events[np.unique(np.linspace(0, len(events) - 1, min(_MOST, len(events))).astype(np.int64))]
+def _some(targets: Targets) -> np.ndarray:
+    """Events of targets from the first to the last."""
+    return targets.events[np.unique(np.linspace(0, len(targets) - 1, min(_MOST, len(targets))).astype(np.int64))]
 
 
 def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
@@ -82,12 +77,9 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int =
     return replace(data, events=events)
 
 
-def _moved(*served: tuple[Any, Targets]) -> np.ndarray:
-    """(B,) which rows of two models' scores differ by more than sums in another order do."""
+def _found(what: str, *served: tuple[Any, Targets]) -> list[str]:
+    """A sentence if the rows of two models' scores differ by more than sums in another order do."""
     one, other = (next(scored(model, users, _MOST))[1] for model, users in served)
-    return ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
-
-
-def _found(model: Any, what: str, moved: np.ndarray) -> list[str]:
+    moved = ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
     rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
-    return [f"{name_of(model)} {what}: {rows}"] if moved.any() else []
+    return [f"{name_of(served[0][0])} {what}: {rows}"] if moved.any() else []

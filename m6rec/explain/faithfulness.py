@@ -17,7 +17,7 @@ from torch import nn
 
 from m6rec.data.context import Context
 from m6rec.explain.capture import Model, one, target_log_prob, tokens
-from m6rec.explain.explainers import EXPLAINERS, Explainer, logits_of, top_item
+from m6rec.explain.explainers import ENOUGH, EXPLAINERS, Explainer, logits_of, reasons, top_item, unseen
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
@@ -64,6 +64,32 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
     table = pd.DataFrame(measures.mean(0), MEASURES, names).T.sort_values("deletion")
     deletion, insertion = (dict(zip(names, part, strict=True)) for part in np.array(curves).transpose(1, 2, 0, 3))
     return Faithfulness(table, per_user, deletion, insertion)
+
+
+def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Explain the first k items of each row's list, remove the named causes, and rank again (dense head).
+
+    A row a user. lowered: share of the items whose rank fell, ranks: mean fall; both without the causes and without as
+    many random events, over the items with enough evidence (NaN: none). coverage, enough: means over all items.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for row in range(len(contexts.item)):
+        context = one(contexts, row)
+        types = tokens(context)[0]
+        every = np.arange(len(types))
+        logits = unseen(logits_of(model, context, np.ones((1, len(types)), bool)), context)[0]
+        items = np.argsort(-logits, kind="stable")[:k]
+        given = reasons(model, context, items)
+        enough = [r.coverage >= ENOUGH for r in given]
+        named = [[cause.token for cause in r.causes] for r in given]
+        drawn = [rng.permutation(np.flatnonzero(types == "history"))[: len(causes)] for causes in named]
+        retained = np.array([~np.isin(every, gone) for gone in (*named, *drawn)])
+        after = unseen(logits_of(model, context, retained), context)
+        rank = (after > after[np.arange(2 * k), np.tile(items, 2), None]).sum(1).reshape(2, k)
+        fell = (rank - np.arange(k))[:, enough]  # (named or random, items with enough evidence)
+        means = np.stack(((fell > 0).mean(1), fell.mean(1)), 1).ravel() if fell.size else np.full(4, np.nan)
+        rows.append((*means, np.mean([r.coverage for r in given]), np.mean(enough)))
+    return pd.DataFrame(rows, columns=["lowered", "ranks", "lowered_random", "ranks_random", "coverage", "enough"])
 
 
 def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Context, int]]:
