@@ -3,7 +3,6 @@
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -97,18 +96,19 @@ class Dataset:
     ) -> pd.DataFrame:
         """All problems of frames, or of a folder, as one table: file, row (from 0), column, problem, fix.
 
-        Every image and sound is decoded. The table ends after 1,000 problems with a row that says how many more.
+        Every image and sound is decoded. A table that cannot be used at all ends the list.
         """
         report = Report(strict=False, decode=True)
-        with contextlib.suppress(InputError):  # it is in the table
+        try:
             if isinstance(items, (str, Path)):
-                tables = report.collect("folder", readers.read_folder, items, report)
+                tables = readers.read_folder(items, report)
             else:
-                if media is not None and not isinstance(media, Media):
-                    media = report.collect("media", Media.open, media)
+                media = Media.open(media) if media is not None and not isinstance(media, Media) else media
                 tables = Frames(items, users, interactions, media)
-            if tables:
-                schema.validate(tables, report)
+            schema.validate(tables, report)
+        except InputError as error:
+            problem, _, fix = str(error).rstrip(".").partition("; ")
+            report.add("", None, "", problem, fix)
         return report.table()
 
     @classmethod

@@ -1,29 +1,27 @@
 """From files to raw tables: CSV, Parquet and RecBole's files in a folder, and the public data sets' own formats.
 
-What is malformed is told to a `Report`, which raises it, or keeps it and leaves the row out. `sources.toml` says which
-reader takes which files.
+What is malformed in a user's folder is told to a `Report`. The public files are checked by their hashes before.
+`sources.toml` says which reader takes which files.
 """
 
 import csv
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from m6rec.data.features import FILE_MODALITIES
 from m6rec.data.lookup import YEAR
-from m6rec.data.media import OUTSIDE, Media
+from m6rec.data.media import Media
 from m6rec.data.schema import ROW, Frames, Report
 from m6rec.errors import InputError
 
 RECBOLE = {"items": "item", "users": "user", "interactions": "inter"}  # table -> ending of RecBole's file
 IDS = ("item_id", "user_id", "item_id:token", "user_id:token")
-MEMBER = 2 << 30  # bytes of one member of a zip archive
 csv.field_size_limit(16 << 20)  # characters; of 131,072 otherwise, fewer than a text may have
 
 
@@ -36,39 +34,21 @@ def shipped(name: str) -> Path:
     raise InputError(f"{name}'s files are not in {place}; install m6rec anew, or in a clone run `git checkout data`.")
 
 
-def unpack(archive: Path, member: str) -> bytes:
-    """One member of a zip file, by the end of its path: "news.tsv" is also "any/folder/news.tsv". Nothing is written.
-
-    InputError for an archive that is damaged, lacks the member, or has any that climbs out of its folder.
-    """
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            names = bundle.namelist()
-            for name in filter(OUTSIDE.search, names):
-                raise InputError(f"{archive} has a member {name!r} that climbs out of its folder; delete the file.")
-            info = bundle.getinfo(next((name for name in names if f"/{name}".endswith(f"/{member}")), member))
-            if info.file_size > MEMBER:
-                raise InputError(f"{archive} has a member {info.filename!r} above 2 GB; delete the file.")
-            return bundle.read(info)
-    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{archive} is damaged ({error.args[0]}); delete it and load again.") from None
-
-
-def read_csv(text: str, file: str, table: str, report: Report, sep: str = ",", header: Sequence[str] = ()):
-    """A table of delimited text; `header` where it has none. Quotes are special between commas only.
+def read_csv(text: str, file: str, table: str, report: Report, sep: str = ",") -> pd.DataFrame:
+    """A table of delimited text with a header. Quotes are special between commas only.
 
     A row with too many fields is a problem; what is missing at a row's end is empty. A column of numbers becomes
     numeric; ids do so where they all are whole numbers without leading zeros, titles, texts and names of files never.
     """
-    report.files[table], quoting = file, csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
+    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
     try:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=sep, quoting=quoting, strict=True)
         rows = [row for row in rows if len(row) > 1 or "".join(row).strip()]
     except csv.Error as error:
         raise InputError(f"{file} cannot be read ({error}); close every quote.") from None
-    if not header and not rows:
+    if not rows:
         raise InputError(f"{file} is empty; give it a header and rows.")
-    header, good = header or rows.pop(0), {}
+    header, good = rows.pop(0), {}
     for i, row in enumerate(rows):
         if any(row[len(header) :]):
             problem = f"has {len(row)} fields under a header of {len(header)}"
@@ -97,8 +77,8 @@ def read_folder(folder: str | Path, report: Report) -> Frames:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
-    tables = [report.collect(table, _read_table, folder, table, report) for table in RECBOLE]
-    return Frames(*tables, report.collect("media", _media, folder, tables[0]))
+    tables = [_read_table(folder, table, report) for table in RECBOLE]
+    return Frames(*tables, _media(folder, tables[0]))
 
 
 def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None:
@@ -142,9 +122,9 @@ def _recbole(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _media(folder: Path, items: pd.DataFrame | None) -> Media | None:
+def _media(folder: Path, items: pd.DataFrame) -> Media | None:
     """The place that holds most of the files that the items name."""
-    columns = [] if items is None else [items[name] for name in FILE_MODALITIES if name in items.columns]
+    columns = [items[name] for name in FILE_MODALITIES if name in items.columns]
     names = {cell for column in columns for cell in column.dropna() if isinstance(cell, str)}
     places = [path for path in (folder / "media.zip", folder / "media", folder) if path.exists()]
     found = [Media.open(path) for path in places] if names else []
@@ -164,15 +144,7 @@ def _joined(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 # ---------------------------------------------------------------------------------------------- the public data sets
 
 
-def _member(archive: Path, table: str, report: Report, encoding: str, name: str, sep: str, header: str):
-    """One table of an archive; header: names of columns, "" where the file has them itself."""
-    text = unpack(archive, name).decode(encoding, errors="replace")
-    if len(sep) > 1:  # CSV parsers take one character
-        text, sep = text.replace(sep, "\x1f"), "\x1f"
-    return read_csv(text, PurePosixPath(name).name, table, report, sep, header.split())
-
-
-def movielens(folder: Path, report: Report, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
+def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
     """Films, people and ratings. text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
@@ -180,10 +152,12 @@ def movielens(folder: Path, report: Report, archives: dict[str, list], occupatio
     """
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
-    items, users, ratings = (
-        _member(folder / archive, table, report, encoding, *member)
-        for table, member in zip(RECBOLE, members, strict=True)
-    )
+    with zipfile.ZipFile(folder / archive) as bundle:
+        options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
+        items, users, ratings = (
+            pd.read_csv(bundle.open(name), sep=sep, names=names.split() or None, header=None if names else 0, **options)
+            for name, sep, names in members
+        )
     if encoding == "utf-8":  # RecBole's copy of ml-100k, the same rows in the same order
         items, users, ratings = map(_recbole, (items, users, ratings))
         # There, item 1412, "… (1995) (V)", has "V" for a year, and item 267, "unknown", is misspelt.
@@ -193,61 +167,24 @@ def movielens(folder: Path, report: Report, archives: dict[str, list], occupatio
         flags = items.iloc[:, 5:]
         items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
     if occupations:
-        users["occupation"] = users["occupation"].astype("str").map({str(i): o for i, o in enumerate(occupations)})
-    title = items["title"].fillna("").astype("str").str.split().str.join(" ")
-    genres = items["genres"].fillna("").str.replace("|", " ", regex=False)
-    year = title.str.extract(YEAR, expand=False)
+        users["occupation"] = users["occupation"].map(dict(enumerate(occupations)))
+    title = items["title"].str.split().str.join(" ")
+    genres, year = items["genres"].str.replace("|", " ", regex=False), title.str.extract(YEAR, expand=False)
     text = title.str.replace(f"{YEAR.pattern}.*", "", regex=True) + " | " + genres + (" | " + year).fillna("")
     films = {"title": title, "text": text, "genres": genres, "year": year.fillna("0").astype("int64")}
     ratings = ratings[["user_id", "item_id", "timestamp", "value"]].assign(action="rate")
     return Frames(items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings)
 
 
-def sequences(folder: Path, report: Report, file: str, attributes: str, noun: str) -> Frames:
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
     """A line for each user: its number, and item numbers in time order. Amazon 2014 and Last.fm as S3-Rec has them.
 
     attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
     """
-    try:
-        lines = pd.Series((folder / file).read_text("utf-8-sig", "replace").splitlines(), dtype="str", name="")
-    except OSError as error:
-        raise InputError(f"{folder / file} cannot be read ({error}); replace it and load again.") from None
-    report.files["interactions"], lines = file, lines.rename_axis(ROW).str.strip()
-    numbers = lines.str.fullmatch(r"[0-9]{1,18}(\s+[0-9]{1,18})+")
-    check = lines, numbers, "is no user number with item numbers behind it", "mend it or drop it"
-    rows = report.good("interactions", lines.to_frame("row"), check)["row"].str.split()
-    events = pd.DataFrame({"user_id": rows.str[0], "item_id": rows.str[1:], "action": "review"}).explode("item_id")
-    events = events.astype({"user_id": np.int64, "item_id": np.int64})
+    rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
+    pairs = [(user, item, "review") for user, *items in rows for item in items]
+    events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
-    names = items["item_id"].astype("str")
-    try:
-        lists = json.loads((folder / attributes).read_bytes())
-        texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        fix = "give one JSON object of item number -> list of attribute numbers"
-        raise InputError(f"{folder / attributes} cannot be read ({error}); {fix}.") from None
+    lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
+    texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
     return Frames(items.assign(title=f"{noun} " + names, text=texts), None, events)
-
-
-def mind(folder: Path, report: Report, members: Sequence[Sequence[str]]) -> Frames:
-    """MIND-small (Microsoft News): what 50,000 people clicked in one week of November 2019, and before it.
-
-    Events are the clicks among an impression's news (action "click"), and before them the history (action "history"):
-    it has an order but no times, and stands at the first day on which clicks were collected. Times are taken as UTC.
-    """
-    archives = [folder / f"MINDsmall_{part}.zip" for part in ("train", "dev")]
-    items, rows = (
-        pd.concat([_member(archive, table, report, "utf-8-sig", *member) for archive in archives]).rename_axis(ROW)
-        for table, member in zip(("items", "interactions"), members, strict=True)
-    )
-    items = items.drop_duplicates("item_id")  # both archives hold many of the same news
-    text = _joined(items, ["title", "abstract", "category", "subcategory"]).fillna("")
-    items = items.assign(text=text, title=items["title"].fillna(items["item_id"]))
-    rows["timestamp"] = pd.to_datetime(rows["time"], format="%m/%d/%Y %I:%M:%S %p", errors="coerce")
-    rows = rows.astype({"history": "str", "impressions": "str"}).sort_values("timestamp", kind="stable")
-    past = rows.drop_duplicates("user_id").assign(timestamp=pd.Timestamp("2019-10-12"), action="history")
-    past["item_id"] = past["history"].str.split()
-    clicks = rows.assign(action="click", item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)"))
-    events = pd.concat([past, clicks]).explode("item_id").dropna(subset="item_id")
-    columns = ["item_id", "title", "text", "category", "subcategory"], ["user_id", "item_id", "timestamp", "action"]
-    return Frames(items[columns[0]], None, events[columns[1]])

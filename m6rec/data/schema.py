@@ -4,10 +4,8 @@ A `Report` decides what becomes of a problem: it is raised, or it is kept and th
 """
 
 import datetime
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +19,7 @@ from m6rec.errors import InputError
 
 LATEST = 10**11  # UTC seconds of the year 5138: what lies beyond is milliseconds
 LONGEST_TITLE = 10_000  # characters
-LIMIT = 1000  # problems that a report lists
 ROW = "row of the file"  # name of an index that holds where a frame's rows stood; other frames count from the top
-T = TypeVar("T")
 
 
 class Frames(NamedTuple):
@@ -41,19 +37,15 @@ class Report:
     def __init__(self, strict: bool = True, decode: bool = False):
         self.strict, self.decode = strict, decode
         self.files: dict[str, str] = {}  # table -> the file that it came from; a frame goes by its table's name
-        self.rows: list[tuple[str, int | None, str, str, str]] = []  # up to LIMIT of the problems
-        self.count = 0
-        self.fatal: InputError | None = None  # the first problem that leaves nothing to load
+        self.rows: list[tuple[str, int | None, str, str, str]] = []
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
         """One problem; `row` counts from 0, the header not counted, None for the whole table."""
         file = self.files.get(table, table)
         if self.strict:
-            where = ", ".join(filter(None, ("" if row is None else f"row {row}", column and f"column '{column}'")))
-            raise InputError(f"{file}{where and ' '}{where}: {problem}; {fix}.")
-        self.count += 1
-        if len(self.rows) < LIMIT:
-            self.rows.append((file, row, column, problem, fix))
+            where = f"column '{column}'" if row is None else f"row {row}" + (column and f", column '{column}'")
+            raise InputError(f"{file} {where}: {problem}; {fix}.")
+        self.rows.append((file, row, column, problem, fix))
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
         """The rows of a frame that pass all checks; each: a column, (n,) bool, what is wrong with the others, the fix.
@@ -62,39 +54,17 @@ class Report:
         """
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem, fix in checks:
-            wrong = np.flatnonzero(~np.asarray(passed, dtype=bool))
-            good[wrong] = False
-            for i in wrong[:LIMIT]:
+            for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
                 self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
-            self.count += len(wrong[LIMIT:])
+                good[i] = False
         if not good.any():
             raise InputError(f"{self.files.get(table, table)} has no good row; mend at least one.")
         return frame[good]
 
-    def collect(self, table: str, function: Callable[..., T], *args: object) -> T | None:
-        """What the function returns; where problems are kept, its InputError is one more of them and gives None."""
-        try:
-            return function(*args)
-        except InputError as error:
-            if self.strict:
-                raise
-            self.fatal = self.fatal or error
-            problem, _, fix = str(error).removeprefix(f"{self.files.get(table, table)} ").rstrip(".").partition("; ")
-            return self.add(table, None, "", problem, fix)
-
     def table(self) -> pd.DataFrame:
-        """One row a problem: file, row, column, problem, fix; after LIMIT of them, a row that says how many more."""
-        more = self.count - len(self.rows)
-        last = [("", None, "", f"{more:,} more problems", "mend these and validate again")] if more else []
+        """One row a problem: file, row, column, problem, fix."""
         types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
-        return pd.DataFrame(self.rows + last, columns=list(types), dtype=object).astype(types)
-
-    def warn(self, source: str) -> None:
-        """One warning that counts the problems of a source, if there are any, and names the first three."""
-        if n := self.count:
-            first = "; ".join(f"{file} row {row}: {problem}" for file, row, _, problem, _ in self.rows[:3])
-            rest = f"; and {n - 3:,} more" if n > 3 else ""
-            warnings.warn(f"{source}: {n:,} problems, whose rows are left out: {first}{rest}.", stacklevel=3)
+        return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
 
 def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
@@ -102,16 +72,9 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
 
     InputError if a table has no good row, and in a strict report for the first bad one.
     """
-    items, users, events, media = tables
-    read = report.fatal is None  # otherwise a table that is None could not be read, which is told already
-    if read or items is not None:
-        items = report.collect("items", catalogue, items, media, report)
-    if users is not None:
-        users = report.collect("users", _table, users, "users", ["user_id"], report)
-    if read or events is not None:
-        events = report.collect("interactions", _events, events, items, users, report)
-    if report.fatal:
-        raise report.fatal
+    items = catalogue(tables.items, tables.media, report)
+    users = None if tables.users is None else _table(tables.users, "users", ["user_id"], report)
+    events = _events(tables.interactions, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
@@ -166,8 +129,8 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def _events(events: pd.DataFrame, items: pd.DataFrame | None, users: pd.DataFrame | None, report: Report):
-    """Events with good ids, timestamps (UTC s) and values; a table of items or users that is missing checks no id."""
+def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
+    """Events with good ids, timestamps (UTC s) and values."""
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if frame is not None:

@@ -36,7 +36,7 @@ class Route(NamedTuple):
     """Files that together hold the data, and where they are."""
 
     address: str
-    files: dict[str, str | None]  # name, with a folder where the address has one -> SHA-256, if it is published
+    files: dict[str, str]  # name -> SHA-256
 
 
 class Source(NamedTuple):
@@ -44,8 +44,8 @@ class Source(NamedTuple):
 
     terms: str
     routes: tuple[Route, ...] = ()
-    read: Callable[[Path, Report], Frames] | None = None
-    shipped: str = ""  # the folder of one that comes with m6rec
+    read: Callable[[Path], Frames] | None = None
+    shipped: str = ""  # the folder of one that comes with m6rec, as `Dataset.from_folder` reads it
 
 
 class Photographs(NamedTuple):
@@ -79,19 +79,17 @@ def home() -> Path:
 def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     """A data set by name: "bazaar", which comes with m6rec, or a public one such as "ml-100k".
 
-    A public one comes from the cache, or is fetched into it first. Its malformed rows are left out, with one warning.
-
-    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown, cannot be had, or is damaged.
+    A public one comes from the cache, or is fetched into it first. ties, seed: as in `Dataset.from_frames`.
+    InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
-    source, report = SOURCES[name], Report(strict=False)
+    source = SOURCES[name]
+    if source.shipped:
+        return Dataset.from_folder(readers.shipped(source.shipped), name=name, ties=ties, seed=seed)
     if not source.read:
         raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
-    folder = readers.shipped(source.shipped) if source.shipped else files(name)
-    data = Dataset.from_tables(source.read(folder, report), report, name=name, ties=ties, seed=seed)
-    report.warn(name)
-    return data
+    return Dataset.from_tables(source.read(files(name)), Report(), name=name, ties=ties, seed=seed)
 
 
 def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:
@@ -145,7 +143,7 @@ def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
     if sys.stderr.isatty() and not (folder / file).exists():
         print(note, file=sys.stderr)
     pooch.get_logger().setLevel("WARNING")
-    registry = pooch.create(folder, "", registry={file: sha256 or None}, urls={file: origin}, retry_if_failed=1)
+    registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
     try:
         registry.fetch(file, downloader=_download)
     except ValueError:
