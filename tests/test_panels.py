@@ -224,4 +224,4 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
         page = path.read_text(encoding="utf-8")
         found = Tags(page)
         assert "script" not in found.tags and not any(name.startswith("on") for name in found.attributes)
-        assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
+    assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
