@@ -19,8 +19,7 @@ import torch
 from fixtures import CONFIG, SEGMENTS, small_data
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
-from m6rec.baselines.rating import DIN
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger, rating
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
@@ -199,7 +198,7 @@ def two_maps() -> list[float]:
 
 def din(**options: object) -> list[float]:
     known = opinions()
-    return losses(lambda: DIN(epochs=4, **options).fit(known, known.train))
+    return losses(lambda: rating.din(known, known.test, **options))
 
 
 def distilled(variants: Variants) -> object:
