@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from test_media import HUM, MUG, png_header, recording
 
 import m6rec.data as d
-from m6rec.data.schema import LIMIT
 from m6rec.errors import InputError
 
 COLUMNS = ["file", "row", "column", "problem", "fix"]
@@ -116,13 +116,13 @@ def test_all_problems_of_all_tables_are_told_and_the_rest_loads():
     assert data.n_items == 3 and data.n_events == 6  # of ten events, rows 3, 5, 6 and 8 are left out
 
 
-def test_hopeless_tables_do_not_hide_the_others():
-    parts = changed("interactions", 1, "timestamp", np.nan)
-    parts["items"] = parts["items"].rename(columns={"item_id": "the_id"})
+def test_a_table_that_cannot_be_used_is_told_with_what_was_found_before():
+    parts = changed("items", 1, "title", None)
+    parts["interactions"] = parts["interactions"].rename(columns={"item_id": "the_id"})
     found = d.Dataset.validate(**parts)
-    assert found["problem"].tolist() == ["has no column 'item_id'", "'nan' is no number"]
-    assert found["fix"][0] == "rename 'the_id' or add it" and pd.isna(found["row"][0])
-    with pytest.raises(InputError, match="items has no column 'item_id'; rename 'the_id' or add it"):
+    assert found["problem"].tolist() == ["'None' is no title", "interactions has no column 'item_id'"]
+    assert found["fix"][1] == "rename 'the_id' or add it" and pd.isna(found["row"][1])
+    with pytest.raises(InputError, match="interactions has no column 'item_id'; rename 'the_id' or add it"):
         d.Dataset.from_frames(**parts, strict=False)
     bad = changed("interactions", 0, "item_id", 99)
     bad["interactions"]["item_id"] = 99
@@ -133,16 +133,12 @@ def test_hopeless_tables_do_not_hide_the_others():
     assert "users has two columns 'user_id'; rename one" in said(d.Dataset.validate(**double))
 
 
-def test_a_thousand_problems_are_listed_and_the_others_counted():
+def test_thousands_of_problems_are_all_listed():
     parts = frames()
     parts["interactions"] = pd.DataFrame(
         {"user_id": 7, "item_id": [1] + [99] * 1500, "value": ["1"] + ["x"] * 700 + ["1"] * 800}
     )
-    found = d.Dataset.validate(**parts)
-    assert len(found) == LIMIT + 1
-    assert (
-        found["problem"].iloc[-1] == "1,200 more problems" and found["fix"].iloc[-1] == "mend these and validate again"
-    )
+    assert d.Dataset.validate(**parts)["column"].value_counts().to_dict() == {"item_id": 1500, "value": 700}
 
 
 def test_times_are_read_as_python_objects_and_with_zones():
@@ -318,9 +314,7 @@ def test_a_file_that_is_no_table_is_named(tmp_path, content, message):
     for strict in (True, False):
         with pytest.raises(InputError, match=message):
             d.Dataset.from_folder(folder, strict=strict)
-    found = d.Dataset.validate(folder)
-    assert len(found) == 2 and found["problem"].iloc[1] == "'good' is no number"
-    assert found["file"].tolist() == ["items.csv", "interactions.csv"]
+    assert re.search(message, said(d.Dataset.validate(folder)))
 
 
 def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
@@ -331,11 +325,11 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
     (folder / "users.csv").unlink()
     assert d.Dataset.from_folder(folder).profile_columns == []
     written(folder, "parquet", {"items": frames()["items"]})
+    assert r"(items.csv, items.parquet); keep one file" in said(d.Dataset.validate(folder))
+    (folder / "items.csv").unlink()
     (folder / "interactions.csv").unlink()
     found = said(d.Dataset.validate(folder))
-    assert r"(items.csv, items.parquet); keep one file" in found
     assert "add interactions.csv, interactions.parquet or a RecBole file *.inter" in found
-    (folder / "items.csv").unlink()
     (folder / "items.parquet").write_bytes(b"PAR1 torn")
     (folder / "media.zip").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"items\.parquet cannot be read"):

@@ -7,7 +7,6 @@ the data is escaped. No native menus: their arrow keys are JupyterLab's while a 
 import html
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Unpack
 
 import ipywidgets
 import pandas as pd
@@ -18,7 +17,7 @@ from m6rec.data.context import Context
 from m6rec.errors import InputError
 from m6rec.explain.capture import Record, one
 from m6rec.generate.beam import generate
-from m6rec.recommender import M6Rec, Person, Who
+from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import beam_tree, rank_moves
 from m6rec.view.heatmap import attention_map, check
 from m6rec.view.picture import Picture, plain
@@ -149,7 +148,7 @@ class BeamTree(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
     ) -> None:
         person, digits = model.person(user, **who), model.network.digits
         allowed, titles = model.candidates(person.history, k), model.titles(person)
@@ -180,7 +179,7 @@ class ContextWhatIf(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object
     ) -> None:
         self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
