@@ -16,10 +16,8 @@ from m6rec.data import features
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.data.features import FILE_MODALITIES, Features
-from m6rec.data.media import Media
-from m6rec.data.readers import shipped
-from m6rec.data.sources import home, load
+from m6rec.data.features import FILE_MODALITIES, Features, Media
+from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures import CONFIG, SEGMENTS, small_data
+from fixtures import CONFIG, SEGMENTS, TEXT, small_data
 
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger, rating
@@ -113,7 +113,7 @@ def events_and_content(fusion: str) -> list[float]:
 
 
 def text_config() -> Config:
-    return text_training.config("smoke", device=DEVICE)
+    return text_training.config(**TEXT, device=DEVICE)
 
 
 def text(**options: object) -> list[float]:
@@ -122,7 +122,7 @@ def text(**options: object) -> list[float]:
 
 @cache
 def backbone() -> text_training.Backbone:
-    config = text_training.config("smoke", vocabulary=400, device=DEVICE)
+    config = text_training.config(**{**TEXT, "vocabulary": 400}, device=DEVICE)
     return text_training.pretrain([opinions().pretraining()], config)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 import m6rec.data as d
 from m6rec.data import features, image, sound
-from m6rec.data.media import MEDIA_LIMIT, Media, MediaWarning
+from m6rec.data.features import MEDIA_LIMIT, Media, MediaWarning
 from m6rec.data.text import PAD, SPECIAL, Tokenizer
 from m6rec.errors import InputError
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
 
@@ -18,7 +18,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import Attended, Block, Stack, attend
-from m6rec.train.fit import Epoch, Stage, fit, fit_once
+from m6rec.train.fit import Epoch, Stage, fit_once
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
@@ -49,19 +49,12 @@ class Sequential:
         """How many are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
-        self.log = fit(*self._training(data, split), **options)
-        return self
-
     def cached(self, data: Dataset, split: Split) -> Self:
         """`fit`, or what it came to before with the same data, split, config, settings and code."""
-        events = hashlib.sha256(np.concatenate(split[1:])).hexdigest()
-        settings = [getattr(self, field.name) for field in fields(self)[1:]]
-        self.log = fit_once(*self._training(data, split), data.fingerprint, events, *settings, code=(type(self),))
-        return self
+        return self.fit(data, split, keep=True)
 
-    def _training(self, data: Dataset, split: Split) -> tuple[nn.Module, Stage, Config]:
+    def fit(self, data: Dataset, split: Split, keep: bool = False, **options: object) -> Self:
+        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
         for module in self.network.modules():
@@ -84,7 +77,9 @@ class Sequential:
             return training_batches(data, split, codes, length=length, batch=size, rng=rng)
 
         stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
-        return self.network, stage, self.config
+        parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
+        self.log = fit_once(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
+        return self
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:

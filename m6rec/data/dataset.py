@@ -6,6 +6,8 @@ Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by u
 import hashlib
 import itertools
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,11 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.data import lookup, readers, schema
-from m6rec.data.features import FILE_MODALITIES, MODALITIES
-from m6rec.data.media import Media
-from m6rec.data.schema import Frames, Report
+from m6rec.config import MODALITIES
+from m6rec.data import schema
+from m6rec.data.features import FILE_MODALITIES, Media
+from m6rec.data.schema import Frames, Report, nearest, texts
 from m6rec.errors import InputError
+
+YEAR = re.compile(r"\s*\((\d{4})\)")
+ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
 class Split(NamedTuple):
@@ -30,6 +35,52 @@ class Split(NamedTuple):
     train: np.ndarray  # (E,) bool: may be fitted on
     valid: np.ndarray  # (≤U,) int64
     test: np.ndarray  # (≤U,) int64
+
+
+def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
+    """(n,) int64 places of ids among the known ones (`texts`); InputError names an unknown one and the nearest."""
+    raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+    wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+    found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+    for row in np.flatnonzero(found < 0)[:1]:
+        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(wanted[row], errors="coerce"))
+        by_number = np.isfinite(distance).all()
+        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(wanted[row], list(known))
+        hint = f"the nearest known ids are {', '.join(near)}"
+        raise InputError(f"{word} {wanted[row]!r} is not in {dataset}; {hint}.")
+    return found
+
+
+class Titles:
+    """The titles of the items; `code` finds one by what a person would type."""
+
+    def __init__(self, titles: pd.Series, n_events: np.ndarray):
+        self.titles, self.n_events = list(titles), n_events
+        self.spelt: dict[str, list[int]] = defaultdict(list)
+        for code, title in enumerate(self.titles):
+            bare = _plain(YEAR.sub("", title))
+            for spelling in {_plain(title), bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
+                self.spelt[spelling].append(code)
+
+    def code(self, title: str) -> int:
+        """Row number of the item with this title; of several, the one with the most events."""
+        wanted = _plain(str(title))
+        codes = self.spelt.get(wanted, [])
+        if not codes and wanted:
+            codes = [code for spelling in self.spelt if spelling.startswith(wanted) for code in self.spelt[spelling]]
+        names = sorted({self.titles[code] for code in codes})
+        if len(names) == 1:
+            return max(sorted(codes), key=lambda code: self.n_events[code])
+        if names:
+            listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+            raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
+        near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
+        listed = ", ".join(map(repr, [*near][:3]))
+        raise InputError(f"title {title!r} is not in the catalogue; the nearest are {listed}.")
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.casefold().split())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +135,7 @@ class Dataset:
         images and sounds are relative to media.zip, to media/ or to the folder.
         """
         report = Report(strict, decode=not strict)
-        tables = readers.read_folder(folder, report)
+        tables = schema.read_folder(folder, report)
         return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
     @staticmethod
@@ -101,7 +152,7 @@ class Dataset:
         report = Report(strict=False, decode=True)
         try:
             if isinstance(items, (str, Path)):
-                tables = readers.read_folder(items, report)
+                tables = schema.read_folder(items, report)
             else:
                 media = Media.open(media) if media is not None and not isinstance(media, Media) else media
                 tables = Frames(items, users, interactions, media)
@@ -156,23 +207,23 @@ class Dataset:
 
     @cached_property
     def _user_ids(self) -> pd.Index:
-        return lookup.texts(self.users["user_id"])
+        return texts(self.users["user_id"])
 
     @cached_property
     def _item_ids(self) -> pd.Index:
-        return lookup.texts(self.items["item_id"])
+        return texts(self.items["item_id"])
 
     @cached_property
-    def _titles(self) -> lookup.Titles:
-        return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
+    def _titles(self) -> Titles:
+        return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return lookup.codes(self._user_ids, raw_ids, "user", self.name)
+        return find_codes(self._user_ids, raw_ids, "user", self.name)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of raw item ids."""
-        return lookup.codes(self._item_ids, raw_ids, "item", self.name)
+        return find_codes(self._item_ids, raw_ids, "item", self.name)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -240,7 +291,7 @@ class Dataset:
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
-        if len(taken := new["item_id"][lookup.texts(new["item_id"]).isin(self._item_ids)]):
+        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._item_ids)]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
