@@ -72,17 +72,15 @@ def results(
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, failed, place = find(names), False, folder() / "results"
+    paths, place, ok = find(names), folder() / "results", True
     if not names:
         fresh = execute.read_all(place).keys() - set(execute.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
-        try:
-            print(f"{execute.measure(path, only=only)} is written")
-        except execute.Failed as error:
-            failed = True
-            print(f"m6rec: {error}", file=sys.stderr)
-    raise typer.Exit(int(failed))
+        done = execute.measure(path, only=only)
+        ok &= done.ok
+        print(done, flush=True)
+    raise typer.Exit(int(not ok))
 
 
 @app.command()
