@@ -72,11 +72,8 @@ def results(
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, place, ok = find(names), folder() / "results", True
-    if not names:
-        fresh = execute.read_all(place).keys() - set(execute.stale(place))
-        paths = [path for path in paths if path.stem not in fresh]
-    for path in paths:
+    ok = True
+    for path in find(names) if names else execute.due(folder()):
         done = execute.measure(path, only=only)
         ok &= done.ok
         print(done, flush=True)

@@ -71,7 +71,7 @@ def test_prose_changes_no_key_and_makes_no_result_old(package, tmp_path):
         (folder / f"{path.stem}.json").write_text(json.dumps({"run": run}))
     for file in (package / "model").glob("*.py"):
         reword(file)
-    assert keys() == before and results.stale(folder) == []
+    assert keys() == before and results.due(folder.parent) == []
 
 
 def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):

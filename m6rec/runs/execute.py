@@ -371,11 +371,12 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
     return found
 
 
-def stale(folder: Path) -> list[str]:
-    """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
+def due(folder: Path) -> list[Path]:
+    """The notebooks whose committed results are missing, of several runs, or of other code than today's."""
+    origins = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
 
-    def fresh(name: str, run: dict[str, Any]) -> bool:
-        path = Path(folder).parent / f"{name}.ipynb"
-        return path.exists() and run["code_hash"] == code_hash(path) and not run.get("only")
+    def fresh(path: Path) -> bool:
+        run = origins.get(path.stem, {"only": True})
+        return not run.get("only") and run["code_hash"] == code_hash(path)
 
-    return [name for name, result in read_all(folder).items() if not fresh(name, result["run"])]
+    return [path for path in find(folder) if not fresh(path)]
