@@ -157,7 +157,7 @@ _LOWEST = {  # of the others it is 0
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
     # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
-    "tiny": dict(history=50, pretrain_epochs=2, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
+    "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
     "small": {},
     "base": dict(width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }
