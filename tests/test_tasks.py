@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fixtures import small_data
+from fixtures import TEXT, small_data
 
 import m6rec
 from m6rec.config import Config
@@ -147,7 +147,7 @@ def test_open_domain_cases_keep_apart_who_is_new():
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
     out = OpenDomain(data, np.ones(data.n_items, bool), name="films")
-    config = text_training.config("smoke", width=16, pretrain_epochs=1, vocabulary=300)
+    config = text_training.config(**{**TEXT, "width": 16, "vocabulary": 300})
     made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
     again, other = (out.few_shot([made], 40, scratch=scratch)[0].backbone for scratch in (False, True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from m6rec.errors import InputError
 from m6rec.model.attention import KVCache
-from m6rec.model.heads import DigitDecoder
+from m6rec.model.network import DigitDecoder
 
 MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -161,30 +161,26 @@ class Exits(NamedTuple):
     layers: np.ndarray  # (...): how many layers it took
 
 
-def early_exit(every: np.ndarray, threshold: float) -> Exits:
-    """Logits of every exit (K, ...) -> the first whose |logit| reaches the threshold, else the last."""
-    sure = np.abs(every) >= threshold
-    sure[-1] = True
-    first = sure.argmax(0)
-    return Exits(np.take_along_axis(every, first[None], 0)[0], first + 1)
+@torch.no_grad()
+def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
+    """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
+
+    It asks for no further exit when all are sure: served from `network.exits(windows)`, later layers are not run.
+    """
+    for count, logits in enumerate(map(torch.as_tensor, exits), 1):
+        if count == 1:
+            out, layers, unsure = logits, torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)
+        out, layers = torch.where(unsure, logits, out), torch.where(unsure, count, layers)
+        unsure = unsure & (logits.abs() < threshold)
+        if not unsure.any():
+            break
+    return Exits(out.cpu().numpy(), layers.cpu().numpy())
 
 
 def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
     """The lowest threshold whose quality is at least `keep` of the last exit's: to be chosen on validation."""
     wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
-
-
-@torch.no_grad()
-def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
-    """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
-    out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
-    for count, logits in enumerate(network.exits(windows), 1):
-        leaving = out.isnan() & ((logits.abs() >= threshold) | (count == network.depth))
-        out = torch.where(leaving, logits, out)
-        if not out.isnan().any():
-            break
-    return out, count
 
 
 def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
