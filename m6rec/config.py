@@ -60,8 +60,8 @@ class Config:
     digits: int = 3  # G, levels of the tree: digits of a semantic ID
     free_leaves: float = 0.15  # share of the tree's leaves that stay free for new items
     # --- training
-    pretrain_epochs: int = 25  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
-    finetune_epochs: int = 10  # passes over all training events with the digits' losses added
+    pretrain_epochs: int = 15  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
+    finetune_epochs: int = 5  # passes over all training events with the digits' losses added
     batch: int = 64  # B, sequences per step
     learning_rate: float = 1e-3  # AdamW's step size after the warm-up
     weight_decay: float = 0.01  # AdamW's decoupled decay
