@@ -18,7 +18,7 @@ from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
 from m6rec.model.attention import Attended, Block, Stack, attend
-from m6rec.train.fit import Epoch, Stage, fit_once
+from m6rec.train.fit import Epoch, Stage, fit
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
@@ -78,7 +78,7 @@ class Sequential:
 
         stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
         parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
-        self.log = fit_once(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
+        self.log = fit(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
         return self
 
     @torch.no_grad()

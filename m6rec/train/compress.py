@@ -26,7 +26,7 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.fit import Stage, fit_once, version
+from m6rec.train.fit import Stage, fit, version
 from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
@@ -120,7 +120,7 @@ class Variants:
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        fit_once(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint)
+        fit(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint, keep=True)
         return network
 
     def _base(self) -> TextTransformer:

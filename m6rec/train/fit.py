@@ -59,19 +59,39 @@ class Stage(NamedTuple):
 
 
 def fit(
-    network: nn.Module,
-    stage: Stage,
-    config: Config,
-    *,
-    folder: Path | None = None,
-    resume: bool = False,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False, **options
 ) -> list[Epoch]:
     """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
 
-    folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
-    bit where an uninterrupted run ends. `InputError` for a loss that is not finite.
+    keep: or take what the same weights, config, `parts` and code (of the losses, and `code`) came to before; a training
+    that was interrupted goes on. Else options are: folder, where a checkpoint is kept after every epoch; resume, go on
+    from the one that lies there, and end bit for bit where an uninterrupted run ends; on_epoch, called with each
+    `Epoch`. `InputError` for a loss that is not finite.
     """
+    if not keep:
+        return _fit(network, stage, config, **options)
+    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
+    path = home() / "models" / f"{stage.name.lower()}-{known}"
+    work = path.with_name(f"{path.name}-training")
+
+    def save(rows: list[Epoch], new: Path) -> None:
+        stages = {stage.name: [row._asdict() for row in rows]}
+        save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
+
+    def load(folder: Path) -> list[Epoch]:
+        weights, _, values = load_model(folder)
+        network.to(pick_device(config.device)).load_state_dict(weights)
+        network.eval()
+        return [Epoch(**row) for row in values["stages"][stage.name]]
+
+    rows = cached(path, lambda: _fit(network, stage, config, folder=work, resume=True), save, load)
+    shutil.rmtree(work, ignore_errors=True)
+    return rows
+
+
+def _fit(
+    network: nn.Module, stage: Stage, config: Config, folder: Path | None = None, resume: bool = False, on_epoch=None
+) -> list[Epoch]:
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
     torch.manual_seed(config.seed)
@@ -157,34 +177,6 @@ def train_epoch(
         sums |= {name: sums.get(name, 0.0) + loss.detach() for name, loss in parts.items()}
         steps += 1
     return {name: value / steps for name, value in sums.items()}
-
-
-def fit_once(
-    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = True, **options
-) -> list[Epoch]:
-    """`fit`, or what it came to before from the same weights, config, `parts`, losses and `code` (see `cache.key`).
-
-    A training that was interrupted goes on. keep=False: just `fit`, with these options.
-    """
-    if not keep:
-        return fit(network, stage, config, **options)
-    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
-    path = home() / "models" / f"{stage.name.lower()}-{known}"
-    work = path.with_name(f"{path.name}-training")
-
-    def save(rows: list[Epoch], new: Path) -> None:
-        stages = {stage.name: [row._asdict() for row in rows]}
-        save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
-
-    def load(folder: Path) -> list[Epoch]:
-        weights, _, values = load_model(folder)
-        network.to(pick_device(config.device)).load_state_dict(weights)
-        network.eval()
-        return [Epoch(**row) for row in values["stages"][stage.name]]
-
-    rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
-    shutil.rmtree(work, ignore_errors=True)
-    return rows
 
 
 def _on(batch: object, device: torch.device) -> object:

@@ -28,7 +28,7 @@ from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import losses
-from m6rec.train.fit import Stage, fit, fit_once, version
+from m6rec.train.fit import Stage, fit, version
 from m6rec.train.losses import Catalogue
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
@@ -91,7 +91,7 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    rows = fit_once(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
+    rows = fit(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config)
@@ -284,7 +284,7 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    fit_once(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
+    fit(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
     return network
 
 
