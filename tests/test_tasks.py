@@ -19,7 +19,6 @@ from m6rec.tasks.heldout import OpenDomain
 from m6rec.tasks.retrieval import DotProduct
 from m6rec.train import losses
 from m6rec.train import text as text_training
-from m6rec.train.losses import Catalogue
 from m6rec.train.text import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
@@ -164,9 +163,9 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
     own = losses.text(made.network, tokens)["contrastive"]
     torch.testing.assert_close(
-        losses.text(made.network, tokens, Catalogue.of(items, made.tokenizer))["contrastive"], own
+        losses.text(made.network, tokens, losses.catalogue_of(items, made.tokenizer))["contrastive"], own
     )
-    more = Catalogue.of([*items, "tabla"], made.tokenizer)
+    more = losses.catalogue_of([*items, "tabla"], made.tokenizer)
     assert losses.text(made.network, tokens, more)["contrastive"] > own
-    unknown = losses.text(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["contrastive"]
+    unknown = losses.text(made.network, tokens, losses.catalogue_of(["tabla", "linen"], made.tokenizer))["contrastive"]
     assert unknown == 0

@@ -330,18 +330,14 @@ def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
-class Catalogue(NamedTuple):
-    """Distinct items in words, as the negatives of `item_contrast`."""
+Catalogue = tuple[Tensor, Tensor]  # distinct items: tokens (N, L), 0 = padding, and their bags' keys (N,), ascending
 
-    tokens: Tensor  # (N, L), 0 = padding
-    key: Tensor  # (N,) of their bags of tokens, ascending
 
-    @classmethod
-    def of(cls, items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> "Catalogue":
-        """Items in words -> their tokens."""
-        tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
-        key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
-        return cls(tokens[first].to(device), torch.from_numpy(key).to(device))
+def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> Catalogue:
+    """Items in words, as the negatives of `item_contrast`."""
+    tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
+    key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
+    return tokens[first].to(device), torch.from_numpy(key).to(device)
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
@@ -389,9 +385,10 @@ def item_contrast(
     states = hidden[first]  # (n, D)
     key = number.new_zeros(len(states)).index_add(0, number, _token_key(words))
     if catalogue is not None:
-        row = torch.searchsorted(catalogue.key, key).clamp(max=len(catalogue.key) - 1)
-        found = catalogue.key[row] == key
-        scores = states[found] @ text_vectors(network, catalogue.tokens).T
+        tokens, keys = catalogue
+        row = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+        found = keys[row] == key
+        scores = states[found] @ text_vectors(network, tokens).T
         return F.cross_entropy(scores, row[found], reduction="sum") / found.sum().clamp(min=1)
     size = torch.bincount(number, minlength=len(states)).clamp(min=1)
     bags = torch.zeros_like(states).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()

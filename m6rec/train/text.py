@@ -29,7 +29,6 @@ from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
 from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
-from m6rec.train.losses import Catalogue
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
@@ -83,7 +82,7 @@ def pretrain(
         parts = (tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64))
         return -float(torch.stack([losses.text(network, part)["tokens"] for part in parts]).mean())
 
-    catalogue = Catalogue.of(had, tokenizer, pick_device(config.device)) if whole else None
+    catalogue = losses.catalogue_of(had, tokenizer, pick_device(config.device)) if whole else None
     stage = Stage(
         "text",
         config.pretrain_epochs,
@@ -106,7 +105,7 @@ def fine_tune(
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
-    catalogue = Catalogue.of(items, tokenizer, pick_device(config.device)) if items else None
+    catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
 
     def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses.text(network, some, catalogue)
