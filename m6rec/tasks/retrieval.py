@@ -89,7 +89,7 @@ class DotProduct:
 
     def __init__(self, backbone: Backbone, domain: Domain, *, history: int = HISTORY):
         self.backbone, self.domain, self.history = backbone, domain, history
-        tokens = torch.from_numpy(pad([backbone.tokenizer.segment(words)[:-1] for words in domain.items]))
+        tokens = torch.from_numpy(pad([backbone.tokenizer.ids(words) for words in domain.items]))
         with torch.no_grad():
             self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
 

@@ -335,7 +335,7 @@ Catalogue = tuple[Tensor, Tensor]  # distinct items: tokens (N, L), 0 = padding,
 
 def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> Catalogue:
     """Items in words, as the negatives of `item_contrast`."""
-    tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
+    tokens = torch.from_numpy(pad([tokenizer.ids(words) for words in sorted(set(items))]))
     key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
     return tokens[first].to(device), torch.from_numpy(key).to(device)
 

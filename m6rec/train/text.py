@@ -291,7 +291,7 @@ def adapt(
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     words = made.network.tokens.weight  # (V, D): what a state is multiplied with
-    return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
+    return torch.stack([words[list(made.tokenizer.ids(name))].mean(0) for name in classes])
 
 
 @torch.no_grad()
