@@ -33,16 +33,13 @@ CANDIDATES = 24  # judged by one history while training
 
 
 @torch.no_grad()
-def logits(
-    network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0, *, every: bool = False
-) -> np.ndarray:
-    """Logits (W, C) of a part's rows (W, C), or (K, W, C) of every exit after the layers alone."""
+def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
+    """Logits (K, W, C) of a part's rows (W, C), of every exit after the local layers."""
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
         rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
-    out = torch.cat(rows, 1).cpu().numpy()
-    return out if every else out[-1]
+    return torch.cat(rows, 1).cpu().numpy()
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
