@@ -11,7 +11,7 @@ from m6rec import baselines
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import fit_leaks, leaks
-from m6rec.evaluate.leaks import _replaced
+from m6rec.evaluate.ranking import _replaced
 from m6rec.model.tree import build_tree
 
 COUNTS = [
