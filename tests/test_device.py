@@ -28,6 +28,7 @@ from m6rec.runs.execute import read
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
 SECOND = {**os.environ, "M6REC_DEVICE": "second", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+SECOND["PYTHONPATH"] = os.pathsep.join([str(HERE.parent / "notebooks"), os.environ.get("PYTHONPATH", "")])  # refresh.py
 needs_backend = pytest.mark.skipif(
     not torch.__version__.startswith("2.13."), reason="second_device is made for PyTorch 2.13's experimental backend"
 )
