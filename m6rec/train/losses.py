@@ -71,12 +71,25 @@ def mask_request(batch: Context) -> Context:
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
-    count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
-    if count:
-        return predict_sampled(network, batch, count)
-    items, has = network.encode_items().vectors, batch.item >= 0
-    return FullPrediction(network.fuse(batch, items).state[has], items, batch.item[has], network.codes >= 0)
+    """States and targets of all positions of a batch that have a target.
+
+    Of large catalogues only the histories, the true items and sampled negatives are encoded.
+    """
+    has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
+    target = batch.item[has]
+    if not count:
+        items = network.encode_items().vectors
+        return FullPrediction(network.fuse(batch, items).state[has], items, target, network.codes >= 0)
+    trained = torch.nonzero(network.codes >= 0)[:, 0]
+    negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
+    used = torch.cat((target, negatives)).unique()
+    row = torch.full_like(network.codes, -1)
+    row[used] = torch.arange(len(used), device=used.device)
+    items = network.encode_items(only=used).vectors
+    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
+    state = network.fuse(context, items).state[has]
+    logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
+    return SampledPrediction(state, logits, target, negatives)
 
 
 class FullPrediction(NamedTuple):
@@ -173,22 +186,6 @@ class SampledPrediction(NamedTuple):
             below = weights @ F.one_hot(others[:, level], width).to(weights)  # (n, m) @ (m, W)
             yield below.to(true).scatter_add(1, path[:, level, None], true)
             weights = weights * (others[:, level] == path[:, level, None])
-
-
-def predict_sampled(network: Network, batch: Context, count: int) -> SampledPrediction:
-    """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
-    trained = torch.nonzero(network.codes >= 0)[:, 0]
-    negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
-    has = batch.item >= 0
-    target = batch.item[has]
-    used = torch.cat((target, negatives)).unique()
-    row = torch.full_like(network.codes, -1)
-    row[used] = torch.arange(len(used), device=used.device)
-    items = network.encode_items(only=used).vectors
-    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
-    state = network.fuse(context, items).state[has]
-    logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
-    return SampledPrediction(state, logits, target, negatives)
 
 
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
