@@ -18,7 +18,7 @@ from m6rec.data.ratings import Ratings
 from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import text as text_training
 from m6rec.train.text import METHODS, Backbone, Classifier, Examples
 

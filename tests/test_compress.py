@@ -12,7 +12,7 @@ from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.compress import Variants
 from m6rec.train.fit import version

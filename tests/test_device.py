@@ -96,7 +96,7 @@ def tasks() -> None:
     from m6rec.data.prompts import domain
     from m6rec.generate.cache import SegmentCache, score
     from m6rec.generate.text import write
-    from m6rec.model.text_model import TextTransformer
+    from m6rec.model.network import TextTransformer
     from m6rec.tasks import retrieval
     from m6rec.tasks.retrieval import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress

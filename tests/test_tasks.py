@@ -13,7 +13,7 @@ from m6rec.data import prompts
 from m6rec.data.text import Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.generate.text import trie, write
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.tasks import generation, retrieval
 from m6rec.tasks.heldout import OpenDomain
 from m6rec.tasks.retrieval import DotProduct

@@ -17,7 +17,7 @@ from m6rec.data.prompts import domain
 from m6rec.data.text import Prompt
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.tasks.retrieval import DotProduct
 from m6rec.train.text import Backbone, fine_tune
 

@@ -22,8 +22,7 @@ from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
-from m6rec.model.network import Network
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
 
 SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB, which stay in the processor's cache

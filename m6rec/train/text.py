@@ -26,7 +26,7 @@ from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
 
