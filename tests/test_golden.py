@@ -24,7 +24,7 @@ from m6rec.baselines import sequential as networks
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
-from m6rec.tasks import retrieval
+from m6rec.tasks import heldout
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
 from m6rec.train.fit import fitted
@@ -188,13 +188,13 @@ def autoencoder(**options: object) -> list[float]:
 def two_tower() -> list[float]:
     known = domain(small_data())
     rows = np.arange(0, len(known.item), 2)
-    return losses(lambda: retrieval.two_tower(known, rows, rows, epochs=1, batch=64))
+    return losses(lambda: heldout.two_tower(known, rows, rows, epochs=1, batch=64))
 
 
 def two_maps() -> list[float]:
     known = domain(rated())
-    pairs = retrieval.pairs(backbone(), known, np.arange(1, len(known.item), 2))
-    return losses(lambda: retrieval.fit(pairs, epochs=1, batch=64))
+    pairs = heldout.pairs(backbone(), known, np.arange(1, len(known.item), 2))
+    return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
 
 
 def din(**options: object) -> list[float]:

@@ -14,9 +14,8 @@ from m6rec.data.text import Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.generate.text import trie, write
 from m6rec.model.network import TextTransformer
-from m6rec.tasks import generation, retrieval
-from m6rec.tasks.heldout import OpenDomain
-from m6rec.tasks.retrieval import DotProduct
+from m6rec.tasks import generation, heldout
+from m6rec.tasks.heldout import DotProduct, OpenDomain
 from m6rec.train import losses
 from m6rec.train import text as text_training
 from m6rec.train.text import Backbone
@@ -115,8 +114,8 @@ def test_two_maps_of_ids_find_what_follows_in_a_circle():
     """They were once taught under no_grad, which only a call could show."""
     circle = prompts.domain(small_data())
     rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
-    cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
-    assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
+    cosines, asked = heldout.two_tower(circle, rows, rows, epochs=100)
+    assert heldout.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
 
 
 def test_a_system_that_searches_first_offers_what_has_both_wishes():
