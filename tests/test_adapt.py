@@ -11,7 +11,7 @@ import torch
 from fixtures import small_data
 
 import m6rec
-from m6rec.baselines.rating import din, item_mean, logistic
+from m6rec.baselines.sequential import din, item_mean, logistic
 from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.ratings import Ratings
