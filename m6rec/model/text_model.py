@@ -29,6 +29,10 @@ class TextCache(NamedTuple):
     present: Tensor  # (B, T) bool
     layers: list[KVCache]
 
+    def index_select(self, rows: Tensor) -> "TextCache":
+        """The caches of these rows (n,) of the batch."""
+        return TextCache(self.present.index_select(0, rows), [layer.index_select(rows) for layer in self.layers])
+
 
 class TextOutput(NamedTuple):
     """States and logits of a source and a target, and what later tokens need of them."""
