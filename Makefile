@@ -3,6 +3,7 @@ NB ?=
 ONLY ?=
 ARGS ?=
 PYTHON ?= python3
+CLASS ?= class
 PY := .venv/bin/python
 # Threads that spin while they wait slow everything beside another busy process; notebooks import torch before m6rec.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -36,7 +37,10 @@ lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
 	@$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
-	@$(PY) -m m6rec class $(NB)
+	@test ! -e $(CLASS) || { echo "$(CLASS) is there already: move it away for new copies." >&2; exit 1; }
+	@$(PY) -m nbconvert --log-level=WARN --to=notebook --output-dir=$(CLASS) --ClearOutputPreprocessor.enabled=True \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution $(NB:%=notebooks/%.ipynb) \
+	  $(if $(NB),,$(wildcard notebooks/[0-9]*.ipynb))
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
 	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
@@ -66,5 +70,5 @@ $(STAMP):
 
 $(TESTED): $(STAMP)
 	@echo "Installing what the tests need into .venv (once)."
-	@$(INSTALL) '.[test,board,edge]'
+	@$(INSTALL) '.[test,edge]'
 	@touch $@

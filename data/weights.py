@@ -9,10 +9,10 @@ from pathlib import Path
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.tasks.context_ablation import SETTINGS
+from m6rec.tasks.planted import CONTENTS
 
 FOLDER = Path(__file__).parent / "weights" / "bazaar"
-CHANGES = {**SETTINGS["bazaar"], "pretrain_epochs": 8, "finetune_epochs": 3}
+CHANGES = {**CONTENTS, "smoothing": 0.0, "pretrain_epochs": 8, "finetune_epochs": 3}
 CARD = """# m6rec, trained on bazaar
 
 A small M6-Rec ({parameters:,} parameters, {megabytes:.1f} MB) that reads a good's text, photograph and recording, a

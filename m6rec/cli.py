@@ -1,4 +1,4 @@
-"""The command line: every command a few lines over the package's verbs, which are imported when they are called.
+"""The command line: every command a few lines over the package's verbs.
 
 Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
 """
@@ -6,21 +6,23 @@ Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 13
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import pandas as pd
 import typer
 
+import m6rec
 from m6rec.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from m6rec.recommender import M6Rec
+from m6rec.runs import execute, results
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
-Timeout = Annotated[int | None, typer.Option(help="Seconds for one cell.")]
+Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
+Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 
 
 def main() -> None:
@@ -40,25 +42,21 @@ def folder() -> Path:
     return clone if clone.is_dir() else Path("notebooks").absolute()
 
 
+def find(names: list[str] | None) -> list[Path]:
+    return execute.find(folder(), names)
+
+
 @app.callback(invoke_without_command=True)
 def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """What stands before a command."""
     if version:
-        import m6rec
-
         print(f"m6rec {m6rec.__version__}")
 
 
 @app.command()
-def run(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-) -> None:
+def run(words: Pairs = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
-    from m6rec.runs import execute, suite
-
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    done = suite.run_all(execute.find(folder(), names), out, execute.assignments(given))
+    done = execute.run_all(find(names), out, execute.assignments(given))
     ok = all(execution.ok for execution in done)
     if ok and not words:
         recommend(user="196")
@@ -66,25 +64,22 @@ def run(
     raise typer.Exit(int(not ok))
 
 
-@app.command()
-def results(
+@app.command("results")
+def results_(
     names: Names = None,
-    timeout: Timeout = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
     page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
-    from m6rec.runs import execute, results
-
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, failed, place = [] if page else execute.find(folder(), names), False, folder() / "results"
+    paths, failed, place = [] if page else find(names), False, folder() / "results"
     if not names:
         fresh = results.read_all(place).keys() - set(results.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
         try:
-            print(f"{results.measure(path, only=only, timeout=timeout)} is written")
+            print(f"{results.measure(path, only=only)} is written")
         except results.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
@@ -95,21 +90,9 @@ def results(
 @app.command()
 def notebooks(names: Names = None) -> None:
     """Execute notebooks in place at their defaults and clean them for committing."""
-    from m6rec.runs import execute, results, suite
-
-    done = suite.refresh(execute.find(folder(), names))
+    done = execute.refresh(find(names))
     results.write_page(folder())  # with the picture that a notebook has drawn
     raise typer.Exit(int(not all(execution.ok for execution in done)))
-
-
-@app.command("class")
-def class_(
-    names: Names = None, out: Annotated[Path, typer.Option(help="Folder of the copies.")] = Path("class")
-) -> None:
-    """Write student copies of the notebooks, without the solutions and outputs."""
-    from m6rec.runs import execute, suite
-
-    print(f"{len(suite.write_class(execute.find(folder(), names), out))} notebooks are in {out}")
 
 
 @app.command()
@@ -117,19 +100,14 @@ def sweep(
     notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs [runs/sweeps/<notebook>].")] = None,
-    timeout: Timeout = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs.")] = False,
+    out: Out = None,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
-    from m6rec.runs import execute, sweep
-
-    path = Path(notebook) if Path(notebook).is_file() else execute.find(folder(), [notebook])[0]
+    path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    done = sweep.sweep(path, values, out, jobs=jobs, timeout=timeout, dry_run=dry_run)
-    if not dry_run:
-        print(f"{len(done.ran)} runs finished, {len(done.kept)} were finished before, {len(done.failed)} failed")
-        print(*done.tables, sep="\n")
+    done = execute.sweep(path, values, out, jobs=jobs)
+    print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
+    print(*done.tables, sep="\n")
     raise typer.Exit(int(bool(done.failed)))
 
 
@@ -149,25 +127,24 @@ def recommend(
         raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
     if method not in ("generated", "dense", "hybrid"):
         raise InputError(f"method={method} is unknown: use generated, dense or hybrid.")
-    import m6rec
-    from m6rec.recommender import M6Rec
-
     loaded = m6rec.load(data)
-    asked = {"history": history, "context": None if hour is None else {"hour": hour}}
+    asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
     if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
-        M6Rec(loaded, preset=preset).person(user, **asked)
+        M6Rec(loaded, preset=preset).person(**asked)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     if user is not None:
-        last = model.person(user, **asked).history[-10:]
+        last = model.person(**asked).history[-10:]
         _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
-    found = model.recommend(user, **asked, k=k, method=method)
+    found = model.recommend(**asked, k=k, method=method)
     _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
 
 
-def _print_items(items: "pd.DataFrame", title: str) -> None:
+def _print_items(items: pd.DataFrame, title: str) -> None:
     scores = items["score"].map("  {:.3f}".format) if "score" in items else [""] * len(items)
-    rows = [f"{place:3}  {name}" for place, name in enumerate(items["title"], 1)]
-    for line in (title, *map("".join, zip(rows, scores, strict=True))):
+    rows = (
+        f"{place:3}  {name}{score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
+    )
+    for line in (title, *rows):
         print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal

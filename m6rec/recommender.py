@@ -1,4 +1,4 @@
-"""M6Rec: raw ids and raw content in, a DataFrame out. The verbs on top of data, network and generation."""
+"""M6Rec: raw ids and raw content in, a DataFrame out."""
 
 import copy
 import shutil
@@ -30,8 +30,8 @@ from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
-from m6rec.train.fit import Epoch, Stage, fit
+from m6rec.train import losses
+from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -56,20 +56,13 @@ class Person(NamedTuple):
 class M6Rec:
     """The recommender: a `Dataset`, a `Config` and a `Network`.
 
-    model = M6Rec(data, preset="tiny"); model.pretrain(); model.fine_tune(task="next"); model.recommend(user=196)
-
     Every part that is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
     def __init__(
-        self,
-        data: Dataset,
-        preset: str = "tiny",
-        *,
-        config: Config | None = None,
-        fitted: tuple[Fields, Tokenizer] | None = None,
-        **changes: object,
-    ):
+        self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
+        fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
+    ):  # fmt: skip
         """fitted: a saved model's, whose weights are loaded afterwards."""
         self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
@@ -84,18 +77,16 @@ class M6Rec:
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
         if self.config.identity and self.config.spectral and not fitted:
-            self.network.items.init_identity(self._spectral())
+            self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
-    # ---- training -------------------------------------------------------------------------------------------------
-
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Generative pretraining: what is missing of an item (text, patches), then the next event of every prefix.
+        """Generative pretraining: what is missing of an item (text, patches), and the next event of every prefix.
 
-        Then the network indexes itself: the tree is grown over the learnt item vectors. options: `folder`, `resume`,
-        `log` and `on_epoch` of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        Then the tree is grown over the learnt item vectors. options: `folder`, `resume` and `on_epoch` of
+        `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
             folder = options.get("folder") and Path(options["folder"])
@@ -107,9 +98,9 @@ class M6Rec:
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
-        """Teach the pretrained network a task: "next", to generate the next item's semantic ID digit by digit.
+        """Teach the pretrained network "next": the next item's semantic ID, digit by digit, taught by the dense head.
 
-        The dense head goes on learning and teaches the digits. Source: the source document's section 3.1.2.
+        Source: the source document's section 3.1.2.
         """
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
@@ -120,9 +111,8 @@ class M6Rec:
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
-        data, split, config = self.data, self.split, self.config
+        data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        stream = losses.Stream(data, split, self.codes, self._training_content, near)
         sizes = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:
@@ -131,8 +121,8 @@ class M6Rec:
         return Stage(
             name,
             epochs,
-            lambda rng: contexts.training_batches(data, split, stream.codes, **sizes, rng=rng),
-            lambda network, batch, rng: loss(network, batch, config, stream, rng),
+            lambda rng: contexts.training_batches(data, split, self.codes, **sizes, rng=rng),
+            lambda network, batch, rng: loss(network, batch, config, content, near, rng),
             validate,
             losses.loss_weights(config),
         )
@@ -164,37 +154,22 @@ class M6Rec:
         return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
-        if self.config.compile:
-            self.network.fusion.compile(dynamic=True)
         try:
             self.stages[stage.name] = fit(self.network, stage, self.config, **options)
         finally:
             self.network.eval()
-            self.network.fusion._compiled_call_impl = None  # lists for one user have other shapes
             self._items = None
         return self.stages[stage.name]
 
-    # ---- recommending ---------------------------------------------------------------------------------------------
-
     def recommend(
-        self,
-        user: object = None,
-        *,
-        history: History = None,
-        profile: Values = None,
-        context: Values = None,
-        k: int = 10,
-        method: str = "generated",
-        seen: bool = False,
-        drop: Sequence[str] = (),
-        explain: bool = False,
-    ) -> pd.DataFrame:
+        self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
+        k: int = 10, method: str = "generated", seen: bool = False, drop: Sequence[str] = (), explain: bool = False,
+    ) -> pd.DataFrame:  # fmt: skip
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, or history and profile, say for whom (see `person`); context is the request ({"hour": 21}).
-        Items of the history are left out unless `seen`; drop: modalities to do without, such as ("image",).
-        explain: two columns more, `reason` in words and the share of the effect that it covers (`m6rec.explain`).
-        Raises `InputError` for an unknown user, item, field or method, and for a k that cannot be filled.
+        user, history, profile, context: see `person`. Items of the history are left out unless `seen`.
+        drop: modalities to do without, such as ("image",). explain: two columns more, `reason` and the share of the
+        effect that it covers. `InputError` for an unknown user, item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -214,19 +189,17 @@ class M6Rec:
         """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
 
         user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
-        replace the user's own. An item of a history is a raw id, a title, or a dict with the text, image or sound of a
-        new one: those have the codes N, N + 1, … of `item_vectors(new)`. Or a frame of raw events: item_id, and what
+        replace the user's own. A history has raw ids, titles, or dicts with the text, image or sound of new items,
+        which have the codes N, N + 1, … of `item_vectors(new)`; or it is a frame of raw events: item_id, and what
         there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
         {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        if history is None:
-            past = UserHistory.of(self.data, int(self.data.user_codes([user])[0]))
-        else:
-            past = UserHistory.given(self.data, history)
-        own = user is not None and profile is None
-        codes = self.codes.profile[self.data.user_codes([user])[0]] if own else self.fields.typed("profile", profile)
+        code = None if user is None else int(self.data.user_codes([user])[0])
+        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        own = code is not None and profile is None
+        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
         encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
@@ -236,23 +209,18 @@ class M6Rec:
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        """The k items to show next (1, k) and their scores. `InputError` as `candidates`."""
+        """The k items to show next (1, k) and their scores."""
         allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
     def candidates(self, history: Sequence[int], k: int) -> Tensor:
-        """What may be recommended after a history of item codes: (1, N) bool.
-
-        `InputError` where that is fewer than k, and for a model that is not trained.
-        """
+        """What may be recommended after a history of item codes: (1, N) bool. `InputError` where it is fewer than k."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
         allowed[0, [code for code in history if code < n]] = False
         check_length(k, int(allowed.sum()))
         return allowed
-
-    # ---- the source document's steps (its section 3.4), one at a time ---------------------------------------------
 
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
@@ -341,13 +309,8 @@ class M6Rec:
         """The model's own events as codes."""
         return self.codes_of(self.data)
 
-    # ---- saving and loading ----------------------------------------------------------------------------------------
-
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors), tokenizer, fields and config (JSON); the folder appears whole or not at all.
-
-        `InputError` for a model that `with_items` made.
-        """
+        """Save weights (safetensors), tokenizer, fields and config (JSON). `InputError` for a grown catalogue."""
         if len(self.network.codes) != self.network.digits.size:
             raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
         values = {
@@ -356,26 +319,26 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        checkpoint.save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values)
         return Path(folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
         """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
 
-        `data` may be left out where it is a registered data set. Raises `InputError` where the folder is missing or
-        damaged, or was trained on other data.
+        data: may be left out where `load` knows it. `InputError` for a missing or damaged folder and for other data.
         """
         folder = Path(folder)
         if not folder.exists() and (shipped("weights") / folder).exists():
             folder = shipped("weights") / folder
-        weights, tokenizer, values = checkpoint.load_model(folder)
+        weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
-            config = Config(**{**values["config"], "device": device})
+            # Models saved before there was a recency had none.
+            config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.foreign(folder, values) from error
+            raise foreign(folder, values) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
             raise InputError(
@@ -391,9 +354,9 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """A trained model: the cached one of this config, data and training code, or a new one that is then kept.
+        """The model that was trained with this config, data and code, or is now; it says which in one line.
 
-        An interrupted training goes on from its last epoch. Says in one line which of the two it was.
+        An interrupted training goes on from its last epoch.
         """
         config = Config.preset(preset, **changes)
         folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"

@@ -1,8 +1,7 @@
 """What a run leaves behind: its figures, and what they came from.
 
 `record` is the only way to write a result. A runner (papermill, sweep, results) names a JSON file in the environment
-variable M6REC_RECORD and finds the figures there; without it they stay in memory, so a notebook that is opened by hand
-writes nothing. `environment` and `code_hash` say which machine, versions and code a figure came from.
+variable M6REC_RECORD and finds the figures there; without it, in a notebook opened by hand, they stay in memory.
 """
 
 import importlib.metadata
@@ -17,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from joblib import cpu_count
 
 from m6rec.cache import code_key, whole
 from m6rec.errors import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 
 PACKAGE = Path(__file__).resolve().parent
-SHOWS = ("view",)  # it cannot change a figure
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: "dict[str, Figure]" = {}
@@ -56,8 +55,8 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     per_user: (U,) or (S, U), one number a user (and seed); the figure is the mean, its interval a bootstrap over users
     of the mean over seeds. value: one number, which has no interval, or a list with one a seed. over: an array of the
     same shape; the figure is then mean(per_user) / mean(over), and both meet the same resampled users.
-    label: what it is, where the name does not say it. split: what it was measured on, "test" where users are behind it.
-    Raises InputError for a name that this run has recorded, for both or neither of per_user and value, for NaN.
+    label, split ("test" where users are behind it): see `Figure`. InputError for a name that this run has recorded, for
+    both or neither of per_user and value, for NaN.
     """
     if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
@@ -130,14 +129,9 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cores": cores(),
+        "cores": cpu_count(),
         "threads": torch.get_num_threads(),
     }
-
-
-def cores() -> int:
-    """The processor cores that this process may use, which a container makes fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def code_hash(notebook: str | Path) -> str:
@@ -145,7 +139,7 @@ def code_hash(notebook: str | Path) -> str:
     cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
     lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
-    return code_key(skip=SHOWS, source="\n".join(lines))
+    return code_key(skip=(), source="\n".join(lines))
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -14,8 +14,7 @@ from pathlib import Path
 import papermill
 from nbformat import NotebookNode
 
-from m6rec.runs.execute import read
-from m6rec.runs.suite import clean
+from m6rec.runs.execute import clean, read
 
 MAX_BYTES = 400_000  # GitHub shows no more with ease
 CODE_LINES = range(80, 151)  # without blank lines, comments, exercises and solutions

@@ -17,9 +17,8 @@ from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.text_model import TextTransformer
-from m6rec.train import adapt
-from m6rec.train.adapt import METHODS, Classifier, Examples
-from m6rec.train.text import Backbone
+from m6rec.train import text as text_training
+from m6rec.train.text import METHODS, Backbone, Classifier, Examples
 
 CLASSES = ("disliked", "liked")
 WIDTH = 32
@@ -38,7 +37,7 @@ def told(made):
     """Forty texts whose label is a word of the target, and sometimes of the history."""
     labels = np.arange(40) % 2
     texts = [Prompt(history=("liked a film",) * (i % 3), target=(("bad", "good")[y],)) for i, y in enumerate(labels)]
-    return adapt.examples(made.tokenizer, texts, labels)
+    return text_training.examples(made.tokenizer, texts, labels)
 
 
 def weights(network):
@@ -48,7 +47,7 @@ def weights(network):
 @pytest.mark.parametrize("method", METHODS)
 def test_backbone_given_never_moves_and_its_copy_moves_only_when_all_is_tuned(made, told, method):
     before = weights(made.network)
-    adapted = adapt.adapt(made, method, told, CLASSES, least=3, batch=16)
+    adapted = text_training.adapt(made, method, told, CLASSES, least=3, batch=16)
     assert all(torch.equal(before[name], tensor) for name, tensor in made.network.state_dict().items())
     after = {name.replace(".linear.", "."): tensor for name, tensor in adapted.backbone.state_dict().items()}
     assert all(torch.equal(before[name], after[name]) for name in before) == (method != "full")
@@ -63,14 +62,14 @@ def test_what_is_trained_moves_and_its_share_is_as_said(made, told, method):
     wanted = {
         "full": whole + head,
         "head": head,
-        "prompt": adapt.PROMPTS * WIDTH,
+        "prompt": text_training.PROMPTS * WIDTH,
         "option": 2 * WIDTH,
-        "adapter": head + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
-        "option_adapter": 2 * WIDTH + layers * (2 * WIDTH * adapt.RANK + adapt.RANK + WIDTH + 1),
-        "lora": head + layers * adapt.LORA_RANK * (2 * WIDTH + 3 * WIDTH + 2 * WIDTH),
+        "adapter": head + layers * (2 * WIDTH * text_training.RANK + text_training.RANK + WIDTH + 1),
+        "option_adapter": 2 * WIDTH + layers * (2 * WIDTH * text_training.RANK + text_training.RANK + WIDTH + 1),
+        "lora": head + layers * text_training.LORA_RANK * (2 * WIDTH + 3 * WIDTH + 2 * WIDTH),
     }[method]
     assert network.trained() == wanted
-    adapted = adapt.adapt(made, method, told, CLASSES, least=3, batch=16)
+    adapted = text_training.adapt(made, method, told, CLASSES, least=3, batch=16)
     assert adapted.trained() == wanted
     fresh = {name for name, p in network.named_parameters() if p.requires_grad}
     moved = {n for n, p in adapted.named_parameters() if p.requires_grad and p.detach().abs().sum() > 0}
@@ -82,8 +81,8 @@ def test_every_method_learns_a_word(made, told, method, monkeypatch):
     monkeypatch.setitem(METHODS, method, (1e-2, 1e-2))
     # A prompt's answers are read by the frozen output, which is untrained here.
     steps, wanted = (150, 0.8) if method == "prompt" else (60, 1.0)
-    adapted = adapt.adapt(made, method, told, CLASSES, least=steps, batch=16)
-    said = adapt.logits(adapted, told)
+    adapted = text_training.adapt(made, method, told, CLASSES, least=steps, batch=16)
+    said = text_training.logits(adapted, told)
     assert (said.argmax(1) == told.labels.numpy()).mean() >= wanted  # guessing: .5
 
 
@@ -99,7 +98,7 @@ def whole_pass(network, some):
 
 
 def test_a_logit_is_the_product_of_the_last_state_and_the_option_that_was_read(made, told):
-    network = adapt.adapt(made, "option", told, CLASSES, least=3, batch=16)
+    network = text_training.adapt(made, "option", told, CLASSES, least=3, batch=16)
     some = told.rows(np.arange(5))
     with torch.no_grad():
         hidden = whole_pass(network, some)
@@ -131,24 +130,24 @@ def test_what_is_frozen_drops_nothing_while_it_is_adapted(made):
 def test_logits_do_not_depend_on_order_or_padding(made, told):
     network = Classifier(made.network, "option_adapter", torch.randn(2, WIDTH)).eval()
     order = np.random.default_rng(0).permutation(40)
-    said = adapt.logits(network, told, batch=7)
-    np.testing.assert_allclose(adapt.logits(network, told.rows(order), batch=40), said[order], atol=1e-5)
+    said = text_training.logits(network, told, batch=7)
+    np.testing.assert_allclose(text_training.logits(network, told.rows(order), batch=40), said[order], atol=1e-5)
     assert np.ptp(said) > 1e-2
 
 
 def test_bad_input_is_named(made, told):
     with pytest.raises(InputError, match="'magic' is unknown: take one of full"):
-        adapt.adapt(made, "magic", told, CLASSES)
+        text_training.adapt(made, "magic", told, CLASSES)
     for bad in (2, -1):
         with pytest.raises(InputError, match=f"label {bad} is outside the 2 classes"):
-            adapt.adapt(made, "option", told._replace(labels=told.labels.clone().fill_(bad)), CLASSES)
+            text_training.adapt(made, "option", told._replace(labels=told.labels.clone().fill_(bad)), CLASSES)
     with pytest.raises(InputError, match="class 1 has no example"):
-        adapt.adapt(made, "option", told._replace(labels=told.labels * 0), CLASSES)
+        text_training.adapt(made, "option", told._replace(labels=told.labels * 0), CLASSES)
     with pytest.raises(InputError, match="there is no example"):
-        adapt.adapt(made, "option", Examples(*(part[:0] for part in told)), CLASSES)
+        text_training.adapt(made, "option", Examples(*(part[:0] for part in told)), CLASSES)
     long = told._replace(source=torch.full((40, 95), 9))
     with pytest.raises(InputError, match="longer than the context"):
-        adapt.adapt(made, "option", long, CLASSES)
+        text_training.adapt(made, "option", long, CLASSES)
 
 
 # --- what is known of an example, and the baselines
@@ -212,7 +211,7 @@ def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made
     text = one.texts(row, events=100)[0]
     assert len(text.history) == (one.is_train & (one.user == one.user[row])).sum()
     assert len(text.target) == 2 and text.target[0].startswith("user-") and "film number" in text.target[1]
-    tokens = adapt.examples(made.tokenizer, [text], [1])
+    tokens = text_training.examples(made.tokenizer, [text], [1])
     assert tokens.target[0][tokens.target[0] > 0][-1] == SEP and not (tokens.target == EOS).any()
 
 

@@ -15,12 +15,24 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from joblib import cpu_count
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import outputs, problems, tagged
 
 from m6rec.errors import InputError
-from m6rec.runs import suite
-from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read
+from m6rec.runs.execute import (
+    WIDGET_VIEW,
+    Execution,
+    assignments,
+    check_parameters,
+    clean,
+    execute,
+    find,
+    read,
+    refresh,
+    report,
+    run_all,
+)
 
 PARAMETERS = """seed = 0  # of every random choice
 scale = "quick"  # smoke | quick | full
@@ -158,7 +170,7 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
-    done = suite.run_all(find(folder), tmp_path / "runs", {"seed": "2"})
+    done = run_all(find(folder), tmp_path / "runs", {"seed": "2"})
     said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
@@ -183,11 +195,11 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
         toy.cells.append(new_markdown_cell("[next](01_b.ipynb) [readme](../README.md#words) $\\frac{a}{b}$"))
         toy.cells[2].outputs.append(picture)
         nbformat.write(toy, path)
-    runs = [Execution(tmp_path / f"{stem}.ipynb", True, 1.0) for stem in ("00_a", "01_b")]
+    runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0) for stem in ("00_a", "01_b")]
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
     run = {"versions": {evil: evil}}
-    index = suite.report(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
+    index = report(tmp_path, runs, run, source=tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 5
     for text in (front, page):
@@ -201,9 +213,9 @@ def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_p
     run = execute(write(tmp_path / "toy.ipynb", "print(1)"), tmp_path / "out.ipynb")
     executed = read(run.path)
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
-    view = {suite.WIDGET_VIEW: {}, "image/png": "x"}
+    view = {WIDGET_VIEW: {}, "image/png": "x"}
     executed.cells[2].outputs.append(new_output("display_data", view))
-    cleaned = suite.clean(executed)
+    cleaned = clean(executed)
     assert set(cleaned.metadata) == {"kernelspec", "language_info"} and "version" not in cleaned.metadata.language_info
     assert [dict(cell.metadata) for cell in cleaned.cells] == [{}, {"tags": ["parameters"]}, {}]
     assert cleaned.cells[2].execution_count == 2 and cleaned.cells[2].outputs[0].text == "1\n"
@@ -227,7 +239,7 @@ def good(folder: Path) -> Path:
     for count, cell in enumerate(cells[1:], 1):
         cell.execution_count = count
     (folder / "01_next.ipynb").touch()
-    nbformat.write(suite.clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
+    nbformat.write(clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
     return folder / "00_toy.ipynb"
 
 
@@ -270,29 +282,32 @@ def test_each_broken_rule_is_named(tmp_path, problem):
     assert any(problem in found for found in problems(path)), problems(path)
 
 
-def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
-    [copy] = suite.write_class([good(tmp_path)], tmp_path / "class")
+def test_student_copies_have_no_solutions_and_no_outputs_and_are_never_overwritten(tmp_path):
+    clone = Path(__file__).resolve().parents[1]
+    make = ["make", "-s", "-C", clone, "class", "STAMP=", f"PY={sys.executable}", f"CLASS={tmp_path / 'class'}"]
+    done = subprocess.run([*make, "NB=00_quickstart"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [copy] = (tmp_path / "class").iterdir()
     toy = read(copy)
-    assert "the solution" not in copy.read_text() and len(tagged(toy, "exercise")) == 3
-    assert not list(outputs(toy))
+    assert copy.name == "00_quickstart.ipynb" and len(tagged(toy, "exercise")) == 3
+    assert not tagged(toy, "solution") and not list(outputs(toy))
+    copy.write_text("my homework")
+    done = subprocess.run(make, capture_output=True, text=True)
+    assert done.returncode != 0 and "move it away" in done.stderr and copy.read_text() == "my homework"
 
 
-def test_an_edited_student_copy_is_never_overwritten_and_the_others_are_renewed(tmp_path):
-    first, second = write(tmp_path / "00.ipynb", "1"), write(tmp_path / "01.ipynb", "1")
-    copies = suite.write_class([first, second], tmp_path / "class")
-    for file, line in ((copies[0], "my homework"), (second, "a new edition")):
-        edited = read(file)
-        edited.cells.append(new_code_cell(line))
-        nbformat.write(edited, file)
-    executed = read(copies[1])
-    executed.cells[1].update(outputs=[new_output("stream", text="ran")], execution_count=1)
-    nbformat.write(executed, copies[1])  # to run a copy is not to edit it
-    homework = copies[0].read_bytes()
-    with pytest.raises(InputError, match=r"^00\.ipynb in .* was edited and is left as it is: move it away"):
-        suite.write_class([first, second], tmp_path / "class")
-    assert copies[0].read_bytes() == homework and "a new edition" in copies[1].read_text()
-    copies[0].rename(tmp_path / "class" / "mine.ipynb")
-    suite.write_class([first, second], tmp_path / "class")
+@pytest.mark.skipif(cpu_count() < 2, reason="there is one core")
+def test_notebooks_run_two_at_a_time_with_a_thread_each(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for own, other in ("ab", "ba"):
+        code = f"import os, pathlib, time; place = pathlib.Path({str(tmp_path)!r}); (place / {own!r}).touch()\n"
+        wait = f"end = time.time() + 60\nwhile not (place / {other!r}).exists() and time.time() < end: time.sleep(.1)\n"
+        write(folder / f"00_{own}.ipynb", f"{code}{wait}assert time.time() < end\nprint(os.environ['OMP_NUM_THREADS'])")
+    done = run_all(find(folder), tmp_path / "runs")
+    assert [run.path.stem for run in done] == ["00_a", "00_b"] and all(run.ok for run in done)
+    assert {run.log.read_text().splitlines()[-1] for run in done} == {"1"}
+    assert json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())["run"]["threads"] == 1
 
 
 def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tmp_path):
@@ -310,15 +325,16 @@ def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tm
 def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path):
     fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
     before = broken.read_text()
-    done = suite.refresh([fine, broken])
-    assert [run.ok for run in done] == [True, False] and broken.read_text() == before
+    done = refresh([fine, broken])
+    assert {run.path.name: run.ok for run in done} == {"00.ipynb": True, "01.ipynb": False}
+    assert broken.read_text() == before
     assert [cell.get("execution_count") for cell in read(fine).cells] == [None, 1, 2]
     assert "papermill" not in fine.read_text()
 
 
 def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, compare):
     path = write(tmp_path / "toy.ipynb", "print('NDCG@10', 0.1234, 'in 12.3 s')")
-    suite.refresh([path])
+    refresh([path])
     stored = path.read_text()
     assert compare(path)[0]
     path.write_text(stored.replace("NDCG@10 0.1234 in 12.3 s", "NDCG@10 0.1234 in 9 s"))

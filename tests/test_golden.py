@@ -25,7 +25,6 @@ from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
 from m6rec.tasks import retrieval
-from m6rec.train import adapt
 from m6rec.train import text as text_training
 from m6rec.train.autoencoder import fitted
 from m6rec.train.compress import Variants
@@ -87,9 +86,9 @@ def opinions() -> Ratings:
 
 
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
-    return m6rec.M6Rec(
-        data, "small", **{**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE, **changes}
-    )
+    start = {"spectral": 0.0, "recency": 0.0, "smoothing": 0.2}  # most recipes are older than the presets' own
+    sizes = {"pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE}
+    return m6rec.M6Rec(data, "small", **{**CONFIG, **start, **sizes, **changes})
 
 
 def pretraining(data: m6rec.Dataset, **changes: object) -> list[float]:
@@ -137,8 +136,8 @@ def fine_tuning(whole: bool) -> list[float]:
 def adaptation(method: str) -> list[float]:
     known, made = opinions(), backbone()
     rows = known.drawn(0)[:40]
-    examples = adapt.examples(made.tokenizer, known.texts(rows), known.liked[rows])
-    return losses(lambda: adapt.adapt(made, method, examples, CLASSES, batch=16))
+    examples = text_training.examples(made.tokenizer, known.texts(rows), known.liked[rows])
+    return losses(lambda: text_training.adapt(made, method, examples, CLASSES, batch=16))
 
 
 @cache
@@ -147,7 +146,7 @@ def segmented() -> RatingWindows:
 
 
 def variants() -> Variants:
-    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), epochs=1, tune=1)
+    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
 
 
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
@@ -211,7 +210,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
     "events": lambda: pretraining(small_data()),
-    "events, smoothed, spectral": lambda: pretraining(small_data(), smoothing=0.2, spectral=0.1, infill_weight=0.0),
+    "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
     "events, sampled": lambda: pretraining(small_data(), negatives=8),
     "digits": digits,
@@ -222,12 +221,12 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "text, opinions": lambda: losses(lambda: text_training.pretrain([opinions().pretraining()], text_config())),
     "text, fine-tuned": lambda: fine_tuning(False),
     "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
-    **{f"likes, {method}": lambda method=method: adaptation(method) for method in adapt.METHODS},
+    **{f"likes, {method}": lambda method=method: adaptation(method) for method in text_training.METHODS},
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
     "segments, distilled": lambda: from_full(distilled),
-    "segments, relations": lambda: from_full(lambda variants: variants.edge(2)),
+    "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),

@@ -34,7 +34,7 @@ def loud(model):
 
 def test_nothing_of_an_event_or_its_request_reaches_its_own_or_an_earlier_target():
     model = loud(small_model())
-    context = one_batch(model).context
+    context = one_batch(model)
     before = logits(model, context)
     t = 4
     changed = Context(*(part.clone() for part in context))
@@ -80,7 +80,7 @@ def test_a_read_history_answers_many_requests():
 
 def test_attention_maps_cover_what_the_target_sees_and_leave_the_state_alone():
     model = loud(small_model())
-    context, items = one_batch(model).context, model.item_vectors()
+    context, items = one_batch(model), model.item_vectors()
     with torch.no_grad():
         plain = model.network.fuse(context, items)
         shown = model.network.fuse(context, items, weights=True)
@@ -109,8 +109,7 @@ def test_poisoned_test_and_validation_events_change_nothing_that_is_fitted():
         for m, r in zip((clean, dirty), rngs, strict=True)
     ]
     for a, b in zip(*batches, strict=True):
-        assert torch.equal(a.target, b.target)
-        for x, y in zip(a.context, b.context, strict=True):
+        for x, y in zip(a, b, strict=True):
             assert torch.equal(x, y)
 
 
@@ -118,7 +117,7 @@ def test_every_training_event_is_a_target_once_an_epoch():
     model = small_model()
     rng = np.random.default_rng(0)
     batches = training_batches(model.data, model.split, model.codes, length=LENGTH, batch=16, rng=rng)
-    targets = np.concatenate([b.target[b.target >= 0].numpy() for b in batches])
+    targets = np.concatenate([b.item[b.item >= 0].numpy() for b in batches])
     there = np.bincount(targets, minlength=model.data.n_items)
     all_of_them = np.bincount(model.data.events["item"][model.split.train], minlength=model.data.n_items)
     missing = all_of_them - there
@@ -144,11 +143,11 @@ def test_forward_and_losses_run_on_the_meta_device():
     model = small_model()
     batch = one_batch(model)
     network = model.network.to("meta")
-    context = Context(*(part.to("meta") for part in batch.context))
+    context = Context(*(part.to("meta") for part in batch))
     items = network.encode_items().vectors
     state = network.fuse(context, items).state
     assert state.device.type == "meta" and network.score(state, items).shape[-1] == model.data.n_items
-    flat, target = state.flatten(0, 1), batch.target.flatten().clamp(min=0).to("meta")
+    flat, target = state.flatten(0, 1), batch.item.flatten().clamp(min=0).to("meta")
     found = losses.FullPrediction(flat, items, target, network.codes >= 0)
     path, taught = losses.digits(network, flat, target, found.subtrees(network.digits.tree))
     assert found.cross_entropy().device.type == path.device.type == taught.device.type == "meta"

@@ -16,8 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from m6rec.errors import InputError
 from m6rec.explain.capture import capture
-from m6rec.runs import suite
-from m6rec.runs.execute import Execution
+from m6rec.runs.execute import Execution, report
 from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel
 
 TAGS = {"div", "strong", "figure", "img", "figcaption", "details", "summary", "p"} | {
@@ -220,7 +219,7 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
         new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown
     ])  # fmt: skip
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
-    index = suite.report(tmp_path, [Execution(tmp_path / "00_a.ipynb", True, 1.0)], {}, source=tmp_path)
+    index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)], {}, source=tmp_path)
     for path in (index, tmp_path / "00_a.html"):
         page = path.read_text(encoding="utf-8")
         found = Tags(page)

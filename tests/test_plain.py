@@ -18,7 +18,7 @@ from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import _bag, diversity
-from m6rec.model.text_model import TextTransformer, ends
+from m6rec.model.text_model import TextTransformer
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
 
@@ -49,7 +49,7 @@ def test_padding_changes_nothing():
     model, source, target = backbone(), tokens(1, 6), tokens(1, 4)
     padded = torch.nn.functional.pad(source, (0, 3)), torch.nn.functional.pad(target, (0, 2))
     torch.testing.assert_close(model(*padded).logits[:, :4], model(source, target).logits)
-    torch.testing.assert_close(ends(padded[0], model(padded[0]).hidden), model(source).hidden[:, -1])
+    torch.testing.assert_close(model.read(padded[0]), model(source).hidden[:, -1])
 
 
 def test_remembered_source_serves_many_candidates():

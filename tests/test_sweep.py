@@ -17,7 +17,7 @@ import pytest
 
 from m6rec.errors import InputError
 from m6rec.record import code_hash
-from m6rec.runs.sweep import plan, sweep
+from m6rec.runs.execute import plan, sweep
 
 PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
 # The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
@@ -70,7 +70,7 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
 
     (toy.parent / "fail-64-1").unlink()
     second = quietly(toy, grid, jobs=2)
-    assert [run.folder.name for run in second.ran] == ["seed=1,width=64"] and len(second.finished) == 3
+    assert [folder.name for folder in second.ran] == ["seed=1,width=64"] and len(second.finished) == 3
     assert ran(toy) == 5 and ran(toy, "64-1") == 2
 
     table = pd.read_parquet(out / "results.parquet")
@@ -87,19 +87,6 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
         code_hash(toy) != runs.name
         and json.loads((runs / "seed=1,width=64" / "done.json").read_text())["toy.sum"] == 65
     )
-
-
-def test_a_run_above_its_time_limit_fails(toy):
-    (toy.parent / "wait-32-0").touch()
-    done = quietly(toy, {"seed": "0"}, timeout=4)
-    assert "time limit" in next(iter(done.failed.values())) and done.tables == []
-
-
-def test_a_dry_run_starts_nothing_and_writes_nothing(toy, capsys):
-    done = sweep(toy, {"width": "32,64"}, toy.parent / "out", dry_run=True)
-    printed = capsys.readouterr().out
-    assert "width=32" in printed and "width=64" in printed
-    assert ran(toy) == 0 and not done.ran and not (toy.parent / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -120,17 +107,16 @@ def test_what_does_not_fit_the_notebook_is_refused_before_anything_starts(toy, g
 
 def test_values_take_the_notebooks_types_and_each_combination_a_folder_of_its_own(toy):
     runs = plan(toy, {"seed": "1,0,1", "rate": "1,1e-4", "layers": "[1, 2],[3]"}, Path("out"))
-    assert len(runs) == len({run.folder for run in runs}) == 8
-    assert runs[0].given == {"seed": 1, "rate": 1.0, "layers": [1, 2]} and isinstance(runs[0].given["rate"], float)
-    assert runs[0].parameters["width"] == 32
+    first = next(iter(runs.values()))
+    assert len(runs) == 8 and first == {"seed": 1, "rate": 1.0, "layers": [1, 2]} and isinstance(first["rate"], float)
     swapped = plan(toy, {"rate": "1", "seed": "1"}, Path("out"))
     again = plan(toy, {"seed": "1", "rate": "1"}, Path("out"))
-    assert swapped[0].folder == again[0].folder == Path("out") / code_hash(toy) / "rate=1.0,seed=1"
+    assert [*swapped] == [*again] == [Path("out") / code_hash(toy) / "rate=1.0,seed=1"]
 
 
 def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
     toy.write_text(toy.read_text().replace("# plain | fancy", "# any word"))
-    names = [run.folder.name for run in plan(toy, {"kind": "a/b,a b,../b"}, Path("out"))]
+    names = [folder.name for folder in plan(toy, {"kind": "a/b,a b,../b"}, Path("out"))]
     assert len(set(names)) == 3 and not any("/" in name for name in names)
 
 

@@ -17,6 +17,7 @@ from m6rec.model.text_model import TextTransformer
 from m6rec.tasks import generation, retrieval
 from m6rec.tasks.heldout import OpenDomain
 from m6rec.tasks.retrieval import DotProduct
+from m6rec.train import losses
 from m6rec.train import text as text_training
 from m6rec.train.losses import Catalogue
 from m6rec.train.text import Backbone
@@ -198,13 +199,11 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     made = backbone()
     items = ["silk bag", "wool coat", "party", "linen shirt bold"]
     tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
-    own = text_training.losses(made.network, tokens)["contrastive"]
+    own = losses.text(made.network, tokens)["contrastive"]
     torch.testing.assert_close(
-        text_training.losses(made.network, tokens, Catalogue.of(items, made.tokenizer))["contrastive"], own
+        losses.text(made.network, tokens, Catalogue.of(items, made.tokenizer))["contrastive"], own
     )
     more = Catalogue.of([*items, "tabla"], made.tokenizer)
-    assert text_training.losses(made.network, tokens, more)["contrastive"] > own
-    unknown = text_training.losses(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))[
-        "contrastive"
-    ]
+    assert losses.text(made.network, tokens, more)["contrastive"] > own
+    unknown = losses.text(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["contrastive"]
     assert unknown == 0

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from fixtures import small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
-from m6rec.data.context import Batch, Context
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.leaks import _replaced
 from m6rec.model.tree import build_tree
-from m6rec.train import checkpoint, losses
+from m6rec.train import fit, losses
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -51,12 +51,11 @@ def test_gradients_of_a_batch_that_several_threads_share_are_the_same_every_time
         request=torch.ones(*shape, len(model.fields.request), dtype=torch.long),
         position=torch.arange(50).expand(shape),
     )
-    batch = Batch(context, context.item)
 
     def gradients() -> list[torch.Tensor]:
         model.network.zero_grad()
         torch.manual_seed(0)
-        found = losses.predict(model.network, losses.mask_request(batch), model.config)
+        found = losses.predict(model.network, losses.mask_request(context), model.config)
         masses = found.subtrees(model.network.digits.tree)
         path, taught = losses.digits(model.network, found.state, found.target, masses)
         (found.cross_entropy() + path + taught).backward()
@@ -153,9 +152,25 @@ def test_items_start_where_their_company_stands():
     assert like[at, (at + 1) % 30].mean() > like[at, (at + 8) % 30].mean() + 0.3
     other = _replaced(data, ~split.train, ~split.train, seed=1)
     np.testing.assert_array_equal(spectral(other, split, 16), vectors)
-    model = small_model(data, spectral=0.05)
-    np.testing.assert_allclose(model.network.items.identity.weight.detach(), 0.05 * vectors, rtol=1e-5)
     assert spectral(data, split, 40).shape == (30, 40), "more channels than items"
+
+
+def test_an_untrained_network_ranks_as_its_start_does():
+    """By the products of the items' start vectors with the mean of the history, recent events first."""
+    data = small_data()
+    still = {"profile": False, "request": False, "recency": 0.5, "spectral": 10.0}  # nothing is larger than the start
+    model, events = small_model(data, **still), data.targets(small_data().split().test)
+    vectors = model.network.items.identity.weight.detach()
+    np.testing.assert_allclose(vectors, 10 * spectral(data, model.split, 16), rtol=1e-5)
+    history = torch.from_numpy(events.history(model.config.history))  # (B, T), the most recent last
+    share = 0.5 ** torch.arange(history.shape[1] - 1, -1, -1) * (history >= 0)
+    mean = (share[..., None] * vectors[history.clamp(min=0)]).sum(1)
+    cosine = torch.nn.functional.cosine_similarity
+    assert (cosine(model.fuse(model.target_context(events)).state[:, -1], mean) > 0.999).all()
+    last = small_model(data, **{**still, "recency": 0.0}).fuse(model.target_context(events)).state[:, -1]
+    assert (cosine(last, vectors[history[:, -1]]) > 0.999).all()
+    early = small_model(data, spectral=0.0, recency=0.0).network
+    assert all(block.out.weight.any() for block in early.fusion.joint), "without a start the layers are random"
 
 
 def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
@@ -221,7 +236,7 @@ def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monke
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(fit, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         trained.save_pretrained(folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
@@ -337,20 +352,3 @@ def test_the_cache_keys_on_config_and_data():
     assert key == M6Rec.cache_key(small_data(), config)
     assert key != M6Rec.cache_key(small_data(seed=1), config)
     assert key != M6Rec.cache_key(data, small_model(width=8).config)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it itself
-def test_compiled_layers_learn_what_the_others_learn_and_are_let_go_afterwards(monkeypatch):
-    """Traced, but not turned into machine code, which would take minutes."""
-    compiled, compile = [], torch.nn.Module.compile
-
-    def traced(module, **options):
-        compiled.append(type(module).__name__)
-        compile(module, backend="eager", **options)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
-    plain, other = (small_model(small_data(), dropout=0.0, compile=c) for c in (False, True))
-    assert [e.losses for e in plain.pretrain()] == [e.losses for e in other.pretrain()]
-    assert compiled == ["ContextFusion"]
-    assert other.network.fusion._compiled_call_impl is None
-    assert other.config.fingerprint == plain.config.fingerprint, "it is no other model"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from m6rec.config import Config
-from m6rec.data.context import Batch, EventCodes, training_batches
+from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
@@ -70,9 +70,8 @@ class Sequential:
         no = np.zeros(data.n_events, np.int64)
         codes = EventCodes(no, no, np.zeros((data.n_events, 0), np.int64), np.zeros((data.n_users, 0), np.int64))
 
-        def losses(network: nn.Module, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-            item = batch.context.item
-            states, target = network(item[:, :-1]), item[:, 1:]
+        def losses(network: nn.Module, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
+            states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
         def validate(network: nn.Module) -> float:
@@ -80,7 +79,7 @@ class Sequential:
             average.network = network
             return evaluate(average, data, split=split, part="valid").metrics["ndcg@10"]
 
-        def batches(rng: np.random.Generator) -> Iterator[Batch]:
+        def batches(rng: np.random.Generator) -> Iterator[Context]:
             length, size = self.config.history, self.config.batch
             return training_batches(data, split, codes, length=length, batch=size, rng=rng)
 

@@ -351,25 +351,13 @@ def user_context(
     return Context(*(torch.tensor(column)[None] for column in (*history, profile, codes[None], [min(size, length)])))
 
 
-class Batch(NamedTuple):
-    """A context and the items that followed."""
-
-    context: Context
-    target: Tensor  # (B, Q) item codes, -1 where there is none
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        return Batch(self.context.to(device), self.target.to(device))
-
-
 def training_batches(
     data: Dataset, split: Split, codes: EventCodes, *, length: int, batch: int, rng: np.random.Generator
-) -> Iterator[Batch]:
-    """One epoch: every training event is the target of exactly one position (except in windows of one event).
+) -> Iterator[Context]:
+    """One epoch in which every training event is a target once, except in windows of one event.
 
-    Every user's training events are cut into windows of at most `length`, at positions that differ by epoch. Target t
-    of a window is its event t, seen from the events before it and from its own request. (A split by time leaves each
-    user a prefix of their events, so a window is always one piece.)
+    Every user's training events, a prefix of their events, are cut into windows of at most `length`, at positions that
+    differ by epoch. Event t of a window is target t, seen from the events before it and from its own request.
     """
     total, windows = np.concatenate([[0], np.cumsum(split.train)])[data.offsets], []
     for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):
@@ -381,8 +369,7 @@ def training_batches(
     mixed = rng.permutation(len(windows)) // (4 * batch)
     groups = np.array_split(np.lexsort((sizes, mixed)), range(batch, len(windows), batch))
     for group in rng.permutation(len(groups)):
-        context = _context(data, codes, windows[groups[group]], int(sizes[groups[group]].max()))
-        yield Batch(context, context.item)
+        yield _context(data, codes, windows[groups[group]], int(sizes[groups[group]].max()))
 
 
 def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length: int) -> Context:

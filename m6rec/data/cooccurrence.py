@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from m6rec.data.dataset import Dataset, Split
@@ -62,18 +61,17 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
-    """Vectors (N, width) whose products approximate the items' positive PMI, scaled to standard deviation 1.
+    """Vectors (N, width) whose products approximate the items' co-occurrence, scaled to standard deviation 1.
 
-    They are what skip-gram would learn of the training histories (Levy & Goldberg 2014), by a singular value
-    decomposition. Items without co-occurrence have zeros, and so have channels beyond the number of items.
+    It is divided by both items' sums ^ COMMON: the vectors that are nearest to the mean of a history then rank nearly
+    as well as the count itself (`baselines.CoOccurrence`). Items without co-occurrence have zeros, and so have channels
+    beyond the number of items.
     """
-    counts = _symmetric(data, split).tocoo()
-    sums = counts.sum(0)
-    pmi = np.log(counts.data * sums.sum() / (sums[counts.row] * sums[counts.col]))
-    positive = sp.csr_array((np.maximum(pmi, 0), (counts.row, counts.col)), shape=counts.shape)
-    left, size, _ = randomized_svd(positive, min(width, data.n_items), random_state=0)
-    vectors = np.zeros((data.n_items, width), np.float32)
-    vectors[:, : len(size)] = left * np.sqrt(size)
+    counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
+    if counts.nnz:
+        rank = min(width, data.n_items - 1)
+        size, ways = sp.linalg.eigsh(counts, rank, which="LA", v0=np.ones(data.n_items))  # ascending
+        vectors[:, :rank] = (ways * np.sqrt(size.clip(min=0)))[:, ::-1]
     return vectors / max(vectors.std(), 1e-12)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.checkpoint import version
+from m6rec.train.fit import version
 
 
 class Use(NamedTuple):
@@ -99,4 +99,4 @@ def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
     segments = torch.cat((source, candidates)).to(cache.network.device)
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)
-    return last.logits[0]
+    return last[0]

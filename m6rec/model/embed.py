@@ -2,13 +2,15 @@
 
 An item is one segment. Its tokens run through the local layers; an [ITEM] token attends to them and becomes the
 content vector. How the modalities fuse is a mask (`masks.item`): "joint", "gated" or "cross", with the same blocks.
-Without local layers an item is a bag of its tokens (`BagNet`). Tokens of one item never attend to another item.
+Without local layers an item is a bag of its tokens. Tokens of one item never attend to another item.
 An item of the training set may add an ID embedding.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
@@ -40,7 +42,7 @@ class Encoded(NamedTuple):
         Rows sum to 1, but for "cross": there the first modality is the query and has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
-        return weights @ torch.nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
+        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
@@ -51,6 +53,13 @@ class PatchEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(size, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.position = nn.Embedding(patches, width)
         self.hidden = nn.Parameter(torch.empty(width))
+        # The squared error of predicting the mean patch.
+        self.register_buffer("variance", torch.ones(patches), persistent=False)
+
+    def fit(self, patches: np.ndarray) -> None:
+        """Keep the variance (P,) of the training set's patches (N, P, size)."""
+        if len(patches):
+            self.variance = torch.as_tensor(patches.var(0).mean(-1))
 
     def forward(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
         """hidden (N, P) bool: patches of which only the position is given."""
@@ -58,19 +67,6 @@ class PatchEmbedding(nn.Module):
         if hidden is not None:
             x = torch.where(hidden[..., None], self.hidden, x)
         return x + self.position.weight
-
-
-class BagNet(nn.Module):
-    """A residual MLP on the mean token (N, D)."""
-
-    def __init__(self, width: int, dropout: float):
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(x)
 
 
 class ItemEncoder(nn.Module):
@@ -88,7 +84,10 @@ class ItemEncoder(nn.Module):
         self.absent = nn.Embedding(len(MODALITIES), width)
         self.query = nn.Parameter(torch.empty(width))
         self.local = Stack(config, config.local_layers)
-        self.bag = None if self.local else BagNet(width, config.dropout)
+        self.bag = None  # without local layers, a residual MLP on the mean token
+        if not self.local:
+            drop = nn.Dropout(config.dropout)
+            self.bag = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), drop, nn.Linear(2 * width, width))
         self.mean_norm = nn.RMSNorm(width)
         self.gate = nn.Linear(width, 1) if config.fusion == "gated" else None
         self.project = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width))
@@ -108,12 +107,6 @@ class ItemEncoder(nn.Module):
             used = used & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * used[:, None]
 
-    @torch.no_grad()
-    def init_identity(self, vectors: Tensor) -> None:
-        """Initialise the ID embeddings with these (N, D); a row of zeros keeps its random start."""
-        given = vectors.any(1, keepdim=True)
-        self.identity.weight.copy_(torch.where(given, vectors, self.identity.weight))
-
     def content(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:
@@ -127,47 +120,39 @@ class ItemEncoder(nn.Module):
         if self.bag is not None:
             if weights:
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
-            return Encoded(self.bag(self._means(tokens.x, tokens)[0].mean(1)), None, tokens.modality)
+            mean = self._means(tokens.x, tokens)[0].mean(1)
+            return Encoded(mean + self.bag(mean), None, tokens.modality)
         mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
         x = self.local(tokens.x, mask, positions, last=-1).states
         # In the last local layer only [ITEM], at position 0, is a query: nobody needs the other outputs.
         means, own = self._means(x, tokens)
-        options = {"keys": (x, positions), "first": -1, "weights": weights}
-        start = tokens.positions[:1] - 1
-        if self.gate is None:
-            query, present = means.mean(1, keepdim=True), tokens.present
-            if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
-                query, present = means[:, :1], present & ~own[:, 0]
-            query = self.query + self.mean_norm(query)
-            read = self.local(query, masks.segment(present), start, **options)
-            mass = read.weights[0] if weights else None
-            return Encoded(self.project(read.states.squeeze(1)), mass, tokens.modality)
-        # Late fusion: one [ITEM] for each modality, and a gate that weighs their outputs.
-        present = own & tokens.present[:, None]  # (N, M, L)
-        read = self.local(self.query + self.mean_norm(means), present[:, None], start, **options)
-        gates = self.gate(read.states).masked_fill(~present.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
-        mass = torch.einsum("nhml,nm->nhl", read.weights[0], gates[..., 0])[:, :, None] if weights else None
-        return Encoded(self.project((gates * read.states).sum(1)), mass, tokens.modality)
+        query, seen = means.mean(1, keepdim=True), tokens.present[:, None]  # (N, 1, D), (N, 1, L)
+        if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
+            query, seen = means[:, :1], seen & ~own[:, :1]
+        elif self.gate is not None:  # late fusion: one [ITEM] for each modality, (N, M, D), (N, M, L)
+            query, seen = means, seen & own
+        query, options = self.query + self.mean_norm(query), {"keys": (x, positions), "first": -1, "weights": weights}
+        run = self.local(query, seen[:, None], positions[:1] - 1, **options)
+        share = torch.ones_like(run.states[..., :1])
+        if self.gate is not None:  # and a gate that weighs their outputs
+            share = self.gate(run.states).masked_fill(~seen.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
+        mass = torch.einsum("nhml,nm->nhl", run.weights[0], share[..., 0])[:, :, None] if weights else None
+        return Encoded(self.project((share * run.states).sum(1)), mass, tokens.modality)
 
     def embed(
         self, content: Features, hidden: dict[str, Tensor] | None = None, modalities: tuple[str, ...] | None = None
     ) -> Tokens:
         """Tokens before any layer; `hidden` names the patches (N, P) bool of which only the position is given."""
-        parts, present, numbers, positions = [], [], [], []
-        for m in (
-            self.modalities if modalities is None else modalities or self.modalities[:1]
-        ):  # no content: empty tokens
+        parts = []
+        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # at least empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
-            has = content.present[:, number, None]
-            if m == "text":
-                x, given = self.tokens(raw), (raw > 0) & has
-            else:
-                x, given = self.patches[m](raw, (hidden or {}).get(m)), has.expand(-1, raw.shape[1])
-            parts.append(x + self.modality.weight[number])
-            present.append(given)
-            numbers.append(torch.full((raw.shape[1],), number, device=raw.device))
-            positions.append(torch.arange(1, raw.shape[1] + 1, device=raw.device))
-        return Tokens(torch.cat(parts, 1), torch.cat(present, 1), torch.cat(numbers), torch.cat(positions))
+            present = content.present[:, number, None].expand(-1, raw.shape[1])
+            x = self.tokens(raw) if m == "text" else self.patches[m](raw, (hidden or {}).get(m))
+            present = present & (raw > 0) if m == "text" else present
+            positions = torch.arange(1, raw.shape[1] + 1, device=raw.device)
+            parts.append((x + self.modality.weight[number], present, torch.full_like(positions, number), positions))
+        x, present, numbers, positions = zip(*parts, strict=True)
+        return Tokens(torch.cat(x, 1), torch.cat(present, 1), torch.cat(numbers), torch.cat(positions))
 
     def _means(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Each modality's mean token, or its learnt absent vector: (N, M, D); and each token's modality: (1, M, L).
@@ -190,7 +175,6 @@ class ItemEncoder(nn.Module):
 
     def _drop_modalities(self, content: Features) -> Features:
         """Modality dropout: mask some modalities of some items, never an item's last one."""
-        remaining = content.present & (
-            torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
-        )
+        kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
+        remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))

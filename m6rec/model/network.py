@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
-from m6rec.data.features import Features
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.model import masks
 from m6rec.model.attention import KVCache, Stack
 from m6rec.model.embed import Encoded, ItemEncoder
@@ -44,7 +44,7 @@ class History(NamedTuple):
     """The history stream, read: all that a later request needs of it."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
-    events: Tensor  # (B, 1 + T, D): the start token and the events, as they came in
+    recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
     present: Tensor  # (B, C + T) bool
     weights: list[Tensor]  # see `Fused.history`
 
@@ -53,8 +53,9 @@ class ContextFusion(nn.Module):
     """fuse(context, items): events, profile and requests -> one state per target.
 
     `context_fusion` says how a request enters its target; the parameters are the same but for one gate. "adding" adds
-    its fields to the last event, "gating" scales them by a gate first, "attention" adds them and also lets the target
-    attend to their tokens in every layer.
+    its fields to what the target begins with, "gating" scales them by a gate first, "attention" adds them and also lets
+    the target attend to their tokens in every layer. It begins with the mean of the events before it, each weighted
+    `recency` times as much as the next: what a count of co-occurrences reads (`baselines.CoOccurrence`).
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -65,7 +66,7 @@ class ContextFusion(nn.Module):
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
-        self.mode = config.context_fusion
+        self.mode, self.recency = config.context_fusion, config.recency
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
         self.norm = nn.RMSNorm(width)
@@ -91,14 +92,20 @@ class ContextFusion(nn.Module):
         run = self.joint(x, mask, positions, last=-1, weights=weights)
         last = self.joint[-1].prefill(run.states, positions)  # this stream's output of the last layer has no use
         present = torch.cat((profiled, happened), 1)
-        return History([*run.caches, last], torch.cat((start, events), 1), present, run.weights)
+        return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
+
+    def _recent(self, events: Tensor) -> Tensor:
+        """The mean of the tokens up to each (B, 1 + T, D), weighted recency ^ events ago."""
+        at = torch.arange(events.shape[1], device=events.device)
+        share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
+        return share / share.sum(1, keepdim=True) @ events
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
         """The target stream: one state per target, from a history stream that was read before."""
         position, request = context.position, context.request
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
-        last = position.unsqueeze(-1).expand(-1, -1, history.events.shape[-1])  # (B, Q) -> (B, Q, D)
-        x = history.events.gather(1, last)  # the last event before the target; the start token where there is none
+        before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
+        x = history.recent.gather(1, before)  # the start token where there is no event
         if self.gate is not None:
             total = torch.stack(fields).sum(0)  # (B, Q, D)
             x = x + self.gate(x + total).sigmoid() * total
@@ -107,7 +114,7 @@ class ContextFusion(nn.Module):
                 x = x + field
         x = self.dropout(x)
         positions = position - 1  # a target has the position of its last event
-        c = history.present.shape[1] - (history.events.shape[1] - 1)
+        c = history.present.shape[1] - (history.recent.shape[1] - 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
         mask = masks.targets(history.present[:, :c], history.present[:, c:], visible, position)
         tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
@@ -127,50 +134,38 @@ class Network(nn.Module):
     ):
         super().__init__()
         n = len(content.present)
-        codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
+        codes, present = (
+            np.arange(n) if known is None else np.where(known, np.arange(n), -1),
+            np.asarray(content.present),
+        )
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        self._patch_variance(content)
-        used = np.asarray(content.present).any(0)
-        sizes = {
-            m: tuple(getattr(content, m).shape[1:])
-            for m in ("image", "sound")
-            if used[MODALITIES.index(m)] and m in config.modalities
-        }
+        files = [(m, MODALITIES.index(m)) for m in FILE_MODALITIES if m in config.modalities]
+        sizes = {m: getattr(content, m).shape[1:] for m, number in files if present[:, number].any()}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.text_decoder = ContentDecoder(config, {})
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
+        for m, patch in self.items.patches.items():
+            patch.fit(getattr(content, m)[present[:, MODALITIES.index(m)] & (codes >= 0)])
         self.initialise()
 
     def _keep(self, content: Features) -> None:
         """Items with equal content share one encoding, and contents of equal shape are encoded in one batch."""
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
-        rows = zip(*(torch.as_tensor(part).cpu().numpy() for part in content), strict=True)
-        number = pd.factorize(np.array([b"".join(part.tobytes() for part in row) for row in rows], dtype=object))[0]
+        text, *others = (part.cpu().numpy() for part in self.content)
+        rows = [b"".join(part.tobytes() for part in row) for row in zip(text, *others, strict=True)]
+        number = pd.factorize(np.array(rows, dtype=object))[0]
         first = np.unique(number, return_index=True)[1]
         self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
         self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
         # Groups of contents by their modalities and their text length, rounded up to a multiple of STEP.
-        texts, present = np.asarray(content.text)[first], np.asarray(content.present)[first]
-        lengths = np.minimum(texts.shape[1], STEP * np.maximum(1, -(-(texts > 0).sum(1) // STEP)))
+        lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[first] > 0).sum(1) // STEP)))
         used = [(m, MODALITIES.index(m)) for m in self.items.modalities]
-        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, present, strict=True)]
+        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, others[-1][first], strict=True)]
         self.groups = {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}
-
-    def _patch_variance(self, content: Features) -> None:
-        """The variance of each modality's patches (P,) over the items of the training set."""
-        for m in ("image", "sound"):
-            has = np.asarray(content.present)[:, MODALITIES.index(m)] & (self.codes.cpu().numpy() >= 0)
-            known = getattr(content, m)[has]
-            spread = known.var(0).mean(-1) if len(known) else np.ones(getattr(content, m).shape[1], np.float32)
-            self.register_buffer(f"variance_{m}", torch.as_tensor(spread), persistent=False)
-
-    def variance(self, modality: str) -> Tensor:
-        """The squared error (P,) of predicting the mean patch, over the items of the training set."""
-        return getattr(self, f"variance_{modality}")
 
     @property
     def content(self) -> Features:
@@ -196,6 +191,18 @@ class Network(nn.Module):
             nn.init.normal_(weight, std=0.02)
         for bias in self.digits.bias:
             nn.init.zeros_(bias)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Start at items' vectors (N, D), which become ID embeddings: content and joint layers add nothing to them yet.
+
+        A row of zeros keeps its random start.
+        """
+        own = self.items.identity.weight
+        own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
+        silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
+        for linear in (*silent, self.items.project[1]):
+            nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
         """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.

@@ -7,7 +7,7 @@
 - heads: the next token, tied to the token embedding; with `scores` a score after each layer, where it can exit
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,13 +41,6 @@ class TextOutput(NamedTuple):
     logits: Tensor | None  # (B, T, V): after each target token, the next one
     cache: TextCache
     weights: list[Tensor]  # of each layer, if they were asked for
-
-
-class Exit(NamedTuple):
-    """The output of one joint layer over candidates."""
-
-    logits: Tensor  # (B, C)
-    cache: KVCache  # its keys and values, (B, H, S·L + C·L, D/H)
 
 
 class TextTransformer(nn.Module):
@@ -103,12 +96,35 @@ class TextTransformer(nn.Module):
         self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
     ) -> TextOutput:
         """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
+        x, present, mask = self._tokens(source, target)
+        run = self.blocks(x, mask, positions_of(present), weights=weights)
+        return self._output(run, present, source.shape[1] if logits else None)
+
+    def read(
+        self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
+    ) -> Tensor:
+        """The state (B, D) of the last token: the last layer is run for it alone, which saves much.
+
+        soft: prompts (n, D) before every source. adapters: as in `Stack.forward`.
+        """
+        x, present, mask = self._tokens(source, target, soft)
+        positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
+        x = self.blocks(x, mask, positions, adapters=adapters, last=-1).states
+        at = torch.arange(len(x), device=self.device), (number * present).argmax(1)
+        options = {"keys": (x, positions), "adapters": adapters, "first": -1}
+        run = self.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options)
+        return self.norm(run.states.squeeze(1))
+
+    def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Embedded tokens of both regions (B, S + T, D), which of them are present, and the UniLM mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
-        present, mask = torch.cat((source, target), 1) != PAD, masks.unilm(source != PAD, target != PAD)
-        run = self.blocks(x, mask, positions_of(present), weights=weights)
-        return self._output(run, present, source.shape[1] if logits else None)
+        read, begun = source != PAD, target != PAD
+        if soft is not None:
+            soft = (soft + self.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (n, D) -> (B, n, D)
+            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
+        return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
         """More target tokens (B, T) after those of a cache: equal to `forward` over all of them.
@@ -135,10 +151,10 @@ class TextTransformer(nn.Module):
 
     def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
         """The last layer's logits (B, C), after this many local layers."""
-        return [exit_.logits for exit_ in self.exits(windows, local_layers)][-1]
+        return [*self.exits(windows, local_layers)][-1]
 
-    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Exit]:
-        """One joint layer after the other. A caller may stop early (early exit). InputError without score heads."""
+    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
+        """Logits (B, C) of one joint layer after the other: a caller may exit early. InputError without score heads."""
         if not self.heads:
             raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
@@ -158,7 +174,7 @@ class TextTransformer(nn.Module):
         run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
         return run.states.index_select(0, rows)
 
-    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Exit]:
+    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """The layers after the local ones: states (B, S + C, L, D), the first S = `source` segments are the source."""
         n, length = present.shape[1:]
         segment = self.segments.weight
@@ -169,20 +185,14 @@ class TextTransformer(nn.Module):
         first = slice(source * length, None, length)  # the candidates' first tokens, which the scores are read from
         for layer in range(local_layers, self.depth):
             if layer + 1 < self.depth:
-                run = self.blocks(x, mask, positions, first=layer, last=layer + 1)
-                x, scored = run.states, run.states[:, first]
+                x = self.blocks(x, mask, positions, first=layer, last=layer + 1).states
+                scored = x[:, first]
             else:  # the last layer needs no other queries
-                run = self.blocks(x[:, first], mask[:, :, first], positions[first], keys=(x, positions), first=layer)
-                scored = run.states
-            yield Exit(self.heads[layer](self.norm(scored)).squeeze(-1), run.caches[0])
+                options = {"keys": (x, positions), "first": layer}
+                scored = self.blocks(x[:, first], mask[:, :, first], positions[first], **options).states
+            yield self.heads[layer](self.norm(scored)).squeeze(-1)
 
 
 def positions_of(present: Tensor) -> Tensor:
     """(B, T) bool -> (B, T) positions that count present tokens only, from 0: padding moves nothing."""
     return (present.long().cumsum(1) - 1).clamp(min=0)
-
-
-def ends(source: Tensor, hidden: Tensor) -> Tensor:
-    """The states of each source's last token, [EOS']: source (B, S), hidden (B, ≥S, D) -> (B, D)."""
-    last = (source != PAD).sum(1) - 1
-    return hidden[torch.arange(len(source), device=source.device), last]

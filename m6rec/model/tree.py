@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import entr
 from torch import Tensor
 
 from m6rec.errors import InputError
 
 MAX_UNUSED, MAX_CROWDED = 0.05, 1.5  # share of a level's nodes; multiple of a node's even share of the items
+ROUNDS = 12  # of k-means, at most
 
 
 class Tree(NamedTuple):
@@ -24,9 +26,9 @@ class Tree(NamedTuple):
     item: Tensor  # (leaves,) the item of each leaf, -1 where free
 
     @classmethod
-    def of(cls, digits: np.ndarray) -> "Tree":
-        """The tree of given semantic IDs (N, G). InputError where two items share one."""
-        widths = tuple((digits.max(0) + 1).tolist())
+    def of(cls, digits: np.ndarray, widths: tuple[int, ...] | None = None) -> "Tree":
+        """The tree of given semantic IDs (N, G), by default as narrow as they are. InputError where two are equal."""
+        widths = widths or tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))
         if (item >= 0).sum() < len(leaf):
@@ -96,52 +98,14 @@ class Health(NamedTuple):
     unique: float  # share of items whose digits up to here are theirs alone
 
 
-def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
-    """The smallest width, the same at every level, whose leaves hold all items and the share of free ones."""
-    width = 2
-    while width**digits * (1 - free) < items:
-        width += 1
-    return (width,) * digits
-
-
-def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
-    """Build the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
-
-    Source: our own. Residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
-    """
-    n, leaves = len(vectors), math.prod(widths)
-    if n > leaves:
-        raise InputError(f"a tree of widths {widths} has {leaves} leaves, too few for {n} items: take wider levels.")
-    if not np.isfinite(vectors).all():
-        raise InputError(
-            "item vectors hold NaN or infinity, so no tree can be built: lower the learning rate and train again."
-        )
-    rng = np.random.default_rng(seed)
-    leaf = np.zeros(n, dtype=np.int64)
-    nodes = [np.arange(n)]
-    for width in widths:
-        children = []
-        for members in nodes:
-            child = _balanced(vectors[members], width, rng)
-            leaf[members] = leaf[members] * width + child
-            children += [members[child == c] for c in range(width)]
-        nodes = children
-    item = np.full(leaves, -1)
-    item[leaf] = np.arange(n)
-    return Tree(widths, torch.from_numpy(leaf), torch.from_numpy(item))
-
-
 def health(tree: Tree) -> list[Health]:
     """One row per level: dead nodes, evenness, crowding, uniqueness."""
-    rows = []
-    for level in range(len(tree.widths)):
-        nodes = tree.prefixes(torch.arange(len(tree.leaf)))[:, level].cpu()
-        counts = np.bincount(nodes, minlength=math.prod(tree.widths[: level + 1]))
-        used = counts[counts > 0]
-        share = used / used.sum()
-        even = -(share * np.log(share)).sum() / np.log(len(counts))
-        empty, unique = len(counts) - len(used), float((counts == 1).sum() / len(tree.leaf))
-        rows.append(Health(level + 1, len(used), empty, float(even), int(used.min()), int(used.max()), unique))
+    rows, n = [], len(tree.leaf)
+    for level, nodes in enumerate(tree.prefixes(torch.arange(n)).T.cpu().numpy(), 1):
+        counts = np.bincount(nodes, minlength=math.prod(tree.widths[:level]))
+        used, even = counts[counts > 0], float(entr(counts / n).sum() / np.log(len(counts)))
+        dead, unique = len(counts) - len(used), float((counts == 1).sum() / n)
+        rows.append(Health(level, len(used), dead, even, int(used.min()), int(used.max()), unique))
     return rows
 
 
@@ -163,34 +127,52 @@ def alarms(rows: list[Health]) -> list[str]:
     return wrong
 
 
-def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator, rounds: int = 12) -> np.ndarray:
+def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
+    """The smallest width, the same at every level, whose leaves hold all items and the share of free ones."""
+    width = 2
+    while width**digits * (1 - free) < items:
+        width += 1
+    return (width,) * digits
+
+
+def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
+    """Build the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
+
+    Source: our own. Residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
+    """
+    n, leaves = len(vectors), math.prod(widths)
+    if n > leaves:
+        raise InputError(f"a tree of widths {widths} has {leaves} leaves, too few for {n} items: take wider levels.")
+    if not np.isfinite(vectors).all():
+        raise InputError(
+            "item vectors hold NaN or infinity, so no tree can be built: lower the learning rate and train again."
+        )
+    rng, digits, nodes = np.random.default_rng(seed), np.zeros((n, len(widths)), np.int64), [np.arange(n)]
+    for level, width in enumerate(widths):
+        for members in nodes:
+            digits[members, level] = _balanced(vectors[members], width, rng)
+        nodes = [members[digits[members, level] == c] for members in nodes for c in range(width)]
+    return Tree.of(digits, widths)
+
+
+def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """k-means whose clusters hold at most ⌈n/k⌉: (n, D) -> (n,) cluster of each. Fewer members than k: one each."""
     n = len(vectors)
-    if n <= k:
-        # One child each, spread over the slots so that free leaves lie beside taken ones.
+    if n <= k:  # spread over the slots so that free leaves lie beside taken ones
         return np.linspace(0, k, n, endpoint=False).astype(np.int64)
-    centres = _spread(vectors, k, rng)
-    capacity = math.ceil(n / k)
-    for _ in range(rounds):
-        cluster = _assign(vectors, centres, capacity)
+    chosen, distance = [int(rng.integers(n))], np.full(n, np.inf)
+    for _ in range(k - 1):  # k-means++: each next centre in proportion to its squared distance from those before
+        distance = np.minimum(distance, ((vectors - vectors[chosen[-1]]) ** 2).sum(1))
+        total = distance.sum()
+        chosen.append(int(rng.choice(n, p=distance / total if total > 0 else None)))
+    centres = vectors[chosen]
+    for _ in range(ROUNDS):
+        cluster = _assign(vectors, centres, math.ceil(n / k))
         moved = np.stack([vectors[cluster == c].mean(0) if (cluster == c).any() else centres[c] for c in range(k)])
         if np.allclose(moved, centres):
             break
         centres = moved
     return cluster
-
-
-def _spread(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ starts: each next centre is drawn in proportion to its squared distance from those before."""
-    chosen = [int(rng.integers(len(vectors)))]
-    distance = np.full(len(vectors), np.inf)
-    for _ in range(k - 1):
-        distance = np.minimum(distance, ((vectors - vectors[chosen[-1]]) ** 2).sum(1))
-        total = distance.sum()
-        chosen.append(
-            int(rng.choice(len(vectors), p=distance / total)) if total > 0 else int(rng.integers(len(vectors)))
-        )
-    return vectors[chosen]
 
 
 def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarray:
@@ -200,14 +182,13 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
     """
     # Through one matrix product: no (n, k, D) array.
     distance = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
-    preference = distance.argsort(1, kind="stable")
-    choice = np.zeros(len(vectors), dtype=np.int64)
+    preference, rows = distance.argsort(1, kind="stable"), np.arange(len(vectors))
+    choice = np.zeros_like(rows)
     while True:
-        cluster = preference[np.arange(len(vectors)), choice]
+        cluster = preference[rows, choice]
         full = np.flatnonzero(np.bincount(cluster, minlength=len(centres)) > capacity)
         if not len(full):
             return cluster
         for c in full:
             members = np.flatnonzero(cluster == c)
-            refused = members[distance[members, c].argsort(kind="stable")[capacity:]]
-            choice[refused] += 1
+            choice[members[distance[members, c].argsort(kind="stable")[capacity:]]] += 1

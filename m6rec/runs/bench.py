@@ -69,10 +69,9 @@ def rank(
 ) -> Row:
     """How a model that is fitted ranks the split's test part."""
     found = evaluate(model, data, split=split)
-    plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False)
-    quality = found.per_user["ndcg"], found.per_user["hit"], plain.per_user["ndcg"]
-    speed = len(found.per_user) / found.seconds
-    return Row(name, seed, *(metric.to_numpy() for metric in quality), seconds, parameters, speed)
+    plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False).per_user["ndcg"]
+    quality = (metric.to_numpy() for metric in (found.per_user["ndcg"], found.per_user["hit"], plain))
+    return Row(name, seed, *quality, seconds, parameters, len(found.per_user) / found.seconds)
 
 
 class Bench:
@@ -86,7 +85,11 @@ class Bench:
         peer_seeds: Sequence[int] | None = None, **changes: Any,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
-        self.peer_seeds = self.seeds if peer_seeds is None else tuple(peer_seeds)
+        once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
+        ours = (*OURS, *(UNTIMED if data.timed else ()))
+        peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
+        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
+        self.models |= {name: peers[: 1 if name in SLOW else None] for name in TRAINED}
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
         # Without words there is nothing to mix.
@@ -97,15 +100,8 @@ class Bench:
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(CachedScorer)
         self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
+        self._dense = lambda **more: [self.model(seed, **more).scorer("dense") for seed in self.seeds]
         self._blends = cache(lambda **more: self.blend(self._dense(**more)))
-
-    @property
-    def models(self) -> dict[str, tuple[int, ...]]:
-        """All that can be measured, each with its seeds."""
-        once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
-        ours = (*OURS, *(UNTIMED if self.data.timed else ()))
-        peers = {name: self.peer_seeds[: 1 if name in SLOW else None] for name in TRAINED}
-        return dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds) | peers
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
         """A row for each of these models and its seeds."""
@@ -139,9 +135,6 @@ class Bench:
         grid = {"weight": WEIGHTS, **self._grid}
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
-
-    def _dense(self, **changes: Any) -> list[Any]:
-        return [self.model(seed, **changes).scorer("dense") for seed in self.seeds]
 
     def _fitted(self, name: str, seed: int) -> tuple[Any, float, int]:
         """What is ranked; the seconds of training (0: as long as making it takes) and the parameters."""

@@ -1,33 +1,66 @@
-"""Notebooks executed by papermill: parameters are checked before anything starts; figures and a log beside the copy."""
+"""Notebooks executed by papermill: one, all of them with a report, or one with every combination of parameters.
+
+Parameters are checked before anything starts; an executed copy has its figures and its log beside it.
+"""
 
 import ast
-import difflib
+import hashlib
+import itertools
+import json
 import os
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
+from urllib.parse import quote
 
 import nbformat
+import pandas as pd
 import papermill
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky import get_reusable_executor
+from nbconvert import HTMLExporter
 
-from m6rec.errors import InputError
-from m6rec.record import Figure, recorded
+from m6rec.cache import whole
+from m6rec.errors import InputError, did_you_mean
+from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
-HEADLINES = 3  # of a notebook's figures that its line shows
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
+AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
+PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title><style>{css}
+body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
+img, svg {{ max-width: 100%; height: auto; background: #fff; }} section img {{ max-width: 20rem; }}
+pre, table {{ overflow-x: auto; font-size: .85rem; }} .highlight {{ background: #f5f6f8; color: #000; }}
+a.anchor-link {{ display: none; }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: #15181c; color: #dde1e6; }} a {{ color: #7db7ff; }}
+  .highlight {{ filter: invert(.9) hue-rotate(180deg); }}
+}}</style><body>{body}</body></html>
+"""
+PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
+DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
 
 
 class Execution(NamedTuple):
-    """One executed notebook: its copy with outputs, whether it ran to its end, and if not why."""
+    """One executed notebook: its copy with outputs, its time, and why it did not run to its end, if it did not."""
 
     path: Path
-    ok: bool
     seconds: float
     error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
 
     @property
     def log(self) -> Path:
@@ -40,9 +73,10 @@ class Execution(NamedTuple):
         return recorded(self.path.with_suffix(".json"))
 
     def __str__(self) -> str:
-        shown = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()]
-        said = self.error or " · ".join(shown[:HEADLINES])
-        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {said}"
+        first = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()][:3]
+        return (
+            f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or ' · '.join(first)}"
+        )
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -53,7 +87,9 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
     for stem in stems:
         if stem not in known:
-            raise InputError(f"there is no notebook {stem!r}{_near(stem, known)}; {folder} holds {', '.join(known)}.")
+            raise InputError(
+                f"there is no notebook {stem!r}{did_you_mean(stem, known)}; {folder} holds {', '.join(known)}."
+            )
     return [known[stem] for stem in stems]
 
 
@@ -85,12 +121,11 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     InputError names the unknown one and lists the known, or names the wrong type or choice. papermill would only warn.
     """
     read(notebook)
-    where, known = Path(notebook).name, papermill.inspect_notebook(str(notebook))
-    values = {}
+    where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
     for name, value in given.items():
         if name not in known:
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
-            raise InputError(f"{where} has no parameter {name!r}{_near(name, known)}; it knows {own}.")
+            raise InputError(f"{where} has no parameter {name!r}{did_you_mean(name, known)}; it knows {own}.")
         default = ast.literal_eval(known[name]["default"])
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
@@ -114,7 +149,6 @@ def execute(
     The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
@@ -122,7 +156,7 @@ def execute(
     with (
         tempfile.TemporaryDirectory() as cwd,
         log.open("w", encoding="utf-8") as lines,
-        patch.dict(os.environ, dict.fromkeys(names, str(threads)) | {"M6REC_RECORD": str(record)}),
+        patch.dict(os.environ, dict.fromkeys(THREADS * bool(threads), str(threads)) | {"M6REC_RECORD": str(record)}),
     ):
         try:
             papermill.execute_notebook(
@@ -136,9 +170,211 @@ def execute(
             error = f"a cell was stopped after {timeout} s, the time limit"
         except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
             error = f"the kernel ended: {failed}"
-    return Execution(out, not error, time.perf_counter() - start, error)
+    return Execution(out, time.perf_counter() - start, error)
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
+def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
+    """run(*arguments) of each of `calls` in processes of their own, `jobs` at a time: what they return, as they end."""
+    try:
+        yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
+    finally:
+        get_reusable_executor().shutdown()  # a later call has processes with its own environment
+
+
+def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
+    """Execute notebooks into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
+
+    One that fails does not stop the others. InputError, before any starts, if parameters do not fit.
+    """
+    for path in paths:
+        typed = check_parameters(path, parameters)
+    folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder.mkdir(parents=True)
+    done, metrics = [], {}
+    for execution in _execute(paths, folder, typed):
+        figures = {name: figure.plain() for name, figure in execution.figures.items()}
+        if twice := sorted(figures.keys() & metrics.keys()):
+            execution = execution._replace(error=f"records {twice[0]}, which another notebook recorded")
+        metrics = {**figures, **metrics}
+        done.append(execution)
+        print(execution, flush=True)
+    done.sort(key=lambda execution: execution.path)
+    origin = environment()
+    metrics["run"] = {
+        **origin,
+        "threads": origin["threads"] if len(paths) == 1 else 1,
+        "code_hash": {path.stem: code_hash(path) for path in paths},
+        "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
+        "seed": {**defaults(paths[0]), **typed}.get("seed"),
+        "parameters": typed,
+    }
+    write_json(folder / "metrics.json", metrics)
+    report(folder, done, metrics["run"], source=paths[0].parent.absolute())
+    fresh = runs / f".latest.{os.getpid()}"
+    fresh.symlink_to(folder.name, target_is_directory=True)
+    os.replace(fresh, runs / "latest")
+    return done
+
+
+def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
+    """Write nbconvert's page of each executed notebook and index.html into the folder; returns the index.
+
+    run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
+    Everything is in the pages, formulas as TeX; their policy forbids scripts and the network: titles may hold markup.
+    """
+    exporter = HTMLExporter(
+        template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
+    )
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    stems = [execution.path.stem for execution in executions]
+
+    def link(found: re.Match) -> str:
+        stem = found[1].removesuffix(".ipynb")
+        place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
+        return f'href="{place}'
+
+    def write(name: str, title: str, body: str, css: str = "") -> Path:
+        (folder / name).write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
+        return folder / name
+
+    facts = {key: run[key] for key in ("commit", "seed", "device", "cores", "platform") if key in run}
+    facts |= run.get("versions", {})
+    parts = [f"<h1>m6rec: the executed notebooks</h1><p>{escape(' · '.join(f'{k} {v}' for k, v in facts.items()))}</p>"]
+    for done in executions:
+        name, title, picture = f"{done.path.stem}.html", done.path.stem, ""
+        if done.path.exists():
+            notebook = read(done.path)
+            title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+            body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
+            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
+            write(name, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
+            picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
+        heading = f'<h2><a href="{name}">{escape(title)}</a></h2>'
+        parts.append(f"<section>{heading}<p>{escape(str(done))}</p>{picture}</section>")
+    parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
+    return write("index.html", "m6rec: the executed notebooks", "\n".join(parts))
+
+
+def refresh(paths: Sequence[Path]) -> list[Execution]:
+    """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
+    done, places = [], {path.name: path for path in paths}
+    with tempfile.TemporaryDirectory() as folder:
+        for execution in _execute(paths, Path(folder)):
+            if execution.ok:
+                nbformat.write(clean(read(execution.path)), places[execution.path.name])
+            done.append(execution)
+            print(execution, flush=True)
+    return done
+
+
+def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
+    """Execute notebooks into a folder, a core for each, AT_ONCE at most; they come as they end.
+
+    With a thread each, two on two cores take less time than one after the other with two, and compute the same numbers
+    on every machine. What two of them train is trained by one, while the other waits.
+    """
+    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
+    return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
+    notebook = nbformat.from_dict(notebook)
+    language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
+    return notebook
+
+
+class Sweep(NamedTuple):
+    """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
+
+    ran: list[Path]
+    finished: list[Path]
+    failed: dict[Path, str]
+    tables: list[Path]
+
+
+def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
+    """The folder and parameters of every combination of {"width": "32,64", "seed": "0,1"}.
+
+    InputError if a name or a type does not fit.
+    """
+    choices = {}
+    for name, text in grid.items():
+        values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
+        if "" in values:
+            raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
+        typed = [check_parameters(notebook, {name: value})[name] for value in values]
+        choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
+    out, runs = out / code_hash(notebook), {}
+    for values in itertools.product(*choices.values()):
+        given = dict(zip(choices, values, strict=True))
+        name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
+        if len(name) > 120:  # file systems have a limit
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        runs[out / name] = given
+    return runs
+
+
+def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> Sweep:
+    """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
+
+    A run's folder is <out>/<hash of the code>/<parameters>; one that has DONE is finished and not repeated. An
+    interrupt ends the runs that are under way, writes the tables of the finished ones and is raised again.
+    InputError, before anything starts, if the grid does not fit the notebook.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
+    notebook, out = Path(notebook).absolute(), Path(out).absolute()
+    runs = plan(notebook, grid, out)
+    finished = [folder for folder in runs if (folder / DONE).exists()]
+    todo, failed = {folder: given for folder, given in runs.items() if folder not in finished}, {}
+    print(f"{len(todo)} of {len(runs)} runs are to be done")
+    calls = ((notebook, *run, max(1, cpu_count() // jobs)) for run in todo.items())
+    try:
+        for folder, error in side_by_side(_run, calls, jobs):
+            failed |= {folder: error} if error else {}
+            print(f"{folder.name}: {error or 'finished'}")
+    finally:
+        tables = write_tables(notebook, out)
+    return Sweep([folder for folder in todo if folder not in failed], finished, failed, tables)
+
+
+def write_tables(notebook: Path, out: Path) -> list[Path]:
+    """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
+    rows = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}"))
+    ]
+    if not rows:
+        return []
+    parameters = [*defaults(notebook)]  # "width=64" and the default of 64 are one and the same run
+    table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+    paths = [out / "results.parquet", out / "results.csv"]
+    for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
+        with whole(path) as new:
+            write(new, index=False)
+    return paths
+
+
+def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
+    """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
+    if (code := code_hash(notebook)) != folder.parent.name:
+        return folder, "the code has changed since the sweep began: sweep again"
+    shutil.rmtree(folder, ignore_errors=True)
+    origin = environment()
+    done = execute(notebook, folder / notebook.name, given, threads=threads)
+    if not done.ok:
+        return folder, f"{done.error} (see {done.log})"
+    values = {**defaults(notebook), **given}.items()
+    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in values}
+    for name, figure in done.figures.items():
+        row[name] = figure.value
+        row |= {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
+    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
+    write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
+    return folder, ""

@@ -14,20 +14,23 @@ from m6rec.errors import InputError
 from m6rec.record import code_hash, environment, rounded, short, write_json
 from m6rec.runs.execute import execute, find, read
 
-COLUMNS = ("figure", "what", "value", "95 % interval", "split", "n", "seeds", "scale", "commit", "date")
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")
 HEAD = """# Every measured figure
 Value and 95 % interval (a bootstrap over users of the mean over seeds), the events measured on, the n users (or
 examples) and the seeds behind it, and the scale, commit and day of the measurement. `make results NB=…` measures one
 notebook's figures again.
 """
+TABLE = """
+## [{0}](../{0}.ipynb)
+| figure | what | value | 95 % interval | split | n | seeds | scale | commit | date |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 class Failed(Exception):
     """A notebook that did not end well; the message says why and where its log is."""
 
 
-def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Path:
+def measure(notebook: Path, *, only: str = "") -> Path:
     """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
 
     only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
@@ -41,8 +44,8 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
     # Before the run: this is the code that it starts from.
     origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
     others = read_all(folder, but="" if only else stem)
-    old = others.pop(stem, {"run": {}})
-    done = execute(notebook, place / notebook.name, asked, timeout)
+    old = others.pop(stem, {})
+    done = execute(notebook, place / notebook.name, asked)
     if not done.ok:
         raise Failed(f"{stem} failed, its old results stay: {done.error} (see {done.log})")
     figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
@@ -54,9 +57,9 @@ def measure(notebook: Path, *, only: str = "", timeout: int | None = None) -> Pa
     for figure in figures.values():
         figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
     origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
-    source = {what: old["run"].get(what) for what in ORIGIN}
-    others = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
-    write_json(folder / f"{stem}.json", {**others, **figures, "run": origin})
+    source = {what: old["run"][what] for what in ORIGIN} if old else {}
+    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
     return folder / f"{stem}.json"
 
 
@@ -67,33 +70,33 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
     """
     found = {}
     for path in sorted(path for path in Path(folder).glob("*.json") if path.stem != but):
-        again = f"measure it again with make results NB={path.stem}"
         try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            figures = dict(found[path.stem])
-            origins = [figures.pop("run"), *(figure["from"] for figure in figures.values() if "from" in figure)]
+            figures = found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            origins = [figures["run"], *(figure["from"] for figure in figures.values() if "from" in figure)]
+            missing = [what for what in ORIGIN if any(what not in origin for origin in origins)]
+            wrong = f"was written by an older m6rec, without {', '.join(missing)}" if missing else ""
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} is no results file: {again}.") from None
-        if missing := [what for what in ORIGIN if any(what not in origin for origin in origins)]:
-            raise InputError(f"{path} was written by an older m6rec, without {', '.join(missing)}: {again}.")
+            wrong = "is no results file"
+        if wrong:
+            raise InputError(f"{path} {wrong}: measure it again with make results NB={path.stem}.")
     return found
 
 
 def stale(folder: Path) -> list[str]:
     """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
-    old = []
-    for name, result in read_all(folder).items():
-        run, path = result["run"], Path(folder).parent / f"{name}.ipynb"
-        if run.get("only") or not path.exists() or run["code_hash"] != code_hash(path):
-            old.append(name)
-    return old
+
+    def fresh(name: str, run: dict[str, Any]) -> bool:
+        path = Path(folder).parent / f"{name}.ipynb"
+        return path.exists() and run["code_hash"] == code_hash(path) and not run.get("only")
+
+    return [name for name, result in read_all(folder).items() if not fresh(name, result["run"])]
 
 
 def page(folder: Path) -> str:
     """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
     lines = [HEAD]
     for stem, figures in read_all(folder / "results").items():
-        lines += [f"\n## [{stem}](../{stem}.ipynb)", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        lines.append(TABLE.format(stem))
         run = figures.pop("run")
         for name, figure in figures.items():
             origin = figure.get("from", run)

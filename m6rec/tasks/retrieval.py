@@ -19,27 +19,23 @@ from m6rec.config import pick_device
 from m6rec.data.dataset import Targets
 from m6rec.data.prompts import HISTORY, Domain
 from m6rec.data.text import PAD, Prompt, pad
-from m6rec.model.text_model import ends
 from m6rec.train.fit import train_epoch
-from m6rec.train.losses import text_vectors
+from m6rec.train.losses import TEMPERATURE, info_nce, text_vectors
 from m6rec.train.text import SOURCE, Backbone
 
 CANDIDATES_CHUNK, PROMPTS_CHUNK = 512, 64
-WIDTH, TEMPERATURE = 128, 0.07
+WIDTH = 128
 
 
 @torch.no_grad()
 def states(backbone: Backbone, prompts: Sequence[Prompt], *, target: bool = False) -> Tensor:
     """The backbone's state of each prompt's [EOS'], or at the last token of its given target: (n, D)."""
-    rows = []
+    network, tokenizer, rows = backbone.network, backbone.tokenizer, []
     for start in range(0, len(prompts), PROMPTS_CHUNK):
         part = prompts[start : start + PROMPTS_CHUNK]
-        last = source = torch.from_numpy(backbone.tokenizer.encode(part, SOURCE).source).to(backbone.network.device)
-        given = None
-        if target:
-            last = given = torch.from_numpy(pad([backbone.tokenizer.given(prompt.target) for prompt in part]))
-        hidden = backbone.network(source, given, logits=False).hidden
-        rows.append(ends(last.to(hidden.device), hidden[:, source.shape[1] if target else 0 :]))
+        source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
+        given = torch.from_numpy(pad([tokenizer.given(prompt.target) for prompt in part])) if target else None
+        rows.append(network.read(source, given))
     return torch.cat(rows)
 
 
@@ -139,10 +135,8 @@ def fit(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, 
     optimizer = torch.optim.AdamW(maps.parameters(), rate, weight_decay=0.01)
 
     def losses(maps: nn.Module, rows: Tensor) -> dict[str, Tensor]:
-        item, own = data.item[rows], torch.arange(len(rows), device=data.item.device)
-        same = (item[:, None] == item) & (own[:, None] != own)
-        logits = (maps(data.users[rows], data.items[item]) / TEMPERATURE).masked_fill(same, float("-inf"))
-        return {"contrastive": F.cross_entropy(logits, own)}
+        item = data.item[rows]
+        return {"contrastive": info_nce(maps(data.users[rows], data.items[item]) / TEMPERATURE, item)}
 
     for _ in range(epochs):
         train_epoch(maps, optimizer, torch.randperm(len(data.users)).split(batch), losses)

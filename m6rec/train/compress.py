@@ -6,11 +6,13 @@ both have had as many steps with labels. Source: M6-Rec section 4.2.
 
 import copy
 import dataclasses
+import itertools
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,44 +26,10 @@ from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.checkpoint import version
-from m6rec.train.fit import Stage, fit, fit_once
-from m6rec.train.losses import SegmentLoss, distillation, exit_losses, relation_distillation
+from m6rec.train.fit import Stage, fit_once, version
+from m6rec.train.losses import distillation, exit_losses
 
-STEPS = 50  # of one epoch, which is only what a checkpoint is kept after
 CANDIDATES = 24  # judged by one history while training
-
-
-def train(
-    network: TextTransformer,
-    data: RatingWindows,
-    loss: SegmentLoss,
-    config: Config,
-    *,
-    name: str,
-    epochs: int,
-    origin: str = "",
-    steps: int = STEPS,
-    keep: bool = True,
-) -> TextTransformer:
-    """Train in place for so many epochs of so many steps, or take what the cache kept of the same; -> the network.
-
-    The averaged weights of the end are kept: nothing is chosen by the test or by the validation. keep: in the cache,
-    by name, config, data, the weights that it starts from, and `origin`: what else decides, such as the teacher.
-    """  # fmt: skip
-    stage = Stage(
-        name=name,
-        epochs=epochs,
-        batches=lambda rng: data.batches(rng, steps=steps, size=config.batch, candidates=CANDIDATES),
-        losses=lambda net, windows, rng: loss(net, windows),
-        keep="last",
-    )
-    if keep:
-        parts = (epochs, steps, origin, data.fingerprint, version(network))
-        fit_once(network, stage, config, *parts, code=(Variants,))
-    else:
-        fit(network, stage, config)
-    return network
 
 
 @torch.no_grad()
@@ -72,10 +40,9 @@ def logits(
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
-        said = [step.logits for step in network.eval().exits(windows, local_layers)]
-        rows.append(torch.stack(said if every else said[-1:]))
+        rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
     out = torch.cat(rows, 1).cpu().numpy()
-    return out if every else out[0]
+    return out if every else out[-1]
 
 
 def labels(data: RatingWindows, part: np.ndarray) -> np.ndarray:
@@ -100,14 +67,13 @@ class Variant(NamedTuple):
 
 
 class Variants:
-    """`config.joint_layers` is the full depth; epochs and tune count passes of so many steps.
+    """`config.joint_layers` is the full depth, steps those of the base, tune those of each variant.
 
-    Every method trains a network or takes it from the cache.
+    Every method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
     """
 
-    def __init__(self, data: RatingWindows, config: Config, *, epochs: int, tune: int, steps: int = STEPS):
-        self.data, self.config, self.epochs, self.tune, self.steps = data, config, epochs, tune, steps
-        self._trained: dict[str, TextTransformer] = {}
+    def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
+        self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
     def members(self, joints: Sequence[int]) -> dict[str, Variant]:
         """Whole passes, late interaction and distilled networks of these depths, by name."""
@@ -117,79 +83,71 @@ class Variants:
 
     def full(self) -> TextTransformer:
         """All layers see all segments; an exit at every layer."""
-        return self._once("full", lambda: copy.deepcopy(self._base()), exit_losses(), self.tune)
+        return self.train("full", self._base(), exit_losses)
 
     def late(self, joint: int) -> TextTransformer:
         """The base, tuned with segments that interact in the last `joint` layers only: as many steps as `full`."""
-        loss = exit_losses(self.config.joint_layers - joint)
-        return self._once(f"late-{joint}", lambda: copy.deepcopy(self._base()), loss, self.tune)
+        loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
+        return self.train(f"late-{joint}", self._base(), loss)
 
     def distilled(self, depth: int) -> TextTransformer:
         """The first layers of `full`, distilled from it: as deep as what late interaction runs at request time."""
-        teacher = self.full()
-        config = dataclasses.replace(self.config, joint_layers=depth)
-        start = lambda: first_layers(teacher, config)  # noqa: E731
-        return self._once(f"distilled-{depth}", start, distillation(teacher), self.tune, version(teacher))
+        teacher, small = self.full(), self._new(depth)
+        small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
+        return self.train(f"distilled-{depth}", small, distillation, teacher)
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
-        """One shared block and a factorised token table (Lan et al. 2020): relations first, then labels and logits.
-
-        The paper distils relations while pretraining. Here scoring is all that is learnt, so what is left of that is
-        the order: no label is seen before the relations.
-        """
-        teacher = self.full()
-
-        def start() -> TextTransformer:
-            torch.manual_seed(self.config.seed)
-            config = dataclasses.replace(self.config, joint_layers=depth)
-            small = TextTransformer(
-                config, len(self.data.tokenizer), scores=True, shared=True, embedding_size=embedding_size
-            )
-            return self._train("edge-relations", small, relation_distillation(teacher), self.tune, version(teacher))
-
-        return self._once("edge", start, distillation(teacher), 2 * self.tune, version(teacher))
+        """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
+        small = self._new(depth, shared=True, embedding_size=embedding_size)
+        return self.train("edge", small, distillation, self.full(), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
-        """`full` with the smallest of every matrix cut while it is tuned on."""
-        if (name := f"pruned-{share}") not in self._trained:
-            network, learn = copy.deepcopy(self.full()), exit_losses()
-            pruning = Pruning(network, share, self.tune * self.steps)
+        """`full`, tuned on while more and more of every matrix is cut, the smallest first: gradual magnitude pruning.
 
-            def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-                pruning.step()
-                return learn(net, windows)
+        The share that is cut grows as 1 − (1 − t/T)³; the last fifth of the steps only heals. Source: Zhu & Gupta 2017,
+        eq. 1. `InputError` for a share outside 0..1.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
+        network, done = self.full(), itertools.count(1)
+        matrices = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
+        for module in matrices:
+            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
 
-            self._trained[name] = self._train(name, network, loss, self.tune)
-            pruning.finish()
-        return self._trained[name]
+        def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
+            left = max(0.0, 1 - next(done) / (0.8 * self.tune))
+            for weight in (module.parametrizations.weight for module in matrices):
+                weight[0].cut(weight.original, share * (1 - left**3))
+            return exit_losses(net, windows)
+
+        self.train(f"pruned-{share}", network, loss)
+        for module in matrices:
+            parametrize.remove_parametrizations(module, "weight")  # the zeros become a part of it
+        return network
+
+    def train(
+        self,
+        name: str,
+        network: TextTransformer,
+        loss: Callable[..., dict[str, Tensor]],
+        teacher: TextTransformer | None = None,
+        steps: int | None = None,
+    ) -> TextTransformer:
+        """A network, trained in place with loss(network, windows), or loss(network, windows, teacher=teacher)."""
+        steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
+        batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
+        stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
+        parts = (steps, teacher and version(teacher), self.data.fingerprint, version(network))
+        fit_once(network, stage, self.config, *parts, code=(Variants,))
+        return network
 
     def _base(self) -> TextTransformer:
-        def start() -> TextTransformer:
-            torch.manual_seed(self.config.seed)
-            return TextTransformer(self.config, len(self.data.tokenizer), scores=True)
+        return self.train("base", self._new(self.config.joint_layers), exit_losses, steps=self.steps)
 
-        return self._once("base", start, exit_losses(), self.epochs)
-
-    def _once(
-        self, name: str, start: Callable[[], TextTransformer], loss: SegmentLoss, epochs: int, origin: str = ""
-    ) -> TextTransformer:
-        if name not in self._trained:
-            self._trained[name] = self._train(name, start(), loss, epochs, origin)
-        return self._trained[name]
-
-    def _train(
-        self, name: str, network: TextTransformer, loss: SegmentLoss, epochs: int, origin: str = ""
-    ) -> TextTransformer:
-        options = {"name": name, "epochs": epochs, "origin": origin, "steps": self.steps}
-        return train(network, self.data, loss, self.config, **options)
-
-
-def first_layers(teacher: TextTransformer, config: Config) -> TextTransformer:
-    """A network of `config.joint_layers` that begins as the teacher's first ones."""
-    small = TextTransformer(config, teacher.tokens.num_embeddings, scores=True)
-    known = teacher.state_dict()
-    small.load_state_dict({name: known[name] for name in small.state_dict()})
-    return small
+    def _new(self, depth: int, **options: object) -> TextTransformer:
+        torch.manual_seed(self.config.seed)
+        config = dataclasses.replace(self.config, joint_layers=depth)
+        return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
 
 
 def parameters(network: nn.Module) -> int:
@@ -203,43 +161,15 @@ class Sparse(nn.Module):
     def __init__(self, weight: Tensor):
         super().__init__()
         self.register_buffer("mask", torch.ones_like(weight))
-        self.register_buffer("done", torch.tensor(0))  # steps so far: here, so that an interrupted training goes on
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
 
-
-class Pruning:
-    """Gradual magnitude pruning: the share that is cut grows as 1 − (1 − t/T)³, each matrix by its own smallest.
-
-    Call `step()` before every training step, and `finish()` at the end. Source: Zhu & Gupta 2017, eq. 1.
-    """
-
-    def __init__(self, network: nn.Module, share: float, steps: int):
-        if not 0 < share < 1:
-            raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
-        self.share, self.steps, self.done = share, steps, None
-        self.places = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Embedding)) and m.weight.ndim == 2]
-        for module in self.places:
-            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
-
     @torch.no_grad()
-    def step(self) -> None:
-        """Cut what is due now. The last fifth of the steps only heals."""
-        if self.done is None:  # read once: after that no step waits for the device
-            self.done = int(self.places[0].parametrizations.weight[0].done)
-        self.done += 1
-        left = max(0.0, 1 - self.done / (0.8 * self.steps))
-        for module in self.places:
-            sparse, weight = module.parametrizations.weight[0], module.parametrizations.weight.original
-            sparse.done.fill_(self.done)
-            if count := round(self.share * (1 - left**3) * weight.numel()):
-                sparse.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
-
-    def finish(self) -> None:
-        """Make the zeros a part of the weights."""
-        for module in self.places:
-            parametrize.remove_parametrizations(module, "weight")
+    def cut(self, weight: Tensor, share: float) -> None:
+        """Mask the smallest ones of the weight, whatever was masked before."""
+        if count := round(share * weight.numel()):
+            self.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
 
 
 class Exits(NamedTuple):
@@ -247,10 +177,6 @@ class Exits(NamedTuple):
 
     logits: np.ndarray  # (...): each from the exit that was sure enough
     layers: np.ndarray  # (...): how many layers it took
-
-    def saved(self, depth: int) -> float:
-        """The share of layers that was not run."""
-        return 1 - float(self.layers.mean()) / depth
 
 
 def early_exit(every: np.ndarray, threshold: float) -> Exits:
@@ -263,93 +189,64 @@ def early_exit(every: np.ndarray, threshold: float) -> Exits:
 
 def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
     """The lowest threshold whose quality is at least `keep` of the last exit's: to be chosen on validation."""
-    wanted = keep * quality(every[-1])
-    for threshold in np.quantile(np.abs(every), np.linspace(0, 1, 101)):
-        if quality(early_exit(every, threshold).logits) >= wanted:
-            return float(threshold)
-    return float("inf")
+    wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
+    return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
 
 
 @torch.no_grad()
 def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
     """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
-    out = torch.zeros_like(windows.liked, device=network.device)
-    open_ = torch.ones_like(out, dtype=torch.bool)
-    for count, step in enumerate(network.exits(windows), 1):
-        leaving = open_ & ((step.logits.abs() >= threshold) | (count == network.depth))
-        out, open_ = torch.where(leaving, step.logits, out), open_ & ~leaving
-        if not open_.any():
+    out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
+    for count, logits in enumerate(network.exits(windows), 1):
+        leaving = out.isnan() & ((logits.abs() >= threshold) | (count == network.depth))
+        out = torch.where(leaving, logits, out)
+        if not out.isnan().any():
             break
     return out, count
 
 
-class _Exported(nn.Module):
-    """Token ids in, logits out."""
+def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
+    """Write the whole pass as edge.onnx, for any number of windows and candidates, and in int8 as int8.onnx.
 
-    def __init__(self, network: TextTransformer):
-        super().__init__()
-        self.network = network
-
-    def forward(self, source: Tensor, candidates: Tensor) -> Tensor:
-        return self.network.scores(Windows(source, candidates, candidates[:, :, 0]))
-
-
-def export(network: TextTransformer, windows: Windows, file: Path) -> Path:
-    """Write the whole pass as ONNX, for any number of windows and candidates, with its weights inside the file."""
-    batch, count = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("count", min=1, max=1024)
+    int8 is dynamic: weights are rounded once, activations when they are computed.
+    """
+    file, int8, some = folder / "edge.onnx", folder / "int8.onnx", {0: "batch", 1: "count"}
+    network = copy.deepcopy(network).cpu().eval()
+    network.forward = network.scores  # what is exported
     with _edge():
         from onnx_ir.passes import common
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        program = torch.onnx.export(
-            _Exported(copy.deepcopy(network).cpu().eval()),
-            (windows.source, windows.candidates),
-            input_names=["source", "candidates"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch}, {0: batch, 1: count}),
-            dynamo=True,
-            verbose=False,
-        )
-    # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
-    common.ClearMetadataAndDocStringPass()(program.model)
-    common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
-    program.save(file, external_data=False)
-    return Path(file)
+        shapes = (Windows({0: "batch"}, some, some),)
+        names = {"input_names": windows._fields, "output_names": ["logits"], "dynamic_shapes": shapes}
+        program = torch.onnx.export(network, (windows,), **names, dynamo=True, verbose=False)
+        # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
+        common.ClearMetadataAndDocStringPass()(program.model)
+        common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
+        program.save(file, external_data=False)
+        quantize_dynamic(file, int8, weight_type=QuantType.QInt8, per_channel=True)
+    return file, int8
 
 
-def quantise(file: Path, to: Path) -> Path:
-    """Dynamic int8: weights are rounded once, activations when they are computed."""
-    with _edge():
-        from onnxruntime import quantization
-
-        quantization.quantize_dynamic(str(file), str(to), weight_type=quantization.QuantType.QInt8, per_channel=True)
-    return Path(to)
-
-
-class Runtime:
+def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
     """An ONNX file in onnxruntime, on one thread: windows -> logits (B, C)."""
+    with _edge():
+        import onnxruntime
 
-    def __init__(self, file: Path):
-        with _edge():
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, windows: Windows) -> np.ndarray:
-        feed = {"source": windows.source.numpy(), "candidates": windows.candidates.numpy()}
-        return self.session.run(["logits"], feed)[0]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda windows: session.run(["logits"], {name: part.numpy() for name, part in windows._asdict().items()})[0]
 
 
 @contextmanager
 def _edge() -> Iterator[None]:
     """The extra's packages: named where they are missing, and without their warnings of themselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
             yield
-        except ImportError as error:
-            raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
-        finally:
-            logging.disable(logging.NOTSET)
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
+    finally:
+        logging.disable(logging.NOTSET)

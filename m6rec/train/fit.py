@@ -2,29 +2,40 @@
 
 It runs on one device, the config's. A step never waits for a GPU's result: losses are added up there, and read once an
 epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
+
+Saving needs no pickle: tensors are in safetensors, all else in JSON, and folders appear whole or not at all. Every
+trained network is kept alike, by `save_model`; what a training needs to go on is kept by `save_state`.
 """
 
 import copy
+import hashlib
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from m6rec.cache import cached, key
+from m6rec.cache import PART, cached, key, whole
 from m6rec.config import Config, pick_device, pick_precision
 from m6rec.data.sources import home
+from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
-from m6rec.train import checkpoint
+
+FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
+WEIGHTS, STATE = "model.safetensors", "state.safetensors"
+T = TypeVar("T")
 
 
 class Epoch(NamedTuple):
@@ -43,9 +54,8 @@ class Stage(NamedTuple):
     epochs: int
     batches: Callable[[np.random.Generator], Iterable]  # one epoch's batches
     losses: Callable[[nn.Module, Any, np.random.Generator], dict[str, Tensor]]  # as they are logged
-    validate: Callable[[nn.Module], float] | None = None  # higher is better
+    validate: Callable[[nn.Module], float] | None = None  # higher is better; None: the last weights are kept
     weights: Mapping[str, float] = {}  # of the losses in the gradient, where it is not 1
-    keep: str = "best"  # the averaged weights that validated "best", or the "last"
 
 
 def fit(
@@ -55,23 +65,15 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
-    log: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train `network` in place; it ends with averaged weights, those that validated best or the last (`stage.keep`).
+    """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
 
     folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
-    bit where an uninterrupted run ends. log: a folder for TensorBoard. `InputError` for a loss that is not finite.
+    bit where an uninterrupted run ends. `InputError` for a loss that is not finite.
     """
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
-    board = None
-    if log:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("log needs TensorBoard: pip install 'm6rec[board]'.") from None
-        board = SummaryWriter(str(log / stage.name))
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network.to(device)
@@ -80,59 +82,52 @@ def fit(
         fused=device.type == "cuda" or None,
     )  # fmt: skip
     average, best = copy.deepcopy(network), copy.deepcopy(network)
-    state = checkpoint.TrainingState(stage.name, config.fingerprint)
-    parts = {"network": network, "average": average, "best": best}, optimizer, rng
-    folder = checkpoint.claim(folder, checkpoint.is_state) if folder else None
-    if resume and folder and (folder / checkpoint.STATE).exists():
-        state = checkpoint.load_state(folder, state, *parts)
+    state = {"stage": stage.name, "config": config.fingerprint, "steps": 0, "rows": []}
+    parts = nn.ModuleDict({"network": network, "average": average, "best": best}), optimizer, rng
+    folder = claim(folder) if folder else None
+    if resume and folder and (folder / STATE).exists():
+        state = load_state(folder, state, *parts)
+    rows = state["rows"] = [Epoch(*row) for row in state["rows"]]
+    leader = max((row for row in rows if row.validation is not None), key=lambda row: row.validation, default=None)
 
     def follow() -> None:
-        _follow(average, network, config.average, state.steps)
-        state.steps += 1
+        _follow(average, network, config.average, state["steps"])
+        state["steps"] += 1
 
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
-    bar = tqdm(total=stage.epochs, initial=state.epoch, desc=stage.name, unit="epoch", disable=not watched)
+    bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", disable=not watched)
     patience = config.patience * config.validate_every
-    while state.epoch < stage.epochs and not 0 < state.best_epoch <= state.epoch - patience:
-        begun, validation = time.perf_counter(), None
+    while len(rows) < stage.epochs and not (leader and leader.epoch <= len(rows) - patience):
+        begun, epoch, validation = time.perf_counter(), len(rows) + 1, None
         means = train_epoch(
             network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
             stage.weights, dtype, clip=1.0, after=follow,
         )  # fmt: skip
         losses = {name: float(mean) for name, mean in means.items()}
-        state.epoch += 1
         if not np.isfinite(list(losses.values())).all():
-            raise InputError(
-                f"the loss is not finite in epoch {state.epoch}: lower learning_rate={config.learning_rate}."
-            )
-        if stage.keep == "best" and (state.epoch % config.validate_every == 0 or state.epoch == stage.epochs):
+            raise InputError(f"the loss is not finite in epoch {epoch}: lower learning_rate={config.learning_rate}.")
+        if stage.validate and (epoch % config.validate_every == 0 or epoch == stage.epochs):
             validation = stage.validate(average.eval())
-            if validation > state.best:
-                state.best, state.best_epoch = validation, state.epoch
-                best.load_state_dict(average.state_dict())
-        state.seconds += time.perf_counter() - begun
-        row = Epoch(state.epoch, state.seconds, losses, validation)
-        state.log.append(row._asdict())
+        seconds = (rows[-1].seconds if rows else 0.0) + time.perf_counter() - begun
+        rows.append(row := Epoch(epoch, seconds, losses, validation))
+        if validation is not None and (leader is None or validation > leader.validation):
+            leader = row
+            best.load_state_dict(average.state_dict())
         if folder:
-            checkpoint.save_state(folder, state, *parts)
+            save_state(folder, state, *parts)
         if on_epoch:
             on_epoch(row)
-        for name, value in (losses if validation is None else {**losses, "validation": validation}).items():
-            if board:
-                board.add_scalar(name, value, state.epoch)
         bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
         bar.update()
     bar.close()
-    if board:
-        board.close()
-    network.load_state_dict((best if stage.keep == "best" else average).state_dict())
+    network.load_state_dict((best if stage.validate else average).state_dict())
     network.eval()
-    return [Epoch(**row) for row in state.log]
+    return rows
 
 
 def train_epoch(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Iterable,
     losses: Callable[[nn.Module, Any], dict[str, Tensor]],
     weights: Mapping[str, float] = {},
@@ -158,23 +153,27 @@ def train_epoch(
     return {name: value / steps for name, value in sums.items()}
 
 
-def fit_once(network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple) -> list[Epoch]:
+def fit_once(
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple, keep: bool = True, **options: object
+) -> list[Epoch]:
     """`fit`, or what it came to before with the same config, `parts` and `code` (see `m6rec.cache.key`).
 
-    A training that was interrupted goes on.
+    A training that was interrupted goes on. keep=False: just `fit`, with these options.
     """
+    if not keep:
+        return fit(network, stage, config, **options)
     path = home() / "models" / f"{stage.name.lower()}-{key(config.fingerprint, *parts, code=code)}"
     work = path.with_name(f"{path.name}-training")
 
     def save(rows: list[Epoch], new: Path) -> None:
-        new.mkdir()
-        checkpoint.save_tensors(network.state_dict(), new / checkpoint.WEIGHTS)
-        (new / "log.json").write_text(json.dumps([row._asdict() for row in rows]), encoding="utf-8")
+        stages = {stage.name: [row._asdict() for row in rows]}
+        save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
 
     def load(folder: Path) -> list[Epoch]:
-        network.to(pick_device(config.device)).load_state_dict(checkpoint.load_tensors(folder / checkpoint.WEIGHTS))
+        weights, _, values = load_model(folder)
+        network.to(pick_device(config.device)).load_state_dict(weights)
         network.eval()
-        return [Epoch(**row) for row in checkpoint.read_json(folder / "log.json")]
+        return [Epoch(**row) for row in values["stages"][stage.name]]
 
     rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
@@ -199,3 +198,139 @@ def _on(batch: object, device: torch.device) -> object:
         pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
     return type(batch)(*(_on(part, device) for part in batch)) if isinstance(batch, tuple) else batch
+
+
+# ---- saving and loading
+
+
+def claim(folder: Path) -> Path:
+    """The absolute path of a folder to write to. `InputError` for a file, or for what somebody else keeps there."""
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
+    others = folder.exists() and any(not f.name.startswith(PART) for f in folder.iterdir())
+    if others and not _is_model(folder) and "state" not in _metadata(folder / STATE):
+        raise InputError(f"{folder} holds other files and no checkpoint of this kind: name a new or an empty folder.")
+    return folder
+
+
+def _is_model(folder: Path) -> bool:
+    with suppress(InputError, TypeError):
+        return {"format", "config"} <= set(_json(folder))
+    return False
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, nothing where it is missing or damaged."""
+    with suppress(Exception), safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+    return {}
+
+
+def _read(file: Path, by: Callable[[Path], T]) -> T:
+    try:
+        return by(file)
+    except Exception as error:  # tokenizers and safetensors raise nothing more special
+        raise InputError(f"{file} is missing or damaged ({error}): delete its folder and train again.") from error
+
+
+def _json(folder: Path) -> dict:
+    return _read(folder / "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Shared and strided tensors are copied first."""
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
+
+
+def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict) -> None:
+    """A trained network: weights, a tokenizer where it has one, and all else as JSON values. Raises as `claim`."""
+    with whole(claim(folder)) as part:
+        part.mkdir()
+        _save_tensors(network.state_dict(), part / WEIGHTS)
+        if tokenizer:
+            tokenizer.save(part / "tokenizer.json")
+        values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
+        (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]:
+    """What `save_model` wrote; `InputError` where it is missing, damaged or of another version."""
+    if not folder.is_dir():
+        raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
+    values, words = _json(folder), folder / "tokenizer.json"
+    if not _is_model(folder):
+        raise InputError(f"{folder} is no m6rec checkpoint: name a folder that save_pretrained wrote.")
+    if values["format"] != FORMAT:
+        raise foreign(folder, values)
+    weights = _read(folder / WEIGHTS, load_file)
+    tokenizer = _read(words, Tokenizer.from_file) if words.exists() else None
+    if values.get("sha256", _sha256(folder)) != _sha256(folder):
+        raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
+    return weights, tokenizer, values
+
+
+def foreign(folder: Path, values: dict) -> InputError:
+    """What to say of a checkpoint of another version."""
+    wrote = values.get("m6rec", "0.1.0")
+    return InputError(
+        f"{folder} was written by m6rec {wrote}, whose models version {_version()} cannot read: "
+        f"train it again, or load it with m6rec {wrote}."
+    )
+
+
+def _version() -> str:
+    return sys.modules["m6rec"].__version__  # an import would be a cycle
+
+
+def _sha256(folder: Path) -> str:
+    files = (folder / name for name in (WEIGHTS, "tokenizer.json"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+
+
+def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:
+    """Keep all that a bit-for-bit continuation needs. values: JSON, its stage and config among them."""
+    moments = optimizer.state_dict()["state"].items()
+    tensors = {f"networks.{name}": tensor for name, tensor in networks.state_dict().items()}
+    tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, one in moments for name, v in one.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    state = json.dumps({**values, "rng": rng.bit_generator.state})
+    with whole(folder) as part:
+        part.mkdir()
+        _save_tensors(tensors, part / STATE, {"state": state})  # one file, so that it is replaced at once
+
+
+def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> dict:
+    """Put everything back as `save_state` found it -> its values. One of another config or stage is refused."""
+    tensors = _read(folder / STATE, load_file)
+    values = json.loads(_metadata(folder / STATE).get("state", "{}"))
+    found, wanted = ([one.get(name, "of another version") for name in ("stage", "config")] for one in (values, asked))
+    if found != wanted or values.keys() != {*asked, "rng"}:
+        raise InputError(
+            f"{folder} holds a checkpoint of another run (stage {found[0]}, config {found[1][:8]}; "
+            f"asked for {wanted[0]}, {wanted[1][:8]}): name another folder, or train without resume."
+        )
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
+
+    networks.load_state_dict(part("networks."))
+    numbers = {int(name.split(".")[0]) for name in part("optimizer.")}
+    moments = {number: part(f"optimizer.{number}.") for number in numbers}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    rng.bit_generator.state = values.pop("rng")
+    return values
+
+
+def version(values: nn.Module | Tensor) -> str:
+    """A hash of a tensor, or of every weight of a network: equal ones have equal hashes, on every machine."""
+    digest = hashlib.sha256()
+    for name, tensor in (values.state_dict() if isinstance(values, nn.Module) else {"": values}).items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -5,14 +5,14 @@
 - item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
   squared error of spectral vectors predicted by it
 - text model: item-level contrastive loss (InfoNCE) between a state and the item's words
-- segment network: the labels at every exit, distillation of logits and of relations
+- segments: the labels at every exit, distillation of logits
 
 Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
 config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +24,11 @@ from torch.autograd.function import once_differentiable
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
-from m6rec.data.context import Batch, EventCodes
+from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood
-from m6rec.data.dataset import Dataset, Split
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
-from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, pad
+from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
 from m6rec.model.network import Network
 from m6rec.model.text_model import TextTransformer
 from m6rec.model.tree import Tree
@@ -41,63 +40,52 @@ REQUEST_DROPOUT = 0.1  # share of request fields masked in training, so that a r
 ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of the items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
-TEMPERATURE = 0.07  # of the alignment's softmax: CLIP's (Radford et al. 2021)
-
-
-SegmentLoss = Callable[[TextTransformer, Windows], dict[str, Tensor]]
-
-
-class Stream(NamedTuple):
-    """What the stages of events read."""
-
-    data: Dataset
-    split: Split
-    codes: EventCodes
-    content: Features  # of the items that have training events
-    neighbours: Neighbourhood | None = None
+TEMPERATURE = 0.07  # of cosines in `info_nce`: CLIP's (Radford et al. 2021)
+INFILL = 0.2  # share of the prompts in which a span of the source is hidden
+SPAN = 8  # tokens of a hidden span, at most
 
 
 def loss_weights(config: Config) -> dict[str, float]:
     """Of the losses in the gradient, where it is not 1."""
-    return {
-        "infill": config.infill_weight, "image": config.patch_weight, "sound": config.patch_weight,
-        "align": config.align_weight, "teacher": config.teacher_weight,
-    }  # fmt: skip
+    names = {"infill": "infill", "image": "patch", "sound": "patch", "align": "align", "teacher": "teacher"}
+    return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
 def pretraining(
-    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
+    network: Network,
+    batch: Context,
+    config: Config,
+    content: Features,
+    neighbours: Neighbourhood | None,
+    rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The next event, and the losses of the items' content."""
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(stream.neighbours)}
-    return losses if config.item_epochs else losses | item_content(network, stream.content, config, rng)
+    """The next event, and the losses of the training items' content. neighbours: over which targets are smoothed."""
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(neighbours)}
+    return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
 
 def finetuning(
-    network: Network, batch: Batch, config: Config, stream: Stream, rng: np.random.Generator
+    network: Network, batch: Context, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
 ) -> dict[str, Tensor]:
     """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
     found = predict(network, mask_request(batch), config)
-    correct = found.cross_entropy(stream.neighbours)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
-    return {"next": correct, "digits": path, "teacher": distilled}
+    return {"next": found.cross_entropy(neighbours), "digits": path, "teacher": distilled}
 
 
-def mask_request(batch: Batch) -> Batch:
+def mask_request(batch: Context) -> Context:
     """Mask some request fields, each on its own."""
-    request = batch.context.request
-    rest = torch.rand(request.shape, device=request.device) >= REQUEST_DROPOUT
-    return batch._replace(context=batch.context._replace(request=request * rest))
+    rest = torch.rand(batch.request.shape, device=batch.request.device) >= REQUEST_DROPOUT
+    return batch._replace(request=batch.request * rest)
 
 
-def predict(network: Network, batch: Batch, config: Config) -> "FullPrediction | SampledPrediction":
+def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
     """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
     count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     if count:
         return predict_sampled(network, batch, count)
-    items, has = network.encode_items().vectors, batch.target >= 0
-    state = network.fuse(batch.context, items).state[has]
-    return FullPrediction(state, items, batch.target[has], network.codes >= 0)
+    items, has = network.encode_items().vectors, batch.item >= 0
+    return FullPrediction(network.fuse(batch, items).state[has], items, batch.item[has], network.codes >= 0)
 
 
 class FullPrediction(NamedTuple):
@@ -118,8 +106,7 @@ class FullPrediction(NamedTuple):
         of_leaf = tree.item.clamp(min=0)
         leaves = self.items[of_leaf]  # (leaves, D): those of a subtree are adjacent
         bias = candidate_bias((tree.item >= 0) & self.candidates[of_leaf], leaves)
-        true, parts = tree.digits(self.target), []
-        rows = max(1, SOFTMAX_CHUNK // len(leaves))
+        true, parts, rows = tree.digits(self.target), [], max(1, SOFTMAX_CHUNK // len(leaves))
         for state, path in zip(self.state.split(rows), true.split(rows), strict=True):
             mass, levels = torch.addmm(bias, state, leaves.T).softmax(1), []  # (rows, leaves)
             for level, width in enumerate(tree.widths):
@@ -204,17 +191,17 @@ class SampledPrediction(NamedTuple):
             weights = weights * (others[:, level] == path[:, level, None])
 
 
-def predict_sampled(network: Network, batch: Batch, count: int) -> SampledPrediction:
+def predict_sampled(network: Network, batch: Context, count: int) -> SampledPrediction:
     """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
-    has, history = batch.target >= 0, batch.context.item
-    target = batch.target[has]
-    used = torch.cat((history[history >= 0], target, negatives)).unique()
+    has = batch.item >= 0
+    target = batch.item[has]
+    used = torch.cat((target, negatives)).unique()
     row = torch.full_like(network.codes, -1)
     row[used] = torch.arange(len(used), device=used.device)
     items = network.encode_items(only=used).vectors
-    context = batch.context._replace(item=torch.where(history >= 0, row[history.clamp(min=0)], -1))
+    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
     state = network.fuse(context, items).state[has]
     logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
     return SampledPrediction(state, logits, target, negatives)
@@ -288,34 +275,29 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
     logits = network.text_decoder.words(network.items, known, target[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
+    return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
     """Squared error of hidden patches given the visible ones (He et al. 2022), over the mean patch's error."""
-    sizes = {m: getattr(content, m).shape[1] for m in network.items.patches}
-    hidden = {m: hide_patches(len(content.present), size, rng) for m, size in sizes.items()}
     known = content.to(network.codes.device)
-    predicted = network.patch_decoder.patches(
-        network.items, known, {m: h.to(known.text.device) for m, h in hidden.items()}
-    )
+    sizes = {m: getattr(known, m).shape[1] for m in network.items.patches}
+    hidden = {m: hide_patches(len(known.present), n, rng).to(known.text.device) for m, n in sizes.items()}
     losses = {}
-    for m, patches in predicted.items():
-        present, true = known.present[:, MODALITIES.index(m)], getattr(known, m)
-        scored = (hidden[m].to(present.device) & present[:, None]).to(patches)  # (N, P)
-        error = ((patches - true) ** 2).mean(-1)
-        losses[m] = (scored * error).sum() / (scored * network.variance(m)).sum().clamp(min=1e-6)
+    for m, patches in network.patch_decoder.patches(network.items, known, hidden).items():
+        scored = (hidden[m] & known.present[:, MODALITIES.index(m), None]).to(patches)  # (N, P)
+        error = ((patches - getattr(known, m)) ** 2).mean(-1)
+        losses[m] = (scored * error).sum() / (scored * network.items.patches[m].variance).sum().clamp(min=1e-6)
     return losses
 
 
 def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
     """The same number of patches of each item, at random: (N, P) bool."""
-    order = rng.random((items, patches)).argsort(1)
-    return torch.from_numpy(order < round(HIDDEN * patches))
+    return torch.from_numpy(rng.random((items, patches)).argsort(1) < round(HIDDEN * patches))
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """InfoNCE between the first modality of an item and its other modalities, among the step's items, both ways."""
+    """`info_nce` between the first modality of an item and its other modalities, among the step's items, both ways."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
     both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
@@ -324,8 +306,19 @@ def alignment(network: Network, content: Features) -> Tensor:
     known = content.take(both).to(network.codes.device)
     views = known.drop(*others), known.drop(first)
     one, other = (F.normalize(network.items.content(view).vectors, dim=1) for view in views)
-    logits, own = one @ other.T / TEMPERATURE, torch.arange(len(one), device=one.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    logits = one @ other.T / TEMPERATURE
+    return (info_nce(logits) + info_nce(logits.T)) / 2
+
+
+def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy in nats of the diagonal of logits (n, n) in its rows; van den Oord et al. 2018, eq. 4.
+
+    key (n,): rows with the same one are no negatives of each other.
+    """
+    own = torch.arange(len(logits), device=logits.device)
+    if key is not None:
+        logits = logits.masked_fill((key[:, None] == key) & (own[:, None] != own), -math.inf)
+    return F.cross_entropy(logits, own)
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
@@ -344,19 +337,18 @@ def corrupt(
 
     texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
     """
-    n, length = texts.shape
-    source, target = np.zeros((n, length + 1), np.int64), np.zeros((n, length + 2), np.int64)
-    for row, padded in enumerate(texts):
-        tokens = padded[padded > 0]
+    rows = []
+    for number, padded in enumerate(texts):
+        tokens = padded[padded != PAD]
         size = int(rng.integers(1, max(2, 2 * len(tokens) // 3 + 1)))
         start = int(rng.integers(0, max(1, len(tokens) - size + 1)))
-        if whole is not None and whole[row]:
-            start, size = 0, len(tokens)
-        span = tokens[start : start + size]
-        rest = [*tokens[:start], MASK, *tokens[start + size :]]
-        source[row, : len(rest)] = rest
-        target[row, : len(span) + 2] = [BOS, *span, EOS]
-    return source, target
+        rows.append(_cut(tokens, 0, len(tokens)) if whole is not None and whole[number] else _cut(tokens, start, size))
+    return tuple(pad(part, texts.shape[1] + more) for more, part in enumerate(zip(*rows, strict=True), 1))
+
+
+def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int]]:
+    """Tokens with a span replaced by [MASK], and [BOS] span [EOS]."""
+    return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
 class Catalogue(NamedTuple):
@@ -366,21 +358,41 @@ class Catalogue(NamedTuple):
     key: Tensor  # (N,) of their bags of tokens, ascending
 
     @classmethod
-    def of(cls, items: Iterable[str], tokenizer: Tokenizer) -> "Catalogue":
+    def of(cls, items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> "Catalogue":
         """Items in words -> their tokens."""
         tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
         key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
-        return cls(tokens[first], torch.from_numpy(key))
-
-    def to(self, device: torch.device) -> "Catalogue":
-        """The same items on a device."""
-        return Catalogue(*(part.to(device) for part in self))
+        return cls(tokens[first].to(device), torch.from_numpy(key).to(device))
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
     """Items' tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
+
+
+def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
+    """In nats: cross-entropy of the generated tokens, each from those before it, and `item_contrast`."""
+    source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
+    begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
+    hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
+    there = truth != PAD  # logits are most of the work: only where there is a loss
+    tokens = F.cross_entropy(network.logits(hidden[there]), truth[there])
+    return {"tokens": tokens, "contrastive": item_contrast(network, hidden, begun, truth, catalogue)}
+
+
+def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
+    """Text infilling: in a share of the rows one span of the source becomes [MASK], and the span is the target."""
+    source, target, loss_mask = (part.copy() for part in tokens)
+    for row in np.flatnonzero(rng.random(len(source)) < INFILL):
+        given = source[row][source[row] != PAD]
+        size = int(rng.integers(1, SPAN + 1))
+        if len(given) >= size + 3:
+            rest, span = _cut(given, int(rng.integers(1, len(given) - size)), size)
+            length = target.shape[1]
+            source[row], target[row] = pad([rest], source.shape[1]), pad([span[:length]], length)
+            loss_mask[row] = (target[row] != PAD) & (target[row] != BOS)
+    return Tokens(source, target, loss_mask)
 
 
 def item_contrast(
@@ -397,18 +409,15 @@ def item_contrast(
     number = first.flatten().long().cumsum(0) - 1  # the segment of each token
     number, words = number[inside.flatten()], truth[inside]
     states = hidden[first]  # (n, D)
-    n = len(states)
-    key = number.new_zeros(n).index_add(0, number, _token_key(words))
+    key = number.new_zeros(len(states)).index_add(0, number, _token_key(words))
     if catalogue is not None:
         row = torch.searchsorted(catalogue.key, key).clamp(max=len(catalogue.key) - 1)
         found = catalogue.key[row] == key
         scores = states[found] @ text_vectors(network, catalogue.tokens).T
         return F.cross_entropy(scores, row[found], reduction="sum") / found.sum().clamp(min=1)
-    size = torch.bincount(number, minlength=n).clamp(min=1)
-    bags = hidden.new_zeros(n, hidden.shape[-1]).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
-    own = torch.arange(n, device=number.device)
-    twin = (key[:, None] == key) & (own[:, None] != own)  # the same words are no negative
-    return F.cross_entropy((states @ bags.T).masked_fill(twin, float("-inf")), own)
+    size = torch.bincount(number, minlength=len(states)).clamp(min=1)
+    bags = torch.zeros_like(states).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()
+    return info_nce(states @ bags.T, key)
 
 
 def _token_key(tokens: Tensor) -> Tensor:
@@ -417,64 +426,26 @@ def _token_key(tokens: Tensor) -> Tensor:
     return (key ^ (key >> 31)) * -4658895280553007687
 
 
-def exit_losses(local_layers: int = 0) -> SegmentLoss:
+def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
     """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
 
     They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
     """
-
-    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-        there, total, sums = windows.liked >= 0, 0.0, 0.0
-        for k, step in enumerate(network.exits(windows, local_layers), local_layers + 1):
-            weight = 2 * k / (network.depth * (network.depth + 1))
-            logits = step.logits[there]
-            total = total + weight * F.binary_cross_entropy_with_logits(logits, windows.liked[there])
-            sums += weight
-        return {"exits": total / sums}
-
-    return loss
+    total = norm = 0.0
+    for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
+        weight = 2 * k / (network.depth * (network.depth + 1))
+        total, norm = total + weight * likes(logits, windows.liked), norm + weight
+    return {"exits": total / norm}
 
 
-def distillation(teacher: TextTransformer) -> SegmentLoss:
+def likes(logits: Tensor, liked: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits (B, C) against labels or probabilities; -1 counts nowhere."""
+    return F.binary_cross_entropy_with_logits(logits[liked >= 0], liked[liked >= 0])
+
+
+def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
     """The labels and the teacher's own probabilities, at the last layer."""
-
-    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-        there = windows.liked >= 0
-        logits = network.scores(windows)[there]
-        with torch.no_grad():
-            soft = teacher.scores(windows)[there].sigmoid()
-        return {
-            "liked": F.binary_cross_entropy_with_logits(logits, windows.liked[there]),
-            "teacher": F.binary_cross_entropy_with_logits(logits, soft),
-        }
-
-    return loss
-
-
-def relation_distillation(teacher: TextTransformer, groups: int = 4) -> SegmentLoss:
-    """The teacher's relations, without any label: which tokens' keys, and which values, are near each other.
-
-    Both networks' last keys and values are cut into `groups`; softmax(XXᵀ/√d) is each one's relation, and the loss is
-    KL(teacher ‖ student). Widths and depths may differ. Source: Wang et al. 2021 (MiniLMv2), eq. 4-6.
-    """
-
-    def loss(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-        there = (windows.source != 0).flatten(1)  # (B, S·L): the source's tokens
-        with torch.no_grad():
-            *_, goal = teacher.exits(windows)
-        *_, mine = network.exits(windows)
-        total = 0.0
-        for theirs, ours in zip(goal.cache, mine.cache, strict=True):
-            wanted, said = _relation(theirs, there, groups), _relation(ours, there, groups)
-            rows = (wanted.exp() * (wanted - said)).sum(-1).transpose(1, 2)[there]  # (B, g, n, n) -> (tokens, g)
-            total = total + rows.mean()
-        return {"relations": total / 2}
-
-    return loss
-
-
-def _relation(x: Tensor, there: Tensor, groups: int) -> Tensor:
-    """Log-probabilities (B, groups, n, n) of keys or values (B, H, ≥n, D/H) of the first n tokens."""
-    x = x[:, :, : there.shape[1]].transpose(1, 2).flatten(2).unflatten(-1, (groups, -1)).transpose(1, 2)  # (B, g, n, d)
-    logits = x @ x.mT / x.shape[-1] ** 0.5
-    return logits.masked_fill(~there[:, None, None, :], -1e4).log_softmax(-1)
+    logits = network.scores(windows)
+    with torch.no_grad():
+        soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)
+    return {"liked": likes(logits, windows.liked), "teacher": likes(logits, soft)}

@@ -1,6 +1,14 @@
-"""Pretraining on behaviour as plain text: what follows is written, and spans that are hidden are filled in.
+"""The text backbone: pretrained on behaviour in words, fine-tuned on prompts, adapted to a classification.
 
-The same backbone serves every domain that it is given; it is trained once for its texts, config and code, and kept.
+Pretraining writes what follows and fills in spans that are hidden. The same backbone serves every domain that it is
+given; it is trained once for its texts, config and code, and kept. Adapting asks how little has to be trained:
+
+- full: everything, head: a linear map of the last state; both as everybody does
+- prompt: soft tokens before the source; the answer is read by the frozen output, as words (Lester et al. 2021)
+- option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
+- option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
+- adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
+- lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
 """
 
 import copy
@@ -17,20 +25,30 @@ from m6rec.cache import key
 from m6rec.config import Config, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
-from m6rec.data.text import EOS, MASK, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
+from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
+from m6rec.errors import InputError
 from m6rec.model.text_model import TextTransformer
-from m6rec.train.fit import Stage, fit, fit_once
-from m6rec.train.losses import Catalogue, item_contrast
+from m6rec.train import losses
+from m6rec.train.fit import Stage, fit, fit_once, version
+from m6rec.train.losses import Catalogue
 
-INFILL = 0.2  # share of the examples in which a span of the history is hidden
-SPAN = 8  # tokens of a hidden span, at most
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Sizes by name: a backbone trains in half a minute on one core, in five minutes, or just runs.
+# Sizes by name: a backbone trains in half a minute on one core, or just runs.
 SIZES = {
     "smoke": {"width": 32, "heads": 2, "joint_layers": 2, "pretrain_epochs": 1, "vocabulary": 600},
     "quick": {"dropout": 0.0, "width": 64, "heads": 4, "joint_layers": 2, "pretrain_epochs": 2, "vocabulary": 1000},
-    "full": {"width": 64, "heads": 4, "joint_layers": 4, "pretrain_epochs": 6, "vocabulary": 1000},
 }
+# Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
+# but the head's was not searched, and adapters take the option-adapters'.
+METHODS = {
+    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
+    "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
+}  # fmt: skip
+FEW = 1000
+PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
+RANK = 7  # channels of an adapter
+SCALE = 10.0  # λ at first: so an adapter moves faster than the options, which have the same step size
+LORA_RANK = 2  # of each of the three maps that LoRA changes
 
 
 class Backbone(NamedTuple):
@@ -43,42 +61,9 @@ class Backbone(NamedTuple):
 
 
 def config(size: str, seed: int = 0, **changes: object) -> Config:
-    """The backbone's settings at "smoke", "quick" or "full" size."""
+    """The backbone's settings at "smoke" or "quick" size."""
     common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**common, **SIZES[size], "seed": seed, **changes})
-
-
-def tensors(tokens: Tokens) -> Tokens:
-    """The same token ids as tensors."""
-    return Tokens(*map(torch.from_numpy, tokens))
-
-
-def losses(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """In nats: cross-entropy of the generated tokens, each from those before it, and `item_contrast`."""
-    source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
-    begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
-    hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
-    there = truth != PAD  # logits are most of the work: only where there is a loss
-    tokens = F.cross_entropy(network.logits(hidden[there]), truth[there])
-    return {"tokens": tokens, "contrastive": item_contrast(network, hidden, begun, truth, catalogue)}
-
-
-def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
-    """Text infilling: in a share of the rows one span of the source becomes [MASK], and the span is the target."""
-    source, target, loss_mask = (part.copy() for part in tokens)
-    for row in np.flatnonzero(rng.random(len(source)) < INFILL):
-        there = source[row][source[row] != PAD]
-        size = int(rng.integers(1, SPAN + 1))
-        if len(there) < size + 3:
-            continue
-        start = int(rng.integers(1, len(there) - size))
-        span = there[start : start + size]
-        written = [target[row, 0], *span, EOS][: target.shape[1]]
-        rest = [*there[:start], MASK, *there[start + size :]]
-        source[row], target[row], loss_mask[row] = PAD, PAD, False
-        source[row, : len(rest)], target[row, : len(written)] = rest, written
-        loss_mask[row, 1 : len(written)] = True
-    return Tokens(source, target, loss_mask)
 
 
 def pretrain(
@@ -87,7 +72,7 @@ def pretrain(
     """A backbone trained on the windows of these domains, judged by the texts of users kept apart.
 
     whole: the negatives of an item are all items of the domains, not those of the batch alone. keep: in the cache, or
-    taken from it. options: `folder`, `resume`, `log` and `on_epoch` of `fit`.
+    taken from it. options: `folder`, `resume` and `on_epoch` of `fit`.
     """
     tokenizer = Tokenizer.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
@@ -96,29 +81,27 @@ def pretrain(
         start = cooccurrence_init(domains, tokenizer, config.width, config.seed)
         network.tokens.weight[len(PROMPT_SPECIAL) :] = start[len(PROMPT_SPECIAL) :]
     had = {words for domain in domains for words in domain.items[np.unique(domain.item)]}  # others are no negatives
-    catalogue = Catalogue.of(had, tokenizer).to(pick_device(config.device)) if whole else None
     train, apart = ([domain.only((domain.user % 20 == 7) == held) for domain in domains] for held in (False, True))
     judged = _windows(apart, np.random.default_rng(0))[:256]
 
     @torch.no_grad()
     def validate(network: nn.Module) -> float:
-        parts = [tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64)]
-        return -float(torch.stack([losses(network, part)["tokens"] for part in parts]).mean())
+        parts = (tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64))
+        return -float(torch.stack([losses.text(network, part)["tokens"] for part in parts]).mean())
 
+    catalogue = Catalogue.of(had, tokenizer, pick_device(config.device)) if whole else None
     stage = Stage(
         "text",
         config.pretrain_epochs,
-        lambda rng: (tensors(hide(tokens, rng)) for tokens in _batches(_windows(train, rng), tokenizer, config, rng)),
-        lambda network, some, rng: losses(network, some, catalogue),
+        lambda rng: (losses.hide(some, rng) for some in _batches(_windows(train, rng), tokenizer, config, rng)),
+        lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
     parts = (whole, *(domain.fingerprint for domain in domains))
+    rows = fit_once(network, stage, config, *parts, code=(pretrain,), keep=keep, **options)
     if keep:
-        rows = fit_once(network, stage, config, *parts, code=(pretrain,))
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
-    else:
-        fit(network, stage, config, **options)
-    return Backbone(network.eval(), tokenizer, config, key(config.fingerprint, *parts, code=(pretrain,)))
+    return Backbone(network, tokenizer, config, key(config.fingerprint, *parts, code=(pretrain,)))
 
 
 def fine_tune(
@@ -135,18 +118,18 @@ def fine_tune(
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
-    catalogue = Catalogue.of(items, tokenizer).to(pick_device(config.device)) if items is not None else None
-
-    def batches(rng: np.random.Generator) -> Iterator[Tokens]:
-        return map(tensors, _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng))
+    catalogue = Catalogue.of(items, tokenizer, pick_device(config.device)) if items is not None else None
 
     def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
-        both = losses(network, some, catalogue)
+        both = losses.text(network, some, catalogue)
         return both if catalogue else {"tokens": both["tokens"]}
 
-    fit(network, Stage("fine_tune", epochs, batches, loss, keep="last"), config)
+    def batches(rng: np.random.Generator) -> Iterator[Tokens]:
+        return _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng)
+
+    fit(network, Stage("fine_tune", epochs, batches, loss), config)
     known = key(backbone.key, config.fingerprint, *prompts, *sorted(items or ()), code=(fine_tune,))
-    return Backbone(network.eval(), tokenizer, config, known)
+    return Backbone(network, tokenizer, config, known)
 
 
 def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
@@ -168,6 +151,186 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
 def _words(domains: Sequence[Domain]) -> Iterator[str]:
     """What the tokenizer reads: items as often as they are had, profiles and requests once."""
     for domain in domains:
-        yield from (domain.event(row) for row in range(len(domain.item)))
+        yield from map(domain.event, range(len(domain.item)))
         yield from domain.profiles
         yield from (f"{request}:" for request in np.unique(domain.requests))
+
+
+# ---- adapting
+
+
+class Examples(NamedTuple):
+    """Texts as token ids, 0 = padding on the right, and the class of each."""
+
+    source: Tensor  # (n, S)
+    target: Tensor  # (n, T), from [BOS]
+    labels: Tensor  # (n,) int64
+
+    def rows(self, rows: np.ndarray) -> "Examples":
+        """Some of them, without the padding that none of them needs."""
+        source, target, labels = (part[torch.from_numpy(rows)] for part in self)
+        return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
+
+
+def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
+    """Prompts whose target is what is judged, without its [EOS].
+
+    The paper reads the state at [EOS]. No loss of pretraining reads that one, so a frozen backbone knows nothing there:
+    we take the state at the [SEP] before it, which was trained to predict the next word.
+    """
+    tokens = tokenizer.encode(texts, SOURCE, TARGET)
+    target = np.where(tokens.target == EOS, PAD, tokens.target)
+    return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
+
+
+class Adapter(nn.Module):
+    """λ·[σ(Z W1 + b1) W2 + b2], zero at first: (B, T, D) -> (B, T, D). σ is the feed-forward net's GELU."""
+
+    def __init__(self, width: int, rank: int = RANK):
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.tensor(SCALE))  # λ
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.scale * self.up(F.gelu(self.down(z)))
+
+
+class LowRank(nn.Module):
+    """x W + x A B, with B = 0 at first: (..., D) -> (..., D')."""
+
+    def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, linear.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.up(self.down(x))
+
+
+class Classifier(nn.Module):
+    """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
+
+    def __init__(self, backbone: TextTransformer, method: str, starts: Tensor):
+        super().__init__()
+        (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
+        self.backbone = copy.deepcopy(backbone).requires_grad_(self.full)
+        self.prompts = self.adapters = None
+        if self.options:
+            self.prompts = nn.Parameter(starts.clone())
+        else:
+            self.head = nn.Linear(width, classes)
+            nn.init.zeros_(self.head.weight)
+        if method == "prompt":
+            self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
+            self.head.requires_grad_(False).weight.copy_(starts)
+            nn.init.zeros_(self.head.bias)
+        if method.endswith("adapter"):
+            self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
+        if method == "lora":
+            for block in self.backbone.blocks:
+                block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
+        self.to(backbone.device)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As ever, but what is frozen drops nothing: it cannot learn to live with the noise."""
+        super().train(mode)
+        self.backbone.train(mode and self.full)
+        return self
+
+    def read(self, source: Tensor, target: Tensor) -> Tensor:
+        """h (B, D): the state of the target's last token."""
+        return self.backbone.read(source, target, self.prompts, self.adapters)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        h = self.read(source, target)
+        return h @ self.prompts.T if self.options else self.head(h)
+
+    def trained(self) -> int:
+        """How many parameters move."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def adapt(
+    made: Backbone,
+    method: str,
+    data: Examples,
+    classes: Sequence[str],
+    *,
+    passes: int = 2,
+    least: int = 60,
+    batch: int = 64,
+    seed: int = 0,
+    keep: bool = False,
+) -> Classifier:
+    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+
+    classes: a few words each, where the options begin. So many passes over the examples, and at least so many steps;
+    the averaged weights of the end are kept, and nothing is chosen by a test. keep: in the cache, or taken from it.
+    InputError for an unknown method, a label outside the classes, an empty class, and more tokens than the context.
+    """  # fmt: skip
+    _check(method, data, len(classes))
+    torch.manual_seed(seed)
+    network = Classifier(made.network, method, options_of(made, classes))
+    n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
+    lengths = (data.source != PAD).sum(1).numpy()
+
+    def batches(rng: np.random.Generator) -> Iterator[Examples]:
+        rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
+        for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
+            block = block[np.argsort(lengths[block], kind="stable")]
+            parts = np.array_split(block, -(-len(block) // batch))
+            yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
+
+    def loss(network: nn.Module, some: Examples, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
+
+    average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
+    rate = METHODS[method][n > FEW]
+    config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
+    parts = (made.key, passes, least, classes, *map(version, data))
+    fit_once(network, Stage(method, 1, batches, loss), config, *parts, code=(adapt,), keep=keep)
+    return network
+
+
+@torch.no_grad()
+def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
+    """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
+    each = torch.eye(made.config.width, device=made.network.device)
+    words = made.network.logits(each).T  # (V, D): what a state is multiplied with
+    return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
+
+
+@torch.no_grad()
+def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
+    """(n, C) of examples that may have any label."""
+    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
+    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
+    return out[np.argsort(order)]
+
+
+def _check(method: str, data: Examples, classes: int) -> None:
+    labels, known = set(data.labels.tolist()), set(range(classes))
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    if not labels:
+        raise InputError("there is no example to learn from: give each class at least one.")
+    if strange := labels - known:
+        raise InputError(f"label {min(strange)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
+    if missing := known - labels:
+        raise InputError(f"class {min(missing)} has no example: give each class at least one.")
+    prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
+    if prompts + (longest := _longest(data.source)) > SOURCE:
+        raise InputError(
+            f"{prompts} soft prompts and a source of {longest} tokens are longer than the context of {SOURCE}: "
+            "render a shorter history, or have fewer classes."
+        )
+
+
+def _longest(tokens: Tensor) -> int:
+    return int((tokens != PAD).sum(1).max())

@@ -43,6 +43,18 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Pi
     return finish(figure, title, data, f"By epoch: {', '.join(data)}.")
 
 
+def validation_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, *, levels: Mapping[str, float] = {}
+) -> Picture:
+    """Validation NDCG@10 against epochs, a line for each training; levels: horizontal lines."""
+    _, ax = canvas(7.5, 3.5)
+    lines(ax, curves, ("epoch", "validation NDCG@10"), levels)
+    ax.set(ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    data = pd.DataFrame({name: pd.Series(y, x) for name, (x, y) in curves.items()}).rename_axis("epoch")
+    return finish(ax, title, data, f"Validation NDCG@10 by epoch: {', '.join(curves)}.")
+
+
 def learning_curves(
     curves: Mapping[str, Mapping[int, np.ndarray]], title: str, *, quality="AUC", levels: Mapping[str, float] = {}
 ) -> Picture:
