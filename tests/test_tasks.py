@@ -72,7 +72,7 @@ def test_words_are_written_as_a_full_pass_reads_them(among):
         given = made.tokenizer.given(begun(text, -1))
         source = torch.from_numpy(made.tokenizer.encode([text]).source)
         out = made.network(source, torch.tensor([given + said]), weights=True)
-        log_probs, score = out.logits[0].log_softmax(-1), 0.0
+        log_probs, score = out.logits[0].detach().log_softmax(-1), 0.0
         for i, token in enumerate(said):
             at = len(given) - 1 + i
             score += float(log_probs[at, token])

@@ -97,7 +97,7 @@ def write(
 
     among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
     before one is chosen, as a beam's trie does with semantic IDs. trace: a list that receives one `Step` per token, for
-    64 texts at a time. weights: with the attention of each to the source and the target. options: beam, and of `search`.
+    64 texts at a time. weights: with the attention of each to source and target. options: beam, and of `search`.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
     never = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]
@@ -112,9 +112,10 @@ def write(
     for at in range(0, len(texts), CHUNK):
         part = texts[at : at + CHUNK]
         source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
-        given = torch.from_numpy(pad([tokenizer.given(begun(text, turn)) for text in part]))
+        given = torch.from_numpy(pad([tokenizer.given(begun(text, turn)) for text in part])).to(network.device)
         start = [roots[id(some)] for some in among[at : at + CHUNK]] if among else [BOS] * len(part)
-        said, row, last = network(source, given, weights=weights), torch.arange(len(part)), (given != PAD).sum(1) - 1
+        said, last = network(source, given, weights=weights), (given != PAD).sum(1) - 1
+        row = torch.arange(len(part), device=network.device)
         seen = [w[row, :, source.shape[1] + last, None] for w in said.weights]  # (B, H, 1, S + T)
         writer = Writer((said.logits[row, last], Run(said.hidden, [said.cache], seen)), read, never, tree)
         start = torch.tensor(start, device=network.device)
