@@ -44,12 +44,13 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
 	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
+	@$(PY) notebooks/refresh.py --page
 
 page: $(STAMP) ## write the page of every measured figure, notebooks/results/README.md
-	@$(PY) -m m6rec results --page
+	@$(PY) notebooks/refresh.py --page
 
 notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clean them for committing [NB]
-	@$(PY) -m m6rec notebooks $(NB)
+	@$(PY) notebooks/refresh.py $(NB)
 
 weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
 	@$(PY) data/weights.py

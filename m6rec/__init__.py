@@ -22,9 +22,8 @@ from m6rec.config import Config
 from m6rec.data import Dataset, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.recommender import M6Rec
+from m6rec.recommender import M6Rec, scale
 from m6rec.record import record
-from m6rec.scale import scale
 
 __all__ = ["Config", "Dataset", "InputError", "M6Rec", "evaluate", "load", "record", "scale"]
 __version__ = "0.1.0"

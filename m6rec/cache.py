@@ -21,7 +21,7 @@ T = TypeVar("T")
 PART = ".m6rec-"  # begins the names of what is being written
 SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
 # Nor do explanations train; and the fingerprint of a data set says what came of loading it, whichever code did.
-NO_TRAINING = ("m6rec.data.readers.", "m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
+NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import typer
 import m6rec
 from m6rec.errors import InputError
 from m6rec.recommender import M6Rec
-from m6rec.runs import execute, results
+from m6rec.runs import execute
 
 app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
@@ -64,35 +64,25 @@ def run(words: Pairs = None, out: Out = Path("runs")) -> None:
     raise typer.Exit(int(not ok))
 
 
-@app.command("results")
-def results_(
+@app.command()
+def results(
     names: Names = None,
     only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
-    page: Annotated[bool, typer.Option("--page", help="Only write the page of all figures from the files.")] = False,
 ) -> None:
     """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
     if only and not names:
         raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    paths, failed, place = [] if page else find(names), False, folder() / "results"
+    paths, failed, place = find(names), False, folder() / "results"
     if not names:
-        fresh = results.read_all(place).keys() - set(results.stale(place))
+        fresh = execute.read_all(place).keys() - set(execute.stale(place))
         paths = [path for path in paths if path.stem not in fresh]
     for path in paths:
         try:
-            print(f"{results.measure(path, only=only)} is written")
-        except results.Failed as error:
+            print(f"{execute.measure(path, only=only)} is written")
+        except execute.Failed as error:
             failed = True
             print(f"m6rec: {error}", file=sys.stderr)
-    print(f"{results.write_page(folder())} is written")
     raise typer.Exit(int(failed))
-
-
-@app.command()
-def notebooks(names: Names = None) -> None:
-    """Execute notebooks in place at their defaults and clean them for committing."""
-    done = execute.refresh(find(names))
-    results.write_page(folder())  # with the picture that a notebook has drawn
-    raise typer.Exit(int(not all(execution.ok for execution in done)))
 
 
 @app.command()
@@ -105,10 +95,9 @@ def sweep(
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
     path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    done = execute.sweep(path, values, out, jobs=jobs)
-    print(f"{len(done.ran)} runs finished, {len(done.finished)} were finished before, {len(done.failed)} failed")
-    print(*done.tables, sep="\n")
-    raise typer.Exit(int(bool(done.failed)))
+    ends = execute.sweep(path, values, out, jobs=jobs)
+    print(f"The table of finished runs: {out / 'results.csv'}")
+    raise typer.Exit(int(not {*ends.values()} <= {"finished", "finished before"}))
 
 
 @app.command()

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +90,7 @@ class Config:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in _SOME_OF:  # JSON knows only lists
+        for name in ("modalities", "derived_features"):  # JSON knows only lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         for holds, sentence in self._checks():
@@ -101,11 +100,9 @@ class Config:
     def _checks(self) -> Iterator[tuple[object, str]]:
         """What has to hold, with the sentence for where it does not; the later ones rely on the earlier ones."""
         values = self.to_dict()
-        for name, known in _ONE_OF.items():
-            yield values[name] in known, f'{name}="{values[name]}" is unknown: take one of {", ".join(known)}'
-        for name, known in _SOME_OF.items():
-            for one in values[name]:
-                yield one in known, f"{name}: {one!r} is unknown: take some of {', '.join(known)}"
+        for name, known in _KNOWN.items():
+            for one in values[name] if isinstance(values[name], tuple) else (values[name],):
+                yield one in known, f'{name}="{one}" is unknown: take one of {", ".join(known)}'
         for name, kind in self.columns:
             yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
         for name, value in values.items():
@@ -115,13 +112,10 @@ class Config:
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
-        yield (
-            self.identity or self.modalities,
-            "identity=False and modalities=() leave nothing to encode: switch one on",
-        )
+        unmet = "identity=False and modalities=() leave nothing to encode"
+        yield self.identity or self.modalities, f"{unmet}: switch one on"
         unmet = f'local_layers=0 has no layer for fusion="{self.fusion}"'
         yield self.local_layers or self.fusion == "joint", f'{unmet}: take fusion="joint"'
-        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
@@ -145,8 +139,10 @@ class Config:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-_ONE_OF = {"fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16")}
-_SOME_OF = {"modalities": MODALITIES, "derived_features": DERIVED_FEATURES}
+_KNOWN = {
+    "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
+    "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
+}  # fmt: skip
 _SHARES = (  # below 1
     "dropout", "identity_dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing",
     "recency",
@@ -161,12 +157,6 @@ PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": dict(width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }
-
-
-def _is_device(name: str) -> bool:
-    with suppress(RuntimeError):
-        return name == "auto" or bool(torch.device(name))
-    return False
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -1,48 +1,36 @@
 """M6Rec: raw ids and raw content in, a DataFrame out."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypedDict
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from m6rec.cache import cached, key
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
 from m6rec.data import features
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.data.features import FILE_MODALITIES, Features
-from m6rec.data.media import Media
-from m6rec.data.readers import shipped
-from m6rec.data.sources import home, load
+from m6rec.data.features import FILE_MODALITIES, Features, Media
+from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.explain.reasons import reasons
+from m6rec.explain.explainers import reasons
 from m6rec.generate.beam import Generated, check_length, generate
 from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
+from m6rec.train.fit import Epoch, Stage, fit_once, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
-
-
-class Who(TypedDict, total=False):
-    """The arguments that say for whom, beside a raw user id: see `M6Rec.person`."""
-
-    history: History
-    profile: Values
-    context: Values
 
 
 class Person(NamedTuple):
@@ -155,7 +143,8 @@ class M6Rec:
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, **options)
+            options = {"keep": False, **options}
+            self.stages[stage.name] = fit_once(self.network, stage, self.config, self.data.fingerprint, **options)
         finally:
             self.network.eval()
             self._items = None
@@ -287,7 +276,7 @@ class M6Rec:
         """
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
-        content = self.preprocess(new, Media.open(media) if media else None)
+        content = self.preprocess(new, Media.open(media))
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
@@ -354,32 +343,44 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The model that was trained with this config, data and code, or is now; it says which in one line.
-
-        An interrupted training goes on from its last epoch.
-        """
-        config = Config.preset(preset, **changes)
-        folder = home() / "models" / f"{data.name}-{cls.cache_key(data, config)}"
-        work = folder.with_name(folder.name + "-training")
-
-        def make() -> Self:
-            model = cls(data, config=config)
-            model.pretrain(folder=work / "pretrain", resume=True)
-            if config.finetune_epochs:
-                model.fine_tune(folder=work / "fine_tune", resume=True)
-            seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-            print(f"trained {folder.name} in {seconds:.0f} s")
-            return model
-
-        def load(folder: Path) -> Self:
-            print(f"loaded {folder.name}")
-            return cls.from_pretrained(folder, data)
-
-        model = cached(folder, make, cls.save_pretrained, load)
-        shutil.rmtree(work, ignore_errors=True)
+        """The model that was trained with this config, data and code, or is now. An interrupted training goes on."""
+        model = cls(data, preset, **changes)
+        model.pretrain(keep=True)
+        if model.config.finetune_epochs:
+            model.fine_tune(keep=True)
+        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
+        print(f"trained {data.name} in {seconds:.0f} s")
         return model
 
-    @classmethod
-    def cache_key(cls, data: Dataset, config: Config) -> str:
-        """A hash of config, data and training code: a stale checkpoint is never loaded."""
-        return key(config.fingerprint, data.fingerprint, code=(cls.__init__, cls.pretrain, cls.fine_tune))
+
+class Scale(NamedTuple):
+    """How much a notebook computes."""
+
+    name: str
+    seeds: tuple[int, ...]  # one training each
+    preset: str
+    changes: dict[str, object]  # to the preset
+    users: int | None  # a subset of whole users, or None for all
+
+    def load(self, name: str) -> Dataset:
+        """The data set, or at smoke scale a part of it with all of its items."""
+        data = load(name)
+        return data if self.users is None else data.subset(self.users)
+
+    def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
+        """A trained model of this size, from the cache or trained now: it says which."""
+        seed = self.seeds[0] if seed is None else seed
+        return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
+
+
+def scale(name: str, seed: int = 0) -> Scale:
+    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds."""
+    smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
+    sizes = {
+        "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
+        "quick": Scale("quick", (seed,), "tiny", {}, None),
+        "full": Scale("full", (seed, seed + 1, seed + 2), "small", {}, None),
+    }
+    if name not in sizes:
+        raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')
+    return sizes[name]

@@ -21,6 +21,7 @@ CONFIG = dict(
     infill_weight=0.2,
 )
 
+TEXT = dict(width=32, heads=2, dropout=0.1, pretrain_epochs=1, vocabulary=600)  # of a text backbone that just runs
 DEPTH = 4
 SEGMENTS = m6rec.Config(
     width=16, heads=2, joint_layers=DEPTH, dropout=0.1, history=4, text_length=6, batch=4, validate_every=1, average=0.9

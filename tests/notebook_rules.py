@@ -13,8 +13,9 @@ from pathlib import Path
 
 import papermill
 from nbformat import NotebookNode
+from refresh import clean
 
-from m6rec.runs.execute import clean, read
+from m6rec.runs.execute import read
 
 MAX_BYTES = 400_000  # GitHub shows no more with ease
 CODE_LINES = range(80, 151)  # without blank lines, comments, exercises and solutions

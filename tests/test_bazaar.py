@@ -15,7 +15,7 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.data import bazaar, readers
+from m6rec.data import bazaar, sources
 from m6rec.errors import InputError
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def shoppers():
 
 
 def test_the_files_are_the_frozen_ones_and_small():
-    folder = readers.shipped("bazaar")
+    folder = sources.shipped("bazaar")
     assert {path.name for path in folder.iterdir()} == FROZEN.keys()
     assert {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FROZEN} == FROZEN
     assert sum((folder / name).stat().st_size for name in FROZEN) < 7_000_000
@@ -70,13 +70,13 @@ def test_it_loads_in_a_second_without_a_network_and_without_a_home(monkeypatch, 
 
 
 def test_a_missing_folder_is_told_with_the_way_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(readers, "__file__", str(tmp_path / "m6rec" / "data" / "readers.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "m6rec" / "data" / "sources.py"))
     with pytest.raises(InputError, match=r"bazaar's files are not in .*git checkout data"):
-        readers.shipped("bazaar")
+        sources.shipped("bazaar")
 
 
 def test_every_medium_that_an_item_names_is_in_the_archive_once(data):
-    with zipfile.ZipFile(readers.shipped("bazaar") / "media.zip") as archive:
+    with zipfile.ZipFile(sources.shipped("bazaar") / "media.zip") as archive:
         names = archive.namelist()
         starts = {name: archive.open(name).read(4) for name in ("G0001.png", "S0001.flac")}
     named = pd.concat([data.items["image"].dropna(), data.items["sound"].dropna()])

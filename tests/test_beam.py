@@ -15,7 +15,7 @@ from m6rec.generate import scorer
 from m6rec.generate.beam import Step, generate
 from m6rec.generate.scorer import exact_scores, hybrid
 from m6rec.model import masks
-from m6rec.model.heads import DigitDecoder
+from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3}, {"diversity": 0.7})
@@ -108,7 +108,7 @@ def test_a_step_does_not_depend_on_what_was_computed_for_the_tree_before():
     tree = other.tree
     decoder.item.fill_(-1)
     decoder.item[tree.leaf[:3]] = torch.arange(3)
-    assert decoder.valid_nodes[-1].sum() == 3
+    assert decoder.tree.valid_nodes()[-1].sum() == 3
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------

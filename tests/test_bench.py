@@ -15,7 +15,8 @@ import m6rec
 from m6rec import baselines
 from m6rec.config import Config
 from m6rec.errors import InputError
-from m6rec.evaluate import Ensemble, Interpolation, Precomputed, coordinate_ascent
+from m6rec.evaluate import Interpolation, Precomputed
+from m6rec.evaluate.ranking import Ensemble, coordinate_ascent
 from m6rec.generate.beam import generate
 from m6rec.model.tree import build_tree, health
 from m6rec.runs import bench as table

@@ -48,7 +48,7 @@ def clone(tmp_path, monkeypatch):
 def test_help_lists_every_command(m6rec):
     code, said, _ = m6rec("--help")
     assert code == 0
-    for command in ("run", "results", "notebooks", "sweep", "recommend"):
+    for command in ("run", "results", "sweep", "recommend"):
         assert f"\n  {command} " in said
 
 

@@ -160,7 +160,7 @@ def test_fields_and_declarations_survive_saving(tmp_path):
     ("call", "says"),
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
-        (lambda: Config(derived_features=("weather",)), "'weather' is unknown: take some of season"),
+        (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
         (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
         (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),

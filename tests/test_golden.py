@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures import CONFIG, SEGMENTS, small_data
+from fixtures import CONFIG, SEGMENTS, TEXT, small_data
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
-from m6rec.baselines.rating import DIN
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger, rating
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
@@ -114,7 +113,7 @@ def events_and_content(fusion: str) -> list[float]:
 
 
 def text_config() -> Config:
-    return text_training.config("smoke", device=DEVICE)
+    return text_training.config(**TEXT, device=DEVICE)
 
 
 def text(**options: object) -> list[float]:
@@ -123,7 +122,7 @@ def text(**options: object) -> list[float]:
 
 @cache
 def backbone() -> text_training.Backbone:
-    config = text_training.config("smoke", vocabulary=400, device=DEVICE)
+    config = text_training.config(**{**TEXT, "vocabulary": 400}, device=DEVICE)
     return text_training.pretrain([opinions().pretraining()], config)
 
 
@@ -199,7 +198,7 @@ def two_maps() -> list[float]:
 
 def din(**options: object) -> list[float]:
     known = opinions()
-    return losses(lambda: DIN(epochs=4, **options).fit(known, known.train))
+    return losses(lambda: rating.din(known, known.test, **options))
 
 
 def distilled(variants: Variants) -> object:

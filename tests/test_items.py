@@ -11,8 +11,7 @@ from torch import nn
 from m6rec.config import FUSIONS, MODALITIES, Config
 from m6rec.data.features import Features
 from m6rec.errors import InputError
-from m6rec.model.embed import ItemEncoder
-from m6rec.model.network import Network
+from m6rec.model.network import ItemEncoder, Network
 from m6rec.train import losses
 
 N, L = 24, 6

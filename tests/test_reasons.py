@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m6rec.explain import reasons as words
+from m6rec.explain import explainers as words
 from m6rec.explain.capture import capture, target_log_prob
-from m6rec.explain.explainers import leave_one_out, logits_of
-from m6rec.explain.reasons import Cause, counterfactual_rank_drop, reasons
+from m6rec.explain.explainers import Cause, leave_one_out, logits_of, reasons
+from m6rec.explain.faithfulness import counterfactual_rank_drop
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_a_model_that_is_not_trained_recommends_nothing_rather_than_one_item_ten
         (lambda m: Config.preset("tiny", dropout=1.0), "dropout=1.0 is outside"),
         (lambda m: Config.preset("tiny", modalities=(), identity=False), "leave nothing"),
         (lambda m: Config.preset("tiny", batch=0), "batch=0 is too small"),
-        (lambda m: Config.preset("tiny", device="tpu"), 'device="tpu"'),
+        (lambda m: small_model(device="tpu"), 'device="tpu"'),
         pytest.param(
             lambda m: small_model(device="cuda"),
             'device="cuda" was asked for',

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import refresh
 
 from m6rec.errors import InputError
-from m6rec.runs import results
+from m6rec.runs import execute as results
 
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
@@ -103,12 +104,12 @@ def test_an_old_results_file_is_named_with_what_to_do_and_can_be_measured_again(
 
 def test_the_page_is_what_the_committed_results_say():
     page = (CLONE / "notebooks" / "results" / "README.md").read_text(encoding="utf-8")
-    assert results.page(CLONE / "notebooks") == page, "run `make page`"
+    assert refresh.page(CLONE / "notebooks") == page, "run `make page`"
     assert "(notebooks/results/README.md)" in (CLONE / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_s_picture_is_the_committed_notebooks_own():
-    shown = results.picture(CLONE / "notebooks")
+    shown = refresh.picture(CLONE / "notebooks")
     assert shown and (CLONE / "notebooks" / "results" / "readme.png").read_bytes() == shown, "run `make page`"
     assert "notebooks/results/readme.png" in (CLONE / "README.md").read_text(encoding="utf-8")
 
@@ -122,7 +123,7 @@ def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
     }  # fmt: skip
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "01_b.json").write_text(json.dumps(figures))
-    lines = results.page(tmp_path).splitlines()
+    lines = refresh.page(tmp_path).splitlines()
     assert "## [01_b](../01_b.ipynb)" in lines
     assert (
         "| `ml100k.ndcg10.dense` |  | 0.1250 | 0.1100 to 0.1400 | test | 943 | 3 | full | 0123456 | 2026-11-29 |"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import small_data, small_model
+from fixtures import CONFIG, small_data, small_model
 
 from m6rec import InputError, M6Rec, evaluate
 from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
-from m6rec.evaluate.leaks import _replaced
+from m6rec.evaluate.ranking import _replaced
 from m6rec.model.tree import build_tree
 from m6rec.train import fit, losses
 
@@ -345,10 +345,12 @@ def test_damaged_foreign_and_missing_checkpoints_are_refused_in_a_sentence(train
         M6Rec.from_pretrained(folder, trained.data)
 
 
-def test_the_cache_keys_on_config_and_data():
-    data = small_data()
-    config = small_model().config
-    key = M6Rec.cache_key(data, config)
-    assert key == M6Rec.cache_key(small_data(), config)
-    assert key != M6Rec.cache_key(small_data(seed=1), config)
-    assert key != M6Rec.cache_key(data, small_model(width=8).config)
+def test_a_trained_model_is_kept_by_config_and_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    settings = {**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1}
+    first, again = (M6Rec.cached(small_data(), "small", **settings) for _ in range(2))
+    assert same(weights(first), weights(again)) and first.stages == again.stages  # the seconds, too
+    assert len(list((tmp_path / "models").iterdir())) == 2  # both stages, once
+    M6Rec.cached(small_data(seed=1), "small", **settings)
+    M6Rec.cached(small_data(), "small", **{**settings, "width": 8})
+    assert len(list((tmp_path / "models").iterdir())) == 6

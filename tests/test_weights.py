@@ -7,7 +7,7 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.data.readers import shipped
+from m6rec.data.sources import shipped
 
 
 @pytest.fixture(scope="module")

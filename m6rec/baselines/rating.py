@@ -1,8 +1,4 @@
-"""Baselines that predict from `Ratings` whether a user will like an item; scores (n,), higher = likelier."""
-
-import copy
-from dataclasses import dataclass
-from typing import Self
+"""Baselines that learn from `Ratings` whether a user will like an item -> scores (n,) of rows, higher = likelier."""
 
 import numpy as np
 import torch
@@ -18,79 +14,52 @@ from m6rec.train.fit import train_epoch
 HISTORY = 20  # items rated before that DIN attends to
 
 
-class ItemMean:
-    """The mean of the others' ratings of the item."""
-
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
-        """They are counted already, on all training events."""
-        self.means = ratings.numbers["others"].to_numpy()
-        return self
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) stars"""
-        return self.means[rows]
+def item_mean(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
+    """The mean of the others' ratings of the item, in stars."""
+    return ratings.numbers["others"].to_numpy()[rows]
 
 
-class Logistic:
-    """A logistic regression on all numeric features."""
-
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
-        """rows: the labelled examples."""
-        self.features = ratings.features
-        self.model = LogisticRegression(C=0.01, max_iter=1000).fit(ratings.features[rows], ratings.liked[rows])
-        return self
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) log-odds"""
-        return self.model.decision_function(self.features[rows])
+def logistic(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
+    """Log-odds of a logistic regression on all numeric features."""
+    x, train = ratings.features, ratings.train
+    model = LogisticRegression(C=0.01, max_iter=1000).fit(x[train], ratings.liked[train])
+    return model.decision_function(x[rows])
 
 
-@dataclass
-class DIN:
-    """A DIN-like network: the candidate attends to the items rated before (Zhou et al. 2018, section 4.3).
+def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:
+    """Log-odds of a DIN-like network: the candidate attends to the items rated before (Zhou et al. 2018, section 4.3).
 
     Users, items, genres and stars are embedded; `numbers` adds the regression's features. The attention weights come
-    from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best is kept.
+    from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best counts.
     """
+    torch.manual_seed(seed)
+    rng, device, best = np.random.default_rng(seed), pick_device(), -1.0
+    features = ratings.features[:, 0 if numbers else ratings.numbers.shape[1] :]
+    network = DINNetwork(ratings, features.shape[1]).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
-    numbers: bool = False
-    epochs: int = 4
-    seed: int = 0
+    def logits(network: nn.Module, rows: np.ndarray) -> Tensor:
+        past = ratings.history(rows, HISTORY)
+        seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
+        inputs = ratings.user[rows], ratings.item[rows], seen, stars, features[rows]
+        return network(*(torch.from_numpy(part).to(device) for part in inputs))
 
-    def fit(self, ratings: Ratings, rows: np.ndarray) -> Self:
-        """Adam over the labelled examples."""
-        torch.manual_seed(self.seed)
-        rng, self.ratings = np.random.default_rng(self.seed), ratings
-        self.features = ratings.features[:, 0 if self.numbers else ratings.numbers.shape[1] :]
-        self.network, best = DINNetwork(ratings, self.features.shape[1]).to(pick_device()), -1.0
-        optimizer = torch.optim.Adam(self.network.parameters(), 1e-3, weight_decay=1e-5)
-
-        def losses(network: nn.Module, batch: np.ndarray) -> dict[str, Tensor]:
-            truth = torch.from_numpy(ratings.liked[batch]).float().to(network.genres.device)
-            return {"liked": F.binary_cross_entropy_with_logits(network(*self._inputs(batch)), truth)}
-
-        for _ in range(self.epochs):
-            batches = np.array_split(rng.permutation(rows), max(1, len(rows) // 128))
-            train_epoch(self.network, optimizer, batches, losses)
-            self.network.eval()
-            auc = roc_auc_score(ratings.liked[ratings.valid], self.scores(ratings.valid))
-            if auc >= best:
-                best, weights = auc, copy.deepcopy(self.network.state_dict())
-        self.network.load_state_dict(weights)
-        return self
+    def losses(network: nn.Module, rows: np.ndarray) -> dict[str, Tensor]:
+        truth = torch.from_numpy(ratings.liked[rows]).float().to(device)
+        return {"liked": F.binary_cross_entropy_with_logits(logits(network, rows), truth)}
 
     @torch.no_grad()
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) log-odds"""
+    def scores(rows: np.ndarray) -> np.ndarray:
         parts = np.array_split(rows, max(1, len(rows) // 1000))
-        return np.concatenate([self.network(*self._inputs(part)).cpu().numpy() for part in parts])
+        return np.concatenate([logits(network.eval(), part).cpu().numpy() for part in parts])
 
-    def _inputs(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        """Users and items (B,), items before (B, T) or -1, their stars (B, T), numbers (B, F)."""
-        ratings, past = self.ratings, self.ratings.history(rows, HISTORY)
-        seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
-        inputs = ratings.user[rows], ratings.item[rows], seen, stars, self.features[rows]
-        return tuple(torch.from_numpy(part).to(self.network.genres.device) for part in inputs)
+    for _ in range(epochs):
+        batches = np.array_split(rng.permutation(ratings.train), max(1, len(ratings.train) // 128))
+        train_epoch(network, optimizer, batches, losses)
+        auc = roc_auc_score(ratings.liked[ratings.valid], scores(ratings.valid))
+        if auc >= best:
+            best, found = auc, scores(rows)
+    return found
 
 
 class DINNetwork(nn.Module):
@@ -107,6 +76,7 @@ class DINNetwork(nn.Module):
             nn.init.normal_(embedding.weight, std=0.01)
 
     def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
+        """Users and items (B,), items before (B, T) or -1, their stars (B, T), numbers (B, F) -> logits (B,)."""
         c, present = self._item(item), (seen >= 0)[..., None]
         h = self._item(seen.clamp(min=0))  # (B, T, D)
         candidate = c[:, None].expand_as(h)

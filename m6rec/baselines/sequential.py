@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
 
@@ -17,8 +17,8 @@ from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks
-from m6rec.model.attention import Attended, Block, attend
-from m6rec.train.fit import Epoch, Stage, fit, fit_once
+from m6rec.model.attention import Attended, Block, Stack, attend
+from m6rec.train.fit import Epoch, Stage, fit_once
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 
@@ -49,19 +49,12 @@ class Sequential:
         """How many are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
-        self.log = fit(*self._training(data, split), **options)
-        return self
-
     def cached(self, data: Dataset, split: Split) -> Self:
         """`fit`, or what it came to before with the same data, split, config, settings and code."""
-        events = hashlib.sha256(np.concatenate(split[1:])).hexdigest()
-        settings = [getattr(self, field.name) for field in fields(self)[1:]]
-        self.log = fit_once(*self._training(data, split), data.fingerprint, events, *settings, code=(type(self),))
-        return self
+        return self.fit(data, split, keep=True)
 
-    def _training(self, data: Dataset, split: Split) -> tuple[nn.Module, Stage, Config]:
+    def fit(self, data: Dataset, split: Split, keep: bool = False, **options: object) -> Self:
+        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
         for module in self.network.modules():
@@ -84,7 +77,9 @@ class Sequential:
             return training_batches(data, split, codes, length=length, batch=size, rng=rng)
 
         stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
-        return self.network, stage, self.config
+        parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
+        self.log = fit_once(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
+        return self
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
@@ -136,7 +131,7 @@ class Layer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Attended:
+    def forward(self, x: Tensor, mask: Tensor, *_: object, **options: object) -> Attended:
         qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
@@ -144,7 +139,7 @@ class Layer(nn.Module):
 
 
 class SASRecNetwork(nn.Module):
-    """Item ids (B, T) -> states (B, T, D). layer: made of width, heads and dropout; called with tokens and mask."""
+    """Item ids (B, T) -> states (B, T, D). layer: see `Stack`, called with tokens and mask."""
 
     def __init__(
         self, embedding: nn.Module, config: Config, layer: type[nn.Module] = Layer, norm: type[nn.Module] = nn.LayerNorm
@@ -152,8 +147,7 @@ class SASRecNetwork(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.positions = nn.Embedding(config.history, config.width)
-        layers = (layer(config.width, config.heads, config.dropout) for _ in range(config.joint_layers))
-        self.layers = nn.ModuleList(layers)
+        self.layers = Stack(config, config.joint_layers, block=layer)
         self.norm, self.dropout = norm(config.width), nn.Dropout(config.dropout)
 
     def embed(self, item: Tensor) -> Tensor:
@@ -163,9 +157,7 @@ class SASRecNetwork(nn.Module):
         positions = torch.arange(item.shape[1], device=item.device)
         x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
         mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
-        for layer in self.layers:
-            x = layer(x, mask=mask).out
-        return self.norm(x)
+        return self.norm(self.layers(x, mask).states)
 
 
 class SASRec(Sequential):

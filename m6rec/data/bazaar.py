@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from m6rec.data.dataset import Targets
-from m6rec.data.readers import shipped
+from m6rec.data.sources import shipped
 
 BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
 DIMENSIONS = 14  # D below

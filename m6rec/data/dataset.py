@@ -3,12 +3,13 @@
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.data import lookup, readers, schema
-from m6rec.data.features import FILE_MODALITIES, MODALITIES
-from m6rec.data.media import Media
-from m6rec.data.schema import Frames, Report
+from m6rec.config import MODALITIES
+from m6rec.data import schema
+from m6rec.data.features import FILE_MODALITIES, Media
+from m6rec.data.schema import Frames, Report, nearest, texts
 from m6rec.errors import InputError
+
+YEAR = re.compile(r"\s*\((\d{4})\)")
+ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
 class Split(NamedTuple):
@@ -31,6 +35,54 @@ class Split(NamedTuple):
     train: np.ndarray  # (E,) bool: may be fitted on
     valid: np.ndarray  # (≤U,) int64
     test: np.ndarray  # (≤U,) int64
+
+
+def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
+    """(n,) int64 places of ids among the known ones (`texts`); InputError names an unknown one and the nearest."""
+    raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+    wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+    found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+    if (found < 0).any():
+        unknown = wanted[found.argmin()]
+        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(unknown, errors="coerce"))
+        by_number = np.isfinite(distance).all()
+        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(unknown, list(known))
+        raise InputError(f"{word} {unknown!r} is not in {dataset}; the nearest known ids are {', '.join(near)}.")
+    return found
+
+
+class Titles:
+    """The titles of the items; `code` finds one by what a person would type."""
+
+    def __init__(self, titles: pd.Series, n_events: np.ndarray):
+        self.titles, self.n_events = list(titles), n_events
+        self.spelt: dict[str, list[int]] = defaultdict(list)
+        for code, title in enumerate(self.titles):
+            full = _plain(title)
+            bare = YEAR.sub("", full)
+            for spelling in {full, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
+                self.spelt[spelling].append(code)
+
+    def code(self, title: str) -> int:
+        """Row number of the item with this title; of several, the one with the most events."""
+        wanted = _plain(str(title))
+        codes = self.spelt.get(wanted, [])
+        if not codes and wanted:
+            codes = [code for spelling in self.spelt if spelling.startswith(wanted) for code in self.spelt[spelling]]
+        names = sorted({self.titles[code] for code in codes})
+        if len(names) == 1:
+            return max(sorted(codes), key=lambda code: self.n_events[code])
+        if names:
+            listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+            raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
+        near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
+        raise InputError(
+            f"title {title!r} is not in the catalogue; the nearest are {', '.join(map(repr, [*near][:3]))}."
+        )
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.casefold().split())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +96,6 @@ class Dataset:
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
     media: Media | None = None  # the files that items name
-    left_out: pd.DataFrame = field(default_factory=lambda: Report().table())  # what strict=False found and left out
 
     @classmethod
     def from_frames(
@@ -57,7 +108,6 @@ class Dataset:
         name: str = "frames",
         ties: str = "file",
         seed: int = 0,
-        strict: bool = True,
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
@@ -67,25 +117,21 @@ class Dataset:
         timestamp (UTC s, datetimes or ISO 8601; without it the row order rules), action (default "event"), value
         (default 1.0) and context columns.
         ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
-        strict: InputError for the first problem, naming table, row, column and fix; False: load the good rows, decode
-        every file once, and keep the table of all problems as `left_out`.
+        InputError for the first problem, naming table, row, column and fix; `validate` finds all.
         """
-        if media is not None and not isinstance(media, Media):
-            media = Media.open(media)
-        report = Report(strict, decode=not strict)
-        return cls.from_tables(Frames(items, users, interactions, media), report, name=name, ties=ties, seed=seed)
+        return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0, strict: bool = True
+        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0
     ) -> "Dataset":
         """A folder of one's own: items, users (optional), interactions; columns and options as in `from_frames`.
 
         Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
         images and sounds are relative to media.zip, to media/ or to the folder.
         """
-        report = Report(strict, decode=not strict)
-        tables = readers.read_folder(folder, report)
+        report = Report()
+        tables = schema.read_folder(folder, report)
         return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
     @staticmethod
@@ -97,26 +143,26 @@ class Dataset:
     ) -> pd.DataFrame:
         """All problems of frames, or of a folder, as one table: file, row (from 0), column, problem, fix.
 
-        Every image and sound is decoded. The table ends after 1,000 problems with a row that says how many more.
+        Every image and sound is decoded. A table that cannot be used at all ends the list.
         """
-        report = Report(strict=False, decode=True)
-        with contextlib.suppress(InputError):  # it is in the table
+        report = Report(strict=False)
+        try:
             if isinstance(items, (str, Path)):
-                tables = report.collect("folder", readers.read_folder, items, report)
+                tables = schema.read_folder(items, report)
             else:
-                if media is not None and not isinstance(media, Media):
-                    media = report.collect("media", Media.open, media)
-                tables = Frames(items, users, interactions, media)
-            if tables:
-                schema.validate(tables, report)
+                tables = Frames(items, users, interactions, Media.open(media))
+            schema.validate(tables, report)
+        except InputError as error:
+            problem, _, fix = str(error).rstrip(".").partition("; ")
+            report.add("", None, "", problem, fix)
         return report.table()
 
     @classmethod
     def from_tables(
-        cls, tables: Frames, report: Report, *, name: str = "frames", ties: str = "file", seed: int = 0
+        cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> "Dataset":
-        """The good rows of raw tables, checked by a report."""
-        items, users, events, timed = schema.validate(tables, report)
+        """Raw tables, checked; report: where their files' names stand."""
+        items, users, events, timed = schema.validate(tables, report or Report())
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
@@ -127,7 +173,7 @@ class Dataset:
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
         offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
-        return cls(name, timed, items, users, events, offsets, tables.media, report.table())
+        return cls(name, timed, items, users, events, offsets, tables.media)
 
     @property
     def n_items(self) -> int:
@@ -156,23 +202,23 @@ class Dataset:
 
     @cached_property
     def _user_ids(self) -> pd.Index:
-        return lookup.texts(self.users["user_id"])
+        return texts(self.users["user_id"])
 
     @cached_property
     def _item_ids(self) -> pd.Index:
-        return lookup.texts(self.items["item_id"])
+        return texts(self.items["item_id"])
 
     @cached_property
-    def _titles(self) -> lookup.Titles:
-        return lookup.Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
+    def _titles(self) -> Titles:
+        return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
-        return lookup.codes(self._user_ids, raw_ids, "user", self.name)
+        return find_codes(self._user_ids, raw_ids, "user", self.name)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of raw item ids."""
-        return lookup.codes(self._item_ids, raw_ids, "item", self.name)
+        return find_codes(self._item_ids, raw_ids, "item", self.name)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -240,7 +286,7 @@ class Dataset:
         Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
-        if len(taken := new["item_id"][lookup.texts(new["item_id"]).isin(self._item_ids)]):
+        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._item_ids)]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
@@ -255,14 +301,12 @@ class Dataset:
             if not ((codes >= 0) & (codes < size)).all():
                 raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
             left &= ~np.isin(self.events[word], codes)
-        if not left.any():
-            raise InputError(f"{self.name} without these items and users has no events; leave some in.")
         return self.only(left)
 
     def only(self, events: np.ndarray) -> "Dataset":
         """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
-        if events.shape != (self.n_events,) or not events.any():
-            raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
+        if not events.any():
+            raise InputError(f"{self.name} has no events then; leave at least one in.")
         return self._with(events=self.events[events])
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":

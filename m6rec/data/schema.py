@@ -1,29 +1,30 @@
-"""The checks that raw tables pass before they become a Dataset; every message names table, row, column and fix.
+"""From a folder or frames to checked tables: CSV, Parquet and RecBole's files, and the rules that their rows must keep.
 
-A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are loaded.
+A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are checked further.
 """
 
+import csv
 import datetime
-import warnings
-from collections.abc import Callable
+import difflib
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from m6rec.data.features import FILE_MODALITIES, absent
-from m6rec.data.lookup import nearest, texts
-from m6rec.data.media import Media, checked, shown
+from m6rec.data.features import FILE_MODALITIES, Media, absent, checked, shown
 from m6rec.data.text import LONGEST
 from m6rec.errors import InputError
 
 LATEST = 10**11  # UTC seconds of the year 5138: what lies beyond is milliseconds
 LONGEST_TITLE = 10_000  # characters
-LIMIT = 1000  # problems that a report lists
 ROW = "row of the file"  # name of an index that holds where a frame's rows stood; other frames count from the top
-T = TypeVar("T")
+RECBOLE = {"items": "item", "users": "user", "interactions": "inter"}  # table -> ending of RecBole's file
+IDS = ("item_id", "user_id", "item_id:token", "user_id:token")
+csv.field_size_limit(16 << 20)  # characters; of 131,072 otherwise, fewer than a text may have
 
 
 class Frames(NamedTuple):
@@ -36,24 +37,20 @@ class Frames(NamedTuple):
 
 
 class Report:
-    """The problems of tables. strict: raise the first; otherwise keep all. decode: read every image and sound too."""
+    """The problems of tables. strict: the first is raised; otherwise all are kept, and every file is decoded."""
 
-    def __init__(self, strict: bool = True, decode: bool = False):
-        self.strict, self.decode = strict, decode
+    def __init__(self, strict: bool = True):
+        self.strict = strict
         self.files: dict[str, str] = {}  # table -> the file that it came from; a frame goes by its table's name
-        self.rows: list[tuple[str, int | None, str, str, str]] = []  # up to LIMIT of the problems
-        self.count = 0
-        self.fatal: InputError | None = None  # the first problem that leaves nothing to load
+        self.rows: list[tuple[str, int | None, str, str, str]] = []
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
         """One problem; `row` counts from 0, the header not counted, None for the whole table."""
         file = self.files.get(table, table)
         if self.strict:
-            where = ", ".join(filter(None, ("" if row is None else f"row {row}", column and f"column '{column}'")))
-            raise InputError(f"{file}{where and ' '}{where}: {problem}; {fix}.")
-        self.count += 1
-        if len(self.rows) < LIMIT:
-            self.rows.append((file, row, column, problem, fix))
+            where = f"column '{column}'" if row is None else f"row {row}" + (column and f", column '{column}'")
+            raise InputError(f"{file} {where}: {problem}; {fix}.")
+        self.rows.append((file, row, column, problem, fix))
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
         """The rows of a frame that pass all checks; each: a column, (n,) bool, what is wrong with the others, the fix.
@@ -62,39 +59,124 @@ class Report:
         """
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem, fix in checks:
-            wrong = np.flatnonzero(~np.asarray(passed, dtype=bool))
-            good[wrong] = False
-            for i in wrong[:LIMIT]:
+            for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
                 self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
-            self.count += len(wrong[LIMIT:])
+                good[i] = False
         if not good.any():
             raise InputError(f"{self.files.get(table, table)} has no good row; mend at least one.")
         return frame[good]
 
-    def collect(self, table: str, function: Callable[..., T], *args: object) -> T | None:
-        """What the function returns; where problems are kept, its InputError is one more of them and gives None."""
-        try:
-            return function(*args)
-        except InputError as error:
-            if self.strict:
-                raise
-            self.fatal = self.fatal or error
-            problem, _, fix = str(error).removeprefix(f"{self.files.get(table, table)} ").rstrip(".").partition("; ")
-            return self.add(table, None, "", problem, fix)
-
     def table(self) -> pd.DataFrame:
-        """One row a problem: file, row, column, problem, fix; after LIMIT of them, a row that says how many more."""
-        more = self.count - len(self.rows)
-        last = [("", None, "", f"{more:,} more problems", "mend these and validate again")] if more else []
+        """One row a problem: file, row, column, problem, fix."""
         types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
-        return pd.DataFrame(self.rows + last, columns=list(types), dtype=object).astype(types)
+        return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
-    def warn(self, source: str) -> None:
-        """One warning that counts the problems of a source, if there are any, and names the first three."""
-        if n := self.count:
-            first = "; ".join(f"{file} row {row}: {problem}" for file, row, _, problem, _ in self.rows[:3])
-            rest = f"; and {n - 3:,} more" if n > 3 else ""
-            warnings.warn(f"{source}: {n:,} problems, whose rows are left out: {first}{rest}.", stacklevel=3)
+
+def read_csv(text: str, file: str, table: str, report: Report, sep: str = ",") -> pd.DataFrame:
+    """A table of delimited text with a header. Quotes are special between commas only.
+
+    A row with too many fields is a problem; what is missing at a row's end is empty. A column of numbers becomes
+    numeric; ids do so where they all are whole numbers without leading zeros, titles, texts and names of files never.
+    """
+    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=sep, quoting=quoting, strict=True)
+        rows = [row for row in rows if len(row) > 1 or "".join(row).strip()]
+    except csv.Error as error:
+        raise InputError(f"{file} cannot be read ({error}); close every quote.") from None
+    if not rows:
+        raise InputError(f"{file} is empty; give it a header and rows.")
+    header, good = rows.pop(0), {}
+    for i, row in enumerate(rows):
+        if any(row[len(header) :]):
+            problem = f"has {len(row)} fields under a header of {len(header)}"
+            report.add(table, i, "", problem, "put a text that holds the separator in quotes")
+        else:
+            good[i] = [cell or None for cell in row[: len(header)]] + [None] * (len(header) - len(row))
+
+    def typed(column: pd.Series) -> pd.Series:
+        if column.name in ("title", "text", *FILE_MODALITIES):
+            return column
+        if column.name in IDS:
+            numeric = column.str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all()  # 007 is not 7
+            return column.astype(np.int64) if numeric else column
+        numbers = pd.to_numeric(column, errors="coerce")
+        return numbers if numbers.notna().equals(column.notna()) else column
+
+    frame = pd.DataFrame([*good.values()], pd.Index([*good], name=ROW, dtype=np.int64), header, "str")
+    return frame.apply(typed) if good else frame
+
+
+def read_folder(folder: str | Path, report: Report) -> Frames:
+    """items.csv, .parquet or RecBole's *.item; users.… or *.user (optional); interactions.… or *.inter.
+
+    The media that the items name lie in media.zip, in media/ or in the folder itself.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
+    tables = [_read_table(folder, table, report) for table in RECBOLE]
+    return Frames(*tables, _media(folder, tables[0]))
+
+
+def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None:
+    paths = [folder / f"{table}.csv", folder / f"{table}.parquet", *sorted(folder.glob(f"*.{RECBOLE[table]}"))]
+    paths = [path for path in paths if path.is_file()]
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise InputError(f"{table} are there {len(paths)} times in {folder} ({names}); keep one file.")
+    if not paths and table == "users":
+        return None
+    if not paths:
+        files = f"{table}.csv, {table}.parquet or a RecBole file *.{RECBOLE[table]}"
+        raise InputError(f"{table} are not in {folder}; add {files}.")
+    file = report.files[table] = paths[0].name
+    try:
+        if file.endswith(".parquet"):
+            return pd.read_parquet(paths[0])
+        text = paths[0].read_bytes().decode("utf-8-sig")
+        if file.endswith(".csv"):
+            return read_csv(text, file, table, report)
+        return recbole(read_csv(text, file, table, report, "\t"))
+    except InputError:
+        raise
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is no UTF-8 text; save it as UTF-8.") from None
+    except (OSError, ValueError) as error:  # Arrow's and the parser's errors are among these
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"{file} cannot be read ({reason}); save it again.") from None
+
+
+def recbole(frame: pd.DataFrame) -> pd.DataFrame:
+    """RecBole's typed header to plain names; a title, and a text of it and of all that is written in words."""
+    types = dict(name.partition(":")[::2] for name in frame.columns)
+    frame.columns = ["value" if name == "rating" else name for name in types]
+    words = [name for name, kind in types.items() if kind == "token_seq" and name not in IDS]
+    titles = [name for name in words if name.endswith(("title", "name"))]
+    if "item_id" in frame.columns and "user_id" not in frame.columns and titles:
+        words.sort(key=lambda name: name != titles[0])
+        frame["text"] = _joined(frame, words)
+        frame = frame.rename(columns={titles[0]: "title"})
+    return frame
+
+
+def _media(folder: Path, items: pd.DataFrame) -> Media | None:
+    """The place that holds most of the files that the items name."""
+    columns = [items[name] for name in FILE_MODALITIES if name in items.columns]
+    names = {cell for column in columns for cell in column.dropna() if isinstance(cell, str)}
+    places = [path for path in (folder / "media.zip", folder / "media", folder) if path.exists()]
+    found = [Media.open(path) for path in places] if names else []
+    return max(found, key=lambda media: sum(map(media.holds, names)), default=None)
+
+
+def _joined(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """Items' texts: the columns that say something, texts or lists of them, in one line, " | " between; else None."""
+
+    def line(cells: Sequence) -> str | None:
+        cells = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
+        return " | ".join(filter(None, (" ".join(cell.split()) for cell in cells if isinstance(cell, str)))) or None
+
+    return pd.Series([line(cells) for cells in frame[columns].itertuples(index=False)], frame.index, object)
 
 
 def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
@@ -102,16 +184,9 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
 
     InputError if a table has no good row, and in a strict report for the first bad one.
     """
-    items, users, events, media = tables
-    read = report.fatal is None  # otherwise a table that is None could not be read, which is told already
-    if read or items is not None:
-        items = report.collect("items", catalogue, items, media, report)
-    if users is not None:
-        users = report.collect("users", _table, users, "users", ["user_id"], report)
-    if read or events is not None:
-        events = report.collect("interactions", _events, events, items, users, report)
-    if report.fatal:
-        raise report.fatal
+    items = catalogue(tables.items, tables.media, report)
+    users = None if tables.users is None else _table(tables.users, "users", ["user_id"], report)
+    events = _events(tables.interactions, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
@@ -154,7 +229,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
         if (key := str(name)) not in flaws:
             try:
                 flaws[key] = checked(name) and ""
-                if report.decode:
+                if not report.strict:
                     FILE_MODALITIES[column.name].decode(media.read(name))
             except InputError as error:
                 flaws[key] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
@@ -166,8 +241,8 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def _events(events: pd.DataFrame, items: pd.DataFrame | None, users: pd.DataFrame | None, report: Report):
-    """Events with good ids, timestamps (UTC s) and values; a table of items or users that is missing checks no id."""
+def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
+    """Events with good ids, timestamps (UTC s) and values."""
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if frame is not None:
@@ -213,6 +288,18 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
         checks.append((frame[keys[0]], once, "is there already", "keep one row for each id"))
         frame = frame[[*keys, *frame.columns.drop(keys)]]
     return report.good(table, frame, *checks)
+
+
+def texts(ids: pd.Series) -> pd.Index:
+    """Ids as text, so that 196, 196.0 and "196" are one id."""
+    if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
+        ids = ids.astype("Int64")
+    return pd.Index(ids.astype("str"))
+
+
+def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
+    """The n choices spelt most like the word, however unlike: something is always offered."""
+    return difflib.get_close_matches(word, choices, n, cutoff=0.0)
 
 
 def seconds(column: pd.Series, name: str = "") -> np.ndarray:

@@ -3,25 +3,29 @@
 `M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`).
 """
 
+import csv
 import gzip
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import platformdirs
 import pooch
 
-from m6rec.data import image, readers
-from m6rec.data.dataset import Dataset
-from m6rec.data.schema import Frames, Report
+from m6rec.data import image
+from m6rec.data.dataset import YEAR, Dataset
+from m6rec.data.schema import Frames, recbole
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
@@ -36,7 +40,7 @@ class Route(NamedTuple):
     """Files that together hold the data, and where they are."""
 
     address: str
-    files: dict[str, str | None]  # name, with a folder where the address has one -> SHA-256, if it is published
+    files: dict[str, str]  # name -> SHA-256
 
 
 class Source(NamedTuple):
@@ -44,8 +48,8 @@ class Source(NamedTuple):
 
     terms: str
     routes: tuple[Route, ...] = ()
-    read: Callable[[Path, Report], Frames] | None = None
-    shipped: str = ""  # the folder of one that comes with m6rec
+    read: Callable[[Path], Frames] | None = None
+    shipped: str = ""  # the folder of one that comes with m6rec, as `Dataset.from_folder` reads it
 
 
 class Photographs(NamedTuple):
@@ -61,9 +65,55 @@ class Photographs(NamedTuple):
         return self.images.reshape(len(self.images), -1).astype(np.float32) / 255
 
 
+def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
+    """Films, people and ratings. text: title without year | genres | year. A film without a year has 0.
+
+    archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
+    occupations: what the numbers of ml-1m stand for; its `age` is the lowest of a range.
+    """
+    archive = next(name for name in archives if (folder / name).exists())
+    encoding, *members = archives[archive]
+    with zipfile.ZipFile(folder / archive) as bundle:
+        options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
+        items, users, ratings = (
+            pd.read_csv(bundle.open(name), sep=sep, names=names.split() or None, header=None if names else 0, **options)
+            for name, sep, names in members
+        )
+    if encoding == "utf-8":  # RecBole's copy of ml-100k, the same rows in the same order
+        items, users, ratings = map(recbole, (items, users, ratings))
+        # There, item 1412, "… (1995) (V)", has "V" for a year, and item 267, "unknown", is misspelt.
+        titles = items["title"] + " (" + items["release_year"].astype("str") + ")"
+        items = items.assign(title=titles.replace("unkonwn (unkonwn)", "unknown"), genres=items["class"])
+    elif "genres" not in items:  # each has a column
+        flags = items.iloc[:, 5:]
+        items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
+    if occupations:
+        users["occupation"] = users["occupation"].map(dict(enumerate(occupations)))
+    title = items["title"].str.split().str.join(" ")
+    genres, year = items["genres"].str.replace("|", " ", regex=False), title.str.extract(YEAR, expand=False)
+    text = title.str.replace(f"{YEAR.pattern}.*", "", regex=True) + " | " + genres + (" | " + year).fillna("")
+    films = {"title": title, "text": text, "genres": genres, "year": year.fillna("0").astype("int64")}
+    ratings = ratings[["user_id", "item_id", "timestamp", "value"]].assign(action="rate")
+    return Frames(items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings)
+
+
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
+    """A line for each user: its number, and item numbers in time order. Amazon 2014 and Last.fm as S3-Rec has them.
+
+    attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
+    """
+    rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
+    pairs = [(user, item, "review") for user, *items in rows for item in items]
+    events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
+    items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
+    lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
+    texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
+    return Frames(items.assign(title=f"{noun} " + names, text=texts), None, events)
+
+
 SOURCES = {
     name: Source(
-        read=partial(getattr(readers, entry.pop("reader")), **entry.pop("options", {})) if "reader" in entry else None,
+        read=partial(globals()[entry.pop("reader")], **entry.pop("options", {})) if "reader" in entry else None,
         routes=tuple(Route(**route) for route in entry.pop("routes", ())),
         **entry,
     )
@@ -76,22 +126,29 @@ def home() -> Path:
     return Path(os.environ.get("M6REC_HOME") or platformdirs.user_cache_dir("m6rec")).expanduser().absolute()
 
 
+def shipped(name: str) -> Path:
+    """The folder of data that come with m6rec, in a clone or in an installed wheel; InputError if it is in neither."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / f"_{name}", package.parent / "data" / name):
+        if place.is_dir():
+            return place
+    raise InputError(f"{name}'s files are not in {place}; install m6rec anew, or in a clone run `git checkout data`.")
+
+
 def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     """A data set by name: "bazaar", which comes with m6rec, or a public one such as "ml-100k".
 
-    A public one comes from the cache, or is fetched into it first. Its malformed rows are left out, with one warning.
-
-    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown, cannot be had, or is damaged.
+    A public one comes from the cache, or is fetched into it first. ties, seed: as in `Dataset.from_frames`.
+    InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
-    source, report = SOURCES[name], Report(strict=False)
+    source = SOURCES[name]
+    if source.shipped:
+        return Dataset.from_folder(shipped(source.shipped), name=name, ties=ties, seed=seed)
     if not source.read:
         raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
-    folder = readers.shipped(source.shipped) if source.shipped else files(name)
-    data = Dataset.from_tables(source.read(folder, report), report, name=name, ties=ties, seed=seed)
-    report.warn(name)
-    return data
+    return Dataset.from_tables(source.read(files(name)), name=name, ties=ties, seed=seed)
 
 
 def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:
@@ -145,7 +202,7 @@ def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
     if sys.stderr.isatty() and not (folder / file).exists():
         print(note, file=sys.stderr)
     pooch.get_logger().setLevel("WARNING")
-    registry = pooch.create(folder, "", registry={file: sha256 or None}, urls={file: origin}, retry_if_failed=1)
+    registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
     try:
         registry.fetch(file, downloader=_download)
     except ValueError:

@@ -1,11 +1,13 @@
-"""Full ranking of the catalogue for every target, in chunks of users, for all metrics at once.
+"""Full ranking of the catalogue for every target, what lists are like, models as one, and probes for leaks.
 
-Any object with scores(users) -> (B, N) is ranked; `users` are `Targets`, an array of raw user ids with histories.
-Beyond accuracy: what lists (U, k) of item codes, -1 where there is none, show of the catalogue and of the user.
+Any object with scores(users) -> (B, N) is ranked, in chunks of users; `users` are `Targets`, an array of raw user ids
+with histories. Lists (U, k) hold item codes, -1 where there is none.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from sklearn.preprocessing import normalize
+from torch import Tensor
 
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
@@ -270,3 +273,171 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     """(U, N) 1 for each listed item."""
     rows, positions = np.nonzero(lists >= 0)
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
+
+
+_MOST = 256  # targets that are scored: enough to show a leak, and one chunk
+
+
+def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
+    """What a fitted model's scores give away in a sentence; empty = nothing found.
+
+    Each user's target gets another item, value and action, and the events after it get other columns. No score may
+    move, whether by one's own events or by other users'. model: it reads events from `users`.
+    """
+    split, targets = targets_of(data, split, part)
+    first = np.full(data.n_users, data.n_events)
+    first[targets.users] = targets.events
+    after = np.arange(data.n_events) - first[data.events["user"].to_numpy()]  # the target's is 0
+    other, some = _replaced(data, after >= 0, after > 0), _some(targets)
+    return _found("knows targets or what follows them", (model, data.targets(some)), (model, other.targets(some)))
+
+
+def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
+    """What fitting takes from events outside training; empty = the two fits score alike.
+
+    fit(data, split) -> a model, of a fixed seed and without early stopping on validation. It is called twice, once with
+    every event outside training replaced in all but its user.
+    """
+    split, targets = targets_of(data, split, "test")
+    users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true
+    return _found("is fitted on events outside training", (fit(data, split), users), (fit(other, split), users))
+
+
+def shuffled(data: Dataset, seed: int = 0) -> Dataset:
+    """The same data with each user's events in a random order, but for the last: the leave-one-out test target.
+
+    Histories keep their items and lose their order. Rank a fitted model on this and on `data` (Klenitskiy et al. 2024,
+    Does It Look Sequential?), or refit it on each: what NDCG@10 loses is what order is worth. Codes stay.
+    """
+    user = data.events["user"].to_numpy()
+    last = np.diff(user, append=-1) != 0
+    order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
+    moved = ["item", "action", "value"]  # times and requests stay where they are
+    events = data.events.assign(**{column: data.events[column].to_numpy()[order] for column in moved})
+    return replace(data, name=f"{data.name}-shuffled", events=events)
+
+
+def _some(targets: Targets) -> np.ndarray:
+    """Events of targets from the first to the last."""
+    return targets.events[np.unique(np.linspace(0, len(targets) - 1, min(_MOST, len(targets))).astype(np.int64))]
+
+
+def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
+    """Other items, values and actions at the events in `outcome` (E,); at those in `whole` all columns but the user.
+
+    Codes, catalogue and places stay, so that the same split and targets apply.
+    """
+    rng = np.random.default_rng(seed)
+    events = data.events.copy()
+    other = rng.integers(1, data.n_items, outcome.sum())  # never the same
+    events.loc[outcome, "item"] = (events["item"].to_numpy()[outcome] + other) % data.n_items
+    for column in events.columns.drop(["user", "item", "timestamp"]):
+        rows = np.flatnonzero(outcome if column in ("value", "action") else whole)
+        donors = np.arange(data.n_events)
+        donors[rows] = rng.integers(data.n_events, size=len(rows))
+        events[column] = events[column].to_numpy()[donors]
+    if data.timed:  # each later than the one before it, as a user's events must be
+        total = np.cumsum(np.where(whole, rng.integers(1, 10**6, data.n_events), 0))
+        start = np.concatenate([[0], total])[data.offsets[events["user"].to_numpy()]]
+        events["timestamp"] = events["timestamp"].to_numpy() + total - start
+    return replace(data, events=events)
+
+
+def _found(what: str, *served: tuple[Any, Targets]) -> list[str]:
+    """A sentence if the rows of two models' scores differ by more than sums in another order do."""
+    one, other = (next(scored(model, users, _MOST))[1] for model, users in served)
+    moved = ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
+    rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
+    return [f"{name_of(served[0][0])} {what}: {rows}"] if moved.any() else []
+
+
+UNIFORM = 0.01  # share of the prior that is uniform, so that no item is impossible
+TUNING_TARGETS = 5_000  # validation targets at most that a setting is chosen on
+
+
+class Interpolation(NamedTuple):
+    """Log-linear: log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
+
+    model: Any
+    prior: Any
+    weight: float
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N), higher = better."""
+        counts = _scores(self.prior, users)
+        share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
+        return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
+
+
+class Ensemble(NamedTuple):
+    """The mean of several models' log-probabilities."""
+
+    models: Sequence[Any]
+
+    def scores(self, users: Targets) -> Tensor:
+        """(B, N), higher = better."""
+        return torch.stack([_scores(model, users).log_softmax(-1) for model in self.models]).mean(0)
+
+
+class CachedScorer:
+    """A model whose scores (B, N) are computed once for each list of targets."""
+
+    def __init__(self, model: Any):
+        self.model, self._scores = model, {}
+
+    def scores(self, users: Targets) -> Tensor:
+        key = users.events.tobytes()
+        if key not in self._scores:
+            self._scores[key] = torch.as_tensor(self.model.scores(users)).cpu()
+        return self._scores[key]
+
+
+class Precomputed:
+    """Scores (U, N) of target events (U,) that were computed elsewhere."""
+
+    def __init__(self, name: str, events: np.ndarray, scores: np.ndarray):
+        self.name, self._events, self._scores = name, pd.Index(events), scores
+
+    def scores(self, users: Targets) -> np.ndarray:
+        """(B, N). InputError for a target without scores."""
+        rows = self._events.get_indexer(users.events)
+        if (rows < 0).any():
+            missing = users.events[rows < 0][0]
+            raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
+        return self._scores[rows]
+
+
+def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
+    """A function from a model to its NDCG@10, seen items masked, on validation targets (5,000 of them at most)."""
+    targets = data.targets(np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS]))
+
+    def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
+        ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]
+        return float(ndcg(np.concatenate(ranks)).mean())
+
+    return score
+
+
+def coordinate_ascent(
+    score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Each setting in turn goes along its grid while the score gets better, until no step of one setting helps.
+
+    start: a value of its grid for each setting. Every combination is scored once at most.
+    """
+    value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
+    best, before = dict(start), None
+    while best != before:
+        before = best
+        for name, steps in grid.items():
+            for direction in (-1, 1):
+                at = steps.index(best[name]) + direction
+                while 0 <= at < len(steps) and value(*(best | {name: steps[at]}).values()) > value(*best.values()):
+                    best = best | {name: steps[at]}
+                    at += direction
+    return best
+
+
+def _scores(model: Any, users: Targets) -> Tensor:
+    """(B, N) float64"""
+    return torch.as_tensor(model.scores(users)).cpu().double()

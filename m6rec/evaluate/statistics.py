@@ -129,12 +129,22 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
 
 
-def _interval(figure: Callable, *per_user: ArrayLike, level: float = LEVEL, **draws: int) -> Interval:
-    """Of a figure of the means over users."""
-    users, seeds = _paired(*per_user)
-    means = _resampled(users, **draws)
+def _interval(
+    figure: Callable, *per_user: ArrayLike, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Of a figure of the means over users, who are drawn for all of them at once."""
+    values, seeds = _paired(*per_user)  # (figures, U)
+    rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
+    rows = max(1, _AT_ONCE // users)
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(users, size=(min(rows, resamples - start), users))
+        means[:, start : start + rows] = [row[drawn].mean(axis=1) for row in values]
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
-        return Interval(float(figure(*users.mean(1))), *_percentiles(figure(*means), level), users.shape[1], seeds)
+        drawn = figure(*means)
+        # The ends are two of the drawn figures themselves: a ratio may be infinite, which cannot be interpolated.
+        ordered = np.sort(drawn[~np.isnan(drawn)])
+        tail = int(len(ordered) * (1 - level) / 2)
+        return Interval(*map(float, (figure(*values.mean(1)), ordered[tail], ordered[-1 - tail])), users, seeds)
 
 
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
@@ -148,23 +158,6 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
         if (other := values.shape[-1]) != (users := rows[0].shape[-1]):
             raise InputError(f"a paired figure needs the same users twice, and got {users} and {other}")
     return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
-
-
-def _resampled(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
-    """(figures, U) -> (figures, resamples) means, the same users drawn for every figure."""
-    rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
-    rows = max(1, _AT_ONCE // users)
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-        means[:, start : start + rows] = [figure[drawn].mean(axis=1) for figure in values]
-    return means
-
-
-def _percentiles(figures: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Two of the resampled figures themselves: a ratio may be infinite in some, which cannot be interpolated."""
-    ordered = np.sort(figures[~np.isnan(figures)])
-    tail = int(len(ordered) * (1 - level) / 2)
-    return float(ordered[tail]), float(ordered[-1 - tail])
 
 
 def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,19 +1,41 @@
-"""Explainers: what each token of a context contributes to one item. All have one signature -> (n - 1,).
+"""Explainers: what each token of a context contributes to one item; and reasons, the same in one sentence an item.
 
-The larger the more; nats where a score is taken apart. Reasons are rendered from `leave_one_out`.
+An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is taken
+apart. `against` a foil, the difference of two logits is explained. Reasons come from removal, never from attention.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, capture, one, prepared, spread, target_log_prob, tokens
+from m6rec.explain.capture import Model, capture, labels, one, prepared, spread, target_log_prob, tokens
 
 MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
+MAX_CAUSES = 3  # that a sentence names
+WEAKEST = 0.1  # of the strongest cause's effect: weaker ones are not named
+ENOUGH = 0.2  # coverage below which there is not enough evidence
+MAX_LENGTH = 60  # characters of a title
+
+
+class Cause(NamedTuple):
+    """A token that a reason names."""
+
+    label: str
+    type: str  # profile | history | request
+    token: int  # index in the record
+
+
+class Reason(NamedTuple):
+    """Why an item is recommended."""
+
+    sentence: str
+    causes: list[Cause]  # the strongest first; none where nothing helps the item
+    coverage: float  # effect of removing the causes / of removing the whole context, clipped to 0..1
 
 
 def unseen(logits: Tensor, context: Context) -> np.ndarray:
@@ -29,7 +51,7 @@ def top_item(model: Model, context: Context) -> int:
 
 
 def keep_tokens(context: Context, retained: np.ndarray) -> Context:
-    """One target's context (B = Q = 1) in K versions: kept (K, n - 1) bool says which of its tokens stay.
+    """One target's context (B = Q = 1) in K versions: retained (K, n - 1) bool says which of its tokens stay.
 
     Removed fields become absent, later events close up; what stays keeps its codes, its gap too. The start stays.
     """
@@ -37,20 +59,17 @@ def keep_tokens(context: Context, retained: np.ndarray) -> Context:
     profile, stays, request = spread(context, torch.from_numpy(retained).to(device), absent=False)
     order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first, in their order
     count = stays.sum(1, keepdim=True)  # (K, 1)
-    inside = torch.arange(stays.shape[1], device=device) < count
-
-    def closed(part: Tensor, absent: int) -> Tensor:
-        return part.expand(k, -1).gather(1, order).masked_fill(~inside, absent)
-
-    return Context(
-        closed(context.item, -1), closed(context.value, 0), closed(context.gap, 0),
-        context.profile * profile, context.request * request[:, None], count,
-    )  # fmt: skip
+    gone = torch.arange(stays.shape[1], device=device) >= count
+    events = [
+        part.expand(k, -1).gather(1, order).masked_fill(gone, absent)
+        for part, absent in ((context.item, -1), (context.value, 0), (context.gap, 0))
+    ]
+    return Context(*events, context.profile * profile, context.request * request[:, None], count)
 
 
 @torch.no_grad()
 def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with some tokens (K, n - 1) kept, computed in pieces.
+    """Logits (K, N) with some tokens (K, n - 1) retained, computed in pieces.
 
     vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
     """
@@ -62,12 +81,12 @@ def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Ten
 
 
 def attention(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """The target's attention, mean over layers and heads: (n - 1,), sums to 1; the same for every item."""
+    """The target's attention, mean over layers and heads, sums to 1; the same for every item."""
     return capture(model, context).attended.mean((0, 1))
 
 
 def rollout(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Attention rollout, half residual: (n - 1,); the same for every item. The target's own share is left out.
+    """Attention rollout, half residual, without the target's own share; the same for every item.
 
     Source: Abnar & Zuidema 2020, eq. 1.
     """
@@ -75,7 +94,7 @@ def rollout(model: Model, context: Context, item: int, against: int | None = Non
 
 
 def gradient_weighted(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Rollout of attention times its gradient, where positive, mean over heads: (n - 1,).
+    """Rollout of attention times its gradient, where positive, mean over heads.
 
     Source: Chefer et al. 2021 (Generic Attention-model Explainability), eq. 5 and 6.
     """
@@ -88,8 +107,8 @@ def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
 
     residual: the identity's share in each layer; None adds the identity unweighted.
     """
-    identity = np.eye(layers.shape[-1])
-    path, rows = identity, []
+    path = identity = np.eye(layers.shape[-1])
+    rows = []
     for layer in layers:
         path = (layer + identity if residual is None else (1 - residual) * layer + residual * identity) @ path
         rows.append(path[-1, :-1])
@@ -138,14 +157,23 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
 
 
 def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """What the item's score loses without each token: (n - 1,) nats, positive where the token helps; 0 for the start.
+    """What the item's score loses without each token, in nats, positive where the token helps; 0 for the start.
 
     An event is really removed and the history closes up. All are left out in one pass.
     """
-    n = len(tokens(one(context))[0])
-    retained = np.concatenate((np.ones((1, n), bool), ~np.eye(n, dtype=bool)))
-    scores = target_log_prob(logits_of(model, context, retained), item, against).cpu().numpy()
-    return np.where(np.arange(n) == 0, 0, scores[0] - scores[1:])  # else the start's is rounding
+    return _removed(model, one(context), [item], against)[0][0]
+
+
+def _removed(
+    model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What items' scores lose without each token, (I, n - 1), and without all (I,); the scores themselves (I,)."""
+    n = len(tokens(context)[0])
+    start = np.arange(n) == 0  # always stays
+    logits = logits_of(model, context, np.stack((np.ones(n, bool), start, *~np.eye(n, dtype=bool))), vectors)
+    scores = np.stack([target_log_prob(logits, item, against).cpu().numpy() for item in items])  # (I, 2 + n - 1)
+    lost = scores[:, :1] - scores
+    return np.where(start, 0, lost[:, 2:]), lost[:, 1], scores[:, 0]  # the start's own is rounding
 
 
 def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:
@@ -167,13 +195,13 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
 
 
 def recency(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """The later the event the more: (n - 1,), 0 for tokens that are no event."""
+    """The later the event the more, 0 for tokens that are no event."""
     types, positions, _ = tokens(one(context))
     return np.where(types == "history", positions + 1.0, 0)
 
 
 def random(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Random numbers: (n - 1,), the same ones for the same item and number of tokens."""
+    """Random numbers, the same ones for the same item and number of tokens."""
     n = len(tokens(one(context))[0])
     return np.random.default_rng((item, n)).random(n)
 
@@ -182,3 +210,44 @@ Explainer = Callable[..., np.ndarray]
 EXPLAINERS: dict[str, Explainer] = {
     e.__name__: e for e in (leave_one_out, integrated, gradient_weighted, rollout, attention, recency, random)
 }
+
+
+def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
+    """Why items (codes) have their dense log-probability in a context of one user; vectors: as in `logits_of`."""
+    context = one(context).to(model.device)
+    types, names = tokens(context)[0], labels(model, context)
+    effects, wholes, scores = _removed(model, context, items, vectors=vectors)
+    chosen = [_strongest(effect) for effect in effects]
+    after = logits_of(model, context, np.stack([~np.isin(np.arange(len(types)), named) for named in chosen]), vectors)
+    out = []
+    for item, named, whole, score, less in zip(items, chosen, wholes, scores, after, strict=True):
+        lost = score - float(target_log_prob(less, item))
+        coverage = float(np.clip(lost / whole, 0, 1)) if whole > 0 and named else 0.0
+        causes = [Cause(names[t], str(types[t]), t) for t in named]
+        out.append(Reason(_sentence(causes, coverage), causes, coverage))
+    return out
+
+
+def _strongest(effects: np.ndarray) -> list[int]:
+    """Tokens (n - 1,) worth naming; never the start, whose effect is 0."""
+    least = max(WEAKEST * effects.max(), 0)
+    return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
+
+
+def _sentence(causes: list[Cause], coverage: float) -> str:
+    if coverage < ENOUGH:
+        return f"Not enough evidence: no few causes stand out (the strongest cover {coverage:.0%})."
+    events, clauses = [], []
+    for label, kind, _ in causes:
+        label = label if len(label) <= MAX_LENGTH else label[: MAX_LENGTH - 1] + "…"
+        name, _, value = label.partition(" ")
+        special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
+        if kind == "history":
+            events.append(label)
+        else:
+            clauses.append(
+                f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")
+            )
+    if events:
+        clauses.insert(0, f"you chose {', '.join(events[:-1])}{' and ' * (len(events) > 1)}{events[-1]}")
+    return f"Because {', and '.join(clauses)}."

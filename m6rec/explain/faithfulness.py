@@ -17,7 +17,7 @@ from torch import nn
 
 from m6rec.data.context import Context
 from m6rec.explain.capture import Model, one, target_log_prob, tokens
-from m6rec.explain.explainers import EXPLAINERS, Explainer, logits_of, top_item
+from m6rec.explain.explainers import ENOUGH, EXPLAINERS, Explainer, logits_of, reasons, top_item, unseen
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
@@ -25,11 +25,11 @@ SHARES = [1, 2, 4, 10]  # the steps that comprehensiveness and sufficiency avera
 
 
 class Faithfulness(NamedTuple):
-    """Each explainer's measures and curves."""
+    """Each explainer's measures and curves: explainer -> what it has for each user."""
 
     table: pd.DataFrame  # explainer × MEASURES, means over users, best deletion first
-    per_user: dict[str, pd.DataFrame]  # explainer -> one row a user, the same measures
-    deletion: dict[str, np.ndarray]  # explainer -> (U, STEPS + 1) share of the probability left
+    per_user: dict[str, pd.DataFrame]  # one row a user, the same measures
+    deletion: dict[str, np.ndarray]  # (U, STEPS + 1) share of the probability left
     insertion: dict[str, np.ndarray]  # the same, from the start token alone up to the whole context
 
 
@@ -66,10 +66,33 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
     return Faithfulness(table, per_user, deletion, insertion)
 
 
+def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Explain the first k items of each row's list, remove the named causes, and rank again (dense head).
+
+    A row a user. lowered: share of the items whose rank fell, ranks: mean fall; both without the causes and without as
+    many random events, over the items with enough evidence (NaN: none). coverage, enough: means over all items.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for context in (one(contexts, row) for row in range(len(contexts.item))):
+        types = tokens(context)[0]
+        logits = unseen(logits_of(model, context, np.ones((1, len(types)), bool)), context)[0]
+        items = np.argsort(-logits, kind="stable")[:k]
+        given = reasons(model, context, items)
+        enough = [r.coverage >= ENOUGH for r in given]
+        named = [[cause.token for cause in r.causes] for r in given]
+        drawn = [rng.permutation(np.flatnonzero(types == "history"))[: len(causes)] for causes in named]
+        retained = np.array([~np.isin(np.arange(len(types)), gone) for gone in (*named, *drawn)])
+        after = unseen(logits_of(model, context, retained), context)
+        rank = (after > after[np.arange(2 * k), np.tile(items, 2), None]).sum(1).reshape(2, k)
+        fell = (rank - np.arange(k))[:, enough]  # (named or random, items with enough evidence)
+        means = np.stack(((fell > 0).mean(1), fell.mean(1)), 1).ravel() if fell.size else np.full(4, np.nan)
+        rows.append((*means, np.mean([r.coverage for r in given]), np.mean(enough)))
+    return pd.DataFrame(rows, columns=["lowered", "ranks", "lowered_random", "ranks_random", "coverage", "enough"])
+
+
 def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Context, int]]:
     """Each row's context that has `least` tokens, and its top item."""
-    for row in range(len(contexts.item)):
-        context = one(contexts, row)
+    for context in (one(contexts, row) for row in range(len(contexts.item))):
         if len(tokens(context)[0]) >= least:
             yield context, top_item(model, context)
 
@@ -80,8 +103,7 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
     The head's matrix is the items' vectors, which are also input: a random rotation of the state does the same.
     """
     other = _copied(model)
-    fusion = other.network.fusion
-    block = fusion.joint[-1]
+    fusion, block = other.network.fusion, other.network.fusion.joint[-1]
     torch.manual_seed(seed)
     for layer in (block.out, block.gate, *block.ffn, block.ffn_gate):
         if isinstance(layer, nn.Linear):
@@ -108,11 +130,8 @@ def agreement(
     Users with fewer than three tokens beside the start are left out: there is no order to compare.
     """
     targets = list(_targets(model, contexts, least=4))
-
-    def retained(explain: Explainer, *target: object) -> float:
-        return float(spearmanr(*(explain(m, *target)[1:] for m in (model, other))).statistic)
-
-    return {name: np.array([retained(explain, *target) for target in targets]) for name, explain in explainers.items()}
+    pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}
+    return {name: np.array([spearmanr(*pair).statistic for pair in both]) for name, both in pairs.items()}
 
 
 def _copied(model: Model) -> Model:

@@ -43,7 +43,6 @@ class SegmentCache:
         self.network, self.local_layers, self.length, self.capacity = network, local_layers, length, capacity
         self._states: OrderedDict[tuple[str, bytes], Tensor] = OrderedDict()  # the least recent first
         self._hits = self._misses = 0
-        self._inside: list[dict] = []  # of every module, its parameters and its modules
         self._snapshot = None
         self._update_version()
 
@@ -70,17 +69,10 @@ class SegmentCache:
         return torch.stack([self._states[key] for key in keys])
 
     def _update_version(self) -> None:
-        """Take a new version where a weight or a module moved. Every request asks, so it must take no time.
-
-        PyTorch counts every write to a tensor, but for one through `.data`: nobody writes so here.
-        """
-        if self._snapshot != self._look():
-            self._inside = [part for module in self.network.modules() for part in (module._parameters, module._modules)]
-            self._snapshot, self.version = self._look(), f"{version(self.network)}-{self.local_layers}"
-
-    def _look(self) -> list:
-        parts = (part for inside in self._inside for part in inside.values())
-        return [(id(p), p.data_ptr(), p._version) if isinstance(p, Tensor) else id(p) for p in parts]
+        """Take a new version where a weight moved: PyTorch counts all writes but those through `.data`."""
+        snapshot = [(id(weight), weight.data_ptr(), weight._version) for weight in self.network.parameters()]
+        if self._snapshot != snapshot:
+            self._snapshot, self.version = snapshot, f"{version(self.network)}-{self.local_layers}"
 
     @property
     def use(self) -> Use:

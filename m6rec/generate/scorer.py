@@ -12,8 +12,7 @@ from m6rec.data.dataset import Targets
 from m6rec.errors import InputError
 from m6rec.generate.beam import Generated, Step, generate
 from m6rec.model.attention import KVCache
-from m6rec.model.heads import DigitDecoder
-from m6rec.model.network import Network
+from m6rec.model.network import DigitDecoder, Network
 
 METHODS = ("generated", "dense", "exact", "hybrid")
 MAX_PREFIXES = 2**14  # stepped at a time, over all states: about 100 MB at a width of 64

@@ -143,13 +143,12 @@ class Run(NamedTuple):
 
 
 class Stack(nn.ModuleList):
-    """`layers` blocks, one after the other; shared: one block serves as every layer (ALBERT, Lan et al. 2020)."""
+    """`layers` blocks, one after the other; shared: one serves as every layer (ALBERT, Lan et al. 2020)."""
 
-    def __init__(self, config: Config, layers: int, *, shared: bool = False):
+    def __init__(self, config: Config, layers: int, *, shared: bool = False, block: Callable[..., nn.Module] = Block):
         self.depth = layers
-        super().__init__(
-            Block(config.width, config.heads, config.dropout) for _ in range(min(layers, 1) if shared else layers)
-        )
+        own = range(min(layers, 1) if shared else layers)
+        super().__init__(block(config.width, config.heads, config.dropout) for _ in own)
 
     def forward(
         self,

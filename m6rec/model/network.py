@@ -1,15 +1,19 @@
-"""The network, from top to bottom: item encoder, context fusion, decoders; dense and generated recommendation.
+"""The network, from top to bottom: items, context, digits, contents; dense and generated recommendation.
 
 - one `Stack` and one `attend` under every mask
-- item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
+- an item is one segment: its text, image and sound tokens run through the local layers, then an [ITEM] token attends to
+  them and becomes its vector. How they fuse is a mask (`masks.item`). A training item may add an ID embedding
 - items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
 - context fusion (the source document's section 3.3.2) has two streams that share blocks. The *history stream* holds
   profile and events and never sees a request, so its cache serves every later request. The *target stream* has one
   token per target, which attends to the profile, to the events before it and to its own request. One pass answers
-  every target, and nothing of event t reaches target t.
+  every target, and nothing of event t reaches target t
+- item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
 """
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +25,174 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
+from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.attention import KVCache, Stack
-from m6rec.model.embed import Encoded, ItemEncoder
-from m6rec.model.heads import ContentDecoder, DigitDecoder
+from m6rec.model.attention import KVCache, Run, Stack
+from m6rec.model.text_model import TextCache
 from m6rec.model.tree import Tree, insert, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
+NODE_CHUNK = 2**19  # values of node vectors that a decoding step reads at a time: 2 MB
+
+
+class Tokens(NamedTuple):
+    """One item's tokens, one modality after the other."""
+
+    x: Tensor  # (N, L, D)
+    present: Tensor  # (N, L) bool
+    modality: Tensor  # (L,) which of MODALITIES each token belongs to
+    positions: Tensor  # (L,) rotary positions, from 1 in each modality
+
+
+class Encoded(NamedTuple):
+    """Items as vectors, and the attention weights of each one's [ITEM] token."""
+
+    vectors: Tensor  # (N, D)
+    weights: Tensor | None  # (N, H, 1, L) over the tokens, or None
+    modality: Tensor  # (L,) which of MODALITIES each column of the weights belongs to
+
+    def modality_weights(self) -> Tensor:
+        """The attention mass on each of MODALITIES, mean over heads: (N, M).
+
+        Rows sum to 1, but for "cross": there the first modality is the query and has no share.
+        """
+        weights = self.weights.mean(1).squeeze(1)  # (N, L)
+        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches (N, P, size) -> tokens (N, P, D): an MLP, because what matters in a patch is seldom linear in it."""
+
+    def __init__(self, patches: int, size: int, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(size, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.position = nn.Embedding(patches, width)
+        self.hidden = nn.Parameter(torch.empty(width))
+        # The squared error of predicting the mean patch.
+        self.register_buffer("variance", torch.ones(patches), persistent=False)
+
+    def fit(self, patches: np.ndarray) -> None:
+        """Keep the variance (P,) of the training set's patches (N, P, size)."""
+        if len(patches):
+            self.variance = torch.as_tensor(patches.var(0).mean(-1))
+
+    def forward(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """hidden (N, P) bool: patches of which only the position is given."""
+        x = self.mlp(patches)
+        if hidden is not None:
+            x = torch.where(hidden[..., None], self.hidden, x)
+        return x + self.position.weight
+
+
+class ItemEncoder(nn.Module):
+    """Items' `Features` -> vectors (N, D). `sizes` are the (patches, values) of the image and sound that there are."""
+
+    def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
+        super().__init__()
+        width = config.width
+        self.fusion, self.identity_dropout = config.fusion, config.identity_dropout
+        self.modality_dropout, self.catalogue_dropout = config.modality_dropout, config.catalogue_dropout
+        self.modalities = [m for m in MODALITIES if m in config.modalities and (m == "text" or m in sizes)]
+        self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.patches = nn.ModuleDict({m: PatchEmbedding(*sizes[m], width) for m in self.modalities if m in sizes})
+        self.modality = nn.Embedding(len(MODALITIES), width)
+        self.absent = nn.Embedding(len(MODALITIES), width)
+        self.query = nn.Parameter(torch.empty(width))
+        self.local = Stack(config, config.local_layers)
+        self.bag = None  # without local layers, a residual MLP on the mean token
+        if not self.local:
+            drop = nn.Dropout(config.dropout)
+            self.bag = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), drop, nn.Linear(2 * width, width))
+        self.mean_norm = nn.RMSNorm(width)
+        self.gate = nn.Linear(width, 1) if config.fusion == "gated" else None
+        self.project = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width))
+        self.identity = nn.Embedding(items, width) if config.identity else None
+
+    def forward(self, content: Features, codes: Tensor | None = None, *, weights: bool = False) -> Encoded:
+        """Encode items; `codes` (N,) index the ID embeddings, -1 (or None for all) means that there is none."""
+        encoded = self.content(content, weights=weights)
+        return encoded if codes is None else encoded._replace(vectors=encoded.vectors + self.id_embedding(codes))
+
+    def id_embedding(self, codes: Tensor) -> Tensor:
+        """Items' ID embeddings (N, D), 0 for codes of -1; a training step drops a share of them."""
+        if self.identity is None:
+            return self.absent.weight.new_zeros(len(codes), self.absent.embedding_dim)
+        used = codes >= 0
+        if self.training and self.identity_dropout:
+            used = used & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
+        return self.identity(codes.clamp(min=0)) * used[:, None]
+
+    def content(
+        self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
+    ) -> Encoded:
+        """The vectors of the content alone. modalities: those that any of these items has, if that is known."""
+        if not self.modalities:  # only the ID embedding is left
+            nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
+            return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
+        if self.training and self.modality_dropout and len(self.modalities) > 1:
+            content = self._drop_modalities(content)
+        tokens = self.embed(content, modalities=modalities)
+        if self.bag is not None:
+            if weights:
+                raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
+            mean = self._means(tokens.x, tokens)[0].mean(1)
+            return Encoded(mean + self.bag(mean), None, tokens.modality)
+        mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
+        x = self.local(tokens.x, mask, positions, last=-1).states
+        # In the last local layer only [ITEM], at position 0, is a query: nobody needs the other outputs.
+        means, own = self._means(x, tokens)
+        query, seen = means.mean(1, keepdim=True), tokens.present[:, None]  # (N, 1, D), (N, 1, L)
+        if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
+            query, seen = means[:, :1], seen & ~own[:, :1]
+        elif self.gate is not None:  # late fusion: one [ITEM] for each modality, (N, M, D), (N, M, L)
+            query, seen = means, seen & own
+        query, options = self.query + self.mean_norm(query), {"keys": (x, positions), "first": -1, "weights": weights}
+        run = self.local(query, seen[:, None], positions[:1] - 1, **options)
+        share = torch.ones_like(run.states[..., :1])
+        if self.gate is not None:  # and a gate that weighs their outputs
+            share = self.gate(run.states).masked_fill(~seen.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
+        mass = torch.einsum("nhml,nm->nhl", run.weights[0], share[..., 0])[:, :, None] if weights else None
+        return Encoded(self.project((share * run.states).sum(1)), mass, tokens.modality)
+
+    def embed(
+        self, content: Features, hidden: dict[str, Tensor] | None = None, modalities: tuple[str, ...] | None = None
+    ) -> Tokens:
+        """Tokens before any layer; `hidden` names the patches (N, P) bool of which only the position is given."""
+        parts = []
+        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # at least empty tokens
+            number, raw = MODALITIES.index(m), getattr(content, m)
+            present = content.present[:, number, None].expand(-1, raw.shape[1])
+            x = self.tokens(raw) if m == "text" else self.patches[m](raw, (hidden or {}).get(m))
+            present = present & (raw > 0) if m == "text" else present
+            positions = torch.arange(1, raw.shape[1] + 1, device=raw.device)
+            parts.append((x + self.modality.weight[number], present, torch.full_like(positions, number), positions))
+        x, present, numbers, positions = zip(*parts, strict=True)
+        return Tokens(torch.cat(x, 1), torch.cat(present, 1), torch.cat(numbers), torch.cat(positions))
+
+    def _means(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Each modality's mean token, or its learnt absent vector: (N, M, D); and each token's modality: (1, M, L).
+
+        [ITEM] starts as their mean, so that training begins from a bag of tokens.
+        """
+        numbers = torch.tensor([MODALITIES.index(m) for m in self.modalities], device=x.device)
+        own = (tokens.modality == numbers[:, None])[None]
+        picked = (own & tokens.present[:, None]).to(x.dtype)  # (N, M, L)
+        count = picked.sum(-1, keepdim=True)
+        means = torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers))
+        return means, own
+
+    def hidden_modalities(self) -> tuple[str, ...]:
+        """Modality dropout of a whole step: in a share of them one or more modalities, but not all, for every item."""
+        count = len(self.modalities)
+        if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
+            return ()
+        return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
+
+    def _drop_modalities(self, content: Features) -> Features:
+        """Modality dropout: mask some modalities of some items, never an item's last one."""
+        kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
+        remaining = content.present & kept
+        return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
 
 
 class Fused(NamedTuple):
@@ -123,6 +288,145 @@ class ContextFusion(nn.Module):
         return Fused(self.norm(run.states), run.weights, history.weights)
 
 
+class DigitDecoder(nn.Module):
+    """States (B, D) and the digits so far -> logits of the next digit."""
+
+    def __init__(self, config: Config, widths: tuple[int, ...], items: int):
+        super().__init__()
+        self.widths, self.size = widths, items  # size: of the catalogue that it was made for
+        nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
+        self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
+        self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
+        self.blocks = Stack(config, config.decoder_layers)
+        self.project = nn.Linear(config.width, config.width)
+        # The tree is part of the model: it is saved, loaded and moved with the weights.
+        self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
+        self.register_buffer("item", torch.full((math.prod(widths),), -1))
+
+    @property
+    def tree(self) -> Tree:
+        """The tree of semantic IDs."""
+        return Tree(self.widths, self.leaf, self.item)
+
+    @property
+    def built_tree(self) -> Tree:
+        """The tree, once there is one: before, every semantic ID would name the same item. InputError then."""
+        if not (self.item >= 0).any():
+            raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
+        return self.tree
+
+    @torch.no_grad()
+    def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
+        """Start from a tree over item vectors (N, D): nodes at their items' mean, biases at the log of their number."""
+        self.leaf.copy_(tree.leaf)
+        self.item.copy_(tree.item)
+        prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
+        for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
+            counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
+            total = torch.zeros_like(node).index_add_(0, prefixes[:, level], vectors)
+            node.copy_(total / counts.clamp(min=1)[:, None])
+            bias.copy_(counts.clamp(min=1).log())
+        self.project.weight.zero_()
+        self.project.bias.zero_()
+
+    def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
+        """Logits of every digit of items, all levels in one pass: (B, D), (B,) -> G × (B, W).
+
+        allowed (N,) bool: the only items that count as positives or negatives.
+        """
+        prefixes = self.tree.prefixes(items)  # (B, G)
+        digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
+        positions = torch.arange(len(digits), device=state.device)
+        run = self.blocks(torch.stack(digits, 1), masks.causal(len(digits), state.device), positions)
+        states = state[:, None] + self.project(run.states)  # (B, G, D)
+        parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
+        valid = self.tree.valid_nodes(allowed)
+        return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
+
+    def step(
+        self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
+    ) -> tuple[Tensor, Run]:
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`.
+
+        Equal to `teacher_forced`, by a test.
+        """
+        x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
+        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
+        return self.choices(state + self.project(run.states[:, 0]), level, parent), run
+
+    def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
+
+        Children without an item get -inf here, so nothing has to be filtered later. valid (nodes,) bool narrows them.
+        """
+        width = self.widths[level]
+        valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
+        bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(valid), -1)  # (parents, W·D)
+        if level == 0:
+            logits = states @ nodes.view(width, -1).T + bias[0]
+        else:
+            # Only the parents' own children are read; outside training in chunks that fit into the processor's cache,
+            # because one large copy costs ten times what the products do.
+            rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
+            parts = zip(states.split(rows), parent.split(rows), strict=True)
+            own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
+            logits = torch.cat(list(own)) + F.embedding(parent, bias)
+        return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
+
+
+class ContentDecoder(nn.Module):
+    """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own.
+
+    sizes: the (patches, values) of each modality whose patches it reconstructs.
+    """
+
+    def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
+        super().__init__()
+        self.blocks = Stack(config, config.decoder_layers)
+        self.norm = nn.RMSNorm(config.width)
+        self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
+
+    def words(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
+        """Logits of the next token at every position of the target: (B, T) ids -> (B, T, V).
+
+        An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
+        The gap may be the whole text: then the target is a caption of the photograph and the recording.
+        """
+        return self.write(items, source, target)[0]
+
+    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
+        """`words`, the cache of all that was read, and the position (1,) of the target's first token."""
+        tokens = items.embed(source)
+        x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
+        first = tokens.positions.max()[None] + 1  # after the source's longest modality
+        positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
+        x, caches = self._read(items, x, masks.unilm(tokens.present, target > 0), positions)
+        cache = TextCache(torch.cat((tokens.present, target > 0), 1), caches)
+        return x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, first
+
+    def decode_step(
+        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor
+    ) -> tuple[Tensor, TextCache]:
+        """One more token (B, 1) of the target, at a position (1,): its logits (B, 1, V) and the cache with it."""
+        x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
+        x, caches = self._read(items, x, masks.segment(present), position, past.layers)
+        return x @ items.tokens.weight.T, TextCache(present, caches)
+
+    def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
+        tokens = items.embed(content, hidden)
+        x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
+        return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
+
+    def _read(
+        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = ()
+    ) -> tuple[Tensor, list[KVCache]]:
+        depth = items.local.depth
+        local = items.local(x, mask, positions, past=past[:depth])
+        run = self.blocks(local.states, mask, positions, past=past[depth:])
+        return self.norm(run.states), [*local.caches, *run.caches]
+
+
 class Network(nn.Module):
     """Tensors in, tensors out. `content` is the catalogue's features, kept on the network's device.
 
@@ -134,13 +438,11 @@ class Network(nn.Module):
     ):
         super().__init__()
         n = len(content.present)
-        codes, present = (
-            np.arange(n) if known is None else np.where(known, np.arange(n), -1),
-            np.asarray(content.present),
-        )
+        codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
+        present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        files = [(m, MODALITIES.index(m)) for m in FILE_MODALITIES if m in config.modalities]
-        sizes = {m: getattr(content, m).shape[1:] for m, number in files if present[:, number].any()}
+        files = [m for m in FILE_MODALITIES if m in config.modalities and present[m].any()]
+        sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
@@ -148,7 +450,7 @@ class Network(nn.Module):
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
         for m, patch in self.items.patches.items():
-            patch.fit(getattr(content, m)[present[:, MODALITIES.index(m)] & (codes >= 0)])
+            patch.fit(getattr(content, m)[present[m] & (codes >= 0)])
         self.initialise()
 
     def _keep(self, content: Features) -> None:

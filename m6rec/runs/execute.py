@@ -4,7 +4,6 @@ Parameters are checked before anything starts; an executed copy has its figures 
 """
 
 import ast
-import hashlib
 import itertools
 import json
 import os
@@ -29,25 +28,20 @@ from nbconvert import HTMLExporter
 
 from m6rec.cache import whole
 from m6rec.errors import InputError, did_you_mean
-from m6rec.record import Figure, code_hash, environment, recorded, write_json
+from m6rec.record import Figure, code_hash, environment, recorded, rounded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}
-body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
-img, svg {{ max-width: 100%; height: auto; background: #fff; }} section img {{ max-width: 20rem; }}
-pre, table {{ overflow-x: auto; font-size: .85rem; }} .highlight {{ background: #f5f6f8; color: #000; }}
-a.anchor-link {{ display: none; }}
-@media (prefers-color-scheme: dark) {{
-  body {{ background: #15181c; color: #dde1e6; }} a {{ color: #7db7ff; }}
-  .highlight {{ filter: invert(.9) hue-rotate(180deg); }}
-}}</style><body>{body}</body></html>
+:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
+img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ overflow-x: auto }}
+.highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
+</style><body>{body}</body></html>
 """
-PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
+ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
 DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
 
 
@@ -191,7 +185,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder.mkdir(parents=True)
     done, metrics = [], {}
-    for execution in _execute(paths, folder, typed):
+    for execution in execute_all(paths, folder, typed):
         figures = {name: figure.plain() for name, figure in execution.figures.items()}
         if twice := sorted(figures.keys() & metrics.keys()):
             execution = execution._replace(error=f"records {twice[0]}, which another notebook recorded")
@@ -209,65 +203,46 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
-    report(folder, done, metrics["run"], source=paths[0].parent.absolute())
+    report(folder, done, source=paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution], run: Mapping[str, dict], *, source: Path) -> Path:
+def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
     """Write nbconvert's page of each executed notebook and index.html into the folder; returns the index.
 
-    run: what they came from and ran on. source: the notebooks' own folder, to which their links are relative.
-    Everything is in the pages, formulas as TeX; their policy forbids scripts and the network: titles may hold markup.
+    source: the notebooks' own folder, to which their links are relative. Everything is in the pages, formulas as TeX;
+    their policy forbids scripts and the network: titles may hold markup.
     """
-    exporter = HTMLExporter(
-        template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
-    )
-    exporter.config.NbConvertBase.display_data_priority = SHOWN
-    stems = [execution.path.stem for execution in executions]
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
+    stems, index = [execution.path.stem for execution in executions], ""
 
     def link(found: re.Match) -> str:
         stem = found[1].removesuffix(".ipynb")
         place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
         return f'href="{place}'
 
-    def write(name: str, title: str, body: str, css: str = "") -> Path:
-        (folder / name).write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
-        return folder / name
+    def write(stem: str, title: str, body: str, css: str = "") -> Path:
+        (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
+        return folder / f"{stem}.html"
 
-    facts = {key: run[key] for key in ("commit", "seed", "device", "cores", "platform") if key in run}
-    facts |= run.get("versions", {})
-    parts = [f"<h1>m6rec: the executed notebooks</h1><p>{escape(' · '.join(f'{k} {v}' for k, v in facts.items()))}</p>"]
     for done in executions:
-        name, title, picture = f"{done.path.stem}.html", done.path.stem, ""
+        stem = title = done.path.stem
         if done.path.exists():
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
             body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
-            write(name, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
-            picture = next(re.finditer(r'<img[^>]*"data:image/png[^>]*>', body), [""])[0]
-        heading = f'<h2><a href="{name}">{escape(title)}</a></h2>'
-        parts.append(f"<section>{heading}<p>{escape(str(done))}</p>{picture}</section>")
-    parts.append('<p>Every figure with its interval: <a href="metrics.json">metrics.json</a></p>')
-    return write("index.html", "m6rec: the executed notebooks", "\n".join(parts))
+            write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
+        index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
+    index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
+    return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
 
 
-def refresh(paths: Sequence[Path]) -> list[Execution]:
-    """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
-    done, places = [], {path.name: path for path in paths}
-    with tempfile.TemporaryDirectory() as folder:
-        for execution in _execute(paths, Path(folder)):
-            if execution.ok:
-                nbformat.write(clean(read(execution.path)), places[execution.path.name])
-            done.append(execution)
-            print(execution, flush=True)
-    return done
-
-
-def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
+def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each, AT_ONCE at most; they come as they end.
 
     With a thread each, two on two cores take less time than one after the other with two, and compute the same numbers
@@ -275,28 +250,6 @@ def _execute(paths: Sequence[Path], folder: Path, parameters: Mapping[str, objec
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
-
-
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
-    notebook = nbformat.from_dict(notebook)
-    language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
-        for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
-    return notebook
-
-
-class Sweep(NamedTuple):
-    """What became of a sweep: the runs finished now and before, the failed ones with their errors, and the tables."""
-
-    ran: list[Path]
-    finished: list[Path]
-    failed: dict[Path, str]
-    tables: list[Path]
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
@@ -315,50 +268,36 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
         name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
-        if len(name) > 120:  # file systems have a limit
-            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         runs[out / name] = given
     return runs
 
 
-def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> Sweep:
+def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
-    A run's folder is <out>/<hash of the code>/<parameters>; one that has DONE is finished and not repeated. An
-    interrupt ends the runs that are under way, writes the tables of the finished ones and is raised again.
-    InputError, before anything starts, if the grid does not fit the notebook.
+    Returns what became of each by its folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or
+    why it failed; out/results.csv has a row of each finished one. An interrupt ends the runs that are under way, writes
+    that table and is raised again. InputError, before anything starts, if the grid does not fit the notebook.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     runs = plan(notebook, grid, out)
-    finished = [folder for folder in runs if (folder / DONE).exists()]
-    todo, failed = {folder: given for folder, given in runs.items() if folder not in finished}, {}
+    ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
+    todo = [(notebook, *run, max(1, cpu_count() // jobs)) for run in runs.items() if run[0] not in ends]
     print(f"{len(todo)} of {len(runs)} runs are to be done")
-    calls = ((notebook, *run, max(1, cpu_count() // jobs)) for run in todo.items())
     try:
-        for folder, error in side_by_side(_run, calls, jobs):
-            failed |= {folder: error} if error else {}
-            print(f"{folder.name}: {error or 'finished'}")
+        for folder, error in side_by_side(_run, todo, jobs):
+            ends[folder] = error or "finished"
+            print(f"{folder.name}: {ends[folder]}")
     finally:
-        tables = write_tables(notebook, out)
-    return Sweep([folder for folder in todo if folder not in failed], finished, failed, tables)
-
-
-def write_tables(notebook: Path, out: Path) -> list[Path]:
-    """Gather the finished runs of today's code into results.parquet and results.csv, one row each; none of none."""
-    rows = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}"))
-    ]
-    if not rows:
-        return []
-    parameters = [*defaults(notebook)]  # "width=64" and the default of 64 are one and the same run
-    table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
-    paths = [out / "results.parquet", out / "results.csv"]
-    for path, write in zip(paths, (table.to_parquet, table.to_csv), strict=True):
-        with whole(path) as new:
-            write(new, index=False)
-    return paths
+        finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
+        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in finished]:
+            # "width=64" and the default of 64 are one and the same run.
+            table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+            with whole(out / "results.csv") as new:
+                table.to_csv(new, index=False)
+    return ends
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
@@ -378,3 +317,69 @@ def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -
     row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
     write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
     return folder, ""
+
+
+class Failed(Exception):
+    """A notebook that did not end well; the message says why and where its log is."""
+
+
+def measure(notebook: Path, *, only: str = "") -> Path:
+    """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
+
+    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
+    not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
+    stay under runs/results/. Raises Failed, or InputError if another notebook owns a name or nothing is measured.
+    """
+    stem, folder = notebook.stem, notebook.parent / "results"
+    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
+    asked = {"scale": "full"} | ({"only": only} if only else {})
+    command = f"make results NB={stem}" + f" ONLY={only}" * bool(only)
+    # Before the run: this is the code that it starts from.
+    origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
+    others = read_all(folder, but="" if only else stem)
+    old = others.pop(stem, {})
+    done = execute(notebook, place / notebook.name, asked)
+    if not done.ok:
+        raise Failed(f"{stem} failed, its old results stay: {done.error} (see {done.log})")
+    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
+    if only and not figures:
+        raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
+    for owner, result in others.items():
+        if both := sorted(figures.keys() & result.keys()):
+            raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
+    for figure in figures.values():
+        figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
+    origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
+    source = {what: old["run"][what] for what in ORIGIN} if old else {}
+    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
+    return folder / f"{stem}.json"
+
+
+def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
+    """Every committed result by notebook: {"04_recommendations": {"<name>": {"value", …}, "run": {…}}}, in order.
+
+    InputError for a file that is damaged or older than today's form. but: a notebook whose file is left out.
+    """
+    found = {}
+    for path in sorted(path for path in Path(folder).glob("*.json") if path.stem != but):
+        try:
+            figures = found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            origins = [figures["run"], *(figure["from"] for figure in figures.values() if "from" in figure)]
+            missing = [what for what in ORIGIN if any(what not in origin for origin in origins)]
+            wrong = f"was written by an older m6rec, without {', '.join(missing)}" if missing else ""
+        except (ValueError, KeyError, TypeError):
+            wrong = "is no results file"
+        if wrong:
+            raise InputError(f"{path} {wrong}: measure it again with make results NB={path.stem}.")
+    return found
+
+
+def stale(folder: Path) -> list[str]:
+    """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
+
+    def fresh(name: str, run: dict[str, Any]) -> bool:
+        path = Path(folder).parent / f"{name}.ipynb"
+        return path.exists() and run["code_hash"] == code_hash(path) and not run.get("only")
+
+    return [name for name, result in read_all(folder).items() if not fresh(name, result["run"])]

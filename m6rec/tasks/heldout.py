@@ -145,7 +145,7 @@ class OpenDomain(HeldOut):
             if scratch:
                 torch.manual_seed(seed)
                 network = TextTransformer(backbone.config, len(backbone.tokenizer))
-                backbone, rate = backbone._replace(network=network, key="untrained"), SCRATCH_RATE
+                backbone, rate = backbone._replace(network=network), SCRATCH_RATE
             tuned = fine_tune(backbone, self.few(count, seed), PASSES, rate, seed, words)
             scorers.append(DotProduct(tuned, self.whole))
         return scorers

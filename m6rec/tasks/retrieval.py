@@ -65,24 +65,20 @@ def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> li
 class Likelihood:
     """A scorer for `m6rec.evaluate`: token log-likelihoods after each target's profile, history and request.
 
-    candidates: the item codes that are scored; the others get -inf. prior: the share of each candidate's log-likelihood
-    without any history that is subtracted, so that words which are likely for everyone do not lead.
+    candidates: the item codes that are scored; the others get -inf.
     """
 
     name = "zero-shot"
 
-    def __init__(
-        self, backbone: Backbone, domain: Domain, candidates: np.ndarray, *, history: int = HISTORY, prior: float = 0.0
-    ):
-        self.backbone, self.domain, self.candidates, self.history = backbone, domain, candidates, history
+    def __init__(self, backbone: Backbone, domain: Domain, candidates: np.ndarray):
+        self.backbone, self.domain, self.candidates = backbone, domain, candidates
         self.words, self.back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # scored once
-        self.prior = prior * log_likelihood(backbone, Prompt(), self.words) if prior else 0.0
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) mean log-likelihoods."""
         out = np.full((len(users), len(self.domain.items)), -np.inf)
-        for row, prompt in zip(out, target_prompts(self.domain, users, self.history), strict=True):
-            row[self.candidates] = (log_likelihood(self.backbone, prompt, self.words) - self.prior)[self.back]
+        for row, prompt in zip(out, target_prompts(self.domain, users), strict=True):
+            row[self.candidates] = log_likelihood(self.backbone, prompt, self.words)[self.back]
         return out
 
 

@@ -1,15 +1,50 @@
-"""The source document's training loop (section 5.2), mended: batches of 64, Adam, and a loss that sees pixels."""
+"""An autoencoder: a photograph through 64 numbers and back, after the source document's section 5.2; PCA beside it.
+
+Its training is the document's loop, mended: batches of 64, Adam, and a loss that sees pixels.
+"""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from m6rec.errors import InputError
-from m6rec.model.autoencoder import Autoencoder
 from m6rec.train.fit import train_epoch
+
+WIDTHS = (784, 256, 128, 64)  # from the pixels to the code
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder: pixels (B, 784) in 0..1 -> (B, 784), trained towards 0..1 but not clamped.
+
+    activation: between the layers. ends: after the code and after the output. The document has ReLU there; its gradient
+    is 0 where its output is 0, so output units and code units die.
+    """
+
+    def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
+        super().__init__()
+        self.encoder = _layers(WIDTHS, activation, ends)
+        self.decoder = _layers(WIDTHS[::-1], activation, ends)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.decoder(self.encoder(pixels))
+
+
+def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.Module]) -> nn.Sequential:
+    layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), activation())]
+    return nn.Sequential(*layers[:-1], end())
+
+
+def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
+    """The linear baseline: test (N, 784) reconstructed from its `count` principal components of train.
+
+    No linear map to `count` numbers and back has a smaller squared error on train.
+    """
+    _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
+    mean, axes = train.mean(0), axes[:, -count:]
+    return mean + (test - mean) @ axes @ axes.T
 
 
 def fitted(
@@ -37,17 +72,14 @@ def fitted(
 
     def batches() -> Iterator[Tensor]:
         queue, order = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
-        for _ in tqdm(range(steps), desc="autoencoder", unit="step", disable=None, leave=False):
+        for _ in range(steps):
             if len(queue) < batch:
                 queue = torch.randperm(len(pixels), generator=order)
             yield pixels[queue[:batch]]
             queue = queue[batch:]
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # layers this small gain nothing from more, and sums keep their order on every machine
-    try:
-        losses = lambda model, truth: {"loss": loss(model(truth), truth)}  # noqa: E731
-        train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
-    finally:
-        torch.set_num_threads(threads)
+    def losses(model: nn.Module, truth: Tensor) -> dict[str, Tensor]:
+        return {"loss": loss(model(truth), truth)}
+
+    train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
     return model.requires_grad_(False)

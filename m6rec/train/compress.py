@@ -10,7 +10,7 @@ import itertools
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ CANDIDATES = 24  # judged by one history while training
 
 @torch.no_grad()
 def logits(
-    network: TextTransformer, data: RatingWindows, part: np.ndarray, *, local_layers: int = 0, every: bool = False
+    network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0, *, every: bool = False
 ) -> np.ndarray:
     """Logits (W, C) of a part's rows (W, C), or (K, W, C) of every exit after the layers alone."""
     rows = []
@@ -45,25 +45,9 @@ def logits(
     return out if every else out[-1]
 
 
-def labels(data: RatingWindows, part: np.ndarray) -> np.ndarray:
-    """(W, C) bool: liked, that is rated 4 or 5."""
-    return data.liked[part] > 0
-
-
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
     """The chance that a liked candidate scores above one that is not, over all users' candidates at once."""
     return float(roc_auc_score(liked.ravel(), scores.ravel()))
-
-
-class Variant(NamedTuple):
-    """A network, and how many of its layers read each segment alone."""
-
-    network: TextTransformer
-    local_layers: int
-
-    def auc(self, data: RatingWindows, part: np.ndarray) -> float:
-        """Over a part's candidates."""
-        return auc(logits(self.network, data, part, local_layers=self.local_layers), labels(data, part))
 
 
 class Variants:
@@ -75,11 +59,10 @@ class Variants:
     def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
-    def members(self, joints: Sequence[int]) -> dict[str, Variant]:
-        """Whole passes, late interaction and distilled networks of these depths, by name."""
-        late = {f"late {k}": Variant(self.late(k), self.config.joint_layers - k) for k in joints}
-        distilled = {f"distilled {k}": Variant(self.distilled(k), 0) for k in joints}
-        return {"full": Variant(self.full(), 0), **late, **distilled}
+    def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
+        """The whole pass, late interaction and distilled networks of these depths -> each with its local layers."""
+        late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
+        return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
         """All layers see all segments; an exit at every layer."""
@@ -137,8 +120,7 @@ class Variants:
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        parts = (steps, teacher and version(teacher), self.data.fingerprint, version(network))
-        fit_once(network, stage, self.config, *parts, code=(Variants,))
+        fit_once(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint)
         return network
 
     def _base(self) -> TextTransformer:
@@ -179,30 +161,26 @@ class Exits(NamedTuple):
     layers: np.ndarray  # (...): how many layers it took
 
 
-def early_exit(every: np.ndarray, threshold: float) -> Exits:
-    """Logits of every exit (K, ...) -> the first whose |logit| reaches the threshold, else the last."""
-    sure = np.abs(every) >= threshold
-    sure[-1] = True
-    first = sure.argmax(0)
-    return Exits(np.take_along_axis(every, first[None], 0)[0], first + 1)
+@torch.no_grad()
+def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
+    """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
+
+    It asks for no further exit when all are sure: served from `network.exits(windows)`, later layers are not run.
+    """
+    for count, logits in enumerate(map(torch.as_tensor, exits), 1):
+        if count == 1:
+            out, layers, unsure = logits, torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)
+        out, layers = torch.where(unsure, logits, out), torch.where(unsure, count, layers)
+        unsure = unsure & (logits.abs() < threshold)
+        if not unsure.any():
+            break
+    return Exits(out.cpu().numpy(), layers.cpu().numpy())
 
 
 def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
     """The lowest threshold whose quality is at least `keep` of the last exit's: to be chosen on validation."""
     wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
-
-
-@torch.no_grad()
-def serve_early_exit(network: TextTransformer, windows: Windows, threshold: float) -> tuple[Tensor, int]:
-    """The same rule, served: logits (B, C), and how many layers were run until all candidates were sure."""
-    out = torch.full_like(windows.liked, np.nan, device=network.device)  # not a number: not sure yet
-    for count, logits in enumerate(network.exits(windows), 1):
-        leaving = out.isnan() & ((logits.abs() >= threshold) | (count == network.depth))
-        out = torch.where(leaving, logits, out)
-        if not out.isnan().any():
-            break
-    return out, count
 
 
 def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:

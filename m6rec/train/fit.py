@@ -90,8 +90,14 @@ def fit(
     rows = state["rows"] = [Epoch(*row) for row in state["rows"]]
     leader = max((row for row in rows if row.validation is not None), key=lambda row: row.validation, default=None)
 
+    @torch.no_grad()
     def follow() -> None:
-        _follow(average, network, config.average, state["steps"])
+        """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
+        steps = state["steps"]
+        share = min(config.average, (steps + 1) / (steps + 10)) if steps else 0.0
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - share)
+        for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)
         state["steps"] += 1
 
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
@@ -154,15 +160,16 @@ def train_epoch(
 
 
 def fit_once(
-    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple, keep: bool = True, **options: object
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = True, **options
 ) -> list[Epoch]:
-    """`fit`, or what it came to before with the same config, `parts` and `code` (see `m6rec.cache.key`).
+    """`fit`, or what it came to before from the same weights, config, `parts`, losses and `code` (see `cache.key`).
 
     A training that was interrupted goes on. keep=False: just `fit`, with these options.
     """
     if not keep:
         return fit(network, stage, config, **options)
-    path = home() / "models" / f"{stage.name.lower()}-{key(config.fingerprint, *parts, code=code)}"
+    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
+    path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
 
     def save(rows: list[Epoch], new: Path) -> None:
@@ -178,15 +185,6 @@ def fit_once(
     rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
     return rows
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float, steps: int) -> None:
-    """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
-    share = min(decay, (steps + 1) / (steps + 10)) if steps else 0.0
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - share)
-    for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(theirs)
 
 
 def _on(batch: object, device: torch.device) -> object:
@@ -306,11 +304,10 @@ def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimi
     """Put everything back as `save_state` found it -> its values. One of another config or stage is refused."""
     tensors = _read(folder / STATE, load_file)
     values = json.loads(_metadata(folder / STATE).get("state", "{}"))
-    found, wanted = ([one.get(name, "of another version") for name in ("stage", "config")] for one in (values, asked))
-    if found != wanted or values.keys() != {*asked, "rng"}:
+    if any(values.get(name) != asked[name] for name in ("stage", "config")) or values.keys() != {*asked, "rng"}:
         raise InputError(
-            f"{folder} holds a checkpoint of another run (stage {found[0]}, config {found[1][:8]}; "
-            f"asked for {wanted[0]}, {wanted[1][:8]}): name another folder, or train without resume."
+            f"{folder} holds a checkpoint of another run (stage {values.get('stage')}, another config or version): "
+            "name another folder, or train without resume."
         )
 
     def part(name: str) -> dict[str, Tensor]:

@@ -1,14 +1,7 @@
 """Every loss of every model.
 
-- next event: cross-entropy over all items (`full_softmax`) or over sampled ones (`sampled_logits`)
-- digits of the semantic ID: the true path, and distillation from the dense head
-- item content: infilling of text, reconstruction of hidden patches, alignment of modalities (InfoNCE), and the
-  squared error of spectral vectors predicted by it
-- text model: item-level contrastive loss (InfoNCE) between a state and the item's words
-- segments: the labels at every exit, distillation of logits
-
-Each loss is unweighted: a mean in nats, for patches a share of the mean patch's error. The stages add them with the
-config's weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
+Each is unweighted: a mean in nats, for patches a share of the mean patch's error. `fit` adds them with the config's
+weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
 """
 
 import math
@@ -51,26 +44,24 @@ def loss_weights(config: Config) -> dict[str, float]:
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
+Smoothed = Neighbourhood | None  # the items over which each target is smoothed
+
+
 def pretraining(
-    network: Network,
-    batch: Context,
-    config: Config,
-    content: Features,
-    neighbours: Neighbourhood | None,
-    rng: np.random.Generator,
+    network: Network, batch: Context, config: Config, content: Features, near: Smoothed, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The next event, and the losses of the training items' content. neighbours: over which targets are smoothed."""
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(neighbours)}
+    """The next event, and the losses of the training items' content."""
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(near)}
     return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
 
 def finetuning(
-    network: Network, batch: Context, config: Config, content: Features, neighbours: Neighbourhood | None, *_: object
+    network: Network, batch: Context, config: Config, content: Features, near: Smoothed, *_: object
 ) -> dict[str, Tensor]:
     """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
     found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
-    return {"next": found.cross_entropy(neighbours), "digits": path, "teacher": distilled}
+    return {"next": found.cross_entropy(near), "digits": path, "teacher": distilled}
 
 
 def mask_request(batch: Context) -> Context:
@@ -96,9 +87,9 @@ class FullPrediction(NamedTuple):
     target: Tensor  # (n,) item codes
     candidates: Tensor  # (N,) bool: held-out items as negatives would be learnt as never bought
 
-    def cross_entropy(self, neighbours: Neighbourhood | None = None) -> Tensor:
-        """Mean over the targets, smoothed over their neighbours where these are given, in nats."""
-        return full_softmax(*self, neighbours)
+    def cross_entropy(self, near: Smoothed = None) -> Tensor:
+        """Mean over the targets."""
+        return full_softmax(*self, near)
 
     @torch.no_grad()
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
@@ -118,27 +109,20 @@ class FullPrediction(NamedTuple):
 
 
 def full_softmax(
-    state: Tensor,
-    items: Tensor,
-    target: Tensor,
-    candidates: Tensor | None = None,
-    neighbours: Neighbourhood | None = None,
+    state: Tensor, items: Tensor, target: Tensor, candidates: Tensor | None = None, near: Smoothed = None
 ) -> Tensor:
-    """Mean cross-entropy of targets (n,) among all items, or among `candidates` (N,) bool, in nats.
+    """Mean cross-entropy of states (n, D) and targets (n,) among items (N, D), all or the `candidates` (N,) bool.
 
-    states (n, D), item vectors (N, D). neighbours: each target's probability is shared among its neighbourhood.
     Logits and gradients are computed a few positions at a time: memory does not grow with positions times items.
     """
     bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
-    if neighbours is None:
-        shared, shares = target[:, None], torch.ones_like(state[:, :1])
-    else:
-        shared, shares = neighbours.item[target], neighbours.share[target]
+    whole = target[:, None], torch.ones_like(state[:, :1])
+    shared, shares = whole if near is None else (near.item[target], near.share[target])
     return _FullSoftmax.apply(state, items, shared, shares, bias)
 
 
 def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
-    """What is added to the logits (N,): -inf where an item is no candidate."""
+    """Added to logits: (N,), -inf where an item is no candidate."""
     return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
 
 
@@ -176,12 +160,12 @@ class SampledPrediction(NamedTuple):
     target: Tensor  # (n,) item codes
     negatives: Tensor  # (m,) item codes
 
-    def cross_entropy(self, neighbours: Neighbourhood | None = None) -> Tensor:
-        """Mean over the targets, in nats; targets are not smoothed."""
+    def cross_entropy(self, near: Smoothed = None) -> Tensor:
+        """Mean over the targets, which are not smoothed."""
         return first_class(self.logits)
 
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
-        """The dense head's probability below each child of the nodes on the true path: G × (n, W)."""
+        """As of `FullPrediction`."""
         weights = self.logits.detach().softmax(-1)
         true, weights = weights[:, :1], weights[:, 1:]
         path, others = tree.digits(self.target), tree.digits(self.negatives)  # (n, G), (m, G)
@@ -210,9 +194,8 @@ def predict_sampled(network: Network, batch: Context, count: int) -> SampledPred
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
     """Logits of the true items (n,) and of the negatives (m,), which stand for all the others: (n, 1 + m).
 
-    states (n, D), items (N, D), among: the number of items that negatives are sampled from. A negative's logit grows
-    by the log of how many items it stands for (the log-Q correction, Jean et al. 2015). A true item that was sampled
-    as a negative is masked.
+    states (n, D), items (N, D), sampled from `among` items. A negative's logit grows by the log of how many items it
+    stands for (the log-Q correction, Jean et al. 2015); a true item that was sampled is masked.
     """
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
@@ -227,12 +210,11 @@ def first_class(logits: Tensor) -> Tensor:
 
 
 def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path's digits, and of the dense head's distribution over subtrees (distillation).
+    """Cross-entropy of the true path's digits, and of the dense head's probabilities below them (distillation).
 
-    state (n, D), target (n,), subtrees G × (n, W). The second differs from the KL divergence by the teacher's entropy,
-    which no weight changes. -> means over positions, summed over levels.
+    state (n, D), target (n,), subtrees G × (n, W) -> means over positions, summed over levels.
     """
-    path, distilled = state.new_zeros(()), state.new_zeros(())
+    path = distilled = state.new_zeros(())
     true = network.digits.tree.digits(target)
     students = network.digits.teacher_forced(state, target, network.codes >= 0)
     for level, (student, mass) in enumerate(zip(students, subtrees, strict=True)):
@@ -266,10 +248,7 @@ def item_content(
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
-    """Mean cross-entropy per token of masked spans of item texts (T5's objective, M6's mask).
-
-    For items with image or sound, half of the gaps are the whole text: a caption.
-    """
+    """Mean cross-entropy per token of masked spans of item texts (T5's objective, M6's mask), some of them captions."""
     caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
@@ -401,8 +380,7 @@ def item_contrast(
     """Item-level contrastive loss in nats: the state before an item against items' words (InfoNCE).
 
     Negatives are the other items of the batch, or of a catalogue; segments outside the catalogue then count nowhere.
-    Shapes: hidden (B, T, D), the tokens read and the tokens to come (B, T), 0 where nothing is trained. An item that
-    training has never seen has a vector too. Source: van den Oord et al. 2018, as in M6-Rec's retrieval task.
+    Shapes: hidden (B, T, D), the tokens read and the tokens to come (B, T), 0 where nothing is trained.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
@@ -427,9 +405,9 @@ def _token_key(tokens: Tensor) -> Tensor:
 
 
 def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
-    """The labels at every exit after the layers alone, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
+    """The labels at every exit after the local layers, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
 
-    They sum to 1 over all layers. M6-Rec's notes print another form, whose weights do not; this is the reading taken.
+    The weights sum to 1 over all layers; M6-Rec's notes print another form, whose weights do not.
     """
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.cache import key
 from m6rec.config import Config, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
@@ -33,11 +32,6 @@ from m6rec.train.fit import Stage, fit, fit_once, version
 from m6rec.train.losses import Catalogue
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Sizes by name: a backbone trains in half a minute on one core, or just runs.
-SIZES = {
-    "smoke": {"width": 32, "heads": 2, "joint_layers": 2, "pretrain_epochs": 1, "vocabulary": 600},
-    "quick": {"dropout": 0.0, "width": 64, "heads": 4, "joint_layers": 2, "pretrain_epochs": 2, "vocabulary": 1000},
-}
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
 # but the head's was not searched, and adapters take the option-adapters'.
 METHODS = {
@@ -57,13 +51,13 @@ class Backbone(NamedTuple):
     network: TextTransformer
     tokenizer: Tokenizer
     config: Config
-    key: str  # the checkpoint's: another one, another model
 
 
-def config(size: str, seed: int = 0, **changes: object) -> Config:
-    """The backbone's settings at "smoke" or "quick" size."""
-    common = {"dropout": 0.1, "batch": 16, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
-    return Config(**{**common, **SIZES[size], "seed": seed, **changes})
+def config(seed: int = 0, **changes: object) -> Config:
+    """The backbone's settings: it trains in half a minute on one core."""
+    size = {"width": 64, "heads": 4, "joint_layers": 2, "vocabulary": 1000, "dropout": 0.0, "batch": 16}
+    training = {"pretrain_epochs": 2, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
+    return Config(**{**size, **training, "seed": seed, **changes})
 
 
 def pretrain(
@@ -97,20 +91,14 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    parts = (whole, *(domain.fingerprint for domain in domains))
-    rows = fit_once(network, stage, config, *parts, code=(pretrain,), keep=keep, **options)
+    rows = fit_once(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
-    return Backbone(network, tokenizer, config, key(config.fingerprint, *parts, code=(pretrain,)))
+    return Backbone(network, tokenizer, config)
 
 
 def fine_tune(
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    epochs: int = 1,
-    rate: float = 1e-3,
-    seed: int = 0,
-    items: Sequence[str] | None = None,
+    backbone: Backbone, prompts: list[Prompt], epochs: int = 1, rate: float = 1e-3, seed: int = 0, items: Sequence = ()
 ) -> Backbone:
     """The backbone after some passes over these prompts' targets; the one that is given stays as it is.
 
@@ -118,7 +106,7 @@ def fine_tune(
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
-    catalogue = Catalogue.of(items, tokenizer, pick_device(config.device)) if items is not None else None
+    catalogue = Catalogue.of(items, tokenizer, pick_device(config.device)) if items else None
 
     def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses.text(network, some, catalogue)
@@ -128,8 +116,7 @@ def fine_tune(
         return _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng)
 
     fit(network, Stage("fine_tune", epochs, batches, loss), config)
-    known = key(backbone.key, config.fingerprint, *prompts, *sorted(items or ()), code=(fine_tune,))
-    return Backbone(network, tokenizer, config, known)
+    return Backbone(network, tokenizer, config)
 
 
 def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
@@ -169,7 +156,7 @@ class Examples(NamedTuple):
     def rows(self, rows: np.ndarray) -> "Examples":
         """Some of them, without the padding that none of them needs."""
         source, target, labels = (part[torch.from_numpy(rows)] for part in self)
-        return Examples(source[:, : _longest(source)], target[:, : _longest(target)], labels)
+        return Examples(*(part[:, : int((part != PAD).sum(1).max())] for part in (source, target)), labels)
 
 
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
@@ -269,11 +256,16 @@ def adapt(
 ) -> Classifier:
     """Train a copy of a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
 
-    classes: a few words each, where the options begin. So many passes over the examples, and at least so many steps;
-    the averaged weights of the end are kept, and nothing is chosen by a test. keep: in the cache, or taken from it.
-    InputError for an unknown method, a label outside the classes, an empty class, and more tokens than the context.
-    """  # fmt: skip
-    _check(method, data, len(classes))
+    classes: a few words each, where the options begin. passes over the examples, but at `least` so many steps; the
+    averaged weights of the end are kept. keep: in the cache, or taken from it. InputError for labels of other classes.
+    """
+    labels, known = set(data.labels.tolist()), set(range(len(classes)))
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    if strange := labels - known:
+        raise InputError(f"label {min(strange)} is outside the {len(known)} classes: labels go from 0 to {max(known)}.")
+    if missing := known - labels:
+        raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     torch.manual_seed(seed)
     network = Classifier(made.network, method, options_of(made, classes))
     n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
@@ -292,16 +284,14 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    parts = (made.key, passes, least, classes, *map(version, data))
-    fit_once(network, Stage(method, 1, batches, loss), config, *parts, code=(adapt,), keep=keep)
+    fit_once(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
     return network
 
 
 @torch.no_grad()
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
-    each = torch.eye(made.config.width, device=made.network.device)
-    words = made.network.logits(each).T  # (V, D): what a state is multiplied with
+    words = made.network.tokens.weight  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
 
 
@@ -312,25 +302,3 @@ def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
     out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
     return out[np.argsort(order)]
-
-
-def _check(method: str, data: Examples, classes: int) -> None:
-    labels, known = set(data.labels.tolist()), set(range(classes))
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
-    if not labels:
-        raise InputError("there is no example to learn from: give each class at least one.")
-    if strange := labels - known:
-        raise InputError(f"label {min(strange)} is outside the {classes} classes: labels go from 0 to {classes - 1}.")
-    if missing := known - labels:
-        raise InputError(f"class {min(missing)} has no example: give each class at least one.")
-    prompts = classes if method.startswith("option") else PROMPTS if method == "prompt" else 0
-    if prompts + (longest := _longest(data.source)) > SOURCE:
-        raise InputError(
-            f"{prompts} soft prompts and a source of {longest} tokens are longer than the context of {SOURCE}: "
-            "render a shorter history, or have fewer classes."
-        )
-
-
-def _longest(tokens: Tensor) -> int:
-    return int((tokens != PAD).sum(1).max())

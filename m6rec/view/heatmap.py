@@ -25,18 +25,12 @@ MAX_NUMBERS = 12  # columns whose cells have room for their numbers
 
 
 def heatmap(
-    ax: Axes,
-    table: pd.DataFrame,
-    top: float = 1.0,
-    *,
-    breaks: Sequence[Sequence[int]] = ((), ()),
-    numbers: pd.DataFrame | None = None,
-    digits: int = 2,
+    ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=None, digits: int = 2
 ) -> AxesImage:
     """A table as colours from 0 to top, NaN grey, with names and, where there is room, numbers: its own or others.
 
-    breaks: rows and columns with a white line before them. Beyond MAX_NUMBERS columns colours grow as square roots, or
-    most cells would be dark. A mask has no numbers.
+    groups: of rows and of columns, with a white line between two. Beyond MAX_NUMBERS columns colours grow as square
+    roots, or most cells would be dark. A mask has no numbers.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
@@ -45,9 +39,10 @@ def heatmap(
     tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below), default=0) > 2 else {}
     ax.set_yticks(range(len(left)), left, fontsize=8 if few else 7)
     ax.set_xticks(range(len(below)), below, fontsize=8 if few else 7, **tilt)
-    for draw, edges in zip((ax.axhline, ax.axvline), breaks, strict=True):
-        for edge in edges:
-            draw(edge - 0.5, color="white", linewidth=1)
+    for draw, group in zip((ax.axhline, ax.axvline), groups, strict=True):
+        for at in range(1, len(group)):
+            if group[at] != group[at - 1]:
+                draw(at - 0.5, color="white", linewidth=1)
     shown = (table if numbers is None else numbers).to_numpy()
     for (row, column), shade in np.ma.ndenumerate(values) if few and shown.dtype != bool else ():
         colour = "black" if shade > top / 2 else "white"
@@ -64,7 +59,7 @@ def mask_map(
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, breaks=(range(1, rows), range(1, columns)))
+        heatmap(ax, table, groups=(range(rows), range(columns)))
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
@@ -96,11 +91,11 @@ def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -
     below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
     top = _top(table)
-    image = heatmap(ax, table, top, breaks=((), _breaks(types)))
+    image = heatmap(ax, table, top, groups=((), types))
     bar = ax.inset_axes((1.02, 0, 0.016, 1))
     more = "max" if table.to_numpy().max() > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
-    return _attention(ax, table, title, f"{len(table)} rows, {table.shape[1]} columns")
+    return finish(ax, title, table, f"Attention, {len(table)} rows, {table.shape[1]} columns: {NOTE}.", f"\n({NOTE})")
 
 
 def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
@@ -139,10 +134,10 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     top = _top(table.iloc[1:])  # the start can only attend to itself
     # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
-    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, breaks=[_breaks(record.types)] * 2)
+    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2)
     scale = "" if n <= MAX_NUMBERS else ", square-root scale"
     ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed{scale})", fontsize=9)
-    return _attention(ax, table, title, f"{n} tokens, queries in rows")
+    return finish(ax, title, table, f"Attention, {n} tokens, queries in rows: {NOTE}.", f"\n({NOTE})")
 
 
 def check(record: Record, layer: int = 0, head: int = 0) -> None:
@@ -164,11 +159,3 @@ def _top(table: pd.DataFrame) -> float:
     """Where the colours end: a folded token would outshine all others."""
     single = [not label.endswith(" earlier events") for label in table.columns]
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
-
-
-def _breaks(types: Sequence[str]) -> list[int]:
-    return [i for i in range(1, len(types)) if types[i] != types[i - 1]]
-
-
-def _attention(ax: Axes, data: pd.DataFrame, title: str, what: str) -> Picture:
-    return finish(ax, title, data, f"Attention, {what}: {NOTE}.", f"\n({NOTE})")

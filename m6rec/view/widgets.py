@@ -7,20 +7,17 @@ the data is escaped. No native menus: their arrow keys are JupyterLab's while a 
 import html
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Unpack
 
 import ipywidgets
-import numpy as np
 import pandas as pd
 import torch
 import traitlets
 
 from m6rec.data.context import Context
 from m6rec.errors import InputError
-from m6rec.explain.capture import Record, one, tokens
-from m6rec.explain.explainers import keep_tokens
+from m6rec.explain.capture import Record, one
 from m6rec.generate.beam import generate
-from m6rec.recommender import M6Rec, Person, Who
+from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import beam_tree, rank_moves
 from m6rec.view.heatmap import attention_map, check
 from m6rec.view.picture import Picture, plain
@@ -59,12 +56,19 @@ class Panel:
             before, self._quiet = self.values, True
             try:
                 for name, value in values.items():
-                    self._set(name, value)
+                    if name not in self.controls:
+                        known = plain(", ".join(self.controls), 200)
+                        raise InputError(f"{type(self).__name__} has no control {name!r}: it has {known}.")
+                    self.controls[name].value = self.read(name, value)
                 self._redraw()
-            except Exception:
-                for name, value in before.items():
-                    self.controls[name].value = value
-                raise
+            except Exception as error:
+                for old, stood in before.items():
+                    self.controls[old].value = stood
+                if not isinstance(error, traitlets.TraitError):
+                    raise
+                options = ", ".join(repr(option) for _, option in getattr(self.controls[name], "options", ()))
+                fix = f"take one of {plain(options, 200)}" if options else "take a value of its type"
+                raise InputError(f"{name}={plain(repr(value))} is not there: {fix}.") from None
             finally:
                 self._quiet = False
         return self
@@ -83,24 +87,11 @@ class Panel:
         """A value as a user writes it -> as the control holds it."""
         return value
 
-    def _set(self, name: str, value: object) -> None:
-        if name not in self.controls:
-            raise InputError(
-                f"{type(self).__name__} has no control {name!r}: it has {plain(', '.join(self.controls), 200)}."
-            )
-        try:
-            self.controls[name].value = self.read(name, value)
-        except traitlets.TraitError:
-            options = ", ".join(repr(option) for _, option in getattr(self.controls[name], "options", ()))
-            fix = f"take one of {plain(options, 200)}" if options else "take a value of its type"
-            raise InputError(f"{name}={plain(repr(value))} is not there: {fix}.") from None
-
     def _moved(self, _: object) -> None:
         with self._lock:
-            if self._quiet:
-                return
             try:
-                self._redraw()
+                if not self._quiet:
+                    self._redraw()
             except InputError as error:  # of what was typed: shown beside the controls, the picture stays
                 self._error.value = f'<p role="alert">{html.escape(plain(error, 300))}</p>'
 
@@ -157,7 +148,7 @@ class BeamTree(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
     ) -> None:
         person, digits = model.person(user, **who), model.network.digits
         allowed, titles = model.candidates(person.history, k), model.titles(person)
@@ -188,7 +179,7 @@ class ContextWhatIf(Panel):
     """
 
     def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: Unpack[Who]
+        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object
     ) -> None:
         self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
@@ -223,26 +214,22 @@ class ContextWhatIf(Panel):
         return [self.titles[code] for code in codes]
 
     def _picture(self, add: str, **values: int) -> Picture:
-        gone = [i for i in range(len(self.events)) if values[f"without_{i + 1}"]]
-        types, positions, _ = tokens(self.context)
-        context = keep_tokens(self.context, (types != "history")[None] | ~np.isin(positions, gone))
-        codes = torch.tensor([values[name] for name in self.fields], dtype=torch.long)
-        request, profile = codes.split([context.request.shape[2], context.profile.shape[1]])
-        context = context._replace(request=request[None, None], profile=profile[None])  # (1, 1, R), (1, C)
-        remaining = [code for i, code in enumerate(self.events) if i not in gone]
-        seen = [code for code in self.person.history if code in remaining or code not in self.events]
+        stay = [i for i in range(len(self.events)) if not values[f"without_{i + 1}"]]
         masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]
-        changed += [f"without {m}" for m in masked] + [f"{len(gone)} left out"] * bool(gone)
-        if add.strip():
-            n, new = int(context.position), int(self.model.data.history_codes([add])[0])
-            parts = [  # behind the last event, as many as the model reads
-                torch.cat((part[:, :n], part.new_tensor([[end]])), 1)[:, -self.model.config.history :]
-                for part, end in zip(context[:3], (new, 0, 0), strict=True)
-            ]
-            context = Context(*parts, *context[3:5], context.position.new_tensor([[parts[0].shape[1]]]))
-            seen.append(new)
-            changed.append(f"and then {plain(self.titles[new], 40)}")
+        changed += [f"without {m}" for m in masked]
+        changed += [f"{len(self.events) - len(stay)} left out"] * (len(stay) < len(self.events))
+        new = self.model.data.history_codes([add])[:1].tolist() if add.strip() else []
+        changed += [f"and then {plain(self.titles[code], 40)}" for code in new]
+        count = min(len(stay) + len(new), self.model.config.history)  # as many as the model reads
+        events = [  # behind the last one the new one, or padding
+            torch.cat((part[:, stay], part.new_tensor([[end]])), 1)[:, len(stay) + len(new) - count :]
+            for part, end in zip(self.context[:3], ((*new, -1)[0], 0, 0), strict=True)
+        ]
+        codes = torch.tensor([[values[name] for name in self.fields]], dtype=torch.long)
+        request, profile = codes.split([self.context.request.shape[2], self.context.profile.shape[1]], 1)
+        context = Context(*events, profile, request[None], torch.full_like(self.context.position, count))
+        gone = set(self.events) - {self.events[i] for i in stay}
+        person = Person(context, [code for code in self.person.history if code not in gone] + new, self.person.new)
         title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
-        now = self._listed(self.person._replace(context=context, history=seen), masked)
-        return rank_moves(self.before, now, ("as it was", "as it is"), title)
+        return rank_moves(self.before, self._listed(person, masked), ("as it was", "as it is"), title)
