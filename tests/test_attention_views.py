@@ -7,7 +7,7 @@ import pytest
 from fixtures import HOSTILE
 
 from m6rec.errors import InputError
-from m6rec.explain.capture import Record
+from m6rec.explain.explainers import Record
 from m6rec.view import figures, heatmap
 from m6rec.view.picture import drawable, plain
 

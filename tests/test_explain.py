@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain.capture import capture, one, target_log_prob
+from m6rec.explain.explainers import capture, one, target_log_prob
 from m6rec.model import attention
 
 

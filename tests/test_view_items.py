@@ -8,7 +8,7 @@ import pandas as pd
 import m6rec
 from m6rec.data import image, sound
 from m6rec.data.features import Features
-from m6rec.explain.content import Reconstruction
+from m6rec.explain.explainers import Reconstruction
 from m6rec.view import heatmap, items
 from m6rec.view.picture import Picture
 

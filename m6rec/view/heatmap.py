@@ -14,8 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from m6rec.errors import InputError
-from m6rec.explain.capture import TYPES, Record
-from m6rec.explain.explainers import rolled
+from m6rec.explain.explainers import TYPES, Record, rolled
 from m6rec.view.picture import Picture, canvas, drawable, finish
 
 NOTE = "where the model attended, which is not yet why"

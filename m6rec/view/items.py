@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
-from m6rec.explain.content import Reconstruction
+from m6rec.explain.explainers import Reconstruction
 from m6rec.view.figures import lines
 from m6rec.view.picture import LINES, Picture, canvas, drawable, finish
 
