@@ -20,7 +20,7 @@ CELLS = (
     "import ipywidgets\n"
     "from fixtures import HOSTILE, hostile_data, small_model\n"
     "from m6rec.explain.explainers import capture\n"
-    "from m6rec.view.picture import Picture, canvas\n"
+    "from m6rec.view.figures import Picture, canvas\n"
     "from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel, slider\n"
     "model = small_model(hostile_data())\n"
     "model.pretrain()\n"
