@@ -94,7 +94,7 @@ def test_a_step_does_not_depend_on_what_was_computed_for_the_tree_before():
     tree = other.tree
     decoder.item.fill_(-1)
     decoder.item[tree.leaf[:3]] = torch.arange(3)
-    assert decoder.valid_nodes[-1].sum() == 3
+    assert decoder.tree.valid_nodes()[-1].sum() == 3
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------

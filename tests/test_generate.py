@@ -44,9 +44,9 @@ def test_every_item_has_a_leaf_of_its_own(n):
 
 def test_the_tree_is_balanced_and_its_free_leaves_are_spread():
     tree = build_tree(vectors(200), widths_for(200, 3, 0.15))
-    rows = health(tree)
-    assert rows[0].largest - rows[0].smallest <= 40 // 5 and rows[0].dead == 0
-    assert rows[-1].unique == 1.0 and rows[0].entropy > 0.99
+    table = health(tree)
+    assert table.largest[1] - table.smallest[1] <= 40 // 5 and table.dead[1] == 0
+    assert table.unique[3] == 1.0 and table.entropy[1] > 0.99
     free = (tree.item < 0).view(tree.widths[0], -1).sum(1)
     assert free.min() > 0  # under every first digit there is room for a new item
 

@@ -1,4 +1,4 @@
-"""One's own data: folders in three formats, every problem in one table, and what strict=False makes of it."""
+"""One's own data: folders in three formats, the first problem raised, and every problem in one table."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def media(tmp_path) -> Path:
     return place
 
 
-# ------------------------------------------------------------------------------------- one bad cell, told three ways
+# ------------------------------------------------------------------------------------- one bad cell, told in two ways
 
 BAD_CELLS = [
-    ("items", 1, "item_id", 1, "'1' is there already", "keep one row for each id", 1),
-    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 10,000 characters", "shorten it", 1),
-    ("items", 1, "title", None, "is no title", "give one, or leave", 1),
-    ("users", 1, "user_id", None, "is no id", "drop the row or give the id", 2),
-    ("interactions", 1, "timestamp", np.nan, "'nan' is no number", "give UTC seconds or a datetime", 1),
-    ("interactions", 1, "timestamp", "soon", "'soon' is no number", "give UTC seconds or a datetime", 1),
-    ("interactions", 1, "item_id", 99, "'99' is not in items", "add it to items or drop the row", 1),
-    ("interactions", 1, "user_id", 99, "'99' is not in users", "add it to users or drop the row", 1),
-    ("interactions", 1, "value", np.inf, "'inf' is no number", "give a number", 1),
+    ("items", 1, "item_id", 1, "'1' is there already", "keep one row for each id"),
+    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 10,000 characters", "shorten it"),
+    ("items", 1, "title", None, "is no title", "give one, or leave"),
+    ("users", 1, "user_id", None, "is no id", "drop the row or give the id"),
+    ("interactions", 1, "timestamp", np.nan, "'nan' is no number", "give UTC seconds or a datetime"),
+    ("interactions", 1, "timestamp", "soon", "'soon' is no number", "give UTC seconds or a datetime"),
+    ("interactions", 1, "item_id", 99, "'99' is not in items", "add it to items or drop the row"),
+    ("interactions", 1, "user_id", 99, "'99' is not in users", "add it to users or drop the row"),
+    ("interactions", 1, "value", np.inf, "'inf' is no number", "give a number"),
 ]
 
 
-@pytest.mark.parametrize(("table", "row", "column", "value", "problem", "fix", "lost"), BAD_CELLS)
-def test_a_bad_cell_is_raised_listed_and_left_out_in_the_same_words(table, row, column, value, problem, fix, lost):
+@pytest.mark.parametrize(("table", "row", "column", "value", "problem", "fix"), BAD_CELLS)
+def test_a_bad_cell_is_raised_and_listed_in_the_same_words(table, row, column, value, problem, fix):
     parts = changed(table, row, column, value)
     with pytest.raises(InputError, match=f"{table} row {row}, column '{column}': .*{problem}; {fix}") as raised:
         d.Dataset.from_frames(**parts)
@@ -71,34 +71,28 @@ def test_a_bad_cell_is_raised_listed_and_left_out_in_the_same_words(table, row, 
     first = found.iloc[0]
     assert (first["file"], first["row"], first["column"]) == (table, row, column)
     assert f"'{column}': {first['problem']}; {first['fix']}." in str(raised.value)
-    data = d.Dataset.from_frames(**parts, strict=False)
-    pd.testing.assert_frame_equal(data.left_out, found)
-    assert data.n_events == 5 - lost and list(found.columns) == COLUMNS
+    assert list(found.columns) == COLUMNS
 
 
 @pytest.mark.parametrize("table", ["items", "users", "interactions"])
-def test_an_empty_table_is_a_problem_and_never_loads(table):
+def test_an_empty_table_is_a_problem(table):
     parts = frames()
     parts[table] = parts[table].head(0)
     assert f"{table} has no rows; give at least one" in said(d.Dataset.validate(**parts))
-    for strict in (True, False):
-        with pytest.raises(InputError, match=f"{table} has no rows; give at least one"):
-            d.Dataset.from_frames(**parts, strict=strict)
+    with pytest.raises(InputError, match=f"{table} has no rows; give at least one"):
+        d.Dataset.from_frames(**parts)
 
 
 def said(found: pd.DataFrame) -> str:
     return "\n".join(f"{row.file} {row.problem}; {row.fix}" for row in found.itertuples())
 
 
-def test_good_frames_have_no_problem_and_strict_makes_no_difference():
+def test_good_frames_have_no_problem():
     found = d.Dataset.validate(**frames())
     assert found.empty and list(found.columns) == COLUMNS
-    strict, lenient = (d.Dataset.from_frames(**frames(), strict=s) for s in (True, False))
-    assert strict.fingerprint == lenient.fingerprint
-    pd.testing.assert_frame_equal(lenient.left_out, strict.left_out)
 
 
-def test_all_problems_of_all_tables_are_told_and_the_rest_loads():
+def test_all_problems_of_all_tables_are_told():
     parts = changed("items", 3, "item_id", 1)
     parts["interactions"] = pd.concat([parts["interactions"]] * 2, ignore_index=True).astype(object)
     parts["interactions"].loc[[5, 6], "timestamp"] = [None, 1e13]
@@ -112,8 +106,6 @@ def test_all_problems_of_all_tables_are_told_and_the_rest_loads():
         ("interactions", 6, "timestamp"),
         ("interactions", 5, "value"),
     ]
-    data = d.Dataset.from_frames(**parts, strict=False)
-    assert data.n_items == 3 and data.n_events == 6  # of ten events, rows 3, 5, 6 and 8 are left out
 
 
 def test_a_table_that_cannot_be_used_is_told_with_what_was_found_before():
@@ -123,11 +115,10 @@ def test_a_table_that_cannot_be_used_is_told_with_what_was_found_before():
     assert found["problem"].tolist() == ["'None' is no title", "interactions has no column 'item_id'"]
     assert found["fix"][1] == "rename 'the_id' or add it" and pd.isna(found["row"][1])
     with pytest.raises(InputError, match="interactions has no column 'item_id'; rename 'the_id' or add it"):
-        d.Dataset.from_frames(**parts, strict=False)
+        d.Dataset.from_frames(**parts | {"items": frames()["items"]})
     bad = changed("interactions", 0, "item_id", 99)
     bad["interactions"]["item_id"] = 99
-    with pytest.raises(InputError, match="interactions has no good row"):
-        d.Dataset.from_frames(**bad, strict=False)
+    assert "interactions has no good row" in said(d.Dataset.validate(**bad))
     double = frames()
     double["users"].columns = ["user_id", "user_id"]
     assert "users has two columns 'user_id'; rename one" in said(d.Dataset.validate(**double))
@@ -172,7 +163,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("column", "name", "message"), BAD_FILES)
-def test_a_bad_file_is_listed_by_its_row_and_its_item_loads_without_it(media, column, name, message):
+def test_a_bad_file_is_listed_by_its_row(media, column, name, message):
     parts = frames()
     parts["items"]["image"] = ["mug.png", "./mug.png", None, None]
     parts["items"]["sound"] = ["hum.wav", None, "", None]
@@ -180,10 +171,6 @@ def test_a_bad_file_is_listed_by_its_row_and_its_item_loads_without_it(media, co
     found = d.Dataset.validate(**parts, media=media)
     assert found[["file", "row", "column"]].to_numpy().tolist() == [["items", 2, column]]
     assert message in said(found)
-    data = d.Dataset.from_frames(**parts, media=media, strict=False)
-    assert data.n_items == 4 and data.n_events == 5  # no item is dropped for a file
-    assert data.items[column].notna().tolist() == [True, False, False, False]
-    pd.testing.assert_frame_equal(data.left_out, found)
     if ("climbs" in message and name != "link.png") or "no file name" in message:
         with pytest.raises(InputError, match=f"items row 2, column '{column}': '{name}' "):
             d.Dataset.from_frames(**parts, media=media)
@@ -196,7 +183,6 @@ def test_names_without_media_and_media_that_are_none_are_told(tmp_path):
     parts["items"]["image"] = ["mug.png", None, None, None]
     with pytest.raises(InputError, match="items column 'image': names files that are nowhere; give media="):
         d.Dataset.from_frames(**parts)
-    assert d.Dataset.from_frames(**parts, strict=False).modalities == ("text",)
     found = d.Dataset.validate(**parts, media=tmp_path / "nowhere")
     assert "does not exist; give a folder or a .zip file" in said(found)
 
@@ -229,7 +215,7 @@ def test_a_folder_is_the_same_as_its_frames(media, tmp_path, ending):
     data = d.Dataset.from_folder(folder)
     assert data.name == "shop" and data.fingerprint == wanted
     assert data.items["title"].tolist() == ["Mug", "Hum", "Hat", "007"]
-    assert d.Dataset.validate(folder).empty and d.Dataset.from_folder(str(folder), strict=False).left_out.empty
+    assert d.Dataset.validate(folder).empty and d.Dataset.validate(str(folder)).empty
 
 
 def test_media_are_found_in_a_zip_in_their_subfolder_or_beside_the_tables(tmp_path):
@@ -278,7 +264,7 @@ def test_ids_keep_their_zeros(tmp_path):
     assert data.items["item_id"].tolist() == ["1", "01", "001", "4"] and data.item_codes(["01"]).tolist() == [1]
 
 
-def test_rows_with_too_many_fields_are_told_by_their_number_and_left_out(tmp_path):
+def test_rows_with_too_many_fields_are_told_by_their_number(tmp_path):
     folder = written(tmp_path / "shop", "csv", changed("interactions", 4, "timestamp", None))
     lines = (folder / "items.csv").read_text().splitlines()
     for row in (0, 2):  # the first row decides what the parser expects
@@ -288,9 +274,7 @@ def test_rows_with_too_many_fields_are_told_by_their_number_and_left_out(tmp_pat
         InputError, match=r"items\.csv row 0: has 5 fields under a header of 3; put a text .* in quotes"
     ):
         d.Dataset.from_folder(folder)
-    data = d.Dataset.from_folder(folder, strict=False)
-    assert data.items["item_id"].tolist() == [2, 4]
-    assert data.left_out[["file", "row"]].to_numpy().tolist() == [
+    assert d.Dataset.validate(folder)[["file", "row"]].to_numpy().tolist() == [
         ["items.csv", 0], ["items.csv", 2],
         ["interactions.csv", 0], ["interactions.csv", 2], ["interactions.csv", 4], ["interactions.csv", 4],
     ]  # fmt: skip
@@ -311,9 +295,8 @@ def test_rows_with_too_many_fields_are_told_by_their_number_and_left_out(tmp_pat
 def test_a_file_that_is_no_table_is_named(tmp_path, content, message):
     folder = written(tmp_path / "shop", "csv", changed("interactions", 1, "value", "good"))
     (folder / "items.csv").write_bytes(content)
-    for strict in (True, False):
-        with pytest.raises(InputError, match=message):
-            d.Dataset.from_folder(folder, strict=strict)
+    with pytest.raises(InputError, match=message):
+        d.Dataset.from_folder(folder)
     assert re.search(message, said(d.Dataset.validate(folder)))
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -42,12 +42,12 @@ def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> n
     raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
     wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
     found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-    for row in np.flatnonzero(found < 0)[:1]:
-        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(wanted[row], errors="coerce"))
+    if (found < 0).any():
+        unknown = wanted[found.argmin()]
+        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(unknown, errors="coerce"))
         by_number = np.isfinite(distance).all()
-        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(wanted[row], list(known))
-        hint = f"the nearest known ids are {', '.join(near)}"
-        raise InputError(f"{word} {wanted[row]!r} is not in {dataset}; {hint}.")
+        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(unknown, list(known))
+        raise InputError(f"{word} {unknown!r} is not in {dataset}; the nearest known ids are {', '.join(near)}.")
     return found
 
 
@@ -58,8 +58,9 @@ class Titles:
         self.titles, self.n_events = list(titles), n_events
         self.spelt: dict[str, list[int]] = defaultdict(list)
         for code, title in enumerate(self.titles):
-            bare = _plain(YEAR.sub("", title))
-            for spelling in {_plain(title), bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
+            full = _plain(title)
+            bare = YEAR.sub("", full)
+            for spelling in {full, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
@@ -75,8 +76,9 @@ class Titles:
             listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
             raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
         near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
-        listed = ", ".join(map(repr, [*near][:3]))
-        raise InputError(f"title {title!r} is not in the catalogue; the nearest are {listed}.")
+        raise InputError(
+            f"title {title!r} is not in the catalogue; the nearest are {', '.join(map(repr, [*near][:3]))}."
+        )
 
 
 def _plain(title: str) -> str:
@@ -94,7 +96,6 @@ class Dataset:
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
     media: Media | None = None  # the files that items name
-    left_out: pd.DataFrame = field(default_factory=lambda: Report().table())  # what strict=False found and left out
 
     @classmethod
     def from_frames(
@@ -107,7 +108,6 @@ class Dataset:
         name: str = "frames",
         ties: str = "file",
         seed: int = 0,
-        strict: bool = True,
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
@@ -117,24 +117,20 @@ class Dataset:
         timestamp (UTC s, datetimes or ISO 8601; without it the row order rules), action (default "event"), value
         (default 1.0) and context columns.
         ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
-        strict: InputError for the first problem, naming table, row, column and fix; False: load the good rows, decode
-        every file once, and keep the table of all problems as `left_out`.
+        InputError for the first problem, naming table, row, column and fix; `validate` finds all.
         """
-        if media is not None and not isinstance(media, Media):
-            media = Media.open(media)
-        report = Report(strict, decode=not strict)
-        return cls.from_tables(Frames(items, users, interactions, media), report, name=name, ties=ties, seed=seed)
+        return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0, strict: bool = True
+        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0
     ) -> "Dataset":
         """A folder of one's own: items, users (optional), interactions; columns and options as in `from_frames`.
 
         Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
         images and sounds are relative to media.zip, to media/ or to the folder.
         """
-        report = Report(strict, decode=not strict)
+        report = Report()
         tables = schema.read_folder(folder, report)
         return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
 
@@ -149,13 +145,12 @@ class Dataset:
 
         Every image and sound is decoded. A table that cannot be used at all ends the list.
         """
-        report = Report(strict=False, decode=True)
+        report = Report(strict=False)
         try:
             if isinstance(items, (str, Path)):
                 tables = schema.read_folder(items, report)
             else:
-                media = Media.open(media) if media is not None and not isinstance(media, Media) else media
-                tables = Frames(items, users, interactions, media)
+                tables = Frames(items, users, interactions, Media.open(media))
             schema.validate(tables, report)
         except InputError as error:
             problem, _, fix = str(error).rstrip(".").partition("; ")
@@ -164,10 +159,10 @@ class Dataset:
 
     @classmethod
     def from_tables(
-        cls, tables: Frames, report: Report, *, name: str = "frames", ties: str = "file", seed: int = 0
+        cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> "Dataset":
-        """The good rows of raw tables, checked by a report."""
-        items, users, events, timed = schema.validate(tables, report)
+        """Raw tables, checked; report: where their files' names stand."""
+        items, users, events, timed = schema.validate(tables, report or Report())
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
@@ -178,7 +173,7 @@ class Dataset:
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
         events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
         offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
-        return cls(name, timed, items, users, events, offsets, tables.media, report.table())
+        return cls(name, timed, items, users, events, offsets, tables.media)
 
     @property
     def n_items(self) -> int:
@@ -306,14 +301,12 @@ class Dataset:
             if not ((codes >= 0) & (codes < size)).all():
                 raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
             left &= ~np.isin(self.events[word], codes)
-        if not left.any():
-            raise InputError(f"{self.name} without these items and users has no events; leave some in.")
         return self.only(left)
 
     def only(self, events: np.ndarray) -> "Dataset":
         """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
-        if events.shape != (self.n_events,) or not events.any():
-            raise InputError(f"keep at least one of the {self.n_events} events of {self.name}: give (E,) bool.")
+        if not events.any():
+            raise InputError(f"{self.name} has no events then; leave at least one in.")
         return self._with(events=self.events[events])
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":

@@ -43,8 +43,10 @@ class Media:
         self.path = path
 
     @classmethod
-    def open(cls, path: str | Path) -> "Media":
-        """The media of a folder or of a .zip file; InputError if it is neither, or damaged."""
+    def open(cls, path: "str | Path | Media | None") -> "Media | None":
+        """The media of a folder or of a .zip file; InputError if it is neither, or damaged. None stays None."""
+        if path is None or isinstance(path, Media):
+            return path
         media = cls(Path(path).expanduser().absolute())
         if not media.path.is_dir() and not media.path.is_file():
             raise InputError(f"media {media.path} does not exist; give a folder or a .zip file.")

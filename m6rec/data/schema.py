@@ -1,6 +1,6 @@
 """From a folder or frames to checked tables: CSV, Parquet and RecBole's files, and the rules that their rows must keep.
 
-A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are loaded.
+A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are checked further.
 """
 
 import csv
@@ -37,10 +37,10 @@ class Frames(NamedTuple):
 
 
 class Report:
-    """The problems of tables. strict: raise the first; otherwise keep all. decode: read every image and sound too."""
+    """The problems of tables. strict: the first is raised; otherwise all are kept, and every file is decoded."""
 
-    def __init__(self, strict: bool = True, decode: bool = False):
-        self.strict, self.decode = strict, decode
+    def __init__(self, strict: bool = True):
+        self.strict = strict
         self.files: dict[str, str] = {}  # table -> the file that it came from; a frame goes by its table's name
         self.rows: list[tuple[str, int | None, str, str, str]] = []
 
@@ -229,7 +229,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
         if (key := str(name)) not in flaws:
             try:
                 flaws[key] = checked(name) and ""
-                if report.decode:
+                if not report.strict:
                     FILE_MODALITIES[column.name].decode(media.read(name))
             except InputError as error:
                 flaws[key] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"

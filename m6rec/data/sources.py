@@ -25,7 +25,7 @@ import pooch
 
 from m6rec.data import image
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.data.schema import Frames, Report, recbole
+from m6rec.data.schema import Frames, recbole
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
@@ -148,7 +148,7 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
         return Dataset.from_folder(shipped(source.shipped), name=name, ties=ties, seed=seed)
     if not source.read:
         raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
-    return Dataset.from_tables(source.read(files(name)), Report(), name=name, ties=ties, seed=seed)
+    return Dataset.from_tables(source.read(files(name)), name=name, ties=ties, seed=seed)
 
 
 def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:

@@ -300,7 +300,6 @@ class DigitDecoder(nn.Module):
         # The tree is part of the model: it is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
         self.register_buffer("item", torch.full((math.prod(widths),), -1))
-        self._valid: tuple[tuple[Tensor, int], list[Tensor]] | None = None
 
     @property
     def tree(self) -> Tree:
@@ -314,20 +313,11 @@ class DigitDecoder(nn.Module):
             raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
         return self.tree
 
-    @property
-    def valid_nodes(self) -> list[Tensor]:
-        """`tree.valid_nodes()`, computed once for as long as no item moves."""
-        leaves = self.item, self.item._version  # it counts what is written in place (init_from_tree, load_state_dict)
-        if self._valid is None or self._valid[0][0] is not leaves[0] or self._valid[0][1] != leaves[1]:
-            self._valid = leaves, self.tree.valid_nodes()
-        return self._valid[1]
-
     @torch.no_grad()
     def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
         """Start from a tree over item vectors (N, D): nodes at their items' mean, biases at the log of their number."""
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
-        self._valid = None  # a copied decoder counts versions from 0 again, and could keep its old leaves
         prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
         for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
             counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
@@ -348,7 +338,7 @@ class DigitDecoder(nn.Module):
         run = self.blocks(torch.stack(digits, 1), masks.causal(len(digits), state.device), positions)
         states = state[:, None] + self.project(run.states)  # (B, G, D)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
-        valid = self.valid_nodes if allowed is None else self.tree.valid_nodes(allowed)
+        valid = self.tree.valid_nodes(allowed)
         return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
 
     def step(
@@ -368,7 +358,7 @@ class DigitDecoder(nn.Module):
         Children without an item get -inf here, so nothing has to be filtered later. valid (nodes,) bool narrows them.
         """
         width = self.widths[level]
-        valid = (self.valid_nodes[level] if valid is None else valid).view(-1, width)
+        valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
         bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(valid), -1)  # (parents, W·D)
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
@@ -428,13 +418,11 @@ class Network(nn.Module):
     ):
         super().__init__()
         n = len(content.present)
-        codes, present = (
-            np.arange(n) if known is None else np.where(known, np.arange(n), -1),
-            np.asarray(content.present),
-        )
+        codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
+        present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        files = [(m, MODALITIES.index(m)) for m in FILE_MODALITIES if m in config.modalities]
-        sizes = {m: getattr(content, m).shape[1:] for m, number in files if present[:, number].any()}
+        files = [m for m in FILE_MODALITIES if m in config.modalities and present[m].any()]
+        sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
@@ -442,7 +430,7 @@ class Network(nn.Module):
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
         for m, patch in self.items.patches.items():
-            patch.fit(getattr(content, m)[present[:, MODALITIES.index(m)] & (codes >= 0)])
+            patch.fit(getattr(content, m)[present[m] & (codes >= 0)])
         self.initialise()
 
     def _keep(self, content: Features) -> None:

@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.special import entr
 from torch import Tensor
@@ -82,44 +83,36 @@ def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
     return Tree(tree.widths, torch.tensor(leaf), torch.from_numpy(item))
 
 
-class Health(NamedTuple):
-    """How evenly the items fill one level of the tree."""
+def health(tree: Tree) -> pd.DataFrame:
+    """How evenly the items fill each level: nodes that have items, dead ones, entropy, items below the smallest and the
+    largest node, and the share of items whose digits so far are unique.
 
-    level: int
-    nodes: int  # nodes at this level that have an item below
-    dead: int  # nodes without one
-    entropy: float  # of the items over the nodes, as a share of the largest possible: 1 is perfectly even
-    smallest: int  # items below the smallest node that has any
-    largest: int
-    unique: float  # share of items whose digits up to here are theirs alone
-
-
-def health(tree: Tree) -> list[Health]:
-    """One row per level: dead nodes, evenness, crowding, uniqueness."""
+    The entropy of the items over the nodes is a share of the largest possible one: 1 is perfectly even.
+    """
     rows, n = [], len(tree.leaf)
     for level, nodes in enumerate(tree.prefixes(torch.arange(n)).T.cpu().numpy(), 1):
         counts = np.bincount(nodes, minlength=math.prod(tree.widths[:level]))
-        used, even = counts[counts > 0], float(entr(counts / n).sum() / np.log(len(counts)))
-        dead, unique = len(counts) - len(used), float((counts == 1).sum() / n)
-        rows.append(Health(level, len(used), dead, even, int(used.min()), int(used.max()), unique))
-    return rows
+        used, even = counts[counts > 0], entr(counts / n).sum() / np.log(len(counts))
+        rows.append((len(used), len(counts) - len(used), even, used.min(), used.max(), (counts == 1).sum() / n))
+    names, levels = ["nodes", "dead", "entropy", "smallest", "largest", "unique"], range(1, len(rows) + 1)
+    return pd.DataFrame(rows, pd.Index(levels, name="level"), names)
 
 
-def alarms(rows: list[Health]) -> list[str]:
+def alarms(table: pd.DataFrame) -> list[str]:
     """Collapse warnings for a tree of this `health`, one sentence each.
 
     Free leaves, and nodes that stay empty because a level has more nodes than there are items, are no fault.
     """
-    wrong, items = [], rows[-1].nodes
-    for row in rows[:-1]:
-        nodes = row.nodes + row.dead
-        share = math.ceil(items / nodes)
-        if row.dead - max(0, nodes - items) > MAX_UNUSED * nodes:
-            wrong.append(f"digit {row.level} leaves {row.dead} of its {nodes} nodes unused")
-        if row.largest > MAX_CROWDED * share:
-            wrong.append(f"digit {row.level} crowds {row.largest} items below one node, where {share} are its share")
-    if rows[-1].unique < 1:
-        wrong.append(f"{1 - rows[-1].unique:.1%} of the items share all their digits with another")
+    wrong, last = [], table.iloc[-1]
+    for level, row in table.iloc[:-1].iterrows():
+        nodes = int(row["nodes"] + row["dead"])
+        share = math.ceil(last["nodes"] / nodes)
+        if row["dead"] - max(0, nodes - last["nodes"]) > MAX_UNUSED * nodes:
+            wrong.append(f"digit {level} leaves {row['dead']:.0f} of its {nodes} nodes unused")
+        if row["largest"] > MAX_CROWDED * share:
+            wrong.append(f"digit {level} crowds {row['largest']:.0f} items below one node, where {share} are its share")
+    if last["unique"] < 1:
+        wrong.append(f"{1 - last['unique']:.1%} of the items share all their digits with another")
     return wrong
 
 
