@@ -60,8 +60,8 @@ class Config:
     digits: int = 3  # G, levels of the tree: digits of a semantic ID
     free_leaves: float = 0.15  # share of the tree's leaves that stay free for new items
     # --- training
-    pretrain_epochs: int = 25  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
-    finetune_epochs: int = 10  # passes over all training events with the digits' losses added
+    pretrain_epochs: int = 15  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
+    finetune_epochs: int = 5  # passes over all training events with the digits' losses added
     batch: int = 64  # B, sequences per step
     learning_rate: float = 1e-3  # AdamW's step size after the warm-up
     weight_decay: float = 0.01  # AdamW's decoupled decay
@@ -153,7 +153,7 @@ _LOWEST = {  # of the others it is 0
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
     # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
-    "tiny": dict(history=50, pretrain_epochs=2, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
+    "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
     "small": {},
     "base": dict(width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }

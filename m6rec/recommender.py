@@ -27,7 +27,7 @@ from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit_once, foreign, load_model, save_model
+from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -143,8 +143,7 @@ class M6Rec:
 
     def _train(self, stage: Stage, options: dict) -> list[Epoch]:
         try:
-            options = {"keep": False, **options}
-            self.stages[stage.name] = fit_once(self.network, stage, self.config, self.data.fingerprint, **options)
+            self.stages[stage.name] = fit(self.network, stage, self.config, self.data.fingerprint, **options)
         finally:
             self.network.eval()
             self._items = None
@@ -368,7 +367,7 @@ class Scale(NamedTuple):
         return data if self.users is None else data.subset(self.users)
 
     def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
-        """A trained model of this size, from the cache or trained now: it says which."""
+        """A trained model of this size, kept or trained now."""
         seed = self.seeds[0] if seed is None else seed
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 

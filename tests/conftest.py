@@ -13,7 +13,7 @@ from fixtures import SEGMENTS, small_data, small_model
 
 from m6rec.data.ratings import RatingWindows
 from m6rec.data.sources import home
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 
 FIRST = ("test_outputs.py", "test_device.py")  # the longest: a worker that ends early takes what is left
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores

@@ -11,14 +11,14 @@ import torch
 from fixtures import small_data
 
 import m6rec
-from m6rec.baselines.rating import din, item_mean, logistic
+from m6rec.baselines.sequential import din, item_mean, logistic
 from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.ratings import Ratings
 from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import text as text_training
 from m6rec.train.text import METHODS, Backbone, Classifier, Examples
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from m6rec.data import image, photographs, sources
 from m6rec.errors import InputError
-from m6rec.train.autoencoder import Autoencoder, fitted, pca
+from m6rec.train.fit import Autoencoder, fitted, pca
 from m6rec.view.figures import photograph_rows
 
 RELU = torch.nn.ReLU

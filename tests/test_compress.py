@@ -12,7 +12,7 @@ from fixtures import DEPTH, SEGMENTS, requests
 
 from m6rec.data.ratings import Windows
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.compress import Variants
 from m6rec.train.fit import version
@@ -75,7 +75,7 @@ def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
 
 def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
     windows = requests(segmented)
-    every = compress.logits(network, segmented, segmented.test, every=True)[:, :5]
+    every = compress.logits(network, segmented, segmented.test)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
     wanted = compress.early_exit(every, threshold)
     for row in range(5):

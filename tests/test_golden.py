@@ -19,14 +19,15 @@ import torch
 from fixtures import CONFIG, SEGMENTS, TEXT, small_data
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger, rating
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
+from m6rec.baselines import sequential as networks
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import domain
 from m6rec.data.ratings import Ratings, RatingWindows
-from m6rec.tasks import retrieval
+from m6rec.tasks import heldout
 from m6rec.train import text as text_training
-from m6rec.train.autoencoder import fitted
 from m6rec.train.compress import Variants
+from m6rec.train.fit import fitted
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
@@ -187,18 +188,18 @@ def autoencoder(**options: object) -> list[float]:
 def two_tower() -> list[float]:
     known = domain(small_data())
     rows = np.arange(0, len(known.item), 2)
-    return losses(lambda: retrieval.two_tower(known, rows, rows, epochs=1, batch=64))
+    return losses(lambda: heldout.two_tower(known, rows, rows, epochs=1, batch=64))
 
 
 def two_maps() -> list[float]:
     known = domain(rated())
-    pairs = retrieval.pairs(backbone(), known, np.arange(1, len(known.item), 2))
-    return losses(lambda: retrieval.fit(pairs, epochs=1, batch=64))
+    pairs = heldout.pairs(backbone(), known, np.arange(1, len(known.item), 2))
+    return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
 
 
 def din(**options: object) -> list[float]:
     known = opinions()
-    return losses(lambda: rating.din(known, known.test, **options))
+    return losses(lambda: networks.din(known, known.test, **options))
 
 
 def distilled(variants: Variants) -> object:

@@ -18,7 +18,7 @@ from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
 from m6rec.errors import InputError
 from m6rec.evaluate.ranking import _bag, diversity
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
 

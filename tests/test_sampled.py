@@ -20,7 +20,7 @@ def test_a_step_sees_of_each_item_what_a_step_over_the_whole_catalogue_sees(trai
     network, batch = trained.network, one_batch(trained)
     with torch.no_grad():
         torch.manual_seed(0)
-        found = losses.predict_sampled(network, batch, 6)
+        found = losses.predict(network, batch, small_model(negatives=6).config)
         items = network.encode_items().vectors
         state = network.fuse(batch, items).state[batch.item >= 0]
     torch.testing.assert_close(found.state, state)
@@ -57,7 +57,7 @@ def test_items_without_a_training_event_are_never_drawn(trained):
     codes = trained.network.codes
     trained.network.codes = torch.where(torch.arange(len(codes)) < 20, codes, -1)
     try:
-        drawn = losses.predict_sampled(trained.network, one_batch(trained), 500).negatives
+        drawn = losses.predict(trained.network, one_batch(trained), small_model(negatives=500).config).negatives
     finally:
         trained.network.codes = codes
     assert set(drawn.tolist()) == set(range(20))

@@ -16,7 +16,7 @@ from m6rec.data.ratings import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.cache import SegmentCache, score
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.fit import version
 

@@ -13,13 +13,11 @@ from m6rec.data import prompts
 from m6rec.data.text import Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.generate.text import trie, write
-from m6rec.model.text_model import TextTransformer
-from m6rec.tasks import generation, retrieval
-from m6rec.tasks.heldout import OpenDomain
-from m6rec.tasks.retrieval import DotProduct
+from m6rec.model.network import TextTransformer
+from m6rec.tasks import generation, heldout
+from m6rec.tasks.heldout import DotProduct, OpenDomain
 from m6rec.train import losses
 from m6rec.train import text as text_training
-from m6rec.train.losses import Catalogue
 from m6rec.train.text import Backbone
 
 FEATURES = {"silk", "wool", "party", "winter"}
@@ -116,8 +114,8 @@ def test_two_maps_of_ids_find_what_follows_in_a_circle():
     """They were once taught under no_grad, which only a call could show."""
     circle = prompts.domain(small_data())
     rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
-    cosines, asked = retrieval.two_tower(circle, rows, rows, epochs=100)
-    assert retrieval.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
+    cosines, asked = heldout.two_tower(circle, rows, rows, epochs=100)
+    assert heldout.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
 
 
 def test_a_system_that_searches_first_offers_what_has_both_wishes():
@@ -164,9 +162,9 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     tokens = made.tokenizer.encode([Prompt(profile="age", target=tuple(items))])
     own = losses.text(made.network, tokens)["contrastive"]
     torch.testing.assert_close(
-        losses.text(made.network, tokens, Catalogue.of(items, made.tokenizer))["contrastive"], own
+        losses.text(made.network, tokens, losses.catalogue_of(items, made.tokenizer))["contrastive"], own
     )
-    more = Catalogue.of([*items, "tabla"], made.tokenizer)
+    more = losses.catalogue_of([*items, "tabla"], made.tokenizer)
     assert losses.text(made.network, tokens, more)["contrastive"] > own
-    unknown = losses.text(made.network, tokens, Catalogue.of(["tabla", "linen"], made.tokenizer))["contrastive"]
+    unknown = losses.text(made.network, tokens, losses.catalogue_of(["tabla", "linen"], made.tokenizer))["contrastive"]
     assert unknown == 0

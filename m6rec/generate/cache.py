@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train.fit import version
 
 

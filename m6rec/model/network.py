@@ -1,4 +1,4 @@
-"""The network, from top to bottom: items, context, digits, contents; dense and generated recommendation.
+"""The model, from top to bottom: items, context, digits, contents, and texts.
 
 - one `Stack` and one `attend` under every mask
 - an item is one segment: its text, image and sound tokens run through the local layers, then an [ITEM] token attends to
@@ -9,10 +9,14 @@
   token per target, which attends to the profile, to the events before it and to its own request. One pass answers
   every target, and nothing of event t reaches target t
 - item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
+- over texts alone (`TextTransformer`) the same stack reads a source, then writes the target that follows or scores
+  candidates. The source never attends to what comes after it. The first layers may be local there, too: they encode
+  each distinct segment apart, so that its states can be cached (late interaction)
 """
 
 import copy
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +28,8 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
+from m6rec.data.ratings import Windows
+from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
 from m6rec.model.attention import KVCache, Run, Stack
@@ -31,6 +37,7 @@ from m6rec.model.tree import Tree, insert, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
 NODE_CHUNK = 2**19  # values of node vectors that a decoding step reads at a time: 2 MB
+SOURCE, TARGET = 0, 1  # segments of a written text
 
 
 class Tokens(NamedTuple):
@@ -536,3 +543,174 @@ class Network(nn.Module):
     def score(state: Tensor, items: Tensor) -> Tensor:
         """The dense head: states (..., D) and item vectors (N, D) -> logits (..., N)."""
         return state @ items.T
+
+
+class TextCache(NamedTuple):
+    """Tokens that were read: which of them are present, and every layer's keys and values."""
+
+    present: Tensor  # (B, T) bool
+    layers: list[KVCache]
+
+
+class TextOutput(NamedTuple):
+    """States and logits of a source and a target, and what later tokens need of them."""
+
+    hidden: Tensor  # (B, S + T, D), normed
+    logits: Tensor | None  # (B, T, V): after each target token, the next one
+    cache: TextCache
+    weights: list[Tensor]  # of each layer, if they were asked for
+
+
+class TextTransformer(nn.Module):
+    """`config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
+
+    scores: with a score head after each layer. shared: one block serves as every layer (ALBERT). embedding_size: of the
+    token table, widened by a linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS']
+    bidirectional, [BOS] … [EOS] autoregressive) and 4.1 (multi-segment late interaction).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        vocabulary: int,
+        *,
+        scores: bool = False,
+        shared: bool = False,
+        embedding_size: int | None = None,
+    ):
+        super().__init__()
+        if embedding_size and not scores:
+            raise InputError("words are written by the token table itself: embedding_size needs scores=True.")
+        width, self.depth = config.width, config.joint_layers
+        self.tokens = nn.Embedding(vocabulary, embedding_size or width, padding_idx=PAD)
+        self.widen = nn.Linear(embedding_size, width, bias=False) if embedding_size else nn.Identity()
+        # Of source and target; or of the profile, the events by recency, and candidates.
+        self.segments = nn.Embedding(config.history + 2 if scores else 2, width)
+        self.blocks = Stack(config, self.depth, shared=shared)
+        self.norm = nn.RMSNorm(width)
+        self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth if scores else 0))
+        self.dropout = nn.Dropout(config.dropout)
+        for embedding in (
+            self.tokens,
+            self.segments,
+        ):  # scores: small, so that the first steps already change them much
+            nn.init.normal_(embedding.weight, std=0.02 if scores else width**-0.5)
+        with torch.no_grad():
+            self.tokens.weight[PAD] = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; token ids may come from anywhere."""
+        return self.tokens.weight.device
+
+    def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
+        """Token ids (..., L) -> (..., L, D): token embedding, and the segment's where it is named."""
+        x = self.widen(self.tokens(tokens))
+        return self.dropout(x if segment is None else x + self.segments.weight[segment])
+
+    # --- writing
+
+    def forward(
+        self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
+    ) -> TextOutput:
+        """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
+        x, present, mask = self._tokens(source, target)
+        run = self.blocks(x, mask, positions_of(present), weights=weights)
+        return self._output(run, present, source.shape[1] if logits else None)
+
+    def read(
+        self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
+    ) -> Tensor:
+        """The state (B, D) of the last token: the last layer is run for it alone, which saves much.
+
+        soft: prompts (n, D) before every source. adapters: as in `Stack.forward`.
+        """
+        x, present, mask = self._tokens(source, target, soft)
+        positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
+        x = self.blocks(x, mask, positions, adapters=adapters, last=-1).states
+        at = torch.arange(len(x), device=self.device), (number * present).argmax(1)
+        options = {"keys": (x, positions), "adapters": adapters, "first": -1}
+        run = self.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options)
+        return self.norm(run.states.squeeze(1))
+
+    def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Embedded tokens of both regions (B, S + T, D), which of them are present, and the UniLM mask."""
+        target = source[:, :0] if target is None else target
+        source, target = source.to(self.device), target.to(self.device)
+        x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
+        read, begun = source != PAD, target != PAD
+        if soft is not None:
+            soft = (soft + self.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (n, D) -> (B, n, D)
+            x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
+        return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
+
+    def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
+        """More target tokens (B, T) after those of a cache: equal to `forward` over all of them.
+
+        `past` may have one row for all rows of target: one request, many candidates.
+        """
+        target, read = target.to(self.device), past.present.expand(len(target), -1)
+        present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
+        new = slice(read.shape[1], None)
+        positions = positions_of(present)[:, new]
+        run = self.blocks(self.embed(target, TARGET), mask[:, :, new], positions, past=past.layers, weights=weights)
+        return self._output(run, present, 0)
+
+    def _output(self, run: Run, present: Tensor, first: int | None) -> TextOutput:
+        hidden = self.norm(run.states)
+        logits = None if first is None else self.logits(hidden[:, first:])
+        return TextOutput(hidden, logits, TextCache(present, run.caches), run.weights)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normed states (..., D) -> (..., V), by the token embedding."""
+        return hidden @ self.tokens.weight.T
+
+    # --- scoring
+
+    def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
+        """The last layer's logits (B, C), after this many local layers."""
+        return [*self.exits(windows, local_layers)][-1]
+
+    def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
+        """Logits (B, C) of one joint layer after the other: a caller may exit early. InputError without score heads."""
+        if not self.heads:
+            raise InputError("this network has no score heads: make it with scores=True, and train it.")
+        segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
+        states = self.local(segments.flatten(0, 1), local_layers).unflatten(0, segments.shape[:2])
+        return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
+
+    def local(self, tokens: Tensor, layers: int) -> Tensor:
+        """Segments of token ids (n, L) through the first layers, each apart -> (n, L, D)."""
+        if not 0 <= layers < self.depth:
+            raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
+        tokens = tokens.to(self.device)
+        if not layers:
+            return self.embed(tokens)
+        tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once
+        present, positions = tokens != PAD, torch.arange(tokens.shape[1], device=tokens.device)
+        present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
+        run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
+        return run.states.index_select(0, rows)
+
+    def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
+        """The layers after the local ones: states (B, S + C, L, D), the first S = `source` segments are the source."""
+        n, length = present.shape[1:]
+        segment = self.segments.weight
+        segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
+        x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
+        mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
+        positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
+        first = slice(source * length, None, length)  # the candidates' first tokens, which the scores are read from
+        for layer in range(local_layers, self.depth):
+            if layer + 1 < self.depth:
+                x = self.blocks(x, mask, positions, first=layer, last=layer + 1).states
+                scored = x[:, first]
+            else:  # the last layer needs no other queries
+                options = {"keys": (x, positions), "first": layer}
+                scored = self.blocks(x[:, first], mask[:, :, first], positions[first], **options).states
+            yield self.heads[layer](self.norm(scored)).squeeze(-1)
+
+
+def positions_of(present: Tensor) -> Tensor:
+    """(B, T) bool -> (B, T) positions that count present tokens only, from 0: padding moves nothing."""
+    return (present.long().cumsum(1) - 1).clamp(min=0)

@@ -25,24 +25,21 @@ from torch.nn.utils import parametrize
 from m6rec.config import Config
 from m6rec.data.ratings import RatingWindows, Windows
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
-from m6rec.train.fit import Stage, fit_once, version
+from m6rec.model.network import TextTransformer
+from m6rec.train.fit import Stage, fit, version
 from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
 
 
 @torch.no_grad()
-def logits(
-    network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0, *, every: bool = False
-) -> np.ndarray:
-    """Logits (W, C) of a part's rows (W, C), or (K, W, C) of every exit after the layers alone."""
+def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
+    """Logits (K, W, C) of a part's rows (W, C), of every exit after the local layers."""
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
         rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
-    out = torch.cat(rows, 1).cpu().numpy()
-    return out if every else out[-1]
+    return torch.cat(rows, 1).cpu().numpy()
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
@@ -120,7 +117,7 @@ class Variants:
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        fit_once(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint)
+        fit(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint, keep=True)
         return network
 
     def _base(self) -> TextTransformer:

@@ -14,13 +14,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ from m6rec.errors import InputError
 FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
 T = TypeVar("T")
+WIDTHS = (784, 256, 128, 64)  # of the autoencoder, from the pixels to the code
 
 
 class Epoch(NamedTuple):
@@ -59,19 +62,39 @@ class Stage(NamedTuple):
 
 
 def fit(
-    network: nn.Module,
-    stage: Stage,
-    config: Config,
-    *,
-    folder: Path | None = None,
-    resume: bool = False,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False, **options
 ) -> list[Epoch]:
     """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
 
-    folder: where a checkpoint is kept after every epoch; resume: go on from the one that lies there, and end bit for
-    bit where an uninterrupted run ends. `InputError` for a loss that is not finite.
+    keep: or take what the same weights, config, `parts` and code (of the losses, and `code`) came to before; a training
+    that was interrupted goes on. Else options are: folder, where a checkpoint is kept after every epoch; resume, go on
+    from the one that lies there, and end bit for bit where an uninterrupted run ends; on_epoch, called with each
+    `Epoch`. `InputError` for a loss that is not finite.
     """
+    if not keep:
+        return _fit(network, stage, config, **options)
+    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
+    path = home() / "models" / f"{stage.name.lower()}-{known}"
+    work = path.with_name(f"{path.name}-training")
+
+    def save(rows: list[Epoch], new: Path) -> None:
+        stages = {stage.name: [row._asdict() for row in rows]}
+        save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
+
+    def load(folder: Path) -> list[Epoch]:
+        weights, _, values = load_model(folder)
+        network.to(pick_device(config.device)).load_state_dict(weights)
+        network.eval()
+        return [Epoch(**row) for row in values["stages"][stage.name]]
+
+    rows = cached(path, lambda: _fit(network, stage, config, folder=work, resume=True), save, load)
+    shutil.rmtree(work, ignore_errors=True)
+    return rows
+
+
+def _fit(
+    network: nn.Module, stage: Stage, config: Config, folder: Path | None = None, resume: bool = False, on_epoch=None
+) -> list[Epoch]:
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
     torch.manual_seed(config.seed)
@@ -157,34 +180,6 @@ def train_epoch(
         sums |= {name: sums.get(name, 0.0) + loss.detach() for name, loss in parts.items()}
         steps += 1
     return {name: value / steps for name, value in sums.items()}
-
-
-def fit_once(
-    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = True, **options
-) -> list[Epoch]:
-    """`fit`, or what it came to before from the same weights, config, `parts`, losses and `code` (see `cache.key`).
-
-    A training that was interrupted goes on. keep=False: just `fit`, with these options.
-    """
-    if not keep:
-        return fit(network, stage, config, **options)
-    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
-    path = home() / "models" / f"{stage.name.lower()}-{known}"
-    work = path.with_name(f"{path.name}-training")
-
-    def save(rows: list[Epoch], new: Path) -> None:
-        stages = {stage.name: [row._asdict() for row in rows]}
-        save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
-
-    def load(folder: Path) -> list[Epoch]:
-        weights, _, values = load_model(folder)
-        network.to(pick_device(config.device)).load_state_dict(weights)
-        network.eval()
-        return [Epoch(**row) for row in values["stages"][stage.name]]
-
-    rows = cached(path, lambda: fit(network, stage, config, folder=work, resume=True), save, load)
-    shutil.rmtree(work, ignore_errors=True)
-    return rows
 
 
 def _on(batch: object, device: torch.device) -> object:
@@ -331,3 +326,75 @@ def version(values: nn.Module | Tensor) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+# ---- the smallest model that is trained: the autoencoder of the source document's section 5.2, and PCA beside it
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder: pixels (B, 784) in 0..1 -> (B, 784), trained towards 0..1 but not clamped.
+
+    activation: between the layers. ends: after the code and after the output. The document has ReLU there; its gradient
+    is 0 where its output is 0, so output units and code units die.
+    """
+
+    def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
+        super().__init__()
+        self.encoder = _layers(WIDTHS, activation, ends)
+        self.decoder = _layers(WIDTHS[::-1], activation, ends)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.decoder(self.encoder(pixels))
+
+
+def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.Module]) -> nn.Sequential:
+    layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), activation())]
+    return nn.Sequential(*layers[:-1], end())
+
+
+def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
+    """The linear baseline: test (N, 784) reconstructed from its `count` principal components of train.
+
+    No linear map to `count` numbers and back has a smaller squared error on train.
+    """
+    _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
+    mean, axes = train.mean(0), axes[:, -count:]
+    return mean + (test - mean) @ axes @ axes.T
+
+
+def fitted(
+    pixels: Tensor,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 64,
+    peak: float | None = 2e-3,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
+    **layers: type[nn.Module],
+) -> Autoencoder:
+    """An autoencoder that returns what it is given, pixels (N, 784) in 0..1; frozen, and where the pixels are.
+
+    Every epoch meets all photographs in a new order (seed), whole batches only. peak: the highest rate of a one-cycle
+    schedule, or None for the document's constant 1e-3. layers: `activation` and `ends` of `Autoencoder`.
+    """
+    if pixels.ndim != 2 or len(pixels) < batch:
+        raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Autoencoder(**layers).to(pixels.device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=pixels.device.type in ("cpu", "cuda"))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps) if peak else None
+
+    def batches() -> Iterator[Tensor]:
+        queue, order = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            if len(queue) < batch:
+                queue = torch.randperm(len(pixels), generator=order)
+            yield pixels[queue[:batch]]
+            queue = queue[batch:]
+
+    def losses(model: nn.Module, truth: Tensor) -> dict[str, Tensor]:
+        return {"loss": loss(model(truth), truth)}
+
+    train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
+    return model.requires_grad_(False)

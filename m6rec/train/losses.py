@@ -22,8 +22,7 @@ from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
 from m6rec.data.ratings import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
-from m6rec.model.network import Network
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
 
 SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB, which stay in the processor's cache
@@ -71,12 +70,25 @@ def mask_request(batch: Context) -> Context:
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """States and targets of all positions of a batch that have a target; large catalogues are sampled."""
-    count = config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
-    if count:
-        return predict_sampled(network, batch, count)
-    items, has = network.encode_items().vectors, batch.item >= 0
-    return FullPrediction(network.fuse(batch, items).state[has], items, batch.item[has], network.codes >= 0)
+    """States and targets of all positions of a batch that have a target.
+
+    Of large catalogues only the histories, the true items and sampled negatives are encoded.
+    """
+    has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
+    target = batch.item[has]
+    if not count:
+        items = network.encode_items().vectors
+        return FullPrediction(network.fuse(batch, items).state[has], items, target, network.codes >= 0)
+    trained = torch.nonzero(network.codes >= 0)[:, 0]
+    negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
+    used = torch.cat((target, negatives)).unique()
+    row = torch.full_like(network.codes, -1)
+    row[used] = torch.arange(len(used), device=used.device)
+    items = network.encode_items(only=used).vectors
+    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
+    state = network.fuse(context, items).state[has]
+    logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
+    return SampledPrediction(state, logits, target, negatives)
 
 
 class FullPrediction(NamedTuple):
@@ -173,22 +185,6 @@ class SampledPrediction(NamedTuple):
             below = weights @ F.one_hot(others[:, level], width).to(weights)  # (n, m) @ (m, W)
             yield below.to(true).scatter_add(1, path[:, level, None], true)
             weights = weights * (others[:, level] == path[:, level, None])
-
-
-def predict_sampled(network: Network, batch: Context, count: int) -> SampledPrediction:
-    """As `predict`, with `count` negatives: encodes the histories, the true items and the negatives only."""
-    trained = torch.nonzero(network.codes >= 0)[:, 0]
-    negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
-    has = batch.item >= 0
-    target = batch.item[has]
-    used = torch.cat((target, negatives)).unique()
-    row = torch.full_like(network.codes, -1)
-    row[used] = torch.arange(len(used), device=used.device)
-    items = network.encode_items(only=used).vectors
-    context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
-    state = network.fuse(context, items).state[has]
-    logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
-    return SampledPrediction(state, logits, target, negatives)
 
 
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
@@ -330,18 +326,14 @@ def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
-class Catalogue(NamedTuple):
-    """Distinct items in words, as the negatives of `item_contrast`."""
+Catalogue = tuple[Tensor, Tensor]  # distinct items: tokens (N, L), 0 = padding, and their bags' keys (N,), ascending
 
-    tokens: Tensor  # (N, L), 0 = padding
-    key: Tensor  # (N,) of their bags of tokens, ascending
 
-    @classmethod
-    def of(cls, items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> "Catalogue":
-        """Items in words -> their tokens."""
-        tokens = torch.from_numpy(pad([tokenizer.segment(words)[:-1] for words in sorted(set(items))]))
-        key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
-        return cls(tokens[first].to(device), torch.from_numpy(key).to(device))
+def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> Catalogue:
+    """Items in words, as the negatives of `item_contrast`."""
+    tokens = torch.from_numpy(pad([tokenizer.ids(words) for words in sorted(set(items))]))
+    key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
+    return tokens[first].to(device), torch.from_numpy(key).to(device)
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
@@ -389,9 +381,10 @@ def item_contrast(
     states = hidden[first]  # (n, D)
     key = number.new_zeros(len(states)).index_add(0, number, _token_key(words))
     if catalogue is not None:
-        row = torch.searchsorted(catalogue.key, key).clamp(max=len(catalogue.key) - 1)
-        found = catalogue.key[row] == key
-        scores = states[found] @ text_vectors(network, catalogue.tokens).T
+        tokens, keys = catalogue
+        row = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+        found = keys[row] == key
+        scores = states[found] @ text_vectors(network, tokens).T
         return F.cross_entropy(scores, row[found], reduction="sum") / found.sum().clamp(min=1)
     size = torch.bincount(number, minlength=len(states)).clamp(min=1)
     bags = torch.zeros_like(states).index_add(0, number, network.tokens(words)) / size[:, None].sqrt()

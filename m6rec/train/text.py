@@ -26,10 +26,9 @@ from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
 from m6rec.errors import InputError
-from m6rec.model.text_model import TextTransformer
+from m6rec.model.network import TextTransformer
 from m6rec.train import losses
-from m6rec.train.fit import Stage, fit, fit_once, version
-from m6rec.train.losses import Catalogue
+from m6rec.train.fit import Stage, fit, version
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
 # Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
@@ -83,7 +82,7 @@ def pretrain(
         parts = (tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64))
         return -float(torch.stack([losses.text(network, part)["tokens"] for part in parts]).mean())
 
-    catalogue = Catalogue.of(had, tokenizer, pick_device(config.device)) if whole else None
+    catalogue = losses.catalogue_of(had, tokenizer, pick_device(config.device)) if whole else None
     stage = Stage(
         "text",
         config.pretrain_epochs,
@@ -91,7 +90,7 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    rows = fit_once(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
+    rows = fit(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config)
@@ -106,7 +105,7 @@ def fine_tune(
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
-    catalogue = Catalogue.of(items, tokenizer, pick_device(config.device)) if items else None
+    catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
 
     def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
         both = losses.text(network, some, catalogue)
@@ -284,7 +283,7 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    fit_once(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
+    fit(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
     return network
 
 
@@ -292,7 +291,7 @@ def adapt(
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
     """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
     words = made.network.tokens.weight  # (V, D): what a state is multiplied with
-    return torch.stack([words[list(made.tokenizer.segment(name)[:-1])].mean(0) for name in classes])
+    return torch.stack([words[list(made.tokenizer.ids(name))].mean(0) for name in classes])
 
 
 @torch.no_grad()
