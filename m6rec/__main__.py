@@ -1,5 +1,138 @@
-"""python -m m6rec: the command line."""
+"""The command line, python -m m6rec: every command a few lines over the package's verbs.
 
-from m6rec.cli import main
+Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
+"""
 
-main()
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+import m6rec
+from m6rec.errors import InputError
+from m6rec.recommender import M6Rec
+from m6rec.runs import execute
+
+app = typer.Typer(
+    help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
+Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
+Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with 2 and one sentence."""
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: children stopped, nothing half written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(prog_name="m6rec")
+    except InputError as error:
+        print(f"m6rec: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def folder() -> Path:
+    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
+    clone = Path(__file__).resolve().parents[1] / "notebooks"
+    return clone if clone.is_dir() else Path("notebooks").absolute()
+
+
+def find(names: list[str] | None) -> list[Path]:
+    return execute.find(folder(), names)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"m6rec {m6rec.__version__}")
+
+
+@app.command()
+def run(words: Pairs = None, out: Out = Path("runs")) -> None:
+    """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
+    names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
+    done = execute.run_all(find(names), out, execute.assignments(given))
+    ok = all(execution.ok for execution in done)
+    if ok and not words:
+        recommend(user="196")
+    print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
+    raise typer.Exit(int(not ok))
+
+
+@app.command()
+def results(
+    names: Names = None,
+    only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
+) -> None:
+    """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
+    if only and not names:
+        raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
+    ok = True
+    for path in find(names) if names else execute.due(folder()):
+        done = execute.measure(path, only=only)
+        ok &= done.ok
+        print(done, flush=True)
+    raise typer.Exit(int(not ok))
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
+    grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
+    out: Out = None,
+) -> None:
+    """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
+    path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
+    values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
+    ends = execute.sweep(path, values, out, jobs=jobs)
+    print(f"The table of finished runs: {out / 'results.csv'}")
+    raise typer.Exit(int(not {*ends.values()} <= {"finished", "finished before"}))
+
+
+@app.command()
+def recommend(
+    user: Annotated[str | None, typer.Option(help="A known user's id.")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="A title or id, oldest first; repeat it.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
+    hour: Annotated[int | None, typer.Option(help="Hour of the request, 0 to 23.")] = None,
+    data: Annotated[str, typer.Option(help="Data set.")] = "ml-100k",
+    preset: Annotated[str, typer.Option(help="Size of the model.")] = "tiny",
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
+    method: Annotated[str, typer.Option(help="generated, dense or hybrid.")] = "generated",
+) -> None:
+    """Recommend for a known user or for a history given on the spot."""
+    if (user is None) == (not history):
+        raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
+    if method not in ("generated", "dense", "hybrid"):
+        raise InputError(f"method={method} is unknown: use generated, dense or hybrid.")
+    loaded = m6rec.load(data)
+    asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
+    if not 1 <= k <= loaded.n_items:
+        raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
+    if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
+        M6Rec(loaded, preset=preset).person(**asked)
+    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
+    if user is not None:
+        last = model.person(**asked).history[-10:]
+        _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
+    found = model.recommend(**asked, k=k, method=method)
+    _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
+
+
+def _print_items(items: pd.DataFrame, title: str) -> None:
+    scores = items["score"].map("  {:.3f}".format) if "score" in items else [""] * len(items)
+    rows = (
+        f"{place:3}  {name}{score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
+    )
+    for line in (title, *rows):
+        print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal
+
+
+if __name__ == "__main__":
+    main()

@@ -367,7 +367,7 @@ class Scale(NamedTuple):
         return data if self.users is None else data.subset(self.users)
 
     def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
-        """A trained model of this size, from the cache or trained now: it says which."""
+        """A trained model of this size, kept or trained now."""
         seed = self.seeds[0] if seed is None else seed
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 

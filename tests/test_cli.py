@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from m6rec import cli
+from m6rec import __main__ as cli
 
 
 @pytest.fixture

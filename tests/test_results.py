@@ -32,32 +32,33 @@ def write(path, body, more=""):
 
 def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp_path):
     notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("size", value=[len(scale), 1 / 3, 1 / 3])')
-    path = results.measure(notebook)
+    path = tmp_path / "notebooks" / "results" / "01_a.json"
+    assert results.measure(notebook).ok
     found = json.loads(path.read_text())
-    assert path == tmp_path / "notebooks" / "results" / "01_a.json"
     assert found["size"] == {"value": 1.556, "low": 0.3333, "high": 4.0, "n": 0, "seeds": 3}  # len("full") is 4
     assert found["run"]["command"] == "make results NB=01_a" and found["run"]["cores"] >= 1
     assert {"commit", "code_hash", "versions", "seconds", "date", "scale"} <= set(found["run"])
-    assert results.stale(path.parent) == []
+    assert results.due(notebook.parent) == []
 
     write(notebook, 'record("size", value=2); 1 / 0')
-    assert results.stale(path.parent) == ["01_a"]
-    with pytest.raises(results.Failed, match=r"ZeroDivisionError.*01_a.log"):
-        results.measure(notebook)
+    assert results.due(notebook.parent) == [notebook]
+    failed = results.measure(notebook).error
+    assert "ZeroDivisionError" in failed and "01_a.log" in failed
     assert json.loads(path.read_text()) == found  # the failed run has lost nothing
 
 
 def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_from(tmp_path):
     body = 'record("a.x", value=1 + len(only)); record("b.y", value=1 + len(only))'
     notebook = write(tmp_path / "notebooks" / "01_a.ipynb", body, 'only = ""  # the start of a name')
-    path = results.measure(notebook)
+    path = tmp_path / "notebooks" / "results" / "01_a.json"
+    results.measure(notebook)
     first = json.loads(path.read_text())
     results.measure(notebook, only="b.")
     found = json.loads(path.read_text())
     kept = {name: first["run"][name] for name in results.ORIGIN}
     assert found["a.x"] == {"from": kept, **first["a.x"]}
     assert found["b.y"]["value"] == 3 and found["run"]["command"] == "make results NB=01_a ONLY=b."
-    assert results.stale(path.parent) == ["01_a"]  # for it is of two runs
+    assert results.due(notebook.parent) == [notebook]  # for it is of two runs
 
     write(notebook, 'record("b.new", value=1)', 'only = ""  # the start of a name')
     with pytest.raises(InputError, match="c is not measured so, and nothing is written"):
@@ -69,7 +70,7 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     assert later["b.y"]["value"] == 3 and later["b.y"]["from"]["command"].endswith("ONLY=b."), "nothing is lost"
     results.measure(notebook)
     assert "b.y" not in json.loads(path.read_text())
-    assert results.stale(path.parent) == []
+    assert results.due(notebook.parent) == []
 
 
 def test_a_name_belongs_to_one_notebook(tmp_path):
@@ -81,9 +82,7 @@ def test_a_name_belongs_to_one_notebook(tmp_path):
     assert not (folder / "02_b.json").exists()
 
 
-def test_a_result_without_its_notebook_is_stale_and_a_damaged_one_is_named(tmp_path):
-    (tmp_path / "03_gone.json").write_text(json.dumps({"run": RUN}))
-    assert results.stale(tmp_path) == ["03_gone"]
+def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "04_half.json").write_text('{"run": ')
     with pytest.raises(InputError, match=r"04_half.json is no results file.*make results NB=04_half"):
         results.read_all(tmp_path)

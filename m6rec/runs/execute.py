@@ -319,16 +319,12 @@ def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -
     return folder, ""
 
 
-class Failed(Exception):
-    """A notebook that did not end well; the message says why and where its log is."""
-
-
-def measure(notebook: Path, *, only: str = "") -> Path:
-    """Execute a notebook at scale=full and write its figures to results/ beside it: the path of that file.
+def measure(notebook: Path, *, only: str = "") -> Execution:
+    """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
 
     only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
     not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
-    stay under runs/results/. Raises Failed, or InputError if another notebook owns a name or nothing is measured.
+    stay under runs/results/. InputError if another notebook owns a name or nothing is measured.
     """
     stem, folder = notebook.stem, notebook.parent / "results"
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
@@ -340,7 +336,7 @@ def measure(notebook: Path, *, only: str = "") -> Path:
     old = others.pop(stem, {})
     done = execute(notebook, place / notebook.name, asked)
     if not done.ok:
-        raise Failed(f"{stem} failed, its old results stay: {done.error} (see {done.log})")
+        return done._replace(error=f"{done.error} (see {done.log}); the old results stay")
     figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
     if only and not figures:
         raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
@@ -353,7 +349,7 @@ def measure(notebook: Path, *, only: str = "") -> Path:
     source = {what: old["run"][what] for what in ORIGIN} if old else {}
     kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
     write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
-    return folder / f"{stem}.json"
+    return done
 
 
 def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
@@ -375,11 +371,12 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
     return found
 
 
-def stale(folder: Path) -> list[str]:
-    """The notebooks whose results in `folder` are of other code than today's or of several runs, or that are gone."""
+def due(folder: Path) -> list[Path]:
+    """The notebooks whose committed results are missing, of several runs, or of other code than today's."""
+    origins = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
 
-    def fresh(name: str, run: dict[str, Any]) -> bool:
-        path = Path(folder).parent / f"{name}.ipynb"
-        return path.exists() and run["code_hash"] == code_hash(path) and not run.get("only")
+    def fresh(path: Path) -> bool:
+        run = origins.get(path.stem, {"only": True})
+        return not run.get("only") and run["code_hash"] == code_hash(path)
 
-    return [name for name, result in read_all(folder).items() if not fresh(name, result["run"])]
+    return [path for path in find(folder) if not fresh(path)]
