@@ -149,7 +149,7 @@ def test_items_of_one_content_are_read_once_and_short_titles_without_padding(mon
     torch.manual_seed(0)
     made = Network(Config.preset("small", width=16), plain.fields, alike, 300).eval()
     read = []
-    monkeypatch.setattr(made.items, "content", lambda some, **k: read.append(some) or type(made.items).content(
+    monkeypatch.setattr(made.items, "forward", lambda some, **k: read.append(some) or type(made.items).forward(
         made.items, some, **k))  # fmt: skip
     found = made.encode_items().vectors
     assert sum(len(some.text) for some in read) == 4 and {some.text.shape[1] for some in read} == {8}

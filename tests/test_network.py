@@ -159,10 +159,10 @@ def test_text_alone_gives_an_unknown_item_a_vector_and_identity_changes_it():
     model = loud(small_model())
     content = model.network.content.take(torch.arange(3))
     with torch.no_grad():
-        unknown = model.network.items(content, torch.full((3,), -1)).vectors
-        known = model.network.items(content, torch.arange(3)).vectors
-        bare = model.network.items(content, None).vectors
-        empty = model.network.items(content.drop("text"), None).vectors
+        unknown = model.network.items(content).vectors + model.network.items.id_embedding(torch.full((3,), -1))
+        known = model.network.items(content).vectors + model.network.items.id_embedding(torch.arange(3))
+        bare = model.network.items(content).vectors
+        empty = model.network.items(content.drop("text")).vectors
     torch.testing.assert_close(unknown, bare)
     assert (unknown - known).abs().min() > 0
     torch.testing.assert_close(empty, empty[:1].expand(3, -1))  # nothing to tell them apart

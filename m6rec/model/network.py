@@ -113,11 +113,6 @@ class ItemEncoder(nn.Module):
         self.project = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width))
         self.identity = nn.Embedding(items, width) if config.identity else None
 
-    def forward(self, content: Features, codes: Tensor | None = None, *, weights: bool = False) -> Encoded:
-        """Encode items; `codes` (N,) index the ID embeddings, -1 (or None for all) means that there is none."""
-        encoded = self.content(content, weights=weights)
-        return encoded if codes is None else encoded._replace(vectors=encoded.vectors + self.id_embedding(codes))
-
     def id_embedding(self, codes: Tensor) -> Tensor:
         """Items' ID embeddings (N, D), 0 for codes of -1; a training step drops a share of them."""
         if self.identity is None:
@@ -127,10 +122,10 @@ class ItemEncoder(nn.Module):
             used = used & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
         return self.identity(codes.clamp(min=0)) * used[:, None]
 
-    def content(
+    def forward(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:
-        """The vectors of the content alone. modalities: those that any of these items has, if that is known."""
+        """The vectors of contents, without IDs. modalities: those that any of these items has, if that is known."""
         if not self.modalities:  # only the ID embedding is left
             nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
             return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
@@ -280,13 +275,12 @@ class ContextFusion(nn.Module):
             total = torch.stack(fields).sum(0)  # (B, Q, D)
             x = x + self.gate(x + total).sigmoid() * total
         else:
-            for field in fields:
-                x = x + field
+            x = sum(fields, x)
         x = self.dropout(x)
         positions = position - 1  # a target has the position of its last event
-        c = history.present.shape[1] - (history.recent.shape[1] - 1)
+        profiled, happened = history.present.tensor_split([history.present.shape[1] + 1 - history.recent.shape[1]], 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
-        mask = masks.targets(history.present[:, :c], history.present[:, c:], visible, position)
+        mask = masks.targets(profiled, happened, visible, position)
         tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
         keys = tokens, positions.repeat_interleave(len(fields), 1)
         run = self.joint(x, mask, positions, keys=keys, past=history.caches, weights=weights)
@@ -326,9 +320,9 @@ class DigitDecoder(nn.Module):
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
         prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
-        for level, (node, bias) in enumerate(zip(self.nodes, self.bias, strict=True)):
-            counts = torch.bincount(prefixes[:, level], minlength=len(node)).to(vectors)
-            total = torch.zeros_like(node).index_add_(0, prefixes[:, level], vectors)
+        for at, node, bias in zip(prefixes.T, self.nodes, self.bias, strict=True):
+            counts = torch.bincount(at, minlength=len(node)).to(vectors)
+            total = torch.zeros_like(node).index_add_(0, at, vectors)
             node.copy_(total / counts.clamp(min=1)[:, None])
             bias.copy_(counts.clamp(min=1).log())
         self.project.weight.zero_()
@@ -341,9 +335,9 @@ class DigitDecoder(nn.Module):
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
-        positions = torch.arange(len(digits), device=state.device)
-        run = self.blocks(torch.stack(digits, 1), masks.causal(len(digits), state.device), positions)
-        states = state[:, None] + self.project(run.states)  # (B, G, D)
+        x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
+        run = self.blocks(x, masks.causal(len(digits), state.device), positions)
+        states = state[:, None] + self.project(run.states)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
         valid = self.tree.valid_nodes(allowed)
         return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
@@ -380,10 +374,7 @@ class DigitDecoder(nn.Module):
 
 
 class ContentDecoder(nn.Module):
-    """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own.
-
-    sizes: the (patches, values) of each modality whose patches it reconstructs.
-    """
+    """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own."""
 
     def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -501,7 +492,8 @@ class Network(nn.Module):
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # all items in one batch, so that the weights have one shape
-            return self.items(content, self.codes, weights=True)
+            encoded = self.items(content, weights=True)
+            return encoded._replace(vectors=encoded.vectors + self.items.id_embedding(self.codes))
         codes, content_of = self.codes, self.content_of
         rows = [torch.as_tensor(group, device=codes.device) for group in self.groups.values()]
         if only is not None:
@@ -509,14 +501,12 @@ class Network(nn.Module):
             rows = [group[torch.isin(group, content_of)] for group in rows]
         parts = []
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
-            batch = content.take(self.distinct[group])
+            batch, used = content.take(self.distinct[group]), tuple(m for m in modalities if m not in drop)
             batch = batch._replace(text=batch.text[:, :length])
-            used = tuple(m for m in modalities if m not in drop)
-            parts.append(self.items.content(batch, modalities=used).vectors)
+            parts.append(self.items(batch, modalities=used).vectors)
         row = torch.full_like(self.distinct, -1)
         row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
-        # Not by indexing, as above.
-        vectors = F.embedding(row[content_of], torch.cat(parts))
+        vectors = F.embedding(row[content_of], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes), None, self.codes[:0])
 
     @torch.no_grad()
@@ -570,13 +560,7 @@ class TextTransformer(nn.Module):
     """
 
     def __init__(
-        self,
-        config: Config,
-        vocabulary: int,
-        *,
-        scores: bool = False,
-        shared: bool = False,
-        embedding_size: int | None = None,
+        self, config: Config, vocabulary: int, *, scores: bool = False, shared: bool = False, embedding_size: int = 0
     ):
         super().__init__()
         if embedding_size and not scores:
@@ -590,11 +574,9 @@ class TextTransformer(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(self.depth if scores else 0))
         self.dropout = nn.Dropout(config.dropout)
-        for embedding in (
-            self.tokens,
-            self.segments,
-        ):  # scores: small, so that the first steps already change them much
-            nn.init.normal_(embedding.weight, std=0.02 if scores else width**-0.5)
+        std = 0.02 if scores else width**-0.5  # small: the first steps already change them much
+        for embedding in (self.tokens, self.segments):
+            nn.init.normal_(embedding.weight, std=std)
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 

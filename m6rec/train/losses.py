@@ -232,7 +232,7 @@ def item_content(
     if spectral is not None:
         rows = rng.integers(len(content.present), size=config.batch)
         known = content.take(rows).drop(*network.items.hidden_modalities()).to(network.codes.device)
-        losses["spectral"] = F.mse_loss(network.items.content(known).vectors, spectral[rows]) / config.spectral**2
+        losses["spectral"] = F.mse_loss(network.items(known).vectors, spectral[rows]) / config.spectral**2
     some = augment(content.take(rng.integers(len(content.present), size=ITEMS)), rng)
     if "text" in modalities and config.infill_weight:
         losses["infill"] = infilling(network, some, rng)
@@ -280,7 +280,7 @@ def alignment(network: Network, content: Features) -> Tensor:
         return 0 * network.items.query.sum()  # no negatives: a loss of 0 with a gradient
     known = content.take(both).to(network.codes.device)
     views = known.drop(*others), known.drop(first)
-    one, other = (F.normalize(network.items.content(view).vectors, dim=1) for view in views)
+    one, other = (F.normalize(network.items(view).vectors, dim=1) for view in views)
     logits = one @ other.T / TEMPERATURE
     return (info_nce(logits) + info_nce(logits.T)) / 2
 
