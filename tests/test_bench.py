@@ -191,7 +191,7 @@ def test_a_synthetic_catalogue_is_a_whole_balanced_tree_of_the_models_own_widths
     assert vectors.shape == (500, 8) and decoder.widths == (9, 9, 9)
     assert sorted(decoder.item[decoder.item >= 0].tolist()) == list(range(500))
     rows = health(decoder.tree)
-    assert rows[-1].unique == 1 and rows[0].largest - rows[0].smallest <= 1
+    assert rows["unique"].iloc[-1] == 1 and rows["largest"].iloc[0] - rows["smallest"].iloc[0] <= 1
     found = generate(decoder, torch.randn(3, 8), 10, beam=20)
     assert (found.items.sort(1).values.diff(dim=1) > 0).all()
 
