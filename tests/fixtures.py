@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import m6rec
-from m6rec.data.ratings import RatingWindows, Windows
+from m6rec.data.prompts import RatingWindows, Windows
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from m6rec.data import image, photographs, sources
 from m6rec.errors import InputError
 from m6rec.train.fit import Autoencoder, fitted, pca
-from m6rec.view.items import photograph_rows
+from m6rec.view.figures import photograph_rows
 
 RELU = torch.nn.ReLU
 GZIPS = sources.SOURCES["fashion-mnist"].routes[0].files

@@ -63,8 +63,7 @@ def recipes() -> None:
 
 def verbs(folder: Path, device: str) -> None:
     """Every verb of M6Rec; a checkpoint and the list that it made are left in the folder."""
-    from m6rec.explain.capture import capture
-    from m6rec.explain.explainers import EXPLAINERS
+    from m6rec.explain.explainers import EXPLAINERS, capture
 
     model = small_model(device=device, pretrain_epochs=1, finetune_epochs=1)
     model.pretrain(folder=folder / "work")
@@ -94,8 +93,8 @@ def tasks() -> None:
     import test_golden
 
     from m6rec.data.prompts import domain
-    from m6rec.generate.cache import SegmentCache, score
-    from m6rec.generate.text import write
+    from m6rec.generate.beam import write
+    from m6rec.generate.scorer import SegmentCache, score
     from m6rec.model.network import TextTransformer
     from m6rec.tasks import heldout
     from m6rec.tasks.heldout import DotProduct, Likelihood, log_likelihood
