@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import refresh as results
 
 import m6rec
 from m6rec import baselines, cache
 from m6rec.data import image
 from m6rec.record import code_hash
-from m6rec.runs import execute as results
 from m6rec.train import compress
 from m6rec.train import text as text_training
 

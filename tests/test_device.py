@@ -63,8 +63,7 @@ def recipes() -> None:
 
 def verbs(folder: Path, device: str) -> None:
     """Every verb of M6Rec; a checkpoint and the list that it made are left in the folder."""
-    from m6rec.explain.capture import capture
-    from m6rec.explain.explainers import EXPLAINERS
+    from m6rec.explain.explainers import EXPLAINERS, capture
 
     model = small_model(device=device, pretrain_epochs=1, finetune_epochs=1)
     model.pretrain(folder=folder / "work")

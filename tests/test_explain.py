@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain.capture import capture, one, target_log_prob
+from m6rec.explain.explainers import capture, one, target_log_prob
 from m6rec.model import attention
 
 
@@ -18,9 +18,10 @@ def test_every_label_names_the_token_whose_weight_stands_under_it(trained):
     assert [label[:6] for label in record.labels[3:6]] == ["Film 3", "Film 7", "Film 4"]
     assert record.types == ["start"] + ["profile"] * 2 + ["history"] * 3 + ["request"] * 2 + ["target"]
     assert record.positions.tolist() == [-1, 0, 1, 0, 1, 2, 0, 2, -1]
-    # Another film in the second place moves the first layer's weight of that token alone, but for the common divisor.
+    # Another film in the second place moves, of what the third attends to in the first layer, the weight of that token
+    # alone, but for the common divisor.
     other = context._replace(item=context.item.clone().index_fill_(1, torch.tensor([1]), 20))
-    ratio = capture(trained, other).attended[0] / record.attended[0]
+    ratio = capture(trained, other).weights[0, :, 5, :6] / record.weights[0, :, 5, :6]
     moved = ~np.isclose(ratio, ratio[:, :1], rtol=1e-4)
     assert moved.any(0).nonzero()[0].tolist() == [record.labels.index("Film 7 (1957)")]
 

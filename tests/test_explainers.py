@@ -8,16 +8,18 @@ import torch
 
 import m6rec
 from m6rec.explain import explainers
-from m6rec.explain.capture import capture, one, target_log_prob
 from m6rec.explain.explainers import (
     EXPLAINERS,
     attention,
+    capture,
     integrate,
     keep_tokens,
     leave_one_out,
     logits_of,
+    one,
     rollout,
     smallest_removal,
+    target_log_prob,
     top_item,
 )
 from m6rec.explain.faithfulness import agreement, faithfulness, randomise_parameters, uniform_attention

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m6rec.explain.capture import capture, one
-from m6rec.explain.explainers import random, recency
+from m6rec.explain.explainers import capture, one, random, recency
 from m6rec.recommender import M6Rec
 from m6rec.tasks.planted import Bazaar, bayes_optimal, cause_ranks, caused_events
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from m6rec.explain import explainers as words
-from m6rec.explain.capture import capture, target_log_prob
-from m6rec.explain.explainers import Cause, leave_one_out, logits_of, reasons
+from m6rec.explain.explainers import Cause, capture, leave_one_out, logits_of, reasons, target_log_prob
 from m6rec.explain.faithfulness import counterfactual_rank_drop
 
 

@@ -8,7 +8,7 @@ from fixtures import small_data
 
 from m6rec.config import MODALITIES
 from m6rec.errors import InputError
-from m6rec.explain.content import Reconstruction, captions, first_named, reconstruct
+from m6rec.explain.explainers import Reconstruction, captions, first_named, reconstruct
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_dropping

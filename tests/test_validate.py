@@ -1,4 +1,4 @@
-"""One's own data: folders in three formats, the first problem raised, and every problem in one table."""
+"""One's own data: folders in two formats, the first problem raised, and every problem in one table."""
 
 from __future__ import annotations
 
@@ -227,33 +227,14 @@ def test_media_are_found_in_a_zip_in_their_subfolder_or_beside_the_tables(tmp_pa
                 archive.writestr("mug.png", MUG)
                 archive.writestr("hum.wav", HUM)
         else:
-            (folder / "media").mkdir()  # there in both cases: the place that holds the files is taken
+            if place == "media":
+                (folder / "media").mkdir()
             (folder / place / "mug.png").write_bytes(MUG)
             (folder / place / "hum.wav").write_bytes(HUM)
         data = d.Dataset.from_folder(folder)
         prints.add(data.fingerprint)
         assert data.modalities == ("text", "image", "sound")
     assert len(prints) == 1
-
-
-def test_recbole_files_are_read_with_their_typed_headers(tmp_path):
-    folder = tmp_path / "ml"
-    folder.mkdir()
-    (folder / "ml.inter").write_text(
-        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t4\t30\n1\t20\t3\t20.5\n2\t10\t5\t10\n"
-    )
-    header = "item_id:token\tmovie_title:token_seq\tyear:token\tclass:token_seq\n"
-    (folder / "ml.item").write_text(header + '10\tThe "Mug"\t1990\tDrama War\n20\tHum\t1991\t\n')
-    (folder / "ml.user").write_text("user_id:token\tage:token\n1\t30\n2\t40\n")
-    data = d.Dataset.from_folder(folder)
-    assert data.items[["item_id", "title", "text", "year"]].to_numpy().tolist() == [
-        [10, 'The "Mug"', 'The "Mug" | Drama War', 1990],
-        [20, "Hum", "Hum", 1991],
-    ]
-    assert data.events[["user", "item", "timestamp", "value"]].to_numpy().tolist() == [
-        [0, 1, 20, 3.0], [0, 0, 30, 4.0], [1, 0, 10, 5.0],
-    ]  # fmt: skip
-    assert data.profile_columns == ["age"] and d.Dataset.validate(folder).empty
 
 
 def test_ids_keep_their_zeros(tmp_path):
@@ -264,22 +245,17 @@ def test_ids_keep_their_zeros(tmp_path):
     assert data.items["item_id"].tolist() == ["1", "01", "001", "4"] and data.item_codes(["01"]).tolist() == [1]
 
 
-def test_rows_with_too_many_fields_are_told_by_their_number(tmp_path):
-    folder = written(tmp_path / "shop", "csv", changed("interactions", 4, "timestamp", None))
+@pytest.mark.parametrize("row", [0, 2])  # the first row decides what the parser expects
+def test_a_row_with_too_many_fields_is_told(tmp_path, row):
+    folder = written(tmp_path / "shop", "csv", frames())
     lines = (folder / "items.csv").read_text().splitlines()
-    for row in (0, 2):  # the first row decides what the parser expects
-        lines[1 + row] = f"{row + 1},Mug, red, large,5.0"
+    lines[1 + row] = f"{row + 1},Mug, red, large,5.0"
     (folder / "items.csv").write_text("\n".join(lines) + "\n\n")
-    with pytest.raises(
-        InputError, match=r"items\.csv row 0: has 5 fields under a header of 3; put a text .* in quotes"
-    ):
+    reason = "Expected 3 fields in line 4, saw 5" if row else "Length of header or names does not match"
+    with pytest.raises(InputError, match=rf"items\.csv cannot be read \(.*{reason}.*put texts with commas in quotes"):
         d.Dataset.from_folder(folder)
-    assert d.Dataset.validate(folder)[["file", "row"]].to_numpy().tolist() == [
-        ["items.csv", 0], ["items.csv", 2],
-        ["interactions.csv", 0], ["interactions.csv", 2], ["interactions.csv", 4], ["interactions.csv", 4],
-    ]  # fmt: skip
-    (folder / "items.csv").write_text("item_id,title\n1,a,b\n1,c\n1,d\n2,e\n")
-    assert d.Dataset.validate(folder)["row"].head(2).tolist() == [0, 2]  # rows keep their numbers in the file
+    (folder / "items.csv").write_text('item_id,title\n1,"Mug, red"\n\n2,\n')
+    assert d.Dataset.validate(folder)[["file", "row"]].head(1).to_numpy().tolist() == [["items.csv", 1]]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +264,10 @@ def test_rows_with_too_many_fields_are_told_by_their_number(tmp_path):
         (b"", r"items\.csv is empty; give it a header and rows"),
         (b"item_id,title\n", r"items\.csv has no rows"),
         (b"item_id,title\n1,Caf\xe9\n", r"items\.csv is no UTF-8 text; save it as UTF-8"),
-        (b'item_id,title\n1,"Mug\n2,Hum\n', r"items\.csv cannot be read \(unexpected end of data\); close every quote"),
+        (
+            b'item_id,title\n1,"Mug\n2,Hum\n',
+            r"items\.csv cannot be read \(.*EOF inside string.*close every quote",
+        ),
         (b"number,title\n1,Mug\n", r"items\.csv has no column 'item_id'"),
     ],
 )
@@ -312,7 +291,7 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
     (folder / "items.csv").unlink()
     (folder / "interactions.csv").unlink()
     found = said(d.Dataset.validate(folder))
-    assert "add interactions.csv, interactions.parquet or a RecBole file *.inter" in found
+    assert "add interactions.csv or interactions.parquet" in found
     (folder / "items.parquet").write_bytes(b"PAR1 torn")
     (folder / "media.zip").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"items\.parquet cannot be read"):

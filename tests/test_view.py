@@ -7,8 +7,7 @@ import pandas as pd
 
 from m6rec.evaluate.statistics import Interval
 from m6rec.record import Figure
-from m6rec.view.figures import comparison, learning_curves, rank_moves, tradeoff
-from m6rec.view.heatmap import attention_rows
+from m6rec.view.figures import attention_rows, comparison, learning_curves, rank_moves, tradeoff
 
 
 def test_two_films_of_one_title_stand_where_the_title_is_met_first():

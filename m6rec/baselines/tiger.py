@@ -5,7 +5,6 @@ RQ-VAE, and TF-IDF of the texts instead of a language model's vectors.
 """
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,8 +21,9 @@ from m6rec.baselines.counts import tfidf
 from m6rec.baselines.sequential import SASRecNetwork, Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
+from m6rec.generate.beam import Trie, generate
 from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, Stack
+from m6rec.model.attention import Block, KVCache, Run, Stack
 
 LEVELS = 3  # of k-means; one more digit tells items apart that share these
 CHANNELS = 64  # of an item's content
@@ -61,8 +61,8 @@ class Tiger(Sequential):
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
         """Log-likelihoods of the beam's items, -inf for all that were not generated."""
-        allowed = ~(torch.from_numpy(users.seen().toarray()) & self.mask_seen)
-        return generate(network, states, self.beam, allowed.to(states.device))
+        n, allowed = len(network.digits), ~(torch.from_numpy(users.seen().toarray()) & self.mask_seen)
+        return generate(network, states, min(self.beam, n), beam=self.beam, allowed=allowed, short=True).table(n)
 
 
 def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = LEVELS) -> np.ndarray:
@@ -86,9 +86,11 @@ class TigerNetwork(SASRecNetwork):
     """
 
     def __init__(self, digits: Tensor, config: Config):
-        tables = (nn.Embedding(size, config.width) for size in (digits.max(0).values + 1).tolist())
+        sizes = (digits.max(0).values + 1).tolist()
+        tables = (nn.Embedding(size, config.width) for size in sizes)
         super().__init__(nn.ModuleList(tables), config, Block, nn.RMSNorm)
         self.register_buffer("digits", digits)  # (N, G): saved with the weights that were learnt for them
+        self.built_tree = Trie(digits.numpy(), sizes)
         self.decoder, self.decoder_norm = Stack(config, config.decoder_layers), nn.RMSNorm(config.width)
 
     def embed(self, item: Tensor) -> Tensor:
@@ -102,51 +104,13 @@ class TigerNetwork(SASRecNetwork):
         x = self.decoder_norm(self.decoder(x, mask, positions).states)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.embedding)]
 
-    def step(self, x: Tensor, level: int, cache: list[KVCache] | None) -> tuple[Tensor, list[KVCache]]:
-        """One digit: the state or the vector of the digit before (n, D), keys and values so far -> logits, new cache.
+    def step(
+        self, state: Tensor, level: int, node: Tensor, past: list[KVCache] | None, *, weights: bool = False
+    ) -> tuple[Tensor, Run]:
+        """One digit: states (n, D), the trie's nodes (n,), the caches so far -> logits (n, codes), the new caches.
 
         Equal to `teacher_forced`, by a test.
         """
-        run = self.decoder(x[:, None], positions=torch.tensor([level], device=x.device), past=cache)
-        return self.decoder_norm(run.states[:, 0]) @ self.embedding[level].weight.T, run.caches
-
-
-def trie(digits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of semantic IDs (N, G), per level: last digits (n,) and parents (n,) of its nodes, and each item's node (N,).
-
-    Sparse, unlike the model's own `Tree`: here 256³ paths and more lead to a few thousand items.
-    """
-    table, levels = digits.cpu().numpy(), []
-    node = np.zeros(len(table), np.int64)
-    for level in range(table.shape[1]):
-        above = node
-        _, first, node = np.unique(table[:, : level + 1], axis=0, return_index=True, return_inverse=True)
-        columns = table[first, level], above[first], node
-        levels.append(tuple(torch.from_numpy(column).to(digits.device) for column in columns))
-    return levels
-
-
-@torch.no_grad()
-def generate(network: TigerNetwork, state: Tensor, beam: int, allowed: Tensor) -> Tensor:
-    """Log-likelihoods of the items that a beam finds for each state (B, D), -inf for all others: (B, N).
-
-    allowed (B, N) bool: which items may be generated. A digit is possible only if it leads to one, so the beam ends
-    with as many items as it is wide, or with all that are allowed.
-    """
-    b, x, past, above = len(state), state, None, 1
-    nodes, scores = state.new_zeros(b, 1, dtype=torch.long), state.new_zeros(b, 1)
-    for level, (digit, parent, node) in enumerate(trie(network.digits)):
-        beams = nodes.shape[1]
-        logits, past = network.step(x, level, past)
-        log_probs = logits.log_softmax(-1).view(b, -1)  # (B, K · codes)
-        slots = nodes.new_full((b, above), -1)
-        slots = slots.scatter_(1, nodes, torch.arange(beams, device=state.device).expand(b, -1))[:, parent]
-        valid = (slots >= 0) & (state.new_zeros(b, len(digit)).index_add_(1, node, allowed.to(state)) > 0)
-        slots = slots.clamp(min=0)  # (B, n) where in the beam each node's parent is
-        ahead = scores.gather(1, slots) + log_probs.gather(1, slots * logits.shape[-1] + digit)
-        scores, nodes = ahead.masked_fill(~valid, -math.inf).topk(min(beam, len(digit)))
-        rows = (torch.arange(b, device=state.device)[:, None] * beams + slots.gather(1, nodes)).flatten()
-        past = [layer.index_select(rows) for layer in past]
-        x, above = network.embedding[level](digit[nodes]).flatten(0, 1), len(digit)
-    # The last level has a node for each item.
-    return torch.full_like(scores[:, :1], -math.inf).repeat(1, above).scatter(1, node.argsort()[nodes], scores)
+        x = state if level == 0 else self.embedding[level - 1](self.built_tree.token[node])
+        run = self.decoder(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
+        return self.decoder_norm(run.states[:, 0]) @ self.embedding[level].weight.T, run

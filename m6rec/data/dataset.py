@@ -127,8 +127,8 @@ class Dataset:
     ) -> "Dataset":
         """A folder of one's own: items, users (optional), interactions; columns and options as in `from_frames`.
 
-        Each is a .csv or .parquet, or RecBole's *.item, *.user and *.inter (tab separated, typed headers). The names of
-        images and sounds are relative to media.zip, to media/ or to the folder.
+        Each is a .csv or .parquet. The names of images and sounds are relative to media.zip, or else to media/, or else
+        to the folder.
         """
         report = Report()
         tables = schema.read_folder(folder, report)

@@ -92,14 +92,6 @@ class Media:
             raise InputError("is no file; give the file's name.")
         return path.open("rb")
 
-    def holds(self, name: str) -> bool:
-        """Whether there is such a file; what it holds is not read."""
-        try:
-            clean = checked(name)
-            return (self.path / clean).is_file() if self._archive is None else clean in self._archive.NameToInfo
-        except (InputError, OSError):
-            return False
-
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over these names and their contents, the same for a folder and for its zip; a missing file counts."""
         digest = hashlib.sha256()

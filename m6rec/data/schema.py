@@ -1,12 +1,11 @@
-"""From a folder or frames to checked tables: CSV, Parquet and RecBole's files, and the rules that their rows must keep.
+"""From a folder or frames to checked tables: every message names table, row, column and fix.
 
 A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are checked further.
 """
 
-import csv
 import datetime
 import difflib
-import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +20,9 @@ from m6rec.errors import InputError
 
 LATEST = 10**11  # UTC seconds of the year 5138: what lies beyond is milliseconds
 LONGEST_TITLE = 10_000  # characters
-ROW = "row of the file"  # name of an index that holds where a frame's rows stood; other frames count from the top
-RECBOLE = {"items": "item", "users": "user", "interactions": "inter"}  # table -> ending of RecBole's file
-IDS = ("item_id", "user_id", "item_id:token", "user_id:token")
-csv.field_size_limit(16 << 20)  # characters; of 131,072 otherwise, fewer than a text may have
+TABLES = ("items", "users", "interactions")
+IDS = ("item_id", "user_id")
+AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
 
 
 class Frames(NamedTuple):
@@ -72,111 +70,42 @@ class Report:
         return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
 
-def read_csv(text: str, file: str, table: str, report: Report, sep: str = ",") -> pd.DataFrame:
-    """A table of delimited text with a header. Quotes are special between commas only.
-
-    A row with too many fields is a problem; what is missing at a row's end is empty. A column of numbers becomes
-    numeric; ids do so where they all are whole numbers without leading zeros, titles, texts and names of files never.
-    """
-    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
-    try:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=sep, quoting=quoting, strict=True)
-        rows = [row for row in rows if len(row) > 1 or "".join(row).strip()]
-    except csv.Error as error:
-        raise InputError(f"{file} cannot be read ({error}); close every quote.") from None
-    if not rows:
-        raise InputError(f"{file} is empty; give it a header and rows.")
-    header, good = rows.pop(0), {}
-    for i, row in enumerate(rows):
-        if any(row[len(header) :]):
-            problem = f"has {len(row)} fields under a header of {len(header)}"
-            report.add(table, i, "", problem, "put a text that holds the separator in quotes")
-        else:
-            good[i] = [cell or None for cell in row[: len(header)]] + [None] * (len(header) - len(row))
-
-    def typed(column: pd.Series) -> pd.Series:
-        if column.name in ("title", "text", *FILE_MODALITIES):
-            return column
-        if column.name in IDS:
-            numeric = column.str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all()  # 007 is not 7
-            return column.astype(np.int64) if numeric else column
-        numbers = pd.to_numeric(column, errors="coerce")
-        return numbers if numbers.notna().equals(column.notna()) else column
-
-    frame = pd.DataFrame([*good.values()], pd.Index([*good], name=ROW, dtype=np.int64), header, "str")
-    return frame.apply(typed) if good else frame
-
-
 def read_folder(folder: str | Path, report: Report) -> Frames:
-    """items.csv, .parquet or RecBole's *.item; users.… or *.user (optional); interactions.… or *.inter.
-
-    The media that the items name lie in media.zip, in media/ or in the folder itself.
-    """
+    """items, users (optional) and interactions, each .csv or .parquet; media in media.zip, in media/ or beside them."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
-    tables = [_read_table(folder, table, report) for table in RECBOLE]
-    return Frames(*tables, _media(folder, tables[0]))
+    media = next(place for place in (folder / "media.zip", folder / "media", folder) if place.exists())
+    return Frames(*(_read_table(folder, table, report) for table in TABLES), Media.open(media))
 
 
 def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None:
-    paths = [folder / f"{table}.csv", folder / f"{table}.parquet", *sorted(folder.glob(f"*.{RECBOLE[table]}"))]
-    paths = [path for path in paths if path.is_file()]
+    paths = [path for end in (".csv", ".parquet") if (path := folder / f"{table}{end}").is_file()]
     if len(paths) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise InputError(f"{table} are there {len(paths)} times in {folder} ({names}); keep one file.")
+        raise InputError(f"{table} are there twice in {folder} ({table}.csv, {table}.parquet); keep one file.")
     if not paths and table == "users":
         return None
     if not paths:
-        files = f"{table}.csv, {table}.parquet or a RecBole file *.{RECBOLE[table]}"
-        raise InputError(f"{table} are not in {folder}; add {files}.")
+        raise InputError(f"{table} are not in {folder}; add {table}.csv or {table}.parquet.")
     file = report.files[table] = paths[0].name
     try:
         if file.endswith(".parquet"):
             return pd.read_parquet(paths[0])
-        text = paths[0].read_bytes().decode("utf-8-sig")
-        if file.endswith(".csv"):
-            return read_csv(text, file, table, report)
-        return recbole(read_csv(text, file, table, report, "\t"))
-    except InputError:
-        raise
+        with warnings.catch_warnings(action="error"):  # a first row with too many fields
+            options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
+            frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
     except UnicodeDecodeError:
         raise InputError(f"{file} is no UTF-8 text; save it as UTF-8.") from None
-    except (OSError, ValueError) as error:  # Arrow's and the parser's errors are among these
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{file} is empty; give it a header and rows.") from None
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # Arrow's and the parser's are among these
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(f"{file} cannot be read ({reason}); save it again.") from None
-
-
-def recbole(frame: pd.DataFrame) -> pd.DataFrame:
-    """RecBole's typed header to plain names; a title, and a text of it and of all that is written in words."""
-    types = dict(name.partition(":")[::2] for name in frame.columns)
-    frame.columns = ["value" if name == "rating" else name for name in types]
-    words = [name for name, kind in types.items() if kind == "token_seq" and name not in IDS]
-    titles = [name for name in words if name.endswith(("title", "name"))]
-    if "item_id" in frame.columns and "user_id" not in frame.columns and titles:
-        words.sort(key=lambda name: name != titles[0])
-        frame["text"] = _joined(frame, words)
-        frame = frame.rename(columns={titles[0]: "title"})
+        fix = "put texts with commas in quotes, and close every quote"
+        raise InputError(f"{file} cannot be read ({reason}); {fix}.") from None
+    for name in frame.columns.intersection(IDS):
+        if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():
+            frame[name] = frame[name].astype(np.int64)
     return frame
-
-
-def _media(folder: Path, items: pd.DataFrame) -> Media | None:
-    """The place that holds most of the files that the items name."""
-    columns = [items[name] for name in FILE_MODALITIES if name in items.columns]
-    names = {cell for column in columns for cell in column.dropna() if isinstance(cell, str)}
-    places = [path for path in (folder / "media.zip", folder / "media", folder) if path.exists()]
-    found = [Media.open(path) for path in places] if names else []
-    return max(found, key=lambda media: sum(map(media.holds, names)), default=None)
-
-
-def _joined(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """Items' texts: the columns that say something, texts or lists of them, in one line, " | " between; else None."""
-
-    def line(cells: Sequence) -> str | None:
-        cells = (" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells)
-        return " | ".join(filter(None, (" ".join(cell.split()) for cell in cells if isinstance(cell, str)))) or None
-
-    return pd.Series([line(cells) for cells in frame[columns].itertuples(index=False)], frame.index, object)
 
 
 def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
@@ -280,8 +209,7 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
         raise InputError(f"{file} has two columns '{twice}'; rename one or drop it.")
     if frame.empty:
         raise InputError(f"{file} has no rows; give at least one.")
-    if frame.index.name != ROW:
-        frame = frame.reset_index(drop=True)
+    frame = frame.reset_index(drop=True)
     checks = [(frame[key], frame[key].notna(), "is no id", "drop the row or give the id") for key in keys]
     if len(keys) == 1:
         once = frame[keys[0]].isna() | ~texts(frame[keys[0]]).duplicated()

@@ -25,7 +25,7 @@ import pooch
 
 from m6rec.data import image
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.data.schema import Frames, recbole
+from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
@@ -73,17 +73,18 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     """
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
+    options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
     with zipfile.ZipFile(folder / archive) as bundle:
-        options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
         items, users, ratings = (
-            pd.read_csv(bundle.open(name), sep=sep, names=names.split() or None, header=None if names else 0, **options)
+            pd.read_csv(
+                bundle.open(name), sep=sep, names=names.split(), header=0 if "utf" in encoding else None, **options
+            )
             for name, sep, names in members
         )
-    if encoding == "utf-8":  # RecBole's copy of ml-100k, the same rows in the same order
-        items, users, ratings = map(recbole, (items, users, ratings))
+    if "year" in items:  # RecBole's copy of ml-100k, the same rows in the same order, but that a year stands alone
         # There, item 1412, "… (1995) (V)", has "V" for a year, and item 267, "unknown", is misspelt.
-        titles = items["title"] + " (" + items["release_year"].astype("str") + ")"
-        items = items.assign(title=titles.replace("unkonwn (unkonwn)", "unknown"), genres=items["class"])
+        titles = items["title"] + " (" + items["year"].astype("str") + ")"
+        items["title"] = titles.replace("unkonwn (unkonwn)", "unknown")
     elif "genres" not in items:  # each has a column
         flags = items.iloc[:, 5:]
         items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
@@ -151,8 +152,8 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
     return Dataset.from_tables(source.read(files(name)), name=name, ties=ties, seed=seed)
 
 
-def photographs(n: int | None = None, part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """The first n photographs (or all) of a part, "train" or "test", of a source.
+def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
+    """The photographs of a part, "train" or "test", of a source.
 
     source: "fashion-mnist" (60,000 and 10,000; fetched once, 31 MB) or "bazaar" (about 1,300 and 300 of them, which
     come with m6rec; the parts share no photograph). InputError if it cannot be had, or for an unknown name.
@@ -171,7 +172,7 @@ def photographs(n: int | None = None, part: str = "train", source: str = "fashio
         paths = [files("fashion-mnist") / f"{PARTS[part]}-{kind}.gz" for kind in IDX]
         pair = (gzip.decompress(path.read_bytes()) for path in paths)
         images, labels = (np.frombuffer(raw, np.uint8, offset=n) for raw, n in zip(pair, IDX.values(), strict=True))
-    return Photographs(images.reshape(-1, image.SIDE, image.SIDE)[:n], labels[:n].astype(np.int64), GARMENTS)
+    return Photographs(images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), GARMENTS)
 
 
 def files(name: str) -> Path:

@@ -16,8 +16,19 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from m6rec.data.context import Context
-from m6rec.explain.capture import Model, one, target_log_prob, tokens
-from m6rec.explain.explainers import ENOUGH, EXPLAINERS, Explainer, logits_of, reasons, top_item, unseen
+from m6rec.explain.explainers import (
+    ENOUGH,
+    EXPLAINERS,
+    Explainer,
+    Model,
+    logits_of,
+    one,
+    reasons,
+    target_log_prob,
+    tokens,
+    top_item,
+    unseen,
+)
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")

@@ -1,14 +1,15 @@
-"""Beam search over the tree of semantic IDs, under a trie mask, with cached keys and values; and sampling from it."""
+"""Beam search under a trie with cached keys and values: over digits or words, constrained, greedy or sampled."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from m6rec.errors import InputError
-from m6rec.model.attention import KVCache
-from m6rec.model.network import DigitDecoder
+from m6rec.model.attention import KVCache, Run
 
 MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
 
@@ -24,17 +25,69 @@ class Generated(NamedTuple):
         """Whatever has a score of -inf is no item."""
         return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
+    def table(self, n_items: int) -> Tensor:
+        """(B, N) scores, -inf for all items that are not listed."""
+        out = self.scores.new_full((len(self.scores), n_items + 1), float("-inf"))
+        return out.scatter(1, self.items % (n_items + 1), self.scores)[:, :-1]  # what is no item falls off the end
+
 
 class Step(NamedTuple):
-    """One level of a beam."""
+    """One step of a beam."""
 
     nodes: Tensor  # (B, K) nodes kept at this level
     scores: Tensor  # (B, K) log-likelihood so far
+    tokens: Tensor  # (B, K) the digit or word that led to each
+    parents: Tensor  # (B, K) which of the nodes before each continues
+    weights: Sequence[Tensor] = ()  # of each layer (B, K, H, Tk), what attention read to choose it, if asked for
 
 
-@torch.no_grad()
+class Trie(nn.Module):
+    """The sequences (N, G) of tokens that there are, -1 after the end of a shorter one: what may be generated.
+
+    widths: how many tokens there are at each level. roots (N,): where each sequence starts, for several tries in one.
+    Nodes are numbered level by level, the roots first. Sparse, unlike a model's own `Tree`: a few thousand sequences
+    are all of 256³ paths and more.
+    """
+
+    def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
+        super().__init__()
+        self.widths, largest = tuple(widths), max(widths)
+        node = np.zeros(len(sequences), np.int64) if roots is None else roots
+        count, edges, paths = int(node.max()) + 1, [], []
+        token = [np.zeros(count, np.int64)]
+        for level in sequences.T:
+            there, above = level >= 0, node
+            edge, at = np.unique(above[there] * largest + level[there], return_inverse=True)
+            node = above.copy()
+            node[there] = count + at
+            count += len(edge)
+            edges.append(edge // largest)
+            token.append(edge % largest)
+            paths.append(node)
+        item = np.full(count, -1)
+        item[node] = np.arange(len(node))
+        first = np.searchsorted(np.concatenate(edges), np.arange(count + 1)) + len(token[0])
+        parts = {"token": np.concatenate(token), "first": first, "item": item, "leaf": node, "paths": np.stack(paths)}
+        for name, part in parts.items():  # token and item (nodes,), first child (nodes + 1,), leaf (N,), paths (G, N)
+            self.register_buffer(name, torch.from_numpy(part), persistent=False)
+
+    def valid_nodes(self, allowed: Tensor) -> list[Tensor]:
+        """Of each level (B, nodes) bool: which nodes lead to an allowed (B, N) sequence."""
+        valid = torch.zeros(len(allowed), len(self.token), device=allowed.device)
+        for path in self.paths:
+            valid.index_add_(1, path, allowed.float())
+        return [valid > 0] * len(self.widths)
+
+    def successors(self, level: int, node: Tensor) -> Tensor:
+        """Nodes (n,) -> the node that each token leads to (n, W), -1 where to none."""
+        counts = self.first[node + 1] - self.first[node]
+        row = torch.arange(len(node), device=node.device).repeat_interleave(counts)
+        child = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts - self.first[node])[row]
+        return node.new_full((len(node), self.widths[level]), -1).index_put((row, self.token[child]), child)
+
+
 def generate(
-    decoder: DigitDecoder,
+    decoder: Any,
     state: Tensor,
     k: int,
     *,
@@ -42,55 +95,26 @@ def generate(
     allowed: Tensor | None = None,
     trace: list[Step] | None = None,
     short: bool = False,
-    temperature: float = 0.0,
-    diversity: float = 0.0,
-    seed: int = 0,
+    **options: object,
 ) -> Generated:
     """Generate k items for each state (B, D). The source document's `generate`.
 
     allowed: (B, N) bool, the candidates; without it, the whole catalogue. It masks the trie: a digit is possible only
     if it leads to an allowed item, so nothing is filtered afterwards. trace: a list that receives one `Step` per level.
-    temperature: above 0, items are sampled without replacement, in the order of the draws, the same for the same seed.
-    diversity: what a node loses for each sibling ahead of it, so that one parent does not fill the list (Li, Monroe &
-    Jurafsky 2016). Scores are always log-likelihoods. Raises `InputError` for a model without a tree, and where fewer
-    than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
+    options: of `search` (temperature, diversity, seed, weights). Raises `InputError` for a model without a tree, and
+    where fewer than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
     """
-    if temperature < 0 or diversity < 0 or (temperature and diversity):
-        raise InputError(
-            f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
-        )
-    tree, b, beam = decoder.built_tree, len(state), max(beam, k)
+    tree = decoder.built_tree
     allowed = None if allowed is None else allowed.to(state.device)
-    valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     check_length(k, len(tree.leaf) if allowed is None or short else int(allowed.sum(-1).min()))
-    rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
-    step, cache = Step(rows, rows.to(state)), None
-    if temperature:  # in double precision: a rare item's key is a difference of large numbers
-        log_probs = gumbels = rows.double()  # (B, K)
-        noise = torch.Generator(device=state.device).manual_seed(seed)
-    for level, width in enumerate(tree.widths):
-        # Beyond k, the beam after the last digit matters to a trace alone.
-        last = level + 1 == len(tree.widths) and trace is None and not (temperature or diversity)
-        most = min(k if last else beam, step.nodes.shape[1] * width)
-        with torch.inference_mode():
-            logits, scores, cache = _children(
-                decoder, state, level, step, rows, cache, valid_nodes, most if last else beam
-            )
-        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
-        keys = scores
-        if temperature:
-            log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
-        elif diversity:
-            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
-        best = keys.flatten(1).topk(most).indices
-        if temperature:
-            log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
-        parent = best // width  # (B, K) among the beams
-        rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
-        step = Step(step.nodes.gather(1, parent) * width + best % width, scores.flatten(1).gather(1, best))
-        if trace is not None:
-            trace.append(step)
-    return Generated.of(tree.item[step.nodes[:, :k]], step.scores[:, :k])
+    valid = None if allowed is None else tree.valid_nodes(allowed)
+    # Beyond k, the beam after the last digit matters to a trace alone.
+    sizes = [max(beam, k)] * (len(tree.widths) - 1) + [k if trace is None else max(beam, k)]
+    root = torch.zeros(len(state), dtype=torch.long, device=state.device)
+    steps = search(decoder, tree, state, root, sizes, valid=valid, **options)
+    if trace is not None:
+        trace += steps
+    return Generated.of(tree.item[steps[-1].nodes[:, :k]], steps[-1].scores[:, :k])
 
 
 def check_length(k: int, possible: int) -> None:
@@ -99,29 +123,99 @@ def check_length(k: int, possible: int) -> None:
         raise InputError(f"k={k} does not fit: only {possible} can be recommended here, so take 1 to {possible}.")
 
 
-def _children(
-    decoder: DigitDecoder, state: Tensor, level: int, step: Step, rows: Tensor, cache: list[KVCache] | None,
-    valid_nodes: list[Tensor] | None, most: int,
-) -> tuple[Tensor, Tensor, list[KVCache]]:  # fmt: skip
-    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, the new cache."""
+@torch.no_grad()
+def search(
+    decoder: Any,
+    tree: Any,
+    state: Tensor,
+    start: Tensor,
+    sizes: Sequence[int],
+    *,
+    valid: list[Tensor] | None = None,
+    ended: Callable[[Tensor], Tensor] | None = None,
+    temperature: float = 0.0,
+    diversity: float = 0.0,
+    seed: int = 0,
+    weights: bool = False,
+) -> list[Step]:
+    """Grow the likeliest sequences of each state (B, ...) from the nodes start (B,), keeping sizes[level] at a level.
+
+    decoder.step(states, level, nodes (n,), past) gives the logits (n, W) of what follows, and the `Run` whose caches
+    are `past` next; tree.successors(level, nodes) are the nodes (n, W) that it leads to, -1 where it may not follow.
+    valid: of each level (B, nodes) bool, those that may be reached. ended: of nodes, whether nothing more follows; the
+    search ends where it is so for all. temperature: above 0, sequences are sampled without replacement, in the order of
+    the draws, the same for the same seed. diversity: what a node loses for each sibling ahead of it, so that one parent
+    does not fill the list (Li, Monroe & Jurafsky 2016). weights: with the attention of every step. Scores are always
+    log-likelihoods.
+    """
+    if temperature < 0 or diversity < 0 or (temperature and diversity):
+        raise InputError(
+            f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
+        )
+    b, past, steps = len(state), None, []
+    rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
+    step = Step(start[:, None], rows.float(), rows, rows)
+    if temperature:  # in double precision: a rare item's key is a difference of large numbers
+        log_probs = gumbels = rows.double()  # (B, K)
+        noise = torch.Generator(device=state.device).manual_seed(seed)
+    for level, size in enumerate(sizes):
+        with torch.inference_mode():
+            few = size if not (temperature or diversity or weights) else max(sizes)
+            logits, scores, run = _ahead(decoder, tree, state, level, step, rows, past, valid, few, weights)
+        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
+        keys, past, width = scores, run.caches, scores.shape[-1]
+        if temperature:
+            log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
+        elif diversity:
+            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
+        best = keys.flatten(1).topk(min(size, keys[0].numel())).indices  # (B, K) among the beams' children
+        if temperature:
+            log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
+        parent, token = best // width, best % width
+        rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
+        after = tree.successors(level, step.nodes.gather(1, parent).flatten())
+        node = after.gather(1, token.view(-1, 1)).view_as(token).clamp(min=0)  # -1 stands at -inf: as good as any
+        attended = [w.squeeze(2)[rows] for w in run.weights]
+        step = Step(node, scores.flatten(1).gather(1, best), token, parent, attended)
+        steps.append(step)
+        if ended is not None and ended(step.nodes).all():
+            break
+    return steps
+
+
+def best_path(steps: Sequence[Step]) -> Tensor:
+    """The tokens of each row's best sequence: (B, T)."""
+    tokens, at = [], torch.zeros_like(steps[-1].tokens[:, :1])
+    for step in reversed(steps):
+        tokens.append(step.tokens.gather(1, at))
+        at = step.parents.gather(1, at)
+    return torch.cat(tokens[::-1], 1)
+
+
+def _ahead(
+    decoder: Any, tree: Any, state: Tensor, level: int, step: Step, rows: Tensor, past: list[KVCache] | None,
+    valid: list[Tensor] | None, most: int, weights: bool,
+) -> tuple[Tensor, Tensor, Run]:  # fmt: skip
+    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, and the caches."""
     b, k = rows.shape
 
-    def children(index: Tensor) -> tuple[Tensor, Tensor, list[KVCache]]:
+    def children(index: Tensor) -> tuple[Tensor, Tensor, Run]:
         """Of the beams at index (n,) among B·K: (n, W) each."""
         owner, node = index // k, step.nodes.flatten()[index]
-        past = cache and [past.index_select(rows.flatten()[index]) for past in cache]
-        logits, run = decoder.step(state.index_select(0, owner), level, node, past)
+        own = past and [cache.index_select(rows.flatten()[index]) for cache in past]
+        logits, run = decoder.step(state.index_select(0, owner), level, node, own, weights=weights)
         # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
         log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-        if valid_nodes is not None:
-            valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
-            closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
-            logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
-        return logits, step.scores.flatten()[index, None] + log_probs, run.caches
+        child = tree.successors(level, node)
+        closed = child < 0
+        if valid is not None:
+            closed |= ~valid[level][owner[:, None], child.clamp(min=0)]
+        logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
+        return logits, step.scores.flatten()[index, None] + log_probs, run
 
     first = most if b * (k - most) > MIN_SKIPPED else k
     index = torch.arange(b * k, device=rows.device).view(b, k)
-    logits, scores, new = children(index[:, :first].flatten())
+    logits, scores, run = children(index[:, :first].flatten())
     logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))
     if first < k:
         # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
@@ -129,7 +223,7 @@ def _children(
         more = index[:, first:][step.scores[:, first:] > least]
         scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
         scores.view(b * k, -1)[more] = children(more)[1]
-    return logits, scores, new
+    return logits, scores, run
 
 
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -147,8 +147,5 @@ class Scorer:
             allowed[users.seen().nonzero()] = False
         # short: a user who has had nearly everything shortens nobody else's list
         options = {**self.options, "allowed": allowed.to(state.device), "short": True}
-        found = best_items(self.network, state, self.items, min(self.longest, allowed.shape[1]), self.method, **options)
-        row, place = (found.items >= 0).nonzero(as_tuple=True)
-        scores = torch.full(allowed.shape, float("-inf"), device=state.device)
-        scores[row, found.items[row, place]] = found.scores[row, place]
-        return scores
+        k = min(self.longest, allowed.shape[1])
+        return best_items(self.network, state, self.items, k, self.method, **options).table(allowed.shape[1])

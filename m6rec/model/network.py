@@ -366,6 +366,17 @@ class DigitDecoder(nn.Module):
         return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
 
 
+class TextCache(NamedTuple):
+    """Tokens that were read: which of them are present, and every layer's keys and values."""
+
+    present: Tensor  # (B, T) bool
+    layers: list[KVCache]
+
+    def index_select(self, rows: Tensor) -> "TextCache":
+        """The caches of these rows (n,) of the batch."""
+        return TextCache(self.present.index_select(0, rows), [layer.index_select(rows) for layer in self.layers])
+
+
 class ContentDecoder(nn.Module):
     """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own."""
 
@@ -381,21 +392,39 @@ class ContentDecoder(nn.Module):
         An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
         The gap may be the whole text: then the target is a caption of the photograph and the recording.
         """
+        return self.write(items, source, target)[0]
+
+    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
+        """`words`, the cache of all that was read, and the position (1,) of the target's first token."""
         tokens = items.embed(source)
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
-        # The target's positions follow the source's longest modality.
-        after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
-        x = self._read(items, x, masks.unilm(tokens.present, target > 0), torch.cat((tokens.positions, after)))
-        return x[:, len(tokens.positions) :] @ items.tokens.weight.T
+        first = tokens.positions.max()[None] + 1  # after the source's longest modality
+        positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
+        x, caches = self._read(items, x, masks.unilm(tokens.present, target > 0), positions)
+        cache = TextCache(torch.cat((tokens.present, target > 0), 1), caches)
+        return x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, first
+
+    def decode_step(
+        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor
+    ) -> tuple[Tensor, TextCache]:
+        """One more token (B, 1) of the target, at a position (1,): its logits (B, 1, V) and the cache with it."""
+        x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
+        x, caches = self._read(items, x, masks.segment(present), position, past.layers)
+        return x @ items.tokens.weight.T, TextCache(present, caches)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
         tokens = items.embed(content, hidden)
-        x = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
+        x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
-    def _read(self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        return self.norm(self.blocks(items.local(x, mask, positions).states, mask, positions).states)
+    def _read(
+        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = ()
+    ) -> tuple[Tensor, list[KVCache]]:
+        depth = items.local.depth
+        local = items.local(x, mask, positions, past=past[:depth])
+        run = self.blocks(local.states, mask, positions, past=past[depth:])
+        return self.norm(run.states), [*local.caches, *run.caches]
 
 
 class Network(nn.Module):
@@ -526,13 +555,6 @@ class Network(nn.Module):
     def score(state: Tensor, items: Tensor) -> Tensor:
         """The dense head: states (..., D) and item vectors (N, D) -> logits (..., N)."""
         return state @ items.T
-
-
-class TextCache(NamedTuple):
-    """Tokens that were read: which of them are present, and every layer's keys and values."""
-
-    present: Tensor  # (B, T) bool
-    layers: list[KVCache]
 
 
 class TextOutput(NamedTuple):

@@ -59,6 +59,10 @@ class Tree(NamedTuple):
             leaves = leaves.unflatten(-1, (-1, width)).any(-1)
         return levels[::-1]
 
+    def successors(self, level: int, node: Tensor) -> Tensor:
+        """Nodes (n,) of the level above, the root at level 0 -> their children (n, W) within this level."""
+        return node[:, None] * self.widths[level] + torch.arange(self.widths[level], device=node.device)
+
 
 def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
     """New items (n, D) take free leaves: from the root down, the nearest node vector with a free leaf below it.

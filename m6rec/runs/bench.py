@@ -59,20 +59,16 @@ class Row(NamedTuple):
     seed: int
     ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
     hit: np.ndarray  # (U,) HR@10, seen items masked
-    unmasked: np.ndarray  # (U,) NDCG@10, nothing masked
     seconds: float  # of training
     parameters: int
-    lists_per_second: float  # scoring and ranking, seen items masked
 
 
 def rank(
     name: str, seed: int, model: Any, data: Dataset, split: Split | None = None, seconds: float = 0, parameters: int = 0
 ) -> Row:
     """How a model that is fitted ranks the split's test part."""
-    found = evaluate(model, data, split=split)
-    plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False).per_user["ndcg"]
-    quality = (metric.to_numpy() for metric in (found.per_user["ndcg"], found.per_user["hit"], plain))
-    return Row(name, seed, *quality, seconds, parameters, len(found.per_user) / found.seconds)
+    found = evaluate(model, data, split=split).per_user
+    return Row(name, seed, found["ndcg"].to_numpy(), found["hit"].to_numpy(), seconds, parameters)
 
 
 class Bench:
@@ -183,8 +179,7 @@ def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
     """A line a model, seeds averaged."""
-    columns = {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds"}
-    columns |= {"parameters": "parameters", "lists/s": "lists_per_second"}
+    columns = {"NDCG@10": "ndcg", "HR@10": "hit", "seconds": "seconds", "parameters": "parameters"}
     found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
     by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)
     return by_model.mean().assign(seeds=by_model.size())

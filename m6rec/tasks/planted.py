@@ -14,8 +14,7 @@ from scipy.stats import spearmanr
 
 from m6rec.config import MODALITIES
 from m6rec.data import bazaar, load
-from m6rec.explain.capture import one, tokens
-from m6rec.explain.explainers import Explainer
+from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 

@@ -1,19 +1,140 @@
-"""Curves, lists and comparisons. Each takes numbers and a title that states the finding, and returns a `Picture`."""
+"""Every view: pictures with their numbers and a sentence, curves and lists, heat maps, items and their contents.
 
+Each function takes numbers and a title that states the finding, and returns a `Picture`. Layers and heads are counted
+from 1; 0 is the mean over all. Attention shows where, not why.
+"""
+
+import base64
+import html
+import io
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import cycle
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
+from PIL import Image
 
+from m6rec.data import image, sound
+from m6rec.data.dataset import Dataset
+from m6rec.data.features import Features
 from m6rec.errors import InputError
 from m6rec.evaluate.statistics import Interval, mean_interval
+from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
 from m6rec.generate.beam import Step
-from m6rec.record import Figure
-from m6rec.view.picture import LINES, MARKERS, Picture, canvas, drawable, finish, named
+
+LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
+MARKERS = "osd^vPX*"
+
+
+class Picture(NamedTuple):
+    """What every view returns. The last expression of a cell shows it, live or not, always as the same PNG."""
+
+    figure: Figure
+    data: pd.DataFrame  # what is drawn
+    alt: str  # the picture in a sentence
+
+    def png(self) -> bytes:
+        """The picture as it is shown."""
+        # Trimming draws a figure twice; one without a layout of its own has fixed margins that fit.
+        trim = "tight" if self.figure.get_layout_engine() else None
+        drawn, png = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(drawn, format="png", dpi=96, bbox_inches=trim, pil_kwargs={"compress_level": 0})
+        # 256 colours are a quarter of the bytes, and quicker than packing all of them: notebooks have 400 kB.
+        image = Image.open(drawn).convert("RGB")
+        image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(png, "png")
+        return png.getvalue()
+
+    def html(self) -> str:
+        """The picture as a figure of a page, with its alternative text and its numbers; all data are escaped."""
+        alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
+        table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
+        table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
+        return (
+            f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
+            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
+        )
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        png = base64.b64encode(self.png()).decode()
+        return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
+
+    def __repr__(self) -> str:
+        return f"Picture: {self.alt}"
+
+
+def canvas(
+    width: float,
+    height: float,
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    margins: Sequence[float] = (),
+    bare=False,
+    **options,
+) -> tuple[Figure, object]:
+    """An empty figure in the suite's style and its axes (one, or an array), bare of ticks and frames. All in inches.
+
+    margins: left, right, bottom, top. Fixed ones halve the time of a picture that follows a slider.
+    """
+    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+    axes = figure.subplots(rows, columns, **options)
+    if margins:
+        left, right, bottom, top = margins
+        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+    for ax in figure.axes:
+        ax.spines[list(ax.spines) if bare else ["top", "right"]].set_visible(False)
+        if bare:
+            ax.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note: str = "") -> Picture:
+    """A picture with its title above axes or a whole figure; the alternative text is the title and then `alt`."""
+    if isinstance(where, Figure):
+        where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
+    else:
+        where.set_title(drawable(title) + note, loc="left", fontsize=10)
+    return Picture(where.get_figure(), data, f"{title}. {alt}")
+
+
+def plain(text: object, length: int = 80) -> str:
+    """Text from the data in one line: at most `length` characters, none that steers a terminal or turns the line."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def drawable(text: object, length: int = 160) -> str:
+    """`plain`, for a figure: a dollar sign starts no formula, and what the font does not have is a box.
+
+    Fonts for more scripts: matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"].
+    """
+    glyphs = _glyphs(tuple(rcParams["font.family"]))
+    return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
+
+
+def named(code: str, length: int = 40) -> str:
+    """A name in code as words of a figure: "m6rec_no_prior" -> "m6rec no prior"."""
+    return drawable(code.replace("_", " "), length)
+
+
+@lru_cache
+def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
+    """The characters that the figures' fonts have."""
+    fonts = (get_font(findfont(FontProperties(family=[family]))) for family in families)
+    return frozenset(code for font in fonts for code in font.get_charmap())
+
 
 NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])  # others, to the list, chosen path
 
@@ -109,8 +230,8 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
     return finish(ax, title, data, f"{names[1]} against {names[0]} of {len(x)} items, {correlation}.")
 
 
-def comparison(rows: Mapping[str, Interval | Figure], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """NDCG@10 of each method with its 95 % interval, best on top; `ours` are drawn in the first colour."""
+def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
+    """NDCG@10 of each method (intervals or recorded figures), best on top; `ours` are drawn in the first colour."""
     data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
@@ -226,3 +347,251 @@ def _by_method(rows: Sequence[tuple], columns: Sequence[str], *drawn: object) ->
     data = pd.DataFrame(rows, columns=["method", *columns])
     lines(ax, {name: part.iloc[:, 1:].to_numpy(float).T for name, part in data.groupby("method", sort=False)}, *drawn)
     return data, ax
+
+
+NOTE = "where the model attended, which is not yet why"
+GROUPS = ("start", *TYPES, "target")
+MAX_NAMES = 60  # more names than these cannot be read, and cost a second
+MAX_NUMBERS = 12  # columns whose cells have room for their numbers
+
+
+def heatmap(
+    ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=None, digits: int = 2
+) -> AxesImage:
+    """A table as colours from 0 to top, NaN grey, with names and, where there is room, numbers: its own or others.
+
+    groups: of rows and of columns, with a white line between two. Beyond MAX_NUMBERS columns colours grow as square
+    roots, or most cells would be dark. A mask has no numbers.
+    """
+    few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
+    image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
+    ax.set_facecolor("0.88")
+    left, below = ([drawable(n, 30) for n in part] if len(part) <= MAX_NAMES else [] for part in table.axes)
+    tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below), default=0) > 2 else {}
+    ax.set_yticks(range(len(left)), left, fontsize=8 if few else 7)
+    ax.set_xticks(range(len(below)), below, fontsize=8 if few else 7, **tilt)
+    for draw, group in zip((ax.axhline, ax.axvline), groups, strict=True):
+        for at in range(1, len(group)):
+            if group[at] != group[at - 1]:
+                draw(at - 0.5, color="white", linewidth=1)
+    shown = (table if numbers is None else numbers).to_numpy()
+    for (row, column), shade in np.ma.ndenumerate(values) if few and shown.dtype != bool else ():
+        colour = "black" if shade > top / 2 else "white"
+        ax.text(column, row, f"{shown[row, column]:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
+    return image
+
+
+def mask_map(
+    masks: np.ndarray | Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
+) -> Picture:
+    """What may be attended to: a mask (Tq, Tk) bool, queries in rows and keys in columns, or several side by side."""
+    masks = masks if isinstance(masks, Mapping) else {"": masks}
+    tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
+    rows, columns = next(iter(tables.values())).shape
+    figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
+    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+        heatmap(ax, table, groups=(range(rows), range(columns)))
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("key", fontsize=8)
+    axes[0, 0].set_ylabel("query", fontsize=8)
+    patches = [Patch(color=colormaps["cividis"](end), label=t) for t, end in (("may attend", 1.0), ("masked", 0.0))]
+    figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
+    data = pd.concat(tables, axis=1) if len(tables) > 1 else table
+    return finish(figure, title, data, f"Pairs of query and key that may attend: {alt}.")
+
+
+def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: float | None = None) -> Picture:
+    """A table as colours with its numbers, such as NDCG@10 by modalities (rows) and method (columns).
+
+    top: the number at which the colours end; by default each column's largest, since targets may differ by column.
+    """
+    figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
+    heatmap(ax, table / (table.max() if top is None else top), numbers=table, digits=3 if top is None else 2)
+    ax.xaxis.tick_top()
+    ax.set_xticks(range(table.shape[1]), ax.get_xticklabels(), rotation=0, ha="center")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    scale = "colours by column" if top is None else f"colours from 0 to {top:g}"
+    ax.set_xlabel(f"{label}, {scale}", fontsize=8)
+    return finish(figure, title, table, f"{label} in {len(table)} rows and {table.shape[1]} columns, {scale}.")
+
+
+def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
+    """Attention in rows, a column for each token; white lines separate their types."""
+    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
+    figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
+    top = _top(table)
+    image = heatmap(ax, table, top, groups=((), types))
+    bar = ax.inset_axes((1.02, 0, 0.016, 1))
+    more = "max" if table.to_numpy().max() > top else "neither"
+    figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
+    return finish(ax, title, table, f"Attention, {len(table)} rows, {table.shape[1]} columns: {NOTE}.", f"\n({NOTE})")
+
+
+def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
+    """A record as a heat map. view, each with a column for each token:
+
+    "tokens": every token's attention (queries in rows) in one layer and head; grey where no layer computes a row.
+    "target": the target's, a row for each head of a layer; "groups": the same of all layers, summed by type of token.
+    "rollout": what reaches the target of each token after each further layer. InputError as of `check`.
+    """
+    check(record, layer, head)
+    if view == "tokens":
+        return _token_map(record, title, layer, head)
+    names, types, weights = record.labels[:-1], record.types[:-1], record.attended  # (L, H, n - 1)
+    if view == "rollout":
+        weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
+        rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
+        return attention_rows(pd.DataFrame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
+    if view == "groups":
+        names = [t for t in GROUPS if t in types]
+        weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
+    layers = [layer - 1] if layer and view == "target" else range(len(weights))
+    rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in range(weights.shape[1])]
+    return attention_rows(pd.DataFrame(weights[list(layers)].reshape(len(rows), -1), rows, names), title, types)
+
+
+def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
+    n = len(record.labels)
+    absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
+    # The start attends to itself in any case: its row is computed where others are.
+    absent = np.where(np.arange(n) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
+    weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
+    for number in (layer, head):  # a mean leaves out what no layer computes
+        weights = weights[number - 1] if number else weights.mean(0)
+    table = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
+    _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
+    top = _top(table.iloc[1:])  # the start can only attend to itself
+    # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
+    rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
+    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2)
+    scale = "" if n <= MAX_NUMBERS else ", square-root scale"
+    ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed{scale})", fontsize=9)
+    return finish(ax, title, table, f"Attention, {n} tokens, queries in rows: {NOTE}.", f"\n({NOTE})")
+
+
+def check(record: Record, layer: int = 0, head: int = 0) -> None:
+    """`InputError` for a record that is none, and for a layer or head that it does not have (0 is the mean)."""
+    n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
+    fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
+    if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
+        raise InputError(
+            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
+            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
+            f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
+        )
+    for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
+        if not 0 <= number <= last:
+            raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
+
+
+def _top(table: pd.DataFrame) -> float:
+    """Where the colours end: a folded token would outshine all others."""
+    single = [not label.endswith(" earlier events") for label in table.columns]
+    return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
+
+
+ACROSS = 8  # photographs in a line
+STYLES = {
+    "image": {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"},
+    "sound": {"cmap": "magma", "vmin": 0, "interpolation": "nearest", "origin": "lower", "aspect": "auto"},
+}
+UNPATCH = {"image": image.unpatch, "sound": sound.unpatch}
+
+
+class Player(NamedTuple):
+    """A recording's FLAC file to be heard, with its title; the bytes are part of the page."""
+
+    recording: bytes
+    title: str
+
+    def _repr_html_(self) -> str:
+        title, data = html.escape(self.title), base64.b64encode(self.recording).decode()
+        audio = f'<audio controls aria-label="{title}" src="data:audio/flac;base64,{data}"></audio>'
+        return f"<figure>{audio}<figcaption>{title}</figcaption></figure>"
+
+    def __repr__(self) -> str:
+        return f"Recording: {self.title}"
+
+
+def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
+    """Photographs of items (codes), in lines of eight, each over its title."""
+    rows = data.items.iloc[list(items)]
+    deep = -(-len(rows) // ACROSS)  # rounded up
+    figure, axes = canvas(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep, bare=True, squeeze=False)
+    for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
+        ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
+        ax.set_xlabel("\n".join(textwrap.wrap(drawable(words, 54), 18)[:3]), fontsize=6)
+    return finish(figure, title, rows[["title"]], f"{len(rows)} photographs, each over its title.")
+
+
+def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
+    """One row for each version of the same photographs, the originals first: name -> (K, 28, 28) in 0..1.
+
+    `data` has the mean squared error of every version of every photograph against the first row.
+    """
+    first = next(iter(rows.values()))
+    figure = _images([(name, images, STYLES["image"]) for name, images in rows.items()], 1.1, 0.85)
+    data = pd.DataFrame({name: ((images - first) ** 2).mean((1, 2)) for name, images in rows.items()}).T
+    return finish(figure, title, data, f"Rows: {', '.join(rows)}; {len(first)} photographs.")
+
+
+def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
+    """The visible patches of the first three items, the patches reconstructed in the gaps, and the true ones.
+
+    pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's masked patches.
+    """
+    rows = []
+    for modality, piece in pieces.items():
+        true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
+        parts = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
+        style = {**STYLES[modality], "vmax": max(1e-6, float(true.max()))}
+        rows += [(name, UNPATCH[modality](part), style) for name, part in parts.items()]
+    data = pd.DataFrame({modality: pd.Series(piece.errors()[:3]) for modality, piece in pieces.items()})
+    alt = f"{', '.join(pieces)}: visible patches, reconstructed ones, and the truth."
+    return finish(_images(rows, 2.2, 0.8), title, data, alt)
+
+
+def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
+    """The first of some items cut into tokens: its photograph in 16, its log-mel spectrogram in 8, and its text's."""
+    figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
+    counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
+    for ax, modality, colour in ((left, "image", LINES[1]), (right, "sound", "white")):
+        ax.imshow(UNPATCH[modality](getattr(content, modality))[0], **STYLES[modality])
+        ax.set_title(f"{modality}: {counts[modality]} tokens", fontsize=9)
+        size, width = (image.PATCH, image.SIDE) if ax is left else (sound.PATCH, sound.FRAMES)
+        for edge in range(size, width, size):
+            ax.axvline(edge - 0.5, color=colour, linewidth=1)
+            if ax is left:  # a recording's patches are as high as the picture
+                ax.axhline(edge - 0.5, color=colour, linewidth=1)
+    left.set_axis_off()
+    right.set(xlabel="frame (32 ms each)", ylabel="mel band")
+    shown = drawable(" ".join(f"[{token}]" for token in tokens), 110)
+    figure.supxlabel(f"text: {counts['text']} tokens  {shown}", x=0.01, ha="left", fontsize=8)
+    return finish(figure, title, pd.DataFrame({"tokens": counts}), f"Tokens: {counts}.")
+
+
+def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], title: str) -> Picture:
+    """The mean measured share by true share, a line for each modality: both (U, M), rows adding up to 1."""
+    _, ax = canvas(4.2, 3)
+    edges = np.linspace(0, 1, 9)
+    middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")
+    bins = np.digitize(true, edges[1:-1]).T
+    data = pd.DataFrame({n: pd.Series(m).groupby(b).mean() for n, m, b in zip(names, measured.T, bins, strict=True)})
+    data = data.reindex(range(8)).set_index(middle)
+    ax.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="equal")
+    lines(ax, {name: (middle, data[name]) for name in data}, (middle.name, "mean measured share"))
+    return finish(ax, title, data, f"Mean measured share by true share for {', '.join(names)}.")
+
+
+def _images(rows: Sequence[tuple[str, np.ndarray, Mapping[str, object]]], left: float, size: float) -> Figure:
+    """Rows of a name, images and their style; NaN is a gap. In inches: room on the left, and an image's size."""
+    count = len(rows[0][1])
+    figure, axes = canvas(left + size * count, 0.4 + size * len(rows), count, len(rows), bare=True, squeeze=False)
+    for line, (name, images, style) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        for ax, one in zip(line, images, strict=True):
+            ax.set_facecolor(LINES[6])  # a gap is neither black nor white
+            ax.imshow(one, **style)
+    return figure

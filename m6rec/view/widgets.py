@@ -15,12 +15,10 @@ import traitlets
 
 from m6rec.data.context import Context
 from m6rec.errors import InputError
-from m6rec.explain.capture import Record, one
+from m6rec.explain.explainers import Record, one
 from m6rec.generate.beam import generate
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import beam_tree, rank_moves
-from m6rec.view.heatmap import attention_map, check
-from m6rec.view.picture import Picture, plain
+from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
 
 STYLE = {"description_width": "9em"}
 VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups", "rollout": "rollout"}
