@@ -172,7 +172,7 @@ class Stack(nn.ModuleList):
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            options = {"past": past and past[i], "adapter": adapters and adapters[layer]}
+            options = {"past": past[i] if past else None, "adapter": adapters[layer] if adapters else None}
             found = self[layer % len(self)](run.states, mask, positions, keys=keys, weights=weights, **options)
             run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
         return run
