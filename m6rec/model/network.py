@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
-from m6rec.data.ratings import Windows
+from m6rec.data.prompts import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
