@@ -3,7 +3,6 @@
 Photographs and recordings are files of a folder or of a zip archive; nothing outside of it is ever read.
 """
 
-import copy
 import hashlib
 import re
 import stat
@@ -52,9 +51,6 @@ class Media:
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
         """The media of a path; what is open, or None, stays as it is."""
         return path if path is None or isinstance(path, Media) else cls(path)
-
-    def __repr__(self) -> str:
-        return f"Media({str(self.path)!r})"
 
     def read(self, name: str) -> bytes:
         """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
@@ -126,7 +122,7 @@ class Features(NamedTuple):
 
     def drop(self, *modalities: str) -> "Features":
         """The same items as if they did not have these modalities; InputError for one that there is not."""
-        present = copy.deepcopy(self.present)
+        present = self.present & True  # a copy, of an array or a tensor
         for name in modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
