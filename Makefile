@@ -43,8 +43,7 @@ class: $(STAMP) ## write copies for students, without the solutions, into class/
 	  $(if $(NB),,$(wildcard notebooks/[0-9]*.ipynb))
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]
-	@$(PY) -m m6rec results $(NB) $(if $(ONLY),--only $(ONLY))
-	@$(PY) notebooks/refresh.py --page
+	@$(PY) notebooks/refresh.py --full $(NB) $(if $(ONLY),--only $(ONLY))
 
 page: $(STAMP) ## write the page of every measured figure, notebooks/results/README.md
 	@$(PY) notebooks/refresh.py --page

@@ -20,7 +20,6 @@ app = typer.Typer(
     help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NB]...", help="Notebooks, such as 03_context_attention.")]
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 
@@ -61,22 +60,6 @@ def run(words: Pairs = None, out: Out = Path("runs")) -> None:
     if ok and not words:
         recommend(user="196")
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
-    raise typer.Exit(int(not ok))
-
-
-@app.command()
-def results(
-    names: Names = None,
-    only: Annotated[str, typer.Option(help="Start of the names that are measured again; other figures stay.")] = "",
-) -> None:
-    """Run notebooks at full size into notebooks/results/; without names, those whose results are not up to date."""
-    if only and not names:
-        raise InputError(f"--only {only} needs the notebook that measures it: name it, such as 08_evaluation.")
-    ok = True
-    for path in find(names) if names else execute.due(folder()):
-        done = execute.measure(path, only=only)
-        ok &= done.ok
-        print(done, flush=True)
     raise typer.Exit(int(not ok))
 
 

@@ -1,23 +1,33 @@
-"""`make notebooks` and `make page`: notebooks executed in place and cleaned, and the page of every measured figure.
+"""What is committed of running: `make notebooks`, `make results` and `make page`.
 
-python notebooks/refresh.py [NB...]   executes all of them or those named, then writes the page
-python notebooks/refresh.py --page    only writes results/README.md and its picture
+    python notebooks/refresh.py [NB...]          execute in place at the defaults, and clean
+    python notebooks/refresh.py --full [NB...]   measure at full size into results/<notebook>.json
+    python notebooks/refresh.py --page           only write results/README.md and its picture, as all of them do
+
+`measure` writes once a notebook has ended well: a failed run loses no old result. What it trains is kept, so a run that
+was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
-from m6rec.record import short
-from m6rec.runs.execute import Execution, execute_all, find, read, read_all
+from m6rec.errors import InputError
+from m6rec.record import code_hash, environment, rounded, short, write_json
+from m6rec.runs.execute import Execution, execute, execute_all, find, read
 
 HERE = Path(__file__).resolve().parent
+ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HEAD = """# Every measured figure
@@ -56,6 +66,69 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def measure(notebook: Path, *, only: str = "") -> Execution:
+    """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
+
+    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
+    not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
+    stay under runs/results/. InputError if another notebook owns a name or nothing is measured.
+    """
+    stem, folder = notebook.stem, notebook.parent / "results"
+    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
+    asked = {"scale": "full"} | ({"only": only} if only else {})
+    command = f"make results NB={stem}" + f" ONLY={only}" * bool(only)
+    # Before the run: this is the code that it starts from.
+    origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
+    others = read_all(folder, but="" if only else stem)
+    old = others.pop(stem, {})
+    done = execute(notebook, place / notebook.name, asked)
+    if not done.ok:
+        return done._replace(error=f"{done.error} (see {done.log}); the old results stay")
+    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
+    if only and not figures:
+        raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
+    for owner, result in others.items():
+        if both := sorted(figures.keys() & result.keys()):
+            raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
+    for figure in figures.values():
+        figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
+    origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
+    source = {what: old["run"][what] for what in ORIGIN} if old else {}
+    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
+    return done
+
+
+def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
+    """Every committed result by notebook: {"04_recommendations": {"<name>": {"value", …}, "run": {…}}}, in order.
+
+    InputError for a file that is damaged or older than today's form. but: a notebook whose file is left out.
+    """
+    found = {}
+    for path in sorted(path for path in Path(folder).glob("*.json") if path.stem != but):
+        try:
+            figures = found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            origins = [figures["run"], *(figure["from"] for figure in figures.values() if "from" in figure)]
+            missing = [what for what in ORIGIN if any(what not in origin for origin in origins)]
+            wrong = f"was written by an older m6rec, without {', '.join(missing)}" if missing else ""
+        except (ValueError, KeyError, TypeError):
+            wrong = "is no results file"
+        if wrong:
+            raise InputError(f"{path} {wrong}: measure it again with make results NB={path.stem}.")
+    return found
+
+
+def due(folder: Path) -> list[Path]:
+    """The notebooks whose committed results are missing, of several runs, or of other code than today's."""
+    origins = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
+
+    def fresh(path: Path) -> bool:
+        run = origins.get(path.stem, {"only": True})
+        return not run.get("only") and run["code_hash"] == code_hash(path)
+
+    return [path for path in find(folder) if not fresh(path)]
+
+
 def page(folder: Path) -> str:
     """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
     lines = [HEAD]
@@ -89,11 +162,30 @@ def picture(folder: Path) -> bytes | None:
     return next((base64.b64decode(image) for image in images if image), None)
 
 
-def main(words: Sequence[str]) -> int:
-    done = [] if "--page" in words else refresh(find(HERE, words))
-    print(f"{write_page(HERE)} is written")
-    return int(not all(execution.ok for execution in done))
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NB")
+    parser.add_argument("--full", action="store_true", help="measure into results/; without names, what is due")
+    parser.add_argument("--only", default="", help="start of the names that are measured again; other figures stay")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    asked, ok = parser.parse_args(), True
+    try:
+        if asked.only and not asked.names:
+            raise InputError(
+                f"--only {asked.only} needs the notebook that measures it: name it, such as 08_evaluation."
+            )
+        if asked.full:
+            for path in find(HERE, asked.names) if asked.names else due(HERE):
+                print(done := measure(path, only=asked.only), flush=True)
+                ok &= done.ok
+        elif not asked.page:
+            ok = all(execution.ok for execution in refresh(find(HERE, asked.names)))
+        print(f"{write_page(HERE)} is written")
+    except InputError as error:
+        print(f"refresh: {error}", file=sys.stderr)
+        return 2
+    return int(not ok)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

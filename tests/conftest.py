@@ -11,7 +11,7 @@ import pytest
 import torch
 from fixtures import SEGMENTS, small_data, small_model
 
-from m6rec.data.ratings import RatingWindows
+from m6rec.data.prompts import RatingWindows
 from m6rec.data.sources import home
 from m6rec.model.network import TextTransformer
 

@@ -14,7 +14,7 @@ import m6rec
 from m6rec.baselines.sequential import din, item_mean, logistic
 from m6rec.config import Config
 from m6rec.data import prompts
-from m6rec.data.ratings import Ratings
+from m6rec.data.prompts import Ratings
 from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
 from m6rec.model import masks

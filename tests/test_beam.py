@@ -14,6 +14,7 @@ from m6rec.generate import beam as search
 from m6rec.generate import scorer
 from m6rec.generate.beam import Step, generate
 from m6rec.generate.scorer import exact_scores, hybrid
+from m6rec.model import masks
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import build_tree, widths_for
 
@@ -71,6 +72,19 @@ def test_beams_that_are_not_stepped_change_no_list(monkeypatch):
             lists.append(generate(decoder, state, 5, beam=beam, allowed=mask))
         torch.testing.assert_close(lists[0].items, lists[1].items)
         torch.testing.assert_close(lists[0].scores, lists[1].scores, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_comes_with_every_digit_and_is_that_of_all_digits_at_once():
+    decoder, state, steps = random_decoder(30), torch.randn(4, 16), []
+    found = generate(decoder, state, 3, beam=5, trace=steps, weights=True)
+    prefixes = decoder.tree.prefixes(found.items[:, 0])
+    before = [state] + [state + decoder.nodes[level][prefixes[:, level]] for level in range(2)]
+    whole = decoder.blocks(torch.stack(before, 1), masks.causal(3), torch.arange(3), weights=True).weights
+    at = torch.zeros(4, 1, dtype=torch.long)  # back from the best item to the root
+    for level in (2, 1, 0):
+        for seen, full in zip(steps[level].weights, whole, strict=True):
+            torch.testing.assert_close(seen[torch.arange(4), at[:, 0]], full[:, :, level, : level + 1])
+        at = steps[level].parents.gather(1, at)
 
 
 def test_what_was_generated_can_be_learned_from():

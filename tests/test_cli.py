@@ -48,7 +48,7 @@ def clone(tmp_path, monkeypatch):
 def test_help_lists_every_command(m6rec):
     code, said, _ = m6rec("--help")
     assert code == 0
-    for command in ("run", "results", "sweep", "recommend"):
+    for command in ("run", "sweep", "recommend"):
         assert f"\n  {command} " in said
 
 
@@ -63,9 +63,6 @@ def test_help_lists_every_command(m6rec):
         (["run", "02_toy"], "01_toy"),
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
         (["run", "01_toy", "seed=one"], "seed is int"),
-        (["results", "02_toy"], "01_toy"),
-        (["results", "--only", "bench.cold"], "needs the notebook that measures it"),
-        (["results", "01_toy", "--only", "bench.cold"], "no parameter 'only'"),
         (["sweep", "01_toy", "seed=0,one"], "seed is int"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
         (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
@@ -128,11 +125,3 @@ def test_it_says_its_version(m6rec):
     import m6rec as package
 
     assert m6rec("--version")[:2] == (0, f"m6rec {package.__version__}\n")
-
-
-def test_what_is_missing_or_old_among_the_results_is_said_before_anything_is_measured(m6rec, clone):
-    results = clone / "notebooks" / "results"
-    results.mkdir()
-    (results / "01_toy.json").write_text('{"run": {"code_hash": "x", "commit": "0123456789abcdef"}}')
-    code, said, complaint = m6rec("results")
-    assert code == 2 and said == "" and "older m6rec" in complaint and "make results NB=01_toy" in complaint

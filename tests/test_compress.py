@@ -10,7 +10,7 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
-from m6rec.data.ratings import Windows
+from m6rec.data.prompts import Windows
 from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses

@@ -8,9 +8,8 @@ import torch
 from fixtures import small_model
 
 from m6rec import InputError
-from m6rec.generate.beam import generate
+from m6rec.generate.beam import fill, generate
 from m6rec.generate.scorer import exact_scores
-from m6rec.generate.text import fill
 from m6rec.model.tree import Tree, alarms, build_tree, health, widths_for
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from fixtures import CONFIG, SEGMENTS, TEXT, small_data
+from tiger import Tiger
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec
 from m6rec.baselines import sequential as networks
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import domain
-from m6rec.data.ratings import Ratings, RatingWindows
+from m6rec.data.prompts import Ratings, RatingWindows, domain
 from m6rec.tasks import heldout
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants

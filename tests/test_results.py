@@ -7,10 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import refresh
+import refresh as results
 
 from m6rec.errors import InputError
-from m6rec.runs import execute as results
 
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
@@ -103,12 +102,12 @@ def test_an_old_results_file_is_named_with_what_to_do_and_can_be_measured_again(
 
 def test_the_page_is_what_the_committed_results_say():
     page = (CLONE / "notebooks" / "results" / "README.md").read_text(encoding="utf-8")
-    assert refresh.page(CLONE / "notebooks") == page, "run `make page`"
+    assert results.page(CLONE / "notebooks") == page, "run `make page`"
     assert "(notebooks/results/README.md)" in (CLONE / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_s_picture_is_the_committed_notebooks_own():
-    shown = refresh.picture(CLONE / "notebooks")
+    shown = results.picture(CLONE / "notebooks")
     assert shown and (CLONE / "notebooks" / "results" / "readme.png").read_bytes() == shown, "run `make page`"
     assert "notebooks/results/readme.png" in (CLONE / "README.md").read_text(encoding="utf-8")
 
@@ -122,10 +121,34 @@ def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
     }  # fmt: skip
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "01_b.json").write_text(json.dumps(figures))
-    lines = refresh.page(tmp_path).splitlines()
+    lines = results.page(tmp_path).splitlines()
     assert "## [01_b](../01_b.ipynb)" in lines
     assert (
         "| `ml100k.ndcg10.dense` |  | 0.1250 | 0.1100 to 0.1400 | test | 943 | 3 | full | 0123456 | 2026-11-29 |"
         in lines
     )
     assert "| `view.ms` | a slider's move | 12 | – | – | – | 1 | full | – | 2026-11-01 |" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--full", "02_toy"], "there is no notebook '02_toy'"),
+        (["--full", "--only", "bench.cold"], "needs the notebook that measures it"),
+        (["--full", "01_a", "--only", "bench.cold"], "no parameter 'only'"),
+        (["--full"], "older m6rec"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_sentence_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys, words, sentence
+):
+    notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("size", value=1)')
+    (tmp_path / "notebooks" / "results").mkdir()
+    if words == ["--full"]:
+        (tmp_path / "notebooks" / "results" / "01_a.json").write_text('{"run": {"code_hash": "x"}}')
+    monkeypatch.setattr(results, "HERE", notebook.parent)
+    monkeypatch.setattr("sys.argv", ["refresh.py", *words])
+    assert results.main() == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and sentence in said.err
+    assert not (tmp_path / "runs").exists()

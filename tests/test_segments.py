@@ -12,10 +12,10 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 import m6rec
-from m6rec.data.ratings import RatingWindows
+from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
-from m6rec.generate.cache import SegmentCache, score
+from m6rec.generate.scorer import SegmentCache, score
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.fit import version

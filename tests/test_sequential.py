@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fixtures import small_data
+from tiger import Tiger, TigerNetwork
 
-from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, Tiger
-from m6rec.baselines.tiger import TigerNetwork, generate, semantic_ids, trie
+from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
+from m6rec.generate.beam import generate
+from m6rec.model.tree import semantic_ids
 from m6rec.train.losses import first_class, sampled_logits
 
 NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]
@@ -209,7 +211,7 @@ def branching() -> TigerNetwork:
 def test_a_wide_beam_says_what_teaching_says(branching):
     """As wide as the catalogue, the beam prunes nothing: each item's score is the sum of its taught digits."""
     state, every = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), torch.arange(90)
-    found = generate(branching, state, 90, torch.ones(3, 90, dtype=torch.bool))
+    found = generate(branching, state, 90, beam=90).table(90)
     for row in range(3):
         taught = branching.teacher_forced(state[row].expand(90, -1), every)
         true = [t.log_softmax(-1)[every, d] for t, d in zip(taught, branching.digits.unbind(1), strict=True)]
@@ -220,19 +222,25 @@ def test_a_beam_finds_as_many_allowed_items_as_it_is_wide_and_no_other(branching
     rng = np.random.default_rng(0)
     allowed = torch.from_numpy(rng.random((60, 90)).argsort(1) < rng.integers(1, 30, (60, 1)))
     for beam in (10, 50):
-        found = generate(branching, torch.randn(60, 16), beam, allowed) > -torch.inf
+        found = generate(branching, torch.randn(60, 16), beam, beam=beam, allowed=allowed, short=True)
+        found = found.table(90) > -torch.inf
         assert not (found & ~allowed).any()
         assert (found.sum(1) == allowed.sum(1).clamp(max=beam)).all() and found.sum(1).min() < beam
 
 
 def test_a_trie_has_a_node_for_every_prefix(branching):
-    levels, digits = trie(branching.digits), branching.digits.numpy()
-    for level, (digit, parent, node) in enumerate(levels):
-        prefixes = np.unique(digits[:, : level + 1], axis=0)
-        assert len(digit) == len(parent) == len(prefixes) and (digit[node].numpy() == digits[:, level]).all()
-        if level:
-            assert (parent[node] == levels[level - 1][2]).all()
-    assert sorted(levels[-1][2].tolist()) == list(range(90))
+    tree, digits = branching.built_tree, branching.digits.numpy()
+    assert len(tree.token) == 1 + sum(len(np.unique(digits[:, : level + 1], axis=0)) for level in range(4))
+    node = torch.zeros(90, dtype=torch.long)
+    for level, path in enumerate(tree.paths):
+        children = tree.successors(level, node)
+        assert (tree.token[path].numpy() == digits[:, level]).all()
+        node = children.gather(1, branching.digits[:, [level]])[:, 0]
+        assert torch.equal(node, path)
+    assert (children < 0).any() and torch.equal(tree.item[node], torch.arange(90)) and torch.equal(node, tree.leaf)
+    allowed = torch.zeros(1, 90, dtype=torch.bool)
+    allowed[0, 7] = True
+    assert tree.valid_nodes(allowed)[0][0].nonzero()[:, 0].tolist() == tree.paths[:, 7].tolist()
 
 
 def test_tiger_closes_what_was_seen_unless_it_is_unmasked(fitted, data):

@@ -10,9 +10,9 @@ from fixtures import TEXT, small_data
 import m6rec
 from m6rec.config import Config
 from m6rec.data import prompts
-from m6rec.data.text import Prompt, Tokenizer
+from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
 from m6rec.errors import InputError
-from m6rec.generate.text import trie, write
+from m6rec.generate.beam import begun, write
 from m6rec.model.network import TextTransformer
 from m6rec.tasks import generation, heldout
 from m6rec.tasks.heldout import DotProduct, OpenDomain
@@ -56,7 +56,44 @@ def test_a_sentence_is_written_to_its_end_however_long():
 @pytest.mark.parametrize("sentences", [[], [""], ["silk", " "]])
 def test_nothing_to_say_is_an_error(sentences):
     with pytest.raises(InputError, match="nothing may be said"):
-        trie(backbone().tokenizer, sentences)
+        write(backbone(), [ASKED], among=[sentences])
+
+
+@pytest.mark.parametrize("among", [None, ["silk bag", "silk bag party", "wool coat"]])
+def test_words_are_written_as_a_full_pass_reads_them(among):
+    """Greedy: each token is the likeliest of the pass over all before it, and so are its score and its attention."""
+    made, texts = backbone(*(among or ())), [ASKED, ASKED._replace(request="", target=("next:", "a", "b:", "c"))]
+    write(made, texts, 6, -1, among and [among] * 2, trace=(steps := []), weights=True)
+    for row, text in enumerate(texts):
+        said = [int(step.tokens[row, 0]) for step in steps]
+        said = said[: said.index(EOS) + 1] if EOS in said else said
+        given = made.tokenizer.given(begun(text, -1))
+        source = torch.from_numpy(made.tokenizer.encode([text]).source)
+        out = made.network(source, torch.tensor([given + said]), weights=True)
+        log_probs, score = out.logits[0].detach().log_softmax(-1), 0.0
+        for i, token in enumerate(said):
+            at = len(given) - 1 + i
+            score += float(log_probs[at, token])
+            assert float(steps[i].scores[row, 0]) == pytest.approx(score, abs=1e-4)
+            if not among:
+                may = [EOS, SEP, *range(len(PROMPT_SPECIAL), len(made.tokenizer))]
+                assert token == may[int(log_probs[at, may].argmax())]
+            seen = steps[i].weights[-1][row, 0]  # (H, Tk), with the padding of the longer row
+            whole = out.weights[-1][0, :, source.shape[1] + at]
+            torch.testing.assert_close(seen[seen > 0].sort().values, whole[whole > 0].sort().values)
+
+
+def test_a_wider_beam_finds_what_is_likelier_and_draws_are_sentences_that_may_be_said():
+    some = ["silk bag", "silk bag party", "wool coat", "linen shirt bold"]
+    made, texts = backbone(*some), [ASKED] * 40
+    scores = []
+    for beam in (1, 8):
+        write(made, texts[:1], among=[some], beam=beam, trace=(steps := []))
+        scores.append(float(steps[-1].scores[0, 0]))
+    assert scores[0] <= scores[1] + 1e-6
+    drawn = [" ".join(parts) for parts in write(made, texts, among=[some] * 40, temperature=1.0)]
+    assert set(drawn) <= set(some) and len(set(drawn)) > 1
+    assert drawn == [" ".join(parts) for parts in write(made, texts, among=[some] * 40, temperature=1.0)]
 
 
 def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from m6rec.config import Config, pick_device
 from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.data.ratings import Ratings
+from m6rec.data.prompts import Ratings
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model import masks

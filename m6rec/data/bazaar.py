@@ -83,7 +83,7 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    """How shoppers choose: the one rule that the simulation draws from, and that the Bayes-optimal ranking knows."""
+    """How shoppers choose, in the simulation and for the Bayes-optimal ranking."""
 
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
@@ -97,13 +97,7 @@ class Market:
             return np.zeros_like(taste)
         places = np.concatenate([self.items, np.zeros_like(self.items[:1])])[recent.T[::-1]]  # -1: before the first
         fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
-        own = (
-            taste
-            if cause.kind == "taste"
-            else places[cause.which - 1]
-            if cause.kind == "event"
-            else fields[cause.which]
-        )
+        own = taste if cause.kind == "taste" else {1: places[0], 2: places[1], 3: places[2], **fields}[cause.which]
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 
@@ -116,10 +110,7 @@ class Market:
 
 
 class BayesOptimal:
-    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck.
-
-    It knows what is known before the event (taste, history, request), never the cause.
-    """
+    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck."""
 
     name = "Bayes-optimal"
 

@@ -53,11 +53,10 @@ class Field:
 
     @classmethod
     def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
-        """The field of a column that is declared "categorical", "number" or "text", or the three of a "time".
+        """The field of a column of a kind: categorical, number, text; time has three. InputError where no value is one.
 
-        number: up to eight intervals, equally filled. text: the MAX_WORDS commonest words that two texts share, and
-        not nearly all. By default, numbers with more than 12 different values are numbers, and all else is categorical.
-        InputError where no training value is of the declared type.
+        number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
+        all. By default, what has more than 12 different numbers is a number, and all else categorical.
         """
         values = values.dropna()
         if kind == "time":
@@ -111,7 +110,7 @@ class Field:
         return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
 
     def encode_one(self, value: object) -> int:
-        """One value that a caller typed: unlike a stored one, an unknown value is an error. A weekday may be 0 to 6."""
+        """One typed value: unlike a stored one, an unknown value is an error. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
         code = int(replace(self, column="").encode([value])[0])  # an hour is given as such, not by a time
@@ -171,10 +170,9 @@ class Fields:
 
     @classmethod
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
-        """Learn the levels from training events and from the users who have any. Switched off, a part stays empty.
+        """Learn the levels from training events and their users, as the config's columns and derived features say.
 
-        config: its `profile`, `request`, `derived_features` and `columns` are read. InputError for a derived feature
-        that data without times do not have, and for a declared column that does not exist or is not of its type.
+        InputError for a derived feature that needs times, and for a declared column that does not exist.
         """
         train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
@@ -204,8 +202,8 @@ class Fields:
     ) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; what is not named is absent.
 
-        {"timestamp": …} (UTC seconds, a datetime or ISO text) gives all parts of a time. derived: codes of this event,
-        which what is typed overrides. InputError for an unknown field and for a value out of range.
+        {"timestamp": …} gives all parts of a time. derived: codes of this event, which what is typed overrides.
+        InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
         times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
@@ -227,9 +225,7 @@ class Fields:
             for f, code in zip(getattr(self, part), codes.tolist(), strict=True)
         }
 
-    def to_dict(self) -> dict:
-        """As JSON values."""
-        return asdict(self)
+    to_dict = asdict  # as JSON values
 
     @classmethod
     def from_dict(cls, values: dict) -> "Fields":
@@ -269,9 +265,8 @@ def derive(
 ) -> dict[str, np.ndarray]:
     """Codes (E,) of what is derived for each event, by feature. time, item: (E,); first: (E,), a user's first event.
 
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes, if it
-    is a field: the word with the highest TF-IDF among the RECENT items before, of `texts` (N,). A word counts for each
-    item beyond the first that has it.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
+    word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
     """
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
@@ -294,7 +289,7 @@ class UserHistory(NamedTuple):
 
     item: np.ndarray  # (T,) int64
     value: np.ndarray  # (T,) float, NaN where unknown
-    time: np.ndarray | None  # (T,) UTC seconds, or None where unknown
+    time: np.ndarray  # (T,) UTC seconds, NaN where unknown
     texts: list[object]  # of the last RECENT events
 
     @classmethod
@@ -302,31 +297,29 @@ class UserHistory(NamedTuple):
         """All events of a user's code."""
         events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
         item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
-        texts = data.items["text"].iloc[item[-RECENT:]].tolist()
-        return cls(item, events["value"].to_numpy(), time if data.timed else None, texts)
+        time = time if data.timed else np.full(len(item), np.nan)
+        return cls(item, events["value"].to_numpy(), time, data.items["text"].iloc[item[-RECENT:]].tolist())
 
     @classmethod
     def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
         """A list of ids, titles or dicts, oldest first, or a frame with item_id and optionally value and timestamp.
 
-        Without times the frame's rows are in order. InputError for no item_id, and for a cell that is no time.
+        InputError for no item_id, and for a cell that is no time.
         """
         frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
         if frame is history:
             if "item_id" not in frame:
-                columns = ", ".join(map(str, frame.columns))
-                raise InputError(f"the history has the columns {columns}: item_id is missing.")
+                raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
             history = frame["item_id"].tolist()
         item, known = data.history_codes(history), data.items["text"]
-        value = numbers(frame["value"]) if "value" in frame else np.full(len(item), np.nan)
-        time = np.zeros(0) if data.timed and not len(item) else None
+        time = np.full(len(item), np.nan)
+        value = numbers(frame["value"]) if "value" in frame else time
         if "timestamp" in frame:
             time = seconds(frame["timestamp"], "the history's timestamp")
             if np.isnan(time).any():
-                fix = "give UTC seconds or a datetime everywhere"
-                raise InputError(f"the history has a timestamp that is no time: {fix}.")
+                raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
             order = np.argsort(time, kind="stable")
-            item, value, time = item[order], value[order], time[order] if data.timed else None
+            item, value, time = item[order], value[order], time[order] if data.timed else np.nan * time
         new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
         texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
         return cls(item, value, time, texts)
@@ -335,16 +328,15 @@ class UserHistory(NamedTuple):
 def user_context(
     fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
 ) -> Context:
-    """One user now, by the same rules (B = Q = 1): the last `length` events, and profile codes (C,).
+    """One user now (B = Q = 1): the last `length` events, profile codes (C,), and the request as one more event.
 
-    The request is derived as if it were one more event. InputError for a time before the last event.
+    InputError for a time before the last event.
     """
     now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
-    if past.time is not None and size and now[0] < past.time[-1]:
+    if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    time, rows = np.full(size + 1, np.nan) if past.time is None else np.append(past.time, now), np.arange(size + 1)
-    texts = [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last stands for the request
-    derived = derive(fields, time, rows == 0, rows, texts)
+    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last: the request's
+    derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
     history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
     codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})

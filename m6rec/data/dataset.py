@@ -113,10 +113,9 @@ class Dataset:
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
         files in `media`, a folder or a .zip file; empty where there is none) and extras. users: user_id and profile
-        columns; None: the ids in `interactions`, in order of appearance. interactions: user_id, item_id, and optionally
-        timestamp (UTC s, datetimes or ISO 8601; without it the row order rules), action (default "event"), value
-        (default 1.0) and context columns.
-        ties: how events of one user with equal timestamps are ordered: "file" (row order) or "random" (by `seed`).
+        columns; None: those of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s,
+        datetimes or ISO 8601; without it the row order rules), action, value (default 1.0) and context columns.
+        ties: the order of one user's events with equal timestamps: "file" (row order) or "random" (by `seed`).
         InputError for the first problem, naming table, row, column and fix; `validate` finds all.
         """
         return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
@@ -223,7 +222,7 @@ class Dataset:
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
-        Where several items bear the same title, the one with the most events. InputError lists the nearest titles.
+        Of items with the same title, the one with the most events. InputError lists the nearest titles.
         """
         titles = [titles] if isinstance(titles, str) else titles
         return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
@@ -281,9 +280,9 @@ class Dataset:
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
     def with_items(self, items: pd.DataFrame) -> "Dataset":
-        """More items behind the others, with no event yet; the codes stay. items: as in `from_frames`.
+        """More items behind the others, without events and files (`M6Rec.with_items` reads them); the codes stay.
 
-        Their files are not this data set's: `M6Rec.with_items` reads them. InputError for an id that is there already.
+        items: as in `from_frames`. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
         if len(taken := new["item_id"][texts(new["item_id"]).isin(self._item_ids)]):
@@ -293,7 +292,7 @@ class Dataset:
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
         """The same catalogue, users and codes, but no event of these item codes nor of these user codes.
 
-        For training when they are held out. InputError for an unknown code, or if no event is left.
+        InputError for an unknown code, or if no event is left.
         """
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):

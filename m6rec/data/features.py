@@ -128,7 +128,7 @@ class Features(NamedTuple):
     present: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> "Features":
-        """Some of the items, or all in another order."""
+        """The items of these rows."""
         return Features(*(values[rows] for values in self))
 
     def drop(self, *modalities: str) -> "Features":
@@ -155,11 +155,10 @@ FILE_MODALITIES = {"image": image, "sound": sound}  # each decodes a file's byte
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
 ) -> Features:
-    """Items' contents as arrays of token ids and patches.
+    """Items' contents as arrays of token ids, `length` a text, and of patches.
 
     items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
-    length: tokens of a text that are kept. cache: folder for the decoded patches, by the files' content.
-    What is damaged or missing becomes an absent modality; one MediaWarning counts them and names the first three.
+    cache: folder for decoded patches. What is damaged or missing is absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]

@@ -18,8 +18,7 @@ MOST_PIXELS = 50_000_000
 def decode(raw: bytes | Image.Image) -> np.ndarray:
     """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
 
-    What is transparent becomes black, as the garments' ground is. Of an animation, the first frame is taken.
-    InputError if it is damaged, or by its header above 50 megapixels, before a single pixel is decoded.
+    What is transparent becomes black. InputError if it is damaged, or by its header above 50 megapixels.
     """
     try:
         with warnings.catch_warnings():

@@ -1,15 +1,25 @@
-"""A data set in words: profiles, requests and events are rendered, and histories cut into training prompts."""
+"""A data set in words: profiles, requests and events are rendered, and histories cut into training prompts.
+
+A rating of 4 or 5 is a like. Whatever describes an event comes from training events alone: the user's own *before* it,
+and the item's ratings by *other* users, so that no label is among its own features. `Ratings` has single events as
+features and prompts, `RatingWindows` also lists of candidates after one history, in segments.
+"""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
-from m6rec.data.text import Prompt, clean
+from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
 from m6rec.errors import InputError
 
 HISTORY = 8  # events before those of the target
@@ -120,3 +130,233 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], dtype=object)
     values = value.astype(float) if rated else np.full(len(table), np.nan)
     return Domain(name or data.name, items, profiles, user, item_, requests, values)
+
+
+LIKED = 4.0  # the lowest rating that is a like
+SHRINK = 5.0  # training events' worth of the overall mean in every mean
+FOLDS = 10  # of users, for item means
+BUCKETS = 20  # of quantiles: features in words
+NEIGHBOURS = 10  # of an item, among those that the user has rated
+FEATURES = ("user", "others", "count", "genres", "similar")
+
+
+class Ratings:
+    """Rated events; `train`, `valid` and `test` are rows of data.events.
+
+    held: of each user's last events so many, or this share, are test, as many before them validation. A user with too
+    few events only trains. InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    """
+
+    def __init__(self, data: Dataset, held: float = 0.1):
+        self.data = data
+        self.user, self.item = data.events[["user", "item"]].to_numpy().T
+        self.value = data.events["value"].to_numpy(float)
+        self.liked = (self.value >= LIKED).astype(np.int64)  # (E,)
+        if self.value.min() < 1 or self.value.max() > 5 or self.liked.min() == self.liked.max():
+            raise InputError(f"scoring needs likes and dislikes among ratings from 1 to 5, and {data.name} has none.")
+        sizes = np.diff(data.offsets)
+        held = (sizes * held).astype(int) if held < 1 else np.where(sizes > 2 * held, held, 0)
+        self.n_train = sizes - 2 * held  # (U,)
+        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) among the user's events
+        self.n_before = np.minimum(position, self.n_train[self.user])  # (E,) the user's training events before
+        self.is_train = position < self.n_train[self.user]  # (E,) bool
+        test = position >= (sizes - held)[self.user]
+        self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
+
+    def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Out-of-fold means of `value` by item, the counts they are of, and the overall means: (E,) each.
+
+        Read from training events of all users but the event's `fold` (E,); FOLDS leaves none out. Leaving out the event
+        itself is not enough: a mean would be low where its own rating is high, and a network that knows the item could
+        read the label off it.
+        """
+        train, n = self.is_train, self.data.n_items
+        cell = (fold * n + self.item)[train]
+        total, count = (np.bincount(cell, w, (FOLDS + 1) * n).reshape(-1, n) for w in (value[train], None))
+        total, count = total.sum(0) - total, count.sum(0) - count
+        overall = (total.sum(1) / count.sum(1).clip(min=1))[fold]
+        total, count = total[fold, self.item], count[fold, self.item]
+        return (total + SHRINK * overall) / (count + SHRINK), count, overall
+
+    @cached_property
+    def genres(self) -> np.ndarray:
+        """(N, genres)"""
+        return self.data.items["genres"].str.get_dummies(" ").to_numpy(float)
+
+    def history(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
+        back, before = np.arange(length, 0, -1), self.n_before[rows, None]
+        return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """(E, 5) the user's mean, the others' mean of the item, their count, the user's genre and item similarity."""
+        others, count, overall = self.item_means(self.value, self.user % FOLDS)
+        start = self.data.offsets[self.user]
+
+        def before(values: np.ndarray) -> np.ndarray:
+            """Sums of values (E, ·) over the user's training events before each one."""
+            sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
+            return sums[start + self.n_before] - sums[start]
+
+        own = (before(np.where(self.is_train, self.value, 0.0)) + SHRINK * overall) / (self.n_before + SHRINK)
+        residual = np.where(self.is_train, self.value - others - own + overall, 0.0)  # without user's and item's mean
+        genres = self.genres[self.item]
+        rated, often = before(genres * residual[:, None]), before(genres * self.is_train[:, None])
+        taste = (genres * rated / (often + SHRINK)).sum(1) / genres.sum(1).clip(min=1)
+
+        had = np.zeros((self.data.n_users, self.data.n_items), np.float32)
+        had[self.user[self.train], self.item[self.train]] = 1
+        together = had.T @ had
+        counts = np.sqrt(np.diag(together))
+        similarity = together / (np.outer(counts, counts) + 10)
+        np.fill_diagonal(similarity, 0)
+        similar = []  # the user's residuals of the items before that are most similar to this one, by who rated both
+        for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
+            past = self.history(rows, 200)
+            near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
+            top = np.argpartition(-near, min(NEIGHBOURS, near.shape[1] - 1), 1)[:, :NEIGHBOURS]
+            weight = np.take_along_axis(near, top, 1)
+            rated = np.where(weight > 0, residual[np.take_along_axis(past, top, 1)], 0)
+            similar.append((weight * rated).sum(1) / (weight.sum(1) + 0.3))
+        columns = (own, others, np.log1p(count), taste, np.concatenate(similar))
+        return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(E, F) float32, standardised on training events: the numbers, year, genres and profile."""
+        year = pd.to_numeric(self.data.items.get("year", pd.Series(0, self.data.items.index)), errors="coerce")
+        year = year.where(year > 0, year.median()).to_numpy(float)[self.item]
+        profile = pd.get_dummies(self.data.users[self.data.profile_columns]).to_numpy(float)[self.user]
+        table = np.column_stack([self.numbers, year, self.genres[self.item], profile])
+        return StandardScaler().fit(table[self.train]).transform(table).astype(np.float32)
+
+    @cached_property
+    def words(self) -> "RatingDomain":
+        """All events in words, row for row: the quantile of each number among the training events' is its request."""
+        train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
+        edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
+        words = []
+        for edge, (name, values) in zip(edges, self.numbers.items(), strict=True):
+            bucket = np.searchsorted(edge, values, side="right")
+            words.append([f"{name}-{100 // BUCKETS * b}" for b in bucket])
+        requests = np.array([" ".join(event) for event in zip(*words, strict=True)], dtype=object)
+        return RatingDomain(*domain(self.data)._replace(requests=requests))
+
+    def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
+        """Each example in words: the profile, the last events, and the numbers and the item of the event; all given."""
+        words, found = self.words, []
+        for row, first in zip(rows, self.data.offsets[self.user[rows]], strict=True):
+            last = first + self.n_before[row]
+            history = tuple(map(words.event, range(max(first, last - events), last)))
+            target = f"{words.requests[row]}:", f"{words.items[self.item[row]]}:"
+            found.append(Prompt(words.profiles[self.user[row]], history=history, target=target))
+        return found
+
+    def pretraining(self, users: float = 1.0) -> "RatingDomain":
+        """The training events of three users in four, or of a share of these: the others' are labelled examples."""
+        read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
+        return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """The training examples of the users whom pretraining has not read, in a drawn order."""
+        return np.random.default_rng(seed).permutation(self.train[self.user[self.train] % 4 == 0])
+
+
+class RatingDomain(Domain):
+    """A domain with features in words before each item and its rating after it; item and rating are generated.
+
+    "user-60" says that the user's mean rating is above that of 60 % of all training events, and so on. It is one word,
+    and so becomes one token, which tells the feature as well.
+    """
+
+    def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:
+        """As in a `Domain`, but shorter; in two of three, the items are given too and only ratings are generated."""
+        for prompt in super().windows(rng, before, size):
+            if rng.random() < 2 / 3:
+                parts = (f"{part}:" if i % 3 == 1 else part for i, part in enumerate(prompt.target))
+                prompt = prompt._replace(target=tuple(parts))
+            yield prompt
+
+    def prompt(self, rows: range, since: int) -> Prompt:
+        """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
+        events = ((f"{self.requests[r]}:", self.items[self.item[r]], RATINGS[int(self.values[r])]) for r in rows)
+        history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
+        return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
+
+
+class Windows(NamedTuple):
+    """Segments of L tokens, 0 = padding on the right; a segment that is missing is all padding."""
+
+    source: Tensor  # (B, 1 + T, L) int64: the profile, then the events, the most recent last
+    candidates: Tensor  # (B, C, L) int64
+    liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
+
+
+class RatingWindows(Ratings):
+    """Rated events as segments; `valid` and `test` are (W, held) rows.
+
+    A candidate begins with a feature in words: "others-60" says that more of the others liked it than 60 % of all rated
+    items.
+    """
+
+    def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
+        super().__init__(data, held)
+        self.length, self.n_history = length, history
+        self.valid, self.test = self.valid.reshape(-1, held), self.test.reshape(-1, held)
+        # For a training event the share of the other folds; for a later one, of all users.
+        fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
+        self.others = self.item_means(self.liked, fold)[0]  # (E,) share of training ratings that liked the item
+        edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
+        self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
+        words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
+        profiles = [fields(row, names=True) for row in data.users.to_dict("records")]
+        rated = [event(text, value) for text in words for value in range(1, 6)]
+        ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
+        read = np.unique(self.item[self.is_train])
+        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // BUCKETS * ranks
+        self.tokenizer = Tokenizer.fit([*training, *profiles], vocabulary)
+
+        def table(texts: list[str], *first: int) -> np.ndarray:
+            return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
+
+        self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
+        self.events = table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
+        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal data, cut equally, have equal ones."""
+        return f"{self.data.fingerprint} {self.length} {self.n_history} {len(self.tokenizer)} {self.valid.shape[1]}"
+
+    def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
+        """So many batches of `size` windows that begin anywhere in the training events."""
+        for _ in range(steps):
+            drawn = rng.choice(self.train, size)
+            first = self.data.offsets[self.user[drawn]]  # a window that would run over the end begins earlier
+            last = np.maximum(first, first + self.n_train[self.user[drawn]] - candidates)
+            yield self.windows(self.span(np.minimum(drawn, last), candidates))
+
+    def span(self, starts: np.ndarray, count: int) -> np.ndarray:
+        """(W, count) rows from each of starts (W,), -1 after the user's last (training) event."""
+        rows, user = starts[:, None] + np.arange(count), self.user[starts]
+        first, end = self.data.offsets[user], self.data.offsets[user + 1]
+        return np.where(rows < np.where(self.is_train[starts], first + self.n_train[user], end)[:, None], rows, -1)
+
+    def windows(self, rows: np.ndarray) -> Windows:
+        """Events (W, C), -1 where there is none, as candidates, with the profile and the last T events before them."""
+        user, there = self.user[rows[:, 0]], rows >= 0
+        before = rows[:, :1] - np.arange(self.n_history, 0, -1)  # (W, T)
+        rating = np.rint(self.value[before]).astype(np.int64) - 1
+        present = before >= self.data.offsets[user][:, None]
+        events = np.where(present[..., None], self.events[self.item[before], rating], PAD)
+        items = np.where(there[..., None], self.items[self.item[rows], self._bucket[rows]], PAD)
+        source = np.concatenate((self.profiles[user][:, None], events), 1)
+        liked = np.where(there, self.liked[rows], -1).astype(np.float32)
+        return Windows(*map(torch.from_numpy, (source, items, liked)))
+
+    def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
+        """(count,) events as requests: drawn users all come once, then all again with one more event, and so on."""
+        users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
+        return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]

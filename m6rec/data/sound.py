@@ -27,8 +27,7 @@ class File(io.BytesIO):
 def decode(raw: bytes) -> np.ndarray:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
 
-    Only the first ten seconds are read, however long the recording; what is shorter is padded with zeros.
-    InputError if damaged, silent, without samples or with some that are no numbers.
+    Only the first ten seconds are read; what is shorter is padded with zeros. InputError if damaged or silent.
     """
     try:
         with soundfile.SoundFile(File(raw)) as file:

@@ -153,10 +153,9 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
 
 
 def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """The photographs of a part, "train" or "test", of a source.
+    """The photographs of a part, "train" or "test", of "fashion-mnist" (60,000 and 10,000; 31 MB) or "bazaar".
 
-    source: "fashion-mnist" (60,000 and 10,000; fetched once, 31 MB) or "bazaar" (about 1,300 and 300 of them, which
-    come with m6rec; the parts share no photograph). InputError if it cannot be had, or for an unknown name.
+    Bazaar's are about 1,300 and 300; the parts share none. InputError if they cannot be had, or for an unknown name.
     """
     for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
         if value not in known:
@@ -176,10 +175,7 @@ def photographs(part: str = "train", source: str = "fashion-mnist") -> Photograp
 
 
 def files(name: str) -> Path:
-    """The folder of a source's files: whole and checked, by the first route that gives them all.
-
-    InputError that says why none does, and where else the files may come from.
-    """
+    """The folder of a source's files, checked, by the first route that gives them all; InputError if none does."""
     source, folder, problems = SOURCES[name], home() / "data" / name, []
     for route in sorted(source.routes, key=lambda route: not all((folder / file).exists() for file in route.files)):
         try:

@@ -1,15 +1,24 @@
-"""Beam search over the tree of semantic IDs, under a trie mask, with cached keys and values; and sampling from it."""
+"""Beam search under a trie with cached keys and values: over digits or words, constrained, greedy or sampled.
 
-from typing import NamedTuple
+`generate` lists items; `write` has a text model answer; `fill` says what a gap in an item's text is missing.
+"""
 
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from m6rec.data.features import Features
+from m6rec.data.text import BOS, EOS, PAD, PROMPT_SPECIAL, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.errors import InputError
-from m6rec.model.attention import KVCache
-from m6rec.model.network import DigitDecoder
+from m6rec.model.attention import KVCache, Run
+from m6rec.model.network import Network
+from m6rec.train.text import SOURCE, Backbone
 
+CHUNK = 64  # texts that are written together
 MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
 
 
@@ -24,17 +33,69 @@ class Generated(NamedTuple):
         """Whatever has a score of -inf is no item."""
         return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
+    def table(self, n_items: int) -> Tensor:
+        """(B, N) scores, -inf for all items that are not listed."""
+        out = self.scores.new_full((len(self.scores), n_items + 1), float("-inf"))
+        return out.scatter(1, self.items % (n_items + 1), self.scores)[:, :-1]  # what is no item falls off the end
+
 
 class Step(NamedTuple):
-    """One level of a beam."""
+    """One step of a beam."""
 
     nodes: Tensor  # (B, K) nodes kept at this level
     scores: Tensor  # (B, K) log-likelihood so far
+    tokens: Tensor  # (B, K) the digit or word that led to each
+    parents: Tensor  # (B, K) which of the nodes before each continues
+    weights: Sequence[Tensor] = ()  # of each layer (B, K, H, Tk), what attention read to choose it, if asked for
 
 
-@torch.no_grad()
+class Trie(nn.Module):
+    """The sequences (N, G) of tokens that there are, -1 after the end of a shorter one: what may be generated.
+
+    widths: how many tokens there are at each level. roots (N,): where each sequence starts, for several tries in one.
+    Nodes are numbered level by level, the roots first. Sparse, unlike a model's own `Tree`: a few thousand sequences
+    are all of 256³ paths and more.
+    """
+
+    def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
+        super().__init__()
+        self.widths, largest = tuple(widths), max(widths)
+        node = np.zeros(len(sequences), np.int64) if roots is None else roots
+        count, edges, paths = int(node.max()) + 1, [], []
+        token = [np.zeros(count, np.int64)]
+        for level in sequences.T:
+            there, above = level >= 0, node
+            edge, at = np.unique(above[there] * largest + level[there], return_inverse=True)
+            node = above.copy()
+            node[there] = count + at
+            count += len(edge)
+            edges.append(edge // largest)
+            token.append(edge % largest)
+            paths.append(node)
+        item = np.full(count, -1)
+        item[node] = np.arange(len(node))
+        first = np.searchsorted(np.concatenate(edges), np.arange(count + 1)) + len(token[0])
+        parts = {"token": np.concatenate(token), "first": first, "item": item, "leaf": node, "paths": np.stack(paths)}
+        for name, part in parts.items():  # token and item (nodes,), first child (nodes + 1,), leaf (N,), paths (G, N)
+            self.register_buffer(name, torch.from_numpy(part), persistent=False)
+
+    def valid_nodes(self, allowed: Tensor) -> list[Tensor]:
+        """Of each level (B, nodes) bool: which nodes lead to an allowed (B, N) sequence."""
+        valid = torch.zeros(len(allowed), len(self.token), device=allowed.device)
+        for path in self.paths:
+            valid.index_add_(1, path, allowed.float())
+        return [valid > 0] * len(self.widths)
+
+    def successors(self, level: int, node: Tensor) -> Tensor:
+        """Nodes (n,) -> the node that each token leads to (n, W), -1 where to none."""
+        counts = self.first[node + 1] - self.first[node]
+        row = torch.arange(len(node), device=node.device).repeat_interleave(counts)
+        child = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts - self.first[node])[row]
+        return node.new_full((len(node), self.widths[level]), -1).index_put((row, self.token[child]), child)
+
+
 def generate(
-    decoder: DigitDecoder,
+    decoder: Any,
     state: Tensor,
     k: int,
     *,
@@ -42,55 +103,26 @@ def generate(
     allowed: Tensor | None = None,
     trace: list[Step] | None = None,
     short: bool = False,
-    temperature: float = 0.0,
-    diversity: float = 0.0,
-    seed: int = 0,
+    **options: object,
 ) -> Generated:
     """Generate k items for each state (B, D). The source document's `generate`.
 
     allowed: (B, N) bool, the candidates; without it, the whole catalogue. It masks the trie: a digit is possible only
     if it leads to an allowed item, so nothing is filtered afterwards. trace: a list that receives one `Step` per level.
-    temperature: above 0, items are sampled without replacement, in the order of the draws, the same for the same seed.
-    diversity: what a node loses for each sibling ahead of it, so that one parent does not fill the list (Li, Monroe &
-    Jurafsky 2016). Scores are always log-likelihoods. Raises `InputError` for a model without a tree, and where fewer
-    than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
+    options: of `search` (temperature, diversity, seed, weights). Raises `InputError` for a model without a tree, and
+    where fewer than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
     """
-    if temperature < 0 or diversity < 0 or (temperature and diversity):
-        raise InputError(
-            f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
-        )
-    tree, b, beam = decoder.built_tree, len(state), max(beam, k)
+    tree = decoder.built_tree
     allowed = None if allowed is None else allowed.to(state.device)
-    valid_nodes = None if allowed is None else tree.valid_nodes(allowed)
     check_length(k, len(tree.leaf) if allowed is None or short else int(allowed.sum(-1).min()))
-    rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
-    step, cache = Step(rows, rows.to(state)), None
-    if temperature:  # in double precision: a rare item's key is a difference of large numbers
-        log_probs = gumbels = rows.double()  # (B, K)
-        noise = torch.Generator(device=state.device).manual_seed(seed)
-    for level, width in enumerate(tree.widths):
-        # Beyond k, the beam after the last digit matters to a trace alone.
-        last = level + 1 == len(tree.widths) and trace is None and not (temperature or diversity)
-        most = min(k if last else beam, step.nodes.shape[1] * width)
-        with torch.inference_mode():
-            logits, scores, cache = _children(
-                decoder, state, level, step, rows, cache, valid_nodes, most if last else beam
-            )
-        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
-        keys = scores
-        if temperature:
-            log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
-        elif diversity:
-            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
-        best = keys.flatten(1).topk(most).indices
-        if temperature:
-            log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
-        parent = best // width  # (B, K) among the beams
-        rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
-        step = Step(step.nodes.gather(1, parent) * width + best % width, scores.flatten(1).gather(1, best))
-        if trace is not None:
-            trace.append(step)
-    return Generated.of(tree.item[step.nodes[:, :k]], step.scores[:, :k])
+    valid = None if allowed is None else tree.valid_nodes(allowed)
+    # Beyond k, the beam after the last digit matters to a trace alone.
+    sizes = [max(beam, k)] * (len(tree.widths) - 1) + [k if trace is None else max(beam, k)]
+    root = torch.zeros(len(state), dtype=torch.long, device=state.device)
+    steps = search(decoder, tree, state, root, sizes, valid=valid, **options)
+    if trace is not None:
+        trace += steps
+    return Generated.of(tree.item[steps[-1].nodes[:, :k]], steps[-1].scores[:, :k])
 
 
 def check_length(k: int, possible: int) -> None:
@@ -99,29 +131,99 @@ def check_length(k: int, possible: int) -> None:
         raise InputError(f"k={k} does not fit: only {possible} can be recommended here, so take 1 to {possible}.")
 
 
-def _children(
-    decoder: DigitDecoder, state: Tensor, level: int, step: Step, rows: Tensor, cache: list[KVCache] | None,
-    valid_nodes: list[Tensor] | None, most: int,
-) -> tuple[Tensor, Tensor, list[KVCache]]:  # fmt: skip
-    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, the new cache."""
+@torch.no_grad()
+def search(
+    decoder: Any,
+    tree: Any,
+    state: Tensor,
+    start: Tensor,
+    sizes: Sequence[int],
+    *,
+    valid: list[Tensor] | None = None,
+    ended: Callable[[Tensor], Tensor] | None = None,
+    temperature: float = 0.0,
+    diversity: float = 0.0,
+    seed: int = 0,
+    weights: bool = False,
+) -> list[Step]:
+    """Grow the likeliest sequences of each state (B, ...) from the nodes start (B,), keeping sizes[level] at a level.
+
+    decoder.step(states, level, nodes (n,), past) gives the logits (n, W) of what follows, and the `Run` whose caches
+    are `past` next; tree.successors(level, nodes) are the nodes (n, W) that it leads to, -1 where it may not follow.
+    valid: of each level (B, nodes) bool, those that may be reached. ended: of nodes, whether nothing more follows; the
+    search ends where it is so for all. temperature: above 0, sequences are sampled without replacement, in the order of
+    the draws, the same for the same seed. diversity: what a node loses for each sibling ahead of it, so that one parent
+    does not fill the list (Li, Monroe & Jurafsky 2016). weights: with the attention of every step. Scores are always
+    log-likelihoods.
+    """
+    if temperature < 0 or diversity < 0 or (temperature and diversity):
+        raise InputError(
+            f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
+        )
+    b, past, steps = len(state), None, []
+    rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
+    step = Step(start[:, None], rows.float(), rows, rows)
+    if temperature:  # in double precision: a rare item's key is a difference of large numbers
+        log_probs = gumbels = rows.double()  # (B, K)
+        noise = torch.Generator(device=state.device).manual_seed(seed)
+    for level, size in enumerate(sizes):
+        with torch.inference_mode():
+            few = size if not (temperature or diversity or weights) else max(sizes)
+            logits, scores, run = _ahead(decoder, tree, state, level, step, rows, past, valid, few, weights)
+        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
+        keys, past, width = scores, run.caches, scores.shape[-1]
+        if temperature:
+            log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
+        elif diversity:
+            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
+        best = keys.flatten(1).topk(min(size, keys[0].numel())).indices  # (B, K) among the beams' children
+        if temperature:
+            log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
+        parent, token = best // width, best % width
+        rows = parent + torch.arange(b, device=state.device)[:, None] * step.nodes.shape[1]
+        after = tree.successors(level, step.nodes.gather(1, parent).flatten())
+        node = after.gather(1, token.view(-1, 1)).view_as(token).clamp(min=0)  # -1 stands at -inf: as good as any
+        attended = [w.squeeze(2)[rows] for w in run.weights]
+        step = Step(node, scores.flatten(1).gather(1, best), token, parent, attended)
+        steps.append(step)
+        if ended is not None and ended(step.nodes).all():
+            break
+    return steps
+
+
+def best_path(steps: Sequence[Step]) -> Tensor:
+    """The tokens of each row's best sequence: (B, T)."""
+    tokens, at = [], torch.zeros_like(steps[-1].tokens[:, :1])
+    for step in reversed(steps):
+        tokens.append(step.tokens.gather(1, at))
+        at = step.parents.gather(1, at)
+    return torch.cat(tokens[::-1], 1)
+
+
+def _ahead(
+    decoder: Any, tree: Any, state: Tensor, level: int, step: Step, rows: Tensor, past: list[KVCache] | None,
+    valid: list[Tensor] | None, most: int, weights: bool,
+) -> tuple[Tensor, Tensor, Run]:  # fmt: skip
+    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, and the caches."""
     b, k = rows.shape
 
-    def children(index: Tensor) -> tuple[Tensor, Tensor, list[KVCache]]:
+    def children(index: Tensor) -> tuple[Tensor, Tensor, Run]:
         """Of the beams at index (n,) among B·K: (n, W) each."""
         owner, node = index // k, step.nodes.flatten()[index]
-        past = cache and [past.index_select(rows.flatten()[index]) for past in cache]
-        logits, run = decoder.step(state.index_select(0, owner), level, node, past)
+        own = past and [cache.index_select(rows.flatten()[index]) for cache in past]
+        logits, run = decoder.step(state.index_select(0, owner), level, node, own, weights=weights)
         # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
         log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-        if valid_nodes is not None:
-            valid = valid_nodes[level].unflatten(1, (-1, decoder.widths[level]))  # (B, nodes, W)
-            closed = ~valid.flatten(0, 1).index_select(0, owner * valid.shape[1] + node)
-            logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
-        return logits, step.scores.flatten()[index, None] + log_probs, run.caches
+        child = tree.successors(level, node)
+        closed = child < 0
+        if valid is not None:
+            closed |= ~valid[level][owner[:, None], child.clamp(min=0)]
+        logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
+        return logits, step.scores.flatten()[index, None] + log_probs, run
 
     first = most if b * (k - most) > MIN_SKIPPED else k
     index = torch.arange(b * k, device=rows.device).view(b, k)
-    logits, scores, new = children(index[:, :first].flatten())
+    logits, scores, run = children(index[:, :first].flatten())
     logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))
     if first < k:
         # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
@@ -129,7 +231,7 @@ def _children(
         more = index[:, first:][step.scores[:, first:] > least]
         scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
         scores.view(b * k, -1)[more] = children(more)[1]
-    return logits, scores, new
+    return logits, scores, run
 
 
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -146,3 +248,130 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
     v = most[..., None] - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
     keys = most[..., None] - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
     return log_probs, keys.masked_fill(log_probs == float("-inf"), float("-inf"))
+
+
+class Writer:
+    """Words as a beam's decoder and tree: a node is the word last written or, under a trie, its node there.
+
+    first: logits (B, V) of the first word, and the caches of all that is read before it. read: words (n, 1), how many
+    were written before, their caches -> logits (n, 1, V) of the next word, and the caches. never: words that are not
+    written.
+    """
+
+    def __init__(
+        self, first: tuple[Tensor, Run], read: Callable[[Tensor, int, list], tuple[Tensor, Run]], never: Sequence[int],
+        trie: Trie | None = None,
+    ):  # fmt: skip
+        self.first, self.read, self.trie = first, read, trie
+        words = torch.arange(first[0].shape[1], device=first[0].device)
+        self.open, self.pad = words.index_fill(0, torch.tensor(never, device=words.device), -1), words == PAD
+
+    def write(self, length: int, start: Tensor, beam: int = 1, **options: object) -> list[Step]:
+        """The steps of a beam of at most `length` words from the nodes start (B,); options: of `search`."""
+        rows = torch.arange(len(start), device=start.device)
+        return search(self, self, rows, start, [beam] * length, ended=self.ended, **options)
+
+    def ended(self, node: Tensor) -> Tensor:
+        """Whether [EOS] is written: only padding follows."""
+        return (self._word(node) == EOS) | (self._word(node) == PAD)
+
+    def successors(self, level: int, node: Tensor) -> Tensor:
+        """Nodes (n,) -> those that each word leads to (n, V), -1 where it may not follow."""
+        after = self.trie.successors(level, node) if self.trie else self.open
+        return torch.where(self.ended(node)[:, None], torch.where(self.pad, node[:, None], -1), after)
+
+    def step(
+        self, row: Tensor, level: int, node: Tensor, past: list | None, *, weights: bool = False
+    ) -> tuple[Tensor, Run]:
+        """Rows of the batch (n,), the nodes reached (n,), the caches so far -> logits (n, V) of the next word."""
+        if past is None:
+            logits, (states, caches, seen) = self.first
+            return logits[row], Run(states, [cache.index_select(row) for cache in caches], [w[row] for w in seen])
+        logits, run = self.read(self._word(node)[:, None], level, past)
+        padding = torch.where(self.pad, 0.0, float("-inf"))
+        return torch.where(self.ended(node)[:, None], padding, logits[:, -1]), run
+
+    def _word(self, node: Tensor) -> Tensor:
+        return node if self.trie is None else self.trie.token[node]
+
+
+def begun(text: Prompt, turn: int) -> tuple[str, ...]:
+    """The target's segments before an answer: 0 the first, -1 the last, such as a dialogue with all earlier answers."""
+    answers = [i for i, part in enumerate(text.target) if not part.endswith(":")]
+    return text.target[: answers[turn]] if answers else text.target
+
+
+def trie(tokenizer: Tokenizer, sets: Sequence[Sequence[str]]) -> Trie:
+    """Of the sentences that may be said, from a root for each set. InputError for an empty set or sentence."""
+    said = [(root, tokenizer.ids(sentence)) for root, some in enumerate(sets) for sentence in some]
+    if not all(sets) or not all(ids for _, ids in said):
+        raise InputError("nothing may be said: give sentences to choose among, and none that is empty.")
+    rows = pad([(*ids, SEP, EOS) for _, ids in said])
+    rows[rows == PAD] = -1
+    tree = Trie(rows, [len(tokenizer)] * rows.shape[1], np.array([root for root, _ in said]))
+    tree.token[: len(sets)] = BOS  # at a root nothing is written yet
+    return tree
+
+
+@torch.no_grad()
+def write(
+    made: Backbone,
+    texts: Sequence[Prompt],
+    length: int = 24,
+    turn: int = 0,
+    among: Sequence[Sequence[str]] | None = None,
+    *,
+    trace: list[Step] | None = None,
+    weights: bool = False,
+    **options: object,
+) -> list[list[str]]:
+    """The segments that are written for an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
+
+    among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
+    before one is chosen, as a beam's trie does with semantic IDs. trace: a list that receives one `Step` per token, for
+    64 texts at a time. weights: with the attention of each to source and target. options: beam, and of `search`.
+    """
+    network, tokenizer, out = made.network, made.tokenizer, []
+    never = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]
+    sets = {id(some): some for some in among or ()}
+    tree = trie(tokenizer, list(sets.values())).to(network.device) if among else None
+    roots = {key: root for root, key in enumerate(sets)}
+
+    def read(words: Tensor, level: int, past: list) -> tuple[Tensor, Run]:
+        said = network.decode_step(words, past[0], weights=weights)
+        return said.logits, Run(said.hidden, [said.cache], said.weights)
+
+    for at in range(0, len(texts), CHUNK):
+        part = texts[at : at + CHUNK]
+        source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
+        given = torch.from_numpy(pad([tokenizer.given(begun(text, turn)) for text in part])).to(network.device)
+        start = [roots[id(some)] for some in among[at : at + CHUNK]] if among else [BOS] * len(part)
+        said, last = network(source, given, weights=weights), (given != PAD).sum(1) - 1
+        row = torch.arange(len(part), device=network.device)
+        seen = [w[row, :, source.shape[1] + last, None] for w in said.weights]  # (B, H, 1, S + T)
+        writer = Writer((said.logits[row, last], Run(said.hidden, [said.cache], seen)), read, never, tree)
+        start = torch.tensor(start, device=network.device)
+        steps = writer.write(len(tree.widths) if tree else length, start, weights=weights, **options)
+        out += [tokenizer.decode(words) for words in best_path(steps).tolist()]
+        if trace is not None:
+            trace += steps
+    return out
+
+
+@torch.no_grad()
+def fill(network: Network, source: Features, length: int = 12, **options: object) -> Tensor:
+    """Write the span that [MASK] stands for in each item's text -> token ids (B, length), 0 after the end.
+
+    A text that is [MASK] alone is written from the image and the sound: a caption. Special tokens are never written.
+    options: of `search`. temperature 0 takes the likeliest token each time; above it, tokens are sampled.
+    """
+    decoder, start = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
+    logits, cache, first = decoder.write(network.items, source, start[:, None])
+
+    def read(words: Tensor, level: int, past: list) -> tuple[Tensor, Run]:
+        logits, cache = decoder.decode_step(network.items, words, past[0], first + level)
+        return logits, Run(logits, [cache], [])
+
+    writer = Writer((logits[:, -1], Run(logits, [cache], [])), read, [i for i in range(len(SPECIAL)) if i != EOS])
+    words = best_path(writer.write(length, start, **options))
+    return F.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))

@@ -1,6 +1,5 @@
 """The model, from top to bottom: items, context, digits, contents, and texts.
 
-- one `Stack` and one `attend` under every mask
 - an item is one segment: its text, image and sound tokens run through the local layers, then an [ITEM] token attends to
   them and becomes its vector. How they fuse is a mask (`masks.item`). A training item may add an ID embedding
 - items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
-from m6rec.data.ratings import Windows
+from m6rec.data.prompts import Windows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.model import masks
@@ -199,14 +198,12 @@ class Fused(NamedTuple):
     """One state per target, before anything is generated."""
 
     state: Tensor  # (B, Q, D)
-    # Per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s.
-    weights: list[Tensor]
-    # The history stream's, per joint layer but the last, where it has no queries: (B, H, C + T, C + T), or empty.
-    history: list[Tensor]
+    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `masks.targets`
+    history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
 class History(NamedTuple):
-    """The history stream, read: all that a later request needs of it."""
+    """The history stream: all that a later request needs of it."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
     recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
@@ -217,10 +214,9 @@ class History(NamedTuple):
 class ContextFusion(nn.Module):
     """fuse(context, items): events, profile and requests -> one state per target.
 
-    `context_fusion` says how a request enters its target; the parameters are the same but for one gate. "adding" adds
-    its fields to what the target begins with, "gating" scales them by a gate first, "attention" adds them and also lets
-    the target attend to their tokens in every layer. It begins with the mean of the events before it, each weighted
-    `recency` times as much as the next: what a count of co-occurrences reads (`baselines.CoOccurrence`).
+    A target begins with the mean of the events before it, each weighted `recency` times as much as the next: what a
+    count of co-occurrences reads. `context_fusion` says how its request enters. "adding" adds the fields, "gating"
+    scales them by a gate first, "attention" adds them and also lets the target attend to their tokens in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -242,8 +238,8 @@ class ContextFusion(nn.Module):
         return self.answer(self.read(context, items, weights=weights), context, weights=weights)
 
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
-        """The history stream: profile tokens attend to each other, events to the profile and the past."""
-        # Not by indexing: threads would sum its gradient in an order that changes from run to run.
+        """The history stream: profile tokens see each other, events the profile and the past."""
+        # Not by indexing, whose gradient threads sum in an order that changes from run to run.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
@@ -260,7 +256,7 @@ class ContextFusion(nn.Module):
         return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
 
     def _recent(self, events: Tensor) -> Tensor:
-        """The mean of the tokens up to each (B, 1 + T, D), weighted recency ^ events ago."""
+        """The mean of the tokens up to each: (B, 1 + T, D)."""
         at = torch.arange(events.shape[1], device=events.device)
         share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
         return share / share.sum(1, keepdim=True) @ events
@@ -309,7 +305,7 @@ class DigitDecoder(nn.Module):
 
     @property
     def built_tree(self) -> Tree:
-        """The tree, once there is one: before, every semantic ID would name the same item. InputError then."""
+        """The tree, or an `InputError` before there is one."""
         if not (self.item >= 0).any():
             raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
         return self.tree
@@ -345,10 +341,7 @@ class DigitDecoder(nn.Module):
     def step(
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
-        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`.
-
-        Equal to `teacher_forced`, by a test.
-        """
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`."""
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
         run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
@@ -364,13 +357,24 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            # Only the parents' own children are read; outside training in chunks that fit into the processor's cache,
-            # because one large copy costs ten times what the products do.
+            # The parents' own children alone; outside training in chunks that fit into the processor's cache: one large
+            # copy costs ten times what the products do.
             rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
             parts = zip(states.split(rows), parent.split(rows), strict=True)
             own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
             logits = torch.cat(list(own)) + F.embedding(parent, bias)
         return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
+
+
+class TextCache(NamedTuple):
+    """Tokens that were read: which of them are present, and every layer's keys and values."""
+
+    present: Tensor  # (B, T) bool
+    layers: list[KVCache]
+
+    def index_select(self, rows: Tensor) -> "TextCache":
+        """The caches of these rows (n,) of the batch."""
+        return TextCache(self.present.index_select(0, rows), [layer.index_select(rows) for layer in self.layers])
 
 
 class ContentDecoder(nn.Module):
@@ -388,21 +392,39 @@ class ContentDecoder(nn.Module):
         An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
         The gap may be the whole text: then the target is a caption of the photograph and the recording.
         """
+        return self.write(items, source, target)[0]
+
+    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
+        """`words`, the cache of all that was read, and the position (1,) of the target's first token."""
         tokens = items.embed(source)
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
-        # The target's positions follow the source's longest modality.
-        after = tokens.positions.max() + 1 + torch.arange(target.shape[1], device=x.device)
-        x = self._read(items, x, masks.unilm(tokens.present, target > 0), torch.cat((tokens.positions, after)))
-        return x[:, len(tokens.positions) :] @ items.tokens.weight.T
+        first = tokens.positions.max()[None] + 1  # after the source's longest modality
+        positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
+        x, caches = self._read(items, x, masks.unilm(tokens.present, target > 0), positions)
+        cache = TextCache(torch.cat((tokens.present, target > 0), 1), caches)
+        return x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, first
+
+    def decode_step(
+        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor
+    ) -> tuple[Tensor, TextCache]:
+        """One more token (B, 1) of the target, at a position (1,): its logits (B, 1, V) and the cache with it."""
+        x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
+        x, caches = self._read(items, x, masks.segment(present), position, past.layers)
+        return x @ items.tokens.weight.T, TextCache(present, caches)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
         tokens = items.embed(content, hidden)
-        x = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
+        x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
-    def _read(self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        return self.norm(self.blocks(items.local(x, mask, positions).states, mask, positions).states)
+    def _read(
+        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = ()
+    ) -> tuple[Tensor, list[KVCache]]:
+        depth = items.local.depth
+        local = items.local(x, mask, positions, past=past[:depth])
+        run = self.blocks(local.states, mask, positions, past=past[depth:])
+        return self.norm(run.states), [*local.caches, *run.caches]
 
 
 class Network(nn.Module):
@@ -454,7 +476,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; content starts small: no item dominates."""
+        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents start small, so that none dominates."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -535,13 +557,6 @@ class Network(nn.Module):
         return state @ items.T
 
 
-class TextCache(NamedTuple):
-    """Tokens that were read: which of them are present, and every layer's keys and values."""
-
-    present: Tensor  # (B, T) bool
-    layers: list[KVCache]
-
-
 class TextOutput(NamedTuple):
     """States and logits of a source and a target, and what later tokens need of them."""
 
@@ -552,11 +567,11 @@ class TextOutput(NamedTuple):
 
 
 class TextTransformer(nn.Module):
-    """`config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
+    """`config.joint_layers` blocks over texts of a vocabulary of so many tokens.
 
-    scores: with a score head after each layer. shared: one block serves as every layer (ALBERT). embedding_size: of the
-    token table, widened by a linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS']
-    bidirectional, [BOS] … [EOS] autoregressive) and 4.1 (multi-segment late interaction).
+    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, widened by a
+    linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] bidirectional, [BOS] … [EOS]
+    autoregressive) and 4.1 (multi-segment late interaction).
     """
 
     def __init__(

@@ -32,8 +32,7 @@ COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.Ite
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # for no peer uses the request's own time
-TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
-SLOW = ("tiger",)  # trained with one seed: its validation generates, a quarter of an hour on ML-100K
+TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
 LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
 SETTINGS = {
@@ -59,26 +58,22 @@ class Row(NamedTuple):
     seed: int
     ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
     hit: np.ndarray  # (U,) HR@10, seen items masked
-    unmasked: np.ndarray  # (U,) NDCG@10, nothing masked
     seconds: float  # of training
     parameters: int
-    lists_per_second: float  # scoring and ranking, seen items masked
 
 
 def rank(
     name: str, seed: int, model: Any, data: Dataset, split: Split | None = None, seconds: float = 0, parameters: int = 0
 ) -> Row:
     """How a model that is fitted ranks the split's test part."""
-    found = evaluate(model, data, split=split)
-    plain = evaluate(getattr(model, "unmasked", model), data, split=split, mask_seen=False).per_user["ndcg"]
-    quality = (metric.to_numpy() for metric in (found.per_user["ndcg"], found.per_user["hit"], plain))
-    return Row(name, seed, *quality, seconds, parameters, len(found.per_user) / found.seconds)
+    found = evaluate(model, data, split=split).per_user
+    return Row(name, seed, found["ndcg"].to_numpy(), found["hit"].to_numpy(), seconds, parameters)
 
 
 class Bench:
     """One data set, one split, one size: `models` can be measured, `rows` measures those that are named.
 
-    seeds: one training each, of m6rec; peer_seeds: of trained baselines (SLOW: the first one), by default the same.
+    seeds: one training each, of m6rec; peer_seeds: of trained baselines, by default the same.
     """
 
     def __init__(
@@ -90,7 +85,7 @@ class Bench:
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
-        self.models |= {name: peers[: 1 if name in SLOW else None] for name in TRAINED}
+        self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
         # Without words there is nothing to mix.
@@ -183,8 +178,7 @@ def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
     """A line a model, seeds averaged."""
-    columns = {"NDCG@10": "ndcg", "HR@10": "hit", "NDCG@10 unmasked": "unmasked", "seconds": "seconds"}
-    columns |= {"parameters": "parameters", "lists/s": "lists_per_second"}
+    columns = {"NDCG@10": "ndcg", "HR@10": "hit", "seconds": "seconds", "parameters": "parameters"}
     found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
     by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)
     return by_model.mean().assign(seeds=by_model.size())

@@ -28,7 +28,7 @@ from nbconvert import HTMLExporter
 
 from m6rec.cache import whole
 from m6rec.errors import InputError, did_you_mean
-from m6rec.record import Figure, code_hash, environment, recorded, rounded, write_json
+from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
@@ -41,7 +41,6 @@ img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ ove
 .highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
-ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
 DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
 
 
@@ -317,66 +316,3 @@ def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -
     row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
     write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
     return folder, ""
-
-
-def measure(notebook: Path, *, only: str = "") -> Execution:
-    """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
-
-    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
-    not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
-    stay under runs/results/. InputError if another notebook owns a name or nothing is measured.
-    """
-    stem, folder = notebook.stem, notebook.parent / "results"
-    place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
-    asked = {"scale": "full"} | ({"only": only} if only else {})
-    command = f"make results NB={stem}" + f" ONLY={only}" * bool(only)
-    # Before the run: this is the code that it starts from.
-    origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
-    others = read_all(folder, but="" if only else stem)
-    old = others.pop(stem, {})
-    done = execute(notebook, place / notebook.name, asked)
-    if not done.ok:
-        return done._replace(error=f"{done.error} (see {done.log}); the old results stay")
-    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
-    if only and not figures:
-        raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
-    for owner, result in others.items():
-        if both := sorted(figures.keys() & result.keys()):
-            raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
-    for figure in figures.values():
-        figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
-    origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
-    source = {what: old["run"][what] for what in ORIGIN} if old else {}
-    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
-    write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
-    return done
-
-
-def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
-    """Every committed result by notebook: {"04_recommendations": {"<name>": {"value", …}, "run": {…}}}, in order.
-
-    InputError for a file that is damaged or older than today's form. but: a notebook whose file is left out.
-    """
-    found = {}
-    for path in sorted(path for path in Path(folder).glob("*.json") if path.stem != but):
-        try:
-            figures = found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            origins = [figures["run"], *(figure["from"] for figure in figures.values() if "from" in figure)]
-            missing = [what for what in ORIGIN if any(what not in origin for origin in origins)]
-            wrong = f"was written by an older m6rec, without {', '.join(missing)}" if missing else ""
-        except (ValueError, KeyError, TypeError):
-            wrong = "is no results file"
-        if wrong:
-            raise InputError(f"{path} {wrong}: measure it again with make results NB={path.stem}.")
-    return found
-
-
-def due(folder: Path) -> list[Path]:
-    """The notebooks whose committed results are missing, of several runs, or of other code than today's."""
-    origins = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
-
-    def fresh(path: Path) -> bool:
-        run = origins.get(path.stem, {"only": True})
-        return not run.get("only") and run["code_hash"] == code_hash(path)
-
-    return [path for path in find(folder) if not fresh(path)]

@@ -20,7 +20,7 @@ from m6rec.data import image, sound
 from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
-from m6rec.data.ratings import Windows
+from m6rec.data.prompts import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
 from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
