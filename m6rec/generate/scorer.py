@@ -70,10 +70,9 @@ def hybrid(
     cold = (network.codes < 0).nonzero().squeeze(1)
     trace: list[Step] = []
     generate(network.digits, state, k, allowed=allowed, trace=trace, **options)
-    row, place = (trace[-1].scores > float("-inf")).nonzero(as_tuple=True)  # the whole beam
-    pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
+    beam = Generated.of(network.digits.item[trace[-1].nodes], trace[-1].scores)
+    pool = beam.table(len(items)) > float("-inf")
     pool[:, cold] = True if allowed is None else allowed[:, cold]
-    pool[row, network.digits.item[trace[-1].nodes[row, place]]] = True
     scores = network.score(state, items).log_softmax(-1)
     scores[:, cold] += cold_boost
     best = scores.masked_fill(~pool, float("-inf")).topk(k)
