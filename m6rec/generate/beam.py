@@ -230,9 +230,8 @@ def _ahead(
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sampling without replacement: children's log-probabilities and keys, (B, K, W) each; the k largest are k draws.
 
-    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents.
-    A leaf's key is its log-probability plus Gumbel noise. A node's key is the largest key below it, so it is known
-    before the leaves are, and each step of the beam is exact. Source: Kool, van Hoof & Welling 2019.
+    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents. A
+    leaf's key is its log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
     """
     log_probs = above[..., None] + logits.log_softmax(-1)
     log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
@@ -246,9 +245,8 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
 class Writer:
     """Words as a beam's decoder and tree: a node is the word last written or, under a trie, its node there.
 
-    first: logits (B, V) of the first word, and the caches of all that is read before it. read: words (n, 1), how many
-    were written before, their caches -> logits (n, 1, V) of the next word, and the caches. never: words that are not
-    written.
+    first: logits (B, V) of the first word, and the caches. read: words (n, 1), how many were written before, the caches
+    -> logits (n, 1, V) of the next word, and the caches. never: words that are not written.
     """
 
     def __init__(
