@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 import m6rec
 from m6rec.data.prompts import RatingWindows, Windows
+
+sys.path.append(str(Path(__file__).parents[1] / "notebooks" / "peers"))  # tiger.py
 
 USERS, ITEMS = 40, 30
 CONFIG = dict(

@@ -25,7 +25,6 @@ TRAININGS = {
     "text": (text_training.pretrain,),
     "segments": (compress.Variants,),
     "SASRec": (baselines.SASRec,),
-    "TIGER": (baselines.Tiger,),
     "images": (image,),
 }
 
@@ -88,8 +87,7 @@ def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
     assert changed("model", r"\(q \* k\)", "(q + k)") == trained | notebooks
     assert changed("train", r"return total / len\(state\)", "return 2 * total / len(state)") == trained | notebooks
     assert changed("train", r"CANDIDATES = ", "CANDIDATES = 1 + ") == {"segments"}
-    assert changed("baselines", r"LEVELS = 3", "LEVELS = 4") == {"TIGER"} | notebooks
-    assert changed("evaluate", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec", "TIGER"} | notebooks
+    assert changed("evaluate", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec"} | notebooks
     assert changed("data", "PATCH = 28, 7", "PATCH = 28, 14") >= {"items", "images"}
     assert changed("view", "(?m)^import", "COLOUR = 1\nimport") == set()  # it shows
     assert changed("explain", "(?m)^import", "COLOUR = 1\nimport") == notebooks  # it does not train

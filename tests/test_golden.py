@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 from fixtures import CONFIG, SEGMENTS, TEXT, small_data
+from tiger import Tiger
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec, Tiger
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec
 from m6rec.baselines import sequential as networks
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain

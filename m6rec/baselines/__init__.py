@@ -2,4 +2,3 @@
 
 from m6rec.baselines.counts import EASE, ContentKNN, CoOccurrence, ItemKNN, Markov, Mixture, Popularity
 from m6rec.baselines.sequential import ESASRec, GRU4Rec, SASRec
-from m6rec.baselines.tiger import Tiger

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import entr
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from m6rec.errors import InputError
@@ -185,3 +186,17 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
         for c in full:
             members = np.flatnonzero(cluster == c)
             choice[members[distance[members, c].argsort(kind="stable")[capacity:]]] += 1
+
+
+def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
+    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells apart what shares these: (N, levels + 1).
+
+    Each level clusters what the level before left over, with fewer codes where fewer vectors differ. No two are alike.
+    """
+    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
+    for level in range(levels):
+        left = left.round(6)  # what is alike but for rounding is one vector
+        clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
+        digits[level] = clusters.labels_
+        left = left - clusters.cluster_centers_[clusters.labels_]
+    return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)

@@ -32,8 +32,7 @@ COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.Ite
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # for no peer uses the request's own time
-TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.Tiger)}
-SLOW = ("tiger",)  # trained with one seed: its validation generates, a quarter of an hour on ML-100K
+TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
 LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
 SETTINGS = {
@@ -74,7 +73,7 @@ def rank(
 class Bench:
     """One data set, one split, one size: `models` can be measured, `rows` measures those that are named.
 
-    seeds: one training each, of m6rec; peer_seeds: of trained baselines (SLOW: the first one), by default the same.
+    seeds: one training each, of m6rec; peer_seeds: of trained baselines, by default the same.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Bench:
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
         self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
-        self.models |= {name: peers[: 1 if name in SLOW else None] for name in TRAINED}
+        self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
         # Without words there is nothing to mix.
