@@ -64,7 +64,7 @@ class M6Rec:
         known, self.device = np.isin(np.arange(data.n_items), trained), pick_device(self.config.device)
         self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
         self.network.to(self.device).eval()
-        if self.config.identity and self.config.spectral and not fitted:
+        if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""  # the version of the pretrained weights

@@ -1,6 +1,5 @@
 """Attention, written once: `attend` computes it, `Block` wraps it, and masks say everything else.
 
-- one function for every attention in m6rec: text, profile, history, target, digits
 - the fast path is PyTorch's fused kernel; asked for weights, the same formula runs in the open
 - rotary positions: relative order without a table, so that a served prefix can be cached and extended
 - LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
@@ -36,7 +35,7 @@ class KVCache(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What attention or a layer returns: nothing is kept on a module, so nothing goes stale."""
+    """What attention or a layer returns. Nothing is kept on a module."""
 
     out: Tensor  # of attention (B, H, Tq, d), of a layer (B, Tq, D)
     weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where every key is masked; or None
@@ -64,12 +63,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     return Attended(probabilities @ v, probabilities)
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
+def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
     """Rotary position embedding (RoPE): rotate each pair of channels by an angle that grows with the position.
 
-    Shapes: x (B, H, T, d), positions (T,) or (B, T), in events; B may be 1. The product of two rotated vectors depends
-    on the difference of their positions alone. Source: Su et al. 2021, eq. 34.
+    Shapes: x (B, H, T, d), positions (T,) or (B, T), or None: x as it is. The product of two rotated vectors depends on
+    the difference of their positions alone. Source: Su et al. 2021, eq. 34.
     """
+    if positions is None:
+        return x
     half = x.shape[-1] // 2
     speed = 1000.0 ** -(torch.arange(half, device=positions.device, dtype=torch.float32) / half)
     angle = positions[..., None].float() * speed  # (T, d/2) or (B, T, d/2)
@@ -118,8 +119,7 @@ class Block(nn.Module):
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
         if past is not None:
             cache = past.extend(cache)
-        q = self._split(self.q(normed))
-        attended = attend(q if positions is None else rotate(q, positions), *cache, mask, weights=weights)
+        attended = attend(rotate(self._split(self.q(normed)), positions), *cache, mask, weights=weights)
         joined = attended.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
@@ -128,7 +128,7 @@ class Block(nn.Module):
 
     def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
-        return KVCache(k if positions is None else rotate(k, positions), v)
+        return KVCache(rotate(k, positions), v)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
@@ -170,11 +170,9 @@ class Stack(nn.ModuleList):
         past: what each of these layers attended to before. adapters: of every layer, added to the feed-forward net's
         output, given its input.
         """
-        caches, maps = [], []
+        run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            adapter = adapters[layer] if adapters is not None else None
-            options = {"keys": keys, "past": past[i] if past else None, "adapter": adapter, "weights": weights}
-            x, attended, cache = self[layer % len(self)](x, mask, positions, **options)
-            caches.append(cache)
-            maps.append(attended)
-        return Run(x, caches, maps if weights else [])
+            options = {"past": past[i] if past else None, "adapter": adapters[layer] if adapters else None}
+            found = self[layer % len(self)](run.states, mask, positions, keys=keys, weights=weights, **options)
+            run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
+        return run

@@ -1,6 +1,5 @@
 """The model, from top to bottom: items, context, digits, contents, and texts.
 
-- one `Stack` and one `attend` under every mask
 - an item is one segment: its text, image and sound tokens run through the local layers, then an [ITEM] token attends to
   them and becomes its vector. How they fuse is a mask (`masks.item`). A training item may add an ID embedding
 - items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
@@ -199,14 +198,12 @@ class Fused(NamedTuple):
     """One state per target, before anything is generated."""
 
     state: Tensor  # (B, Q, D)
-    # Per joint layer (B, H, Q, C + T + Q·R), or empty; the order of columns is `masks.targets`'s.
-    weights: list[Tensor]
-    # The history stream's, per joint layer but the last, where it has no queries: (B, H, C + T, C + T), or empty.
-    history: list[Tensor]
+    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `masks.targets`
+    history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
 class History(NamedTuple):
-    """The history stream, read: all that a later request needs of it."""
+    """The history stream: all that a later request needs of it."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
     recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
@@ -217,10 +214,9 @@ class History(NamedTuple):
 class ContextFusion(nn.Module):
     """fuse(context, items): events, profile and requests -> one state per target.
 
-    `context_fusion` says how a request enters its target; the parameters are the same but for one gate. "adding" adds
-    its fields to what the target begins with, "gating" scales them by a gate first, "attention" adds them and also lets
-    the target attend to their tokens in every layer. It begins with the mean of the events before it, each weighted
-    `recency` times as much as the next: what a count of co-occurrences reads (`baselines.CoOccurrence`).
+    A target begins with the mean of the events before it, each weighted `recency` times as much as the next: what a
+    count of co-occurrences reads. `context_fusion` says how its request enters. "adding" adds the fields, "gating"
+    scales them by a gate first, "attention" adds them and also lets the target attend to their tokens in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -242,8 +238,8 @@ class ContextFusion(nn.Module):
         return self.answer(self.read(context, items, weights=weights), context, weights=weights)
 
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
-        """The history stream: profile tokens attend to each other, events to the profile and the past."""
-        # Not by indexing: threads would sum its gradient in an order that changes from run to run.
+        """The history stream: profile tokens see each other, events the profile and the past."""
+        # Not by indexing, whose gradient threads sum in an order that changes from run to run.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
@@ -260,7 +256,7 @@ class ContextFusion(nn.Module):
         return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
 
     def _recent(self, events: Tensor) -> Tensor:
-        """The mean of the tokens up to each (B, 1 + T, D), weighted recency ^ events ago."""
+        """The mean of the tokens up to each: (B, 1 + T, D)."""
         at = torch.arange(events.shape[1], device=events.device)
         share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
         return share / share.sum(1, keepdim=True) @ events
@@ -309,7 +305,7 @@ class DigitDecoder(nn.Module):
 
     @property
     def built_tree(self) -> Tree:
-        """The tree, once there is one: before, every semantic ID would name the same item. InputError then."""
+        """The tree, or an `InputError` before there is one."""
         if not (self.item >= 0).any():
             raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
         return self.tree
@@ -345,10 +341,7 @@ class DigitDecoder(nn.Module):
     def step(
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
-        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`.
-
-        Equal to `teacher_forced`, by a test.
-        """
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`."""
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
         run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
@@ -364,8 +357,8 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            # Only the parents' own children are read; outside training in chunks that fit into the processor's cache,
-            # because one large copy costs ten times what the products do.
+            # The parents' own children alone; outside training in chunks that fit into the processor's cache: one large
+            # copy costs ten times what the products do.
             rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
             parts = zip(states.split(rows), parent.split(rows), strict=True)
             own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
@@ -483,7 +476,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; content starts small: no item dominates."""
+        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents start small, so that none dominates."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -505,12 +498,14 @@ class Network(nn.Module):
     def start(self, vectors: Tensor) -> None:
         """Start at items' vectors (N, D), which become ID embeddings: content and joint layers add nothing to them yet.
 
-        A row of zeros keeps its random start.
+        A row of zeros keeps its random start. Without IDs content learns to predict them, and the joint layers wait.
         """
-        own = self.items.identity.weight
-        own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
         silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
-        for linear in (*silent, self.items.project[1]):
+        if self.items.identity is not None:
+            own = self.items.identity.weight
+            own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
+            silent.append(self.items.project[1])
+        for linear in silent:
             nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
@@ -574,11 +569,11 @@ class TextOutput(NamedTuple):
 
 
 class TextTransformer(nn.Module):
-    """`config.joint_layers` blocks of `config.width` over a vocabulary of so many tokens.
+    """`config.joint_layers` blocks over texts of a vocabulary of so many tokens.
 
-    scores: with a score head after each layer. shared: one block serves as every layer (ALBERT). embedding_size: of the
-    token table, widened by a linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS']
-    bidirectional, [BOS] … [EOS] autoregressive) and 4.1 (multi-segment late interaction).
+    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, widened by a
+    linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] bidirectional, [BOS] … [EOS]
+    autoregressive) and 4.1 (multi-segment late interaction).
     """
 
     def __init__(
