@@ -189,6 +189,7 @@ def test_without_ids_contents_learn_to_predict_where_items_would_start(model):
     made = m6rec.M6Rec(
         model.data, "small", **{**CONFIG, **changes, "learning_rate": 1e-2, "dropout": 0.0, "modality_dropout": 0.0}
     )
+    assert not any(block.out.weight.any() for block in made.network.fusion.joint), "a history counts by its items alone"
     made.pretrain()
     start = made._spectral()[made.network.codes >= 0]
     error = ((made.item_vectors()[made.network.codes >= 0] - start) ** 2).mean() / start.var()

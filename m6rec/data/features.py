@@ -10,7 +10,6 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -39,29 +38,23 @@ class MediaWarning(UserWarning):
 class Media:
     """The files of a folder or of a zip archive, by their relative names."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: str | Path):
+        """InputError if the path is neither a folder nor a .zip file, or damaged."""
+        self.path = Path(path).expanduser().absolute()
+        if not self.path.is_dir() and not self.path.is_file():
+            raise InputError(f"media {self.path} does not exist; give a folder or a .zip file.")
+        try:
+            self._archive = None if self.path.is_dir() else zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
-        """The media of a folder or of a .zip file; InputError if it is neither, or damaged. None stays None."""
-        if path is None or isinstance(path, Media):
-            return path
-        media = cls(Path(path).expanduser().absolute())
-        if not media.path.is_dir() and not media.path.is_file():
-            raise InputError(f"media {media.path} does not exist; give a folder or a .zip file.")
-        _ = media._archive  # a damaged archive is found here, not at the first photograph
-        return media
+        """The media of a path; what is open, or None, stays as it is."""
+        return path if path is None or isinstance(path, Media) else cls(path)
 
     def __repr__(self) -> str:
         return f"Media({str(self.path)!r})"
-
-    @cached_property
-    def _archive(self) -> zipfile.ZipFile | None:
-        try:
-            return None if self.path.is_dir() else zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
 
     def read(self, name: str) -> bytes:
         """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""

@@ -51,10 +51,7 @@ class Report:
         self.rows.append((file, row, column, problem, fix))
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
-        """The rows of a frame that pass all checks; each: a column, (n,) bool, what is wrong with the others, the fix.
-
-        InputError if there is none.
-        """
+        """The rows of a frame that pass all checks: a column, (n,) bool, what is wrong with the others, the fix."""
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem, fix in checks:
             for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
@@ -109,10 +106,7 @@ def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None
 
 
 def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
-    """The good rows of items, users and events, the latter with codes for ids, and whether events have times.
-
-    InputError if a table has no good row, and in a strict report for the first bad one.
-    """
+    """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
     items = catalogue(tables.items, tables.media, report)
     users = None if tables.users is None else _table(tables.users, "users", ["user_id"], report)
     events = _events(tables.interactions, items, users, report)
@@ -192,10 +186,7 @@ def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | Non
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    """The rows of a frame that have these ids, one that stands alone once and in front. Rows are numbered from 0.
-
-    InputError if it is no frame, has no rows or lacks a column.
-    """
+    """The rows of a frame that have these ids; one that stands alone is unique and goes in front."""
     file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
@@ -231,10 +222,7 @@ def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
 
 
 def seconds(column: pd.Series, name: str = "") -> np.ndarray:
-    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts; NaN where a cell is none of them.
-
-    name: what to call the column in an InputError where it has cells and none is a time.
-    """
+    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are."""
     if column.dtype.kind == "M":
         out, rest, cells = np.full(len(column), np.nan), slice(None), column
     else:

@@ -99,9 +99,9 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
 
 
 def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
-    """A line for each user: its number, and item numbers in time order. Amazon 2014 and Last.fm as S3-Rec has them.
+    """A line for each user: its number, and item numbers in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
-    attributes: a JSON file of item number -> list of attribute numbers, the items' texts. noun: begins their titles.
+    attributes: a JSON file of item number -> attribute numbers, which become texts. noun: begins the titles.
     """
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]

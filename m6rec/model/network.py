@@ -495,12 +495,14 @@ class Network(nn.Module):
     def start(self, vectors: Tensor) -> None:
         """Start at items' vectors (N, D), which become ID embeddings: content and joint layers add nothing to them yet.
 
-        A row of zeros keeps its random start.
+        A row of zeros keeps its random start. Without IDs content learns to predict them, and the joint layers wait.
         """
-        own = self.items.identity.weight
-        own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
         silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
-        for linear in (*silent, self.items.project[1]):
+        if self.items.identity is not None:
+            own = self.items.identity.weight
+            own.copy_(torch.where(vectors.any(1, keepdim=True), vectors.to(own), own))
+            silent.append(self.items.project[1])
+        for linear in silent:
             nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
