@@ -27,7 +27,7 @@ from m6rec.generate.scorer import Scorer, best_items
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model
+from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
 
 History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
 Values = Mapping[str, object] | None  # by field
@@ -67,6 +67,7 @@ class M6Rec:
         if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
+        self._pretrained = ""  # the version of the pretrained weights
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
@@ -81,6 +82,7 @@ class M6Rec:
             beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
             self._train(self._items_stage(), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
+        self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
         vectors, digits = self.item_vectors(), self.network.digits
         digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
         return rows
@@ -95,7 +97,8 @@ class M6Rec:
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         epochs = self.config.finetune_epochs
-        return self._train(self.stage("fine_tune", epochs, losses.finetuning, "generated"), options)
+        stage = self.stage("fine_tune", epochs, losses.finetuning, "generated")
+        return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""

@@ -12,13 +12,13 @@ from fixtures import small_model
 from m6rec import Config, InputError, evaluate
 from m6rec.generate import beam as search
 from m6rec.generate import scorer
-from m6rec.generate.beam import Step, generate
+from m6rec.generate.beam import generate
 from m6rec.generate.scorer import exact_scores, hybrid
 from m6rec.model import masks
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import build_tree, widths_for
 
-WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3}, {"diversity": 0.7})
+WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3})
 
 
 def random_decoder(items: int, seed: int = 0, digits: int = 3) -> DigitDecoder:
@@ -176,42 +176,9 @@ def test_a_temperature_near_zero_draws_the_beam_s_list():
     assert torch.equal(generate(decoder, state, 1, temperature=1e-4).items, generate(decoder, state, 1, beam=1).items)
 
 
-# ---- diversity ---------------------------------------------------------------------------------------------------
-
-
-def test_diversity_spreads_a_list_over_more_parents_and_zero_changes_nothing():
-    decoder, state = random_decoder(200), torch.randn(50, 16)
-
-    def parents(found) -> float:
-        return np.mean([len(set(row)) for row in decoder.tree.prefixes(found.items)[..., -2].tolist()])
-
-    plain = generate(decoder, state, 10)
-    zero = generate(decoder, state, 10, diversity=0.0, temperature=0.0)
-    assert torch.equal(plain.items, zero.items) and torch.equal(plain.scores, zero.scores)
-    assert parents(plain) < parents(generate(decoder, state, 10, diversity=1.0))
-    assert parents(generate(decoder, state, 10, diversity=100.0)) == 10
-
-
-def test_the_penalty_is_the_rank_among_siblings():
-    decoder, state, trace = random_decoder(30), torch.randn(1, 16), []
-    generate(decoder, state, 1, beam=3, diversity=0.9, trace=trace)
-    said = decoder.choices(state + decoder.project(step_state(decoder, state)), 0, torch.zeros(1, dtype=torch.long))
-    said, order = said.log_softmax(-1)[0].sort(descending=True)
-    expected = order[(said - 0.9 * torch.arange(len(said))).topk(3).indices]
-    assert isinstance(trace[0], Step) and torch.equal(trace[0].nodes[0], expected)
-
-
-def step_state(decoder: DigitDecoder, state: torch.Tensor) -> torch.Tensor:
-    x = state.unsqueeze(1)
-    for block in decoder.blocks:
-        x = block(x, positions=torch.zeros(1, dtype=torch.long)).out
-    return x.squeeze(1)
-
-
-@pytest.mark.parametrize("way", [{"temperature": -1.0}, {"diversity": -0.1}, {"temperature": 1.0, "diversity": 1.0}])
-def test_controls_that_contradict_each_other_are_refused(way):
-    with pytest.raises(InputError, match="take one above 0, the other 0"):
-        generate(random_decoder(9), torch.randn(1, 16), 1, **way)
+def test_a_temperature_below_zero_is_refused():
+    with pytest.raises(InputError, match="take 0 for the likeliest"):
+        generate(random_decoder(9), torch.randn(1, 16), 1, temperature=-1.0)
 
 
 # ---- exact scores and hybrid lists ---------------------------------------------------------------------------------

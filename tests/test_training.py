@@ -354,3 +354,14 @@ def test_a_trained_model_is_kept_by_config_and_data(tmp_path, monkeypatch):
     M6Rec.cached(small_data(seed=1), "small", **settings)
     M6Rec.cached(small_data(), "small", **{**settings, "width": 8})
     assert len(list((tmp_path / "models").iterdir())) == 6
+
+
+def test_the_last_bits_of_a_tree_train_nothing_anew(tmp_path, monkeypatch):
+    """They follow the number of threads that encode the items."""
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
+    settings = {**CONFIG, "pretrain_epochs": 1, "finetune_epochs": 1}
+    M6Rec.cached(small_data(), "small", **settings)
+    kept, encode = sorted((tmp_path / "models").iterdir()), M6Rec.item_vectors
+    monkeypatch.setattr(M6Rec, "item_vectors", lambda *of, **more: encode(*of, **more) * (1 + 1e-6))
+    M6Rec.cached(small_data(), "small", **settings)
+    assert len(kept) == 2 and sorted((tmp_path / "models").iterdir()) == kept

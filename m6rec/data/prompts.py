@@ -92,10 +92,7 @@ class Domain(NamedTuple):
                     yield self.prompt(rows, max(start, rows[0] - int(rng.integers(before + 1))))
 
     def prompt(self, rows: range, since: int) -> Prompt:
-        """Events `rows` of one user as a target, and the events from `since` to them as the history.
-
-        In the target a request precedes its item, unless it is the same as that of the item before.
-        """
+        """Events `rows` of one user as a target, each after its request where that is new; the history from `since`."""
         target, last = [], ""
         for row in rows:
             request, item = self.requests[row], self.items[self.item[row]]
@@ -166,9 +163,8 @@ class Ratings:
     def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Out-of-fold means of `value` by item, the counts they are of, and the overall means: (E,) each.
 
-        Read from training events of all users but the event's `fold` (E,); FOLDS leaves none out. Leaving out the event
-        itself is not enough: a mean would be low where its own rating is high, and a network that knows the item could
-        read the label off it.
+        Of training events of all users but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
+        would tell its label: the mean is low where its own rating is high.
         """
         train, n = self.is_train, self.data.n_items
         cell = (fold * n + self.item)[train]
@@ -266,8 +262,7 @@ class Ratings:
 class RatingDomain(Domain):
     """A domain with features in words before each item and its rating after it; item and rating are generated.
 
-    "user-60" says that the user's mean rating is above that of 60 % of all training events, and so on. It is one word,
-    and so becomes one token, which tells the feature as well.
+    "user-60", one token: the user's mean rating is above that of 60 % of all training events.
     """
 
     def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:

@@ -106,8 +106,7 @@ class Tokenizer:
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
         """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
 
-        Prompts know every printable ASCII character. Texts that are not all in Latin letters also get a token for each
-        byte: characters without a token are spelled by these.
+        Prompts know all printable ASCII. Where letters are not all Latin, bytes spell characters that have no token.
         """
         texts, known = list(map(clean, texts)), ""
         if special == PROMPT_SPECIAL:
@@ -145,10 +144,7 @@ class Tokenizer:
         return self.bpe.get_vocab_size()
 
     def tokens(self, texts: Iterable[object], length: int) -> np.ndarray:
-        """Raw texts -> token ids (N, length) int64, padded with 0 on the right; a missing text is all padding.
-
-        A text longer than `length` tokens keeps its first ones.
-        """
+        """Raw texts -> their first token ids (N, length) int64, 0 = padding on the right; a missing text is all 0."""
         return pad([e.ids[:length] for e in self.bpe.encode_batch([clean(t) for t in texts])], length)
 
     def segment(self, text: str) -> tuple[int, ...]:
@@ -156,10 +152,7 @@ class Tokenizer:
         return (*self.ids(text), SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
-        """The bidirectional region in at most `length` tokens: where it is too long, the oldest events are left out.
-
-        InputError where it is too long without any event.
-        """
+        """The bidirectional region, without its oldest events where it is longer than `length`; InputError if still."""
         before = [token for part in (prompt.profile, prompt.request) if part for token in self.segment(part)]
         after = self.segment(prompt.candidate) if prompt.candidate else ()
         free = length - 2 - len(before) - len(after)
@@ -180,7 +173,7 @@ class Tokenizer:
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
-        """Prompts -> padded token ids, at most `source` and `target` long: a target is cut, a source as in `source`."""
+        """Prompts -> padded token ids, at most `source` and `target` long: a target is cut at its end."""
         ids, loss_mask = [], []
         for prompt in prompts:
             parts = [self.segment(part) for part in prompt.target]

@@ -141,7 +141,6 @@ def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
 
 
 def name_of(model: Any) -> str:
-    """Its own, or its class's."""
     return getattr(model, "name", type(model).__name__)
 
 
@@ -270,7 +269,6 @@ def _bag(words: pd.Series) -> sp.csr_array:
 
 
 def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
-    """(U, N) 1 for each listed item."""
     rows, positions = np.nonzero(lists >= 0)
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
@@ -318,7 +316,6 @@ def shuffled(data: Dataset, seed: int = 0) -> Dataset:
 
 
 def _some(targets: Targets) -> np.ndarray:
-    """Events of targets from the first to the last."""
     return targets.events[np.unique(np.linspace(0, len(targets) - 1, min(_MOST, len(targets))).astype(np.int64))]
 
 
@@ -363,7 +360,6 @@ class Interpolation(NamedTuple):
     weight: float
 
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), higher = better."""
         counts = _scores(self.prior, users)
         share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
         return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
@@ -375,7 +371,6 @@ class Ensemble(NamedTuple):
     models: Sequence[Any]
 
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), higher = better."""
         return torch.stack([_scores(model, users).log_softmax(-1) for model in self.models]).mean(0)
 
 
@@ -439,5 +434,4 @@ def coordinate_ascent(
 
 
 def _scores(model: Any, users: Targets) -> Tensor:
-    """(B, N) float64"""
     return torch.as_tensor(model.scores(users)).cpu().double()

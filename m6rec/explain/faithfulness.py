@@ -146,7 +146,6 @@ def agreement(
 
 
 def _copied(model: Model) -> Model:
-    """The model with a network of its own."""
     other = copy.copy(model)
     other.network = copy.deepcopy(model.network)
     return other

@@ -109,7 +109,7 @@ def generate(
 
     allowed: (B, N) bool, the candidates; without it, the whole catalogue. It masks the trie: a digit is possible only
     if it leads to an allowed item, so nothing is filtered afterwards. trace: a list that receives one `Step` per level.
-    options: of `search` (temperature, diversity, seed, weights). Raises `InputError` for a model without a tree, and
+    options: of `search` (temperature, seed, weights). Raises `InputError` for a model without a tree, and
     where fewer than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
     """
     tree = decoder.built_tree
@@ -142,7 +142,6 @@ def search(
     valid: list[Tensor] | None = None,
     ended: Callable[[Tensor], Tensor] | None = None,
     temperature: float = 0.0,
-    diversity: float = 0.0,
     seed: int = 0,
     weights: bool = False,
 ) -> list[Step]:
@@ -152,14 +151,10 @@ def search(
     are `past` next; tree.successors(level, nodes) are the nodes (n, W) that it leads to, -1 where it may not follow.
     valid: of each level (B, nodes) bool, those that may be reached. ended: of nodes, whether nothing more follows; the
     search ends where it is so for all. temperature: above 0, sequences are sampled without replacement, in the order of
-    the draws, the same for the same seed. diversity: what a node loses for each sibling ahead of it, so that one parent
-    does not fill the list (Li, Monroe & Jurafsky 2016). weights: with the attention of every step. Scores are always
-    log-likelihoods.
+    the draws, the same for the same seed. weights: with the attention of every step. Scores are always log-likelihoods.
     """
-    if temperature < 0 or diversity < 0 or (temperature and diversity):
-        raise InputError(
-            f"temperature={temperature} and diversity={diversity} do not go together: take one above 0, the other 0."
-        )
+    if temperature < 0:
+        raise InputError(f"temperature={temperature} is no temperature: take 0 for the likeliest, or more to sample.")
     b, past, steps = len(state), None, []
     rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
     step = Step(start[:, None], rows.float(), rows, rows)
@@ -168,14 +163,12 @@ def search(
         noise = torch.Generator(device=state.device).manual_seed(seed)
     for level, size in enumerate(sizes):
         with torch.inference_mode():
-            few = size if not (temperature or diversity or weights) else max(sizes)
+            few = size if not (temperature or weights) else max(sizes)
             logits, scores, run = _ahead(decoder, tree, state, level, step, rows, past, valid, few, weights)
         # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
         keys, past, width = scores, run.caches, scores.shape[-1]
         if temperature:
             log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
-        elif diversity:
-            keys = scores - diversity * scores.argsort(-1, descending=True).argsort(-1)
         best = keys.flatten(1).topk(min(size, keys[0].numel())).indices  # (B, K) among the beams' children
         if temperature:
             log_probs, gumbels = log_probs.flatten(1).gather(1, best), keys.flatten(1).gather(1, best)
@@ -237,9 +230,8 @@ def _ahead(
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sampling without replacement: children's log-probabilities and keys, (B, K, W) each; the k largest are k draws.
 
-    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents.
-    A leaf's key is its log-probability plus Gumbel noise. A node's key is the largest key below it, so it is known
-    before the leaves are, and each step of the beam is exact. Source: Kool, van Hoof & Welling 2019.
+    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents. A
+    leaf's key is its log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
     """
     log_probs = above[..., None] + logits.log_softmax(-1)
     log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
@@ -253,9 +245,8 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
 class Writer:
     """Words as a beam's decoder and tree: a node is the word last written or, under a trie, its node there.
 
-    first: logits (B, V) of the first word, and the caches of all that is read before it. read: words (n, 1), how many
-    were written before, their caches -> logits (n, 1, V) of the next word, and the caches. never: words that are not
-    written.
+    first: logits (B, V) of the first word, and the caches. read: words (n, 1), how many were written before, the caches
+    -> logits (n, 1, V) of the next word, and the caches. never: words that are not written.
     """
 
     def __init__(

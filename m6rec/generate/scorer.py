@@ -29,11 +29,7 @@ MAX_PREFIXES = 2**14  # stepped at a time, over all states: about 100 MB at a wi
 
 @torch.no_grad()
 def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
-    """Log-likelihood of all items: states (B, D) -> (B, N). Every prefix is computed once; the beam is tested by it.
-
-    Some states at a time: beyond the result, memory grows neither with B nor with B · N.
-    Mean or sum over the digits makes no difference to the order: all semantic IDs have the same length.
-    """
+    """Log-likelihood of all items: states (B, D), some at a time -> (B, N). Every prefix is computed once."""
     tree, parts = decoder.built_tree, []
     for part in state.split(max(1, MAX_PREFIXES // math.prod(decoder.widths[:-1]))):
         scores, cache = part.new_zeros(len(part), 1), None  # (b, nodes)
@@ -64,16 +60,15 @@ def hybrid(
 ) -> Generated:
     """The dense head's k best of what the beam finds and of the cold items: states (B, D), items (N, D) -> (B, K).
 
-    No training event has taught the cold ones' digits. cold_boost: added to their scores, which training has only ever
-    lowered. scores: dense log-probabilities. allowed (B, N) bool and options (beam, short): of `generate`.
+    No event has taught the cold ones' digits; cold_boost is added to their dense log-probabilities. options: of
+    `generate`.
     """
     cold = (network.codes < 0).nonzero().squeeze(1)
     trace: list[Step] = []
     generate(network.digits, state, k, allowed=allowed, trace=trace, **options)
-    row, place = (trace[-1].scores > float("-inf")).nonzero(as_tuple=True)  # the whole beam
-    pool = torch.zeros(len(state), len(items), dtype=torch.bool, device=state.device)
+    beam = Generated.of(network.digits.item[trace[-1].nodes], trace[-1].scores)
+    pool = beam.table(len(items)) > float("-inf")
     pool[:, cold] = True if allowed is None else allowed[:, cold]
-    pool[row, network.digits.item[trace[-1].nodes[row, place]]] = True
     scores = network.score(state, items).log_softmax(-1)
     scores[:, cold] += cold_boost
     best = scores.masked_fill(~pool, float("-inf")).topk(k)
@@ -111,12 +106,11 @@ def best_items(
 
 
 class Scorer:
-    """scores(users) -> (B, N), the form that `evaluate` takes. `unmasked` is the same one without the mask.
+    """scores(users) -> (B, N), the form that `evaluate` takes.
 
-    context: gives the contexts of targets. drop: modalities that no item has. cold_boost: of `hybrid`.
-    mask_seen: the beam's trie mask closes what was seen (hybrid: too); the other methods score every item, and leave
-    the mask to `evaluate`. So what is chosen a second time cannot be generated, and `evaluate` never masks the truth:
-    rank data with repeats, mask_seen=False.
+    context: gives the contexts of targets. drop: modalities that no item has. cold_boost: of `hybrid`. mask_seen: the
+    beam's trie mask closes what was seen (hybrid: too); the other methods leave the mask to `evaluate`. With repeats in
+    the data take mask_seen=False.
     """
 
     def __init__(
@@ -229,10 +223,7 @@ class SegmentCache:
 
 @torch.no_grad()
 def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
-    """One request: source (S, L) and candidates (C, L) token ids -> logits (C,), equal to the network's own.
-
-    The states of all segments come from the cache; only the joint layers are run.
-    """
+    """One request: source (S, L) and candidates (C, L) token ids -> logits (C,). Only the joint layers are run."""
     segments = torch.cat((source, candidates)).to(cache.network.device)
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)

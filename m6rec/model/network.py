@@ -386,16 +386,13 @@ class ContentDecoder(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
-    def words(self, items: ItemEncoder, source: Features, target: Tensor) -> Tensor:
+    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
         """Logits of the next token at every position of the target: (B, T) ids -> (B, T, V).
 
         An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
-        The gap may be the whole text: then the target is a caption of the photograph and the recording.
+        The gap may be the whole text: then the target is a caption of the photograph and the recording. Also the cache
+        of all that was read, and the position (1,) of the target's first token.
         """
-        return self.write(items, source, target)[0]
-
-    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
-        """`words`, the cache of all that was read, and the position (1,) of the target's first token."""
         tokens = items.embed(source)
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality

@@ -1,7 +1,6 @@
 """Tasks whose answer is generated: explanation, design, query, conversation, and the next item.
 
-A task holds its examples as prompts, says which sentences may answer, evaluates what was generated, and has a baseline
-without a network. `tasks` puts the same events of bazaar to one backbone in all these ways.
+A task has its examples as prompts, the sentences that may answer, a metric, and a baseline without a network.
 """
 
 import math
@@ -68,7 +67,7 @@ def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, 
 
 
 def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
-    """Why an item was bought: its noticed word that is nearest to bazaar's stored cause, such as "silk is your taste".
+    """Why an item was bought: its noticed word nearest to bazaar's stored cause, such as "silk is your taste".
 
     Metric: FMR, whether the true feature is named (Li et al. 2021, PETER). Baseline: the first feature is the taste.
     """
@@ -136,7 +135,7 @@ def explanation_report(prompts: Sequence[Prompt], generated: Generated, features
 def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
     """The category that a user buys next, and a title in it that need not exist yet. Metric: the category is right.
 
-    items: the catalogue's columns category and title. Baseline: the commonest category, with its commonest words.
+    Baseline: the commonest category, with its commonest words.
     """
     category, title = ([words.item(text) for text in items[name]] for name in ("category", "title"))
     prompts = [
@@ -239,7 +238,7 @@ def _noticed(text: str, features: Collection[str]) -> list[str]:
 
 
 def _claimed(sentence: str, features: Collection[str]) -> set[str]:
-    """The features that are said of the item itself, before the cause. ("suits the winter" speaks of the request.)"""
+    """The features that are said of the item itself, before the cause."""
     return set(_noticed(min((sentence.split(sign)[0] for sign in SIGNS), key=len), features))
 
 

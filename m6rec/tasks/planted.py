@@ -69,7 +69,7 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
     """
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
-    change = change / change.mean(0).clamp(min=1e-9)
+    change /= change.mean(0).clamp(min=1e-9)
     return (change / change.sum(1, keepdim=True).clamp(min=1e-9)).cpu().numpy()
 
 

@@ -62,18 +62,20 @@ class Stage(NamedTuple):
 
 
 def fit(
-    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False, **options
-) -> list[Epoch]:
+    network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False,
+    start: str = "", **options,
+) -> list[Epoch]:  # fmt: skip
     """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
 
     keep: or take what the same weights, config, `parts` and code (of the losses, and `code`) came to before; a training
-    that was interrupted goes on. Else options are: folder, where a checkpoint is kept after every epoch; resume, go on
-    from the one that lies there, and end bit for bit where an uninterrupted run ends; on_epoch, called with each
-    `Epoch`. `InputError` for a loss that is not finite.
+    that was interrupted goes on. start: the `version` that stands for these weights where last bits do not count.
+    Else options are: folder, where a checkpoint is kept after every epoch; resume, go on from the one that lies there,
+    and end bit for bit where an uninterrupted run ends; on_epoch, called with each `Epoch`. `InputError` for a loss
+    that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
-    known = key(config.fingerprint, version(network), stage.epochs, *parts, code=(stage.losses, *code))
+    known = key(config.fingerprint, start or version(network), stage.epochs, *parts, code=(stage.losses, *code))
     path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
 

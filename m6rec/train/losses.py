@@ -249,7 +249,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits = network.text_decoder.words(network.items, known, target[:, :-1])
+    logits, *_ = network.text_decoder.write(network.items, known, target[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
 

@@ -46,7 +46,6 @@ class Picture(NamedTuple):
     alt: str  # the picture in a sentence
 
     def png(self) -> bytes:
-        """The picture as it is shown."""
         # Trimming draws a figure twice; one without a layout of its own has fixed margins that fit.
         trim = "tight" if self.figure.get_layout_engine() else None
         drawn, png = io.BytesIO(), io.BytesIO()
@@ -131,7 +130,6 @@ def named(code: str, length: int = 40) -> str:
 
 @lru_cache
 def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
-    """The characters that the figures' fonts have."""
     fonts = (get_font(findfont(FontProperties(family=[family]))) for family in families)
     return frozenset(code for font in fonts for code in font.get_charmap())
 

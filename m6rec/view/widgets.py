@@ -73,12 +73,10 @@ class Panel:
 
     @property
     def data(self) -> pd.DataFrame:
-        """The numbers of what is shown."""
         return self.picture.data
 
     @property
     def values(self) -> dict[str, object]:
-        """Where the controls stand."""
         return {name: control.value for name, control in self.controls.items()}
 
     def read(self, name: str, value: object) -> object:
