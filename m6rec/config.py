@@ -119,7 +119,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
-        """ "tiny" (a minute on a laptop), "small" (ten minutes there, the committed results) or "base" (a GPU)."""
+        """ "tiny" (a minute on a laptop), "small" (five minutes there, the committed results) or "base" (a GPU)."""
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
         known = [field.name for field in dataclasses.fields(cls)]
