@@ -109,6 +109,7 @@ class Config:
                 low = _LOWEST.get(name, 0)
                 yield value >= low, f"{name}={value} is too small: it starts at {low}"
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
+        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
         unmet = "identity=False and modalities=() leave nothing to encode"
@@ -155,6 +156,13 @@ PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": dict(width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
 }
+
+
+def _is_device(name: str) -> bool:
+    try:
+        return name == "auto" or bool(torch.device(name))
+    except RuntimeError:
+        return False
 
 
 def pick_device(name: str = "auto") -> torch.device:
