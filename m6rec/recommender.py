@@ -34,17 +34,17 @@ Values = Mapping[str, object] | None  # by field
 
 
 class Person(NamedTuple):
-    """A user to recommend to, in a model's codes; `M6Rec.person` makes one."""
+    """A user to recommend to, in a model's codes, from `M6Rec.person`."""
 
     context: Context  # of one row and one target (B = Q = 1)
-    history: list[int]  # all item codes, the oldest first, which are not recommended; only the last ones are encoded
-    new: list[Mapping[str, object]]  # contents of its items that the catalogue lacks; they have the codes N, N + 1, …
+    history: list[int]  # all item codes, oldest first, which are not recommended; only the last ones are encoded
+    new: list[Mapping[str, object]]  # contents of items that the catalogue lacks; their codes are N, N + 1, …
 
 
 class M6Rec:
     """The recommender: a `Dataset`, a `Config` and a `Network`.
 
-    Every part that is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
+    Every fitted part (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class M6Rec:
         self._items: Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Generative pretraining: what is missing of an item (text, patches), and the next event of every prefix.
+        """Generative pretraining: an item's missing text and patches, and the next event of every prefix.
 
-        Then the tree is grown over the learnt item vectors. options: `folder`, `resume` and `on_epoch` of
-        `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        Then the tree is grown over the item vectors. options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
+        Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
             folder = options.get("folder") and Path(options["folder"])
@@ -88,7 +88,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
-        """Teach the pretrained network "next": the next item's semantic ID, digit by digit, taught by the dense head.
+        """Teach the next item's semantic ID digit by digit, distilled from the dense head.
 
         Source: the source document's section 3.1.2.
         """
@@ -101,7 +101,7 @@ class M6Rec:
         return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
+        """Training on all events with one of `losses`, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
         sizes = {"length": config.history, "batch": config.batch}
@@ -119,12 +119,12 @@ class M6Rec:
         )
 
     def _spectral(self) -> Tensor:
-        """Where items start: (N, D), the spectral embedding of their co-occurrence."""
+        """(N, D) where items start: the spectral embedding of their co-occurrence."""
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
     def _items_stage(self) -> Stage:
-        """Training on the contents of the training items alone, judged by the same losses on drawn samples."""
+        """Training on the training items' contents alone."""
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
         if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
@@ -159,8 +159,8 @@ class M6Rec:
         """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, history, profile, context: see `person`. Items of the history are left out unless `seen`.
-        drop: modalities to do without, such as ("image",). explain: two columns more, `reason` and the share of the
-        effect that it covers. `InputError` for an unknown user, item, field or method, and for a k that is too large.
+        drop: modalities to do without, such as ("image",). explain: adds `reason` and the share of the effect that it
+        covers. `InputError` for an unknown user, item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -177,13 +177,13 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
+        """Whom to recommend to. `InputError` for nobody.
 
-        user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
-        replace the user's own. A history has raw ids, titles, or dicts with the text, image or sound of new items,
-        which have the codes N, N + 1, … of `item_vectors(new)`; or it is a frame of raw events: item_id, and what
-        there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
-        {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
+        user: a raw user id. history (the oldest first) and profile ({"age": 34}) replace the user's own.
+        A history has raw ids, titles, or dicts with the text, image or sound of new items, which have the codes N,
+        N + 1, … of `item_vectors(new)`; or it is a frame of item_id and optionally timestamp and value.
+        context: request fields such as {"hour": 21}; others are absent. {"timestamp": …} stands for hour, weekday and
+        every derived feature. The source document's section 3.3.1.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -196,7 +196,7 @@ class M6Rec:
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
-        """Of the catalogue's items, and behind them of the person's new ones."""
+        """Of the catalogue, and behind it of the person's new items."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
@@ -206,7 +206,7 @@ class M6Rec:
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
     def candidates(self, history: Sequence[int], k: int) -> Tensor:
-        """What may be recommended after a history of item codes: (1, N) bool. `InputError` where it is fewer than k."""
+        """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
         allowed[0, [code for code in history if code < n]] = False
@@ -216,7 +216,7 @@ class M6Rec:
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
+        """Raw items -> text tokens, image and sound patches. The source document's section 3.2.1.
 
         items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
         """
@@ -229,7 +229,7 @@ class M6Rec:
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
     ) -> Context:
-        """One user now, as `person` takes them: -> a `Context` of one row and one target (B = Q = 1)."""
+        """One user now, as in `person` -> one row and one target (B = Q = 1)."""
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
@@ -239,28 +239,28 @@ class M6Rec:
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """States -> k generated items each, of the last target. The source document's section 3.4.
+        """States -> k items for each row's last target. The source document's section 3.4.
 
         options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
         """
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
-        """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
+        """This model for `evaluate`, by "dense", "generated" (lists of a beam), "hybrid" or "exact" scores.
 
         options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
         """
         return Scorer(network or self.network, self.target_context, method, **options)
 
     def scores(self, users: Targets) -> Tensor:
-        """Dense scores of all items for targets: -> (B, N)."""
+        """Dense scores of all items -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
-        """The catalogue's vectors (N, D), computed once per set of weights, and behind them those of items never seen.
+        """(N, D) vectors of the catalogue, computed once per set of weights, and behind them those of new items.
 
-        new: dicts with title or text, image and sound (a path, bytes or a PIL image), what there is of each.
+        new: dicts with some of title, text, image and sound (a path, bytes or a PIL image).
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -272,9 +272,9 @@ class M6Rec:
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
-        """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
+        """This model with more items in its catalogue, known by their content alone.
 
-        items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.
+        items: as in `Dataset.from_frames`. They take free leaves of the tree, near what they resemble.
         """
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
@@ -290,14 +290,13 @@ class M6Rec:
         return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     def codes_of(self, data: Dataset) -> EventCodes:
-        """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
+        """The events as codes of a data set with this catalogue."""
         if data.fingerprint not in self._codes:
             self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
         return self._codes[data.fingerprint]
 
     @property
     def codes(self) -> EventCodes:
-        """The model's own events as codes."""
         return self.codes_of(self.data)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -317,14 +316,14 @@ class M6Rec:
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
         """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
 
-        data: may be left out where `load` knows it. `InputError` for a missing or damaged folder and for other data.
+        data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
         """
         folder = Path(folder)
         if not folder.exists() and (shipped("weights") / folder).exists():
             folder = shipped("weights") / folder
         weights, tokenizer, values = load_model(folder)
         try:
-            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"
             # Models saved before there was a recency had none.
             config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
@@ -345,7 +344,7 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The model that was trained with this config, data and code, or is now. An interrupted training goes on."""
+        """The kept model of this config, data and code, or one trained now. An interrupted training goes on."""
         model = cls(data, preset, **changes)
         model.pretrain(keep=True)
         if model.config.finetune_epochs:
@@ -365,7 +364,7 @@ class Scale(NamedTuple):
     users: int | None  # a subset of whole users, or None for all
 
     def load(self, name: str) -> Dataset:
-        """The data set, or at smoke scale a part of it with all of its items."""
+        """The data set, or at smoke scale part of its users and all of its items."""
         data = load(name)
         return data if self.users is None else data.subset(self.users)
 

@@ -1,4 +1,4 @@
-"""What comes in: a Dataset from named public sources (`load`) or from the user's own frames (`Dataset.from_frames`)."""
+"""A `Dataset` from named sources (`load`) or from one's own frames (`Dataset.from_frames`)."""
 
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs

@@ -1,6 +1,6 @@
-"""bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
+"""bazaar: real photographs, recordings and texts, *simulated* shoppers, and the known cause of every event.
 
-The cause of every event is known, and so the best ranking that any model can reach: data/README.md.
+So the best possible ranking is known, too: data/README.md.
 """
 
 from typing import NamedTuple
@@ -20,15 +20,15 @@ LEVELS = {  # of the request's fields
     "season": ("winter", "spring", "summer", "autumn"),
 }
 FIELD_SHARES = {"hour": 0.4, "weekday": 0.2, "device": 0.2, "season": 0.2}
-RECENT = 3  # an earlier event that is a cause is one of the last three
+RECENT = 3  # events among which one can be a cause
 
 
 class Cause(NamedTuple):
-    """One thing that an event may come from."""
+    """What an event may come from."""
 
     kind: str  # "taste", "event", "request" or "chance"
     which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
-    weight: float  # probability, where all causes exist; else those that do share the rest in proportion
+    weight: float  # probability, where all causes exist; else the existing ones share the rest in proportion
 
 
 CAUSES = (
@@ -43,21 +43,21 @@ SHARPNESS = 13.0  # inverse temperature of the choice
 
 
 class Truth(NamedTuple):
-    """What is hidden from a model. Shares and places of modalities are in the order image, sound, text."""
+    """What is hidden from a model. Modalities are in the order image, sound, text."""
 
     events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
     items: np.ndarray  # (N, D) places, unit rows
     shoppers: np.ndarray  # (U, D) tastes, unit rows
-    shares: np.ndarray  # (U, 3) how much each modality counts for a shopper; rows add up to 1
+    shares: np.ndarray  # (U, 3) how much each modality counts; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
     held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
-    cold_users: np.ndarray  # (U,) bool: shoppers that are kept from training
+    cold_users: np.ndarray  # (U,) bool: kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
 
 def truth() -> Truth:
-    """Causes, places and tastes: for checking what a model has found, never for training one."""
+    """For checking what a model has found, never for training one."""
     with np.load(shipped("bazaar") / "latent.npz", allow_pickle=False) as arrays:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
@@ -67,7 +67,7 @@ def truth() -> Truth:
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
-    """(E, 4) int64: which value of each field of LEVELS holds at UTC seconds (E,) on devices (E,) by name."""
+    """UTC seconds (E,) and names of devices (E,) -> (E, 4) int64 places in the values of LEVELS."""
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     device = pd.Index(LEVELS["device"]).get_indexer(device)
@@ -76,7 +76,7 @@ def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
 
 
 def existing(events_before: np.ndarray) -> np.ndarray:
-    """(B,) how many events precede -> (B, len(CAUSES)) probabilities of the causes that exist then."""
+    """(B,) numbers of events before -> (B, len(CAUSES)) probabilities of the causes."""
     back = np.array([cause.which if cause.kind == "event" else 0 for cause in CAUSES])
     weights = np.array([cause.weight for cause in CAUSES]) * (events_before[:, None] >= back)
     return weights / weights.sum(axis=1, keepdims=True)
@@ -102,7 +102,7 @@ class Market:
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
-        """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
+        """Pull (B, D) -> (B, N) probabilities: a softmax over the items not bought yet (bought: (B, N) bool)."""
         scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
         scores[bought] = -np.inf
         chances = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
@@ -123,7 +123,7 @@ class BayesOptimal:
             return np.log(sum(self._joints(users)))
 
     def causes(self, users: Targets) -> np.ndarray:
-        """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""
+        """(B, len(CAUSES)) probability of each cause, given what was bought."""
         joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
         return joint / joint.sum(axis=1, keepdims=True)
 
