@@ -78,8 +78,8 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
 def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
     """For each user, explain the first k items, remove the named causes, and rank again (dense head).
 
-    lowered: share of items whose rank fell, ranks: mean fall; without the causes, or as many random events, over items
-    with enough evidence (NaN: none). coverage, enough: means over all items.
+    lowered: share of items whose rank fell, ranks: mean fall; without the causes or as many random events, for enough
+    evidence (NaN: none). coverage, enough: means over all items.
     """
     rng, rows = np.random.default_rng(seed), []
     for context in (one(contexts, row) for row in range(len(contexts.item))):
@@ -107,9 +107,9 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
 
 
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
-    """The model with a random head, and random layers after the last joint block's attention.
+    """The model with random layers after the last joint block's attention.
 
-    The head's matrix is the items' vectors, which are also input: a random rotation of the state replaces it.
+    The head's matrix is the items' vectors, which are also input: the state is rotated at random instead.
     """
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]
@@ -124,7 +124,7 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
 
 
 def uniform_attention(model: Model) -> Model:
-    """The joint layers attend uniformly to all that the mask allows."""
+    """In the joint layers."""
     other = _copied(model)
     for block in other.network.fusion.joint:
         nn.init.zeros_(block.q.weight)
@@ -134,10 +134,7 @@ def uniform_attention(model: Model) -> Model:
 def agreement(
     model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]
 ) -> dict[str, np.ndarray]:
-    """Spearman's correlation (U,) of each explainer's effects on two models, for the first one's top items.
-
-    Users with fewer than three tokens beside the start are left out.
-    """
+    """Spearman's correlation (U,) of effects on two models, for the first's top items. U: users with three tokens or more."""
     targets = list(_targets(model, contexts, least=4))
     pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}
     return {name: np.array([spearmanr(*pair).statistic for pair in both]) for name, both in pairs.items()}
