@@ -1,7 +1,4 @@
-"""The command line, python -m m6rec.
-
-Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
-"""
+"""The command line. Exit codes: 0 done, 1 failed, 2 bad input (one sentence on stderr), 130 interrupted."""
 
 import signal
 import sys
@@ -25,7 +22,6 @@ Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with 2."""
     # A scheduler's SIGTERM ends a run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -98,7 +94,7 @@ def recommend(
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
-    if not checkpoint:  # an untrained model finds bad input, too, without a minute of training
+    if not checkpoint:  # fails on bad input before a minute of training
         M6Rec(loaded, preset=preset).person(**asked)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     if user is not None:

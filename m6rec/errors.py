@@ -1,11 +1,11 @@
-"""The one error that a user's input can raise."""
+"""The one error that a user's input raises."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input. The message names the value, what is wrong, and the fix; the command line exits with 2."""
+    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -34,18 +34,15 @@ Values = Mapping[str, object] | None  # by field
 
 
 class Person(NamedTuple):
-    """A user to recommend to, in a model's codes, from `M6Rec.person`."""
+    """A user to recommend to, in a model's codes."""
 
     context: Context  # of one row and one target (B = Q = 1)
-    history: list[int]  # all item codes, oldest first, which are not recommended; only the last ones are encoded
-    new: list[Mapping[str, object]]  # contents of items that the catalogue lacks; their codes are N, N + 1, …
+    history: list[int]  # all item codes, oldest first; only the last ones are encoded
+    new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
 class M6Rec:
-    """The recommender: a `Dataset`, a `Config` and a `Network`.
-
-    Every fitted part (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
-    """
+    """What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only."""
 
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
@@ -72,9 +69,9 @@ class M6Rec:
         self._items: Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Generative pretraining: an item's missing text and patches, and the next event of every prefix.
+        """Learn an item's missing text and patches, and the next event of every prefix; then grow the tree.
 
-        Then the tree is grown over the item vectors. options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
+        options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
         Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
@@ -88,10 +85,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
-        """Teach the next item's semantic ID digit by digit, distilled from the dense head.
-
-        Source: the source document's section 3.1.2.
-        """
+        """Teach the next item's semantic ID, also by the dense head. The source document's section 3.1.2."""
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
@@ -101,7 +95,7 @@ class M6Rec:
         return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events with one of `losses`, validated by a method's NDCG@10."""
+        """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
         sizes = {"length": config.history, "batch": config.batch}
@@ -119,7 +113,6 @@ class M6Rec:
         )
 
     def _spectral(self) -> Tensor:
-        """(N, D) where items start: the spectral embedding of their co-occurrence."""
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
@@ -156,11 +149,11 @@ class M6Rec:
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
         k: int = 10, method: str = "generated", seen: bool = False, drop: Sequence[str] = (), explain: bool = False,
     ) -> pd.DataFrame:  # fmt: skip
-        """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
+        """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, history, profile, context: see `person`. Items of the history are left out unless `seen`.
-        drop: modalities to do without, such as ("image",). explain: adds `reason` and the share of the effect that it
-        covers. `InputError` for an unknown user, item, field or method, and for a k that is too large.
+        user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
+        to ignore, such as ("image",). explain: adds `reason` and the share of the effect that it covers. `InputError`
+        for an unknown user, item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -177,13 +170,12 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom to recommend to. `InputError` for nobody.
+        """Whom to recommend to. The source document's section 3.3.1. `InputError` for nobody.
 
-        user: a raw user id. history (the oldest first) and profile ({"age": 34}) replace the user's own.
-        A history has raw ids, titles, or dicts with the text, image or sound of new items, which have the codes N,
-        N + 1, … of `item_vectors(new)`; or it is a frame of item_id and optionally timestamp and value.
-        context: request fields such as {"hour": 21}; others are absent. {"timestamp": …} stands for hour, weekday and
-        every derived feature. The source document's section 3.3.1.
+        user: a raw user id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
+        ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, … of
+        `item_vectors(new)`; or it is a frame of item_id and optionally timestamp and value. context: request fields,
+        as {"hour": 21}; others are absent. {"timestamp": …} stands for hour, weekday and every derived feature.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -196,11 +188,11 @@ class M6Rec:
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
-        """Of the catalogue, and behind it of the person's new items."""
+        """The catalogue's, and behind them those of the person's new items."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        """The k items to show next (1, k) and their scores."""
+        """(1, k) items to show next and their scores."""
         allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
@@ -218,7 +210,7 @@ class M6Rec:
     ) -> Features:
         """Raw items -> text tokens, image and sound patches. The source document's section 3.2.1.
 
-        items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
+        items: a frame with text, image and sound as in `Dataset`, or texts.
         """
         if not isinstance(items, pd.DataFrame):
             items = pd.DataFrame({"text": list(items)})
@@ -229,24 +221,24 @@ class M6Rec:
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
     ) -> Context:
-        """One user now, as in `person` -> one row and one target (B = Q = 1)."""
+        """One user now, as in `person`: B = Q = 1."""
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
-        """Context and item vectors -> one state per target (B, Q, D). The source document's section 3.3.2."""
+        """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """States -> k items for each row's last target. The source document's section 3.4.
+        """k items for each row's last target. The source document's section 3.4.
 
         options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
         """
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
-        """This model for `evaluate`, by "dense", "generated" (lists of a beam), "hybrid" or "exact" scores.
+        """This model for `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact".
 
         options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
         """
@@ -258,7 +250,7 @@ class M6Rec:
 
     @torch.no_grad()
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
-        """(N, D) vectors of the catalogue, computed once per set of weights, and behind them those of new items.
+        """(N, D) vectors of the catalogue, kept per set of weights, and behind them those of new items.
 
         new: dicts with some of title, text, image and sound (a path, bytes or a PIL image).
         """
@@ -272,9 +264,9 @@ class M6Rec:
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
-        """This model with more items in its catalogue, known by their content alone.
+        """This model with more items, known by their content alone, on free leaves near what they resemble.
 
-        items: as in `Dataset.from_frames`. They take free leaves of the tree, near what they resemble.
+        items: as in `Dataset.from_frames`.
         """
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
@@ -314,7 +306,7 @@ class M6Rec:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
+        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
 
         data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
         """
@@ -324,7 +316,7 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            # Models saved before there was a recency had none.
+            # older models had none
             config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
@@ -364,7 +356,7 @@ class Scale(NamedTuple):
     users: int | None  # a subset of whole users, or None for all
 
     def load(self, name: str) -> Dataset:
-        """The data set, or at smoke scale part of its users and all of its items."""
+        """At smoke scale part of the users and all of the items."""
         data = load(name)
         return data if self.users is None else data.subset(self.users)
 

@@ -1,7 +1,6 @@
-"""What a run leaves behind: its figures, and what they came from.
+"""A run's figures, and what they came from.
 
-A runner (papermill, sweep, results) names a JSON file in the environment variable M6REC_RECORD and finds the figures
-there; without it they stay in memory.
+M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory.
 """
 
 import importlib.metadata
@@ -37,8 +36,8 @@ class Figure(NamedTuple):
     high: float | None
     n: int  # users behind it, 0 if it is no mean over users
     seeds: int
-    label: str = ""  # what it is, where the name does not say it
-    split: str = ""  # of the events: "test" or "valid", nothing for a time or a size
+    label: str = ""  # where the name does not say it
+    split: str = ""  # "test" or "valid", nothing for a time or a size
 
     def plain(self) -> dict[str, Any]:
         """As in JSON under its name, without empty values; None for infinity."""
@@ -54,9 +53,8 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
     value: one number, which has no interval, or one a seed. over: an array of the same shape; the figure is then
-    mean(per_user) / mean(over), and both meet the same resampled users.
-    label, split (default "test" with per_user): see `Figure`.
-    InputError for a name that this run has recorded, for both or neither of per_user and value, for NaN.
+    mean(per_user) / mean(over), and both meet the same resampled users. split: by default "test" with per_user.
+    InputError for a recorded name, for both or neither of per_user and value, for NaN.
     """
     if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
@@ -82,7 +80,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     if path:
         write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     else:
-        _in_memory[name] = figure  # a cell that is run again by hand replaces its figure
+        _in_memory[name] = figure  # a cell that runs again replaces its figure
     return figure
 
 
@@ -108,7 +106,7 @@ def short(number: float | None) -> str:
 
 
 def rounded(number: float) -> float:
-    """Round to four significant digits, but keep all digits left of the point: 12101 stays, .123456 is .1235."""
+    """To four significant digits, but all digits left of the point: 12101 stays, .123456 is .1235."""
     return round(number, _places(number))
 
 
@@ -117,7 +115,7 @@ def _places(number: float) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure came from: commit, dirty (uncommitted changes in the code), versions, device, cores, threads."""
+    """What a figure came from; dirty: uncommitted changes in the code."""
     commit, dirty = _commit()
     versions = {"python": platform.python_version()}
     for package in VERSIONED:
@@ -151,7 +149,7 @@ def _commit() -> tuple[str | None, bool | None]:
             command = ["git", "-C", str(clone), *words]
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
-    # A wheel inside somebody's clone (.venv/…/site-packages) does not take their commit.
+    # A wheel inside somebody's clone does not take their commit.
     if git("rev-parse", "--show-toplevel") != str(clone):
         return None, None
     changed = git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")

@@ -1,4 +1,4 @@
-"""A `Dataset` from named sources (`load`) or from one's own frames (`Dataset.from_frames`)."""
+"""Named data sets (`load`) and one's own frames (`Dataset.from_frames`)."""
 
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs

@@ -28,7 +28,7 @@ class Cause(NamedTuple):
 
     kind: str  # "taste", "event", "request" or "chance"
     which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
-    weight: float  # probability, where all causes exist; else the existing ones share the rest in proportion
+    weight: float  # probability; the causes that exist share it in proportion
 
 
 CAUSES = (
@@ -48,9 +48,9 @@ class Truth(NamedTuple):
     events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
     items: np.ndarray  # (N, D) places, unit rows
     shoppers: np.ndarray  # (U, D) tastes, unit rows
-    shares: np.ndarray  # (U, 3) how much each modality counts; rows add up to 1
+    shares: np.ndarray  # (U, 3) of each modality; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
-    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
+    held_out: np.ndarray  # (N,) bool: kept from training, with whole photographs, recordings and nouns
     cold_users: np.ndarray  # (U,) bool: kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
@@ -67,7 +67,7 @@ def truth() -> Truth:
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
-    """UTC seconds (E,) and names of devices (E,) -> (E, 4) int64 places in the values of LEVELS."""
+    """UTC seconds (E,), names of devices (E,) -> (E, 4) int64 places in the values of LEVELS."""
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     device = pd.Index(LEVELS["device"]).get_indexer(device)
@@ -102,7 +102,7 @@ class Market:
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
-        """Pull (B, D) -> (B, N) probabilities: a softmax over the items not bought yet (bought: (B, N) bool)."""
+        """Pull (B, D), bought (B, N) bool -> (B, N) probabilities of what is not bought yet."""
         scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
         scores[bought] = -np.inf
         chances = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
@@ -118,12 +118,12 @@ class BayesOptimal:
         self.known = known or truth()
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) log-probabilities; -inf for what the shopper has bought."""
+        """(B, N) log-probabilities; -inf for what was bought."""
         with np.errstate(divide="ignore"):
             return np.log(sum(self._joints(users)))
 
     def causes(self, users: Targets) -> np.ndarray:
-        """(B, len(CAUSES)) probability of each cause, given what was bought."""
+        """(B, len(CAUSES)) probabilities, given what was bought."""
         joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
         return joint / joint.sum(axis=1, keepdims=True)
 

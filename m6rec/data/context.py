@@ -1,7 +1,7 @@
 """Profile, history and request as codes (the source document's section 3.3.1).
 
-Code 0 means absent and is masked. `Fields` are fitted on training events only. What is derived for an event comes from
-the events before it and from its own time, by one rule for stored events and for a request now.
+Code 0 means absent and is masked. `Fields` are fitted on training events only. What is derived for an event, stored or
+requested now, comes from the events before it and from its own time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,10 +28,10 @@ PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
 MAX_WORDS = 200  # codes of a text field
 MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
-LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # a word has no digits: numbers get a column of their own
-SESSION_PAUSE = 1800.0  # seconds without an event that end a session
+LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
+SESSION_PAUSE = 1800.0  # seconds that end a session
 RECENT = 5  # events whose texts are the recent tastes
-CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # every other event column is a request field
+CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Field:
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of a text's words: inverse document frequency, log(texts / texts with it)
-    column: str = ""  # of a part of a time: the column that holds the time
+    weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
+    column: str = ""  # that holds the time of a part of one
     part: str = ""  # hour, weekday, season of a time; gap, session, pace, tastes of the events before
 
     @property
@@ -55,7 +55,7 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, a column with more than 12 different numbers is a number, and others are categorical.
+        all. By default, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
         if kind == "time":
@@ -79,7 +79,7 @@ class Field:
         return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
-        """Values (n,) -> codes (n,) int64; missing and unknown ones are absent."""
+        """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
         if self.weights:
             rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
@@ -98,7 +98,7 @@ class Field:
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
     def words(self, texts: Iterable[object]) -> sparse.csr_array:
-        """(n, W) of 0 and 1: which of the field's words each text has."""
+        """(n, W) of 0 and 1: which words each text has."""
         return sparse.csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
 
     def top_word(self, counts: sparse.csr_array) -> np.ndarray:
@@ -109,7 +109,7 @@ class Field:
         return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
 
     def encode_one(self, value: object) -> int:
-        """A typed value, of which an unknown one is an error. A weekday may be 0 to 6."""
+        """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
         code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
@@ -146,12 +146,12 @@ class Context(NamedTuple):
     Q = T while training (every event is a target), Q = 1 in service.
     """
 
-    item: Tensor  # (B, T) item codes, oldest first, padded on the right
+    item: Tensor  # (B, T), oldest first, padded on the right
     value: Tensor  # (B, T) rating codes
-    gap: Tensor  # (B, T) codes of the time since the event before
+    gap: Tensor  # (B, T) times since the event before
     profile: Tensor  # (B, C) profile codes
     request: Tensor  # (B, Q, R) codes of each target's request
-    position: Tensor  # (B, Q) how many events of the history each target may see
+    position: Tensor  # (B, Q) how many events each target may see
 
     def to(self, device: torch.device) -> "Context":
         return Context(*(t.to(device) for t in self))
@@ -168,7 +168,7 @@ class Fields:
 
     @classmethod
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
-        """Learn the levels from training events and their users, as the config says.
+        """Learn the levels from training events and their users.
 
         InputError for a derived feature that needs times, and for a declared column that does not exist.
         """
@@ -227,7 +227,7 @@ class Fields:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Fields":
-        """Back from `to_dict`; KeyError for another version's."""
+        """KeyError for another version's."""
 
         def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
             return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
@@ -236,7 +236,7 @@ class Fields:
 
 
 class EventCodes(NamedTuple):
-    """Every event of a data set as codes, computed once."""
+    """Every event as codes."""
 
     value: np.ndarray  # (E,)
     gap: np.ndarray  # (E,)
@@ -245,7 +245,7 @@ class EventCodes(NamedTuple):
 
 
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
-    """All events as codes; a user's first event has no gap."""
+    """A user's first event has no gap."""
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
@@ -300,7 +300,7 @@ class UserHistory(NamedTuple):
 
     @classmethod
     def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
-        """From ids, titles or dicts, or from a frame with item_id and optionally value and timestamp; oldest first.
+        """From ids, titles or dicts, oldest first, or from a frame with item_id and optionally value and timestamp.
 
         InputError for no item_id, and for a cell that is no time.
         """
@@ -326,7 +326,7 @@ class UserHistory(NamedTuple):
 def user_context(
     fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
 ) -> Context:
-    """One user now (B = Q = 1): the last `length` events, profile codes (C,), and the request as one more event.
+    """B = Q = 1: the last `length` events, profile codes (C,), and the request as one more event.
 
     InputError for a time before the last event.
     """

@@ -40,7 +40,7 @@ def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = 
 
 
 def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
-    """Counts (N, N), divided by their row's sum ^ row and by their column's sum ^ col."""
+    """Counts (N, N), divided by row sums ^ row and column sums ^ col."""
     rows, columns = ((sums := counts.sum(axis)) + (sums == 0) for axis in (1, 0))  # no pairs, nothing to divide by
     data = np.repeat(rows**-row, np.diff(counts.indptr)) * counts.data * (columns**-col)[counts.indices]
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
@@ -60,11 +60,10 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
-    """(N, width) vectors whose products approximate the items' co-occurrence, scaled to standard deviation 1.
+    """(N, width) vectors whose products approximate co-occurrence / both items' sums ^ COMMON; standard deviation 1.
 
-    It is divided by both items' sums ^ COMMON. The vectors nearest to the mean of a history then rank nearly as
-    well as the count (`baselines.CoOccurrence`). Items without co-occurrence have zeros, and so have channels beyond
-    the number of items.
+    Those nearest to the mean of a history rank nearly as well as the count (`baselines.CoOccurrence`). Items
+    without co-occurrence have zeros, and so have channels beyond the number of items.
     """
     counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
     if counts.nnz:
@@ -99,7 +98,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
             same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
             rows = np.flatnonzero(same)
             known = known + sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same))) @ events
-        counts = counts + events.T @ known  # rows: tokens of an event; columns: of what was known before it
+        counts = counts + events.T @ known  # rows: tokens of an event; columns: of what precedes it
     counts = (counts + counts.T).tocoo()
     total, each = counts.sum(), counts.sum(axis=0)
     chance = each[counts.row] * each[counts.col] / total
@@ -117,7 +116,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
 
 
 def _bags(texts: Sequence[str], tokenizer: Tokenizer) -> sp.csr_array:
-    """(n, V) how often each token is in each text."""
+    """(n, V) counts of tokens in texts."""
     ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
     rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
     flat = np.array([token for one in ids for token in one], dtype=np.int64)

@@ -29,7 +29,7 @@ ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
 class Split(NamedTuple):
-    """Training events as a mask, targets as event indexes, at most one a user in each part."""
+    """Training events as a mask, targets as event indexes."""
 
     name: str
     train: np.ndarray  # (E,) bool: may be fitted on
@@ -38,7 +38,7 @@ class Split(NamedTuple):
 
 
 def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
-    """(n,) int64 places of ids among the known ones (`texts`); InputError names an unknown one and the nearest."""
+    """(n,) int64 places among the known ids (`texts`); InputError names an unknown one and the nearest."""
     raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
     wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
     found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
@@ -52,7 +52,7 @@ def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> n
 
 
 class Titles:
-    """`code` finds an item by what a person would type."""
+    """Finds an item by what a person would type."""
 
     def __init__(self, titles: pd.Series, n_events: np.ndarray):
         self.titles, self.n_events = list(titles), n_events
@@ -64,7 +64,7 @@ class Titles:
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
-        """Of several items with this title, the one with the most events."""
+        """Of items with this title, the one with the most events."""
         wanted = _plain(str(title))
         codes = self.spelt.get(wanted, [])
         if not codes and wanted:
@@ -87,14 +87,14 @@ def _plain(title: str) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Items, users and their events, from `load` or `Dataset.from_frames`; change nothing in place."""
+    """Items, users and their events; change nothing in place."""
 
     name: str
-    timed: bool  # False: no timestamps; order is the file's, `timestamp` is 0
-    items: pd.DataFrame  # row i is item code i: item_id, title, text, extras; image, sound: names in media or None
-    users: pd.DataFrame  # row u is user code u: user_id, profile columns
+    timed: bool  # False: order is the file's, `timestamp` is 0
+    items: pd.DataFrame  # by item code: item_id, title, text, extras; image, sound: names in media or None
+    users: pd.DataFrame  # by user code: user_id, profile columns
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
-    offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
+    offsets: np.ndarray  # (U+1,) int64: user u has the rows offsets[u]:offsets[u+1]
     media: Media | None = None
 
     @classmethod
@@ -159,7 +159,7 @@ class Dataset:
     def from_tables(
         cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> "Dataset":
-        """report: where the names of the tables' files stand."""
+        """report: knows the names of the tables' files."""
         items, users, events, timed = schema.validate(tables, report or Report())
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
@@ -225,7 +225,7 @@ class Dataset:
         return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
-        """(n,) int64 codes of raw item ids or titles; items given as dicts have codes from N on."""
+        """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
         new = itertools.count(self.n_items)
@@ -267,7 +267,7 @@ class Dataset:
         return Targets(self, np.asarray(events, dtype=np.int64))
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
-        """`n_users` whole users, drawn by `seed`; all items stay, and so do their codes."""
+        """`n_users` whole users, drawn by `seed`, and all items with their codes."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
@@ -286,10 +286,7 @@ class Dataset:
         return self._with(items=pd.concat([self.items, new]))
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
-        """The same catalogue, users and codes, without events of these item and user codes.
-
-        InputError for an unknown code, or if no event is left.
-        """
+        """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
             codes = np.asarray(gone, dtype=np.int64).reshape(-1)
@@ -299,7 +296,7 @@ class Dataset:
         return self.only(left)
 
     def only(self, events: np.ndarray) -> "Dataset":
-        """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
+        """The same codes with these events (E,) bool alone. InputError if none is left."""
         if not events.any():
             raise InputError(f"{self.name} has no events then; leave at least one in.")
         return self._with(events=self.events[events])
@@ -315,7 +312,7 @@ class Dataset:
         for frame in (self.items, self.users, self.events):
             for name, column in frame.items():
                 digest.update(json.dumps([name, len(frame)]).encode())
-                # Bytes that do not depend on the machine or on how pandas stores the values.
+                # Bytes that do not depend on the machine or on pandas.
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
@@ -382,7 +379,7 @@ class Targets:
 
 
 def training_matrix(data: Dataset, split: Split) -> csr_array:
-    """(U, N) float32, 1 where the user has the item among the split's *training* events."""
+    """(U, N) float32, 1 where the user has the item among the *training* events."""
     user, item = data.events[["user", "item"]].to_numpy()[split.train].T
     matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
     matrix.data[:] = 1  # building it added up repeated events

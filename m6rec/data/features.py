@@ -27,7 +27,7 @@ from m6rec.errors import InputError
 
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
-OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")  # names that lead out of a folder, on any system
+OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")  # names that lead out of a folder
 
 
 class MediaWarning(UserWarning):
@@ -38,7 +38,7 @@ class Media:
     """The files of a folder or of a zip archive, by their relative names."""
 
     def __init__(self, path: str | Path):
-        """InputError if the path is neither a folder nor a .zip file, or damaged."""
+        """InputError if the path is neither a folder nor a zip archive."""
         self.path = Path(path).expanduser().absolute()
         if not self.path.is_dir() and not self.path.is_file():
             raise InputError(f"media {self.path} does not exist; give a folder or a .zip file.")
@@ -53,7 +53,7 @@ class Media:
         return path if path is None or isinstance(path, Media) else cls(path)
 
     def read(self, name: str) -> bytes:
-        """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
+        """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
             with self._open(checked(name)) as file:
                 raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
@@ -109,9 +109,9 @@ def shown(value: object) -> str:
 
 
 class Features(NamedTuple):
-    """What the item encoder reads of N items, as arrays or as tensors."""
+    """N items' contents, as arrays or as tensors."""
 
-    text: np.ndarray  # (N, L) int64 token ids, 0 = padding (a missing text is all padding)
+    text: np.ndarray  # (N, L) int64 token ids, 0 = padding
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
     present: np.ndarray  # (N, 3) bool, in the order MODALITIES
@@ -136,7 +136,7 @@ class Features(NamedTuple):
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-FILE_MODALITIES = {"image": image, "sound": sound}  # each decodes a file's bytes, and cuts them into PATCHES
+FILE_MODALITIES = {"image": image, "sound": sound}
 
 
 def preprocess(
@@ -145,7 +145,7 @@ def preprocess(
     """Items' contents as token ids, `length` a text, and patches.
 
     items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
-    cache: folder for decoded patches. What is damaged or missing is absent; one MediaWarning names the first three.
+    cache: folder for patches. What is damaged or missing is absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
@@ -177,7 +177,7 @@ Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, a
 
 
 def _decoded(name: str, contents: dict[str, object], media: Media | None, cache: Path | None) -> Decoded:
-    """Contents, given as hash -> source, decoded or found in the cache."""
+    """Of contents, hash -> source; kept in the cache."""
     module, order = FILE_MODALITIES[name], sorted(contents)
 
     def make() -> Decoded:
@@ -205,12 +205,12 @@ def _decoded(name: str, contents: dict[str, object], media: Media | None, cache:
 
 
 def absent(source: object) -> bool:
-    """Whether an item's cell is None, NaN or an empty text."""
+    """None, NaN or an empty text."""
     return source is None or source is pd.NA or bool(source != source) or source == ""
 
 
 def read(source: object, media: Media | None) -> bytes:
-    """The content of an item's cell, which may be a name; InputError as `Media.read`."""
+    """The content of an item's cell; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Image.Image):

@@ -26,7 +26,7 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
             image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
                 flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
             elif image.has_transparency_data:
                 full = image.convert("RGBA")
@@ -49,7 +49,7 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """(28, 28) in 0..1 -> a PNG file's bytes, which `decode` turns back into the same."""
+    """(28, 28) in 0..1 -> a PNG file's bytes, without loss for what `decode` gave."""
     out = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(out, "PNG")
     return out.getvalue()
@@ -71,7 +71,7 @@ def unpatch(patches: np.ndarray) -> np.ndarray:
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, 28, 28) -> the same, moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
+    """Moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
     n, reach = len(images), 2
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))
     rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(SIDE)  # (N, 28) each

@@ -1,4 +1,4 @@
-"""A data set in words: profiles, requests and events, and histories cut into training prompts.
+"""A data set in words, and its histories cut into training prompts.
 
 A rating of 4 or 5 is a like. What describes an event comes from training events alone: the user's own *before* it, and
 the item's ratings by *other* users, so that no label is among its own features.
@@ -28,7 +28,7 @@ DAYTIMES = ("night", "morning", "afternoon", "evening")
 
 
 def item(words: object, longest: int = 8) -> str:
-    """An item's first words, without the marks between the parts of its text."""
+    """The first words of an item's text."""
     return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 
 
@@ -36,7 +36,7 @@ FORMATS = {
     "age": lambda years: DECADES[min(int(years) // 10, 6)],
     "hour": lambda hour: DAYTIMES[int(hour) // 6 % 4],
     "weekday": lambda day: "weekend" if int(day) >= 5 else "workday",
-}  # of columns whose values are not written as they are
+}  # of columns that are not written as they are
 
 
 def fields(row: Mapping[str, object], *, names: bool = False) -> str:
@@ -62,7 +62,7 @@ class Domain(NamedTuple):
     profiles: np.ndarray  # (U,) str
     user: np.ndarray  # (E,) int64, sorted; within a user by time
     item: np.ndarray  # (E,) int64
-    requests: np.ndarray  # (E,) str, empty where the data set has no request columns
+    requests: np.ndarray  # (E,) str, empty without request columns
     values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
 
     @property
@@ -81,7 +81,7 @@ class Domain(NamedTuple):
         return event(self.items[self.item[row]], self.values[row])
 
     def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
-        """All events once, cut into targets of `size`, after up to `before` events; users in order."""
+        """All events once, as targets of `size` after up to `before` events; users in order."""
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
             for first in range(start - int(rng.integers(size)), end, size):
@@ -107,7 +107,7 @@ class Domain(NamedTuple):
 
 
 def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
-    """A data set in words; events: (E,) bool, those that may be read (default all). InputError without a text."""
+    """events: (E,) bool, those that may be read (default all). InputError without a text."""
     items = data.items["text"].map(item).to_numpy(object)
     if not any(items):
         raise InputError(f"{data.name} has no text: a domain is read from its items' titles or texts.")
@@ -131,7 +131,7 @@ LIKED = 4.0  # the lowest rating that is a like
 SHRINK = 5.0  # weight of the overall mean in every mean, in events
 FOLDS = 10  # of users, for item means
 BUCKETS = 20  # of quantiles: features in words
-NEIGHBOURS = 10  # of an item, among those that the user has rated
+NEIGHBOURS = 10  # of an item, among the user's rated ones
 FEATURES = ("user", "others", "count", "genres", "similar")
 
 
@@ -189,7 +189,7 @@ class Ratings:
         start = self.data.offsets[self.user]
 
         def before(values: np.ndarray) -> np.ndarray:
-            """Sums of values (E, ·) over the user's training events before each one."""
+            """Sums of values (E, ·) over the user's earlier training events."""
             sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
             return sums[start + self.n_before] - sums[start]
 
@@ -205,7 +205,7 @@ class Ratings:
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        similar = []  # the user's residuals of the earlier items most similar to this one, by who rated both
+        similar = []  # residuals of the user's earlier items most similar to this one, by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
@@ -227,7 +227,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> "RatingDomain":
-        """All events in words; each number's quantile among the training events is in the request."""
+        """The quantile of each number among the training events' is an event's request."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
         words = []
@@ -258,7 +258,7 @@ class Ratings:
 
 
 class RatingDomain(Domain):
-    """A domain with features in words before each item and its rating after it, both generated.
+    """Features in words precede each item and its rating follows; both are generated.
 
     "user-60", one token: the user's mean rating is above that of 60 % of all training events.
     """
@@ -281,7 +281,7 @@ class RatingDomain(Domain):
 class Windows(NamedTuple):
     """Segments of L tokens, 0 = padding on the right; a missing segment is all padding."""
 
-    source: Tensor  # (B, 1 + T, L) int64: the profile, then the events, the most recent last
+    source: Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: Tensor  # (B, C, L) int64
     liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
 
@@ -326,7 +326,7 @@ class RatingWindows(Ratings):
         """`steps` batches of windows that begin anywhere in the training events."""
         for _ in range(steps):
             drawn = rng.choice(self.train, size)
-            first = self.data.offsets[self.user[drawn]]  # a window that would run over the end begins earlier
+            first = self.data.offsets[self.user[drawn]]  # a window over the end begins earlier
             last = np.maximum(first, first + self.n_train[self.user[drawn]] - candidates)
             yield self.windows(self.span(np.minimum(drawn, last), candidates))
 
@@ -349,6 +349,6 @@ class RatingWindows(Ratings):
         return Windows(*map(torch.from_numpy, (source, items, liked)))
 
     def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
-        """(count,) events as requests: drawn users all come once, then all again with one more event, and so on."""
+        """(count,) events: drawn users all come once, then all again with one more event, and so on."""
         users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
         return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]

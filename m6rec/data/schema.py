@@ -29,11 +29,11 @@ class Frames(NamedTuple):
     items: pd.DataFrame | None
     users: pd.DataFrame | None
     interactions: pd.DataFrame | None
-    media: Media | Path | None = None  # holds the files that the items' `image` and `sound` name
+    media: Media | Path | None = None  # of the items' `image` and `sound`
 
 
 class Report:
-    """The problems of tables. strict: the first is raised; otherwise all are kept, and every file is decoded."""
+    """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
 
     def __init__(self, strict: bool = True):
         self.strict = strict
@@ -41,7 +41,7 @@ class Report:
         self.rows: list[tuple[str, int | None, str, str, str]] = []
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
-        """`row` counts from 0, the header not counted; None for the whole table."""
+        """`row` counts from 0 without the header; None for the whole table."""
         file = self.files.get(table, table)
         if self.strict:
             where = f"column '{column}'" if row is None else f"row {row}" + (column and f", column '{column}'")
@@ -60,7 +60,6 @@ class Report:
         return frame[good]
 
     def table(self) -> pd.DataFrame:
-        """One row a problem: file, row, column, problem, fix."""
         types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
         return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 

@@ -1,4 +1,4 @@
-"""From a recording's file to its first second at 8 kHz, its log-mel spectrogram and eight patches in time."""
+"""From a recording's file to a second at 8 kHz, its log-mel spectrogram and eight patches in time."""
 
 import io
 
@@ -58,7 +58,7 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
     import librosa  # takes a second
 
     out = np.zeros((len(waves), MELS, FRAMES), dtype=np.float32)
-    for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept of it
+    for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept
         part = waves[first : first + 256]
         power = librosa.feature.melspectrogram(y=part, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
         out[first : first + 256] = np.log10(power[..., :FRAMES].clip(10**FLOOR)).clip(FLOOR) - FLOOR
@@ -78,12 +78,12 @@ def unpatch(patches: np.ndarray) -> np.ndarray:
 
 
 def preprocess(waves: np.ndarray) -> np.ndarray:
-    """What `decode` gave, (N, 8192) -> (N, 8, 128)."""
+    """(N, 8192) -> (N, 8, 128)."""
     return patches(log_mel(waves))
 
 
 def augment(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, 32, 32) -> the same, up to 6 bands and 6 frames of each silenced (SpecAugment, arXiv 1904.08779)."""
+    """Up to 6 bands and 6 frames of each (N, 32, 32) are silenced (SpecAugment, arXiv 1904.08779)."""
 
     def hidden(size: int) -> np.ndarray:
         width = rng.integers(0, 7, (len(mels), 1))

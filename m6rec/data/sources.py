@@ -1,4 +1,4 @@
-"""The public data sets. Their terms, addresses and hashes are in `sources.toml`.
+"""The public data sets, whose terms, addresses and hashes are in `sources.toml`.
 
 `M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`).
 """
@@ -37,7 +37,7 @@ HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
-    """Files that together hold the data, and where they are."""
+    """Files that together hold the data."""
 
     address: str
     files: dict[str, str]  # name -> SHA-256
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 
 
 class Photographs(NamedTuple):
-    """Grey photographs of garments, light on black."""
+    """Grey, light on black."""
 
     images: np.ndarray  # (N, 28, 28) uint8
     labels: np.ndarray  # (N,) int64, places in names
@@ -66,7 +66,7 @@ class Photographs(NamedTuple):
 
 
 def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
-    """Films, people and ratings. text: title without year | genres | year. A film without a year has 0.
+    """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
     occupations: what the numbers of ml-1m stand for; its `age` is the lowest of a range.
@@ -137,10 +137,9 @@ def shipped(name: str) -> Path:
 
 
 def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
-    """A data set by name: "bazaar", which comes with m6rec, or a public one such as "ml-100k".
+    """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
 
-    A public one is fetched if it is not in the cache. ties, seed: as in `Dataset.from_frames`.
-    InputError if it is unknown or cannot be had.
+    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
@@ -153,7 +152,7 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
 
 
 def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """A part, "train" or "test", of "fashion-mnist" (60,000 and 10,000; 31 MB) or "bazaar" (about 1,300 and 300).
+    """The "train" or "test" part of "fashion-mnist" (60,000, 10,000; 31 MB) or "bazaar" (about 1,300, 300).
 
     The parts share none. InputError if they cannot be had, or for an unknown name.
     """

@@ -1,4 +1,4 @@
-"""From raw texts to tokens: cleaning, words, a byte-pair tokenizer, and prompts as token ids.
+"""Cleaned texts, words, a byte-pair tokenizer, and prompts as token ids.
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
@@ -30,13 +30,13 @@ SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
 LONGEST = 100_000  # characters
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 NOT_LATIN = re.compile(r"[^\W\0-\u024f]")  # a letter beyond Latin Extended-B
-# Thai, Lao, Burmese, Khmer, kana and Chinese characters have no spaces. \w lacks their vowel signs.
+# Thai, Lao, Burmese, Khmer, kana and Chinese have no spaces. \w lacks their vowel signs.
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"([{SPACELESS}]+)|[^\W{SPACELESS}]+")
 
 
 def clean(text: object) -> str:
-    """One spelling: no markup, no entities, no control characters, NFKC, single spaces."""
+    """No markup, no entities, no control characters, NFKC, single spaces."""
     if not isinstance(text, str):
         return ""
     text = re.sub(r"<[^<>]{0,200}>", " ", html.unescape(text[:LONGEST]))
@@ -171,7 +171,7 @@ class Tokenizer:
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
-        """Padded token ids, at most `source` and `target` long: a target is cut at its end."""
+        """At most `source` and `target` tokens: a target is cut at its end."""
         ids, loss_mask = [], []
         for prompt in prompts:
             parts = [self.segment(part) for part in prompt.target]
@@ -181,7 +181,7 @@ class Tokenizer:
         return Tokens(pad([self.source(prompt, source) for prompt in prompts]), pad(ids), pad(loss_mask).astype(bool))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Token ids of a target region -> its segments in words, up to [EOS]."""
+        """A target region's segments in words, up to [EOS]."""
         parts: list[list[int]] = [[]]
         for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
             if token == SEP:

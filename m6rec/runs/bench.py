@@ -26,7 +26,7 @@ from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train.fit import fit
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its stages to stderr
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
@@ -65,7 +65,6 @@ class Row(NamedTuple):
 def rank(
     name: str, seed: int, model: Any, data: Dataset, split: Split | None = None, seconds: float = 0, parameters: int = 0
 ) -> Row:
-    """How a fitted model ranks the split's test part."""
     found = evaluate(model, data, split=split).per_user
     return Row(name, seed, found["ndcg"].to_numpy(), found["hit"].to_numpy(), seconds, parameters)
 
@@ -100,7 +99,6 @@ class Bench:
         self._blends = cache(lambda **more: self.blend(self._dense(**more)))
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
-        """A row for each of these models and its seeds."""
         for name in names:
             for seed in self.models[name]:
                 begun = time.perf_counter()
@@ -113,7 +111,7 @@ class Bench:
         return self._count(**self._alone)
 
     def prior(self) -> baselines.Mixture:
-        """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
+        """The count mixed with content-kNN; its settings are best on validation when it ranks alone."""
         return self._mixture(self._mixed)
 
     def blend(self, models: Sequence[Any]) -> list[Interpolation]:
@@ -171,7 +169,7 @@ class Bench:
 
 
 def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]:
-    """A metric of every user, by model: name -> (seeds, U)."""
+    """name -> (seeds, U)."""
     names = dict.fromkeys(row.name for row in rows)
     return {name: np.stack([getattr(row, metric) for row in rows if row.name == name]) for name in names}
 
@@ -191,12 +189,12 @@ def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:
 
 
 def lead(against: pd.DataFrame) -> float:
-    """The lower, Holm-corrected end of the difference to the best of the peers in `versus`."""
+    """The lower, Holm-corrected end of the difference to the best peer in `versus`."""
     return float(against.loc[against["peer_mean"].idxmax(), "holm_low"])
 
 
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
-    """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold."""
+    """The score bonus of cold items in hybrid lists by the best product of validation NDCG@10 of warm and cold."""
     splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
 
     def both(boost: float) -> float:

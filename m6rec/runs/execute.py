@@ -1,6 +1,6 @@
 """Notebooks executed by papermill: one, all of them with a report, or one with every combination of parameters.
 
-Parameters are checked before anything starts. Figures and log lie beside an executed copy.
+Figures and log lie beside an executed copy.
 """
 
 import ast
@@ -94,7 +94,7 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    """["hour=21", "seed=1"] as {"hour": "21", "seed": "1"}."""
+    """["hour=21", "seed=1"] -> {"hour": "21", "seed": "1"}."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
@@ -103,7 +103,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def defaults(notebook: Path) -> dict[str, object]:
-    """A notebook's parameters by name, with its own values."""
+    """A notebook's own parameters."""
     return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
 
 
@@ -174,7 +174,7 @@ def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> 
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
-    """Execute notebooks into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
+    """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
     One that fails does not stop the others. InputError, before any starts, if parameters do not fit.
     """
@@ -209,10 +209,10 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
-    """Write each executed notebook as a page, and index.html, which is returned.
+    """Write a page for each executed notebook, and index.html, which is returned.
 
-    source: the notebooks' own folder, to which their links are relative. The pages' policy forbids scripts and the
-    network, since titles may hold markup; formulas stay TeX.
+    source: the folder to which the notebooks' links are relative. The pages' policy forbids scripts and the network,
+    since titles may hold markup; formulas stay TeX.
     """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
@@ -250,10 +250,7 @@ def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, ob
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
-    """The folder and parameters of every combination of {"width": "32,64", "seed": "0,1"}.
-
-    InputError if a name or a type does not fit.
-    """
+    """Folder -> parameters of every combination of {"width": "32,64", "seed": "0,1"}. InputError if they do not fit."""
     choices = {}
     for name, text in grid.items():
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
@@ -298,7 +295,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
+    """The folder, and why it failed or nothing."""
     if (code := code_hash(notebook)) != folder.parent.name:
         return folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(folder, ignore_errors=True)
