@@ -52,7 +52,7 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for each target; `chunk` users are scored at a time.
 
-    pool: the item codes that are ranked, and the only targets. mask_seen: the history is not ranked, the target always is.
+    pool: the item codes that are ranked, targets too. mask_seen: the history is not ranked, the target always is.
     rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
     InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above `model.longest`.
     """

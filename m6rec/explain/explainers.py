@@ -271,7 +271,10 @@ def gradient_weighted(model: Model, context: Context, item: int, against: int | 
 
 
 def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
-    """The target's row of the products of layers (L, n, n): (L, n - 1). residual: the identity's share; None: added."""
+    """The target's row of the product of the layers (L, n, n) up to each: (L, n - 1).
+
+    residual: the identity's share in each layer; None adds the identity unweighted.
+    """
     path = identity = np.eye(layers.shape[-1])
     rows = []
     for layer in layers:

@@ -134,7 +134,10 @@ def uniform_attention(model: Model) -> Model:
 def agreement(
     model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]
 ) -> dict[str, np.ndarray]:
-    """Spearman's correlation (U,) of effects on two models, for the first's top items. U: users with three tokens or more."""
+    """Spearman's correlation (U,) of effects on two models, for the first's top items.
+
+    U: users with three tokens or more beside the start.
+    """
     targets = list(_targets(model, contexts, least=4))
     pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}
     return {name: np.array([spearmanr(*pair).statistic for pair in both]) for name, both in pairs.items()}

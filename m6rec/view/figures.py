@@ -520,7 +520,7 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
-    """ "image" or "sound" -> patches, three of which are shown. `data`: mean squared errors of masked patches."""
+    """Modality -> patches, of which three items' are shown. `data`: mean squared errors of masked patches."""
     rows = []
     for modality, piece in pieces.items():
         true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
