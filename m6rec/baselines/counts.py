@@ -36,7 +36,7 @@ class Count:
         """(B, N) float32: profile_decay ^ events ago, summed over the history; without a decay 1 for each item."""
         if self.profile_decay is None:
             return sp.csr_array(users.seen(), dtype=np.float32)
-        history = users.history(self.length)  # (B, T), most recent last, -1 before the first
+        history = users.history(self.length)  # (B, T), -1 before the first
         rows, positions = np.nonzero(history >= 0)
         gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(np.float64))
         shape = (len(users), users.data.n_items)
@@ -83,7 +83,7 @@ class Markov(Count):
 class ItemKNN(Count):
     """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), kept for the `neighbours` nearest i of each scored item j.
 
-    n_ij: users who have both. The defaults have ML-100K's best validation NDCG@10 in 20 to 1000 and 0 to 200.
+    n_ij: users who have both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200.
     """
 
     neighbours: int = 300
@@ -103,7 +103,7 @@ class ItemKNN(Count):
 class EASE(Count):
     """argmin_B |X - XB|^2 + l2 |B|^2 with diag(B) = 0: P = (X'X + l2 I)^-1, B = I - P / diag(P) (Steck 2019).
 
-    N^2 memory, N^3 time. The default has ML-100K's best validation NDCG@10 in 20 to 5000.
+    N^2 memory, N^3 time. The default has ML-100K's best validation NDCG@10 among 20 to 5000.
     """
 
     l2: float = 100.0

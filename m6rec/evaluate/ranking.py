@@ -52,7 +52,7 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for each target; `chunk` users are scored at a time.
 
-    pool: the item codes that are ranked, targets too. mask_seen: the history is not ranked, the target always is.
+    pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is.
     rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
     InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above `model.longest`.
     """
@@ -191,14 +191,14 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
     above, tied = scores > least, scores == least
     tied &= tied.cumsum(axis=1, dtype=np.int32) <= k - above.sum(1, keepdims=True)
-    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # k a row
+    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # k in each row
     found = np.take_along_axis(scores, codes, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
-    """The listed share of the catalogue."""
+    """Listed share of the catalogue."""
     return len(np.unique(lists[lists >= 0])) / n_items
 
 
@@ -289,8 +289,8 @@ def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, pa
 def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
     """What fitting takes from events outside training; empty = nothing found.
 
-    fit(data, split) -> a model, with a fixed seed and without early stopping; once on the data, once on other events
-    outside training.
+    fit(data, split) -> a model, with a fixed seed and without early stopping. It also runs with other events outside
+    training.
     """
     split, targets = targets_of(data, split, "test")
     users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true

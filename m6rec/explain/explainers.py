@@ -1,7 +1,7 @@
 """Where a model attends, what each token contributes to an item, and what the model knows of contents.
 
 An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
-taken apart. With a foil (`against`), the difference of two logits is explained.
+taken apart. `against` a foil, it explains the difference of two logits.
 """
 
 import copy
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
     @property
     def attended(self) -> np.ndarray:
-        """The target's own weights: (L, H, n - 1), rows sum to 1."""
+        """The target's: (L, H, n - 1), rows sum to 1."""
         return self.weights[..., -1, :-1]
 
     def fold(self, recent: int) -> "Record":
@@ -196,7 +196,7 @@ def first_named(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return np.array(found, dtype=str)
 
 
-MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
+MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect, to be named
 ENOUGH = 0.2  # coverage that is evidence
@@ -330,7 +330,7 @@ def leave_one_out(model: Model, context: Context, item: int, against: int | None
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What items' scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
+    """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
     n = len(tokens(context)[0])
     start = np.arange(n) == 0
     logits = logits_of(model, context, np.stack((np.ones(n, bool), start, *~np.eye(n, dtype=bool))), vectors)

@@ -1,4 +1,4 @@
-"""Faithfulness: what is left of an item's probability without the tokens that an explainer names.
+"""What is left of an item's probability without the tokens that an explainer names.
 
 Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and sufficiency, DeYoung et al. 2020 (4.1);
 violations, Liu et al. 2022; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter 2019.
@@ -32,7 +32,7 @@ from m6rec.explain.explainers import (
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
-SHARES = [1, 2, 4, 10]  # steps that comprehensiveness and sufficiency average over: 5, 10, 20 and 50 %
+SHARES = [1, 2, 4, 10]  # steps of comprehensiveness and sufficiency: 5, 10, 20 and 50 %
 
 
 class Faithfulness(NamedTuple):
@@ -78,8 +78,8 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
 def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
     """For each user, explain the first k items, remove the named causes, and rank again (dense head).
 
-    lowered: share of items whose rank fell, ranks: mean fall; without the causes or as many random events, for enough
-    evidence (NaN: none). coverage, enough: means over all items.
+    lowered: share of items whose rank fell, ranks: mean fall; without the causes or as many random events, of items
+    with enough evidence (NaN: none). coverage, enough: means over all items.
     """
     rng, rows = np.random.default_rng(seed), []
     for context in (one(contexts, row) for row in range(len(contexts.item))):
@@ -124,7 +124,7 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
 
 
 def uniform_attention(model: Model) -> Model:
-    """In the joint layers."""
+    """The joint layers attend uniformly."""
     other = _copied(model)
     for block in other.network.fusion.joint:
         nn.init.zeros_(block.q.weight)

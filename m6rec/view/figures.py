@@ -113,7 +113,7 @@ def plain(text: object, length: int = 80) -> str:
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """`plain` for a figure: a dollar sign starts no formula; what rcParams["font.family"] lacks is a box."""
+    """For a figure: no formulas; what rcParams["font.family"] lacks is a box."""
     glyphs = _glyphs(tuple(rcParams["font.family"]))
     return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
 
@@ -133,7 +133,7 @@ NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])
 
 
 def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
-    """A line for each name -> (x, y) or (x, y, low, high), and grey levels; labels: of both axes."""
+    """name -> (x, y) or (x, y, low, high); levels: grey lines."""
     ax.set(xlabel=labels[0], ylabel=labels[1])
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
         ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
@@ -349,8 +349,7 @@ def heatmap(
 ) -> AxesImage:
     """A table as colours from 0 to top, NaN grey; few columns have numbers: its own or others.
 
-    groups: of rows and of columns, with a white line between two. Beyond MAX_NUMBERS columns the scale is a square
-    root, or most cells would be dark.
+    groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
