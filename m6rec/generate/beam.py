@@ -46,8 +46,8 @@ class Step(NamedTuple):
 class Trie(nn.Module):
     """The sequences (N, G) of tokens that may be generated, -1 after the end of a shorter one.
 
-    widths: how many tokens each level has. roots (N,): where each sequence starts, for several tries in one. Unlike
-    `Tree` it is sparse, as of 256³ paths and more few exist.
+    widths: how many tokens each level has. roots (N,): where each sequence starts, for several tries in one. Sparse,
+    unlike `Tree`: there are few.
     """
 
     def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
@@ -278,7 +278,7 @@ class Writer:
 
 
 def begun(text: Prompt, turn: int) -> tuple[str, ...]:
-    """The target's segments before an answer, 0 the first, -1 the last: a dialogue with all earlier answers."""
+    """The target's segments before an answer, 0 the first, -1 the last."""
     answers = [i for i, part in enumerate(text.target) if not part.endswith(":")]
     return text.target[: answers[turn]] if answers else text.target
 
@@ -310,8 +310,7 @@ def write(
     """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
     among: for each text the whole sentences that may answer, however long: their trie masks all else. trace: a list
-    that receives one `Step` per token, for 64 texts at a time. weights: with the attention to source and target.
-    options: beam, and of `search`.
+    that receives one `Step` per token, for 64 texts at a time. options: beam, and of `search`.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
     never = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]

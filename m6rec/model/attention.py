@@ -1,6 +1,6 @@
 """Attention, written once: `attend` computes it, and masks say what may attend to what.
 
-PyTorch's fused kernel is the fast path. Rotary positions need no table, so a served prefix can be cached and extended.
+Rotary positions need no table, so that a served prefix can be cached and extended.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,7 +94,6 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def prefill(self, x: Tensor, positions: Tensor | None = None) -> KVCache:
-        """Of tokens (B, T, D)."""
         return self._keys_values(self.norm(x), positions)
 
     def forward(

@@ -2,13 +2,12 @@
 
 - an item's text, image and sound tokens run through the local layers. Then an [ITEM] token attends to them and becomes
   its vector; `masks.item` says how they fuse. Items are encoded once per step for all events that hold them
-- context fusion (the source document's section 3.3.2) has two streams that share blocks. The *history stream* holds
-  profile and events and never sees a request, so its cache serves every later request. The *target stream* has one
-  token per target, which attends to the profile, to the events before it and to its own request. One pass answers every
-  target
+- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream* holds profile
+  and events and never sees a request, so its cache serves every later one. The *target stream* has a token per target,
+  which attends to the profile, to the events before it and to its own request: one pass answers all
 - data know item codes alone: the tree of semantic IDs belongs to the decoder
-- over texts (`TextTransformer`) the same stack reads a source, then writes a target or scores candidates. The first
-  layers may encode each distinct segment apart, so that its states can be cached (late interaction)
+- over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
+  segment apart, so that its states can be cached (late interaction)
 """
 
 import copy
@@ -45,8 +44,6 @@ class Tokens(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Items, and what their [ITEM] tokens attended to."""
-
     vectors: Tensor  # (N, D)
     weights: Tensor | None  # (N, H, 1, L) over the tokens, or None
     modality: Tensor  # (L,) which of MODALITIES each column of the weights belongs to
@@ -72,7 +69,6 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("variance", torch.ones(patches), persistent=False)
 
     def fit(self, patches: np.ndarray) -> None:
-        """Of the training set's patches (N, P, size)."""
         if len(patches):
             self.variance = torch.as_tensor(patches.var(0).mean(-1))
 
@@ -120,7 +116,7 @@ class ItemEncoder(nn.Module):
     def forward(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:
-        """Vectors of contents, without IDs. modalities: those that any of these items has, if known."""
+        """Contents alone, without IDs. modalities: those that any of these items has, if known."""
         if not self.modalities:  # only the ID embedding is left
             nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
             return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
@@ -204,9 +200,9 @@ class History(NamedTuple):
 class ContextFusion(nn.Module):
     """Events, profile and requests -> one state per target.
 
-    A target begins with the mean of the events before it, each weighted `recency` times as much as the next. Its
-    request enters as `context_fusion` says: "adding" adds the fields, "gating" scales them by a gate first, "attention"
-    adds them and lets the target attend to them in every layer.
+    A target begins with the mean of the events before it, each weighted `recency` times as much as the next. "adding"
+    adds the fields of its request, "gating" scales them by a gate first, "attention" adds them and lets the target
+    attend to them in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -251,7 +247,7 @@ class ContextFusion(nn.Module):
         return share / share.sum(1, keepdim=True) @ events
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
-        """The target stream: one state per target."""
+        """The target stream."""
         position, request = context.position, context.request
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
@@ -315,7 +311,7 @@ class DigitDecoder(nn.Module):
     def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
         """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).
 
-        allowed (N,) bool: the only items that count as positives or negatives.
+        allowed (N,) bool: the only positives and negatives.
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
@@ -407,7 +403,7 @@ class ContentDecoder(nn.Module):
 
 
 class Network(nn.Module):
-    """Tensors in, tensors out. content: the catalogue's features, kept on the network's device.
+    """content: the catalogue's features, kept on the network's device.
 
     known (N,) bool: the items of the training set; the others have no ID embedding.
     """
@@ -513,7 +509,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> "Network":
-        """A copy with new items, of vectors (n, D), on free leaves; content of all."""
+        """A copy with new items of vectors (n, D) on free leaves; content of all."""
         nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
         tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
@@ -533,7 +529,7 @@ class Network(nn.Module):
 
     @staticmethod
     def score(state: Tensor, items: Tensor) -> Tensor:
-        """The dense head: states (..., D), item vectors (N, D) -> logits (..., N)."""
+        """The dense head: (..., D), (N, D) -> logits (..., N)."""
         return state @ items.T
 
 
@@ -632,13 +628,12 @@ class TextTransformer(nn.Module):
         return TextOutput(hidden, logits, TextCache(present, run.caches), run.weights)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """By the token embedding: normed states (..., D) -> (..., V)."""
+        """By the token embedding: (..., D) -> (..., V)."""
         return hidden @ self.tokens.weight.T
 
     # --- scoring
 
     def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
-        """The last logits of `exits`: (B, C)."""
         return [*self.exits(windows, local_layers)][-1]
 
     def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
@@ -650,7 +645,7 @@ class TextTransformer(nn.Module):
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
 
     def local(self, tokens: Tensor, layers: int) -> Tensor:
-        """Segments (n, L) through the first layers, each apart -> (n, L, D)."""
+        """Segments (n, L) through the first layers, each apart: (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
         tokens = tokens.to(self.device)

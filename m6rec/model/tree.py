@@ -85,10 +85,9 @@ def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
 
 
 def health(tree: Tree) -> pd.DataFrame:
-    """How evenly the items fill each level. entropy: 1 is perfectly even.
+    """How evenly the items fill each level. entropy: 1 is perfectly even. dead: nodes without items.
 
-    nodes have items, dead ones none. smallest, largest: the items of one. unique: the share of items whose digits so
-    far are.
+    smallest, largest: the items of one node. unique: the share of items whose digits so far are.
     """
     rows, n = [], len(tree.leaf)
     for level, nodes in enumerate(tree.prefixes(torch.arange(n)).T.cpu().numpy(), 1):

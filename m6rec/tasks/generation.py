@@ -229,7 +229,6 @@ def rouge(said: Sequence[str], truth: Sequence[str]) -> float:
 
 
 def _noticed(text: str, features: Collection[str]) -> list[str]:
-    """Features in a text, in order, once each."""
     return list(dict.fromkeys(word for word in text.split() if word in features))
 
 

@@ -226,8 +226,8 @@ class OpenDomain(HeldOut):
     """Items (N,) bool, and users (U,) bool, that a backbone's training never sees; nor any event after a target.
 
     A target is a user's last held-out item; half of the users are for `valid`. With every item held out, `seen` is
-    empty: train on another data set. Cases: "all", "cold items" (known users), "cold users and items", and "cold users"
-    (their last event, of an item that training knows).
+    empty. Cases: "all", "cold items" (known users), "cold users and items", and "cold users" (their last event, of a
+    known item).
     """
 
     def __init__(self, data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = None, name: str = ""):

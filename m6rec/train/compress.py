@@ -61,7 +61,6 @@ class Variants:
         return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
-        """All layers see all segments."""
         return self.train("full", self._base(), exit_losses)
 
     def late(self, joint: int) -> TextTransformer:
@@ -111,7 +110,7 @@ class Variants:
         teacher: TextTransformer | None = None,
         steps: int | None = None,
     ) -> TextTransformer:
-        """In place, with loss(network, windows), or loss(network, windows, teacher=teacher)."""
+        """In place, with loss(network, windows), and teacher=teacher if there is one."""
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
@@ -177,7 +176,7 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 
 
 def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
-    """Write the whole pass as edge.onnx, for any number of windows and candidates, and as int8.onnx.
+    """Write the whole pass as edge.onnx, for any number of windows and candidates, and int8.onnx.
 
     int8 is dynamic: weights are rounded once, activations when they are computed.
     """

@@ -62,7 +62,6 @@ def fit(
 
     keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
     an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
-
     Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
     called with each `Epoch`. `InputError` for a loss that is not finite.
     """
@@ -240,7 +239,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]:
-    """What `save_model` wrote; `InputError` where it is missing, damaged or of another version."""
+    """`InputError` where a model is missing, damaged or of another version."""
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
     values, words = _json(folder), folder / "tokenizer.json"
@@ -362,8 +361,8 @@ def fitted(
 ) -> Autoencoder:
     """An autoencoder of pixels (N, 784) in 0..1, frozen.
 
-    seed: also of the order of each epoch, which has whole batches only. peak: the highest rate of a one-cycle schedule,
-    or None for the document's constant 1e-3. layers: `activation` and `ends`.
+    Each epoch has a new order (seed), and whole batches only. peak: the highest rate of a one-cycle schedule, or None
+    for the document's constant 1e-3.
     """
     if pixels.ndim != 2 or len(pixels) < batch:
         raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")

@@ -69,7 +69,7 @@ def mask_request(batch: Context) -> Context:
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
     """States and targets of all positions that have one.
 
-    Large catalogues are not encoded as a whole: histories, true items and sampled negatives alone.
+    Of large catalogues only histories, true items and sampled negatives are encoded.
     """
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
@@ -119,7 +119,7 @@ class FullPrediction(NamedTuple):
 def full_softmax(
     state: Tensor, items: Tensor, target: Tensor, candidates: Tensor | None = None, near: Smoothed = None
 ) -> Tensor:
-    """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), all or the `candidates` (N,) bool.
+    """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
     A few positions at a time: memory does not grow with positions times items.
     """
@@ -130,7 +130,6 @@ def full_softmax(
 
 
 def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
-    """To be added to logits: (N,), -inf for no candidate."""
     return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
 
 
@@ -239,7 +238,7 @@ def item_content(
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
-    """Cross-entropy per token of masked spans of item texts (T5's objective), some of them captions."""
+    """Cross-entropy of masked spans of item texts (T5's objective), some of them captions."""
     caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
@@ -262,7 +261,6 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
 
 
 def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
-    """As many of each item: (N, P) bool."""
     return torch.from_numpy(rng.random((items, patches)).argsort(1) < round(HIDDEN * patches))
 
 

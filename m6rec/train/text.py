@@ -44,8 +44,6 @@ LORA_RANK = 2  # of each of the three maps that LoRA changes
 
 
 class Backbone(NamedTuple):
-    """A pretrained network and its tokenizer."""
-
     network: TextTransformer
     tokenizer: Tokenizer
     config: Config
@@ -249,8 +247,8 @@ def adapt(
 ) -> Classifier:
     """Train a copy of a backbone to tell `classes` apart, by one of METHODS, and keep the averaged weights of the end.
 
-    classes: a few words each. passes over the examples, but at `least` so many steps. keep: as in `pretrain`.
-    InputError for a label outside the classes, or a class without examples.
+    classes: a few words each. passes over the examples, but at `least` so many steps. keep: in the cache. InputError
+    for a label outside the classes, or a class without examples.
     """
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     if method not in METHODS:
