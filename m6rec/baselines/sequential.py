@@ -37,7 +37,7 @@ class Sequential:
     config: Config  # this and later fields decide what is learnt
 
     def build(self, data: Dataset) -> nn.Module:
-        """A network: item ids (B, T), padded on the right with -1, -> states (B, T, D)."""
+        """Item ids (B, T), padded on the right with -1, -> states (B, T, D)."""
         return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class GRU4Rec(Sequential):
 
 
 class Layer(nn.Module):
-    """SASRec's: LayerNorm before attention and a ReLU net; sums without gates."""
+    """SASRec's: LayerNorm first, a ReLU net, no gates."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()

@@ -25,12 +25,11 @@ _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 
 
 class Evaluation(NamedTuple):
-    """metrics: means of per_user, coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on.
+    """metrics: means of per_user, coverage, gini, hit_debiased and ndcg_debiased, named as "hit@10".
 
-    per_user: for each target user_id, item_id (the truth), rank (from 1; inf: scored -inf), hit, ndcg, mrr, and its
-    list's novelty (bits), diversity and miscalibration (nats); `attrs` name model, split, part, mask and k.
-    lists: int64, best first, ties in the catalogue's order.
-    debiased: weighted by 1 / (users + 1) of the target, the self-normalised estimate of Yang et al. 2018 (gamma = 1).
+    per_user: for each target user_id, item_id, rank (from 1; inf: scored -inf), hit, ndcg, mrr, and its list's novelty
+    (bits), diversity and miscalibration (nats); `attrs` name the settings. lists: best first, ties in catalogue order.
+    debiased: weighted by 1 / (users + 1) of the target, self-normalised (Yang et al. 2018, gamma = 1).
     """
 
     name: str
@@ -53,10 +52,9 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for each target; `chunk` users are scored at a time.
 
-    pool: the item codes to which items and targets are restricted. mask_seen: the history is not ranked, the target
-    always is. rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; where hit,
-    mrr = 1 / rank. InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above the
-    model's `longest` list.
+    pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is.
+    rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
+    InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above `model.longest`.
     """
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
@@ -121,7 +119,7 @@ def sampled(
 
     def scores(users: Targets) -> np.ndarray:
         (_, found), rows = next(scored(model, users, chunk)), np.arange(len(users))
-        keys = weight + rng.gumbel(size=found.shape)  # the largest are a draw without replacement
+        keys = weight + rng.gumbel(size=found.shape)  # the largest are drawn
         keys[users.seen().nonzero()] = keys[rows, users.items] = -np.inf
         least = torch.from_numpy(keys).topk(min(negatives, data.n_items)).values[:, -1:].numpy()
         drawn = (keys >= least) & (keys > -np.inf)
@@ -193,14 +191,14 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
     above, tied = scores > least, scores == least
     tied &= tied.cumsum(axis=1, dtype=np.int32) <= k - above.sum(1, keepdims=True)
-    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # as many in each row
+    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # k in each row
     found = np.take_along_axis(scores, codes, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
-    """The listed share of the catalogue."""
+    """Listed share of the catalogue."""
     return len(np.unique(lists[lists >= 0])) / n_items
 
 
@@ -277,8 +275,8 @@ _MOST = 256  # targets: enough to show a leak, and one chunk
 def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
     """What a fitted model's scores give away in a sentence; empty = nothing found.
 
-    Each user's target gets another item, value and action, later events get other columns, and no score may move.
-    The model must read events from `users`.
+    No score may move with the targets' items, values and actions, or with later events. The model must read events
+    from `users`.
     """
     split, targets = targets_of(data, split, part)
     first = np.full(data.n_users, data.n_events)
@@ -291,8 +289,8 @@ def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, pa
 def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
     """What fitting takes from events outside training; empty = nothing found.
 
-    fit(data, split) -> a model; with a fixed seed and without early stopping. It is called twice, once with all events
-    outside training replaced but for their user.
+    fit(data, split) -> a model, with a fixed seed and without early stopping. It also runs with other events outside
+    training.
     """
     split, targets = targets_of(data, split, "test")
     users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true
@@ -307,7 +305,7 @@ def shuffled(data: Dataset, seed: int = 0) -> Dataset:
     user = data.events["user"].to_numpy()
     last = np.diff(user, append=-1) != 0
     order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
-    moved = ["item", "action", "value"]  # times and requests stay where they are
+    moved = ["item", "action", "value"]  # times and requests stay
     events = data.events.assign(**{column: data.events[column].to_numpy()[order] for column in moved})
     return replace(data, name=f"{data.name}-shuffled", events=events)
 
@@ -317,10 +315,7 @@ def _some(targets: Targets) -> np.ndarray:
 
 
 def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
-    """Other items, values and actions at events in `outcome` (E,); in `whole`, other columns but for the user.
-
-    Places stay, so that the same split and targets apply.
-    """
+    """Other items, values and actions at events in `outcome` (E,); in `whole`, all but the user. Places stay."""
     rng = np.random.default_rng(seed)
     events = data.events.copy()
     other = rng.integers(1, data.n_items, outcome.sum())  # never the same
@@ -372,8 +367,6 @@ class Ensemble(NamedTuple):
 
 
 class CachedScorer:
-    """Computes a model's scores once for each list of targets."""
-
     def __init__(self, model: Any):
         self.model, self._scores = model, {}
 
@@ -400,10 +393,10 @@ class Precomputed:
 
 
 def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
-    """Model -> its NDCG@10, seen items masked, on validation targets."""
+    """Model -> NDCG@10 as `evaluate`'s, on validation targets."""
     targets = data.targets(np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS]))
 
-    def score(model: Any) -> float:  # `evaluate` without its other measures
+    def score(model: Any) -> float:
         ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]
         return float(ndcg(np.concatenate(ranks)).mean())
 
@@ -413,7 +406,7 @@ def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
 def coordinate_ascent(
     score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Move each setting in turn along its grid, from its start, while the score rises; until no step helps."""
+    """Move one setting after another along its grid while the score rises, until no step helps."""
     value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:

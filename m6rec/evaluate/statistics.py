@@ -14,8 +14,8 @@ from m6rec.evaluate.ranking import targets_of
 
 LEVEL = 0.95
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
-_HEAD = 0.2  # share of the training events
-_FEW = 10  # values of a profile column: more would make slices too small
+_HEAD = 0.2  # the head's share of the training events
+_FEW = 10  # values of a profile column: more make slices too small
 _DAY = 86_400
 
 
@@ -51,7 +51,7 @@ def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """One model against several, paired over users and corrected for their number: a row for each peer.
+    """One model against several, paired over users: a row for each peer.
 
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
     p (two-sided t); low, high (bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level 1 - .05 / (m - j + 1)
@@ -91,7 +91,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     split, targets = targets_of(data, split, part)
     training, time = data.events[split.train], data.events["timestamp"].to_numpy()
     count = np.bincount(training["item"], minlength=data.n_items)
-    popular = np.argsort(-count, kind="stable")  # ties in the catalogue's order
+    popular = np.argsort(-count, kind="stable")
     head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
@@ -117,7 +117,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
 
 
 def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFrame:
-    """A row for each slice: n (targets) and its `mean_interval`; NaN for an empty slice."""
+    """A row for each slice: n (targets) and `mean_interval`; NaN if empty."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
         raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
@@ -147,7 +147,7 @@ def _interval(
 
 
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
-    """(figures, U) means over seeds, and the first's number of seeds; InputError where they do not fit."""
+    """(figures, U) means over seeds, and the first's number of seeds."""
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
     for values in rows:
         if values.ndim not in (1, 2) or not values.size:
@@ -160,7 +160,7 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
 
 
 def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Cut at values that occur, so that equals stay together; no empty thirds."""
+    """Equal values stay together; no third is empty."""
     if np.isnan(values).all():
         return {}
     low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")

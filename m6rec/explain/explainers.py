@@ -1,7 +1,7 @@
-"""Where a model attends, what each token contributes to an item, reasons in words, and what it knows of contents.
+"""Where a model attends, what each token contributes to an item, and what the model knows of contents.
 
 An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
-taken apart. With a foil (`against`), the difference of two logits is explained.
+taken apart. `against` a foil, it explains the difference of two logits.
 """
 
 import copy
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
     @property
     def attended(self) -> np.ndarray:
-        """The target's own weights: (L, H, n - 1), rows sum to 1."""
+        """The target's: (L, H, n - 1), rows sum to 1."""
         return self.weights[..., -1, :-1]
 
     def fold(self, recent: int) -> "Record":
@@ -160,7 +160,7 @@ def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndar
 
 
 class Reconstruction(NamedTuple):
-    """Patches of items: the masked half is predicted from the rest of the item."""
+    """Half of the patches are masked, and predicted from the rest of the item."""
 
     true: np.ndarray  # (n, P, values)
     predicted: np.ndarray  # (n, P, values)
@@ -174,7 +174,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
-    """Mask and predict half of the patches of items (codes). modality: "image" or "sound"; all items have it."""
+    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound"."""
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
@@ -196,7 +196,7 @@ def first_named(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return np.array(found, dtype=str)
 
 
-MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
+MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect, to be named
 ENOUGH = 0.2  # coverage that is evidence
@@ -228,13 +228,13 @@ def top_item(model: Model, context: Context) -> int:
 
 
 def keep_tokens(context: Context, retained: np.ndarray) -> Context:
-    """One target's context (B = Q = 1) in K versions. retained: (K, n - 1) bool.
+    """One target's context in K versions. retained: (K, n - 1) bool; the start always stays.
 
-    Removed fields become absent, events close up but keep their gaps. The start always stays.
+    Removed fields become absent, events close up but keep their gaps.
     """
     k, device = len(retained), context.item.device
     profile, stays, request = spread(context, torch.from_numpy(retained).to(device), absent=False)
-    order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first
+    order = (~stays).long().argsort(dim=1, stable=True)
     count = stays.sum(1, keepdim=True)  # (K, 1)
     gone = torch.arange(stays.shape[1], device=device) >= count
     events = [
@@ -288,8 +288,8 @@ def integrate(
 ) -> tuple[np.ndarray, float]:
     """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
 
-    The path starts at averages over the catalogue or a field's levels: the norms have no slope at 0. The gap is from
-    the effects' sum to the difference of the scores at both ends.
+    The path starts at averages over the catalogue or a field's levels: the norms have no slope at 0. The gap is
+    |sum of the effects - difference of the end scores|.
     """
     context, items = prepared(model, context)
     factors = torch.cat(((torch.arange(steps) + 0.5) / steps, torch.tensor([0.0, 1.0])))  # midpoints, then both ends
@@ -330,9 +330,9 @@ def leave_one_out(model: Model, context: Context, item: int, against: int | None
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What items' scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
+    """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
     n = len(tokens(context)[0])
-    start = np.arange(n) == 0  # always stays
+    start = np.arange(n) == 0
     logits = logits_of(model, context, np.stack((np.ones(n, bool), start, *~np.eye(n, dtype=bool))), vectors)
     scores = np.stack([target_log_prob(logits, item, against).cpu().numpy() for item in items])  # (I, 2 + n - 1)
     lost = scores[:, :1] - scores
@@ -340,15 +340,12 @@ def _removed(
 
 
 def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:
-    """The tokens without which another item is on top, and that item; None where `most` removals are not enough.
-
-    Greedily removes the token that lowers the top item most.
-    """
+    """Tokens, removed greedily, without which another item is on top, and that item; None if `most` are too few."""
     context = one(context)
     first = before = top_item(model, context)
     retained, gone = np.ones(len(tokens(context)[0]), bool), []
     while first == before and len(gone) < min(most, len(retained) - 1):
-        left = np.flatnonzero(retained[1:]) + 1  # the start stays
+        left = np.flatnonzero(retained[1:]) + 1
         tries = retained & ~np.eye(len(retained), dtype=bool)[left]
         logits = logits_of(model, context, tries)
         lowest = int(target_log_prob(logits, before).argmin())
@@ -376,7 +373,7 @@ EXPLAINERS: dict[str, Explainer] = {
 
 
 def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
-    """Why items (codes) have their dense log-probability: from removing tokens. vectors: as in `logits_of`."""
+    """Why items (codes) have their log-probability, by removing tokens. vectors: as in `logits_of`."""
     context = one(context).to(model.device)
     types, names = tokens(context)[0], labels(model, context)
     effects, wholes, scores = _removed(model, context, items, vectors=vectors)
@@ -392,7 +389,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
 
 
 def _strongest(effects: np.ndarray) -> list[int]:
-    """Tokens worth naming; never the start, whose effect is 0."""
+    """Never the start, whose effect is 0."""
     least = max(WEAKEST * effects.max(), 0)
     return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
 

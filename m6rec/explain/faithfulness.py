@@ -1,4 +1,4 @@
-"""Faithfulness: what is left of an item's probability without the tokens that an explainer names.
+"""What is left of an item's probability without the tokens that an explainer names.
 
 Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and sufficiency, DeYoung et al. 2020 (4.1);
 violations, Liu et al. 2022; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter 2019.
@@ -32,7 +32,7 @@ from m6rec.explain.explainers import (
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
-SHARES = [1, 2, 4, 10]  # steps that comprehensiveness and sufficiency average over: 5, 10, 20 and 50 %
+SHARES = [1, 2, 4, 10]  # steps of comprehensiveness and sufficiency: 5, 10, 20 and 50 %
 
 
 class Faithfulness(NamedTuple):
@@ -78,7 +78,7 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
 def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
     """For each user, explain the first k items, remove the named causes, and rank again (dense head).
 
-    lowered: share of items whose rank fell, ranks: mean fall; without the causes, or as many random events, over items
+    lowered: share of items whose rank fell, ranks: mean fall; without the causes or as many random events, of items
     with enough evidence (NaN: none). coverage, enough: means over all items.
     """
     rng, rows = np.random.default_rng(seed), []
@@ -107,9 +107,9 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
 
 
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
-    """The model with a random head, and random layers after the last joint block's attention.
+    """The model with random layers after the last joint block's attention.
 
-    The head's matrix is the items' vectors, which are also input: a random rotation of the state replaces it.
+    The head's matrix is the items' vectors, which are also input: the state is rotated at random instead.
     """
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]
@@ -124,7 +124,7 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
 
 
 def uniform_attention(model: Model) -> Model:
-    """The joint layers attend uniformly to all that the mask allows."""
+    """The joint layers attend uniformly."""
     other = _copied(model)
     for block in other.network.fusion.joint:
         nn.init.zeros_(block.q.weight)
@@ -134,9 +134,9 @@ def uniform_attention(model: Model) -> Model:
 def agreement(
     model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]
 ) -> dict[str, np.ndarray]:
-    """Spearman's correlation (U,) of each explainer's effects on two models, for the first one's top items.
+    """Spearman's correlation (U,) of effects on two models, for the first's top items.
 
-    Users with fewer than three tokens beside the start are left out.
+    U: users with three tokens or more beside the start.
     """
     targets = list(_targets(model, contexts, least=4))
     pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}

@@ -21,7 +21,7 @@ class KVCache(NamedTuple):
     v: Tensor  # (B, H, Tk, D/H)
 
     def extend(self, other: "KVCache") -> "KVCache":
-        """Followed by the other's tokens; one row here may stand for all of its rows."""
+        """Followed by the other's tokens; one row here may stand for all."""
         k, v = (part.expand(len(other.k), -1, -1, -1) for part in self)
         return KVCache(torch.cat((k, other.k), -2), torch.cat((v, other.v), -2))
 
@@ -59,9 +59,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
 
 
 def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
-    """Rotary embedding (Su et al. 2021, eq. 34): x (B, H, T, d), positions (T,) or (B, T), or None: x as it is.
+    """Rotary embedding (Su et al. 2021, eq. 34): x (B, H, T, d), positions (T,) or (B, T); None: x as it is.
 
-    The product of two rotated vectors depends on the difference of their positions alone.
+    Products of rotated vectors depend on the difference of their positions alone.
     """
     if positions is None:
         return x
@@ -157,9 +157,9 @@ class Stack(nn.ModuleList):
     ) -> Run:
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
-        In each layer they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions (T,) or (B,
-        T): of rotary embeddings. keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of
-        these layers so far. adapters: one per layer, beside the feed-forward net.
+        In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
+        keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
+        adapters: one per layer, beside the feed-forward net.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def segment(present: Tensor) -> Tensor:
-    """Tokens see all present tokens of their segment: (B, T) bool -> (B, 1, 1, T)."""
+    """Tokens see all present ones of their segment: (B, T) bool -> (B, 1, 1, T)."""
     return present[:, None, None, :]
 
 
@@ -42,7 +42,7 @@ def unilm(source: Tensor, target: Tensor, among: Tensor | None = None) -> Tensor
 
 
 def candidates(source: Tensor, candidate: Tensor) -> Tensor:
-    """Source tokens see the source; a candidate's tokens see it and each other, and no other candidate.
+    """A candidate's tokens see the source and each other, and no other candidate; the source sees itself.
 
     source (B, S), candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
     """

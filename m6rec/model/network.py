@@ -72,7 +72,7 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("variance", torch.ones(patches), persistent=False)
 
     def fit(self, patches: np.ndarray) -> None:
-        """Keep the variance (P,) of training patches (N, P, size)."""
+        """Of the training set's patches (N, P, size)."""
         if len(patches):
             self.variance = torch.as_tensor(patches.var(0).mean(-1))
 
@@ -154,7 +154,7 @@ class ItemEncoder(nn.Module):
     ) -> Tokens:
         """Tokens before any layer. hidden: of each modality, as in `PatchEmbedding.forward`."""
         parts = []
-        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # at least empty tokens
+        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # or empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
             present = content.present[:, number, None].expand(-1, raw.shape[1])
             x = self.tokens(raw) if m == "text" else self.patches[m](raw, (hidden or {}).get(m))
@@ -174,14 +174,13 @@ class ItemEncoder(nn.Module):
         return means, own
 
     def hidden_modalities(self) -> tuple[str, ...]:
-        """What a step drops of every item: in a share of them some, never all."""
+        """What this step drops of every item: in a share of the steps some, never all."""
         count = len(self.modalities)
         if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
             return ()
         return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
-        """Mask some modalities of some items, never an item's last one."""
         kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
         remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
@@ -252,7 +251,7 @@ class ContextFusion(nn.Module):
         return share / share.sum(1, keepdim=True) @ events
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
-        """The target stream."""
+        """The target stream: one state per target."""
         position, request = context.position, context.request
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
@@ -290,7 +289,6 @@ class DigitDecoder(nn.Module):
 
     @property
     def tree(self) -> Tree:
-        """Semantic IDs."""
         return Tree(self.widths, self.leaf, self.item)
 
     @property
@@ -337,9 +335,9 @@ class DigitDecoder(nn.Module):
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
     def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
+        """Logits of a node's children: (B, D), parents (B,) within the level above -> (B, W); -inf without an item.
 
-        Children without an item get -inf. valid (nodes,) bool narrows them.
+        valid (nodes,) bool narrows them.
         """
         width = self.widths[level]
         valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
@@ -373,10 +371,9 @@ class ContentDecoder(nn.Module):
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
-        """Target ids (B, T) -> logits of each one's next token (B, T, V), the cache, and the first one's position (1,).
+        """Target ids (B, T) -> logits of what follows each (B, T, V), the cache, and the first one's position (1,).
 
-        The source is an item with a gap in its text, the target what is missing. Where the gap is the whole text, that
-        is a caption.
+        The source is an item with a gap in its text; the target is what is missing, or a caption where that is all.
         """
         tokens = items.embed(source)
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
@@ -492,7 +489,7 @@ class Network(nn.Module):
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
         """The catalogue's vectors (N, D). drop: modalities masked for every item; by default, in training, random ones.
 
-        only (n,): the ascending codes of what is wanted, (n, D).
+        only (n,): ascending codes of the vectors that are wanted.
         """
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
@@ -531,7 +528,7 @@ class Network(nn.Module):
         return new
 
     def fuse(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
-        """The source document's `fuse`: context, item vectors (N, D) -> states (B, Q, D)."""
+        """The source document's `fuse`, with item vectors (N, D)."""
         return self.fusion(context, items, weights=weights)
 
     @staticmethod
@@ -550,8 +547,8 @@ class TextOutput(NamedTuple):
 class TextTransformer(nn.Module):
     """`config.joint_layers` blocks over texts: M6-Rec sections 3.1, 3.2 and, for late interaction, 4.1.
 
-    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, widened by a
-    linear map.
+    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, if not the
+    width.
     """
 
     def __init__(
@@ -577,7 +574,6 @@ class TextTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Token ids may come from any other."""
         return self.tokens.weight.device
 
     def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
@@ -611,7 +607,7 @@ class TextTransformer(nn.Module):
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
-        """-> embedded (B, S + T, D), which are present, the mask."""
+        """Embedded tokens (B, S + T, D), which of them are present, and the mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
@@ -622,10 +618,7 @@ class TextTransformer(nn.Module):
         return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
-        """More target tokens (B, T) after a cache's: equal to `forward` over all of them.
-
-        One row of `past` serves all rows of target.
-        """
+        """More target tokens (B, T), as if by one `forward`. One row of `past` serves all rows of target."""
         target, read = target.to(self.device), past.present.expand(len(target), -1)
         present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
         new = slice(read.shape[1], None)

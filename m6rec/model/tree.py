@@ -28,7 +28,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, digits: np.ndarray, widths: tuple[int, ...] | None = None) -> "Tree":
-        """From semantic IDs (N, G), by default as wide as they need. InputError where two are equal."""
+        """From semantic IDs (N, G), as wide as they need by default. InputError where two are equal."""
         widths = widths or tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))

@@ -1,7 +1,6 @@
 """Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8, ONNX.
 
-All variants of one seed begin from one network of full depth. Those that are compared have had as many steps with
-labels.
+Variants of one seed begin from one network of full depth, and are compared after as many steps with labels.
 """
 
 import copy
@@ -48,7 +47,7 @@ def auc(scores: np.ndarray, liked: np.ndarray) -> float:
 
 
 class Variants:
-    """Every method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
+    """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
 
     `config.joint_layers` is the full depth; steps: of the base; tune: of each variant.
     """
@@ -57,16 +56,16 @@ class Variants:
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
     def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
-        """The whole pass, late interaction and distilled networks of these depths, with their local layers."""
+        """Networks of these depths, and how many layers of each are local."""
         late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
         return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
-        """All layers see all segments; an exit at every layer."""
+        """All layers see all segments."""
         return self.train("full", self._base(), exit_losses)
 
     def late(self, joint: int) -> TextTransformer:
-        """The base, tuned with segments that interact in the last `joint` layers only."""
+        """Segments interact in the last `joint` layers only."""
         loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
         return self.train(f"late-{joint}", self._base(), loss)
 
@@ -84,8 +83,7 @@ class Variants:
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
 
-        The cut share grows as 1 − (1 − t/T)³; the last fifth of the steps only heals. `InputError` for a share outside
-        0..1.
+        The last fifth of the steps only heals. `InputError` for a share outside 0..1.
         """
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
@@ -130,7 +128,7 @@ class Variants:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many; pruned ones do not count."""
+    """Pruned ones do not count."""
     return sum(int((p != 0).sum()) for p in network.parameters())
 
 
@@ -160,7 +158,7 @@ class Exits(NamedTuple):
 def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
     """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
 
-    When all are sure it asks for no further exit: of `network.exits(windows)`, later layers are not run.
+    When all are sure it asks for no further exit: later layers of `network.exits(windows)` are not run.
     """
     for count, logits in enumerate(map(torch.as_tensor, exits), 1):
         if count == 1:
@@ -173,7 +171,7 @@ def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
 
 
 def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
-    """The lowest whose quality is at least `keep` of the last exit's: to be chosen on validation."""
+    """The lowest whose quality is at least `keep` of the last exit's; choose it on validation."""
     wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
 
@@ -185,7 +183,7 @@ def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Pa
     """
     file, int8, some = folder / "edge.onnx", folder / "int8.onnx", {0: "batch", 1: "count"}
     network = copy.deepcopy(network).cpu().eval()
-    network.forward = network.scores  # what is exported
+    network.forward = network.scores
     with _edge():
         from onnx_ir.passes import common
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -214,7 +212,7 @@ def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
 
 @contextmanager
 def _edge() -> Iterator[None]:
-    """`InputError` without the extra's packages; silence for their warnings."""
+    """`InputError` without the extra's packages; no warnings of theirs."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -1,7 +1,7 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
-A step never waits for a GPU's result: losses are added up there, and read once an epoch. On a GPU matrix products are
-in bf16 and the optimiser is fused. Saving needs no pickle: tensors are in safetensors, all else in JSON.
+A step never waits for a GPU: losses are added up there, and read once an epoch. There matrix products are in bf16.
+Saving needs no pickle: tensors are in safetensors, all else in JSON.
 """
 
 import copy
@@ -39,8 +39,6 @@ WIDTHS = (784, 256, 128, 64)  # of the autoencoder, from the pixels to the code
 
 
 class Epoch(NamedTuple):
-    """A row of the training log."""
-
     epoch: int
     seconds: float  # since this stage began
     losses: dict[str, float]  # mean over the epoch's steps
@@ -65,8 +63,8 @@ def fit(
     keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
     an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
 
-    Else options are: folder, for a checkpoint after every epoch; resume, go on from the one there, and end bit for bit
-    where an uninterrupted run ends; on_epoch, called with each `Epoch`. `InputError` for a loss that is not finite.
+    Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
+    called with each `Epoch`. `InputError` for a loss that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
@@ -161,7 +159,7 @@ def train_epoch(
     clip: float | None = None,
     after: Callable[[], object] | None = None,
 ) -> dict[str, Tensor]:
-    """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: each step."""
+    """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: of each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()
     for batch in batches:
@@ -180,10 +178,7 @@ def train_epoch(
 
 
 def _on(batch: object, device: torch.device) -> object:
-    """The tensors of a nest of NamedTuples, on a device.
-
-    From pinned memory a copy to a GPU goes on while the next batch is made.
-    """
+    """A nest of NamedTuples. From pinned memory a copy to a GPU goes on while the next batch is made."""
     if isinstance(batch, Tensor):
         pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
@@ -194,7 +189,7 @@ def _on(batch: object, device: torch.device) -> object:
 
 
 def claim(folder: Path) -> Path:
-    """The absolute path of a folder to write to. `InputError` for a file, or for what somebody else keeps there."""
+    """The absolute path of a folder to write to. `InputError` for a file, or a folder with other things in it."""
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
@@ -211,7 +206,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    """Nothing of a missing or damaged safetensors file."""
+    """{} of a missing or damaged file."""
     with suppress(Exception), safe_open(file, "pt") as opened:
         return opened.metadata() or {}
     return {}
@@ -234,7 +229,7 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
 
 
 def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict) -> None:
-    """Weights, a tokenizer if it has one, and JSON values. Raises as `claim`."""
+    """Weights, a tokenizer if any, and JSON values. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
         _save_tensors(network.state_dict(), part / WEIGHTS)
@@ -261,7 +256,6 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
 
 
 def foreign(folder: Path, values: dict) -> InputError:
-    """A checkpoint of another version."""
     wrote = values.get("m6rec", "0.1.0")
     return InputError(
         f"{folder} was written by m6rec {wrote}, whose models version {_version()} cannot read: "
@@ -329,10 +323,10 @@ def version(values: nn.Module | Tensor) -> str:
 
 
 class Autoencoder(nn.Module):
-    """Pixels (B, 784) in 0..1 -> (B, 784), trained towards 0..1 but not clamped.
+    """Pixels (B, 784) in 0..1 -> (B, 784), not clamped.
 
-    activation: between the layers. ends: after code and output. The document has ReLU there: where its output is 0 its
-    gradient is 0, and units die.
+    activation: between the layers. ends: after code and output; the document's ReLU lets units die, as its gradient is
+    0 where its output is.
     """
 
     def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
@@ -350,10 +344,7 @@ def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.M
 
 
 def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
-    """test (N, 784) reconstructed from its `count` principal components of train.
-
-    No linear map to `count` numbers and back has a smaller squared error on train.
-    """
+    """test (N, 784) reconstructed from the `count` principal components of train: the best linear map there."""
     _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
     mean, axes = train.mean(0), axes[:, -count:]
     return mean + (test - mean) @ axes @ axes.T
@@ -369,10 +360,10 @@ def fitted(
     loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
     **layers: type[nn.Module],
 ) -> Autoencoder:
-    """An autoencoder of pixels (N, 784) in 0..1; frozen, and where the pixels are.
+    """An autoencoder of pixels (N, 784) in 0..1, frozen.
 
-    Every epoch has a new order (seed), of whole batches. peak: the highest rate of a one-cycle schedule, or None for
-    the document's constant 1e-3. layers: `activation` and `ends`.
+    seed: also of the order of each epoch, which has whole batches only. peak: the highest rate of a one-cycle schedule,
+    or None for the document's constant 1e-3. layers: `activation` and `ends`.
     """
     if pixels.ndim != 2 or len(pixels) < batch:
         raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")

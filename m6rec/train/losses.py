@@ -37,7 +37,7 @@ SPAN = 8  # tokens of a hidden span, at most
 
 
 def loss_weights(config: Config) -> dict[str, float]:
-    """Those in the gradient that are not 1."""
+    """Only those that are not 1."""
     names = {"infill": "infill", "image": "patch", "sound": "patch", "align": "align", "teacher": "teacher"}
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
@@ -48,7 +48,6 @@ Smoothed = Neighbourhood | None  # the items over which each target is smoothed
 def pretraining(
     network: Network, batch: Context, config: Config, content: Features, near: Smoothed, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The next event, and the items' content."""
     losses = {"next": predict(network, mask_request(batch), config).cross_entropy(near)}
     return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
@@ -56,7 +55,7 @@ def pretraining(
 def finetuning(
     network: Network, batch: Context, config: Config, content: Features, near: Smoothed, *_: object
 ) -> dict[str, Tensor]:
-    """The next event by the dense head; the digits by the true path, and distilled from that head."""
+    """The dense head learns the next event, and teaches the digits, too."""
     found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
     return {"next": found.cross_entropy(near), "digits": path, "teacher": distilled}
@@ -68,9 +67,9 @@ def mask_request(batch: Context) -> Context:
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """Of all positions that have a target.
+    """States and targets of all positions that have one.
 
-    Of large catalogues only the histories, the true items and sampled negatives are encoded.
+    Large catalogues are not encoded as a whole: histories, true items and sampled negatives alone.
     """
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
@@ -98,7 +97,6 @@ class FullPrediction(NamedTuple):
     candidates: Tensor  # (N,) bool: held-out items would be learnt as never bought
 
     def cross_entropy(self, near: Smoothed = None) -> Tensor:
-        """Mean over the targets."""
         return full_softmax(*self, near)
 
     @torch.no_grad()
@@ -123,7 +121,7 @@ def full_softmax(
 ) -> Tensor:
     """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), all or the `candidates` (N,) bool.
 
-    Computed a few positions at a time: memory does not grow with positions times items.
+    A few positions at a time: memory does not grow with positions times items.
     """
     bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
     whole = target[:, None], torch.ones_like(state[:, :1])
@@ -132,7 +130,7 @@ def full_softmax(
 
 
 def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
-    """Added to logits: (N,), -inf where an item is no candidate."""
+    """To be added to logits: (N,), -inf for no candidate."""
     return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
 
 
@@ -163,7 +161,7 @@ class _FullSoftmax(torch.autograd.Function):
 
 
 class SampledPrediction(NamedTuple):
-    """For large catalogues: the classes are the true item and sampled negatives."""
+    """The classes are the true item and sampled negatives."""
 
     state: Tensor  # (n, D)
     logits: Tensor  # (n, 1 + m): the true item's, then the negatives'
@@ -171,11 +169,10 @@ class SampledPrediction(NamedTuple):
     negatives: Tensor  # (m,) item codes
 
     def cross_entropy(self, near: Smoothed = None) -> Tensor:
-        """Mean over the targets, which are not smoothed."""
+        """Targets are not smoothed."""
         return first_class(self.logits)
 
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
-        """As of `FullPrediction`."""
         weights = self.logits.detach().softmax(-1)
         true, weights = weights[:, :1], weights[:, 1:]
         path, others = tree.digits(self.target), tree.digits(self.negatives)  # (n, G), (m, G)
@@ -189,7 +186,7 @@ def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Ten
     """Logits of true items (n,) and of negatives (m,) for all others: states (n, D), items (N, D) -> (n, 1 + m).
 
     A negative's logit grows by the log of how many of the `among` items it stands for (log-Q correction, Jean et al.
-    2015). A true item that was sampled is masked.
+    2015).
     """
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
@@ -199,7 +196,7 @@ def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Ten
 
 
 def first_class(logits: Tensor) -> Tensor:
-    """Mean cross-entropy of the first column of logits (n, 1 + m)."""
+    """Cross-entropy of column 0 of logits (n, 1 + m)."""
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
@@ -222,9 +219,9 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 def item_content(
     network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Infilling, patch reconstruction and alignment of modalities, for some items of `content`.
+    """Infilling, patch reconstruction and alignment, for some items.
 
-    spectral (n, D): vectors that a batch of items predict from their contents; the loss is in variances.
+    spectral (n, D): vectors that contents predict; the loss is in variances.
     """
     modalities, losses = network.items.modalities, {}
     if spectral is not None:
@@ -252,7 +249,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 
 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Squared error of hidden patches given the visible ones (He et al. 2022), over the mean patch's error."""
+    """Squared error of hidden patches (He et al. 2022), over that of the mean patch."""
     known = content.to(network.codes.device)
     sizes = {m: getattr(known, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(known.present), n, rng).to(known.text.device) for m, n in sizes.items()}
@@ -265,12 +262,12 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
 
 
 def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
-    """As many of each item, at random: (N, P) bool."""
+    """As many of each item: (N, P) bool."""
     return torch.from_numpy(rng.random((items, patches)).argsort(1) < round(HIDDEN * patches))
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """`info_nce`, both ways, of an item's first modality and its others, among the step's items."""
+    """`info_nce`, both ways, of an item's first modality and its others."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
     both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
@@ -295,7 +292,6 @@ def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
-    """Images shifted, mirrored, brighter or darker; sounds with masked stripes."""
     if content.present[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
     if content.present[:, 2].any():
@@ -320,7 +316,7 @@ def corrupt(
 
 
 def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int]]:
-    """The rest, with [MASK], and [BOS] span [EOS]."""
+    """With [MASK] for a span; and [BOS] span [EOS]."""
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
@@ -328,20 +324,19 @@ Catalogue = tuple[Tensor, Tensor]  # distinct items: tokens (N, L), 0 = padding,
 
 
 def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> Catalogue:
-    """Negatives of `item_contrast`."""
     tokens = torch.from_numpy(pad([tokenizer.ids(words) for words in sorted(set(items))]))
     key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
     return tokens[first].to(device), torch.from_numpy(key).to(device)
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
-    """Items' tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
+    """Tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
 
 
 def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """Cross-entropy of the target's tokens, each from those before it, and `item_contrast`."""
+    """Cross-entropy of the target's tokens, and `item_contrast`."""
     source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
     begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
     hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
@@ -351,7 +346,7 @@ def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = N
 
 
 def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
-    """Text infilling: in a share of the rows one span of the source becomes [MASK], and the target."""
+    """Text infilling: in some rows one span of the source becomes [MASK], and the target."""
     source, target, loss_mask = (part.copy() for part in tokens)
     for row in np.flatnonzero(rng.random(len(source)) < INFILL):
         given = source[row][source[row] != PAD]
@@ -370,7 +365,7 @@ def item_contrast(
     """The state before an item against items' words (InfoNCE).
 
     Negatives are the other items of the batch, or of a catalogue; segments outside it count nowhere. hidden (B, T, D),
-    tokens read and tokens to come (B, T), 0 where nothing is trained.
+    tokens read and to come (B, T), 0 where nothing is trained.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
@@ -408,12 +403,12 @@ def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 
 
 
 def likes(logits: Tensor, liked: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits (B, C) against labels or probabilities; -1 counts nowhere."""
+    """Binary cross-entropy of logits (B, C) and labels or probabilities; -1 counts nowhere."""
     return F.binary_cross_entropy_with_logits(logits[liked >= 0], liked[liked >= 0])
 
 
 def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
-    """The labels and the teacher's probabilities, at the last layer."""
+    """The labels and the teacher's probabilities."""
     logits = network.scores(windows)
     with torch.no_grad():
         soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)

@@ -100,7 +100,7 @@ def fine_tune(
 ) -> Backbone:
     """A copy of the backbone, after some passes over these prompts' targets.
 
-    items: a catalogue with all of which the prompts' items are contrasted, too.
+    items: a catalogue with which their items are contrasted, too.
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
@@ -118,13 +118,12 @@ def fine_tune(
 
 
 def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
-    """One epoch's, shuffled over the domains."""
     prompts = [prompt for domain in domains for prompt in domain.windows(rng)]
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
 def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: np.random.Generator) -> Iterator[Tokens]:
-    """In random order, of prompts that are about as long: little padding."""
+    """In random order, of prompts of about equal length: little padding."""
     size, rows = config.batch, []
     for start in range(0, len(prompts), 16 * size):
         part = sorted(prompts[start : start + 16 * size], key=lambda prompt: (len(prompt.history), len(prompt.target)))
@@ -134,7 +133,6 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
 
 
 def _words(domains: Sequence[Domain]) -> Iterator[str]:
-    """Items as often as they are had, profiles and requests once."""
     for domain in domains:
         yield from map(domain.event, range(len(domain.item)))
         yield from domain.profiles
@@ -145,23 +143,20 @@ def _words(domains: Sequence[Domain]) -> Iterator[str]:
 
 
 class Examples(NamedTuple):
-    """Token ids, 0 = padding on the right, and classes."""
-
-    source: Tensor  # (n, S)
+    source: Tensor  # (n, S) token ids, 0 = padding on the right
     target: Tensor  # (n, T), from [BOS]
     labels: Tensor  # (n,) int64
 
     def rows(self, rows: np.ndarray) -> "Examples":
-        """Without the padding that none of them needs."""
+        """Without padding that none of them needs."""
         source, target, labels = (part[torch.from_numpy(rows)] for part in self)
         return Examples(*(part[:, : int((part != PAD).sum(1).max())] for part in (source, target)), labels)
 
 
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
-    """Prompts whose target is what is judged, without its [EOS].
+    """Prompts whose target is what is judged, without its [EOS], where the paper reads the state.
 
-    The paper reads the state at [EOS], which no loss of pretraining reads: there a frozen backbone knows nothing. We
-    read the [SEP] before it.
+    No loss of pretraining reads that one: a frozen backbone knows nothing there. We read the [SEP] before it.
     """
     tokens = tokenizer.encode(texts, SOURCE, TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
@@ -236,7 +231,7 @@ class Classifier(nn.Module):
         return h @ self.prompts.T if self.options else self.head(h)
 
     def trained(self) -> int:
-        """How many parameters move."""
+        """How many parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
@@ -252,10 +247,10 @@ def adapt(
     seed: int = 0,
     keep: bool = False,
 ) -> Classifier:
-    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, and keep the averaged weights of the end.
 
-    classes: a few words each. passes over the examples, but at `least` so many steps; the averaged weights of the end
-    are kept. keep: as in `pretrain`. InputError for a label outside the classes, or a class without examples.
+    classes: a few words each. passes over the examples, but at `least` so many steps. keep: as in `pretrain`.
+    InputError for a label outside the classes, or a class without examples.
     """
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     if method not in METHODS:
@@ -271,7 +266,7 @@ def adapt(
 
     def batches(rng: np.random.Generator) -> Iterator[Examples]:
         rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
-        for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
+        for block in np.array_split(rows, max(1, steps // 16)):  # little padding
             block = block[np.argsort(lengths[block], kind="stable")]
             parts = np.array_split(block, -(-len(block) // batch))
             yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
@@ -288,7 +283,7 @@ def adapt(
 
 @torch.no_grad()
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
-    """(C, D): the mean of the vectors by which pretraining would write each class's words."""
+    """The mean vector (C, D) by which pretraining would write each class's words."""
     words = made.network.tokens.weight  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.tokenizer.ids(name))].mean(0) for name in classes])
 
@@ -296,7 +291,7 @@ def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
 @torch.no_grad()
 def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C); labels do not matter."""
-    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # little padding
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
     out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
     return out[np.argsort(order)]

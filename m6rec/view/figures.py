@@ -41,11 +41,11 @@ class Picture(NamedTuple):
     """A figure that a cell shows as a PNG."""
 
     figure: Figure
-    data: pd.DataFrame  # what is drawn
+    data: pd.DataFrame
     alt: str  # the picture in a sentence
 
     def png(self) -> bytes:
-        # Trimming draws twice, and fixed margins fit without it.
+        # Trimming draws twice; fixed margins need none.
         trim = "tight" if self.figure.get_layout_engine() else None
         drawn, png = io.BytesIO(), io.BytesIO()
         self.figure.savefig(drawn, format="png", dpi=96, bbox_inches=trim, pil_kwargs={"compress_level": 0})
@@ -55,7 +55,7 @@ class Picture(NamedTuple):
         return png.getvalue()
 
     def html(self) -> str:
-        """The figure, its alternative text and its numbers; all data are escaped."""
+        """Figure, alternative text and numbers; all data are escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
         table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
         table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
@@ -82,7 +82,7 @@ def canvas(
     bare=False,
     **options,
 ) -> tuple[Figure, object]:
-    """An empty figure and its axes (one, or an array). bare: without ticks and frames.
+    """A figure and its axes (one, or an array). bare: without ticks and frames.
 
     In inches. margins: left, right, bottom, top; fixed ones halve the time of a redraw.
     """
@@ -99,7 +99,6 @@ def canvas(
 
 
 def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note: str = "") -> Picture:
-    """A picture with its title above axes or a whole figure."""
     if isinstance(where, Figure):
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
@@ -114,7 +113,7 @@ def plain(text: object, length: int = 80) -> str:
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """`plain` for a figure: a dollar sign starts no formula; what rcParams["font.family"] lacks is a box."""
+    """For a figure: no formulas; what rcParams["font.family"] lacks is a box."""
     glyphs = _glyphs(tuple(rcParams["font.family"]))
     return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
 
@@ -134,7 +133,7 @@ NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])
 
 
 def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
-    """A line for each name -> (x, y) or (x, y, low, high), and grey levels; labels: of both axes."""
+    """name -> (x, y) or (x, y, low, high); levels: grey lines."""
     ax.set(xlabel=labels[0], ylabel=labels[1])
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
         ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
@@ -194,10 +193,7 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: s
 
 
 def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baseline: str | None = None) -> Picture:
-    """Probability left as tokens go: explainer -> (users, steps); means with 95 % bands.
-
-    For deletion lower is better, for insertion higher. baseline: draw paired differences to this explainer.
-    """
+    """Probability kept: explainer -> (users, steps). baseline: draw paired differences to this explainer."""
     label, levels = "probability kept", {}
     if baseline is not None:
         label, levels = f"{label}, minus {named(baseline)}'s", {baseline: 0.0}
@@ -213,7 +209,7 @@ def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baselin
 
 
 def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) -> Picture:
-    """Two scores of the same items, with Spearman's rank correlation."""
+    """Two scores of the same items."""
     _, ax = canvas(5.2, 4)
     data = pd.DataFrame(dict(zip(names, (x, y), strict=True)))
     correlation = f"rank correlation {data.corr('spearman').iloc[0, 1]:.2f}"
@@ -225,7 +221,7 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """NDCG@10 of each method, best on top; `ours` have the first colour."""
+    """The best on top; `ours` have the first colour."""
     data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
@@ -250,7 +246,7 @@ def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show
     ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)
     ax.axvline(0, color="0.4", linewidth=0.8)
     ax.set_yticks(range(len(top)), [drawable(token, 36) for token in data["token"][:show]], fontsize=8)
-    ax.margins(x=0.15)  # room for the numbers beside the bars
+    ax.margins(x=0.15)
     ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
     alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
@@ -258,7 +254,7 @@ def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
-    """Two lists side by side, and a line for each item on both."""
+    """Two lists of titles side by side."""
     most = max(len(before), len(after))
     _, ax = canvas(8, 0.7 + 0.3 * most, margins=(0.1, 0.1, 0, 0.3))
     ax.axis("off")
@@ -291,8 +287,7 @@ def beam_tree(
 ) -> Picture:
     """The nodes that a beam kept at each digit, and which of them lead to the list.
 
-    leaves: of the list, leaf -> title. depth: digits opened. chosen: a leaf whose path stands out. InputError for a
-    depth outside 1 to the number of steps.
+    leaves: leaf -> title. depth: digits opened. chosen: a leaf whose path stands out. InputError for an unknown depth.
     """
     depth = len(steps) if depth is None else depth
     if not 1 <= depth <= len(steps):
@@ -308,7 +303,7 @@ def beam_tree(
         kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
         parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind))
     data = pd.concat(parts, ignore_index=True)
-    nodes = data.sort_values("kind", kind="stable")  # what matters lies on top
+    nodes = data.sort_values("kind", kind="stable")
     heights = {(row.level, row.node): row.height for row in nodes.itertuples()} | {(0, 0): 0.5}
     _, ax = canvas(9, 4.2, margins=(0.2, 0.2, 0.3, 0.4))
     ax.axis("off")
@@ -352,10 +347,9 @@ MAX_NUMBERS = 12  # columns whose cells have room for numbers
 def heatmap(
     ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=None, digits: int = 2
 ) -> AxesImage:
-    """A table as colours from 0 to top, NaN grey, with names and, where there is room, numbers: its own or others.
+    """A table as colours from 0 to top, NaN grey; few columns have numbers: its own or others.
 
-    groups: of rows and of columns, with a white line between two. Beyond MAX_NUMBERS columns the scale is a square
-    root, or most cells would be dark.
+    groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
@@ -378,7 +372,7 @@ def heatmap(
 def mask_map(
     masks: np.ndarray | Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
 ) -> Picture:
-    """A mask (Tq, Tk) bool, queries in rows and keys in columns, or several side by side."""
+    """A mask (Tq, Tk) bool, or several side by side."""
     masks = masks if isinstance(masks, Mapping) else {"": masks}
     tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
@@ -396,7 +390,7 @@ def mask_map(
 
 
 def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: float | None = None) -> Picture:
-    """A table as colours with numbers. top: where the colours end, by default each column's largest number."""
+    """top: where the colours end, by default each column's largest number."""
     figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
     heatmap(ax, table / (table.max() if top is None else top), numbers=table, digits=3 if top is None else 2)
     ax.xaxis.tick_top()
@@ -410,7 +404,7 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
 
 def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
     """A column for each token; white lines separate types."""
-    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
+    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches for tilted names
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
     top = _top(table)
     image = heatmap(ax, table, top, groups=((), types))
@@ -421,11 +415,10 @@ def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -
 
 
 def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
-    """A record as a heat map, with a column for each token.
+    """view "tokens": every token's attention in one layer and head; grey where no layer computes a row.
 
-    view "tokens": every token's attention in one layer and head; grey where no layer computes a row. "target": the
-    target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what reaches the target
-    after each layer. InputError as of `check`.
+    "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
+    reaches the target after each layer. InputError as of `check`.
     """
     check(record, layer, head)
     if view == "tokens":
@@ -454,7 +447,7 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     table = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
     _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
     top = _top(table.iloc[1:])
-    # The columns have the rows' numbers: names take ten times as long to draw.
+    # Columns have numbers: names take ten times as long to draw.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
     heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2)
     scale = "" if n <= MAX_NUMBERS else ", square-root scale"
@@ -507,9 +500,9 @@ class Player(NamedTuple):
 
 
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
-    """Photographs of items (codes), each over its title."""
+    """Photographs of items (codes)."""
     rows = data.items.iloc[list(items)]
-    deep = -(-len(rows) // ACROSS)  # rounded up
+    deep = -(-len(rows) // ACROSS)
     figure, axes = canvas(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep, bare=True, squeeze=False)
     for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
@@ -526,10 +519,7 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
-    """Visible, reconstructed and true patches of three items. `data`: mean squared errors of masked patches.
-
-    pieces: "image" or "sound" -> patches.
-    """
+    """Modality -> patches, of which three items' are shown. `data`: mean squared errors of masked patches."""
     rows = []
     for modality, piece in pieces.items():
         true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
@@ -542,7 +532,7 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture
 
 
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
-    """The first item cut into tokens: photograph, log-mel spectrogram and text."""
+    """The first item cut into tokens."""
     figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
     counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
     for ax, modality, colour in ((left, "image", LINES[1]), (right, "sound", "white")):
@@ -561,7 +551,7 @@ def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
 
 
 def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], title: str) -> Picture:
-    """A line for each modality; true and measured (U, M), rows sum to 1."""
+    """true, measured: (U, M), rows sum to 1."""
     _, ax = canvas(4.2, 3)
     edges = np.linspace(0, 1, 9)
     middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")

@@ -1,7 +1,6 @@
 """Controls and a picture that follows them; without a kernel, the picture alone.
 
-Every redraw has its own lock and grad mode, for JupyterLab's callbacks run on another thread. Data are escaped.
-No native menus: JupyterLab takes their arrow keys.
+Redraws have a lock and a grad mode of their own, for JupyterLab's callbacks run on another thread. Data are escaped.
 """
 
 import html
@@ -26,14 +25,13 @@ BEAMS = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Panel:
-    """controls: name -> ipywidget with a value; draw(**values) -> `Picture`, called at once and at every move."""
+    """controls: name -> ipywidget with a value; draw(**values) runs at once and at every move."""
 
     def __init__(
         self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]
     ) -> None:
         self.title, self.controls, self._draw = title, dict(controls), draw
         self._lock, self._quiet = threading.RLock(), False
-        # A heading would join the notebook's contents.
         heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
         self._error = ipywidgets.HTML()
         self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
