@@ -86,7 +86,6 @@ def _module(name: str) -> str | None:
 
 @lru_cache(maxsize=512)
 def _read(source: str) -> tuple[str, list[str]]:
-    """Code without comments and docstrings, and its imports' full names."""
     tree, names = ast.parse(source), []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):

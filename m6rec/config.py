@@ -41,7 +41,7 @@ class Config:
     fusion: str = "joint"
     modality_dropout: float = 0.1  # chance that a modality of an item is dropped; one always stays
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
-    profile: bool = True  # the user's profile columns
+    profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
     # the last items' texts share).
@@ -85,7 +85,7 @@ class Config:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("modalities", "derived_features"):  # JSON knows only lists
+        for name in ("modalities", "derived_features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         for holds, sentence in self._checks():
@@ -93,7 +93,6 @@ class Config:
                 raise InputError(f"{sentence}.")
 
     def _checks(self) -> Iterator[tuple[object, str]]:
-        """Later checks rely on earlier ones."""
         values = self.to_dict()
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):

@@ -28,7 +28,7 @@ from m6rec.train import losses
 from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
 
 History = Sequence[object] | pd.DataFrame | None
-Values = Mapping[str, object] | None  # by field
+Values = Mapping[str, object] | None
 
 
 class Person(NamedTuple):
@@ -340,7 +340,7 @@ class Scale(NamedTuple):
     name: str
     seeds: tuple[int, ...]  # one training each
     preset: str
-    changes: dict[str, object]  # to the preset
+    changes: dict[str, object]
     users: int | None  # a subset of whole users, or None for all
 
     def load(self, name: str) -> Dataset:

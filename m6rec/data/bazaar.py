@@ -81,8 +81,6 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    """How shoppers choose."""
-
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
 

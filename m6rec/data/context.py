@@ -322,7 +322,7 @@ def user_context(
     now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
     if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last: the request's
+    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]
     derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
     history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])

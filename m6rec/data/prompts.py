@@ -311,9 +311,9 @@ class RatingWindows(Ratings):
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
         self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
-        self.events = table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        self.events = table(rated).reshape(len(words), 5, length)  # (N, 5, L)
         candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
-        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
+        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N, 20, L)
 
     @property
     def fingerprint(self) -> str:

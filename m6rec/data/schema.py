@@ -177,7 +177,6 @@ def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | Non
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    """The rows that have these ids; a single id is unique and goes in front."""
     file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")

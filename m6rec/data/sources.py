@@ -53,7 +53,7 @@ class Photographs(NamedTuple):
 
     images: np.ndarray  # (N, 28, 28) uint8
     labels: np.ndarray  # (N,) int64, places in names
-    names: tuple[str, ...]  # the classes
+    names: tuple[str, ...]
 
     @property
     def pixels(self) -> np.ndarray:
@@ -81,7 +81,7 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
         # Item 1412, "… (1995) (V)", has "V" for a year there, and item 267, "unknown", is misspelt.
         titles = items["title"] + " (" + items["year"].astype("str") + ")"
         items["title"] = titles.replace("unkonwn (unkonwn)", "unknown")
-    elif "genres" not in items:  # each has a column
+    elif "genres" not in items:
         flags = items.iloc[:, 5:]
         items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
     if occupations:

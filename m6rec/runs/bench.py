@@ -40,7 +40,7 @@ SETTINGS = {
     "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
 }  # fmt: skip
 START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
-GRID = {  # for the co-occurrence count
+GRID = {
     "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
     "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
@@ -83,7 +83,7 @@ class Bench:
         once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
-        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
+        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)
         self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
@@ -171,7 +171,6 @@ def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line a model, seeds averaged."""
     columns = {"NDCG@10": "ndcg", "HR@10": "hit", "seconds": "seconds", "parameters": "parameters"}
     found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
     by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)

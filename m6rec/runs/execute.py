@@ -90,7 +90,6 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    """["hour=21", "seed=1"] -> {"hour": "21", "seed": "1"}."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
@@ -206,7 +205,8 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
     """Write a page for each executed notebook, and index.html, which is returned.
 
-    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold markup.
+    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold
+    markup.
     """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
@@ -289,7 +289,6 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    """The folder, and why it failed or nothing."""
     if (code := code_hash(notebook)) != folder.parent.name:
         return folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(folder, ignore_errors=True)
