@@ -94,7 +94,7 @@ def recommend(
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
-    if not checkpoint:  # fails on bad input before a minute of training
+    if not checkpoint:  # bad input fails before a minute of training
         M6Rec(loaded, preset=preset).person(**asked)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     if user is not None:

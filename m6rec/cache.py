@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 T = TypeVar("T")
 PART = ".m6rec-"  # begins the names of temporary files
 SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
-# Nor do explanations train; and a data set's fingerprint covers its loading.
+# The fingerprint of a data set covers its loading, and explanations do not train.
 NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 
 
@@ -25,7 +25,6 @@ def whole(path: str | Path) -> Iterator[Path]:
     """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder may be a disk of its own.
     with tempfile.TemporaryDirectory(prefix=PART, dir=path if path.is_dir() else path.parent) as part:
         yield (new := Path(part) / path.name)
         for file in sorted(new.iterdir()) if path.is_dir() else [new]:
@@ -33,7 +32,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T | None]) -> T:
-    """What was kept under `path`, or is made now while others wait. None from `load`: damaged, made anew."""
+    """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")
     try:
@@ -50,7 +49,6 @@ def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object],
 
 
 def key(*parts: object, code: tuple = ()) -> str:
-    """A short hash of values and of the code that `code_key` finds from `code`."""
     return _hash(*map(str, parts), code_key(*code))[:12]
 
 
@@ -88,7 +86,6 @@ def _module(name: str) -> str | None:
 
 @lru_cache(maxsize=512)
 def _read(source: str) -> tuple[str, list[str]]:
-    """Code without comments and docstrings, and the full names of imports."""
     tree, names = ast.parse(source), []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):

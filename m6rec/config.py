@@ -41,15 +41,15 @@ class Config:
     fusion: str = "joint"
     modality_dropout: float = 0.1  # chance that a modality of an item is dropped; one always stays
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
-    profile: bool = True  # the user's profile columns
+    profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
     # the last items' texts share).
     derived_features: tuple[str, ...] = ()
-    # Types of columns of events and users, as {"battery": "number", "note": "text"}: categorical, number, time (hour,
-    # weekday and season) or text (its top TF-IDF word). Others are numbers or categories.
+    # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
+    # season) or text (its top TF-IDF word). Others are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
-    # Of a request into its target: "attention" (added, and its tokens are attended to), "gating" or "adding".
+    # "attention" (a request is added, and its tokens are attended to), "gating" or "adding"
     context_fusion: str = "attention"
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
@@ -64,16 +64,16 @@ class Config:
     weight_decay: float = 0.01  # of AdamW, decoupled
     average: float = 0.99  # decay per step of the weights' moving average, which is validated and kept
     patience: int = 3  # validations without a better NDCG@10 that end training
-    validate_every: int = 5  # epochs between validations
-    item_epochs: int = 0  # passes over the items' contents alone, before those
+    validate_every: int = 5
+    item_epochs: int = 0  # passes over the items' contents alone, before the first event
     # Of the text-infilling loss, captions included. Events alone rank best: with it, a tenth of the NDCG@10 is lost.
     infill_weight: float = 0.0
     patch_weight: float = 0.2  # of masked image and sound patches
     align_weight: float = 0.1  # of the contrast between an item's modalities
     teacher_weight: float = 1.0  # of the dense head's distillation into the digits
-    # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`): an
-    # untrained network ranks nearly as the count does. With identity=False, of the vectors that contents learn to
-    # predict in `item_epochs`. 0: small random vectors, and no prediction.
+    # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`); with
+    # identity=False, of the vectors that contents learn to predict in `item_epochs`. 0: small random vectors, and no
+    # prediction.
     spectral: float = 0.1
     smoothing: float = 0.2  # share of a target's probability for co-occurring items; none with `negatives`
     # Per step, for the softmax and the distillation. 0: the full softmax, but 2,048 above 50,000 items.
@@ -85,7 +85,7 @@ class Config:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("modalities", "derived_features"):  # JSON knows only lists
+        for name in ("modalities", "derived_features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         for holds, sentence in self._checks():
@@ -93,7 +93,6 @@ class Config:
                 raise InputError(f"{sentence}.")
 
     def _checks(self) -> Iterator[tuple[object, str]]:
-        """What has to hold, and the message if not; later checks rely on earlier ones."""
         values = self.to_dict()
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):

@@ -1,5 +1,3 @@
-"""The one error that a user's input raises."""
-
 import difflib
 from collections.abc import Iterable
 
@@ -9,6 +7,5 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A suggestion that ends a message, or nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f" (did you mean {near[0]}?)" if near else ""

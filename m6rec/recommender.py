@@ -1,5 +1,3 @@
-"""M6Rec: raw ids and raw content in, a DataFrame out."""
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,26 +27,27 @@ from m6rec.model.tree import build_tree
 from m6rec.train import losses
 from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
 
-History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
-Values = Mapping[str, object] | None  # by field
+History = Sequence[object] | pd.DataFrame | None
+Values = Mapping[str, object] | None
 
 
 class Person(NamedTuple):
-    """A user to recommend to, in a model's codes."""
-
-    context: Context  # of one row and one target (B = Q = 1)
+    context: Context  # B = Q = 1
     history: list[int]  # all item codes, oldest first; only the last ones are encoded
     new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
 class M6Rec:
-    """What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only."""
+    """Raw ids and content in, a DataFrame out.
+
+    What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
+    """
 
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
         fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
     ):  # fmt: skip
-        """fitted: a saved model's, whose weights are loaded afterwards."""
+        """fitted: the fields and tokenizer of a saved model."""
         self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.fields, self.tokenizer = fitted or (
@@ -64,7 +63,7 @@ class M6Rec:
         if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
-        self._pretrained = ""  # the version of the pretrained weights
+        self._pretrained = ""
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
@@ -85,7 +84,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
-        """Teach the next item's semantic ID, also by the dense head. The source document's section 3.1.2."""
+        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2."""
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
@@ -117,7 +116,6 @@ class M6Rec:
         return torch.from_numpy(vectors).to(self.device)
 
     def _items_stage(self) -> Stage:
-        """Training on the training items' contents alone."""
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
         if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
@@ -188,11 +186,10 @@ class M6Rec:
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
-        """The catalogue's, and behind them those of the person's new items."""
+        """Of the catalogue's items, then of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        """(1, k) items to show next and their scores."""
         allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
@@ -231,21 +228,15 @@ class M6Rec:
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target. The source document's section 3.4.
-
-        options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
-        """
+        """k items for each row's last target, with options of `beam.generate`. The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
-        """This model for `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact".
-
-        options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
-        """
+        """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, **options)
 
     def scores(self, users: Targets) -> Tensor:
-        """Dense scores of all items -> (B, N)."""
+        """All items' dense scores -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
@@ -278,11 +269,10 @@ class M6Rec:
         return model
 
     def target_context(self, users: Targets) -> Context:
-        """The contexts of targets (B,), each with its own request."""
         return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     def codes_of(self, data: Dataset) -> EventCodes:
-        """The events as codes of a data set with this catalogue."""
+        """A data set's events as codes of this catalogue."""
         if data.fingerprint not in self._codes:
             self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
         return self._codes[data.fingerprint]
@@ -292,7 +282,7 @@ class M6Rec:
         return self.codes_of(self.data)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors), tokenizer, fields and config (JSON). `InputError` for a grown catalogue."""
+        """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
         if len(self.network.codes) != self.network.digits.size:
             raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
         values = {
@@ -347,21 +337,17 @@ class M6Rec:
 
 
 class Scale(NamedTuple):
-    """How much a notebook computes."""
-
     name: str
     seeds: tuple[int, ...]  # one training each
     preset: str
-    changes: dict[str, object]  # to the preset
+    changes: dict[str, object]
     users: int | None  # a subset of whole users, or None for all
 
     def load(self, name: str) -> Dataset:
-        """At smoke scale part of the users and all of the items."""
         data = load(name)
         return data if self.users is None else data.subset(self.users)
 
     def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
-        """A trained model of this size, kept or trained now."""
         seed = self.seeds[0] if seed is None else seed
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 

@@ -69,7 +69,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    if per_user is None:  # seeds were resampled, if anything
+    if per_user is None:
         interval = interval._replace(n=0, seeds=interval.n)
         interval = interval._replace(low=None, high=None) if given.size == 1 else interval
     figure = Figure(name, *interval, label, split if split is not None else "" if per_user is None else "test")
@@ -85,7 +85,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:
-    """The figures in a run's file, or without a path those in memory."""
+    """Those in a run's file, or without a path those in memory."""
     if not path:
         return dict(_in_memory)
     figures = json.loads(Path(path).read_text()) if Path(path).exists() else {}
@@ -93,7 +93,6 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
     with whole(path) as new:
         new.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 

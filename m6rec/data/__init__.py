@@ -1,5 +1,3 @@
-"""Named data sets (`load`) and one's own frames (`Dataset.from_frames`)."""
-
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs
 

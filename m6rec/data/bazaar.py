@@ -1,6 +1,6 @@
-"""bazaar: real photographs, recordings and texts, *simulated* shoppers, and the known cause of every event.
+"""bazaar: real photographs, recordings and texts, and *simulated* shoppers.
 
-So the best possible ranking is known, too: data/README.md.
+The cause of every event is known, and so the best possible ranking: data/README.md.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from m6rec.data.sources import shipped
 
 BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
 DIMENSIONS = 14  # D below
-LEVELS = {  # of the request's fields
+LEVELS = {
     "hour": ("night", "morning", "afternoon", "evening"),  # six hours each, from midnight (UTC)
     "weekday": ("weekday", "weekend"),
     "device": ("phone", "tablet", "desktop"),
@@ -24,11 +24,9 @@ RECENT = 3  # events among which one can be a cause
 
 
 class Cause(NamedTuple):
-    """What an event may come from."""
-
     kind: str  # "taste", "event", "request" or "chance"
     which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
-    weight: float  # probability; the causes that exist share it in proportion
+    weight: float  # probability if all causes exist; else those that do share the rest in proportion
 
 
 CAUSES = (
@@ -37,7 +35,7 @@ CAUSES = (
     *(Cause("request", field, 0.3 * share) for field, share in FIELD_SHARES.items()),
     Cause("chance", "", 0.1),
 )
-# Taste, the last item and the request all colour every choice; its cause tips the scales.
+# Taste, last item and request colour every choice; its cause tips the scales.
 TASTE, LAST, REQUEST, TIP = 1.0, 0.8, 0.8, 0.6
 SHARPNESS = 13.0  # inverse temperature of the choice
 
@@ -50,14 +48,14 @@ class Truth(NamedTuple):
     shoppers: np.ndarray  # (U, D) tastes, unit rows
     shares: np.ndarray  # (U, 3) of each modality; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
-    held_out: np.ndarray  # (N,) bool: kept from training, with whole photographs, recordings and nouns
+    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns kept from training
     cold_users: np.ndarray  # (U,) bool: kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
 
 def truth() -> Truth:
-    """For checking what a model has found, never for training one."""
+    """For checking a model, never for training one."""
     with np.load(shipped("bazaar") / "latent.npz", allow_pickle=False) as arrays:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
@@ -83,8 +81,6 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    """How shoppers choose, in the simulation and for the Bayes-optimal ranking."""
-
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
 
@@ -110,7 +106,7 @@ class Market:
 
 
 class BayesOptimal:
-    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck."""
+    """Ranks by the sum of p(cause) p(item | cause) with true places and tastes: no model is better but by luck."""
 
     name = "Bayes-optimal"
 
@@ -128,7 +124,7 @@ class BayesOptimal:
         return joint / joint.sum(axis=1, keepdims=True)
 
     def _joints(self, users: Targets):
-        """p(cause) p(item | cause), (B, N), of each cause in turn."""
+        """(B, N) p(cause) p(item | cause), cause by cause."""
         events, market = users.data.events.iloc[users.events], Market(self.known.items, self.known.requests)
         shoppers = np.array([int(str(user)[1:]) - 1 for user in users])  # by the id: a subset has other codes
         taste, recent = self.known.shoppers[shoppers], users.history(RECENT)

@@ -42,12 +42,12 @@ class Field:
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
-    column: str = ""  # that holds the time of a part of one
+    column: str = ""  # of a part of a time: the column that holds the time
     part: str = ""  # hour, weekday, season of a time; gap, session, pace, tastes of the events before
 
     @property
     def size(self) -> int:
-        """Number of codes, the absent one included."""
+        """How many codes, the absent one included."""
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
@@ -120,7 +120,6 @@ class Field:
         return code
 
     def describe(self, code: int) -> str:
-        """A code in words."""
         if code == 0:
             return f"{self.name} ?"
         if self.levels or self.part == "gap":
@@ -137,14 +136,11 @@ DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, le
         "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # events of the session before this one
         "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event of the session so far
     }.items()
-}  # of features that need no fitting
+}  # of fields that need no fitting
 
 
 class Context(NamedTuple):
-    """What is known when one recommends: integer codes, 0 = absent (items: -1 = no event).
-
-    Q = T while training (every event is a target), Q = 1 in service.
-    """
+    """Integer codes, 0 = absent (items: -1 = no event). Q = T while training (every event is a target), else Q = 1."""
 
     item: Tensor  # (B, T), oldest first, padded on the right
     value: Tensor  # (B, T) rating codes
@@ -159,8 +155,6 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True)
 class Fields:
-    """All fields of one data set."""
-
     value: Field
     profile: tuple[Field, ...] = ()
     request: tuple[Field, ...] = ()
@@ -200,8 +194,7 @@ class Fields:
     ) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
-        {"timestamp": …} gives all parts of a time. derived: codes of this event, which typed values override.
-        InputError for an unknown field or value.
+        derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
         times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
@@ -236,8 +229,6 @@ class Fields:
 
 
 class EventCodes(NamedTuple):
-    """Every event as codes."""
-
     value: np.ndarray  # (E,)
     gap: np.ndarray  # (E,)
     request: np.ndarray  # (E, R)
@@ -245,7 +236,6 @@ class EventCodes(NamedTuple):
 
 
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
-    """A user's first event has no gap."""
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
@@ -283,7 +273,7 @@ def derive(
 
 
 class UserHistory(NamedTuple):
-    """One user's events, oldest first. New items have codes from N on."""
+    """Oldest first. New items have codes from N on."""
 
     item: np.ndarray  # (T,) int64
     value: np.ndarray  # (T,) float, NaN where unknown
@@ -292,7 +282,6 @@ class UserHistory(NamedTuple):
 
     @classmethod
     def of(cls, data: Dataset, user: int) -> "UserHistory":
-        """All events of a user's code."""
         events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
         item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
         time = time if data.timed else np.full(len(item), np.nan)
@@ -333,7 +322,7 @@ def user_context(
     now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
     if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last: the request's
+    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]
     derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
     history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])

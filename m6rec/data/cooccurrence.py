@@ -1,5 +1,3 @@
-"""Item co-occurrence in the training histories."""
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +13,11 @@ from m6rec.data.text import PROMPT_SPECIAL, Tokenizer
 WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
 TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
-COMMON = 0.4  # exponent by which common items count for less
+COMMON = 0.4  # exponent that weakens common items
 
 
 class Neighbourhood(NamedTuple):
-    """Smoothed targets: each item itself first, then its neighbours."""
+    """The items that share a target's probability: itself first, then neighbours."""
 
     item: Tensor  # (N, K)
     share: Tensor  # (N, K), rows sum to 1
@@ -74,7 +72,7 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
 
 
 def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
-    """(N, N): how often two different items co-occur, in either order."""
+    """(N, N) counts of pairs of different items, in either order."""
     counts = following(data, split)
     counts = sp.csr_array(counts + counts.T)
     counts.setdiag(0)
@@ -108,7 +106,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
     out = rng.standard_normal((len(tokenizer), width)) / width**0.5
     rank = min(width, min(counts.shape) - 1)
     if table.nnz > rank:
-        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5  # every direction counts
+        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5
         rows = sp.linalg.svds(table, k=rank, v0=start)[0]
         out *= 0.1
         out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
@@ -116,7 +114,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
 
 
 def _bags(texts: Sequence[str], tokenizer: Tokenizer) -> sp.csr_array:
-    """(n, V) counts of tokens in texts."""
+    """(n, V) counts of tokens."""
     ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
     rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
     flat = np.array([token for one in ids for token in one], dtype=np.int64)

@@ -29,7 +29,7 @@ ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
 class Split(NamedTuple):
-    """Training events as a mask, targets as event indexes."""
+    """Training events as a mask, targets as rows of events."""
 
     name: str
     train: np.ndarray  # (E,) bool: may be fitted on
@@ -52,8 +52,6 @@ def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> n
 
 
 class Titles:
-    """Finds an item by what a person would type."""
-
     def __init__(self, titles: pd.Series, n_events: np.ndarray):
         self.titles, self.n_events = list(titles), n_events
         self.spelt: dict[str, list[int]] = defaultdict(list)
@@ -64,7 +62,6 @@ class Titles:
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
-        """Of items with this title, the one with the most events."""
         wanted = _plain(str(title))
         codes = self.spelt.get(wanted, [])
         if not codes and wanted:
@@ -190,7 +187,7 @@ class Dataset:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """text always, image and sound where any item has one."""
+        """Sorts of content: text always, image and sound where any item has one."""
         return tuple(m for m in MODALITIES if m not in FILE_MODALITIES or self._files(m))
 
     def _files(self, modality: str) -> list[str]:
@@ -209,7 +206,7 @@ class Dataset:
         return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw ids or their texts; InputError names an unknown one."""
+        """(n,) int64 codes of raw ids or their texts; InputError for an unknown one."""
         return find_codes(self._user_ids, raw_ids, "user", self.name)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
@@ -263,7 +260,6 @@ class Dataset:
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
     def targets(self, events: np.ndarray) -> "Targets":
-        """These event indexes as things to predict."""
         return Targets(self, np.asarray(events, dtype=np.int64))
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
@@ -312,7 +308,6 @@ class Dataset:
         for frame in (self.items, self.users, self.events):
             for name, column in frame.items():
                 digest.update(json.dumps([name, len(frame)]).encode())
-                # Bytes that do not depend on the machine or on pandas.
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:

@@ -1,7 +1,4 @@
-"""From raw content to numbers: the source document's step `preprocess` (section 3.2.1).
-
-Nothing outside of a media folder or archive is ever read.
-"""
+"""From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
 import re
@@ -27,7 +24,7 @@ from m6rec.errors import InputError
 
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
-OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")  # names that lead out of a folder
+OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
 class MediaWarning(UserWarning):
@@ -35,7 +32,7 @@ class MediaWarning(UserWarning):
 
 
 class Media:
-    """The files of a folder or of a zip archive, by their relative names."""
+    """Files of a folder or of a zip archive; nothing outside of it is ever read."""
 
     def __init__(self, path: str | Path):
         """InputError if the path is neither a folder nor a zip archive."""
@@ -49,7 +46,6 @@ class Media:
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
-        """What is open, or None, stays as it is."""
         return path if path is None or isinstance(path, Media) else cls(path)
 
     def read(self, name: str) -> bytes:
@@ -109,8 +105,6 @@ def shown(value: object) -> str:
 
 
 class Features(NamedTuple):
-    """N items' contents, as arrays or as tensors."""
-
     text: np.ndarray  # (N, L) int64 token ids, 0 = padding
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
@@ -121,7 +115,7 @@ class Features(NamedTuple):
 
     def drop(self, *modalities: str) -> "Features":
         """The same items as if they lacked these modalities; InputError for an unknown one."""
-        present = self.present & True  # a copy, of an array or a tensor
+        present = self.present & True  # a copy
         for name in modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
@@ -129,7 +123,6 @@ class Features(NamedTuple):
         return self._replace(present=present)
 
     def to(self, device: torch.device) -> "Features":
-        """As tensors."""
         return Features(*(torch.as_tensor(values).to(device) for values in self))
 
     def join(self, other: "Features") -> "Features":
@@ -177,7 +170,7 @@ Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, a
 
 
 def _decoded(name: str, contents: dict[str, object], media: Media | None, cache: Path | None) -> Decoded:
-    """Of contents, hash -> source; kept in the cache."""
+    """Decodes contents, hash -> source, or finds them in the cache."""
     module, order = FILE_MODALITIES[name], sorted(contents)
 
     def make() -> Decoded:
@@ -210,7 +203,7 @@ def absent(source: object) -> bool:
 
 
 def read(source: object, media: Media | None) -> bytes:
-    """The content of an item's cell; InputError as `Media.read`."""
+    """The content that an item's cell stands for; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Image.Image):

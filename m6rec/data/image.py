@@ -1,4 +1,4 @@
-"""From a photograph's file to 28 × 28 grey pixels and their sixteen patches."""
+"""Photographs as 28 × 28 grey pixels and sixteen patches."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from m6rec.errors import InputError
 
-SIDE, PATCH = 28, 7  # pixels: of a photograph, of a patch
+SIDE, PATCH = 28, 7  # pixels
 ACROSS = SIDE // PATCH
 PATCHES = (ACROSS**2, PATCH**2)  # how many, and numbers in each
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # no others: some of Pillow's readers start programs
@@ -44,7 +44,7 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
     except Image.UnidentifiedImageError:
         raise InputError(f"is no image that can be read; save it as {', '.join(FORMATS[:-1])} or BMP.") from None
-    except Exception as error:  # damaged files raise errors of every kind
+    except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"is a damaged image ({error}); save it again.") from None
 
 

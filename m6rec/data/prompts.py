@@ -28,7 +28,6 @@ DAYTIMES = ("night", "morning", "afternoon", "evening")
 
 
 def item(words: object, longest: int = 8) -> str:
-    """The first words of an item's text."""
     return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 
 
@@ -36,13 +35,13 @@ FORMATS = {
     "age": lambda years: DECADES[min(int(years) // 10, 6)],
     "hour": lambda hour: DAYTIMES[int(hour) // 6 % 4],
     "weekday": lambda day: "weekend" if int(day) >= 5 else "workday",
-}  # of columns that are not written as they are
+}  # of columns that are written otherwise
 
 
 def fields(row: Mapping[str, object], *, names: bool = False) -> str:
     """A profile or request in words: {"hour": 21, "device": "phone"} -> "evening phone".
 
-    names: before each value: {"age": 24, "gender": "M"} -> "age twenties gender m".
+    names: before each value, as in "age twenties gender m".
     """
     given = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
     words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in given.items()}
@@ -50,7 +49,7 @@ def fields(row: Mapping[str, object], *, names: bool = False) -> str:
 
 
 def event(words: str, value: float = np.nan) -> str:
-    """An item of a history, after its rating of 1 to 5 in words, if any."""
+    """An item after its rating of 1 to 5 in words, if any."""
     return words if np.isnan(value) else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
 
 
@@ -67,7 +66,6 @@ class Domain(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all words and events."""
         digest = hashlib.sha256()
         for part in self[1:]:
             digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
@@ -127,10 +125,10 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     return Domain(name or data.name, items, profiles, user, item_, requests, values)
 
 
-LIKED = 4.0  # the lowest rating that is a like
+LIKED = 4.0  # a like from here on
 SHRINK = 5.0  # weight of the overall mean in every mean, in events
 FOLDS = 10  # of users, for item means
-BUCKETS = 20  # of quantiles: features in words
+BUCKETS = 20  # quantiles of features in words
 NEIGHBOURS = 10  # of an item, among the user's rated ones
 FEATURES = ("user", "others", "count", "genres", "similar")
 
@@ -227,7 +225,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> "RatingDomain":
-        """The quantile of each number among the training events' is an event's request."""
+        """All events in words: a request holds the quantiles of the event's numbers among the training events."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
         words = []
@@ -272,7 +270,7 @@ class RatingDomain(Domain):
             yield prompt
 
     def prompt(self, rows: range, since: int) -> Prompt:
-        """As in a `Domain`, but with ratings in the target."""
+        """As in a `Domain`, with ratings in the target."""
         events = ((f"{self.requests[r]}:", self.items[self.item[r]], RATINGS[int(self.values[r])]) for r in rows)
         history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
         return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
@@ -313,17 +311,16 @@ class RatingWindows(Ratings):
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
         self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
-        self.events = table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        self.events = table(rated).reshape(len(words), 5, length)  # (N, 5, L)
         candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
-        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
+        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N, 20, L)
 
     @property
     def fingerprint(self) -> str:
-        """Of the data and how they are cut."""
         return f"{self.data.fingerprint} {self.length} {self.n_history} {len(self.tokenizer)} {self.valid.shape[1]}"
 
     def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
-        """`steps` batches of windows that begin anywhere in the training events."""
+        """`steps` batches of windows from anywhere in the training events."""
         for _ in range(steps):
             drawn = rng.choice(self.train, size)
             first = self.data.offsets[self.user[drawn]]  # a window over the end begins earlier

@@ -1,7 +1,4 @@
-"""From a folder or frames to checked tables.
-
-A `Report` raises a problem, or keeps it and has the good rows checked further.
-"""
+"""Checked tables. A `Report` raises a problem, or keeps it and has the good rows checked further."""
 
 import datetime
 import difflib
@@ -37,7 +34,7 @@ class Report:
 
     def __init__(self, strict: bool = True):
         self.strict = strict
-        self.files: dict[str, str] = {}  # table -> the file that it came from
+        self.files: dict[str, str] = {}  # by table
         self.rows: list[tuple[str, int | None, str, str, str]] = []
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
@@ -65,7 +62,6 @@ class Report:
 
 
 def read_folder(folder: str | Path, report: Report) -> Frames:
-    """items, users (optional) and interactions, each .csv or .parquet; media in media.zip, in media/ or beside them."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
@@ -120,7 +116,7 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
-    """The good rows: item_id, title, text, extras; image and sound as names of files or None."""
+    """The good rows; image and sound as names of files or None."""
     items, checks = _table(items, "items", ["item_id"], report), []
     for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
         if name in items.columns:
@@ -138,12 +134,11 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
-    """Names of files, None where there is no good one."""
     names = pd.Series([None if absent(cell) else cell for cell in column], column.index, object, column.name)
     if media is None and names.notna().any():
         report.add("items", None, str(column.name), "names files that are nowhere", "give media=, or drop the column")
         return names.mask(names.notna(), None)
-    flaws: dict[str, str] = {}  # several items may share a file
+    flaws: dict[str, str] = {}  # by file: items may share one
     for row, name in names.dropna().items():
         names[row] = None
         if (key := str(name)) not in flaws:
@@ -182,7 +177,6 @@ def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | Non
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    """The rows that have these ids; a single id is unique and goes in front."""
     file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
@@ -213,7 +207,6 @@ def texts(ids: pd.Series) -> pd.Index:
 
 
 def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
-    """The n choices spelt most like the word, however unlike."""
     return difflib.get_close_matches(word, choices, n, cutoff=0.0)
 
 

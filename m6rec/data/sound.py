@@ -1,4 +1,4 @@
-"""From a recording's file to a second at 8 kHz, its log-mel spectrogram and eight patches in time."""
+"""Recordings as a second at 8 kHz, a log-mel spectrogram and eight patches in time."""
 
 import io
 
@@ -8,12 +8,12 @@ import soxr
 
 from m6rec.errors import InputError
 
-RATE, LENGTH = 8000, 8192  # samples a second, samples: 1.024 s
-LOOK = 10  # seconds that are read
+RATE, LENGTH = 8000, 8192  # samples a second, samples
+LOOK = 10  # seconds
 FFT, HOP, MELS, FRAMES = 512, 256, 32, 32
 PATCH = 4  # frames
-PATCHES = (FRAMES // PATCH, PATCH * MELS)  # how many, and numbers in each
-FLOOR, RANGE = -8.0, 10.0  # log10 of power: silence becomes 0, a full-scale tone about 1
+PATCHES = (FRAMES // PATCH, PATCH * MELS)
+FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
 class File(io.BytesIO):
@@ -38,7 +38,7 @@ def decode(raw: bytes) -> np.ndarray:
             wave = file.read(LOOK * rate, dtype="float32", always_2d=True).mean(1)
     except InputError:
         raise
-    except Exception as error:  # libsndfile's own errors, and Python's
+    except Exception as error:  # a damaged file fails in many ways
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
     if not len(wave):
@@ -78,7 +78,6 @@ def unpatch(patches: np.ndarray) -> np.ndarray:
 
 
 def preprocess(waves: np.ndarray) -> np.ndarray:
-    """(N, 8192) -> (N, 8, 128)."""
     return patches(log_mel(waves))
 
 

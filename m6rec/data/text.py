@@ -1,4 +1,4 @@
-"""Cleaned texts, words, a byte-pair tokenizer, and prompts as token ids.
+"""Texts as token ids: prompts, and a byte-pair tokenizer.
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
@@ -72,7 +72,7 @@ class Prompt(NamedTuple):
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """Those of the source that are not empty."""
+        """The source's, without empty ones."""
         return tuple(part for part in (self.profile, self.request, *self.history, self.candidate) if part)
 
     def __str__(self) -> str:
@@ -146,7 +146,6 @@ class Tokenizer:
         return pad([e.ids[:length] for e in self.bpe.encode_batch([clean(t) for t in texts])], length)
 
     def segment(self, text: str) -> tuple[int, ...]:
-        """A part of a prompt, which [SEP] ends."""
         return (*self.ids(text), SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
@@ -167,7 +166,7 @@ class Tokenizer:
         return [SOURCE_BOS, *before, *events, *after, SOURCE_EOS]
 
     def given(self, parts: Sequence[str]) -> list[int]:
-        """The beginning of a target region that generation continues."""
+        """The beginning of a target region, which generation continues."""
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:

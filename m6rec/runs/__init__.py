@@ -1,1 +1,1 @@
-"""Notebooks executed and swept, results, and the report."""
+"""Notebooks executed and measured."""

@@ -1,4 +1,4 @@
-"""The benchmark of m6rec, its baselines and their blends on one data set and split."""
+"""m6rec, its baselines and their blends on one data set."""
 
 import os
 import time
@@ -33,14 +33,14 @@ TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen 
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
 UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # no peer uses the request's own time
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
-PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends it
+PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends training
 LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
 SETTINGS = {
     "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
     "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
 }  # fmt: skip
 START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
-GRID = {  # of the co-occurrence count
+GRID = {
     "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
     "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
@@ -52,12 +52,12 @@ BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of cold 
 
 
 class Row(NamedTuple):
-    """One model with one seed on the test targets, in their order."""
+    """One model on the test targets, in their order."""
 
     name: str
     seed: int
     ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
-    hit: np.ndarray  # (U,) HR@10, seen items masked
+    hit: np.ndarray  # (U,) HR@10
     seconds: float  # of training
     parameters: int
 
@@ -83,11 +83,10 @@ class Bench:
         once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
-        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
+        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)
         self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
-        # Without words there is nothing to mix.
         self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time: the last counts and scores are kept.
@@ -107,18 +106,15 @@ class Bench:
                 yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
     def cooccurrence(self) -> baselines.CoOccurrence:
-        """The count with the settings that are best on validation."""
+        """The count, with the settings that are best on validation."""
         return self._count(**self._alone)
 
     def prior(self) -> baselines.Mixture:
-        """The count mixed with content-kNN; its settings are best on validation when it ranks alone."""
+        """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
         return self._mixture(self._mixed)
 
     def blend(self, models: Sequence[Any]) -> list[Interpolation]:
-        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation.
-
-        The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
-        """
+        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
         own = [CachedScorer(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
@@ -175,7 +171,6 @@ def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line a model, seeds averaged."""
     columns = {"NDCG@10": "ndcg", "HR@10": "hit", "seconds": "seconds", "parameters": "parameters"}
     found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
     by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)
@@ -194,7 +189,7 @@ def lead(against: pd.DataFrame) -> float:
 
 
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
-    """The score bonus of cold items in hybrid lists by the best product of validation NDCG@10 of warm and cold."""
+    """The score bonus of cold items in hybrid lists with the best product of warm and cold validation NDCG@10."""
     splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
 
     def both(boost: float) -> float:
@@ -226,6 +221,6 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor
 
 
 def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
-    """Of a call, for each block of calls, over at least so many seconds."""
+    """Of a call in each block of calls, over at least so many seconds."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

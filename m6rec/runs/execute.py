@@ -1,7 +1,4 @@
-"""Notebooks executed by papermill: one, all of them with a report, or one with every combination of parameters.
-
-Figures and log lie beside an executed copy.
-"""
+"""Notebooks executed by papermill, alone, together or with every combination of parameters."""
 
 import ast
 import itertools
@@ -45,7 +42,7 @@ DONE = "done.json"  # a finished run's row of the table: written last and whole
 
 
 class Execution(NamedTuple):
-    """One executed notebook: its copy with outputs, its time, and why it stopped, if it did."""
+    """A copy with outputs, its time, and why it stopped, if it did; figures and log lie beside it."""
 
     path: Path
     seconds: float
@@ -57,7 +54,6 @@ class Execution(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """What the cells have printed."""
         return self.path.with_suffix(".log")
 
     @property
@@ -72,7 +68,7 @@ class Execution(NamedTuple):
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
+    """A folder's notebooks in their order, or those named ("03_context_attention", path and suffix or not)."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
@@ -94,7 +90,6 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    """["hour=21", "seed=1"] -> {"hour": "21", "seed": "1"}."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
@@ -103,7 +98,6 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def defaults(notebook: Path) -> dict[str, object]:
-    """A notebook's own parameters."""
     return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
 
 
@@ -160,13 +154,13 @@ def execute(
             error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"
         except TimeoutError:
             error = f"a cell was stopped after {timeout} s, the time limit"
-        except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
+        except RuntimeError as failed:  # such as nbclient's DeadKernelError
             error = f"the kernel ended: {failed}"
     return Execution(out, time.perf_counter() - start, error)
 
 
 def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
-    """run(*arguments) of each of `calls` in processes, `jobs` at a time: what they return, as they end."""
+    """Yields run(*arguments) for `calls` in processes, `jobs` at a time, as they end."""
     try:
         yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
     finally:
@@ -211,8 +205,8 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
     """Write a page for each executed notebook, and index.html, which is returned.
 
-    source: the folder to which the notebooks' links are relative. The pages' policy forbids scripts and the network,
-    since titles may hold markup; formulas stay TeX.
+    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold
+    markup.
     """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
@@ -241,9 +235,9 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
 
 
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each, AT_ONCE at most; they come as they end.
+    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
 
-    With a thread each, two on two cores are faster than in turn, and compute the same numbers on every machine.
+    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
@@ -295,7 +289,6 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    """The folder, and why it failed or nothing."""
     if (code := code_hash(notebook)) != folder.parent.name:
         return folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(folder, ignore_errors=True)
