@@ -3,18 +3,12 @@
 Shapes, in every docstring and comment:
 B batch, T history events, C context tokens, M modalities, P patches, G digits, D width, H heads, K beam, N items,
 V vocabulary; and Q targets, R request fields, L text tokens, U users, E events, S seeds.
-
-    data = m6rec.load("ml-100k")
-    model = m6rec.M6Rec(data, preset="tiny")
-    model.pretrain(); model.fine_tune(task="next")
-    model.recommend(user=196, context={"hour": 21}, k=10)
 """
 
 import os
 
-# OpenMP reads these once, as torch is loaded, so they stand before every import; a value that is set already is kept.
-# Threads that spin at barriers make everything 3 to 25 times slower beside another busy process; without any spinning
-# an idle machine is 1.4 times slower. With a thousand turns an idle step takes 1.08 times as long, a busy one .6 times.
+# OpenMP reads these once, as torch is loaded. Threads that spin slow everything 3 to 25 times beside another busy
+# process; without any spinning an idle machine takes 1.4 times as long, with a thousand turns 1.08.
 if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

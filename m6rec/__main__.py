@@ -1,7 +1,4 @@
-"""The command line, python -m m6rec: every command a few lines over the package's verbs.
-
-Exit codes: 0 done, 1 something failed, 2 bad input (one sentence on stderr), 130 interrupted.
-"""
+"""The command line. Exit codes: 0 done, 1 failed, 2 bad input (one sentence on stderr), 130 interrupted."""
 
 import signal
 import sys
@@ -25,8 +22,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
 
 
 def main() -> None:
-    """Run the command line; bad input ends it with 2 and one sentence."""
-    # A scheduler's SIGTERM ends a run as Ctrl-C does: children stopped, nothing half written.
+    # A scheduler's SIGTERM ends a run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="m6rec")
@@ -36,7 +32,7 @@ def main() -> None:
 
 
 def folder() -> Path:
-    """notebooks/ of the clone that holds this package, else of the folder that one stands in."""
+    """notebooks/ of the clone that holds this package, else of the working directory."""
     clone = Path(__file__).resolve().parents[1] / "notebooks"
     return clone if clone.is_dir() else Path("notebooks").absolute()
 
@@ -98,7 +94,7 @@ def recommend(
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     if not 1 <= k <= loaded.n_items:
         raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
-    if not checkpoint:  # an untrained model knows bad input too: nobody trains for a minute to be told of it
+    if not checkpoint:  # bad input fails before a minute of training
         M6Rec(loaded, preset=preset).person(**asked)
     model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
     if user is not None:

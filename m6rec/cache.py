@@ -1,8 +1,4 @@
-"""What was computed once is kept: under a key of the data, the settings and the code that computed it.
-
-The code counts as syntax trees of the modules that are reached by imports, without comments and docstrings: prose may
-change, and nothing is recomputed.
-"""
+"""What was computed is kept under a key of the data, the settings and the code, without its comments and docstrings."""
 
 import ast
 import hashlib
@@ -18,21 +14,17 @@ from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
 T = TypeVar("T")
-PART = ".m6rec-"  # begins the names of what is being written
+PART = ".m6rec-"  # begins the names of temporary files
 SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
-# Nor do explanations train; and the fingerprint of a data set says what came of loading it, whichever code did.
+# The fingerprint of a data set covers its loading, and explanations do not train.
 NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Yields where to write a file or a folder, which then comes to `path`: whole or not at all.
-
-    A folder that is there keeps its other files; those of the same names are replaced.
-    """
+    """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside what is new; inside an old folder, which may be a disk of its own.
     with tempfile.TemporaryDirectory(prefix=PART, dir=path if path.is_dir() else path.parent) as part:
         yield (new := Path(part) / path.name)
         for file in sorted(new.iterdir()) if path.is_dir() else [new]:
@@ -40,10 +32,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T | None]) -> T:
-    """What was kept under `path`, or what is made now and kept: by one process, while others wait for it.
-
-    Where `load` gives None, what was kept is damaged, and made anew.
-    """
+    """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")
     try:
@@ -56,18 +45,17 @@ def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object],
             return made
     finally:
         with suppress(OSError):
-            lock.unlink()  # whoever waits for it finds what was made
+            lock.unlink()
 
 
 def key(*parts: object, code: tuple = ()) -> str:
-    """A short hash of values, by their text, and of the code that `code_key` finds from `code`."""
     return _hash(*map(str, parts), code_key(*code))[:12]
 
 
 def code_key(*of: object, skip: tuple[str, ...] = NO_TRAINING, source: str = "") -> str:
-    """A hash of the package's code that functions, classes or modules may run: their modules and all that these import.
+    """A hash of the modules of functions, classes or modules, and of all of the package that these import.
 
-    skip: modules that do not count. source: code outside the package, such as a notebook's cells.
+    skip: modules that do not count. source: code outside the package.
     """
     (text, todo), found = _read(source), {}
     todo = [*todo, *(getattr(one, "__module__", None) or one.__name__ for one in of)]
@@ -88,7 +76,7 @@ def _path(module: str) -> Path:
 
 
 def _module(name: str) -> str | None:
-    """The module that defines a full name, whichever folder's __init__ passes it on; None outside the package."""
+    """Where a full name is defined, also if an __init__ passes it on; None outside the package."""
     if name.partition(".")[0] != "m6rec" or _path(name).exists():
         return name if name.startswith("m6rec") else None
     module, _, last = name.rpartition(".")
@@ -98,7 +86,6 @@ def _module(name: str) -> str | None:
 
 @lru_cache(maxsize=512)
 def _read(source: str) -> tuple[str, list[str]]:
-    """Code without comments and docstrings, and the full names that it imports."""
     tree, names = ast.parse(source), []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):

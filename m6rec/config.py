@@ -1,4 +1,4 @@
-"""Everything that decides what is trained, in one frozen `Config`; three presets for three machines."""
+"""Every setting of a training, and three presets."""
 
 import dataclasses
 import hashlib
@@ -20,77 +20,72 @@ COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 @dataclass(frozen=True)
 class Config:
-    """One run's settings. `Config.preset("tiny", width=32)` starts from a preset and changes what it names.
-
-    Raises `InputError` for a name that does not exist or for numbers that do not fit together.
-    """
+    """One run's settings. `InputError` for an unknown name or for numbers that do not fit together."""
 
     # --- the network
     width: int = 64  # D, channels of every token
-    heads: int = 2  # H, attention heads of every block; divides the width
-    local_layers: int = 1  # blocks inside one item, over its text, image and sound tokens. 0: a bag of them
+    heads: int = 2  # H, a divisor of the width
+    local_layers: int = 1  # blocks inside one item, over its tokens. 0: a bag of them
     joint_layers: int = 2  # blocks over profile, history and target
-    decoder_layers: int = 1  # blocks over the digits of a semantic ID, or over text
-    dropout: float = 0.2  # share of channels dropped before and after each sub-layer while training
+    decoder_layers: int = 1  # blocks over the digits, or over text
+    dropout: float = 0.2  # share of channels, before and after each sub-layer
     history: int = 100  # T, the most recent events that are encoded
-    # How much less each event counts than the next one in the mean with which a target begins. 0: the last event alone.
+    # A target begins with a mean of the events: how much less each counts than the next. 0: the last event alone.
     recency: float = 0.8
     # --- what it encodes
-    identity: bool = True  # an ID embedding for every known item, beside its content. Off: open-domain, as in the paper
-    identity_dropout: float = 0.0  # share of items without it in a training step, so that content learns to stand alone
-    modalities: tuple[str, ...] = MODALITIES  # of an item, where it has them
+    identity: bool = True  # an ID embedding for every known item. Off: content alone, as in the paper
+    identity_dropout: float = 0.0  # share of items without it in a training step
+    modalities: tuple[str, ...] = MODALITIES
     # How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
     # (from text to the others).
     fusion: str = "joint"
-    modality_dropout: float = 0.1  # chance of each of an item's modalities to be dropped in training; one always stays
-    catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities, as `drop` at serving
-    profile: bool = True  # the user's profile columns
-    request: bool = True  # the request's time (hour, weekday, gap since the last event) and the events' own columns
+    modality_dropout: float = 0.1  # chance that a modality of an item is dropped; one always stays
+    catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
+    profile: bool = True
+    request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
     # the last items' texts share).
     derived_features: tuple[str, ...] = ()
-    # Own columns of events and users by type, given as {"battery": "number", "note": "text"}: categorical, number,
-    # time (its hour, weekday and season) or text (its top TF-IDF word). Undeclared ones are numbers or categories.
+    # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
+    # season) or text (its top TF-IDF word). Others are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
-    # How a request meets its target: "attention" (added, and its tokens are attended to), "gating" or "adding".
+    # "attention" (a request is added, and its tokens are attended to), "gating" or "adding"
     context_fusion: str = "attention"
-    vocabulary: int = 2048  # V, the size of the text vocabulary
-    text_length: int = 24  # text tokens encoded per item
+    vocabulary: int = 2048  # V
+    text_length: int = 24  # L, per item
     # --- semantic IDs
-    digits: int = 3  # G, levels of the tree: digits of a semantic ID
-    free_leaves: float = 0.15  # share of the tree's leaves that stay free for new items
+    digits: int = 3  # G, levels of the tree
+    free_leaves: float = 0.15  # share of the tree's leaves for new items
     # --- training
-    pretrain_epochs: int = 15  # passes over all training events with the pretraining losses (0: `item_epochs` alone)
-    finetune_epochs: int = 5  # passes over all training events with the digits' losses added
+    pretrain_epochs: int = 15  # passes over all training events (0: `item_epochs` alone)
+    finetune_epochs: int = 5  # more passes, with the digits' losses added
     batch: int = 64  # B, sequences per step
-    learning_rate: float = 1e-3  # AdamW's step size after the warm-up
-    weight_decay: float = 0.01  # AdamW's decoupled decay
-    average: float = 0.99  # decay per step of the moving average of the weights, which is what is validated and kept
-    patience: int = 3  # validations without a better NDCG@10 after which training stops early
-    validate_every: int = 5  # epochs between validations
-    item_epochs: int = 0  # passes over the items alone, with their content's losses, before the first event; then none
-    # Of the text-infilling loss beside the next-event loss; captions are part of it. Events alone rank best: with it,
-    # a tenth of the NDCG@10 is lost.
+    learning_rate: float = 1e-3  # of AdamW after the warm-up
+    weight_decay: float = 0.01  # of AdamW, decoupled
+    average: float = 0.99  # decay per step of the weights' moving average, which is validated and kept
+    patience: int = 3  # validations without a better NDCG@10 that end training
+    validate_every: int = 5
+    item_epochs: int = 0  # passes over the items' contents alone, before the first event
+    # Of the text-infilling loss, captions included. Events alone rank best: with it, a tenth of the NDCG@10 is lost.
     infill_weight: float = 0.0
-    patch_weight: float = 0.2  # of the masked image and sound patches' loss
-    align_weight: float = 0.1  # of the contrastive alignment between the modalities of an item
-    teacher_weight: float = 1.0  # of the dense head's distillation in the digits' loss
-    # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`) below
-    # joint layers that add nothing yet: untrained, the network ranks nearly as the count does. With identity=False, of
-    # the vectors that contents learn to predict in `item_epochs`. 0: small random vectors, and no prediction.
+    patch_weight: float = 0.2  # of masked image and sound patches
+    align_weight: float = 0.1  # of the contrast between an item's modalities
+    teacher_weight: float = 1.0  # of the dense head's distillation into the digits
+    # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`); with
+    # identity=False, of the vectors that contents learn to predict in `item_epochs`. 0: small random vectors, and no
+    # prediction.
     spectral: float = 0.1
-    smoothing: float = 0.2  # share of a target's probability for items that co-occur with it; none with `negatives`
-    # Negatives sampled per step, for the softmax and the dense head's distillation. 0: the full softmax, but 2,048
-    # above 50,000 items.
+    smoothing: float = 0.2  # share of a target's probability for co-occurring items; none with `negatives`
+    # Per step, for the softmax and the distillation. 0: the full softmax, but 2,048 above 50,000 items.
     negatives: int = 0
     seed: int = 0  # of initialisation, order and dropout
-    device: str = "auto"  # "auto" (a GPU where there is one), "cpu", "cuda" or another: see `pick_device`
-    # What training computes in: "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto", which is bf16
-    # on a GPU that has it. Lists are made in 32 bits: in 16, scores would tie.
+    device: str = "auto"  # see `pick_device`
+    # "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto": bf16 on a GPU that has it. Lists
+    # are made in 32 bits: in 16, scores would tie.
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("modalities", "derived_features"):  # JSON knows only lists
+        for name in ("modalities", "derived_features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         for holds, sentence in self._checks():
@@ -98,7 +93,6 @@ class Config:
                 raise InputError(f"{sentence}.")
 
     def _checks(self) -> Iterator[tuple[object, str]]:
-        """What has to hold, with the sentence for where it does not; the later ones rely on the earlier ones."""
         values = self.to_dict()
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
@@ -120,7 +114,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
-        """ "tiny" (a minute on a laptop), "small" (five minutes there, the committed results) or "base" (a GPU)."""
+        """tiny: a minute on a laptop. small: five minutes, the committed results. base: for a GPU."""
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
         known = [field.name for field in dataclasses.fields(cls)]
@@ -130,12 +124,11 @@ class Config:
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:
-        """As plain values, in the order of the fields."""
         return dataclasses.asdict(self)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every value but device and precision: they say where and how, not what is computed."""
+        """A hash of all that decides what is computed: not of device and precision."""
         values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -153,7 +146,7 @@ _LOWEST = {  # of the others it is 0
     "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
-    # A few large steps; the averaged weights have to follow faster when there are only a hundred of them.
+    # In a hundred steps the average has to follow faster.
     "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
     "small": {},
     "base": dict(width=256, heads=4, joint_layers=4, local_layers=2, decoder_layers=2, history=200),
@@ -168,10 +161,7 @@ def _is_device(name: str) -> bool:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of this name. "auto": what the environment variable M6REC_DEVICE names, else a GPU, else the CPU.
-
-    `InputError` where PyTorch does not find it here.
-    """
+    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where there is none."""
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -182,7 +172,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """What training computes in on this device: see `Config.precision`. `InputError` for bf16 where there is none."""
+    """See `Config.precision`. `InputError` for bf16 where there is none."""
     gpu, cpu = device.type == "cuda", device.type == "cpu"
     has = torch.cuda.is_bf16_supported(False) if gpu else cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if name == "bf16" and not has:

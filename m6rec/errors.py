@@ -1,14 +1,11 @@
-"""The one error that a user's input can raise: a sentence that says what is wrong and how to mend it."""
-
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input. The message names the value, what is wrong with it, and the fix; the command line exits with 2."""
+    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What may have been meant, to stand in a message, or nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -1,5 +1,3 @@
-"""M6Rec: raw ids and raw content in, a DataFrame out."""
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,29 +27,27 @@ from m6rec.model.tree import build_tree
 from m6rec.train import losses
 from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
 
-History = Sequence[object] | pd.DataFrame | None  # raw, as `M6Rec.person` takes it
-Values = Mapping[str, object] | None  # by field
+History = Sequence[object] | pd.DataFrame | None
+Values = Mapping[str, object] | None
 
 
 class Person(NamedTuple):
-    """A user to recommend to, in a model's codes; `M6Rec.person` makes one."""
-
-    context: Context  # of one row and one target (B = Q = 1)
-    history: list[int]  # all item codes, the oldest first, which are not recommended; only the last ones are encoded
-    new: list[Mapping[str, object]]  # contents of its items that the catalogue lacks; they have the codes N, N + 1, …
+    context: Context  # B = Q = 1
+    history: list[int]  # all item codes, oldest first; only the last ones are encoded
+    new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
 class M6Rec:
-    """The recommender: a `Dataset`, a `Config` and a `Network`.
+    """Raw ids and content in, a DataFrame out.
 
-    Every part that is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
+    What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
         fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
     ):  # fmt: skip
-        """fitted: a saved model's, whose weights are loaded afterwards."""
+        """fitted: the fields and tokenizer of a saved model."""
         self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.fields, self.tokenizer = fitted or (
@@ -67,15 +63,15 @@ class M6Rec:
         if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
-        self._pretrained = ""  # the version of the pretrained weights
+        self._pretrained = ""
         self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Generative pretraining: what is missing of an item (text, patches), and the next event of every prefix.
+        """Learn an item's missing text and patches, and the next event of every prefix; then grow the tree.
 
-        Then the tree is grown over the learnt item vectors. options: `folder`, `resume` and `on_epoch` of
-        `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
+        Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
             folder = options.get("folder") and Path(options["folder"])
@@ -88,10 +84,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
-        """Teach the pretrained network "next": the next item's semantic ID, digit by digit, taught by the dense head.
-
-        Source: the source document's section 3.1.2.
-        """
+        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2."""
         if task != "next":
             raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
@@ -101,7 +94,7 @@ class M6Rec:
         return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events with one of `losses`, judged by a method's NDCG@10 in validation."""
+        """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
         sizes = {"length": config.history, "batch": config.batch}
@@ -119,12 +112,10 @@ class M6Rec:
         )
 
     def _spectral(self) -> Tensor:
-        """Where items start: (N, D), the spectral embedding of their co-occurrence."""
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
     def _items_stage(self) -> Stage:
-        """Training on the contents of the training items alone, judged by the same losses on drawn samples."""
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
         if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
@@ -156,11 +147,11 @@ class M6Rec:
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
         k: int = 10, method: str = "generated", seen: bool = False, drop: Sequence[str] = (), explain: bool = False,
     ) -> pd.DataFrame:  # fmt: skip
-        """The k items to show next -> rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
+        """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, history, profile, context: see `person`. Items of the history are left out unless `seen`.
-        drop: modalities to do without, such as ("image",). explain: two columns more, `reason` and the share of the
-        effect that it covers. `InputError` for an unknown user, item, field or method, and for a k that is too large.
+        user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
+        to ignore, such as ("image",). explain: adds `reason` and the share of the effect that it covers. `InputError`
+        for an unknown user, item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -177,13 +168,12 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom `recommend` recommends to, by the same arguments. `InputError` for nobody.
+        """Whom to recommend to. The source document's section 3.3.1. `InputError` for nobody.
 
-        user: a raw user id, which brings history and profile; history (the oldest first) and profile ({"age": 34})
-        replace the user's own. A history has raw ids, titles, or dicts with the text, image or sound of new items,
-        which have the codes N, N + 1, … of `item_vectors(new)`; or it is a frame of raw events: item_id, and what
-        there is of timestamp and value. context: request fields such as {"hour": 21}; unnamed ones are absent.
-        {"timestamp": …} stands for hour, weekday and every derived feature. The source document's section 3.3.1.
+        user: a raw user id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
+        ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, … of
+        `item_vectors(new)`; or it is a frame of item_id and optionally timestamp and value. context: request fields,
+        as {"hour": 21}; others are absent. {"timestamp": …} stands for hour, weekday and every derived feature.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -196,17 +186,16 @@ class M6Rec:
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
-        """Of the catalogue's items, and behind them of the person's new ones."""
+        """Of the catalogue's items, then of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        """The k items to show next (1, k) and their scores."""
         allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
     def candidates(self, history: Sequence[int], k: int) -> Tensor:
-        """What may be recommended after a history of item codes: (1, N) bool. `InputError` where it is fewer than k."""
+        """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
         allowed[0, [code for code in history if code < n]] = False
@@ -216,9 +205,9 @@ class M6Rec:
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """Raw items -> their text tokens, image patches and sound patches. The source document's section 3.2.1.
+        """Raw items -> text tokens, image and sound patches. The source document's section 3.2.1.
 
-        items: a frame with the columns text, image and sound as in `Dataset`, or a list of texts.
+        items: a frame with text, image and sound as in `Dataset`, or texts.
         """
         if not isinstance(items, pd.DataFrame):
             items = pd.DataFrame({"text": list(items)})
@@ -229,38 +218,32 @@ class M6Rec:
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
     ) -> Context:
-        """One user now, as `person` takes them: -> a `Context` of one row and one target (B = Q = 1)."""
+        """One user now, as in `person`: B = Q = 1."""
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
-        """Context and item vectors -> one state per target (B, Q, D). The source document's section 3.3.2."""
+        """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         return self.network.fuse(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """States -> k generated items each, of the last target. The source document's section 3.4.
-
-        options: beam, allowed, trace and more of `m6rec.generate.beam.generate`.
-        """
+        """k items for each row's last target, with options of `beam.generate`. The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
-        """This model as something that `evaluate` ranks: "dense", "generated" (lists of a beam), "hybrid" or "exact".
-
-        options: of `Scorer`, such as mask_seen=False, beam=100, drop=("image",) or cold_boost=1.5.
-        """
+        """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, **options)
 
     def scores(self, users: Targets) -> Tensor:
-        """Dense scores of all items for targets: -> (B, N)."""
+        """All items' dense scores -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
-        """The catalogue's vectors (N, D), computed once per set of weights, and behind them those of items never seen.
+        """(N, D) vectors of the catalogue, kept per set of weights, and behind them those of new items.
 
-        new: dicts with title or text, image and sound (a path, bytes or a PIL image), what there is of each.
+        new: dicts with some of title, text, image and sound (a path, bytes or a PIL image).
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -272,9 +255,9 @@ class M6Rec:
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
-        """This model with more items in its catalogue, which it has never seen: their content is all it goes by.
+        """This model with more items, known by their content alone, on free leaves near what they resemble.
 
-        items: a frame as `Dataset.from_frames` takes it. They take free leaves of the tree, near what they resemble.
+        items: as in `Dataset.from_frames`.
         """
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
@@ -286,22 +269,20 @@ class M6Rec:
         return model
 
     def target_context(self, users: Targets) -> Context:
-        """The contexts of targets (B,), each with its own request."""
         return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
 
     def codes_of(self, data: Dataset) -> EventCodes:
-        """The events of a data set with this catalogue as codes: the model's own, or one to be ranked."""
+        """A data set's events as codes of this catalogue."""
         if data.fingerprint not in self._codes:
             self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
         return self._codes[data.fingerprint]
 
     @property
     def codes(self) -> EventCodes:
-        """The model's own events as codes."""
         return self.codes_of(self.data)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors), tokenizer, fields and config (JSON). `InputError` for a grown catalogue."""
+        """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
         if len(self.network.codes) != self.network.digits.size:
             raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
         values = {
@@ -315,17 +296,17 @@ class M6Rec:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote, or the model that comes with m6rec: "bazaar".
+        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
 
-        data: may be left out where `load` knows it. `InputError` for a missing or damaged folder and for other data.
+        data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
         """
         folder = Path(folder)
         if not folder.exists() and (shipped("weights") / folder).exists():
             folder = shipped("weights") / folder
         weights, tokenizer, values = load_model(folder)
         try:
-            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU's checkpoint needs none
-            # Models saved before there was a recency had none.
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"
+            # older models had none
             config = Config(**{"recency": 0.0, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
@@ -345,7 +326,7 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The model that was trained with this config, data and code, or is now. An interrupted training goes on."""
+        """The kept model of this config, data and code, or one trained now. An interrupted training goes on."""
         model = cls(data, preset, **changes)
         model.pretrain(keep=True)
         if model.config.finetune_epochs:
@@ -356,21 +337,17 @@ class M6Rec:
 
 
 class Scale(NamedTuple):
-    """How much a notebook computes."""
-
     name: str
     seeds: tuple[int, ...]  # one training each
     preset: str
-    changes: dict[str, object]  # to the preset
+    changes: dict[str, object]
     users: int | None  # a subset of whole users, or None for all
 
     def load(self, name: str) -> Dataset:
-        """The data set, or at smoke scale a part of it with all of its items."""
         data = load(name)
         return data if self.users is None else data.subset(self.users)
 
     def model(self, data: Dataset, *, seed: int | None = None, **changes: object) -> M6Rec:
-        """A trained model of this size, kept or trained now."""
         seed = self.seeds[0] if seed is None else seed
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 

@@ -1,7 +1,6 @@
-"""What a run leaves behind: its figures, and what they came from.
+"""A run's figures, and what they came from.
 
-`record` is the only way to write a result. A runner (papermill, sweep, results) names a JSON file in the environment
-variable M6REC_RECORD and finds the figures there; without it, in a notebook opened by hand, they stay in memory.
+M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory.
 """
 
 import importlib.metadata
@@ -29,19 +28,19 @@ _in_memory: "dict[str, Figure]" = {}
 
 
 class Figure(NamedTuple):
-    """A recorded number with its 95 % interval. low and high are None where nothing was resampled (one number)."""
+    """A number with its 95 % interval; low and high are None where nothing was resampled."""
 
     name: str
     value: float
     low: float | None
     high: float | None
-    n: int  # users behind it, 0 if it is not a mean over users
+    n: int  # users behind it, 0 if it is no mean over users
     seeds: int
-    label: str = ""  # what it is, where the name does not say it
-    split: str = ""  # the events that it was measured on: "test" or "valid", nothing for a time or a size
+    label: str = ""  # where the name does not say it
+    split: str = ""  # "test" or "valid", nothing for a time or a size
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in JSON under its name: without what is empty, and without an end at infinity."""
+        """As in JSON under its name, without empty values; None for infinity."""
         values = {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
         return {key: None if value in (math.inf, -math.inf) else value for key, value in values.items()}
 
@@ -50,13 +49,12 @@ class Figure(NamedTuple):
 
 
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
-    """Record one figure under a name that no other figure has, and return it.
+    """Record one figure under a name of its own, and return it.
 
-    per_user: (U,) or (S, U), one number a user (and seed); the figure is the mean, its interval a bootstrap over users
-    of the mean over seeds. value: one number, which has no interval, or a list with one a seed. over: an array of the
-    same shape; the figure is then mean(per_user) / mean(over), and both meet the same resampled users.
-    label, split ("test" where users are behind it): see `Figure`. InputError for a name that this run has recorded, for
-    both or neither of per_user and value, for NaN.
+    per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
+    value: one number, which has no interval, or one a seed. over: an array of the same shape; the figure is then
+    mean(per_user) / mean(over), and both meet the same resampled users. split: by default "test" with per_user.
+    InputError for a recorded name, for both or neither of per_user and value, for NaN.
     """
     if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
@@ -71,7 +69,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    if per_user is None:  # what was resampled are seeds, if there are some
+    if per_user is None:
         interval = interval._replace(n=0, seeds=interval.n)
         interval = interval._replace(low=None, high=None) if given.size == 1 else interval
     figure = Figure(name, *interval, label, split if split is not None else "" if per_user is None else "test")
@@ -82,12 +80,12 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     if path:
         write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     else:
-        _in_memory[name] = figure  # a cell that is run again by hand replaces its figure
+        _in_memory[name] = figure  # a cell that runs again replaces its figure
     return figure
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:
-    """The figures in a file that a run has recorded to, or without a path those in this process's memory."""
+    """Those in a run's file, or without a path those in memory."""
     if not path:
         return dict(_in_memory)
     figures = json.loads(Path(path).read_text()) if Path(path).exists() else {}
@@ -95,20 +93,19 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all: a reader, or an interrupted writer, never sees half of it."""
     with whole(path) as new:
         new.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def short(number: float | None) -> str:
-    """A number as people read it: four significant digits, whole numbers whole, a dash for none."""
+    """Four significant digits, whole numbers whole, a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
     return f"{number:.0f}" if float(number).is_integer() else f"{number:.{_places(number)}f}"
 
 
 def rounded(number: float) -> float:
-    """Round to four significant digits, but keep every digit left of the point: 12101 stays 12101, .123456 is .1235."""
+    """To four significant digits, but all digits left of the point: 12101 stays, .123456 is .1235."""
     return round(number, _places(number))
 
 
@@ -117,7 +114,7 @@ def _places(number: float) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure came from: commit, dirty (uncommitted changes in the code), versions, device, cores, threads."""
+    """What a figure came from; dirty: uncommitted changes in the code."""
     commit, dirty = _commit()
     versions = {"python": platform.python_version()}
     for package in VERSIONED:
@@ -143,7 +140,7 @@ def code_hash(notebook: str | Path) -> str:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The clone's commit and whether its code differs from it; None where the package is not a clone of its own."""
+    """The clone's commit and whether its code differs from it; None outside a clone of m6rec."""
     clone = PACKAGE.parent
 
     def git(*words: str) -> str | None:
@@ -151,7 +148,7 @@ def _commit() -> tuple[str | None, bool | None]:
             command = ["git", "-C", str(clone), *words]
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
-    # A wheel inside somebody's clone (.venv/…/site-packages) must not take their commit for its own.
+    # A wheel inside somebody's clone does not take their commit.
     if git("rev-parse", "--show-toplevel") != str(clone):
         return None, None
     changed = git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")

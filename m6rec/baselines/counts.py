@@ -1,4 +1,4 @@
-"""Baselines that count: popularity, Markov chain, item-kNN, EASE, co-occurrence, content-kNN, and mixtures of them."""
+"""Baselines that count, and mixtures of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
 from m6rec.errors import InputError
 
-FILLED = 0.1  # share of pairs from which on a dense table is multiplied faster
-BLOCK = 1_024  # scored items whose similarities are held at a time
+FILLED = 0.1  # share of pairs: above, a dense table is faster
+BLOCK = 1_024  # scored items at a time
 
 
 class Count:
     """Scores = history profile (B, N) x weights (N, N): row = item of the history, column = item scored.
 
-    A profile is sparse, so that each row is summed in the same order whatever the chunk: scores do not depend on it.
+    A sparse profile is summed in one order, so that scores do not depend on the chunk.
     """
 
     weights: np.ndarray | sp.csr_array | None = None
@@ -29,15 +29,14 @@ class Count:
     profile_decay: float | None = None
 
     def fit(self, data: Dataset, split: Split) -> Self:
-        """Count the training events, which lie by user and time. Returns self."""
         self.weights = self.count(data, split)
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:
-        """(B, N) float32: profile_decay ^ events ago for each event before the target; without a decay 1 an item."""
+        """(B, N) float32: profile_decay ^ events ago, summed over the history; without a decay 1 for each item."""
         if self.profile_decay is None:
             return sp.csr_array(users.seen(), dtype=np.float32)
-        history = users.history(self.length)  # (B, T), most recent last, -1 before the first
+        history = users.history(self.length)  # (B, T), -1 before the first
         rows, positions = np.nonzero(history >= 0)
         gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(np.float64))
         shape = (len(users), users.data.n_items)
@@ -52,7 +51,7 @@ class Count:
 
 
 class Popularity(Count):
-    """Score of an item = number of users who have it among their training events, the same for everybody."""
+    """Score = number of users with the item in training, the same for everybody."""
 
     def count(self, data: Dataset, split: Split) -> np.ndarray:
         return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]  # (1, N)
@@ -63,10 +62,7 @@ class Popularity(Count):
 
 @dataclass(eq=False)
 class Markov(Count):
-    """First order: P(j after i) = (n_ij + smoothing * share of j among all events) / (n_i + smoothing).
-
-    Dirichlet smoothing: where the last item was followed by few, popularity decides.
-    """
+    """Dirichlet smoothing: P(j after i) = (n_ij + smoothing * j's share of events) / (n_i + smoothing)."""
 
     smoothing: float = 10.0
     length, profile_decay = 1, 1.0
@@ -78,7 +74,7 @@ class Markov(Count):
         return (sp.diags_array(1 / (counts.sum(1) + self.smoothing)) @ counts).astype(np.float32)
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) float32: probabilities, rows sum to 1. InputError before `fit`."""
+        """(B, N) float32 probabilities. InputError before `fit`."""
         moves = super().scores(users)
         return moves + (1 - moves.sum(1, keepdims=True)) * self.shares  # what the moves leave is smoothing / (n_i + it)
 
@@ -87,8 +83,7 @@ class Markov(Count):
 class ItemKNN(Count):
     """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), kept for the `neighbours` nearest i of each scored item j.
 
-    n_ij is the number of users who have both. The defaults have the best NDCG@10 on ML-100K's validation events among
-    20 to 1000 neighbours with a shrinkage of 0 to 200.
+    n_ij: users who have both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200.
     """
 
     neighbours: int = 300
@@ -108,7 +103,7 @@ class ItemKNN(Count):
 class EASE(Count):
     """argmin_B |X - XB|^2 + l2 |B|^2 with diag(B) = 0: P = (X'X + l2 I)^-1, B = I - P / diag(P) (Steck 2019).
 
-    It takes N^2 memory and N^3 time. The default has the best NDCG@10 on ML-100K's validation events among 20 to 5000.
+    N^2 memory, N^3 time. The default has ML-100K's best validation NDCG@10 among 20 to 5000.
     """
 
     l2: float = 100.0
@@ -125,10 +120,10 @@ class EASE(Count):
 
 @dataclass(eq=False)
 class CoOccurrence(Count):
-    """weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col), profile = profile_decay ^ events ago.
+    """weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col).
 
-    C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and backward times
-    that when before. The strongest of the counts on ordered histories, and the prior that is blended with a network.
+    C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and `backward` times
+    that when before. It is the prior of the networks.
     """
 
     window: int = WINDOW
@@ -142,7 +137,7 @@ class CoOccurrence(Count):
         return self.weigh(following(data, split, self.window, self.decay)).weights
 
     def weigh(self, forward: sp.csr_array) -> Self:
-        """Fit to counts (N, N) that `following` made with this window and decay: all else is quick. Returns self."""
+        """Fit to counts (N, N) that `following` made with this window and decay."""
         counts = sp.csr_array(forward + self.backward * forward.T)
         weights = scaled(counts, self.row, self.col).astype(np.float32)
         self.weights = weights.toarray() if weights.nnz > FILLED * np.prod(weights.shape) else weights
@@ -151,9 +146,9 @@ class CoOccurrence(Count):
 
 @dataclass(eq=False)
 class ContentKNN(Count):
-    """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j, cold or warm.
+    """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j.
 
-    The defaults are within .001 of the best NDCG@10 on ML-100K's validation events, with a decay of .7 to .95.
+    The defaults are within .001 of ML-100K's best validation NDCG@10.
     """
 
     neighbours: int = 500
@@ -166,15 +161,12 @@ class ContentKNN(Count):
 
 @dataclass(eq=False)
 class Mixture:
-    """Linear interpolation (Jelinek & Mercer 1980): sum of share · scores / the scores' sum, of counts (0 or more).
-
-    Where one has counted nothing for a user, the others keep their proportions.
-    """
+    """Linear interpolation (Jelinek & Mercer 1980) of scores of 0 or more: sum of share · scores / the scores' sum."""
 
     parts: Sequence[tuple[Any, float]]  # fitted baselines, each with its share
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N), higher = better; a row's sum is 1, or less where a part has counted nothing."""
+        """(B, N); a row's sum is 1, or less where a part has counted nothing."""
         mixed = np.zeros((len(users), users.data.n_items))
         for model, share in self.parts:
             counts = np.asarray(model.scores(users), np.float64)
@@ -183,7 +175,7 @@ class Mixture:
 
 
 def tfidf(data: Dataset) -> sp.csr_array:
-    """(N, words) float32, rows of unit length: TF-IDF of the items' texts. InputError where no text has a word."""
+    """(N, words) float32, rows of unit length. InputError where no text has a word."""
     try:
         bag = TfidfVectorizer(analyzer=words, dtype=np.float32).fit_transform(data.items["text"])
     except ValueError as error:
@@ -192,7 +184,7 @@ def tfidf(data: Dataset) -> sp.csr_array:
 
 
 def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:
-    """Weights (N, N): in each item's column its `neighbours` most similar items, and what equals the last of them."""
+    """(N, N): each item's column has its `neighbours`, and ties with the last."""
     blocks = []
     for start in range(0, items, BLOCK):
         block = similar(slice(start, start + BLOCK))

@@ -1,4 +1,4 @@
-"""Networks that predict the next item: GRU4Rec, SASRec and eSASRec, and what they share; and baselines of likes."""
+"""Networks that predict the next item, and baselines that predict likes."""
 
 import copy
 import hashlib
@@ -28,37 +28,36 @@ from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
 @dataclass(eq=False)
 class Sequential:
-    """Fits with the model's loop, windows, averaging and early stopping; scores like it too. `log`: of each epoch."""
+    """Fits with the model's loop, windows, averaging and early stopping."""
 
     name: ClassVar[str]
     architecture: ClassVar[Callable[[nn.Embedding, Config], nn.Module]]
     network: ClassVar[nn.Module | None] = None
     log: ClassVar[list[Epoch]]
-    config: Config  # it decides what is learnt, and so do all fields after it
+    config: Config  # this and later fields decide what is learnt
 
     def build(self, data: Dataset) -> nn.Module:
-        """A network: item ids (B, T), -1 on the right where there is none, -> states (B, T, D)."""
+        """Item ids (B, T), padded on the right with -1, -> states (B, T, D)."""
         return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of the items (n,) that came after states (n, D): cross-entropy over the whole catalogue."""
+        """Mean full softmax loss of the items (n,) that came after states (n, D)."""
         return full_softmax(states, network.embedding.weight, target)
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
-        """States (B, D) after the users' histories -> scores (B, N)."""
+        """States (B, D) -> scores (B, N)."""
         return states @ network.embedding.weight.T
 
     @property
     def parameters(self) -> int:
-        """How many are trained."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def cached(self, data: Dataset, split: Split) -> Self:
-        """`fit`, or what it came to before with the same data, split, config, settings and code."""
+        """`fit`, or its kept result with the same data, split, fields and code."""
         return self.fit(data, split, keep=True)
 
     def fit(self, data: Dataset, split: Split, keep: bool = False, **options: object) -> Self:
-        """Train on the training events; validation decides when to stop. options: `m6rec.train.fit`'s."""
+        """options: `m6rec.train.fit`'s."""
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
         for module in self.network.modules():
@@ -87,9 +86,9 @@ class Sequential:
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), higher = better. InputError before `fit`.
+        """(B, N), higher = better, after `config.history` - 1 events: a window's last position is never learnt.
 
-        After one event fewer than a window has: its last event is only a target, whose position is never learnt.
+        InputError before `fit`.
         """
         if self.network is None:
             raise InputError(f"{self.name} has no network yet: call fit(data, split) before it is asked")
@@ -103,12 +102,10 @@ class Sequential:
 
 
 class GRU4RecNetwork(nn.Module):
-    """Item ids (B, T) -> states (B, T, D)."""
-
     def __init__(self, embedding: nn.Module, config: Config):
         super().__init__()
         self.embedding = embedding
-        between = config.dropout if config.joint_layers > 1 else 0.0  # PyTorch warns where there is no between
+        between = config.dropout if config.joint_layers > 1 else 0.0  # or PyTorch warns
         self.gru = nn.GRU(config.width, config.width, config.joint_layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -118,14 +115,14 @@ class GRU4RecNetwork(nn.Module):
 
 
 class GRU4Rec(Sequential):
-    """Hidasi et al. 2016, with item vectors shared by input and output (Hidasi & Karatzoglou 2018); full softmax."""
+    """Hidasi et al. 2016, with shared item vectors (Hidasi & Karatzoglou 2018) and the full softmax."""
 
     name = "GRU4Rec"
     architecture = GRU4RecNetwork
 
 
 class Layer(nn.Module):
-    """SASRec's: LayerNorm, attention, LayerNorm, a ReLU net of the same width; sums without gates."""
+    """SASRec's: LayerNorm first, a ReLU net, no gates."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -143,7 +140,7 @@ class Layer(nn.Module):
 
 
 class SASRecNetwork(nn.Module):
-    """Item ids (B, T) -> states (B, T, D). layer: see `Stack`, called with tokens and mask."""
+    """layer: see `Stack`, called with tokens and mask."""
 
     def __init__(
         self, embedding: nn.Module, config: Config, layer: type[nn.Module] = Layer, norm: type[nn.Module] = nn.LayerNorm
@@ -160,12 +157,12 @@ class SASRecNetwork(nn.Module):
     def forward(self, item: Tensor) -> Tensor:
         positions = torch.arange(item.shape[1], device=item.device)
         x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
-        mask = masks.causal(item.shape[1], item.device)  # padding stands on the right, where nobody looks
+        mask = masks.causal(item.shape[1], item.device)  # hides the padding, too
         return self.norm(self.layers(x, mask).states)
 
 
 class SASRec(Sequential):
-    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023) over its input item vectors."""
+    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023)."""
 
     name = "SASRec"
     architecture = SASRecNetwork
@@ -173,41 +170,40 @@ class SASRec(Sequential):
 
 @dataclass(eq=False)
 class ESASRec(Sequential):
-    """Tikhonovich et al. 2025: LiGR layers (`Block`), but learnt positions; a step shares uniform `negatives`."""
+    """Tikhonovich et al. 2025: LiGR layers (`Block`), learnt positions, `negatives` that a step shares."""
 
     name = "eSASRec"
     architecture = partial(SASRecNetwork, layer=Block)
     negatives: int = 256
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
-        """The sampled softmax."""
         items = network.embedding.weight
         negatives = torch.randint(len(items), (self.negatives,), device=target.device)
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-# ---- likes: functions that learn from `Ratings` -> scores (n,) of rows, higher = likelier
+# likes: `Ratings` and rows (n,) -> scores (n,), higher = likelier
 
-DIN_HISTORY = 20  # items rated before that DIN attends to
+DIN_HISTORY = 20  # items that DIN attends to
 
 
 def item_mean(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """The mean of the others' ratings of the item, in stars."""
+    """Of other users' ratings, in stars."""
     return ratings.numbers["others"].to_numpy()[rows]
 
 
 def logistic(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """Log-odds of a logistic regression on all numeric features."""
+    """Log-odds of a regression on all features."""
     x, train = ratings.features, ratings.train
     model = LogisticRegression(C=0.01, max_iter=1000).fit(x[train], ratings.liked[train])
     return model.decision_function(x[rows])
 
 
 def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:
-    """Log-odds of a DIN-like network: the candidate attends to the items rated before (Zhou et al. 2018, section 4.3).
+    """Log-odds of a DIN-like network: the candidate c attends to items h rated before (Zhou et al. 2018, section 4.3).
 
-    Users, items, genres and stars are embedded; `numbers` adds the regression's features. The attention weights come
-    from an MLP over [h, c, h - c, h · c] and are not normalised. The epoch that validates best counts.
+    `numbers` adds the regression's features. Attention weights come from an MLP over [h, c, h - c, h · c] and are not
+    normalised. The epoch that validates best counts.
     """
     torch.manual_seed(seed)
     rng, device, best = np.random.default_rng(seed), pick_device(), -1.0
@@ -253,7 +249,7 @@ class DINNetwork(nn.Module):
             nn.init.normal_(embedding.weight, std=0.01)
 
     def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
-        """Users and items (B,), items before (B, T) or -1, their stars (B, T), numbers (B, F) -> logits (B,)."""
+        """user, item (B,), seen (B, T) or -1, stars (B, T), numbers (B, F) -> logits (B,)."""
         c, present = self._item(item), (seen >= 0)[..., None]
         h = self._item(seen.clamp(min=0))  # (B, T, D)
         candidate = c[:, None].expand_as(h)

@@ -1,5 +1,3 @@
-"""What comes in: a Dataset from named public sources (`load`) or from the user's own frames (`Dataset.from_frames`)."""
-
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.sources import Photographs, load, photographs
 

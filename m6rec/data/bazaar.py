@@ -1,6 +1,6 @@
-"""bazaar: real photographs, recordings and texts, *simulated* shoppers, and the truth about what moved them.
+"""bazaar: real photographs, recordings and texts, and *simulated* shoppers.
 
-The cause of every event is known, and so the best ranking that any model can reach: data/README.md.
+The cause of every event is known, and so the best possible ranking: data/README.md.
 """
 
 from typing import NamedTuple
@@ -13,22 +13,20 @@ from m6rec.data.sources import shipped
 
 BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
 DIMENSIONS = 14  # D below
-LEVELS = {  # of the request's fields
+LEVELS = {
     "hour": ("night", "morning", "afternoon", "evening"),  # six hours each, from midnight (UTC)
     "weekday": ("weekday", "weekend"),
     "device": ("phone", "tablet", "desktop"),
     "season": ("winter", "spring", "summer", "autumn"),
 }
 FIELD_SHARES = {"hour": 0.4, "weekday": 0.2, "device": 0.2, "season": 0.2}
-RECENT = 3  # an earlier event that is a cause is one of the last three
+RECENT = 3  # events among which one can be a cause
 
 
 class Cause(NamedTuple):
-    """One thing that an event may come from."""
-
     kind: str  # "taste", "event", "request" or "chance"
     which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
-    weight: float  # probability, where all causes exist; else those that do share the rest in proportion
+    weight: float  # probability if all causes exist; else those that do share the rest in proportion
 
 
 CAUSES = (
@@ -37,27 +35,27 @@ CAUSES = (
     *(Cause("request", field, 0.3 * share) for field, share in FIELD_SHARES.items()),
     Cause("chance", "", 0.1),
 )
-# Taste, the last item and the request all colour every choice; its cause tips the scales.
+# Taste, last item and request colour every choice; its cause tips the scales.
 TASTE, LAST, REQUEST, TIP = 1.0, 0.8, 0.8, 0.6
 SHARPNESS = 13.0  # inverse temperature of the choice
 
 
 class Truth(NamedTuple):
-    """What is hidden from a model. Shares and places of modalities are in the order image, sound, text."""
+    """What is hidden from a model. Modalities are in the order image, sound, text."""
 
     events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
     items: np.ndarray  # (N, D) places, unit rows
     shoppers: np.ndarray  # (U, D) tastes, unit rows
-    shares: np.ndarray  # (U, 3) how much each modality counts for a shopper; rows add up to 1
+    shares: np.ndarray  # (U, 3) of each modality; rows add up to 1
     requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
-    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns that are kept from training
-    cold_users: np.ndarray  # (U,) bool: shoppers that are kept from training
+    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns kept from training
+    cold_users: np.ndarray  # (U,) bool: kept from training
     origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
 
 
 def truth() -> Truth:
-    """Causes, places and tastes: for checking what a model has found, never for training one."""
+    """For checking a model, never for training one."""
     with np.load(shipped("bazaar") / "latent.npz", allow_pickle=False) as arrays:
         latent = dict(arrays)
     requests = {field: latent.pop(f"request_{field}") for field in LEVELS}
@@ -67,7 +65,7 @@ def truth() -> Truth:
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
-    """(E, 4) int64: which value of each field of LEVELS holds at UTC seconds (E,) on devices (E,) by name."""
+    """UTC seconds (E,), names of devices (E,) -> (E, 4) int64 places in the values of LEVELS."""
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     device = pd.Index(LEVELS["device"]).get_indexer(device)
@@ -76,15 +74,13 @@ def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
 
 
 def existing(events_before: np.ndarray) -> np.ndarray:
-    """(B,) how many events precede -> (B, len(CAUSES)) probabilities of the causes that exist then."""
+    """(B,) numbers of events before -> (B, len(CAUSES)) probabilities of the causes."""
     back = np.array([cause.which if cause.kind == "event" else 0 for cause in CAUSES])
     weights = np.array([cause.weight for cause in CAUSES]) * (events_before[:, None] >= back)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 class Market:
-    """How shoppers choose, in the simulation and for the Bayes-optimal ranking."""
-
     def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
         self.items, self.requests = items, requests
 
@@ -102,7 +98,7 @@ class Market:
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 
     def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
-        """(B, N) probability of each item given the pull (B, D): softmax over the items not bought yet (B, N bool)."""
+        """Pull (B, D), bought (B, N) bool -> (B, N) probabilities of what is not bought yet."""
         scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
         scores[bought] = -np.inf
         chances = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
@@ -110,7 +106,7 @@ class Market:
 
 
 class BayesOptimal:
-    """Ranks by the sum of p(cause) p(item | cause), with true places and tastes: no model is better but by luck."""
+    """Ranks by the sum of p(cause) p(item | cause) with true places and tastes: no model is better but by luck."""
 
     name = "Bayes-optimal"
 
@@ -118,17 +114,17 @@ class BayesOptimal:
         self.known = known or truth()
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) log-probabilities; -inf for what the shopper has bought."""
+        """(B, N) log-probabilities; -inf for what was bought."""
         with np.errstate(divide="ignore"):
             return np.log(sum(self._joints(users)))
 
     def causes(self, users: Targets) -> np.ndarray:
-        """(B, len(CAUSES)) probability of each cause, once one sees what was bought."""
+        """(B, len(CAUSES)) probabilities, given what was bought."""
         joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
         return joint / joint.sum(axis=1, keepdims=True)
 
     def _joints(self, users: Targets):
-        """p(cause) p(item | cause), (B, N), of each cause in turn."""
+        """(B, N) p(cause) p(item | cause), cause by cause."""
         events, market = users.data.events.iloc[users.events], Market(self.known.items, self.known.requests)
         shoppers = np.array([int(str(user)[1:]) - 1 for user in users])  # by the id: a subset has other codes
         taste, recent = self.known.shoppers[shoppers], users.history(RECENT)

@@ -1,8 +1,7 @@
-"""Context: profile, history and request as codes that the network can look up (the source document's section 3.3.1).
+"""Profile, history and request as codes (the source document's section 3.3.1).
 
-A `Field` is one column as codes. Code 0 means absent and is masked; it is never a zero that pretends to be a value.
-`Fields` are fitted on training events only and saved with the model. What is derived for an event comes from the events
-before it and from its own time, by one rule for stored events and for a request now.
+Code 0 means absent and is masked. `Fields` are fitted on training events only. What is derived for an event, stored or
+requested now, comes from the events before it and from its own time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,39 +23,39 @@ from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-SEASONS = ("winter", "spring", "summer", "autumn")  # of the northern half; winter is December to February
+SEASONS = ("winter", "spring", "summer", "autumn")  # northern; winter is December to February
 PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in UTC
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
 MAX_WORDS = 200  # codes of a text field
-MAX_SHARE = 0.8  # a word that more of the texts have distinguishes nothing
-LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # a word: a year or a size is a number, for a column of its own
-SESSION_PAUSE = 1800.0  # seconds without an event after which a new session begins
+MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
+LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
+SESSION_PAUSE = 1800.0  # seconds that end a session
 RECENT = 5  # events whose texts are the recent tastes
-CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # every other event column is a request field
+CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column's codes: categories by name, numbers by the interval that they fall into, texts by a word."""
+    """One column's codes: categories by name, numbers by interval, texts by a word."""
 
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of a text's words: the inverse document frequency, log(texts / texts with it)
+    weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
     column: str = ""  # of a part of a time: the column that holds the time
-    part: str = ""  # what is derived: hour, weekday, season of a time; gap, session, pace, tastes of the events before
+    part: str = ""  # hour, weekday, season of a time; gap, session, pace, tastes of the events before
 
     @property
     def size(self) -> int:
-        """Number of codes, the absent one included."""
+        """How many codes, the absent one included."""
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
     def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
-        """The field of a column of a kind: categorical, number, text; time has three. InputError where no value is one.
+        """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, what has more than 12 different numbers is a number, and all else categorical.
+        all. By default, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
         if kind == "time":
@@ -80,7 +79,7 @@ class Field:
         return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
-        """A column's values (n,) -> codes (n,) int64; missing ones and categories not seen in training are absent."""
+        """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
         if self.weights:
             rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
@@ -99,21 +98,21 @@ class Field:
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
     def words(self, texts: Iterable[object]) -> sparse.csr_array:
-        """Which of a text field's words each text has: (n, W) of 0 and 1."""
+        """(n, W) of 0 and 1: which words each text has."""
         return sparse.csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
 
     def top_word(self, counts: sparse.csr_array) -> np.ndarray:
-        """The code of the word with the highest TF-IDF in each row of counts (n, W), 0 for none: -> (n,) int64."""
+        """Counts (n, W) -> (n,) int64 code of each row's word with the highest TF-IDF, 0 for none."""
         if not counts.shape[0]:
             return np.zeros(0, np.int64)
         score = sparse.csr_array(counts.multiply(np.array(self.weights)[None]))
         return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
 
     def encode_one(self, value: object) -> int:
-        """One typed value: unlike a stored one, an unknown value is an error. A weekday may be 0 to 6."""
+        """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
-        code = int(replace(self, column="").encode([value])[0])  # an hour is given as such, not by a time
+        code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
             allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
@@ -121,7 +120,6 @@ class Field:
         return code
 
     def describe(self, code: int) -> str:
-        """A code in words, for tables and figures."""
         if code == 0:
             return f"{self.name} ?"
         if self.levels or self.part == "gap":
@@ -138,31 +136,25 @@ DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, le
         "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # events of the session before this one
         "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event of the session so far
     }.items()
-}  # fields that need no fitting, and data with times
+}  # of fields that need no fitting
 
 
 class Context(NamedTuple):
-    """What is known when one recommends: integer codes, 0 = absent (items: -1 = no event).
+    """Integer codes, 0 = absent (items: -1 = no event). Q = T while training (every event is a target), else Q = 1."""
 
-    One row of `request` and `position` per target: Q = T while training (every event is a target), Q = 1 in service.
-    """
-
-    item: Tensor  # (B, T) item codes, oldest first, padded on the right
+    item: Tensor  # (B, T), oldest first, padded on the right
     value: Tensor  # (B, T) rating codes
-    gap: Tensor  # (B, T) codes of the time since the event before
+    gap: Tensor  # (B, T) times since the event before
     profile: Tensor  # (B, C) profile codes
-    request: Tensor  # (B, Q, R) request codes of each target
-    position: Tensor  # (B, Q) how many events of the history each target may see
+    request: Tensor  # (B, Q, R) codes of each target's request
+    position: Tensor  # (B, Q) how many events each target may see
 
     def to(self, device: torch.device) -> "Context":
-        """The same context on another device."""
         return Context(*(t.to(device) for t in self))
 
 
 @dataclass(frozen=True)
 class Fields:
-    """All fields of one data set."""
-
     value: Field
     profile: tuple[Field, ...] = ()
     request: tuple[Field, ...] = ()
@@ -170,7 +162,7 @@ class Fields:
 
     @classmethod
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
-        """Learn the levels from training events and their users, as the config's columns and derived features say.
+        """Learn the levels from training events and their users.
 
         InputError for a derived feature that needs times, and for a declared column that does not exist.
         """
@@ -200,10 +192,9 @@ class Fields:
     def typed(
         self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
     ) -> np.ndarray:
-        """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; what is not named is absent.
+        """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
-        {"timestamp": …} gives all parts of a time. derived: codes of this event, which what is typed overrides.
-        InputError for an unknown field or value.
+        derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
         times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
@@ -217,7 +208,7 @@ class Fields:
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
     def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
-        """One row's profile and its last target's request in words: (part, field) -> "hour 21"."""
+        """One row's profile and its last target's request: (part, field) -> "hour 21"."""
         parts = {"profile": context.profile[row], "request": context.request[row, -1]}
         return {
             (part, f.name): f.describe(code)
@@ -229,7 +220,7 @@ class Fields:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Fields":
-        """Back from `to_dict`; KeyError for another version's."""
+        """KeyError for another version's."""
 
         def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
             return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
@@ -238,8 +229,6 @@ class Fields:
 
 
 class EventCodes(NamedTuple):
-    """Every event of a data set as codes, computed once."""
-
     value: np.ndarray  # (E,)
     gap: np.ndarray  # (E,)
     request: np.ndarray  # (E, R)
@@ -247,7 +236,6 @@ class EventCodes(NamedTuple):
 
 
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
-    """All events of `data` as codes; the gap is to the same user's event before, absent at their first."""
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
@@ -263,7 +251,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
 def derive(
     fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
 ) -> dict[str, np.ndarray]:
-    """Codes (E,) of what is derived for each event, by feature. time, item: (E,); first: (E,), a user's first event.
+    """Codes (E,) by derived feature. time, item: (E,); first: (E,), a user's first event.
 
     gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
     word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
@@ -285,7 +273,7 @@ def derive(
 
 
 class UserHistory(NamedTuple):
-    """One user's events, oldest first. Items that are not in the catalogue count on from its last code."""
+    """Oldest first. New items have codes from N on."""
 
     item: np.ndarray  # (T,) int64
     value: np.ndarray  # (T,) float, NaN where unknown
@@ -294,7 +282,6 @@ class UserHistory(NamedTuple):
 
     @classmethod
     def of(cls, data: Dataset, user: int) -> "UserHistory":
-        """All events of a user's code."""
         events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
         item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
         time = time if data.timed else np.full(len(item), np.nan)
@@ -302,7 +289,7 @@ class UserHistory(NamedTuple):
 
     @classmethod
     def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
-        """A list of ids, titles or dicts, oldest first, or a frame with item_id and optionally value and timestamp.
+        """From ids, titles or dicts, oldest first, or from a frame with item_id and optionally value and timestamp.
 
         InputError for no item_id, and for a cell that is no time.
         """
@@ -328,14 +315,14 @@ class UserHistory(NamedTuple):
 def user_context(
     fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
 ) -> Context:
-    """One user now (B = Q = 1): the last `length` events, profile codes (C,), and the request as one more event.
+    """B = Q = 1: the last `length` events, profile codes (C,), and the request as one more event.
 
     InputError for a time before the last event.
     """
     now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
     if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]  # the last: the request's
+    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]
     derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
     history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
@@ -348,8 +335,8 @@ def training_batches(
 ) -> Iterator[Context]:
     """One epoch in which every training event is a target once, except in windows of one event.
 
-    Every user's training events, a prefix of their events, are cut into windows of at most `length`, at positions that
-    differ by epoch. Event t of a window is target t, seen from the events before it and from its own request.
+    Every user's training events are cut into windows of at most `length`, at other positions in each epoch. Event t
+    of a window is target t, seen from the events before it and from its own request.
     """
     total, windows = np.concatenate([[0], np.cumsum(split.train)])[data.offsets], []
     for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):
@@ -357,7 +344,7 @@ def training_batches(
         windows += [(start + a, start + b) for a, b in pairwise([0, *cuts, count]) if b - a >= 2]
     windows = rng.permutation(np.array(windows, dtype=np.int64).reshape(-1, 2))
     sizes = windows[:, 1] - windows[:, 0]
-    # Windows of like length share a batch, which halves the padding; batches come in random order.
+    # Windows of like length share a batch, which halves the padding.
     mixed = rng.permutation(len(windows)) // (4 * batch)
     groups = np.array_split(np.lexsort((sizes, mixed)), range(batch, len(windows), batch))
     for group in rng.permutation(len(groups)):
@@ -365,7 +352,7 @@ def training_batches(
 
 
 def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length: int) -> Context:
-    """The context of target events (B,): the last `length` events before each, and each one's own request. Q = 1."""
+    """Q = 1: the last `length` events before each of the events (B,), and its own request."""
     user = data.events["user"].to_numpy()[events]
     start = np.maximum(data.offsets[user], events - length)
     return _context(data, codes, np.stack((start, events), 1), length)._replace(
@@ -376,7 +363,7 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
 
 
 def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int) -> Context:
-    """Windows (W, 2), first and past-the-last event, in which every event is a target; `length` events wide."""
+    """Windows (W, 2), first and past-the-last event, `length` wide; every event is a target."""
     rows = windows[:, :1] + np.arange(length)  # (W, T)
     present = rows < windows[:, 1:]
     rows = np.where(present, rows, 0)
@@ -392,7 +379,7 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
 
 
 def _counter(**options: object):
-    from sklearn.feature_extraction.text import CountVectorizer  # lazy: a second, for those who need it
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second
 
     return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
 

@@ -1,5 +1,3 @@
-"""Item co-occurrence in the training histories: counts, nearest neighbours, and spectral start vectors."""
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,17 +13,16 @@ from m6rec.data.text import PROMPT_SPECIAL, Tokenizer
 WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
 TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
-COMMON = 0.4  # exponent by which common items count for less
+COMMON = 0.4  # exponent that weakens common items
 
 
 class Neighbourhood(NamedTuple):
-    """Smoothed targets: the items that share a target's probability, itself first, then its neighbours."""
+    """The items that share a target's probability: itself first, then neighbours."""
 
-    item: Tensor  # (N, K) item codes
+    item: Tensor  # (N, K)
     share: Tensor  # (N, K), rows sum to 1
 
     def to(self, device: torch.device) -> "Neighbourhood":
-        """The same on a device."""
         return Neighbourhood(self.item.to(device), self.share.to(device))
 
 
@@ -41,7 +38,7 @@ def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = 
 
 
 def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
-    """Each count divided by its row's sum ^ row and by its column's sum ^ col: (N, N)."""
+    """Counts (N, N), divided by row sums ^ row and column sums ^ col."""
     rows, columns = ((sums := counts.sum(axis)) + (sums == 0) for axis in (1, 0))  # no pairs, nothing to divide by
     data = np.repeat(rows**-row, np.diff(counts.indptr)) * counts.data * (columns**-col)[counts.indices]
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
@@ -61,11 +58,10 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
-    """Vectors (N, width) whose products approximate the items' co-occurrence, scaled to standard deviation 1.
+    """(N, width) vectors whose products approximate co-occurrence / both items' sums ^ COMMON; standard deviation 1.
 
-    It is divided by both items' sums ^ COMMON: the vectors that are nearest to the mean of a history then rank nearly
-    as well as the count itself (`baselines.CoOccurrence`). Items without co-occurrence have zeros, and so have channels
-    beyond the number of items.
+    Those nearest to the mean of a history rank nearly as well as the count (`baselines.CoOccurrence`). Items
+    without co-occurrence have zeros, and so have channels beyond the number of items.
     """
     counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
     if counts.nnz:
@@ -76,7 +72,7 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
 
 
 def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
-    """(N, N): how often two items co-occur, in either order; an item does not co-occur with itself."""
+    """(N, N) counts of pairs of different items, in either order."""
     counts = following(data, split)
     counts = sp.csr_array(counts + counts.T)
     counts.setdiag(0)
@@ -85,10 +81,10 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
 
 
 def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> Tensor:
-    """Token embeddings (V, D) from how often the words of an event follow those of its history, request and profile.
+    """(V, D) from how often the words of an event follow those of its history, request and profile.
 
     Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and
-    noise of a tenth of that length, which keeps tokens apart that were never counted.
+    noise of a tenth of that length, which keeps apart tokens that were never counted.
     """
     rng = np.random.default_rng(seed)
     counts = sp.csr_array((len(tokenizer), len(tokenizer)))
@@ -100,7 +96,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
             same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
             rows = np.flatnonzero(same)
             known = known + sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same))) @ events
-        counts = counts + events.T @ known  # a token of an event (row), one of what was known before it (column)
+        counts = counts + events.T @ known  # rows: tokens of an event; columns: of what precedes it
     counts = (counts + counts.T).tocoo()
     total, each = counts.sum(), counts.sum(axis=0)
     chance = each[counts.row] * each[counts.col] / total
@@ -110,7 +106,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
     out = rng.standard_normal((len(tokenizer), width)) / width**0.5
     rank = min(width, min(counts.shape) - 1)
     if table.nnz > rank:
-        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5  # every direction counts
+        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5
         rows = sp.linalg.svds(table, k=rank, v0=start)[0]
         out *= 0.1
         out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
@@ -118,7 +114,7 @@ def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: in
 
 
 def _bags(texts: Sequence[str], tokenizer: Tokenizer) -> sp.csr_array:
-    """(n, V) how often each token is in each text."""
+    """(n, V) counts of tokens."""
     ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
     rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
     flat = np.array([token for one in ids for token in one], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The Dataset: items, users and events as tables whose row numbers are the codes that the models use.
+"""Items, users and events as tables whose row numbers are the models' codes.
 
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
@@ -29,7 +29,7 @@ ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
 class Split(NamedTuple):
-    """Training events as a mask, targets as event indexes (at most one a user in `valid`, one in `test`)."""
+    """Training events as a mask, targets as rows of events."""
 
     name: str
     train: np.ndarray  # (E,) bool: may be fitted on
@@ -38,7 +38,7 @@ class Split(NamedTuple):
 
 
 def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
-    """(n,) int64 places of ids among the known ones (`texts`); InputError names an unknown one and the nearest."""
+    """(n,) int64 places among the known ids (`texts`); InputError names an unknown one and the nearest."""
     raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
     wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
     found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
@@ -52,8 +52,6 @@ def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> n
 
 
 class Titles:
-    """The titles of the items; `code` finds one by what a person would type."""
-
     def __init__(self, titles: pd.Series, n_events: np.ndarray):
         self.titles, self.n_events = list(titles), n_events
         self.spelt: dict[str, list[int]] = defaultdict(list)
@@ -64,7 +62,6 @@ class Titles:
                 self.spelt[spelling].append(code)
 
     def code(self, title: str) -> int:
-        """Row number of the item with this title; of several, the one with the most events."""
         wanted = _plain(str(title))
         codes = self.spelt.get(wanted, [])
         if not codes and wanted:
@@ -87,15 +84,15 @@ def _plain(title: str) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Items, users and their events. Make one with `load` or `Dataset.from_frames`; change nothing in place."""
+    """Items, users and their events; change nothing in place."""
 
     name: str
-    timed: bool  # False: the source has no timestamps; order is the file's, `timestamp` is 0 throughout
-    items: pd.DataFrame  # row i is item code i: item_id, title, text, extras; image, sound: names in media or None
-    users: pd.DataFrame  # row u is user code u: user_id, profile columns
+    timed: bool  # False: order is the file's, `timestamp` is 0
+    items: pd.DataFrame  # by item code: item_id, title, text, extras; image, sound: names in media or None
+    users: pd.DataFrame  # by user code: user_id, profile columns
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
-    offsets: np.ndarray  # (U+1,) int64: the events of user u are rows offsets[u]:offsets[u+1]
-    media: Media | None = None  # the files that items name
+    offsets: np.ndarray  # (U+1,) int64: user u has the rows offsets[u]:offsets[u+1]
+    media: Media | None = None
 
     @classmethod
     def from_frames(
@@ -112,11 +109,11 @@ class Dataset:
         """Check raw frames and give them codes.
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
-        files in `media`, a folder or a .zip file; empty where there is none) and extras. users: user_id and profile
-        columns; None: those of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s,
-        datetimes or ISO 8601; without it the row order rules), action, value (default 1.0) and context columns.
-        ties: the order of one user's events with equal timestamps: "file" (row order) or "random" (by `seed`).
-        InputError for the first problem, naming table, row, column and fix; `validate` finds all.
+        files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
+        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601;
+        without it the row order rules), action, value (default 1.0) and context columns.
+        ties: the order of a user's events with equal timestamps: "file" (row order) or "random" (by `seed`).
+        InputError names the first problem's table, row, column and fix; `validate` finds all.
         """
         return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
 
@@ -124,10 +121,9 @@ class Dataset:
     def from_folder(
         cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0
     ) -> "Dataset":
-        """A folder of one's own: items, users (optional), interactions; columns and options as in `from_frames`.
+        """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
-        Each is a .csv or .parquet. The names of images and sounds are relative to media.zip, or else to media/, or else
-        to the folder.
+        The names of images and sounds are relative to media.zip, or else to media/, or else to the folder.
         """
         report = Report()
         tables = schema.read_folder(folder, report)
@@ -160,13 +156,12 @@ class Dataset:
     def from_tables(
         cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
     ) -> "Dataset":
-        """Raw tables, checked; report: where their files' names stand."""
+        """report: knows the names of the tables' files."""
         items, users, events, timed = schema.validate(tables, report or Report())
         if ties not in ("file", "random"):
             raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
         if ties == "random" and not timed:
             raise InputError(f"ties='random' needs timestamps, and {name} has none; leave ties='file'.")
-        # lexsort is stable: with equal keys the file's order stays.
         keys = [events["timestamp"].to_numpy(), events["user"].to_numpy()]
         if ties == "random":
             keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
@@ -188,12 +183,11 @@ class Dataset:
 
     @property
     def profile_columns(self) -> list[str]:
-        """The columns of `users` that describe a user."""
         return [column for column in self.users.columns if column != "user_id"]
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the items are made of: text always, image and sound where any item has one."""
+        """Sorts of content: text always, image and sound where any item has one."""
         return tuple(m for m in MODALITIES if m not in FILE_MODALITIES or self._files(m))
 
     def _files(self, modality: str) -> list[str]:
@@ -212,11 +206,11 @@ class Dataset:
         return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw user ids, given as they are or as text; InputError names an unknown one."""
+        """(n,) int64 codes of raw ids or their texts; InputError for an unknown one."""
         return find_codes(self._user_ids, raw_ids, "user", self.name)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """The same of raw item ids."""
+        """The same of items."""
         return find_codes(self._item_ids, raw_ids, "item", self.name)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
@@ -228,7 +222,7 @@ class Dataset:
         return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
-        """(n,) int64 codes of raw item ids or titles; items given as dicts count on from the catalogue's last code."""
+        """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
         new = itertools.count(self.n_items)
@@ -244,9 +238,8 @@ class Dataset:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": two cuts through time for everyone. The first `fractions[0]` of all events
-        train, the next `fractions[1]` hold the validation targets, the rest the test targets: a user's first event of
-        the period that has an earlier one of theirs.
+        events only train. "global_time": the first `fractions[0]` of all events train, the next `fractions[1]` hold the
+        validation targets, the rest the test targets: a user's first event of the period that has an earlier one.
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
@@ -267,11 +260,10 @@ class Dataset:
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
     def targets(self, events: np.ndarray) -> "Targets":
-        """The events with these indexes as things to predict, with all that precedes them."""
         return Targets(self, np.asarray(events, dtype=np.int64))
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
-        """A smaller dataset of `n_users` whole users, drawn by `seed`; all items stay, so that codes stay."""
+        """`n_users` whole users, drawn by `seed`, and all items with their codes."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
@@ -280,7 +272,7 @@ class Dataset:
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
     def with_items(self, items: pd.DataFrame) -> "Dataset":
-        """More items behind the others, without events and files (`M6Rec.with_items` reads them); the codes stay.
+        """More items behind the others, without events and files (`M6Rec.with_items` reads them).
 
         items: as in `from_frames`. InputError for an id that is there already.
         """
@@ -290,10 +282,7 @@ class Dataset:
         return self._with(items=pd.concat([self.items, new]))
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
-        """The same catalogue, users and codes, but no event of these item codes nor of these user codes.
-
-        InputError for an unknown code, or if no event is left.
-        """
+        """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
             codes = np.asarray(gone, dtype=np.int64).reshape(-1)
@@ -303,7 +292,7 @@ class Dataset:
         return self.only(left)
 
     def only(self, events: np.ndarray) -> "Dataset":
-        """The same catalogue, users and codes, with these events (E,) bool alone. InputError if none is left."""
+        """The same codes with these events (E,) bool alone. InputError if none is left."""
         if not events.any():
             raise InputError(f"{self.name} has no events then; leave at least one in.")
         return self._with(events=self.events[events])
@@ -314,12 +303,11 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the content (not the name): equal data, equal fingerprint, on every machine."""
+        """SHA-256 over the content (not the name), the same on every machine."""
         digest = hashlib.sha256(b"timed" if self.timed else b"untimed")
         for frame in (self.items, self.users, self.events):
             for name, column in frame.items():
                 digest.update(json.dumps([name, len(frame)]).encode())
-                # Bytes that do not depend on the machine or on how pandas stores the values.
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
@@ -338,7 +326,7 @@ class Dataset:
 
 
 class Targets:
-    """Events to predict. It converts to an array of raw user ids, so that any model can be ranked."""
+    """Events to predict. As an array, they are raw user ids, so that any model can be ranked."""
 
     def __init__(self, data: Dataset, events: np.ndarray):
         if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
@@ -347,12 +335,12 @@ class Targets:
 
     @property
     def users(self) -> np.ndarray:
-        """(B,) int64 user codes."""
+        """(B,) int64 codes."""
         return self.data.events["user"].to_numpy()[self.events]
 
     @property
     def items(self) -> np.ndarray:
-        """(B,) int64 item codes: the truth."""
+        """(B,) int64 codes: the truth."""
         return self.data.events["item"].to_numpy()[self.events]
 
     def __len__(self) -> int:
@@ -378,7 +366,7 @@ class Targets:
         return np.where(rows >= starts, self.data.events["item"].to_numpy()[rows.clip(0)], -1)
 
     def seen(self) -> csr_matrix:
-        """(B, N) bool: the items of each target's user before the target."""
+        """(B, N) bool: the user's items before each target."""
         item = self.history()
         target, column = np.nonzero(item >= 0)
         values = np.ones(len(target), bool), (target, item[target, column])
@@ -386,7 +374,7 @@ class Targets:
 
 
 def training_matrix(data: Dataset, split: Split) -> csr_array:
-    """(U, N) float32, 1 where the user has the item among the split's *training* events: all that may be counted."""
+    """(U, N) float32, 1 where the user has the item among the *training* events."""
     user, item = data.events[["user", "item"]].to_numpy()[split.train].T
     matrix = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(data.n_users, data.n_items))
     matrix.data[:] = 1  # building it added up repeated events

@@ -1,7 +1,4 @@
-"""From raw content to numbers, one modality at a time: the source document's step `preprocess` (its section 3.2.1).
-
-Photographs and recordings are files of a folder or of a zip archive; nothing outside of it is ever read.
-"""
+"""From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
 import re
@@ -25,9 +22,9 @@ from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 from m6rec.errors import InputError
 
-MEDIA_LIMIT = 64 * 2**20  # bytes of one file; a longer recording or a larger photograph says nothing more
+MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
-OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")  # names that lead out of a folder, on any system
+OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
 class MediaWarning(UserWarning):
@@ -35,10 +32,10 @@ class MediaWarning(UserWarning):
 
 
 class Media:
-    """The files of a folder or of a zip archive, by their relative names."""
+    """Files of a folder or of a zip archive; nothing outside of it is ever read."""
 
     def __init__(self, path: str | Path):
-        """InputError if the path is neither a folder nor a .zip file, or damaged."""
+        """InputError if the path is neither a folder nor a zip archive."""
         self.path = Path(path).expanduser().absolute()
         if not self.path.is_dir() and not self.path.is_file():
             raise InputError(f"media {self.path} does not exist; give a folder or a .zip file.")
@@ -49,11 +46,10 @@ class Media:
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
-        """The media of a path; what is open, or None, stays as it is."""
         return path if path is None or isinstance(path, Media) else cls(path)
 
     def read(self, name: str) -> bytes:
-        """One file's content. InputError if it is missing, larger than MEDIA_LIMIT, or outside of the media folder."""
+        """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
             with self._open(checked(name)) as file:
                 raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
@@ -82,7 +78,7 @@ class Media:
         return path.open("rb")
 
     def fingerprint(self, names: Iterable[str]) -> str:
-        """SHA-256 over these names and their contents, the same for a folder and for its zip; a missing file counts."""
+        """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""
         digest = hashlib.sha256()
         for name in sorted(set(names)):
             try:
@@ -94,7 +90,7 @@ class Media:
 
 
 def checked(name: object) -> str:
-    """A name in its plain form ("./a.png" is a.png); InputError if it is none or points outside of its folder."""
+    """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError("is no file name; give a path relative to the media folder.")
     if OUTSIDE.search(name):
@@ -103,26 +99,23 @@ def checked(name: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: quoted, and cut where it is long."""
+    """Quoted, and cut where it is long."""
     text = str(value)
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
 class Features(NamedTuple):
-    """What the item encoder reads of N items, as arrays or as tensors."""
-
-    text: np.ndarray  # (N, L) int64 token ids, 0 = padding (a missing text is all padding)
+    text: np.ndarray  # (N, L) int64 token ids, 0 = padding
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent
     sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
-    present: np.ndarray  # (N, 3) bool: which modalities each item has, in the order MODALITIES
+    present: np.ndarray  # (N, 3) bool, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> "Features":
-        """The items of these rows."""
         return Features(*(values[rows] for values in self))
 
     def drop(self, *modalities: str) -> "Features":
-        """The same items as if they did not have these modalities; InputError for one that there is not."""
-        present = self.present & True  # a copy, of an array or a tensor
+        """The same items as if they lacked these modalities; InputError for an unknown one."""
+        present = self.present & True  # a copy
         for name in modalities:
             if name not in MODALITIES:
                 raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
@@ -130,24 +123,22 @@ class Features(NamedTuple):
         return self._replace(present=present)
 
     def to(self, device: torch.device) -> "Features":
-        """The same items as tensors on a device."""
         return Features(*(torch.as_tensor(values).to(device) for values in self))
 
     def join(self, other: "Features") -> "Features":
-        """These items, and then the other ones."""
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-FILE_MODALITIES = {"image": image, "sound": sound}  # each decodes a file's bytes, and cuts what it decoded into PATCHES
+FILE_MODALITIES = {"image": image, "sound": sound}
 
 
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
 ) -> Features:
-    """Items' contents as arrays of token ids, `length` a text, and of patches.
+    """Items' contents as token ids, `length` a text, and patches.
 
     items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
-    cache: folder for decoded patches. What is damaged or missing is absent; one MediaWarning names the first three.
+    cache: folder for patches. What is damaged or missing is absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
@@ -175,11 +166,11 @@ def preprocess(
     return Features(*parts, np.stack(present, 1))
 
 
-Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, and what is wrong with the others
+Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, and the problems of others
 
 
 def _decoded(name: str, contents: dict[str, object], media: Media | None, cache: Path | None) -> Decoded:
-    """Contents, given as hash -> source, decoded or found in the cache."""
+    """Decodes contents, hash -> source, or finds them in the cache."""
     module, order = FILE_MODALITIES[name], sorted(contents)
 
     def make() -> Decoded:
@@ -207,12 +198,12 @@ def _decoded(name: str, contents: dict[str, object], media: Media | None, cache:
 
 
 def absent(source: object) -> bool:
-    """Whether an item's cell is empty: None, NaN or an empty text."""
+    """None, NaN or an empty text."""
     return source is None or source is pd.NA or bool(source != source) or source == ""
 
 
 def read(source: object, media: Media | None) -> bytes:
-    """What an item's cell stands for: a name's content, or what the caller has at hand; InputError as `Media.read`."""
+    """The content that an item's cell stands for; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Image.Image):
@@ -226,7 +217,7 @@ def read(source: object, media: Media | None) -> bytes:
 
 
 def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Items given as dicts, as a frame for `preprocess`; InputError for a file that cannot be used."""
+    """Items given as dicts, for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
         row = {"text": item.get("text", item.get("title"))}

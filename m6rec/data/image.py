@@ -1,4 +1,4 @@
-"""From a photograph's file to 28 × 28 grey pixels and their sixteen patches."""
+"""Photographs as 28 × 28 grey pixels and sixteen patches."""
 
 import io
 import warnings
@@ -8,10 +8,10 @@ from PIL import Image, ImageChops, ImageOps
 
 from m6rec.errors import InputError
 
-SIDE, PATCH = 28, 7  # pixels: of a photograph, of a patch
+SIDE, PATCH = 28, 7  # pixels
 ACROSS = SIDE // PATCH
 PATCHES = (ACROSS**2, PATCH**2)  # how many, and numbers in each
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # and no others: some of Pillow's readers start programs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # no others: some of Pillow's readers start programs
 MOST_PIXELS = 50_000_000
 
 
@@ -22,11 +22,11 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of much that is an error or nothing here
+            warnings.simplefilter("ignore")  # it warns of what is an error or nothing here
             image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
                 flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
             elif image.has_transparency_data:
                 full = image.convert("RGBA")
@@ -44,24 +44,24 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
     except Image.UnidentifiedImageError:
         raise InputError(f"is no image that can be read; save it as {', '.join(FORMATS[:-1])} or BMP.") from None
-    except Exception as error:  # Pillow's readers fail on damaged files with errors of every kind
+    except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"is a damaged image ({error}); save it again.") from None
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """(28, 28) in 0..1 -> a PNG file's bytes, which `decode` turns back into the same."""
+    """(28, 28) in 0..1 -> a PNG file's bytes, without loss for what `decode` gave."""
     out = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(out, "PNG")
     return out.getvalue()
 
 
 def patches(images: np.ndarray) -> np.ndarray:
-    """(N, 28, 28) -> (N, 16, 49): patches row by row, each one's pixels row by row."""
+    """(N, 28, 28) -> (N, 16, 49), both row by row."""
     cut = images.reshape(len(images), ACROSS, PATCH, ACROSS, PATCH)
     return cut.swapaxes(2, 3).reshape(len(images), *PATCHES)
 
 
-preprocess = patches  # what `decode` gave
+preprocess = patches
 
 
 def unpatch(patches: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def unpatch(patches: np.ndarray) -> np.ndarray:
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, 28, 28) -> the same photographs, each moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
+    """Moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
     n, reach = len(images), 2
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))
     rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(SIDE)  # (N, 28) each

@@ -1,8 +1,7 @@
-"""A data set in words: profiles, requests and events are rendered, and histories cut into training prompts.
+"""A data set in words, and its histories cut into training prompts.
 
-A rating of 4 or 5 is a like. Whatever describes an event comes from training events alone: the user's own *before* it,
-and the item's ratings by *other* users, so that no label is among its own features. `Ratings` has single events as
-features and prompts, `RatingWindows` also lists of candidates after one history, in segments.
+A rating of 4 or 5 is a like. What describes an event comes from training events alone: the user's own *before* it, and
+the item's ratings by *other* users, so that no label is among its own features.
 """
 
 import hashlib
@@ -22,14 +21,13 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
 from m6rec.errors import InputError
 
-HISTORY = 8  # events before those of the target
+HISTORY = 8
 RATINGS = {1: "hated", 2: "disliked", 3: "found fair", 4: "liked", 5: "loved"}
 DECADES = ("child", "teens", "twenties", "thirties", "forties", "fifties", "sixties")
 DAYTIMES = ("night", "morning", "afternoon", "evening")
 
 
 def item(words: object, longest: int = 8) -> str:
-    """An item in words: the first ones of its text, without the marks between its parts."""
     return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
 
 
@@ -37,13 +35,13 @@ FORMATS = {
     "age": lambda years: DECADES[min(int(years) // 10, 6)],
     "hour": lambda hour: DAYTIMES[int(hour) // 6 % 4],
     "weekday": lambda day: "weekend" if int(day) >= 5 else "workday",
-}  # of columns whose values are not written as they are
+}  # of columns that are written otherwise
 
 
 def fields(row: Mapping[str, object], *, names: bool = False) -> str:
-    """A profile's or request's columns in words: {"hour": 21, "device": "phone"} -> "evening phone".
+    """A profile or request in words: {"hour": 21, "device": "phone"} -> "evening phone".
 
-    names: before each value, as in a profile: {"age": 24, "gender": "M"} -> "age twenties gender m".
+    names: before each value, as in "age twenties gender m".
     """
     given = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
     words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in given.items()}
@@ -51,39 +49,37 @@ def fields(row: Mapping[str, object], *, names: bool = False) -> str:
 
 
 def event(words: str, value: float = np.nan) -> str:
-    """An item of a history, after its rating of 1 to 5 in words where it has one."""
+    """An item after its rating of 1 to 5 in words, if any."""
     return words if np.isnan(value) else f"{RATINGS[int(np.clip(round(value), 1, 5))]} {words}"
 
 
 class Domain(NamedTuple):
-    """Everything of one data set in words. The first two by code, the others by event."""
+    """A data set in words: items and profiles by code, the others by event."""
 
     name: str
     items: np.ndarray  # (N,) str
     profiles: np.ndarray  # (U,) str
     user: np.ndarray  # (E,) int64, sorted; within a user by time
     item: np.ndarray  # (E,) int64
-    requests: np.ndarray  # (E,) str, empty where the data set has no request columns
+    requests: np.ndarray  # (E,) str, empty without request columns
     values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all words and events."""
         digest = hashlib.sha256()
         for part in self[1:]:
             digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
         return digest.hexdigest()
 
     def only(self, events: np.ndarray) -> "Domain":
-        """The same items and profiles with these events (E,) bool alone."""
+        """With these events (E,) bool alone."""
         return self._make([*self[:3], *(part[events] for part in self[3:])])
 
     def event(self, row: int) -> str:
-        """One event of a history in words."""
         return event(self.items[self.item[row]], self.values[row])
 
     def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
-        """All events once, cut into targets of `size`, after a history of up to `before` events; users in order."""
+        """All events once, as targets of `size` after up to `before` events; users in order."""
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
             for first in range(start - int(rng.integers(size)), end, size):
@@ -109,7 +105,7 @@ class Domain(NamedTuple):
 
 
 def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
-    """A data set in words; events: (E,) bool, those that may be read (default all). InputError without a text."""
+    """events: (E,) bool, those that may be read (default all). InputError without a text."""
     items = data.items["text"].map(item).to_numpy(object)
     if not any(items):
         raise InputError(f"{data.name} has no text: a domain is read from its items' titles or texts.")
@@ -129,19 +125,19 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     return Domain(name or data.name, items, profiles, user, item_, requests, values)
 
 
-LIKED = 4.0  # the lowest rating that is a like
-SHRINK = 5.0  # training events' worth of the overall mean in every mean
+LIKED = 4.0  # a like from here on
+SHRINK = 5.0  # weight of the overall mean in every mean, in events
 FOLDS = 10  # of users, for item means
-BUCKETS = 20  # of quantiles: features in words
-NEIGHBOURS = 10  # of an item, among those that the user has rated
+BUCKETS = 20  # quantiles of features in words
+NEIGHBOURS = 10  # of an item, among the user's rated ones
 FEATURES = ("user", "others", "count", "genres", "similar")
 
 
 class Ratings:
     """Rated events; `train`, `valid` and `test` are rows of data.events.
 
-    held: of each user's last events so many, or this share, are test, as many before them validation. A user with too
-    few events only trains. InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    held: how many, or which share, of each user's last events are test, and as many before them validation. A user with
+    too few only trains. InputError for a data set without ratings from 1 to 5, or without any like or dislike.
     """
 
     def __init__(self, data: Dataset, held: float = 0.1):
@@ -154,14 +150,14 @@ class Ratings:
         sizes = np.diff(data.offsets)
         held = (sizes * held).astype(int) if held < 1 else np.where(sizes > 2 * held, held, 0)
         self.n_train = sizes - 2 * held  # (U,)
-        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) among the user's events
+        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) in the user's events
         self.n_before = np.minimum(position, self.n_train[self.user])  # (E,) the user's training events before
         self.is_train = position < self.n_train[self.user]  # (E,) bool
         test = position >= (sizes - held)[self.user]
         self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
 
     def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Out-of-fold means of `value` by item, the counts they are of, and the overall means: (E,) each.
+        """(E,) each: out-of-fold means of `value` by item, their counts, and the overall means.
 
         Of training events of all users but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
         would tell its label: the mean is low where its own rating is high.
@@ -191,7 +187,7 @@ class Ratings:
         start = self.data.offsets[self.user]
 
         def before(values: np.ndarray) -> np.ndarray:
-            """Sums of values (E, ·) over the user's training events before each one."""
+            """Sums of values (E, ·) over the user's earlier training events."""
             sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
             return sums[start + self.n_before] - sums[start]
 
@@ -207,7 +203,7 @@ class Ratings:
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        similar = []  # the user's residuals of the items before that are most similar to this one, by who rated both
+        similar = []  # residuals of the user's earlier items most similar to this one, by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
@@ -229,7 +225,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> "RatingDomain":
-        """All events in words, row for row: the quantile of each number among the training events' is its request."""
+        """All events in words: a request holds the quantiles of the event's numbers among the training events."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
         words = []
@@ -240,7 +236,7 @@ class Ratings:
         return RatingDomain(*domain(self.data)._replace(requests=requests))
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
-        """Each example in words: the profile, the last events, and the numbers and the item of the event; all given."""
+        """Examples in words, all given: the profile, the last events, and the event's numbers and item."""
         words, found = self.words, []
         for row, first in zip(rows, self.data.offsets[self.user[rows]], strict=True):
             last = first + self.n_before[row]
@@ -250,23 +246,23 @@ class Ratings:
         return found
 
     def pretraining(self, users: float = 1.0) -> "RatingDomain":
-        """The training events of three users in four, or of a share of these: the others' are labelled examples."""
+        """Training events of three users in four, or of a share of these: the others' are labelled examples."""
         read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
         return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")
 
     def drawn(self, seed: int) -> np.ndarray:
-        """The training examples of the users whom pretraining has not read, in a drawn order."""
+        """The training examples of users that pretraining has not read, in a drawn order."""
         return np.random.default_rng(seed).permutation(self.train[self.user[self.train] % 4 == 0])
 
 
 class RatingDomain(Domain):
-    """A domain with features in words before each item and its rating after it; item and rating are generated.
+    """Features in words precede each item and its rating follows; both are generated.
 
     "user-60", one token: the user's mean rating is above that of 60 % of all training events.
     """
 
     def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:
-        """As in a `Domain`, but shorter; in two of three, the items are given too and only ratings are generated."""
+        """As in a `Domain`, but shorter; in two of three, the items are given and only ratings are generated."""
         for prompt in super().windows(rng, before, size):
             if rng.random() < 2 / 3:
                 parts = (f"{part}:" if i % 3 == 1 else part for i, part in enumerate(prompt.target))
@@ -274,16 +270,16 @@ class RatingDomain(Domain):
             yield prompt
 
     def prompt(self, rows: range, since: int) -> Prompt:
-        """Events `rows` of one user with ratings as a target, and the events from `since` to them as the history."""
+        """As in a `Domain`, with ratings in the target."""
         events = ((f"{self.requests[r]}:", self.items[self.item[r]], RATINGS[int(self.values[r])]) for r in rows)
         history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
         return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
 
 
 class Windows(NamedTuple):
-    """Segments of L tokens, 0 = padding on the right; a segment that is missing is all padding."""
+    """Segments of L tokens, 0 = padding on the right; a missing segment is all padding."""
 
-    source: Tensor  # (B, 1 + T, L) int64: the profile, then the events, the most recent last
+    source: Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: Tensor  # (B, C, L) int64
     liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
 
@@ -291,8 +287,7 @@ class Windows(NamedTuple):
 class RatingWindows(Ratings):
     """Rated events as segments; `valid` and `test` are (W, held) rows.
 
-    A candidate begins with a feature in words: "others-60" says that more of the others liked it than 60 % of all rated
-    items.
+    A candidate begins with a feature: "others-60" says that more of the others liked it than 60 % of all rated items.
     """
 
     def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
@@ -301,7 +296,7 @@ class RatingWindows(Ratings):
         self.valid, self.test = self.valid.reshape(-1, held), self.test.reshape(-1, held)
         # For a training event the share of the other folds; for a later one, of all users.
         fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
-        self.others = self.item_means(self.liked, fold)[0]  # (E,) share of training ratings that liked the item
+        self.others = self.item_means(self.liked, fold)[0]  # (E,) share of likes
         edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
         self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
         words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
@@ -316,20 +311,19 @@ class RatingWindows(Ratings):
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
         self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
-        self.events = table(rated).reshape(len(words), 5, length)  # (N·5, L) -> (N, 5, L)
+        self.events = table(rated).reshape(len(words), 5, length)  # (N, 5, L)
         candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
-        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N·20, L) -> (N, 20, L)
+        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N, 20, L)
 
     @property
     def fingerprint(self) -> str:
-        """Equal data, cut equally, have equal ones."""
         return f"{self.data.fingerprint} {self.length} {self.n_history} {len(self.tokenizer)} {self.valid.shape[1]}"
 
     def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
-        """So many batches of `size` windows that begin anywhere in the training events."""
+        """`steps` batches of windows from anywhere in the training events."""
         for _ in range(steps):
             drawn = rng.choice(self.train, size)
-            first = self.data.offsets[self.user[drawn]]  # a window that would run over the end begins earlier
+            first = self.data.offsets[self.user[drawn]]  # a window over the end begins earlier
             last = np.maximum(first, first + self.n_train[self.user[drawn]] - candidates)
             yield self.windows(self.span(np.minimum(drawn, last), candidates))
 
@@ -340,7 +334,7 @@ class RatingWindows(Ratings):
         return np.where(rows < np.where(self.is_train[starts], first + self.n_train[user], end)[:, None], rows, -1)
 
     def windows(self, rows: np.ndarray) -> Windows:
-        """Events (W, C), -1 where there is none, as candidates, with the profile and the last T events before them."""
+        """Candidate events (W, C), -1 where there is none, with the profile and the last T events before them."""
         user, there = self.user[rows[:, 0]], rows >= 0
         before = rows[:, :1] - np.arange(self.n_history, 0, -1)  # (W, T)
         rating = np.rint(self.value[before]).astype(np.int64) - 1
@@ -352,6 +346,6 @@ class RatingWindows(Ratings):
         return Windows(*map(torch.from_numpy, (source, items, liked)))
 
     def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
-        """(count,) events as requests: drawn users all come once, then all again with one more event, and so on."""
+        """(count,) events: drawn users all come once, then all again with one more event, and so on."""
         users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
         return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]

@@ -1,7 +1,4 @@
-"""From a folder or frames to checked tables: every message names table, row, column and fix.
-
-A `Report` decides what becomes of a problem: it is raised, or it is kept and the good rows are checked further.
-"""
+"""Checked tables. A `Report` raises a problem, or keeps it and has the good rows checked further."""
 
 import datetime
 import difflib
@@ -18,7 +15,7 @@ from m6rec.data.features import FILE_MODALITIES, Media, absent, checked, shown
 from m6rec.data.text import LONGEST
 from m6rec.errors import InputError
 
-LATEST = 10**11  # UTC seconds of the year 5138: what lies beyond is milliseconds
+LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
 LONGEST_TITLE = 10_000  # characters
 TABLES = ("items", "users", "interactions")
 IDS = ("item_id", "user_id")
@@ -26,24 +23,22 @@ AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 00
 
 
 class Frames(NamedTuple):
-    """Raw tables, as `Dataset.from_frames` takes them."""
-
     items: pd.DataFrame | None
     users: pd.DataFrame | None
     interactions: pd.DataFrame | None
-    media: Media | Path | None = None  # where the files lie that the items' `image` and `sound` name
+    media: Media | Path | None = None  # of the items' `image` and `sound`
 
 
 class Report:
-    """The problems of tables. strict: the first is raised; otherwise all are kept, and every file is decoded."""
+    """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
 
     def __init__(self, strict: bool = True):
         self.strict = strict
-        self.files: dict[str, str] = {}  # table -> the file that it came from; a frame goes by its table's name
+        self.files: dict[str, str] = {}  # by table
         self.rows: list[tuple[str, int | None, str, str, str]] = []
 
     def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
-        """One problem; `row` counts from 0, the header not counted, None for the whole table."""
+        """`row` counts from 0 without the header; None for the whole table."""
         file = self.files.get(table, table)
         if self.strict:
             where = f"column '{column}'" if row is None else f"row {row}" + (column and f", column '{column}'")
@@ -51,7 +46,7 @@ class Report:
         self.rows.append((file, row, column, problem, fix))
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
-        """The rows of a frame that pass all checks: a column, (n,) bool, what is wrong with the others, the fix."""
+        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others, the fix."""
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem, fix in checks:
             for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
@@ -62,13 +57,11 @@ class Report:
         return frame[good]
 
     def table(self) -> pd.DataFrame:
-        """One row a problem: file, row, column, problem, fix."""
         types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
         return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
 
 def read_folder(folder: str | Path, report: Report) -> Frames:
-    """items, users (optional) and interactions, each .csv or .parquet; media in media.zip, in media/ or beside them."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
@@ -95,7 +88,7 @@ def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None
         raise InputError(f"{file} is no UTF-8 text; save it as UTF-8.") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{file} is empty; give it a header and rows.") from None
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # Arrow's and the parser's are among these
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         fix = "put texts with commas in quotes, and close every quote"
         raise InputError(f"{file} cannot be read ({reason}); {fix}.") from None
@@ -123,7 +116,7 @@ def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
-    """The good rows of the items: item_id, title, text, extras; image and sound as names of files or None."""
+    """The good rows; image and sound as names of files or None."""
     items, checks = _table(items, "items", ["item_id"], report), []
     for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
         if name in items.columns:
@@ -141,12 +134,11 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
-    """Names of files, None where there is none or no good one."""
     names = pd.Series([None if absent(cell) else cell for cell in column], column.index, object, column.name)
     if media is None and names.notna().any():
         report.add("items", None, str(column.name), "names files that are nowhere", "give media=, or drop the column")
         return names.mask(names.notna(), None)
-    flaws: dict[str, str] = {}  # several items may share a file
+    flaws: dict[str, str] = {}  # by file: items may share one
     for row, name in names.dropna().items():
         names[row] = None
         if (key := str(name)) not in flaws:
@@ -165,7 +157,6 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
 
 
 def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
-    """Events with good ids, timestamps (UTC s) and values."""
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if frame is not None:
@@ -186,7 +177,6 @@ def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | Non
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    """The rows of a frame that have these ids; one that stands alone is unique and goes in front."""
     file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
@@ -210,14 +200,13 @@ def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> 
 
 
 def texts(ids: pd.Series) -> pd.Index:
-    """Ids as text, so that 196, 196.0 and "196" are one id."""
+    """Ids as text: 196, 196.0 and "196" are one id."""
     if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
         ids = ids.astype("Int64")
     return pd.Index(ids.astype("str"))
 
 
 def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
-    """The n choices spelt most like the word, however unlike: something is always offered."""
     return difflib.get_close_matches(word, choices, n, cutoff=0.0)
 
 

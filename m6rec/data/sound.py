@@ -1,4 +1,4 @@
-"""From a recording's file to its first second at 8 kHz, its log-mel spectrogram and eight patches in time."""
+"""Recordings as a second at 8 kHz, a log-mel spectrogram and eight patches in time."""
 
 import io
 
@@ -8,16 +8,16 @@ import soxr
 
 from m6rec.errors import InputError
 
-RATE, LENGTH = 8000, 8192  # samples a second, samples: 1.024 s
-LOOK = 10  # seconds within which a sound must begin; nothing after them is read
+RATE, LENGTH = 8000, 8192  # samples a second, samples
+LOOK = 10  # seconds
 FFT, HOP, MELS, FRAMES = 512, 256, 32, 32
 PATCH = 4  # frames
-PATCHES = (FRAMES // PATCH, PATCH * MELS)  # how many, and numbers in each
-FLOOR, RANGE = -8.0, 10.0  # log10 of power: silence becomes 0, a full-scale tone about 1
+PATCHES = (FRAMES // PATCH, PATCH * MELS)
+FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
 class File(io.BytesIO):
-    """Bytes as a file in which a damaged header may seek before the beginning, which then is the beginning."""
+    """A damaged header may seek before the beginning, and then comes to it."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         start = (0, self.tell(), len(self.getbuffer()))[whence]
@@ -27,7 +27,7 @@ class File(io.BytesIO):
 def decode(raw: bytes) -> np.ndarray:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
 
-    Only the first ten seconds are read; what is shorter is padded with zeros. InputError if damaged or silent.
+    Only the first ten seconds are read; a shorter sound is padded with zeros. InputError if damaged or silent.
     """
     try:
         with soundfile.SoundFile(File(raw)) as file:
@@ -38,7 +38,7 @@ def decode(raw: bytes) -> np.ndarray:
             wave = file.read(LOOK * rate, dtype="float32", always_2d=True).mean(1)
     except InputError:
         raise
-    except Exception as error:  # libsndfile's own errors, and Python's on what it hands over
+    except Exception as error:  # a damaged file fails in many ways
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
     if not len(wave):
@@ -55,10 +55,10 @@ def decode(raw: bytes) -> np.ndarray:
 
 def log_mel(waves: np.ndarray) -> np.ndarray:
     """(N, 8192) -> (N, 32, 32) float32, mel band × frame: log10 of power, from 0 (silence) to about 1 (full scale)."""
-    import librosa  # a second to import, and only this needs it
+    import librosa  # takes a second
 
     out = np.zeros((len(waves), MELS, FRAMES), dtype=np.float32)
-    for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept of it
+    for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept
         part = waves[first : first + 256]
         power = librosa.feature.melspectrogram(y=part, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
         out[first : first + 256] = np.log10(power[..., :FRAMES].clip(10**FLOOR)).clip(FLOOR) - FLOOR
@@ -66,7 +66,7 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
 
 
 def patches(mels: np.ndarray) -> np.ndarray:
-    """(N, 32, 32) -> (N, 8, 128): patch by patch in time, within each frame by frame, within each the 32 mels."""
+    """(N, 32, 32) -> (N, 8, 128): patches in time, within each frame by frame, within each the 32 mels."""
     cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
     return cut.transpose(0, 2, 3, 1).reshape(len(mels), *PATCHES)
 
@@ -78,12 +78,11 @@ def unpatch(patches: np.ndarray) -> np.ndarray:
 
 
 def preprocess(waves: np.ndarray) -> np.ndarray:
-    """What `decode` gave, (N, 8192) -> (N, 8, 128)."""
     return patches(log_mel(waves))
 
 
 def augment(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N, 32, 32) -> the same, up to 6 bands and up to 6 frames of each silenced (SpecAugment, arXiv 1904.08779)."""
+    """Up to 6 bands and 6 frames of each (N, 32, 32) are silenced (SpecAugment, arXiv 1904.08779)."""
 
     def hidden(size: int) -> np.ndarray:
         width = rng.integers(0, 7, (len(mels), 1))

@@ -1,4 +1,4 @@
-"""The public data sets: their terms, addresses and hashes stand in `sources.toml`; pooch brings and checks their files.
+"""The public data sets, whose terms, addresses and hashes are in `sources.toml`.
 
 `M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`).
 """
@@ -28,7 +28,7 @@ from m6rec.data.dataset import YEAR, Dataset
 from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
-TIMEOUT = 5.0  # seconds without an answer after which a host counts as down
+TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
@@ -37,27 +37,23 @@ HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
-    """Files that together hold the data, and where they are."""
-
     address: str
     files: dict[str, str]  # name -> SHA-256
 
 
 class Source(NamedTuple):
-    """A public data set; `sources.toml` says what stands here."""
-
     terms: str
     routes: tuple[Route, ...] = ()
     read: Callable[[Path], Frames] | None = None
-    shipped: str = ""  # the folder of one that comes with m6rec, as `Dataset.from_folder` reads it
+    shipped: str = ""  # a folder that comes with m6rec
 
 
 class Photographs(NamedTuple):
-    """Grey photographs of garments, light on black."""
+    """Grey, light on black."""
 
     images: np.ndarray  # (N, 28, 28) uint8
     labels: np.ndarray  # (N,) int64, places in names
-    names: tuple[str, ...]  # the classes
+    names: tuple[str, ...]
 
     @property
     def pixels(self) -> np.ndarray:
@@ -66,7 +62,7 @@ class Photographs(NamedTuple):
 
 
 def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
-    """Films, people and ratings. text: title without year | genres | year. A film without a year has 0.
+    """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
     occupations: what the numbers of ml-1m stand for; its `age` is the lowest of a range.
@@ -81,11 +77,11 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
             )
             for name, sep, names in members
         )
-    if "year" in items:  # RecBole's copy of ml-100k, the same rows in the same order, but that a year stands alone
-        # There, item 1412, "… (1995) (V)", has "V" for a year, and item 267, "unknown", is misspelt.
+    if "year" in items:  # RecBole's copy of ml-100k has the same rows in the same order
+        # Item 1412, "… (1995) (V)", has "V" for a year there, and item 267, "unknown", is misspelt.
         titles = items["title"] + " (" + items["year"].astype("str") + ")"
         items["title"] = titles.replace("unkonwn (unkonwn)", "unknown")
-    elif "genres" not in items:  # each has a column
+    elif "genres" not in items:
         flags = items.iloc[:, 5:]
         items["genres"] = [" ".join(flags.columns[row]) for row in flags.to_numpy(dtype=bool)]
     if occupations:
@@ -123,12 +119,11 @@ SOURCES = {
 
 
 def home() -> Path:
-    """The folder of downloads and caches: M6REC_HOME, or the user's cache folder."""
     return Path(os.environ.get("M6REC_HOME") or platformdirs.user_cache_dir("m6rec")).expanduser().absolute()
 
 
 def shipped(name: str) -> Path:
-    """The folder of data that come with m6rec, in a clone or in an installed wheel; InputError if it is in neither."""
+    """Data that come with m6rec, in a clone or a wheel; InputError if they are in neither."""
     package = Path(__file__).resolve().parents[1]
     for place in (package / f"_{name}", package.parent / "data" / name):
         if place.is_dir():
@@ -137,10 +132,9 @@ def shipped(name: str) -> Path:
 
 
 def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
-    """A data set by name: "bazaar", which comes with m6rec, or a public one such as "ml-100k".
+    """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
 
-    A public one comes from the cache, or is fetched into it first. ties, seed: as in `Dataset.from_frames`.
-    InputError if it is unknown or cannot be had.
+    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
@@ -153,16 +147,16 @@ def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
 
 
 def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """The photographs of a part, "train" or "test", of "fashion-mnist" (60,000 and 10,000; 31 MB) or "bazaar".
+    """The "train" or "test" part of "fashion-mnist" (60,000, 10,000; 31 MB) or "bazaar" (about 1,300, 300).
 
-    Bazaar's are about 1,300 and 300; the parts share none. InputError if they cannot be had, or for an unknown name.
+    The parts share none. InputError if they cannot be had, or for an unknown name.
     """
     for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
         if value not in known:
             raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
     if source == "bazaar":
         data = load("bazaar")
-        items = data.items.dropna(subset="image").drop_duplicates("image")  # several items may show one
+        items = data.items.dropna(subset="image").drop_duplicates("image")
         order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
         items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
         pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
@@ -175,7 +169,7 @@ def photographs(part: str = "train", source: str = "fashion-mnist") -> Photograp
 
 
 def files(name: str) -> Path:
-    """The folder of a source's files, checked, by the first route that gives them all; InputError if none does."""
+    """The folder of a source's files, checked, by the first route that has them all; InputError if none does."""
     source, folder, problems = SOURCES[name], home() / "data" / name, []
     for route in sorted(source.routes, key=lambda route: not all((folder / file).exists() for file in route.files)):
         try:
@@ -192,7 +186,7 @@ def files(name: str) -> Path:
 
 
 def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
-    """Fetch what is not there or damaged: it gets its name only when it is whole and has its hash; else OSError."""
+    """Fetch what is missing or damaged; a file gets its name only whole and with its hash; else OSError."""
     mirror, sha256 = os.environ.get("M6REC_MIRROR"), route.files[file]
     copy = Path(mirror or "").expanduser() / folder.name / file
     origin = str(copy) if mirror and copy.exists() else route.address + file * route.address.startswith("http")
@@ -210,7 +204,6 @@ def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
-    """Bring a file from the web, a package index or a mirror into `part`."""
     kind, _, requirement = origin.partition(":")
     if kind in ("http", "https"):
         # Some hosts turn Python's own name away; a compressed answer would have another hash.

@@ -1,10 +1,10 @@
-"""From raw texts to tokens: cleaning, words, a byte-pair tokenizer, and prompts as token ids.
+"""Texts as token ids: prompts, and a byte-pair tokenizer.
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
 The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment,
-which can be encoded alone or masked. A target segment that ends in a colon is given: it is no part of the loss. Source:
-M6-Rec section 3.1.
+which can be encoded alone or masked. A target segment that ends in a colon is given: it is no part of the loss.
+Source: M6-Rec section 3.1.
 """
 
 import html
@@ -27,16 +27,16 @@ SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
 PAD, UNK, MASK, BOS, EOS = range(5)
 PROMPT_SPECIAL = (*SPECIAL, "[BOS']", "[EOS']", "[SEP]")
 SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
-LONGEST = 100_000  # characters that are read
+LONGEST = 100_000  # characters
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 NOT_LATIN = re.compile(r"[^\W\0-\u024f]")  # a letter beyond Latin Extended-B
-# Thai, Lao, Burmese, Khmer, kana and Chinese characters: written without spaces. \w lacks their vowel signs.
+# Thai, Lao, Burmese, Khmer, kana and Chinese have no spaces. \w lacks their vowel signs.
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"([{SPACELESS}]+)|[^\W{SPACELESS}]+")
 
 
 def clean(text: object) -> str:
-    """One spelling for one text: no markup, no entities, no control characters, NFKC, single spaces."""
+    """No markup, no entities, no control characters, NFKC, single spaces."""
     if not isinstance(text, str):
         return ""
     text = re.sub(r"<[^<>]{0,200}>", " ", html.unescape(text[:LONGEST]))
@@ -45,7 +45,7 @@ def clean(text: object) -> str:
 
 
 def words(text: object) -> list[str]:
-    """The lower-case words of a text; where a script has no spaces, every two characters that stand together."""
+    """Lower-case words; where a script has no spaces, every two neighbouring characters."""
     found = []
     for match in WORD.finditer(clean(text).lower()):
         run = match[0]
@@ -62,17 +62,17 @@ def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
 
 
 class Prompt(NamedTuple):
-    """One example in words: segments of the bidirectional region, and of the autoregressive one."""
+    """One example in words: the segments of both regions."""
 
     profile: str = ""  # "age twenties gender m"
     request: str = ""  # "evening phone"
     history: tuple[str, ...] = ()  # one segment an event, oldest first
     candidate: str = ""
-    target: tuple[str, ...] = ()  # what is generated, one segment an item or sentence
+    target: tuple[str, ...] = ()  # one segment an item or sentence
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """The bidirectional region's segments that are not empty."""
+        """The source's, without empty ones."""
         return tuple(part for part in (self.profile, self.request, *self.history, self.candidate) if part)
 
     def __str__(self) -> str:
@@ -81,15 +81,15 @@ class Prompt(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Token ids of some prompts, 0 = padding on the right."""
+    """Token ids, 0 = padding on the right."""
 
     source: np.ndarray  # (B, S) int64
     target: np.ndarray  # (B, T) int64, [BOS] first and [EOS] last
-    loss_mask: np.ndarray  # (B, T) bool: tokens that are generated; [BOS] and given segments are not
+    loss_mask: np.ndarray  # (B, T) bool: generated tokens; [BOS] and given segments are not
 
 
 class Tokenizer:
-    """Texts and prompts to token ids, by byte pairs. Special tokens come first: of items 5, of prompts 8."""
+    """Byte pairs. Special tokens come first: of items 5, of prompts 8."""
 
     def __init__(self, bpe: hf.Tokenizer):
         special = PROMPT_SPECIAL if bpe.token_to_id("[SEP]") == SEP else SPECIAL
@@ -106,7 +106,7 @@ class Tokenizer:
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
         """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
 
-        Prompts know all printable ASCII. Where letters are not all Latin, bytes spell characters that have no token.
+        Prompts know all printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
         """
         texts, known = list(map(clean, texts)), ""
         if special == PROMPT_SPECIAL:
@@ -114,7 +114,7 @@ class Tokenizer:
         bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)
         bytewise = spare > 0 and any(map(NOT_LATIN.search, texts))
         bpe.normalizer, bpe.pre_tokenizer = hf.normalizers.Lowercase(), hf.pre_tokenizers.Metaspace()
-        bpe.decoder = hf.decoders.Metaspace()  # tokens back to words with single spaces
+        bpe.decoder = hf.decoders.Metaspace()  # words with single spaces
         trainer = hf.trainers.BpeTrainer(
             vocab_size=vocabulary - bytewise * len(BYTES),
             special_tokens=list(special),
@@ -133,26 +133,23 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, file: str | Path) -> Self:
-        """What `save` wrote."""
         return cls(hf.Tokenizer.from_file(str(file)))
 
     def save(self, file: str | Path) -> None:
-        """As JSON."""
         self.bpe.save(str(file))
 
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
 
     def tokens(self, texts: Iterable[object], length: int) -> np.ndarray:
-        """Raw texts -> their first token ids (N, length) int64, 0 = padding on the right; a missing text is all 0."""
+        """Raw texts -> (N, length) int64, 0 = padding on the right; a missing text is all 0."""
         return pad([e.ids[:length] for e in self.bpe.encode_batch([clean(t) for t in texts])], length)
 
     def segment(self, text: str) -> tuple[int, ...]:
-        """A part of a prompt, which [SEP] ends."""
         return (*self.ids(text), SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
-        """The bidirectional region, without its oldest events where it is longer than `length`; InputError if still."""
+        """The source region, without its oldest events where it is longer than `length`; InputError if still."""
         before = [token for part in (prompt.profile, prompt.request) if part for token in self.segment(part)]
         after = self.segment(prompt.candidate) if prompt.candidate else ()
         free = length - 2 - len(before) - len(after)
@@ -169,11 +166,11 @@ class Tokenizer:
         return [SOURCE_BOS, *before, *events, *after, SOURCE_EOS]
 
     def given(self, parts: Sequence[str]) -> list[int]:
-        """The beginning of an autoregressive region, for generation to go on from."""
+        """The beginning of a target region, which generation continues."""
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
-        """Prompts -> padded token ids, at most `source` and `target` long: a target is cut at its end."""
+        """At most `source` and `target` tokens: a target is cut at its end."""
         ids, loss_mask = [], []
         for prompt in prompts:
             parts = [self.segment(part) for part in prompt.target]
@@ -183,7 +180,7 @@ class Tokenizer:
         return Tokens(pad([self.source(prompt, source) for prompt in prompts]), pad(ids), pad(loss_mask).astype(bool))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Token ids of a target region -> its segments in words, up to [EOS]."""
+        """A target region's segments in words, up to [EOS]."""
         parts: list[list[int]] = [[]]
         for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
             if token == SEP:

@@ -1,7 +1,6 @@
-"""Full ranking of the catalogue for every target, what lists are like, models as one, and probes for leaks.
+"""Full ranking, measures of lists, combined models, and probes for leaks.
 
-Any object with scores(users) -> (B, N) is ranked, in chunks of users; `users` are `Targets`, an array of raw user ids
-with histories. Lists (U, k) hold item codes, -1 where there is none.
+A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none.
 """
 
 import time
@@ -22,17 +21,15 @@ from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
 from m6rec.errors import InputError
 
-_SMOOTH = 0.01  # Steck's alpha: what a list lacks of its history costs much, but not infinitely much
+_SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 
 
 class Evaluation(NamedTuple):
-    """metrics: means of per_user, and coverage, gini, hit_debiased and ndcg_debiased, each as "hit@10" and so on.
+    """metrics: means of per_user, coverage, gini, hit_debiased and ndcg_debiased, named as "hit@10".
 
-    per_user: a row a target with user_id, item_id (the truth), rank (from 1; inf: scored -inf), hit, ndcg, mrr, and of
-    its list novelty (bits), diversity, miscalibration (nats); `attrs` say which model, split, part, mask and k.
-    lists: (U, k) int64 item codes, best first, equal scores in the catalogue's order, -1 where there is none.
-    debiased: weighted by 1 / (users + 1) of the target, for popular items are in the test set too often: the
-    self-normalised estimate of Yang et al. 2018, with their gamma = 1.
+    per_user: for each target user_id, item_id, rank (from 1; inf: scored -inf), hit, ndcg, mrr, and its list's novelty
+    (bits), diversity and miscalibration (nats); `attrs` name the settings. lists: best first, ties in catalogue order.
+    debiased: weighted by 1 / (users + 1) of the target, self-normalised (Yang et al. 2018, gamma = 1).
     """
 
     name: str
@@ -53,12 +50,11 @@ def evaluate(
     k: int = 10,
     chunk: int = 256,
 ) -> Evaluation:
-    """Rank all items for each target of the split's part; `chunk` users are scored at a time.
+    """Rank all items for each target; `chunk` users are scored at a time.
 
-    pool: item codes, if only these are to be ranked, for the targets among them: the cold items, say. `mask_seen` takes
-    the items before the target out, the target itself never. rank = 1 + items scored higher + half of the other items
-    scored equal; hit = rank <= k; where hit, mrr = 1 / rank. InputError: no scores method, scores of a wrong shape or
-    with NaN, k outside the catalogue or above the `longest` list that the model says it has, a part without targets.
+    pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is.
+    rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
+    InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above `model.longest`.
     """
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
@@ -107,10 +103,10 @@ def evaluate(
 def sampled(
     model: Any, data: Dataset, negatives: int = 100, by: str = "uniform", k: int = 10, seed: int = 0, chunk: int = 256
 ) -> pd.DataFrame:
-    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items: only to show how it misleads.
+    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items, drawn without replacement.
 
-    by: "uniform", or "popularity" (in proportion to training events); drawn without replacement. Models may come in
-    another order than in the full ranking (Krichene & Rendle 2020). InputError for another `by`, or no negatives.
+    It misleads: the order of models may change (Krichene & Rendle 2020). by: "uniform" or "popularity" (training
+    events). InputError for another `by`, or no negatives.
     """
     if by not in ("uniform", "popularity"):
         raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
@@ -123,7 +119,7 @@ def sampled(
 
     def scores(users: Targets) -> np.ndarray:
         (_, found), rows = next(scored(model, users, chunk)), np.arange(len(users))
-        keys = weight + rng.gumbel(size=found.shape)  # the largest of these are a draw without replacement
+        keys = weight + rng.gumbel(size=found.shape)  # the largest are drawn
         keys[users.seen().nonzero()] = keys[rows, users.items] = -np.inf
         least = torch.from_numpy(keys).topk(min(negatives, data.n_items)).values[:, -1:].numpy()
         drawn = (keys >= least) & (keys > -np.inf)
@@ -136,7 +132,7 @@ def sampled(
 
 
 def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
-    """NDCG@k of one relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
+    """One relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
     return (rank <= k) / np.log2(1 + rank)
 
 
@@ -145,7 +141,7 @@ def name_of(model: Any) -> str:
 
 
 def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
-    """The split and the targets of its part. InputError for another part, or one without targets."""
+    """InputError for an unknown part, or one without targets."""
     if part not in ("valid", "test"):
         raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
     split = data.split(split) if isinstance(split, str) else split
@@ -156,12 +152,12 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
 
 
 def scored(model: Any, targets: Targets, chunk: int = 256) -> Iterator[tuple[Targets, np.ndarray]]:
-    """Chunks of the targets with their scores (B, N): float64 copies. InputError for a wrong shape or NaN."""
+    """Chunks of targets with scores (B, N): float64 copies. InputError for a wrong shape or NaN."""
     name, items = name_of(model), targets.data.items["item_id"]
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
         scores = model.scores(users)
-        if isinstance(scores, torch.Tensor):  # on any device, of any precision
+        if isinstance(scores, torch.Tensor):
             scores = scores.detach().cpu().double().numpy()
         scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
         if scores.shape != shape:
@@ -190,26 +186,26 @@ def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """(B, k) item codes, best first, -1 where fewer are scored above -inf. Ties fall the same way on every machine."""
-    # np.partition is fifty times slower on rows that are mostly equal, as counts are.
+    """(B, k) item codes, best first, -1 for a score of -inf. Ties fall the same way on every machine."""
+    # np.partition is fifty times slower on rows of mostly equal counts.
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
     above, tied = scores > least, scores == least
     tied &= tied.cumsum(axis=1, dtype=np.int32) <= k - above.sum(1, keepdims=True)
-    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # as many in each row
+    codes = np.nonzero(above | tied)[1].reshape(-1, k)  # k in each row
     found = np.take_along_axis(scores, codes, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
 
 
 def coverage(lists: np.ndarray, n_items: int) -> float:
-    """The share of the catalogue that is in any list."""
+    """Listed share of the catalogue."""
     return len(np.unique(lists[lists >= 0])) / n_items
 
 
 def gini(lists: np.ndarray, n_items: int) -> float:
-    """0 = all items are listed equally often, 1 - 1/N = one alone is; NaN when none is.
+    """0 = all items are listed equally often, 1 - 1/N = only one is, NaN = none is.
 
-    With x ascending: sum of (2i - N - 1) x_i / (N sum of x), i = 1..N.
+    sum of (2i - N - 1) x_i / (N sum of x), counts x ascending.
     """
     shown = np.sort(np.bincount(lists[lists >= 0], minlength=n_items))
     if not shown.any():
@@ -220,7 +216,7 @@ def gini(lists: np.ndarray, n_items: int) -> float:
 def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
     """(U,) bits: mean of -log2 of the share of users with the item, plus-one smoothed (Zhou et al. 2010).
 
-    training: (users, N), as `training_matrix`. NaN for an empty list.
+    training: (users, N). NaN for an empty list.
     """
     share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
     bits, length = np.where(lists >= 0, -np.log2(share)[lists], 0.0), (lists >= 0).sum(1)
@@ -230,7 +226,7 @@ def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
 def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
     """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
     chosen = _chosen(lists, unit.shape[0])
-    # The cosines of all ordered pairs add up to |sum of the unit rows|^2, less each row with itself.
+    # Cosines of all ordered pairs: |sum of the unit rows|^2, less each row with itself.
     pairs = (chosen @ unit).power(2).sum(axis=1) - chosen @ unit.power(2).sum(axis=1)
     length = chosen.sum(axis=1)
     return np.where(length > 1, 1 - pairs / np.maximum(length * (length - 1), 1), np.nan)
@@ -239,11 +235,11 @@ def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
 def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_array) -> np.ndarray:
     """(U,) nats: KL(p | .99 q + .01 p) of the history's mean category shares p and the list's q (Steck 2018).
 
-    history: (U, N), such as `targets.seen()`. shares: (N, categories), as `categories`. NaN where either has none.
+    history: (U, N). shares: (N, categories). NaN where either has none.
     """
     weights = history.astype(np.float64), _chosen(lists, shares.shape[0])
-    past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), their sum 1, or empty rows
-    # Only categories of the history count: on them the mixture is above 0, so both have the same entries in one order.
+    past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), sum 1 or empty
+    # Where p is above 0, so is the mixture: both have the same entries.
     mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
     past.sort_indices()
     mixed.sort_indices()
@@ -253,14 +249,14 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 
 
 def categories(data: Dataset) -> sp.csr_array:
-    """(N, categories) each item's shares, summing to 1: of its `genres` or `category` if there are any, else words."""
+    """(N, categories) shares of `genres` or `category`, else of words; rows sum to 1."""
     column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
     names = data.items[column]
     return normalize(_bag(names.map(words) if column == "text" else names.str.lower().str.findall(r"[^\s|,]+")), "l1")
 
 
 def _bag(words: pd.Series) -> sp.csr_array:
-    """Lists of words (N,) -> (N, words) 1 where the item has the word, whatever its number."""
+    """Lists (N,) -> (N, words): 1 where the item has the word."""
     each = words.reset_index(drop=True).explode().dropna()
     codes, vocabulary = pd.factorize(each)
     bag = sp.csr_array((np.ones(len(each)), (each.index, codes)), shape=(len(words), max(len(vocabulary), 1)))
@@ -273,14 +269,14 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
 
-_MOST = 256  # targets that are scored: enough to show a leak, and one chunk
+_MOST = 256  # targets: enough to show a leak, and one chunk
 
 
 def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
     """What a fitted model's scores give away in a sentence; empty = nothing found.
 
-    Each user's target gets another item, value and action, and the events after it get other columns. No score may
-    move, whether by one's own events or by other users'. model: it reads events from `users`.
+    No score may move with the targets' items, values and actions, or with later events. The model must read events
+    from `users`.
     """
     split, targets = targets_of(data, split, part)
     first = np.full(data.n_users, data.n_events)
@@ -291,10 +287,10 @@ def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, pa
 
 
 def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
-    """What fitting takes from events outside training; empty = the two fits score alike.
+    """What fitting takes from events outside training; empty = nothing found.
 
-    fit(data, split) -> a model, of a fixed seed and without early stopping on validation. It is called twice, once with
-    every event outside training replaced in all but its user.
+    fit(data, split) -> a model, with a fixed seed and without early stopping. It also runs with other events outside
+    training.
     """
     split, targets = targets_of(data, split, "test")
     users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true
@@ -302,15 +298,14 @@ def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | 
 
 
 def shuffled(data: Dataset, seed: int = 0) -> Dataset:
-    """The same data with each user's events in a random order, but for the last: the leave-one-out test target.
+    """The data with each user's events in random order, but for the last: the test target. Codes stay.
 
-    Histories keep their items and lose their order. Rank a fitted model on this and on `data` (Klenitskiy et al. 2024,
-    Does It Look Sequential?), or refit it on each: what NDCG@10 loses is what order is worth. Codes stay.
+    What a model's NDCG@10 loses is what order is worth (Klenitskiy et al. 2024, Does It Look Sequential?).
     """
     user = data.events["user"].to_numpy()
     last = np.diff(user, append=-1) != 0
     order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
-    moved = ["item", "action", "value"]  # times and requests stay where they are
+    moved = ["item", "action", "value"]  # times and requests stay
     events = data.events.assign(**{column: data.events[column].to_numpy()[order] for column in moved})
     return replace(data, name=f"{data.name}-shuffled", events=events)
 
@@ -320,10 +315,7 @@ def _some(targets: Targets) -> np.ndarray:
 
 
 def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
-    """Other items, values and actions at the events in `outcome` (E,); at those in `whole` all columns but the user.
-
-    Codes, catalogue and places stay, so that the same split and targets apply.
-    """
+    """Other items, values and actions at events in `outcome` (E,); in `whole`, all but the user. Places stay."""
     rng = np.random.default_rng(seed)
     events = data.events.copy()
     other = rng.integers(1, data.n_items, outcome.sum())  # never the same
@@ -333,7 +325,7 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int =
         donors = np.arange(data.n_events)
         donors[rows] = rng.integers(data.n_events, size=len(rows))
         events[column] = events[column].to_numpy()[donors]
-    if data.timed:  # each later than the one before it, as a user's events must be
+    if data.timed:  # a user's events stay in order
         total = np.cumsum(np.where(whole, rng.integers(1, 10**6, data.n_events), 0))
         start = np.concatenate([[0], total])[data.offsets[events["user"].to_numpy()]]
         events["timestamp"] = events["timestamp"].to_numpy() + total - start
@@ -341,19 +333,19 @@ def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int =
 
 
 def _found(what: str, *served: tuple[Any, Targets]) -> list[str]:
-    """A sentence if the rows of two models' scores differ by more than sums in another order do."""
+    """A sentence if two models' scores differ by more than rounding."""
     one, other = (next(scored(model, users, _MOST))[1] for model, users in served)
     moved = ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
     rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
     return [f"{name_of(served[0][0])} {what}: {rows}"] if moved.any() else []
 
 
-UNIFORM = 0.01  # share of the prior that is uniform, so that no item is impossible
-TUNING_TARGETS = 5_000  # validation targets at most that a setting is chosen on
+UNIFORM = 0.01  # share of the prior, so that no item is impossible
+TUNING_TARGETS = 5_000  # validation targets at most
 
 
 class Interpolation(NamedTuple):
-    """Log-linear: log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
+    """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
 
     model: Any
     prior: Any
@@ -366,7 +358,7 @@ class Interpolation(NamedTuple):
 
 
 class Ensemble(NamedTuple):
-    """The mean of several models' log-probabilities."""
+    """The models' mean log-probability."""
 
     models: Sequence[Any]
 
@@ -375,8 +367,6 @@ class Ensemble(NamedTuple):
 
 
 class CachedScorer:
-    """A model whose scores (B, N) are computed once for each list of targets."""
-
     def __init__(self, model: Any):
         self.model, self._scores = model, {}
 
@@ -388,7 +378,7 @@ class CachedScorer:
 
 
 class Precomputed:
-    """Scores (U, N) of target events (U,) that were computed elsewhere."""
+    """Scores (U, N) of target events (U,)."""
 
     def __init__(self, name: str, events: np.ndarray, scores: np.ndarray):
         self.name, self._events, self._scores = name, pd.Index(events), scores
@@ -403,10 +393,10 @@ class Precomputed:
 
 
 def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
-    """A function from a model to its NDCG@10, seen items masked, on validation targets (5,000 of them at most)."""
+    """Model -> NDCG@10 as `evaluate`'s, on validation targets."""
     targets = data.targets(np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS]))
 
-    def score(model: Any) -> float:  # as `evaluate`'s, without all else that it says of a list
+    def score(model: Any) -> float:
         ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]
         return float(ndcg(np.concatenate(ranks)).mean())
 
@@ -416,10 +406,7 @@ def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
 def coordinate_ascent(
     score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Each setting in turn goes along its grid while the score gets better, until no step of one setting helps.
-
-    start: a value of its grid for each setting. Every combination is scored once at most.
-    """
+    """Move one setting after another along its grid while the score rises, until no step helps."""
     value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:

@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals over users, of means over seeds; paired comparisons; slices of the targets."""
+"""Percentile bootstrap intervals over users, paired comparisons, and slices of targets."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from m6rec.errors import InputError
 from m6rec.evaluate.ranking import targets_of
 
 LEVEL = 0.95
-_AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB, whatever the number of users
-_HEAD = 0.2  # the share of the training events that the head's items have
-_FEW = 10  # a profile column with more values than this would make slices too small to say anything
+_AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
+_HEAD = 0.2  # the head's share of the training events
+_FEW = 10  # values of a profile column: more make slices too small
 _DAY = 86_400
 
 
 class Interval(NamedTuple):
-    """A figure with its interval; n = users (0 when there are none), seeds = runs averaged."""
+    """n = users (0: none), seeds = runs averaged."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
-    """Interval of the mean. per_user: (U,) or (S, U); options: level=.95, resamples=10_000, seed=0.
+    """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 
     InputError for NaN, nothing, or another shape.
     """
@@ -38,24 +38,24 @@ def mean_interval(per_user: ArrayLike, **options) -> Interval:
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
-    """Interval of mean(per_user) - mean(minus), paired: both have the same users in order."""
+    """mean(per_user) - mean(minus), paired: the same users in order."""
     (one, other), seeds = _paired(per_user, minus)
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
 def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
-    """Interval of mean(per_user) / mean(over), paired. InputError when over is all 0."""
+    """mean(per_user) / mean(over), paired. InputError when over is all 0."""
     if np.mean(over) == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
     return _interval(lambda top, bottom: top / bottom, per_user, over, **options)
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """One model against several, paired over users and corrected for their number: one row a peer, in the order given.
+    """One model against several, paired over users: a row for each peer.
 
-    ours, others: (U,) or (S, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d,
-    paired); p (two-sided paired t); low, high (paired bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level
-    1 - .05 / (m - j + 1) for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
+    ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
+    p (two-sided t); low, high (bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level 1 - .05 / (m - j + 1)
+    for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN.
     """
     (one, *peers), _ = _paired(ours, *others.values())
@@ -66,12 +66,12 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     differences = pd.DataFrame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
     found = pd.DataFrame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
     found["difference"] = differences.mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # users who all differ alike have no spread
+    with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
         found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
     found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
     found[["low", "high"]] = [mean_interval(row)[1:3] for row in differences.to_numpy()]
     found = found.sort_values("p", kind="stable")
-    left = np.arange(len(found), 0, -1)  # hypotheses not yet rejected: m, m - 1, … 1
+    left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
     found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"] * left), 1)
     holm = [
         mean_interval(differences.loc[n], level=1 - (1 - LEVEL) / m)[1:3]
@@ -83,16 +83,15 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
 
 
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> pd.DataFrame:
-    """Boolean columns, one row a target in `evaluate`'s order.
+    """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
-    item cold: no training event; head: the fewest items that together have a fifth of the training events. history
-    short: up to the median. activity: the user's training events. gap: since the event before. Then the profile's
-    columns. Numbers in thirds; a missing value is in no slice.
+    item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
+    median. activity: training events, in thirds. gap: since the event before. Then the profile, numbers in thirds.
     """
     split, targets = targets_of(data, split, part)
     training, time = data.events[split.train], data.events["timestamp"].to_numpy()
     count = np.bincount(training["item"], minlength=data.n_items)
-    popular = np.argsort(-count, kind="stable")  # ties in the catalogue's order
+    popular = np.argsort(-count, kind="stable")
     head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
@@ -118,7 +117,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
 
 
 def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFrame:
-    """One row a slice: n (targets) and `mean_interval(per_user, **options)`; NaN for an empty slice."""
+    """A row for each slice: n (targets) and `mean_interval`; NaN if empty."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
         raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
@@ -132,23 +131,23 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
 def _interval(
     figure: Callable, *per_user: ArrayLike, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Of a figure of the means over users, who are drawn for all of them at once."""
+    """Of a figure of several means over the same drawn users."""
     values, seeds = _paired(*per_user)  # (figures, U)
     rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
     rows = max(1, _AT_ONCE // users)
     for start in range(0, resamples, rows):
         drawn = rng.integers(users, size=(min(rows, resamples - start), users))
         means[:, start : start + rows] = [row[drawn].mean(axis=1) for row in values]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros; 0 / 0 says nothing
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
         drawn = figure(*means)
-        # The ends are two of the drawn figures themselves: a ratio may be infinite, which cannot be interpolated.
+        # The ends are drawn figures: an infinite ratio cannot be interpolated.
         ordered = np.sort(drawn[~np.isnan(drawn)])
         tail = int(len(ordered) * (1 - level) / 2)
         return Interval(*map(float, (figure(*values.mean(1)), ordered[tail], ordered[-1 - tail])), users, seeds)
 
 
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
-    """(figures, U) means over seeds, and how many seeds the first has; InputError where they do not fit."""
+    """(figures, U) means over seeds, and the first's number of seeds."""
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
     for values in rows:
         if values.ndim not in (1, 2) or not values.size:
@@ -161,7 +160,7 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
 
 
 def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Cut at values that occur, so that equals stay together; an empty third is left out."""
+    """Equal values stay together; no third is empty."""
     if np.isnan(values).all():
         return {}
     low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")

@@ -1,9 +1,7 @@
-"""Where a model attends, what each token contributes to an item, the same in a sentence, and what it knows of contents.
+"""Where a model attends, what each token contributes to an item, and what the model knows of contents.
 
-- `capture` gives the attention `Record` of one prediction target: where it attended, which is not yet why
-- an explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
-  taken apart; `against` a foil, the difference of two logits is explained
-- `reasons` come from removing tokens, never from attention
+An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
+taken apart. `against` a foil, it explains the difference of two logits.
 """
 
 import copy
@@ -23,11 +21,11 @@ from m6rec.generate.beam import fill
 from m6rec.model.network import Network
 from m6rec.train import losses
 
-TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights, beside start and target
+TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights
 
 
 class Model(Protocol):
-    """What explanations need of an `M6Rec`."""
+    """The part of `M6Rec` needed here."""
 
     network: Network
     fields: Fields
@@ -40,9 +38,9 @@ class Model(Protocol):
 
 
 class Record(NamedTuple):
-    """Attention over the n present tokens of one target, the target last. All that views draw."""
+    """Attention over the n present tokens of one target, the target last: where, not yet why."""
 
-    labels: list[str]  # (n,) see `labels`
+    labels: list[str]  # (n,)
     types: list[str]  # (n,) start | profile | history | request | target
     positions: np.ndarray  # (n,) index among all tokens of its type; -1 for start and target
     weights: np.ndarray  # (L, H, n, n): row attends to column, rows sum to 1; identity where a layer computes no row
@@ -51,7 +49,7 @@ class Record(NamedTuple):
 
     @property
     def attended(self) -> np.ndarray:
-        """The target's own weights: (L, H, n - 1), rows sum to 1."""
+        """The target's: (L, H, n - 1), rows sum to 1."""
         return self.weights[..., -1, :-1]
 
     def fold(self, recent: int) -> "Record":
@@ -62,7 +60,7 @@ class Record(NamedTuple):
             return self._replace(gradients=None)
         group = np.arange(len(self.labels))
         group[old] = old[0]
-        first = np.unique(group)  # (n',) the first token of each group
+        first = np.unique(group)  # (n',)
         member = (first[:, None] == group).astype(self.weights.dtype)  # (n', n)
         weights = member @ self.weights @ member.T / member.sum(1)[:, None]
         labels = [f"{len(old)} earlier events" if i == old[0] else self.labels[i] for i in first]
@@ -70,9 +68,9 @@ class Record(NamedTuple):
 
 
 def capture(model: Model, context: Context, *, item: int | None = None, against: int | None = None) -> Record:
-    """Attention of the last target of a context's first row, in each joint layer.
+    """Attention of the last target of the first row, in each joint layer.
 
-    item: also the gradients of this code's `target_log_prob`. InputError for an unknown item or foil (`against`).
+    item: also gradients of this code's `target_log_prob`. InputError for an unknown item or foil.
     """
     with torch.set_grad_enabled(item is not None):
         context, items = prepared(model, context)
@@ -94,7 +92,7 @@ def capture(model: Model, context: Context, *, item: int | None = None, against:
 
 
 def one(context: Context, row: int = 0) -> Context:
-    """The last target of one row and the events that it may attend to: B = Q = 1, T at least 1."""
+    """The last target of a row and the events before it: B = Q = 1, T at least 1."""
     if not 0 <= row < len(context.item):
         raise InputError(f"row {row} is not in this context: it has the rows 0 to {len(context.item) - 1}.")
     here, seen = slice(row, row + 1), max(1, int(context.position[row, -1]))
@@ -105,7 +103,7 @@ def one(context: Context, row: int = 0) -> Context:
 
 
 def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One target's (B = Q = 1) present tokens but the target (n - 1,): types, positions, columns of the weights."""
+    """Types, positions and weights' columns (n - 1,) of one target's (B = Q = 1) present tokens without the target."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
     types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
     present = torch.cat((context.profile[0] > 0, context.item[0] >= 0, context.request[0, 0] > 0)).cpu().numpy()
@@ -114,14 +112,14 @@ def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
-    """Values (K, n - 1) of one target's present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
+    """Values (K, n - 1) of present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
     columns = torch.from_numpy(tokens(context)[2]).to(values.device)
     return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
 
 
 def target_log_prob(logits: Tensor, item: int, against: int | None = None) -> Tensor:
-    """What is explained, in nats: an item's log-probability, or its logit minus a foil's. (..., N) -> (...)."""
+    """An item's log-probability, or its logit minus a foil's, in nats: (..., N) -> (...)."""
     for code in (item, against):
         if code is not None and not 0 <= code < logits.shape[-1]:
             raise InputError(f"item code {code} is not in the catalogue: take one of 0 to {logits.shape[-1] - 1}.")
@@ -129,7 +127,7 @@ def target_log_prob(logits: Tensor, item: int, against: int | None = None) -> Te
 
 
 def prepared(model: Model, context: Context, vectors: Tensor | None = None) -> tuple[Context, Tensor]:
-    """`one` on the model's device, and items' vectors. InputError where events have none."""
+    """`one` on the model's device, and items' vectors. InputError where an event has none."""
     context, items = one(context).to(model.device), model.item_vectors() if vectors is None else vectors
     if int(context.item.max()) >= len(items):
         raise InputError("the history has items that the catalogue lacks: add them with with_items first.")
@@ -137,7 +135,7 @@ def prepared(model: Model, context: Context, vectors: Tensor | None = None) -> t
 
 
 def labels(model: Model, context: Context) -> list[str]:
-    """Each present token of one target in words: a title, "hour 21", "age ≥ 44 and < 50"."""
+    """Present tokens in words: a title, "hour 21", "age ≥ 44 and < 50"."""
     titles = model.data.items["title"]
     codes = context.item[0][context.item[0] >= 0].tolist()
     events = [titles.iloc[code] if code < len(titles) else "an item new to the catalogue" for code in codes]
@@ -149,7 +147,7 @@ def labels(model: Model, context: Context) -> list[str]:
 
 
 def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndarray:
-    """Both streams as (L, H, W + 1, W + 1): W = C + T + R tokens, then the target. rest: diagonal of other rows."""
+    """Both streams as (L, H, W + 1, W + 1): W = C + T + R tokens, the target. rest: diagonal of other rows."""
     rows = torch.stack([m[0, :, 0] for m in target]).detach().cpu().numpy()  # L × (1, H, 1, W) -> (L, H, W)
     layers, heads, width = rows.shape
     grid = np.zeros((layers, heads, width + 1, width + 1), rows.dtype)
@@ -162,21 +160,21 @@ def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndar
 
 
 class Reconstruction(NamedTuple):
-    """Patches of items of which half are masked and reconstructed from the rest of the item."""
+    """Half of the patches are masked, and predicted from the rest of the item."""
 
     true: np.ndarray  # (n, P, values)
     predicted: np.ndarray  # (n, P, values)
     masked: np.ndarray  # (n, P) bool
 
     def errors(self, instead: np.ndarray | None = None) -> np.ndarray:
-        """Mean squared error of each item's masked patches (n,), or of other patches, such as the mean's."""
+        """Mean squared error of masked patches (n,), predicted or `instead`."""
         error = ((self.true - (self.predicted if instead is None else instead)) ** 2).mean(-1)
         return (error * self.masked).sum(1) / self.masked.sum(1)
 
 
 @torch.no_grad()
 def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
-    """Mask half of the patches of items (codes) that have an "image" or a "sound", and predict them."""
+    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound"."""
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
@@ -185,7 +183,7 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
 
 
 def captions(model: Model, items: np.ndarray) -> list[str]:
-    """Texts of items (codes), written from their photographs alone: text and recording are masked."""
+    """Texts of items (codes), written from their photographs alone."""
     content = model.features.take(items).drop("sound")
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     ids = fill(model.network, content._replace(text=gap).to(model.device))
@@ -193,54 +191,50 @@ def captions(model: Model, items: np.ndarray) -> list[str]:
 
 
 def first_named(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """The name that comes first in each text, "" where there is none: (n,). A "t-shirt" is no "shirt"."""
+    """The first name in each text (n,), "" for none. A "t-shirt" is no "shirt"."""
     found = [min(((text.find(n), n) for n in names if n in text), default=(0, ""))[1] for text in texts]
     return np.array(found, dtype=str)
 
 
-MAX_PAIRS = 2**22  # token pairs computed at a time: about 400 versions of a history of 100
+MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
 MAX_CAUSES = 3  # that a sentence names
-WEAKEST = 0.1  # of the strongest cause's effect: weaker ones are not named
-ENOUGH = 0.2  # coverage below which there is not enough evidence
+WEAKEST = 0.1  # of the strongest cause's effect, to be named
+ENOUGH = 0.2  # coverage that is evidence
 MAX_LENGTH = 60  # characters of a title
 
 
 class Cause(NamedTuple):
-    """A token that a reason names."""
-
     label: str
     type: str  # profile | history | request
     token: int  # index in the record
 
 
 class Reason(NamedTuple):
-    """Why an item is recommended."""
-
     sentence: str
-    causes: list[Cause]  # the strongest first; none where nothing helps the item
-    coverage: float  # effect of removing the causes / of removing the whole context, clipped to 0..1
+    causes: list[Cause]  # the strongest first; may be empty
+    coverage: float  # effect of removing the causes / the whole context, clipped to 0..1
 
 
 def unseen(logits: Tensor, context: Context) -> np.ndarray:
-    """Logits (K, N), -inf for items of the first row's history: these are not recommended."""
+    """Logits (K, N), -inf for items of the first row's history."""
     codes = context.item[0][context.item[0] >= 0]
     return logits.index_fill(1, codes.to(logits.device), -torch.inf).cpu().numpy()
 
 
 def top_item(model: Model, context: Context) -> int:
-    """The code of the best item that is not in the history (dense head)."""
+    """The code of the best unseen item (dense head)."""
     context = one(context)
     return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
 
 
 def keep_tokens(context: Context, retained: np.ndarray) -> Context:
-    """One target's context (B = Q = 1) in K versions: retained (K, n - 1) bool says which of its tokens stay.
+    """One target's context in K versions. retained: (K, n - 1) bool; the start always stays.
 
-    Removed fields become absent, later events close up; what stays keeps its codes, its gap too. The start stays.
+    Removed fields become absent, events close up but keep their gaps.
     """
     k, device = len(retained), context.item.device
     profile, stays, request = spread(context, torch.from_numpy(retained).to(device), absent=False)
-    order = (~stays).long().argsort(dim=1, stable=True)  # events that stay come first, in their order
+    order = (~stays).long().argsort(dim=1, stable=True)
     count = stays.sum(1, keepdim=True)  # (K, 1)
     gone = torch.arange(stays.shape[1], device=device) >= count
     events = [
@@ -252,10 +246,7 @@ def keep_tokens(context: Context, retained: np.ndarray) -> Context:
 
 @torch.no_grad()
 def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with some tokens (K, n - 1) retained, computed in pieces.
-
-    vectors: of the catalogue and behind them of new items in the history; by default `model.item_vectors()`.
-    """
+    """Logits (K, N) with tokens (K, n - 1) retained. vectors: of the catalogue, then of new items in the history."""
     context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
     parts = [retained[at : at + rows] for at in range(0, len(retained), rows)]
@@ -264,29 +255,23 @@ def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Ten
 
 
 def attention(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """The target's attention, mean over layers and heads, sums to 1; the same for every item."""
+    """The target's, mean over layers and heads, sums to 1; the same for every item."""
     return capture(model, context).attended.mean((0, 1))
 
 
 def rollout(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Attention rollout, half residual, without the target's own share; the same for every item.
-
-    Source: Abnar & Zuidema 2020, eq. 1.
-    """
+    """Half residual (Abnar & Zuidema 2020, eq. 1), without the target's own share; the same for every item."""
     return rolled(capture(model, context).weights.mean(1), residual=0.5)[-1]
 
 
 def gradient_weighted(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Rollout of attention times its gradient, where positive, mean over heads.
-
-    Source: Chefer et al. 2021 (Generic Attention-model Explainability), eq. 5 and 6.
-    """
+    """Rollout of positive attention × gradient, mean over heads (Chefer et al. 2021, ICCV, eq. 5 and 6)."""
     record = capture(model, context, item=item, against=against)
     return rolled((record.weights * record.gradients).clip(min=0).mean(1), residual=None)[-1]
 
 
 def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
-    """The target's row of the product of the layers (L, n, n) up to each: (L, n - 1), without the target itself.
+    """The target's row of the product of the layers (L, n, n) up to each: (L, n - 1).
 
     residual: the identity's share in each layer; None adds the identity unweighted.
     """
@@ -301,11 +286,10 @@ def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
 def integrate(
     model: Model, context: Context, item: int, against: int | None = None, *, steps: int = 32
 ) -> tuple[np.ndarray, float]:
-    """Integrated gradients from average tokens to the context's own, with one path factor a token: (n - 1,) nats.
+    """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
 
-    Beside them the completeness gap in nats: how far their sum is from the difference of the scores at both ends.
-    The average is over the catalogue or a field's levels, not 0: the norms have no slope at 0.
-    Source: Sundararajan et al. 2017, eq. 1.
+    The path starts at averages over the catalogue or a field's levels: the norms have no slope at 0. The gap is
+    |sum of the effects - difference of the end scores|.
     """
     context, items = prepared(model, context)
     factors = torch.cat(((torch.arange(steps) + 0.5) / steps, torch.tensor([0.0, 1.0])))  # midpoints, then both ends
@@ -317,12 +301,11 @@ def integrate(
 
 
 def integrated(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """The effects of `integrate`."""
     return integrate(model, context, item, against)[0]
 
 
 def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Tensor:
-    """Logits (K, N) of one context whose tokens lie between average ones (scale 0) and themselves (1): (K, n - 1)."""
+    """Logits (K, N). scale: (K, n - 1), from average tokens (0) to the context's own (1)."""
     rows = Context(*(part.expand(len(scale), *part.shape[1:]) for part in context))
     profile, history, request = spread(context, scale, absent=1.0)
 
@@ -340,19 +323,16 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
 
 
 def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """What the item's score loses without each token, in nats, positive where the token helps; 0 for the start.
-
-    An event is really removed and the history closes up. All are left out in one pass.
-    """
+    """What the item's score loses without each token, in nats; 0 for the start. The history closes up."""
     return _removed(model, one(context), [item], against)[0][0]
 
 
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What items' scores lose without each token, (I, n - 1), and without all (I,); the scores themselves (I,)."""
+    """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
     n = len(tokens(context)[0])
-    start = np.arange(n) == 0  # always stays
+    start = np.arange(n) == 0
     logits = logits_of(model, context, np.stack((np.ones(n, bool), start, *~np.eye(n, dtype=bool))), vectors)
     scores = np.stack([target_log_prob(logits, item, against).cpu().numpy() for item in items])  # (I, 2 + n - 1)
     lost = scores[:, :1] - scores
@@ -360,15 +340,12 @@ def _removed(
 
 
 def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:
-    """The few tokens without which another item is on top, in the order of removal, and that item.
-
-    Greedily removes the token that lowers the top item most; None where `most` removals were not enough.
-    """
+    """Tokens, removed greedily, without which another item is on top, and that item; None if `most` are too few."""
     context = one(context)
     first = before = top_item(model, context)
     retained, gone = np.ones(len(tokens(context)[0]), bool), []
     while first == before and len(gone) < min(most, len(retained) - 1):
-        left = np.flatnonzero(retained[1:]) + 1  # the start stays
+        left = np.flatnonzero(retained[1:]) + 1
         tries = retained & ~np.eye(len(retained), dtype=bool)[left]
         logits = logits_of(model, context, tries)
         lowest = int(target_log_prob(logits, before).argmin())
@@ -378,13 +355,13 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
 
 
 def recency(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """The later the event the more, 0 for tokens that are no event."""
+    """The later the event the more, 0 for other tokens."""
     types, positions, _ = tokens(one(context))
     return np.where(types == "history", positions + 1.0, 0)
 
 
 def random(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """Random numbers, the same ones for the same item and number of tokens."""
+    """The same numbers for the same item and number of tokens."""
     n = len(tokens(one(context))[0])
     return np.random.default_rng((item, n)).random(n)
 
@@ -396,7 +373,7 @@ EXPLAINERS: dict[str, Explainer] = {
 
 
 def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
-    """Why items (codes) have their dense log-probability in a context of one user; vectors: as in `logits_of`."""
+    """Why items (codes) have their log-probability, by removing tokens. vectors: as in `logits_of`."""
     context = one(context).to(model.device)
     types, names = tokens(context)[0], labels(model, context)
     effects, wholes, scores = _removed(model, context, items, vectors=vectors)
@@ -412,7 +389,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
 
 
 def _strongest(effects: np.ndarray) -> list[int]:
-    """Tokens (n - 1,) worth naming; never the start, whose effect is 0."""
+    """Never the start, whose effect is 0."""
     least = max(WEAKEST * effects.max(), 0)
     return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
 

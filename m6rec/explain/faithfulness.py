@@ -1,4 +1,4 @@
-"""Faithfulness: remove what an explainer names, and measure the share of the item's probability that is left.
+"""What is left of an item's probability without the tokens that an explainer names.
 
 Sources: deletion and insertion, Petsiuk et al. 2018; comprehensiveness and sufficiency, DeYoung et al. 2020 (4.1);
 violations, Liu et al. 2022; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe & Pinter 2019.
@@ -32,24 +32,22 @@ from m6rec.explain.explainers import (
 
 STEPS = 20  # of a curve: 5 % of the tokens each
 MEASURES = ("deletion", "insertion", "comprehensiveness", "sufficiency", "violations", "milliseconds")
-SHARES = [1, 2, 4, 10]  # the steps that comprehensiveness and sufficiency average over: 5, 10, 20 and 50 %
+SHARES = [1, 2, 4, 10]  # steps of comprehensiveness and sufficiency: 5, 10, 20 and 50 %
 
 
 class Faithfulness(NamedTuple):
-    """Each explainer's measures and curves: explainer -> what it has for each user."""
-
     table: pd.DataFrame  # explainer × MEASURES, means over users, best deletion first
-    per_user: dict[str, pd.DataFrame]  # one row a user, the same measures
+    per_user: dict[str, pd.DataFrame]  # user × MEASURES
     deletion: dict[str, np.ndarray]  # (U, STEPS + 1) share of the probability left
-    insertion: dict[str, np.ndarray]  # the same, from the start token alone up to the whole context
+    insertion: dict[str, np.ndarray]  # the same, from the start token alone
 
 
 def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Explainer] = EXPLAINERS) -> Faithfulness:
-    """Evaluate explainers on the top item of the last target of each row of contexts (B = U).
+    """Evaluate explainers on the top item of each row's last target (B = U).
 
-    deletion: area under the curve while the named tokens go (lower is better). insertion: while they come (higher).
-    comprehensiveness: what is lost without the first few named. sufficiency: what these alone lack (lower).
-    violations: how often the first named token does not help at all. milliseconds: of one explanation.
+    deletion: area under the curve as the named tokens go (lower is better). insertion: as they come (higher).
+    comprehensiveness: what is lost without the first few. sufficiency: what these alone lack (lower).
+    violations: how often the first token does not help. milliseconds: of one explanation.
     """
     users, curves = [], []
     for context, item in _targets(model, contexts, least=2):
@@ -78,10 +76,10 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
 
 
 def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Explain the first k items of each row's list, remove the named causes, and rank again (dense head).
+    """For each user, explain the first k items, remove the named causes, and rank again (dense head).
 
-    A row a user. lowered: share of the items whose rank fell, ranks: mean fall; both without the causes and without as
-    many random events, over the items with enough evidence (NaN: none). coverage, enough: means over all items.
+    lowered: share of items whose rank fell, ranks: mean fall; without the causes or as many random events, of items
+    with enough evidence (NaN: none). coverage, enough: means over all items.
     """
     rng, rows = np.random.default_rng(seed), []
     for context in (one(contexts, row) for row in range(len(contexts.item))):
@@ -102,16 +100,16 @@ def counterfactual_rank_drop(model: Model, contexts: Context, k: int = 10, seed:
 
 
 def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Context, int]]:
-    """Each row's context that has `least` tokens, and its top item."""
+    """Contexts with at least `least` tokens, and their top items."""
     for context in (one(contexts, row) for row in range(len(contexts.item))):
         if len(tokens(context)[0]) >= least:
             yield context, top_item(model, context)
 
 
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
-    """The model with random output layers: the last joint block's after its attention, and the head.
+    """The model with random layers after the last joint block's attention.
 
-    The head's matrix is the items' vectors, which are also input: a random rotation of the state does the same.
+    The head's matrix is the items' vectors, which are also input: the state is rotated at random instead.
     """
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]
@@ -126,7 +124,7 @@ def randomise_parameters(model: Model, seed: int = 0) -> Model:
 
 
 def uniform_attention(model: Model) -> Model:
-    """The model whose joint layers attend uniformly to all that the mask allows."""
+    """The joint layers attend uniformly."""
     other = _copied(model)
     for block in other.network.fusion.joint:
         nn.init.zeros_(block.q.weight)
@@ -136,9 +134,9 @@ def uniform_attention(model: Model) -> Model:
 def agreement(
     model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]
 ) -> dict[str, np.ndarray]:
-    """Spearman's correlation (U,) of each explainer's effects on two models, for the first one's top items.
+    """Spearman's correlation (U,) of effects on two models, for the first's top items.
 
-    Users with fewer than three tokens beside the start are left out: there is no order to compare.
+    U: users with three tokens or more beside the start.
     """
     targets = list(_targets(model, contexts, least=4))
     pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}

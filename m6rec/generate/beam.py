@@ -1,7 +1,4 @@
-"""Beam search under a trie with cached keys and values: over digits or words, constrained, greedy or sampled.
-
-`generate` lists items; `write` has a text model answer; `fill` says what a gap in an item's text is missing.
-"""
+"""Beam search under a trie with cached keys and values: over digits or words, greedy or sampled."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,43 +15,39 @@ from m6rec.model.attention import KVCache, Run
 from m6rec.model.network import Network
 from m6rec.train.text import SOURCE, Backbone
 
-CHUNK = 64  # texts that are written together
-MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step, which takes as long however few they are
+CHUNK = 64  # texts written together
+MIN_SKIPPED = 2**8  # beams: fewer are not worth a second step
 
 
 class Generated(NamedTuple):
-    """Items, best first. They are distinct, in the catalogue, and allowed."""
+    """Items, best first: distinct, in the catalogue, and allowed."""
 
     items: Tensor  # (B, K) item codes, -1 where there are not so many
     scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
 
     @classmethod
     def of(cls, items: Tensor, scores: Tensor) -> "Generated":
-        """Whatever has a score of -inf is no item."""
         return cls(items.masked_fill(scores == float("-inf"), -1), scores)
 
     def table(self, n_items: int) -> Tensor:
-        """(B, N) scores, -inf for all items that are not listed."""
+        """(B, N) scores, -inf for items that are not listed."""
         out = self.scores.new_full((len(self.scores), n_items + 1), float("-inf"))
         return out.scatter(1, self.items % (n_items + 1), self.scores)[:, :-1]  # what is no item falls off the end
 
 
 class Step(NamedTuple):
-    """One step of a beam."""
-
     nodes: Tensor  # (B, K) nodes kept at this level
     scores: Tensor  # (B, K) log-likelihood so far
     tokens: Tensor  # (B, K) the digit or word that led to each
     parents: Tensor  # (B, K) which of the nodes before each continues
-    weights: Sequence[Tensor] = ()  # of each layer (B, K, H, Tk), what attention read to choose it, if asked for
+    weights: Sequence[Tensor] = ()  # of each layer (B, K, H, Tk), if asked for
 
 
 class Trie(nn.Module):
-    """The sequences (N, G) of tokens that there are, -1 after the end of a shorter one: what may be generated.
+    """The sequences (N, G) of tokens that may be generated, -1 after the end of a shorter one.
 
-    widths: how many tokens there are at each level. roots (N,): where each sequence starts, for several tries in one.
-    Nodes are numbered level by level, the roots first. Sparse, unlike a model's own `Tree`: a few thousand sequences
-    are all of 256³ paths and more.
+    widths: how many tokens each level has. roots (N,): where each sequence starts, for several tries in one. Sparse,
+    unlike `Tree`: there are few.
     """
 
     def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
@@ -80,14 +73,14 @@ class Trie(nn.Module):
             self.register_buffer(name, torch.from_numpy(part), persistent=False)
 
     def valid_nodes(self, allowed: Tensor) -> list[Tensor]:
-        """Of each level (B, nodes) bool: which nodes lead to an allowed (B, N) sequence."""
+        """Of each level (B, nodes) bool: which lead to an allowed (B, N) sequence."""
         valid = torch.zeros(len(allowed), len(self.token), device=allowed.device)
         for path in self.paths:
             valid.index_add_(1, path, allowed.float())
         return [valid > 0] * len(self.widths)
 
     def successors(self, level: int, node: Tensor) -> Tensor:
-        """Nodes (n,) -> the node that each token leads to (n, W), -1 where to none."""
+        """Nodes (n,) -> where each token leads (n, W), -1 for nowhere."""
         counts = self.first[node + 1] - self.first[node]
         row = torch.arange(len(node), device=node.device).repeat_interleave(counts)
         child = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts - self.first[node])[row]
@@ -105,12 +98,11 @@ def generate(
     short: bool = False,
     **options: object,
 ) -> Generated:
-    """Generate k items for each state (B, D). The source document's `generate`.
+    """k items for each state (B, D): the source document's `generate`.
 
-    allowed: (B, N) bool, the candidates; without it, the whole catalogue. It masks the trie: a digit is possible only
-    if it leads to an allowed item, so nothing is filtered afterwards. trace: a list that receives one `Step` per level.
-    options: of `search` (temperature, seed, weights). Raises `InputError` for a model without a tree, and
-    where fewer than k items are allowed; with `short`, such a row ends in -1 at -inf instead.
+    allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace: a list that receives one `Step` per
+    level. options: of `search`. `InputError` without a tree, and for fewer than k allowed items; with `short`, such a
+    row ends in -1 at -inf instead.
     """
     tree = decoder.built_tree
     allowed = None if allowed is None else allowed.to(state.device)
@@ -126,7 +118,7 @@ def generate(
 
 
 def check_length(k: int, possible: int) -> None:
-    """`InputError` for a list of k items where only so many can be recommended."""
+    """`InputError` where k items are too many, or none."""
     if not 1 <= k <= possible:
         raise InputError(f"k={k} does not fit: only {possible} can be recommended here, so take 1 to {possible}.")
 
@@ -145,27 +137,26 @@ def search(
     seed: int = 0,
     weights: bool = False,
 ) -> list[Step]:
-    """Grow the likeliest sequences of each state (B, ...) from the nodes start (B,), keeping sizes[level] at a level.
+    """The likeliest sequences of each state (B, ...) from the nodes start (B,): sizes[level] of them at a level.
 
-    decoder.step(states, level, nodes (n,), past) gives the logits (n, W) of what follows, and the `Run` whose caches
-    are `past` next; tree.successors(level, nodes) are the nodes (n, W) that it leads to, -1 where it may not follow.
-    valid: of each level (B, nodes) bool, those that may be reached. ended: of nodes, whether nothing more follows; the
-    search ends where it is so for all. temperature: above 0, sequences are sampled without replacement, in the order of
-    the draws, the same for the same seed. weights: with the attention of every step. Scores are always log-likelihoods.
+    decoder.step(states, level, nodes (n,), past) gives logits (n, W) and the `Run` whose caches are the next `past`;
+    tree.successors is as in `Trie`. valid: of each level (B, nodes) bool. ended: of nodes, whether nothing more
+    follows. temperature: above 0, sequences are sampled without replacement, by seed, in the order of the draws.
+    weights: with the attention of every step. Scores are always log-likelihoods.
     """
     if temperature < 0:
         raise InputError(f"temperature={temperature} is no temperature: take 0 for the likeliest, or more to sample.")
     b, past, steps = len(state), None, []
     rows = torch.zeros(b, 1, dtype=torch.long, device=state.device)  # (B, K) where in the cache each beam's parent is
     step = Step(start[:, None], rows.float(), rows, rows)
-    if temperature:  # in double precision: a rare item's key is a difference of large numbers
+    if temperature:  # double: a rare item's key is a difference of large numbers
         log_probs = gumbels = rows.double()  # (B, K)
         noise = torch.Generator(device=state.device).manual_seed(seed)
     for level, size in enumerate(sizes):
         with torch.inference_mode():
             few = size if not (temperature or weights) else max(sizes)
             logits, scores, run = _ahead(decoder, tree, state, level, step, rows, past, valid, few, weights)
-        # Where fewer nodes are possible than the beam is wide, the rest of it stays at -inf.
+        # Where the beam is wider than the possible nodes, its rest stays at -inf.
         keys, past, width = scores, run.caches, scores.shape[-1]
         if temperature:
             log_probs, keys = gumbel_top_k(logits.double() / temperature, log_probs, gumbels, noise)
@@ -185,7 +176,7 @@ def search(
 
 
 def best_path(steps: Sequence[Step]) -> Tensor:
-    """The tokens of each row's best sequence: (B, T)."""
+    """The tokens (B, T) of each row's best sequence."""
     tokens, at = [], torch.zeros_like(steps[-1].tokens[:, :1])
     for step in reversed(steps):
         tokens.append(step.tokens.gather(1, at))
@@ -197,7 +188,7 @@ def _ahead(
     decoder: Any, tree: Any, state: Tensor, level: int, step: Step, rows: Tensor, past: list[KVCache] | None,
     valid: list[Tensor] | None, most: int, weights: bool,
 ) -> tuple[Tensor, Tensor, Run]:  # fmt: skip
-    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest, and the caches."""
+    """Logits and log-likelihoods (B, K, W) of children that can be among the `most` likeliest."""
     b, k = rows.shape
 
     def children(index: Tensor) -> tuple[Tensor, Tensor, Run]:
@@ -205,7 +196,7 @@ def _ahead(
         owner, node = index // k, step.nodes.flatten()[index]
         own = past and [cache.index_select(rows.flatten()[index]) for cache in past]
         logits, run = decoder.step(state.index_select(0, owner), level, node, own, weights=weights)
-        # Below an impossible beam all logits are -inf: without the limit it would be -inf - (-inf).
+        # Below an impossible beam all logits are -inf, and -inf - (-inf) is NaN.
         log_probs = logits - logits.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
         child = tree.successors(level, node)
         closed = child < 0
@@ -219,7 +210,7 @@ def _ahead(
     logits, scores, run = children(index[:, :first].flatten())
     logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))
     if first < k:
-        # No child is likelier than its parent, so few of the other beams can still have one among the likeliest.
+        # No child is likelier than its parent: few of the other beams can have one among the likeliest.
         least = scores.flatten(1).topk(most).values[:, -1:]
         more = index[:, first:][step.scores[:, first:] > least]
         scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
@@ -228,10 +219,10 @@ def _ahead(
 
 
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sampling without replacement: children's log-probabilities and keys, (B, K, W) each; the k largest are k draws.
+    """Children's log-probabilities and keys (B, K, W); the k largest keys are k draws without replacement.
 
-    logits (B, K, W), -inf for invalid children; above, most: (B, K) log-probabilities and keys of their parents. A
-    leaf's key is its log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
+    logits (B, K, W), -inf for invalid children; above, most (B, K): the parents' two. A leaf's key is its
+    log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
     """
     log_probs = above[..., None] + logits.log_softmax(-1)
     log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
@@ -243,10 +234,10 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
 
 
 class Writer:
-    """Words as a beam's decoder and tree: a node is the word last written or, under a trie, its node there.
+    """Words as a beam's decoder and tree: a node is the last word or, under a trie, its node there.
 
-    first: logits (B, V) of the first word, and the caches. read: words (n, 1), how many were written before, the caches
-    -> logits (n, 1, V) of the next word, and the caches. never: words that are not written.
+    first: logits (B, V) of the first word, and the caches. read: words (n, 1), how many came before, the caches ->
+    logits (n, 1, V) of the next word, and the caches. never: words that are not written.
     """
 
     def __init__(
@@ -258,23 +249,23 @@ class Writer:
         self.open, self.pad = words.index_fill(0, torch.tensor(never, device=words.device), -1), words == PAD
 
     def write(self, length: int, start: Tensor, beam: int = 1, **options: object) -> list[Step]:
-        """The steps of a beam of at most `length` words from the nodes start (B,); options: of `search`."""
+        """At most `length` words from the nodes start (B,); options: of `search`."""
         rows = torch.arange(len(start), device=start.device)
         return search(self, self, rows, start, [beam] * length, ended=self.ended, **options)
 
     def ended(self, node: Tensor) -> Tensor:
-        """Whether [EOS] is written: only padding follows."""
+        """Whether only padding follows."""
         return (self._word(node) == EOS) | (self._word(node) == PAD)
 
     def successors(self, level: int, node: Tensor) -> Tensor:
-        """Nodes (n,) -> those that each word leads to (n, V), -1 where it may not follow."""
+        """See `Trie`."""
         after = self.trie.successors(level, node) if self.trie else self.open
         return torch.where(self.ended(node)[:, None], torch.where(self.pad, node[:, None], -1), after)
 
     def step(
         self, row: Tensor, level: int, node: Tensor, past: list | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
-        """Rows of the batch (n,), the nodes reached (n,), the caches so far -> logits (n, V) of the next word."""
+        """Rows of the batch (n,), their nodes (n,) -> logits (n, V)."""
         if past is None:
             logits, (states, caches, seen) = self.first
             return logits[row], Run(states, [cache.index_select(row) for cache in caches], [w[row] for w in seen])
@@ -287,13 +278,13 @@ class Writer:
 
 
 def begun(text: Prompt, turn: int) -> tuple[str, ...]:
-    """The target's segments before an answer: 0 the first, -1 the last, such as a dialogue with all earlier answers."""
+    """The target's segments before an answer, 0 the first, -1 the last."""
     answers = [i for i, part in enumerate(text.target) if not part.endswith(":")]
     return text.target[: answers[turn]] if answers else text.target
 
 
 def trie(tokenizer: Tokenizer, sets: Sequence[Sequence[str]]) -> Trie:
-    """Of the sentences that may be said, from a root for each set. InputError for an empty set or sentence."""
+    """Of the sentences that may be said, with a root for each set. InputError for an empty set or sentence."""
     said = [(root, tokenizer.ids(sentence)) for root, some in enumerate(sets) for sentence in some]
     if not all(sets) or not all(ids for _, ids in said):
         raise InputError("nothing may be said: give sentences to choose among, and none that is empty.")
@@ -316,11 +307,10 @@ def write(
     weights: bool = False,
     **options: object,
 ) -> list[list[str]]:
-    """The segments that are written for an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
+    """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
-    among: for each text the whole sentences that may be its answer, however long. Their trie masks all other tokens
-    before one is chosen, as a beam's trie does with semantic IDs. trace: a list that receives one `Step` per token, for
-    64 texts at a time. weights: with the attention of each to source and target. options: beam, and of `search`.
+    among: for each text the whole sentences that may answer, however long: their trie masks all else. trace: a list
+    that receives one `Step` per token, for 64 texts at a time. options: beam, and of `search`.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
     never = [i for i in range(len(PROMPT_SPECIAL)) if i not in (EOS, SEP)]
@@ -351,10 +341,9 @@ def write(
 
 @torch.no_grad()
 def fill(network: Network, source: Features, length: int = 12, **options: object) -> Tensor:
-    """Write the span that [MASK] stands for in each item's text -> token ids (B, length), 0 after the end.
+    """The span that [MASK] stands for in each item's text -> token ids (B, length), 0 after the end.
 
-    A text that is [MASK] alone is written from the image and the sound: a caption. Special tokens are never written.
-    options: of `search`. temperature 0 takes the likeliest token each time; above it, tokens are sampled.
+    For a text that is [MASK] alone it is a caption. options: of `search`.
     """
     decoder, start = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
     logits, cache, first = decoder.write(network.items, source, start[:, None])

@@ -1,9 +1,4 @@
-"""A network as something that can be ranked, and late interaction, served.
-
-`Scorer`: the dense head, generated or hybrid lists, or the exact digit scores. `SegmentCache`: a segment's states after
-the local layers, computed once; the key is its content and the model's version, so a state of other weights is never
-used.
-"""
+"""Networks that rank, by `Scorer`, and late interaction that is served, by `SegmentCache`."""
 
 import copy
 import math
@@ -24,12 +19,12 @@ from m6rec.model.network import DigitDecoder, Network, TextTransformer
 from m6rec.train.fit import version
 
 METHODS = ("generated", "dense", "exact", "hybrid")
-MAX_PREFIXES = 2**14  # stepped at a time, over all states: about 100 MB at a width of 64
+MAX_PREFIXES = 2**14  # stepped at a time: about 100 MB at a width of 64
 
 
 @torch.no_grad()
 def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
-    """Log-likelihood of all items: states (B, D), some at a time -> (B, N). Every prefix is computed once."""
+    """Log-likelihood of all items: states (B, D) -> (B, N). Every prefix is computed once."""
     tree, parts = decoder.built_tree, []
     for part in state.split(max(1, MAX_PREFIXES // math.prod(decoder.widths[:-1]))):
         scores, cache = part.new_zeros(len(part), 1), None  # (b, nodes)
@@ -40,7 +35,7 @@ def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
             parents = torch.arange(nodes, device=part.device).repeat(len(part))
             logits, run = decoder.step(part.repeat_interleave(nodes, 0), level, parents, cache)
             cache = run.caches
-            # A prefix without items has no valid children: its leaves stay at -inf rather than NaN.
+            # Below a prefix without items leaves stay at -inf rather than NaN.
             log_probs = logits.log_softmax(-1).nan_to_num(nan=float("-inf"))
             scores = (scores[..., None] + log_probs.view(len(part), nodes, width)).flatten(1)
         parts.append(scores[:, tree.leaf])
@@ -58,10 +53,9 @@ def hybrid(
     cold_boost: float = 0.0,
     **options: object,
 ) -> Generated:
-    """The dense head's k best of what the beam finds and of the cold items: states (B, D), items (N, D) -> (B, K).
+    """The dense head's k best of what the beam finds and of the cold items: states (B, D), items (N, D).
 
-    No event has taught the cold ones' digits; cold_boost is added to their dense log-probabilities. options: of
-    `generate`.
+    No event has taught cold items' digits. cold_boost: added to their log-probabilities. options: of `generate`.
     """
     cold = (network.codes < 0).nonzero().squeeze(1)
     trace: list[Step] = []
@@ -76,14 +70,13 @@ def hybrid(
 
 
 def item_scores(network: Network, state: Tensor, items: Tensor, method: str) -> Tensor:
-    """Log-probability of every item by "dense" or "exact": states (B, D), item vectors (N, D) -> (B, N)."""
+    """Log-probabilities (B, N) of all items, "dense" or "exact"."""
     if method == "exact":
         return exact_scores(network.digits, state)
     return network.score(state, items).log_softmax(-1)
 
 
 def check_method(method: str) -> None:
-    """`InputError` for a method that there is not."""
     if method not in METHODS:
         raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
 
@@ -92,10 +85,7 @@ def check_method(method: str) -> None:
 def best_items(
     network: Network, state: Tensor, items: Tensor, k: int, method: str, *, allowed: Tensor, **options: object
 ) -> Generated:
-    """The k best allowed items by any of METHODS: states (B, D), item vectors (N, D), allowed (B, N) -> (B, K).
-
-    options: of `generate` (generated lists) or `hybrid`.
-    """
+    """The k best allowed (B, N) of items (N, D), by any of METHODS; options: of `generate` or `hybrid`."""
     check_method(method)
     if method == "generated":
         return generate(network.digits, state, k, allowed=allowed, **options)
@@ -108,9 +98,8 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 
-    context: gives the contexts of targets. drop: modalities that no item has. cold_boost: of `hybrid`. mask_seen: the
-    beam's trie mask closes what was seen (hybrid: too); the other methods leave the mask to `evaluate`. With repeats in
-    the data take mask_seen=False.
+    context: gives the contexts of targets. drop: modalities that no item has. mask_seen: generated and hybrid lists
+    hold nothing that was seen, for data without repeats; for other methods `evaluate` masks that.
     """
 
     def __init__(
@@ -134,14 +123,13 @@ class Scorer:
 
     @property
     def unmasked(self) -> "Scorer":
-        """The same network and method, nothing masked."""
         other = copy.copy(self)
         other.mask_seen = False
         return other
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """-> (B, N). Generated and hybrid: -inf for all that the lists of up to `beam` items do not hold."""
+        """-inf for all that generated and hybrid lists, of up to `beam` items, do not hold."""
         state = self.network.fuse(self.context(users).to(self.items.device), self.items).state[:, -1]
         if self.method in ("dense", "exact"):
             return item_scores(self.network, state, self.items, self.method)
@@ -155,8 +143,6 @@ class Scorer:
 
 
 class Use(NamedTuple):
-    """Counts over all segments that were asked for."""
-
     hits: int
     misses: int
     evicted: int
@@ -165,12 +151,14 @@ class Use(NamedTuple):
 
     @property
     def hit_rate(self) -> float:
-        """The share that was found."""
         return self.hits / max(1, self.hits + self.misses)
 
 
 class SegmentCache:
-    """States (L, D) of the `capacity` segments asked for most recently, after `local_layers` layers."""
+    """States (L, D) of the `capacity` segments asked for most recently, after `local_layers` layers.
+
+    A key is a segment's content and the model's version: states of other weights are never used.
+    """
 
     def __init__(self, network: TextTransformer, local_layers: int, *, length: int, capacity: int = 4096):
         if not 1 <= local_layers < network.depth:
@@ -187,7 +175,7 @@ class SegmentCache:
 
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
-        """Segments of token ids (n, L) -> their states (n, L, D); only those that are not cached are computed."""
+        """Segments (n, L) -> states (n, L, D)."""
         if tokens.shape[1] != self.length:
             raise InputError(f"these segments have {tokens.shape[1]} tokens, and the cache keeps {self.length}.")
         if self.network.training:
@@ -208,14 +196,13 @@ class SegmentCache:
         return torch.stack([self._states[key] for key in keys])
 
     def _update_version(self) -> None:
-        """Take a new version where a weight moved: PyTorch counts all writes but those through `.data`."""
+        """PyTorch counts all writes to weights but those through `.data`."""
         snapshot = [(id(weight), weight.data_ptr(), weight._version) for weight in self.network.parameters()]
         if self._snapshot != snapshot:
             self._snapshot, self.version = snapshot, f"{version(self.network)}-{self.local_layers}"
 
     @property
     def use(self) -> Use:
-        """Hits, misses, and what is held."""
         size = self.capacity * self.length * self.network.segments.weight[0].nbytes
         held = len(self._states)
         return Use(self._hits, self._misses, self._misses - held, held, size)
@@ -223,7 +210,7 @@ class SegmentCache:
 
 @torch.no_grad()
 def score(cache: SegmentCache, source: Tensor, candidates: Tensor) -> Tensor:
-    """One request: source (S, L) and candidates (C, L) token ids -> logits (C,). Only the joint layers are run."""
+    """One request: source (S, L), candidates (C, L) -> logits (C,). Only the joint layers are run."""
     segments = torch.cat((source, candidates)).to(cache.network.device)
     states = cache.states(segments).unsqueeze(0)  # (1, S + C, L, D)
     *_, last = cache.network.joint(states, (segments != PAD).unsqueeze(0), len(source), cache.local_layers)

@@ -1,8 +1,6 @@
-"""Attention, written once: `attend` computes it, `Block` wraps it, and masks say everything else.
+"""Attention, written once: `attend` computes it, and masks say what may attend to what.
 
-- the fast path is PyTorch's fused kernel; asked for weights, the same formula runs in the open
-- rotary positions: relative order without a table, so that a served prefix can be cached and extended
-- LiGR gates: each sub-layer's output passes a sigmoid gate of its own input before it is added
+Rotary positions need no table, so that a served prefix can be cached and extended.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,27 +13,24 @@ from torch import Tensor, nn
 from m6rec.config import Config
 from m6rec.errors import InputError
 
-FEW_KEYS = 8  # up to this many, one query's products by hand take half of the fused kernel's time
+FEW_KEYS = 8  # up to so many, one query's products by hand take half of the fused kernel's time
 
 
 class KVCache(NamedTuple):
-    """Keys and values that one layer has already computed."""
-
     k: Tensor  # (B, H, Tk, D/H)
     v: Tensor  # (B, H, Tk, D/H)
 
     def extend(self, other: "KVCache") -> "KVCache":
-        """These tokens, followed by the other's; one row here may stand for all of its rows."""
+        """Followed by the other's tokens; one row here may stand for all."""
         k, v = (part.expand(len(other.k), -1, -1, -1) for part in self)
         return KVCache(torch.cat((k, other.k), -2), torch.cat((v, other.v), -2))
 
     def index_select(self, rows: Tensor) -> "KVCache":
-        """The caches of these rows (n,) of the batch."""
         return KVCache(self.k.index_select(0, rows), self.v.index_select(0, rows))
 
 
 class Attended(NamedTuple):
-    """What attention or a layer returns. Nothing is kept on a module."""
+    """What attention or a layer returns."""
 
     out: Tensor  # of attention (B, H, Tq, d), of a layer (B, Tq, D)
     weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where every key is masked; or None
@@ -43,10 +38,10 @@ class Attended(NamedTuple):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
-    """softmax(QKᵀ/√d_k + mask) V.
+    """softmax(QKᵀ/√d_k + mask) V: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
 
-    Shapes: q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may attend.
-    A query whose keys are all masked gets zeros. Source: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
+    q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may attend. A query
+    without any gets zeros.
     """
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
@@ -59,15 +54,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
-    probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0: it gets nothing
+    probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0
     return Attended(probabilities @ v, probabilities)
 
 
 def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
-    """Rotary position embedding (RoPE): rotate each pair of channels by an angle that grows with the position.
+    """Rotary embedding (Su et al. 2021, eq. 34): x (B, H, T, d), positions (T,) or (B, T); None: x as it is.
 
-    Shapes: x (B, H, T, d), positions (T,) or (B, T), or None: x as it is. The product of two rotated vectors depends on
-    the difference of their positions alone. Source: Su et al. 2021, eq. 34.
+    Products of rotated vectors depend on the difference of their positions alone.
     """
     if positions is None:
         return x
@@ -81,9 +75,9 @@ def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 class Block(nn.Module):
-    """One Transformer layer: attention, then a feed-forward net, each normed before, gated and added after.
+    """Attention, then a feed-forward net, each normed before (RMSNorm, Zhang & Sennrich 2019), gated and added.
 
-    Source: LiGR (Borisyuk et al. 2025, section 3.2) for the gates; RMSNorm (Zhang & Sennrich 2019).
+    The gates are those of LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
@@ -100,7 +94,6 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def prefill(self, x: Tensor, positions: Tensor | None = None) -> KVCache:
-        """Keys and values of tokens: (B, T, D) -> KVCache of (B, H, T, D/H)."""
         return self._keys_values(self.norm(x), positions)
 
     def forward(
@@ -114,7 +107,7 @@ class Block(nn.Module):
         adapter: Callable[[Tensor], Tensor] | None = None,
         weights: bool = False,
     ) -> Attended:
-        """Tokens x (B, T, D) attend to `past`, then to themselves or to `keys`: see `Stack.forward`."""
+        """One layer of `Stack.forward`."""
         normed = self.norm(x)
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
         if past is not None:
@@ -135,15 +128,13 @@ class Block(nn.Module):
 
 
 class Run(NamedTuple):
-    """The layers' outputs."""
-
     states: Tensor  # (B, T, D) after the last of them
-    caches: list[KVCache]  # of each layer, what its queries attended to: the `past` of the tokens that follow
+    caches: list[KVCache]  # of each layer: the `past` of the tokens that follow
     weights: list[Tensor]  # of each layer (B, H, T, Tk), if they were asked for
 
 
 class Stack(nn.ModuleList):
-    """`layers` blocks, one after the other; shared: one serves as every layer (ALBERT, Lan et al. 2020)."""
+    """`layers` blocks; shared: one block serves as every layer (ALBERT, Lan et al. 2020)."""
 
     def __init__(self, config: Config, layers: int, *, shared: bool = False, block: Callable[..., nn.Module] = Block):
         self.depth = layers
@@ -163,12 +154,11 @@ class Stack(nn.ModuleList):
         last: int | None = None,
         weights: bool = False,
     ) -> Run:
-        """Tokens x (B, T, D) through the layers first..last-1 (by default all): the only loop over blocks.
+        """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
-        In each layer they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or
-        (B, T), of rotary embeddings. keys: other tokens (B, K, D) and their positions, attended to in place of x.
-        past: what each of these layers attended to before. adapters: of every layer, added to the feed-forward net's
-        output, given its input.
+        In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
+        keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
+        adapters: one per layer, beside the feed-forward net.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):

@@ -1,16 +1,13 @@
-"""The model, from top to bottom: items, context, digits, contents, and texts.
+"""The model: items, context, digits, contents, and texts.
 
-- an item is one segment: its text, image and sound tokens run through the local layers, then an [ITEM] token attends to
-  them and becomes its vector. How they fuse is a mask (`masks.item`). A training item may add an ID embedding
-- items are encoded once per step for all events that hold them, grouped by the modalities and text lengths they have
-- context fusion (the source document's section 3.3.2) has two streams that share blocks. The *history stream* holds
-  profile and events and never sees a request, so its cache serves every later request. The *target stream* has one
-  token per target, which attends to the profile, to the events before it and to its own request. One pass answers
-  every target, and nothing of event t reaches target t
-- item ids travel, digits do not: the tree belongs to the decoder, and data never knows it
-- over texts alone (`TextTransformer`) the same stack reads a source, then writes the target that follows or scores
-  candidates. The source never attends to what comes after it. The first layers may be local there, too: they encode
-  each distinct segment apart, so that its states can be cached (late interaction)
+- an item's text, image and sound tokens run through the local layers. Then an [ITEM] token attends to them and becomes
+  its vector; `masks.item` says how they fuse. Items are encoded once per step for all events that hold them
+- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream* holds profile
+  and events and never sees a request, so its cache serves every later one. The *target stream* has a token per target,
+  which attends to the profile, to the events before it and to its own request: one pass answers all
+- data know item codes alone: the tree of semantic IDs belongs to the decoder
+- over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
+  segment apart, so that its states can be cached (late interaction)
 """
 
 import copy
@@ -34,14 +31,12 @@ from m6rec.model import masks
 from m6rec.model.attention import KVCache, Run, Stack
 from m6rec.model.tree import Tree, insert, widths_for
 
-STEP = 8  # text lengths are rounded up to multiples of this many tokens, so that items fall into few groups
-NODE_CHUNK = 2**19  # values of node vectors that a decoding step reads at a time: 2 MB
+STEP = 8  # text lengths are rounded up to multiples of so many tokens: items fall into few groups
+NODE_CHUNK = 2**19  # values of node vectors read at a time: 2 MB
 SOURCE, TARGET = 0, 1  # segments of a written text
 
 
 class Tokens(NamedTuple):
-    """One item's tokens, one modality after the other."""
-
     x: Tensor  # (N, L, D)
     present: Tensor  # (N, L) bool
     modality: Tensor  # (L,) which of MODALITIES each token belongs to
@@ -49,8 +44,6 @@ class Tokens(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Items as vectors, and the attention weights of each one's [ITEM] token."""
-
     vectors: Tensor  # (N, D)
     weights: Tensor | None  # (N, H, 1, L) over the tokens, or None
     modality: Tensor  # (L,) which of MODALITIES each column of the weights belongs to
@@ -58,14 +51,14 @@ class Encoded(NamedTuple):
     def modality_weights(self) -> Tensor:
         """The attention mass on each of MODALITIES, mean over heads: (N, M).
 
-        Rows sum to 1, but for "cross": there the first modality is the query and has no share.
+        Rows sum to 1, but for "cross", where the first modality is the query and has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
         return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
-    """Patches (N, P, size) -> tokens (N, P, D): an MLP, because what matters in a patch is seldom linear in it."""
+    """Patches (N, P, size) -> tokens (N, P, D)."""
 
     def __init__(self, patches: int, size: int, width: int):
         super().__init__()
@@ -76,12 +69,11 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("variance", torch.ones(patches), persistent=False)
 
     def fit(self, patches: np.ndarray) -> None:
-        """Keep the variance (P,) of the training set's patches (N, P, size)."""
         if len(patches):
             self.variance = torch.as_tensor(patches.var(0).mean(-1))
 
     def forward(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """hidden (N, P) bool: patches of which only the position is given."""
+        """hidden (N, P) bool: patches whose position alone is given."""
         x = self.mlp(patches)
         if hidden is not None:
             x = torch.where(hidden[..., None], self.hidden, x)
@@ -89,7 +81,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """Items' `Features` -> vectors (N, D). `sizes` are the (patches, values) of the image and sound that there are."""
+    """`Features` -> item vectors (N, D). sizes: (patches, values) of image and sound, if there are any."""
 
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -113,7 +105,7 @@ class ItemEncoder(nn.Module):
         self.identity = nn.Embedding(items, width) if config.identity else None
 
     def id_embedding(self, codes: Tensor) -> Tensor:
-        """Items' ID embeddings (N, D), 0 for codes of -1; a training step drops a share of them."""
+        """(N, D), 0 for codes of -1; a training step drops a share of them."""
         if self.identity is None:
             return self.absent.weight.new_zeros(len(codes), self.absent.embedding_dim)
         used = codes >= 0
@@ -124,7 +116,7 @@ class ItemEncoder(nn.Module):
     def forward(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:
-        """The vectors of contents, without IDs. modalities: those that any of these items has, if that is known."""
+        """Contents alone, without IDs. modalities: those that any of these items has, if known."""
         if not self.modalities:  # only the ID embedding is left
             nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
             return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
@@ -138,7 +130,7 @@ class ItemEncoder(nn.Module):
             return Encoded(mean + self.bag(mean), None, tokens.modality)
         mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
         x = self.local(tokens.x, mask, positions, last=-1).states
-        # In the last local layer only [ITEM], at position 0, is a query: nobody needs the other outputs.
+        # In the last local layer only [ITEM], at position 0, is a query.
         means, own = self._means(x, tokens)
         query, seen = means.mean(1, keepdim=True), tokens.present[:, None]  # (N, 1, D), (N, 1, L)
         if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
@@ -156,9 +148,9 @@ class ItemEncoder(nn.Module):
     def embed(
         self, content: Features, hidden: dict[str, Tensor] | None = None, modalities: tuple[str, ...] | None = None
     ) -> Tokens:
-        """Tokens before any layer; `hidden` names the patches (N, P) bool of which only the position is given."""
+        """Tokens before any layer. hidden: of each modality, as in `PatchEmbedding.forward`."""
         parts = []
-        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # at least empty tokens
+        for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # or empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
             present = content.present[:, number, None].expand(-1, raw.shape[1])
             x = self.tokens(raw) if m == "text" else self.patches[m](raw, (hidden or {}).get(m))
@@ -169,10 +161,7 @@ class ItemEncoder(nn.Module):
         return Tokens(torch.cat(x, 1), torch.cat(present, 1), torch.cat(numbers), torch.cat(positions))
 
     def _means(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Each modality's mean token, or its learnt absent vector: (N, M, D); and each token's modality: (1, M, L).
-
-        [ITEM] starts as their mean, so that training begins from a bag of tokens.
-        """
+        """Each modality's mean token, or its absent vector (N, M, D), and its tokens (1, M, L) bool."""
         numbers = torch.tensor([MODALITIES.index(m) for m in self.modalities], device=x.device)
         own = (tokens.modality == numbers[:, None])[None]
         picked = (own & tokens.present[:, None]).to(x.dtype)  # (N, M, L)
@@ -181,29 +170,26 @@ class ItemEncoder(nn.Module):
         return means, own
 
     def hidden_modalities(self) -> tuple[str, ...]:
-        """Modality dropout of a whole step: in a share of them one or more modalities, but not all, for every item."""
+        """What this step drops of every item: in a share of the steps some, never all."""
         count = len(self.modalities)
         if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
             return ()
         return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
-        """Modality dropout: mask some modalities of some items, never an item's last one."""
         kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
         remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
 
 
 class Fused(NamedTuple):
-    """One state per target, before anything is generated."""
-
     state: Tensor  # (B, Q, D)
     weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `masks.targets`
     history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
 class History(NamedTuple):
-    """The history stream: all that a later request needs of it."""
+    """What later requests need of the history stream."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
     recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
@@ -212,11 +198,11 @@ class History(NamedTuple):
 
 
 class ContextFusion(nn.Module):
-    """fuse(context, items): events, profile and requests -> one state per target.
+    """Events, profile and requests -> one state per target.
 
-    A target begins with the mean of the events before it, each weighted `recency` times as much as the next: what a
-    count of co-occurrences reads. `context_fusion` says how its request enters. "adding" adds the fields, "gating"
-    scales them by a gate first, "attention" adds them and also lets the target attend to their tokens in every layer.
+    A target begins with the mean of the events before it, each weighted `recency` times as much as the next. "adding"
+    adds the fields of its request, "gating" scales them by a gate first, "attention" adds them and lets the target
+    attend to them in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -234,12 +220,12 @@ class ContextFusion(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
-        """Fuse a context with item vectors (N, D), or with the vectors of its own events (B, T, D)."""
+        """items: (N, D), or of the context's own events (B, T, D)."""
         return self.answer(self.read(context, items, weights=weights), context, weights=weights)
 
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
-        """The history stream: profile tokens see each other, events the profile and the past."""
-        # Not by indexing, whose gradient threads sum in an order that changes from run to run.
+        """The history stream. Profile tokens see each other, events the profile and the past."""
+        # Not by indexing: threads sum its gradient in an order that changes from run to run.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
@@ -251,18 +237,17 @@ class ContextFusion(nn.Module):
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
-        last = self.joint[-1].prefill(run.states, positions)  # this stream's output of the last layer has no use
+        last = self.joint[-1].prefill(run.states, positions)  # nobody needs this stream's last output
         present = torch.cat((profiled, happened), 1)
         return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
 
     def _recent(self, events: Tensor) -> Tensor:
-        """The mean of the tokens up to each: (B, 1 + T, D)."""
         at = torch.arange(events.shape[1], device=events.device)
         share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
         return share / share.sum(1, keepdim=True) @ events
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
-        """The target stream: one state per target, from a history stream that was read before."""
+        """The target stream."""
         position, request = context.position, context.request
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
@@ -284,7 +269,7 @@ class ContextFusion(nn.Module):
 
 
 class DigitDecoder(nn.Module):
-    """States (B, D) and the digits so far -> logits of the next digit."""
+    """States (B, D) and digits so far -> logits of the next."""
 
     def __init__(self, config: Config, widths: tuple[int, ...], items: int):
         super().__init__()
@@ -300,19 +285,18 @@ class DigitDecoder(nn.Module):
 
     @property
     def tree(self) -> Tree:
-        """The tree of semantic IDs."""
         return Tree(self.widths, self.leaf, self.item)
 
     @property
     def built_tree(self) -> Tree:
-        """The tree, or an `InputError` before there is one."""
+        """The tree; `InputError` before there is one."""
         if not (self.item >= 0).any():
             raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
         return self.tree
 
     @torch.no_grad()
     def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
-        """Start from a tree over item vectors (N, D): nodes at their items' mean, biases at the log of their number."""
+        """Nodes start at the mean of their items' vectors (N, D), biases at the log of their number."""
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
         prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
@@ -325,9 +309,9 @@ class DigitDecoder(nn.Module):
         self.project.bias.zero_()
 
     def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
-        """Logits of every digit of items, all levels in one pass: (B, D), (B,) -> G × (B, W).
+        """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).
 
-        allowed (N,) bool: the only items that count as positives or negatives.
+        allowed (N,) bool: the only positives and negatives.
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
@@ -341,15 +325,15 @@ class DigitDecoder(nn.Module):
     def step(
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
-        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W), the blocks' `Run`."""
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W)."""
         x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
         run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
     def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of a node's children: states (B, D), parents (B,) within the level above -> (B, W).
+        """Logits of a node's children: (B, D), parents (B,) within the level above -> (B, W); -inf without an item.
 
-        Children without an item get -inf here, so nothing has to be filtered later. valid (nodes,) bool narrows them.
+        valid (nodes,) bool narrows them.
         """
         width = self.widths[level]
         valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
@@ -357,8 +341,7 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            # The parents' own children alone; outside training in chunks that fit into the processor's cache: one large
-            # copy costs ten times what the products do.
+            # Outside training in chunks for the processor's cache: one large copy costs ten times the products.
             rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
             parts = zip(states.split(rows), parent.split(rows), strict=True)
             own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
@@ -367,18 +350,15 @@ class DigitDecoder(nn.Module):
 
 
 class TextCache(NamedTuple):
-    """Tokens that were read: which of them are present, and every layer's keys and values."""
-
     present: Tensor  # (B, T) bool
     layers: list[KVCache]
 
     def index_select(self, rows: Tensor) -> "TextCache":
-        """The caches of these rows (n,) of the batch."""
         return TextCache(self.present.index_select(0, rows), [layer.index_select(rows) for layer in self.layers])
 
 
 class ContentDecoder(nn.Module):
-    """From an item with gaps to its words or patches: the items' local layers, which so learn of it, then its own."""
+    """An item with gaps -> its words or patches. The items' local layers run first, and so learn from it."""
 
     def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -387,11 +367,9 @@ class ContentDecoder(nn.Module):
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
-        """Logits of the next token at every position of the target: (B, T) ids -> (B, T, V).
+        """Target ids (B, T) -> logits of what follows each (B, T, V), the cache, and the first one's position (1,).
 
-        An item with a gap in its text is the bidirectional source, the missing words are the autoregressive target.
-        The gap may be the whole text: then the target is a caption of the photograph and the recording. Also the cache
-        of all that was read, and the position (1,) of the target's first token.
+        The source is an item with a gap in its text; the target is what is missing, or a caption where that is all.
         """
         tokens = items.embed(source)
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
@@ -404,13 +382,13 @@ class ContentDecoder(nn.Module):
     def decode_step(
         self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor
     ) -> tuple[Tensor, TextCache]:
-        """One more token (B, 1) of the target, at a position (1,): its logits (B, 1, V) and the cache with it."""
+        """One more token (B, 1) at a position (1,): its logits (B, 1, V), and the cache with it."""
         x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
         x, caches = self._read(items, x, masks.segment(present), position, past.layers)
         return x @ items.tokens.weight.T, TextCache(present, caches)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All patches of each modality in `hidden`, whose masks are (N, P) bool: -> (N, P, values)."""
+        """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
         tokens = items.embed(content, hidden)
         x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
@@ -425,7 +403,7 @@ class ContentDecoder(nn.Module):
 
 
 class Network(nn.Module):
-    """Tensors in, tensors out. `content` is the catalogue's features, kept on the network's device.
+    """content: the catalogue's features, kept on the network's device.
 
     known (N,) bool: the items of the training set; the others have no ID embedding.
     """
@@ -451,7 +429,7 @@ class Network(nn.Module):
         self.initialise()
 
     def _keep(self, content: Features) -> None:
-        """Items with equal content share one encoding, and contents of equal shape are encoded in one batch."""
+        """Equal contents are encoded once, those of equal shape together."""
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         text, *others = (part.cpu().numpy() for part in self.content)
@@ -460,7 +438,7 @@ class Network(nn.Module):
         first = np.unique(number, return_index=True)[1]
         self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
         self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
-        # Groups of contents by their modalities and their text length, rounded up to a multiple of STEP.
+        # Groups of contents by text length and modalities.
         lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[first] > 0).sum(1) // STEP)))
         used = [(m, MODALITIES.index(m)) for m in self.items.modalities]
         keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, others[-1][first], strict=True)]
@@ -468,12 +446,11 @@ class Network(nn.Module):
 
     @property
     def content(self) -> Features:
-        """The catalogue's features."""
         return Features(*(getattr(self, f"content_{name}") for name in Features._fields))
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents start small, so that none dominates."""
+        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents small, so that none dominates."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -493,9 +470,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """Start at items' vectors (N, D), which become ID embeddings: content and joint layers add nothing to them yet.
+        """Vectors (N, D) become ID embeddings, to which content and joint layers add nothing yet.
 
-        A row of zeros keeps its random start. Without IDs content learns to predict them, and the joint layers wait.
+        A row of zeros keeps its random start. Without IDs only the joint layers are silenced.
         """
         silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
         if self.items.identity is not None:
@@ -506,13 +483,13 @@ class Network(nn.Module):
             nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D), with the modalities in `drop` masked for every item, in training at random.
+        """The catalogue's vectors (N, D). drop: modalities masked for every item; by default, in training, random ones.
 
-        only (n,) codes in ascending order: of these items alone (n, D).
+        only (n,): ascending codes of the vectors that are wanted.
         """
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
-        if weights:  # all items in one batch, so that the weights have one shape
+        if weights:  # in one batch: the weights have one shape
             encoded = self.items(content, weights=True)
             return encoded._replace(vectors=encoded.vectors + self.items.id_embedding(self.codes))
         codes, content_of = self.codes, self.content_of
@@ -532,7 +509,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def extended(self, content: Features, vectors: np.ndarray) -> "Network":
-        """A copy with more items: `content` of all, `vectors` (n, D) of the new ones, which take free leaves."""
+        """A copy with new items of vectors (n, D) on free leaves; content of all."""
         nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
         tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
@@ -547,18 +524,16 @@ class Network(nn.Module):
         return new
 
     def fuse(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
-        """One state per target: context, item vectors (N, D) -> (B, Q, D). The source document's `fuse`."""
+        """The source document's `fuse`, with item vectors (N, D)."""
         return self.fusion(context, items, weights=weights)
 
     @staticmethod
     def score(state: Tensor, items: Tensor) -> Tensor:
-        """The dense head: states (..., D) and item vectors (N, D) -> logits (..., N)."""
+        """The dense head: (..., D), (N, D) -> logits (..., N)."""
         return state @ items.T
 
 
 class TextOutput(NamedTuple):
-    """States and logits of a source and a target, and what later tokens need of them."""
-
     hidden: Tensor  # (B, S + T, D), normed
     logits: Tensor | None  # (B, T, V): after each target token, the next one
     cache: TextCache
@@ -566,11 +541,10 @@ class TextOutput(NamedTuple):
 
 
 class TextTransformer(nn.Module):
-    """`config.joint_layers` blocks over texts of a vocabulary of so many tokens.
+    """`config.joint_layers` blocks over texts: M6-Rec sections 3.1, 3.2 and, for late interaction, 4.1.
 
-    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, widened by a
-    linear map. Source: M6-Rec sections 3.1 and 3.2 (one Transformer, [BOS'] … [EOS'] bidirectional, [BOS] … [EOS]
-    autoregressive) and 4.1 (multi-segment late interaction).
+    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, if not the
+    width.
     """
 
     def __init__(
@@ -596,11 +570,10 @@ class TextTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; token ids may come from anywhere."""
         return self.tokens.weight.device
 
     def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
-        """Token ids (..., L) -> (..., L, D): token embedding, and the segment's where it is named."""
+        """Token ids (..., L) -> (..., L, D), with the segment's embedding where it is named."""
         x = self.widen(self.tokens(tokens))
         return self.dropout(x if segment is None else x + self.segments.weight[segment])
 
@@ -609,7 +582,7 @@ class TextTransformer(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
     ) -> TextOutput:
-        """Token ids source (B, S) and target (B, T), 0 = padding on the right. logits=False: hidden states alone."""
+        """Token ids source (B, S), target (B, T), 0 = padding on the right. logits=False: states alone."""
         x, present, mask = self._tokens(source, target)
         run = self.blocks(x, mask, positions_of(present), weights=weights)
         return self._output(run, present, source.shape[1] if logits else None)
@@ -617,9 +590,9 @@ class TextTransformer(nn.Module):
     def read(
         self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
     ) -> Tensor:
-        """The state (B, D) of the last token: the last layer is run for it alone, which saves much.
+        """The state (B, D) of the last token; the last layer is run for it alone.
 
-        soft: prompts (n, D) before every source. adapters: as in `Stack.forward`.
+        soft: prompts (n, D) before every source. adapters: see `Stack.forward`.
         """
         x, present, mask = self._tokens(source, target, soft)
         positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
@@ -630,7 +603,7 @@ class TextTransformer(nn.Module):
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Embedded tokens of both regions (B, S + T, D), which of them are present, and the UniLM mask."""
+        """Embedded tokens (B, S + T, D), which of them are present, and the mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
@@ -641,10 +614,7 @@ class TextTransformer(nn.Module):
         return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
-        """More target tokens (B, T) after those of a cache: equal to `forward` over all of them.
-
-        `past` may have one row for all rows of target: one request, many candidates.
-        """
+        """More target tokens (B, T), as if by one `forward`. One row of `past` serves all rows of target."""
         target, read = target.to(self.device), past.present.expand(len(target), -1)
         present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
         new = slice(read.shape[1], None)
@@ -658,17 +628,16 @@ class TextTransformer(nn.Module):
         return TextOutput(hidden, logits, TextCache(present, run.caches), run.weights)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Normed states (..., D) -> (..., V), by the token embedding."""
+        """By the token embedding: (..., D) -> (..., V)."""
         return hidden @ self.tokens.weight.T
 
     # --- scoring
 
     def scores(self, windows: Windows, local_layers: int = 0) -> Tensor:
-        """The last layer's logits (B, C), after this many local layers."""
         return [*self.exits(windows, local_layers)][-1]
 
     def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
-        """Logits (B, C) of one joint layer after the other: a caller may exit early. InputError without score heads."""
+        """Logits (B, C) of one joint layer after the other, as a caller asks. InputError without score heads."""
         if not self.heads:
             raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
@@ -676,7 +645,7 @@ class TextTransformer(nn.Module):
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
 
     def local(self, tokens: Tensor, layers: int) -> Tensor:
-        """Segments of token ids (n, L) through the first layers, each apart -> (n, L, D)."""
+        """Segments (n, L) through the first layers, each apart: (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
         tokens = tokens.to(self.device)
@@ -689,14 +658,14 @@ class TextTransformer(nn.Module):
         return run.states.index_select(0, rows)
 
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
-        """The layers after the local ones: states (B, S + C, L, D), the first S = `source` segments are the source."""
+        """`exits` of states (B, S + C, L, D) after the local layers; S = `source`."""
         n, length = present.shape[1:]
         segment = self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
         mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
         positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
-        first = slice(source * length, None, length)  # the candidates' first tokens, which the scores are read from
+        first = slice(source * length, None, length)  # the candidates' first tokens: scores are read there
         for layer in range(local_layers, self.depth):
             if layer + 1 < self.depth:
                 x = self.blocks(x, mask, positions, first=layer, last=layer + 1).states
@@ -708,5 +677,5 @@ class TextTransformer(nn.Module):
 
 
 def positions_of(present: Tensor) -> Tensor:
-    """(B, T) bool -> (B, T) positions that count present tokens only, from 0: padding moves nothing."""
+    """Present (B, T) bool -> positions (B, T) that count present tokens only, from 0."""
     return (present.long().cumsum(1) - 1).clamp(min=0)

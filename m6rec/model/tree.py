@@ -1,7 +1,6 @@
 """Semantic IDs: a balanced tree over item vectors. A path of digits from the root to a leaf names one item.
 
-Every inner node has the same number of children and nearly the same number of items. Free leaves are spread evenly,
-so that a new item finds one near its content.
+Nodes of a level have nearly equally many items. Free leaves are spread, so that a new item finds one near its content.
 """
 
 import math
@@ -21,7 +20,7 @@ ROUNDS = 12  # of k-means, at most
 
 
 class Tree(NamedTuple):
-    """Which leaf each item has. Leaves are numbered in the order of their digits: leaf = ((d₁ · W₂) + d₂) · W₃ + d₃."""
+    """The leaf of each item, numbered by its digits: ((d₁ · W₂) + d₂) · W₃ + d₃."""
 
     widths: tuple[int, ...]  # (G,) children of a node at each level
     leaf: Tensor  # (N,) the leaf of each item
@@ -29,7 +28,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, digits: np.ndarray, widths: tuple[int, ...] | None = None) -> "Tree":
-        """The tree of given semantic IDs (N, G), by default as narrow as they are. InputError where two are equal."""
+        """From semantic IDs (N, G), as wide as they need by default. InputError where two are equal."""
         widths = widths or tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))
@@ -38,20 +37,17 @@ class Tree(NamedTuple):
         return cls(widths, torch.from_numpy(leaf), torch.from_numpy(item))
 
     def digits(self, items: Tensor) -> Tensor:
-        """The semantic IDs of items: (...,) codes -> (..., G) digits."""
+        """Item codes (...,) -> (..., G)."""
         return torch.stack(torch.unravel_index(self.leaf[items], self.widths), -1)
 
     def prefixes(self, items: Tensor) -> Tensor:
-        """The nodes on the way to items, numbered within their level: (...,) codes -> (..., G)."""
+        """The nodes on the way to items, numbered within their level: codes (...,) -> (..., G)."""
         leaves = [math.prod(self.widths[g + 1 :]) for g in range(len(self.widths))]  # below a node of each level
         leaf = self.leaf[items].unsqueeze(-1)
         return leaf // torch.tensor(leaves, device=leaf.device)
 
     def valid_nodes(self, allowed: Tensor | None = None) -> list[Tensor]:
-        """The trie mask, G × (..., nodes) bool: which nodes lead to an item; `allowed` (..., N) narrows the items.
-
-        A valid digit always leads on to an allowed item.
-        """
+        """The trie mask, G × (..., nodes) bool: which nodes lead to an item; `allowed` (..., N) narrows them."""
         leaves, levels = self.item >= 0, []
         if allowed is not None:
             leaves = leaves & allowed[..., self.item.clamp(min=0)]
@@ -61,14 +57,14 @@ class Tree(NamedTuple):
         return levels[::-1]
 
     def successors(self, level: int, node: Tensor) -> Tensor:
-        """Nodes (n,) of the level above, the root at level 0 -> their children (n, W) within this level."""
+        """Nodes (n,) of the level above, at level 0 the root -> their children (n, W)."""
         return node[:, None] * self.widths[level] + torch.arange(self.widths[level], device=node.device)
 
 
 def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
-    """New items (n, D) take free leaves: from the root down, the nearest node vector with a free leaf below it.
+    """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
 
-    nodes: the node vectors of each level (nodes, D). InputError where the tree has no leaf left.
+    nodes: vectors (nodes, D) of each level. InputError where no leaf is left.
     """
     item, leaf = tree.item.numpy().copy(), tree.leaf.tolist()
     if len(vectors) > (item < 0).sum():
@@ -89,10 +85,9 @@ def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
 
 
 def health(tree: Tree) -> pd.DataFrame:
-    """How evenly the items fill each level: nodes that have items, dead ones, entropy, items below the smallest and the
-    largest node, and the share of items whose digits so far are unique.
+    """How evenly the items fill each level. entropy: 1 is perfectly even. dead: nodes without items.
 
-    The entropy of the items over the nodes is a share of the largest possible one: 1 is perfectly even.
+    smallest, largest: the items of one node. unique: the share of items whose digits so far are.
     """
     rows, n = [], len(tree.leaf)
     for level, nodes in enumerate(tree.prefixes(torch.arange(n)).T.cpu().numpy(), 1):
@@ -104,10 +99,7 @@ def health(tree: Tree) -> pd.DataFrame:
 
 
 def alarms(table: pd.DataFrame) -> list[str]:
-    """Collapse warnings for a tree of this `health`, one sentence each.
-
-    Free leaves, and nodes that stay empty because a level has more nodes than there are items, are no fault.
-    """
+    """Signs of collapse, one sentence each. Where nodes outnumber the items, some must stay empty."""
     wrong, last = [], table.iloc[-1]
     for level, row in table.iloc[:-1].iterrows():
         nodes = int(row["nodes"] + row["dead"])
@@ -122,7 +114,7 @@ def alarms(table: pd.DataFrame) -> list[str]:
 
 
 def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
-    """The smallest width, the same at every level, whose leaves hold all items and the share of free ones."""
+    """The smallest equal widths whose leaves hold all items and the share of free ones."""
     width = 2
     while width**digits * (1 - free) < items:
         width += 1
@@ -130,9 +122,9 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
 
 
 def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
-    """Build the tree over item vectors (N, D): capacity-limited k-means at every node, from the root down.
+    """Capacity-limited k-means of item vectors (N, D) at every node, from the root down.
 
-    Source: our own. Residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
+    Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
     """
     n, leaves = len(vectors), math.prod(widths)
     if n > leaves:
@@ -150,12 +142,12 @@ def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> T
 
 
 def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means whose clusters hold at most ⌈n/k⌉: (n, D) -> (n,) cluster of each. Fewer members than k: one each."""
+    """k-means whose clusters hold at most ⌈n/k⌉: (n, D) -> (n,). Fewer members than k: one each."""
     n = len(vectors)
-    if n <= k:  # spread over the slots so that free leaves lie beside taken ones
+    if n <= k:  # free leaves lie beside taken ones
         return np.linspace(0, k, n, endpoint=False).astype(np.int64)
     chosen, distance = [int(rng.integers(n))], np.full(n, np.inf)
-    for _ in range(k - 1):  # k-means++: each next centre in proportion to its squared distance from those before
+    for _ in range(k - 1):  # k-means++: in proportion to the squared distance from the centres so far
         distance = np.minimum(distance, ((vectors - vectors[chosen[-1]]) ** 2).sum(1))
         total = distance.sum()
         chosen.append(int(rng.choice(n, p=distance / total if total > 0 else None)))
@@ -170,11 +162,11 @@ def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarray:
-    """Members propose to their nearest centre; a full centre keeps the nearest and refuses the others.
+    """Members propose to their nearest centre; a full centre keeps the nearest (Gale & Shapley 1962).
 
-    Deferred acceptance (Gale & Shapley 1962): at most n·k proposals, and nobody is left out while n ≤ k·capacity.
+    At most n·k proposals, and nobody is left out while n ≤ k·capacity.
     """
-    # Through one matrix product: no (n, k, D) array.
+    # One matrix product, no (n, k, D) array.
     distance = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
     preference, rows = distance.argsort(1, kind="stable"), np.arange(len(vectors))
     choice = np.zeros_like(rows)
@@ -189,9 +181,9 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
 
 
 def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
-    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells apart what shares these: (N, levels + 1).
+    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
 
-    Each level clusters what the level before left over, with fewer codes where fewer vectors differ. No two are alike.
+    Each level clusters what the level before left over, with fewer codes where fewer vectors differ.
     """
     digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
     for level in range(levels):

@@ -1,1 +1,1 @@
-"""Running: notebooks executed and swept, their results, and the report."""
+"""Notebooks executed and measured."""

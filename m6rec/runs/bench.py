@@ -1,4 +1,4 @@
-"""The benchmark: m6rec, its baselines and their blends on one data set and one split, one row a model and seed."""
+"""m6rec, its baselines and their blends on one data set."""
 
 import os
 import time
@@ -26,38 +26,38 @@ from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train.fit import fit
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes its stages to stderr
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
-TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings that are chosen on validation
+TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
 OURS = ("m6rec", "m6rec_no_prior", "generated", "hybrid")
-UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # for no peer uses the request's own time
+UNTIMED = ("m6rec_no_request_time", "m6rec_no_request_time_no_prior")  # no peer uses the request's own time
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
-PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # trained baselines stop when validation ends it
+PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends training
 LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
 SETTINGS = {
     "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
     "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
 }  # fmt: skip
 START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
-GRID = {  # of the co-occurrence count
+GRID = {
     "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
     "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
 }  # fmt: skip
-NO_CONTENT = {"content": 0.0, "neighbours": 100}  # the content-kNN that is mixed into the count: its share and its size
+NO_CONTENT = {"content": 0.0, "neighbours": 100}  # share and size of the content-kNN in the count
 CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
 BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of cold items in hybrid lists
 
 
 class Row(NamedTuple):
-    """What one model with one seed reached on the test targets, in their order."""
+    """One model on the test targets, in their order."""
 
     name: str
     seed: int
     ndcg: np.ndarray  # (U,) NDCG@10, seen items masked
-    hit: np.ndarray  # (U,) HR@10, seen items masked
+    hit: np.ndarray  # (U,) HR@10
     seconds: float  # of training
     parameters: int
 
@@ -65,13 +65,12 @@ class Row(NamedTuple):
 def rank(
     name: str, seed: int, model: Any, data: Dataset, split: Split | None = None, seconds: float = 0, parameters: int = 0
 ) -> Row:
-    """How a model that is fitted ranks the split's test part."""
     found = evaluate(model, data, split=split).per_user
     return Row(name, seed, found["ndcg"].to_numpy(), found["hit"].to_numpy(), seconds, parameters)
 
 
 class Bench:
-    """One data set, one split, one size: `models` can be measured, `rows` measures those that are named.
+    """`models` can be measured, `rows` measures those that are named.
 
     seeds: one training each, of m6rec; peer_seeds: of trained baselines, by default the same.
     """
@@ -84,14 +83,13 @@ class Bench:
         once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
-        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)  # each with its seeds
+        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)
         self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
-        # Without words there is nothing to mix.
         self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
         pairs = cache(partial(following, data, self.split))
-        # A search moves one setting at a time: the last counts, and their scores, are kept at hand.
+        # A search moves one setting at a time: the last counts and scores are kept.
         self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(CachedScorer)
@@ -100,7 +98,6 @@ class Bench:
         self._blends = cache(lambda **more: self.blend(self._dense(**more)))
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
-        """A row for each of these models and its seeds."""
         for name in names:
             for seed in self.models[name]:
                 begun = time.perf_counter()
@@ -109,18 +106,15 @@ class Bench:
                 yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
     def cooccurrence(self) -> baselines.CoOccurrence:
-        """The co-occurrence count, with the settings that are best on validation."""
+        """The count, with the settings that are best on validation."""
         return self._count(**self._alone)
 
     def prior(self) -> baselines.Mixture:
-        """That count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
+        """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
         return self._mixture(self._mixed)
 
     def blend(self, models: Sequence[Any]) -> list[Interpolation]:
-        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation.
-
-        The prior's best settings alone need not add most, and a choice of each seed's own follows that seed's luck.
-        """
+        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
         own = [CachedScorer(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
@@ -133,7 +127,7 @@ class Bench:
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
     def _fitted(self, name: str, seed: int) -> tuple[Any, float, int]:
-        """What is ranked; the seconds of training (0: as long as making it takes) and the parameters."""
+        """What is ranked, its seconds of training (0: as long as making it takes) and parameters."""
         if name in COUNTS:
             return COUNTS[name]().fit(self.data, self.split), 0, 0
         if name in TUNED:
@@ -144,7 +138,7 @@ class Bench:
             config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
             peer = TRAINED[name](config).cached(self.data, self.split)
             return peer, peer.log[-1].seconds, peer.parameters
-        # Without the request's time only the dense head is ranked, which needs no digits.
+        # Only the dense head is ranked, which needs no digits.
         changes = {"request": False, "finetune_epochs": 0} if name in UNTIMED else {}
         model = self.model(seed, **changes)
         if name in ("m6rec", "m6rec_no_request_time"):
@@ -171,13 +165,12 @@ class Bench:
 
 
 def per_user(rows: Sequence[Row], metric: str = "ndcg") -> dict[str, np.ndarray]:
-    """A metric of every user, by model: name -> (seeds, U)."""
+    """name -> (seeds, U)."""
     names = dict.fromkeys(row.name for row in rows)
     return {name: np.stack([getattr(row, metric) for row in rows if row.name == name]) for name in names}
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line a model, seeds averaged."""
     columns = {"NDCG@10": "ndcg", "HR@10": "hit", "seconds": "seconds", "parameters": "parameters"}
     found = {label: [np.mean(getattr(row, metric)) for row in rows] for label, metric in columns.items()}
     by_model = pd.DataFrame(found).groupby([row.name for row in rows], sort=False)
@@ -185,18 +178,18 @@ def summary(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def versus(rows: Sequence[Row], ours: str = "m6rec") -> pd.DataFrame:
-    """Ours against every row that is not ours, paired over users, Holm-corrected (`m6rec.evaluate.compare`)."""
+    """Ours against every other model, paired over users, Holm-corrected (`m6rec.evaluate.compare`)."""
     found = per_user(rows)
     return compare(found[ours], {n: v for n, v in found.items() if n not in OURS and not n.startswith("m6rec")})
 
 
 def lead(against: pd.DataFrame) -> float:
-    """The lower, Holm-corrected end of the difference to the best of the peers that `versus` met."""
+    """The lower, Holm-corrected end of the difference to the best peer in `versus`."""
     return float(against.loc[against["peer_mean"].idxmax(), "holm_low"])
 
 
 def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
-    """The score bonus of cold items in hybrid lists with the best product of two validation NDCG@10: warm and cold."""
+    """The score bonus of cold items in hybrid lists with the best product of warm and cold validation NDCG@10."""
     splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
 
     def both(boost: float) -> float:
@@ -207,7 +200,7 @@ def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
 
 
 def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
-    """(seconds of training, validation NDCG@10 with nothing masked, as outside peers validate) after each epoch."""
+    """After each epoch: seconds of training, and validation NDCG@10 with nothing masked, as outside peers validate."""
     model = M6Rec(data, config=config)
 
     def validate(network: nn.Module) -> float:
@@ -219,7 +212,7 @@ def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
-    """A digit decoder over random item vectors in a balanced tree, and those vectors (N, width): only speed counts."""
+    """A digit decoder over random item vectors (N, width) in a balanced tree, and these, to measure speed."""
     vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
     leaves = np.arange(items) * np.prod(widths) // items
     decoder = DigitDecoder(Config(width=width), widths, items)
@@ -228,6 +221,6 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor
 
 
 def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
-    """Of a call, for each block of calls, measured for at least so many seconds."""
+    """Of a call in each block of calls, over at least so many seconds."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

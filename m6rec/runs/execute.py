@@ -1,7 +1,4 @@
-"""Notebooks executed by papermill: one, all of them with a report, or one with every combination of parameters.
-
-Parameters are checked before anything starts; an executed copy has its figures and its log beside it.
-"""
+"""Notebooks executed by papermill, alone, together or with every combination of parameters."""
 
 import ast
 import itertools
@@ -31,7 +28,7 @@ from m6rec.errors import InputError, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
-AT_ONCE = 4  # notebooks at a time, at most: one needs up to 2 GB
+AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -41,11 +38,11 @@ img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ ove
 .highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
-DONE = "done.json"  # the row of a finished run in a sweep's table: written last and whole
+DONE = "done.json"  # a finished run's row of the table: written last and whole
 
 
 class Execution(NamedTuple):
-    """One executed notebook: its copy with outputs, its time, and why it did not run to its end, if it did not."""
+    """A copy with outputs, its time, and why it stopped, if it did; figures and log lie beside it."""
 
     path: Path
     seconds: float
@@ -57,12 +54,10 @@ class Execution(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """What the cells have printed."""
         return self.path.with_suffix(".log")
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """What it has recorded."""
         return recorded(self.path.with_suffix(".json"))
 
     def __str__(self) -> str:
@@ -73,7 +68,7 @@ class Execution(NamedTuple):
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """The notebooks of a folder in their order, or those named ("03_context_attention", path and suffix or not)."""
+    """A folder's notebooks in their order, or those named ("03_context_attention", path and suffix or not)."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
@@ -87,7 +82,7 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """A notebook as nbformat 4; InputError if it is none."""
+    """InputError if it is no notebook."""
     try:
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
@@ -95,7 +90,6 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    """["hour=21", "seed=1"] as {"hour": "21", "seed": "1"}."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not equals or not name.isidentifier():
@@ -104,14 +98,13 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def defaults(notebook: Path) -> dict[str, object]:
-    """A notebook's parameters by name, with the values of its own literals."""
     return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """The given parameters with the types of the notebook's own literals; text is read as a literal where one is due.
+    """The given parameters with the types of the notebook's own; text is read as a literal where one is due.
 
-    InputError names the unknown one and lists the known, or names the wrong type or choice. papermill would only warn.
+    InputError for an unknown name, a wrong type or choice, of which papermill would only warn.
     """
     read(notebook)
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
@@ -136,10 +129,10 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
 def execute(
     notebook: Path, out: Path, parameters: Mapping[str, object] = {}, timeout: int | None = None, threads: int = 0
 ) -> Execution:
-    """Run one notebook from the top into `out`, kept when it fails; what it records and prints: out's .json and .log.
+    """Run one notebook in an empty folder into `out`, kept when it fails; its figures and output: out's .json and .log.
 
     timeout: seconds for one cell. threads: of numpy and torch, for one of several runs at a time: it shows no progress.
-    The notebook runs in an empty folder, since it may depend on no other. InputError for parameters that do not fit.
+    InputError for parameters that do not fit.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
@@ -161,21 +154,21 @@ def execute(
             error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"
         except TimeoutError:
             error = f"a cell was stopped after {timeout} s, the time limit"
-        except RuntimeError as failed:  # nbclient's DeadKernelError, or a kernel that does not start
+        except RuntimeError as failed:  # such as nbclient's DeadKernelError
             error = f"the kernel ended: {failed}"
     return Execution(out, time.perf_counter() - start, error)
 
 
 def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
-    """run(*arguments) of each of `calls` in processes of their own, `jobs` at a time: what they return, as they end."""
+    """Yields run(*arguments) for `calls` in processes, `jobs` at a time, as they end."""
     try:
         yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
     finally:
-        get_reusable_executor().shutdown()  # a later call has processes with its own environment
+        get_reusable_executor().shutdown()  # a later call has its own environment
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
-    """Execute notebooks into runs/<time>/ with metrics.json and index.html, and point runs/latest at it.
+    """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
     One that fails does not stop the others. InputError, before any starts, if parameters do not fit.
     """
@@ -210,10 +203,10 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
-    """Write nbconvert's page of each executed notebook and index.html into the folder; returns the index.
+    """Write a page for each executed notebook, and index.html, which is returned.
 
-    source: the notebooks' own folder, to which their links are relative. Everything is in the pages, formulas as TeX;
-    their policy forbids scripts and the network: titles may hold markup.
+    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold
+    markup.
     """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
@@ -242,20 +235,16 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
 
 
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each, AT_ONCE at most; they come as they end.
+    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
 
-    With a thread each, two on two cores take less time than one after the other with two, and compute the same numbers
-    on every machine. What two of them train is trained by one, while the other waits.
+    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
-    """The folder and parameters of every combination of {"width": "32,64", "seed": "0,1"}.
-
-    InputError if a name or a type does not fit.
-    """
+    """Folder -> parameters of every combination of {"width": "32,64", "seed": "0,1"}. InputError if they do not fit."""
     choices = {}
     for name, text in grid.items():
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
@@ -274,9 +263,9 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
     """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
 
-    Returns what became of each by its folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or
-    why it failed; out/results.csv has a row of each finished one. An interrupt ends the runs that are under way, writes
-    that table and is raised again. InputError, before anything starts, if the grid does not fit the notebook.
+    Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
+    out/results.csv has a row of each finished one. An interrupt ends the runs, writes that table and is raised again.
+    InputError, before anything starts, if the grid does not fit the notebook.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
@@ -292,7 +281,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     finally:
         finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
         if rows := [json.loads(path.read_text(encoding="utf-8")) for path in finished]:
-            # "width=64" and the default of 64 are one and the same run.
+            # "width=64" and the default of 64 are one run.
             table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
             with whole(out / "results.csv") as new:
                 table.to_csv(new, index=False)
@@ -300,7 +289,6 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
 
 
 def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    """Execute one run in an empty folder and mark it done: the folder, and why it failed or nothing."""
     if (code := code_hash(notebook)) != folder.parent.name:
         return folder, "the code has changed since the sweep began: sweep again"
     shutil.rmtree(folder, ignore_errors=True)

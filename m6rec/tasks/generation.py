@@ -1,6 +1,6 @@
 """Tasks whose answer is generated: explanation, design, query, conversation, and the next item.
 
-A task has its examples as prompts, the sentences that may answer, a metric, and a baseline without a network.
+Each has examples as prompts, the sentences that may answer, a metric, and a baseline without a network.
 """
 
 import math
@@ -37,26 +37,22 @@ METRICS = {  # what is measured / the baseline; the last three rank, and generat
 
 
 class Task(NamedTuple):
-    """Examples of one task."""
-
     prompts: list[Prompt]
     metric: Callable[[str, Prompt], float]  # of the first generated segment, 0 to 1
-    baseline: "Callable[[Task], list[list[str]]]"  # answers without a network; the given task may be counted
-    allowed: Sequence[Sequence[str]] | None = None  # the sentences that may answer each prompt; None: any
+    baseline: "Callable[[Task], list[list[str]]]"  # without a network; the given task may be counted
+    allowed: Sequence[Sequence[str]] | None = None  # sentences that may answer each prompt; None: any
     turn: int = 0  # the answer that is generated: the first, or -1 for the last
 
     def generate(self, backbone: Backbone) -> list[list[str]]:
-        """A backbone's answers."""
         return write(backbone, self.prompts, turn=self.turn, among=self.allowed)
 
     def evaluate(self, generated: Generated) -> np.ndarray:
-        """The metric of each answer (n,)."""
         pairs = zip((parts[0] if parts else "" for parts in generated), self.prompts, strict=True)
         return np.array([self.metric(answer, prompt) for answer, prompt in pairs], float)
 
 
 def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, seed: int = 0) -> dict[str, Task]:
-    """The events `rows` of bazaar as examples of every task; "next" is what pretraining teaches."""
+    """The events `rows` of bazaar; "next" is what pretraining teaches."""
     return {
         "explanation": explanation(domain, rows, truth),
         "design": design(domain, rows, data.items),
@@ -67,7 +63,7 @@ def tasks(domain: Domain, data: Dataset, truth: bazaar.Truth, rows: np.ndarray, 
 
 
 def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
-    """Why an item was bought: its noticed word nearest to bazaar's stored cause, such as "silk is your taste".
+    """Why an item was bought: its noticed word nearest to the stored cause, such as "silk is your taste".
 
     Metric: FMR, whether the true feature is named (Li et al. 2021, PETER). Baseline: the first feature is the taste.
     """
@@ -97,7 +93,7 @@ def explanation(domain: Domain, rows: np.ndarray, truth: bazaar.Truth) -> Task:
 
 
 def explanations(prompt: Prompt, features: Collection[str]) -> list[str]:
-    """Every sentence that names a feature of the candidate, and a cause that stands in the prompt."""
+    """All with a feature of the candidate and a cause in the prompt."""
     causes = ["is your taste", *(f"suits the {word}" for word in prompt.request.split())]
     causes += [_goes_with(event) for event in prompt.history] + ["by chance"]
     return [f"{word} {cause}" for word in _noticed(prompt.candidate, features) or ["it"] for cause in causes]
@@ -106,9 +102,9 @@ def explanations(prompt: Prompt, features: Collection[str]) -> list[str]:
 def explanation_report(prompts: Sequence[Prompt], generated: Generated, features: Collection[str]) -> dict[str, Any]:
     """The metrics of Li et al. 2021 (PETER), and how much of an explanation is invented.
 
-    Per explanation: match (it names a feature, and the item has what it names), hallucinated (share of the features it
-    names that are not in the prompt), fmr, cause (it names the true one), bleu, rouge. Over all: fcr (features named /
-    all), div (mean overlap of two explanations' features, lower is better), usr (share of unique sentences).
+    Each: match (it names features, all of them the item's), hallucinated (share of these that are not in the prompt),
+    fmr, cause (the true one), bleu, rouge. All: fcr (features named / all), div (mean overlap of two's features, lower
+    is better), usr (share of unique sentences).
     """
     rows, own, sentences = [], [], [" ".join(parts[:1]) for parts in generated]
     for sentence, prompt in zip(sentences, prompts, strict=True):
@@ -133,7 +129,7 @@ def explanation_report(prompts: Sequence[Prompt], generated: Generated, features
 
 
 def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
-    """The category that a user buys next, and a title in it that need not exist yet. Metric: the category is right.
+    """The category that a user buys next, and a title in it that need not exist. Metric: the category.
 
     Baseline: the commonest category, with its commonest words.
     """
@@ -152,7 +148,7 @@ def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]])
 
 
 def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
-    """What a user types next. Nobody typed bazaar's queries: by rule, two noticed words of the item bought next.
+    """What a user types next. Nobody typed in bazaar: by rule, two noticed words of the item bought next.
 
     Metric: the share of the query's words that are true. Baseline: the noticed words that the history has most.
     """
@@ -173,7 +169,7 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
 
 
 def conversation(domain: Domain, rows: np.ndarray, features: Collection[str], seed: int = 0) -> Task:
-    """Turns of a user and a system: a wish, a question, another wish, an offer. From templates and real histories.
+    """From templates and real histories: a wish, a question, another wish, an offer.
 
     The wishes are two noticed words of the item bought. Metric: it is offered. Baseline: any item with both wishes.
     """
@@ -194,14 +190,14 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str], se
 
 
 def offers(prompts: Sequence[Prompt], catalogue: Iterable[str]) -> list[list[str]]:
-    """Per dialogue, an offer of every item with both wishes, or of all if there is none."""
+    """Per dialogue, of every item with both wishes, or of all if there is none."""
     has = {f"{OFFERS} {item}": set(item.split()) for item in sorted(set(catalogue))}
     wishes = ({part.split()[1] for part in prompt.target if part.startswith("user:")} for prompt in prompts)
     return [[offer for offer in has if wished <= has[offer]] or list(has) for wished in wishes]
 
 
 def next_item(domain: Domain, rows: np.ndarray) -> Task:
-    """The next item of the catalogue in words, after the request. Metric: ROUGE-L. Baseline: the last item again."""
+    """In words, after the request. Metric: ROUGE-L. Baseline: the last item again."""
     prompts = domain.prompts(rows)
     return Task(
         prompts,
@@ -212,7 +208,7 @@ def next_item(domain: Domain, rows: np.ndarray) -> Task:
 
 
 def bleu(said: Sequence[str], truth: Sequence[str], order: int = 4) -> float:
-    """BLEU of one sentence against another, precisions of 1 to 4 words smoothed by one (Lin & Och 2004)."""
+    """Of one sentence; precisions of 1 to 4 words, smoothed by one (Lin & Och 2004)."""
     if not said:
         return 0.0
     logs = []
@@ -233,12 +229,11 @@ def rouge(said: Sequence[str], truth: Sequence[str]) -> float:
 
 
 def _noticed(text: str, features: Collection[str]) -> list[str]:
-    """The words of a text that are features, in order, once each."""
     return list(dict.fromkeys(word for word in text.split() if word in features))
 
 
 def _claimed(sentence: str, features: Collection[str]) -> set[str]:
-    """The features that are said of the item itself, before the cause."""
+    """Features of the item itself, before the cause."""
     return set(_noticed(min((sentence.split(sign)[0] for sign in SIGNS), key=len), features))
 
 

@@ -1,10 +1,7 @@
-"""Held-out evaluation: how well a model ranks items and users that training has never seen.
+"""How well a model ranks items and users that training has never seen.
 
-`ColdStart` is for an `M6Rec`; `OpenDomain` for a text backbone, which ranks by the items' words alone: zero-shot, after
-a few events (few-shot), or by retrieval. Zero-shot has two scores. `Likelihood`: the mean log-likelihood of each
-candidate's tokens after the history, which is encoded once (M6-Rec section 3.2). `DotProduct`: the state before the
-item with the sum of each candidate's token embeddings, which the contrastive pretraining loss has aligned. Retrieval
-maps frozen states to WIDTH numbers, so that the nearest items can be looked up; both maps are trained with InfoNCE.
+`ColdStart` is for an `M6Rec`; `OpenDomain` for a text backbone, which ranks by the items' words alone: zero-shot
+(`Likelihood`, M6-Rec section 3.2, or `DotProduct`), after a few events (few-shot), or by retrieval.
 """
 
 from collections.abc import Sequence
@@ -38,7 +35,7 @@ WIDTH = 128
 
 @torch.no_grad()
 def states(backbone: Backbone, prompts: Sequence[Prompt], *, target: bool = False) -> Tensor:
-    """The backbone's state of each prompt's [EOS'], or at the last token of its given target: (n, D)."""
+    """The state (n, D) of each prompt's [EOS'], or at the last token of its target."""
     network, tokenizer, rows = backbone.network, backbone.tokenizer, []
     for start in range(0, len(prompts), PROMPTS_CHUNK):
         part = prompts[start : start + PROMPTS_CHUNK]
@@ -50,11 +47,11 @@ def states(backbone: Backbone, prompts: Sequence[Prompt], *, target: bool = Fals
 
 @torch.no_grad()
 def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> np.ndarray:
-    """(N,) the mean log-likelihood of each candidate's tokens as what follows a prompt, whose target is given."""
+    """Mean log-likelihood (N,) of each candidate's tokens after a prompt and its target."""
     network, tokenizer = backbone.network, backbone.tokenizer
     given = tokenizer.given(prompt.target)
     source = torch.tensor([tokenizer.source(prompt, SOURCE)])
-    # The last given token begins each candidate: its logits are those of the candidate's first token.
+    # The last given token begins each candidate: it predicts the first one.
     cache = network(source, torch.tensor([given[:-1]], dtype=torch.long), logits=False).cache
     rows = torch.from_numpy(pad([(given[-1], *tokenizer.segment(words)) for words in candidates]))  # (N, T)
     means = []
@@ -67,12 +64,11 @@ def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]
 
 
 def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> list[Prompt]:
-    """Each target's profile and history, and its request as the beginning of the target region."""
     return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events, history)]
 
 
 class Likelihood:
-    """A scorer for `m6rec.evaluate`: token log-likelihoods after each target's profile, history and request.
+    """For `evaluate`: mean log-likelihoods of items' tokens after profile, history and request.
 
     candidates: the item codes that are scored; the others get -inf.
     """
@@ -84,7 +80,6 @@ class Likelihood:
         self.words, self.back = np.unique(domain.items[candidates].astype(str), return_inverse=True)  # scored once
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) mean log-likelihoods."""
         out = np.full((len(users), len(self.domain.items)), -np.inf)
         for row, prompt in zip(out, target_prompts(self.domain, users), strict=True):
             row[self.candidates] = log_likelihood(self.backbone, prompt, self.words)[self.back]
@@ -92,7 +87,7 @@ class Likelihood:
 
 
 class DotProduct:
-    """A scorer for `m6rec.evaluate`: ⟨the state before an item, the item's words⟩ for every item of `domain`."""
+    """For `evaluate`: ⟨the state before an item, the item's words⟩, which contrastive pretraining has aligned."""
 
     name = "zero-shot, dot product"
 
@@ -103,27 +98,24 @@ class DotProduct:
             self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
 
     def scores(self, users: Targets) -> Tensor:
-        """(B, N) inner products."""
         return states(self.backbone, target_prompts(self.domain, users, self.history), target=True) @ self.items.T
 
 
 class Pairs(NamedTuple):
-    """Users' states before an event and the item that came, with a state of every item."""
-
     users: Tensor  # (n, D)
     item: Tensor  # (n,) rows of `items`
     items: Tensor  # (N, D)
 
 
 def pairs(backbone: Backbone, domain: Domain, rows: np.ndarray) -> Pairs:
-    """Events `rows` of a domain as pairs: profile, request and history, and the item."""
+    """States before events `rows`, and of all items."""
     users = states(backbone, [prompt._replace(target=()) for prompt in domain.prompts(rows, in_source=True)])
     items = states(backbone, [Prompt(candidate=words) for words in domain.items])
     return Pairs(users, torch.tensor(domain.item[rows], device=items.device), items)
 
 
 class TwoMaps(nn.Module):
-    """users (n, D), items (N, D) -> cosines (n, N), through two linear maps."""
+    """users (n, D), items (N, D) -> cosines (n, N): retrieval by WIDTH numbers."""
 
     def __init__(self, users: int, items: int):
         super().__init__()
@@ -134,7 +126,7 @@ class TwoMaps(nn.Module):
 
 
 def fit_maps(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3e-3, seed: int = 0) -> TwoMaps:
-    """Train the two maps; the batch's other items are negatives, equal ones left out."""
+    """By InfoNCE: the batch's other items are negatives."""
     torch.manual_seed(seed)
     maps = TwoMaps(data.users.shape[1], data.items.shape[1]).to(data.items.device)
     optimizer = torch.optim.AdamW(maps.parameters(), rate, weight_decay=0.01)
@@ -149,7 +141,7 @@ def fit_maps(data: Pairs, *, epochs: int = 10, batch: int = 256, rate: float = 3
 
 
 def two_tower(domain: Domain, rows: np.ndarray, train: np.ndarray, **options: object) -> tuple[Tensor, Pairs]:
-    """A baseline: the same two maps over counts of ids, without a word: -> cosines of `rows` (n, N), and the pairs."""
+    """A baseline, the same maps over counts of ids: -> cosines of `rows` (n, N), and the pairs."""
     items = torch.eye(len(domain.items), device=pick_device())
 
     def counted(events: np.ndarray) -> Pairs:
@@ -164,13 +156,11 @@ def two_tower(domain: Domain, rows: np.ndarray, train: np.ndarray, **options: ob
 
 
 def recall(cosines: Tensor, item: Tensor, k: int = 100) -> np.ndarray:
-    """(n,) 1 where the item is among the k nearest, else 0."""
+    """(n,) 1 where the item is among the k nearest."""
     return (cosines.topk(min(k, cosines.shape[1])).indices == item[:, None]).any(1).cpu().numpy().astype(float)
 
 
 class HeldOut:
-    """Targets by case."""
-
     data: Dataset
     split: Split
     items: np.ndarray  # (n,) held-out codes
@@ -182,9 +172,9 @@ class HeldOut:
         return float((1 / np.log2(np.arange(2, 12))).sum() / len(self.items))
 
     def ndcg(self, models: Sequence[object], case: str | None = None, first: int | None = None) -> np.ndarray:
-        """NDCG@10 (S, U): a row for each model (a seed, say), a column for each of a case's `first` targets.
+        """NDCG@10 (S, U) of each model and each of a case's `first` targets, by default of the first case.
 
-        By default all targets of the first case. InputError for an unknown one.
+        InputError for an unknown case.
         """
         case = next(iter(self.cases)) if case is None else case
         if case not in self.cases:
@@ -195,7 +185,7 @@ class HeldOut:
 
 
 class ColdStart(HeldOut):
-    """Cold start: items and users (codes) of a data set are held out; `train` has the other events.
+    """Items and users (codes) of a data set are held out; `train` has the other events.
 
     Cases: "warm"; "cold" (known users, held-out items, ranked among these); "valid" and "valid_cold" (the same, of the
     validation part); "cold_users" (their first event, if its item is known).
@@ -206,7 +196,7 @@ class ColdStart(HeldOut):
         self.train = data.without(items, users)
         user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
         cold, new = np.isin(item, items), np.isin(user, users)  # (E,)
-        # Users with fewer than three events left are trained on to the last one, and are no targets.
+        # Users with fewer than three events left are trained on to the last, and are no targets.
         warm = ~(cold | new) & (np.diff(self.train.offsets) >= 3)[user]
         first = np.flatnonzero(np.diff(user, prepend=-1))
         cases = {
@@ -220,11 +210,11 @@ class ColdStart(HeldOut):
 
     @classmethod
     def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> "ColdStart":
-        """Hold out a share of the items, drawn at random."""
+        """Hold out a random share of the items."""
         return cls(data, np.random.default_rng(seed).permutation(data.n_items)[: round(share * data.n_items)])
 
     def baselines(self, preset: str = "small", seeds: Sequence[int] = ()) -> dict[str, list[object]]:
-        """Fitted on `train`, by name; SASRec once for each seed, cached, as long as validation gets better."""
+        """Fitted on `train`; SASRec for each seed, cached, as long as validation gets better."""
         split = self.train.split()
         counts = {"popularity": baselines.Popularity, "cooccurrence": baselines.CoOccurrence, "ease": baselines.EASE}
         fitted = {name: [model().fit(self.train, split)] for name, model in counts.items()}
@@ -233,11 +223,11 @@ class ColdStart(HeldOut):
 
 
 class OpenDomain(HeldOut):
-    """Items (N,) bool, and users (U,) bool, that a text backbone's training never sees; nor any event after a target.
+    """Items (N,) bool, and users (U,) bool, that a backbone's training never sees; nor any event after a target.
 
-    A target is every user's last held-out item; `valid` and `test` have half of the users each. With every item held
-    out, `seen` is empty: train on another data set. Cases: "all" targets, those of known users ("cold items") and of
-    cold users ("cold users and items"), and "cold users", whose last event is of an item that training knows.
+    A target is a user's last held-out item; half of the users are for `valid`. With every item held out, `seen` is
+    empty. Cases: "all", "cold items" (known users), "cold users and items", and "cold users" (their last event, of a
+    known item).
     """
 
     def __init__(self, data: Dataset, items: np.ndarray, cold_users: np.ndarray | None = None, name: str = ""):
@@ -253,11 +243,11 @@ class OpenDomain(HeldOut):
         self.train = before & ~held & ~cold  # (E,) bool
         self.shots = np.flatnonzero(before & held & ~cold)  # rows that few-shot training draws from
         self.seen = domain(data, self.train, name)  # what may be trained on
-        self.whole = domain(data)  # everything, row for row with data.events: histories are read from it
+        self.whole = domain(data)  # everything, row for row with data.events: for histories
         known = np.unique(self.seen.item)
         last = np.append(user[1:] != user[:-1], True) & (np.diff(user, prepend=-1) == 0)  # with a history
         last &= np.isin(self.whole.item, known)
-        # Nothing is cold: the last events of users who were read, if they are later than all that was read of them.
+        # Nothing is cold: users' last events, if they are later than all that was read of them.
         self.warm = np.flatnonzero(last & ~self.train & ~cold)
         self.cases = {
             "all": (test, self.items),
@@ -268,19 +258,19 @@ class OpenDomain(HeldOut):
 
     @cached_property
     def baselines(self) -> dict[str, Any]:
-        """What reads texts without learning, and popularity, which has counted the held-out items' own events."""
+        """What reads texts without learning; and popularity, from held-out items' own events."""
         models = {"text_cosine": baselines.ContentKNN(neighbours=self.data.n_items)}
         models |= {"content_knn": baselines.ContentKNN(), "popularity": baselines.Popularity()}
         return {name: model.fit(self.data, self.split) for name, model in models.items()}
 
     def few(self, count: int, seed: int = 0) -> list[Prompt]:
-        """So many events of the held-out items, drawn by `seed`, to learn from: more are a superset of fewer."""
+        """So many random events of held-out items to learn from; more are a superset of fewer."""
         return self.whole.prompts(np.random.default_rng(seed).permutation(self.shots)[:count])
 
     def few_shot(self, backbones: Sequence[Backbone], count: int, *, scratch: bool = False) -> list[DotProduct]:
-        """A scorer of each backbone after fine-tuning on `count` events; the seed of the draw counts from 0.
+        """A scorer of each backbone after fine-tuning on `count` events, drawn with seeds from 0.
 
-        Both pretraining losses go on, among the held-out items. scratch: begin with untrained weights instead.
+        scratch: begin with untrained weights.
         """
         words, rate, scorers = sorted(set(self.whole.items[self.items])), SMALL_RATE if count < SMALL else RATE, []
         for seed, backbone in enumerate(backbones):

@@ -1,7 +1,7 @@
-"""Ground truth of bazaar's simulated shoppers: the stored cause of a purchase, and each user's modality weights.
+"""Ground truth of bazaar's simulated shoppers: why they bought, and how much each modality counts for them.
 
-A cause tips a choice that taste, the last purchase and the request influence anyway, so even all true vectors do not
-tell it for sure: `bayes_optimal` is the upper bound.
+Taste, the last purchase and the request influence every choice: even all true vectors do not tell its cause for sure,
+and `bayes_optimal` is the upper bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,18 @@ from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 
-# The modalities that are kept, all of them first -> those that are dropped.
+# Modalities that are kept -> those that are dropped.
 SUBSETS = {k: tuple(m for m in MODALITIES if m not in k) for n in (3, 2, 1) for k in combinations(MODALITIES, n)}
-# What training on next events alone takes here, at full size: items are known by their contents, not as themselves.
+# Training on next events alone, at full size: items are known by their contents, not as themselves.
 CONTENTS = {
     "identity": False, "patch_weight": 0.0, "align_weight": 0.0, "dropout": 0.1, "text_length": 16,
     "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32, "validate_every": 2,
 }  # fmt: skip
-REQUESTS = 10  # a user's last requests, over which their scores are averaged, so that no single purchase decides
+REQUESTS = 10  # a user's last requests, whose scores are averaged: no single purchase decides
 
 
 class Bazaar(ColdStart):
-    """bazaar with the items and users held out that its truth names; users: the events of the first so many alone."""
+    """bazaar without the items and users that its truth holds out; users: the first so many alone."""
 
     def __init__(self, users: int | None = None):
         data, self.truth = load("bazaar"), bazaar.truth()
@@ -40,17 +40,17 @@ class Bazaar(ColdStart):
         absent = {field: np.zeros_like(values) for field, values in self.truth.requests.items()}
         self.no_context_ceiling = bazaar.BayesOptimal(self.truth._replace(requests=absent))  # no field moves a choice
         shares = self.truth.shares[self.data.targets(self.cases["valid"][0]).users]
-        # (U, M), in the order of MODALITIES: how much each modality counts for the validation users
+        # (U, M), in the order of MODALITIES, of the validation users
         self.modality_weights = shares[:, [("image", "sound", "text").index(m) for m in MODALITIES]]
 
     def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
-        """Spearman's correlation of measured weights (U, M) with the true ones, over pairs of user and modality."""
+        """Spearman's correlation of measured weights (U, M) with the true ones."""
         return [float(spearmanr(weights.ravel(), self.modality_weights.ravel()).statistic) for weights in runs]
 
 
 @torch.no_grad()
 def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> torch.Tensor:
-    """Logits (U, N) for the validation users, the mean over their last REQUESTS (or fewer) in one window of events."""
+    """Logits (U, N) for the validation users, the mean over their last REQUESTS."""
     targets = trial.data.targets(trial.cases["valid"][0])
     back = np.minimum(np.arange(REQUESTS), (targets.events - trial.data.offsets[targets.users])[:, None])  # (U, 10)
     context = model.target_context(targets)
@@ -62,10 +62,10 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
 
 
 def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
-    """Each modality's weight for each validation user: (U, M), rows add up to 1, in the order of MODALITIES.
+    """Each modality's weight for each validation user: (U, M), rows add up to 1.
 
-    The standard deviation over items of the change that dropping it makes, divided by the mean user's. (A change that
-    is the same for all items changes no list.)
+    The standard deviation over items of the change that dropping it makes, over the mean user's: an equal change of all
+    items changes no list.
     """
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
@@ -75,13 +75,13 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
 
 @torch.no_grad()
 def weights_by_attention(model: M6Rec, trial: ColdStart, k: int = 50) -> np.ndarray:
-    """The encoder's attention in each user's k highest-ranked items: (U, M), rows add up to 1."""
+    """The encoder's attention in each user's k best items: (U, M), rows add up to 1."""
     weights = model.network.encode_items(weights=True).modality_weights()
     return weights[mean_logits(model, trial).topk(k).indices].mean(1).cpu().numpy()
 
 
 class CauseRanks(NamedTuple):
-    """For E purchases: explainer -> (E,) bool, whether the stored cause ranks first."""
+    """explainer -> (E,) bool, whether the stored cause ranks first."""
 
     first: dict[str, np.ndarray]  # of all events and request fields
     among: dict[str, np.ndarray]  # of its own type, events or fields
@@ -93,7 +93,7 @@ def caused_events(
 ) -> np.ndarray:
     """Warm test events (E,) caused by an event or a request field, of items among every model's first `top`.
 
-    top=None: at any rank. most: draw so many. Items that were bought before are not ranked.
+    top=None: at any rank. most: draw so many. Items bought before are not ranked.
     """
     rows = shop.cases["warm"][0]
     rows = rows[shop.truth.events["cause"].iloc[rows].isin(["event", "request"])]
@@ -107,7 +107,7 @@ def caused_events(
 
 
 def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: np.ndarray) -> CauseRanks:
-    """Explain purchases (see `caused_events`) and look up the rank of the stored cause."""
+    """Explain purchases of `caused_events`."""
     ranks = CauseRanks(*({name: np.zeros(len(events), bool) for name in explainers} for _ in range(2)))
     names = [f.name for f in model.fields.request]
     for row, (event, stored) in enumerate(zip(events, shop.truth.events.iloc[events].itertuples(), strict=True)):
@@ -126,9 +126,9 @@ def cause_ranks(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer],
 
 
 def bayes_optimal(shop: Bazaar, events: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The most probable causes given all true vectors and the purchase, by Bayes' rule on the simulation's formula.
+    """The most probable causes, by Bayes' rule on the simulation's formula, given all true vectors and the purchase.
 
-    -> `first` and `among` as in `CauseRanks`, and the probability of the most probable event or field: (E,) each.
+    -> as `CauseRanks`, and the probability of the most probable event or field: (E,) each.
     """
     stored = shop.truth.events.iloc[events]
     posterior = shop.ceiling.causes(shop.data.targets(events))  # (E, causes)

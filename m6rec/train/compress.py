@@ -1,7 +1,6 @@
-"""Late interaction and M6-Edge: training the segment network, its small variants, early exits, int8 and ONNX.
+"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8, ONNX.
 
-All variants of one seed begin from one network of full depth, each is trained once and kept; where two are compared,
-both have had as many steps with labels. Source: M6-Rec section 4.2.
+Variants of one seed begin from one network of full depth, and are compared after as many steps with labels.
 """
 
 import copy
@@ -34,7 +33,7 @@ CANDIDATES = 24  # judged by one history while training
 
 @torch.no_grad()
 def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
-    """Logits (K, W, C) of a part's rows (W, C), of every exit after the local layers."""
+    """Logits (K, W, C) of every exit after the local layers, for a part's rows (W, C)."""
     rows = []
     for at in range(0, len(part), 32):
         windows = data.windows(part[at : at + 32])
@@ -43,35 +42,34 @@ def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, loca
 
 
 def auc(scores: np.ndarray, liked: np.ndarray) -> float:
-    """The chance that a liked candidate scores above one that is not, over all users' candidates at once."""
+    """The chance that a liked candidate scores above one that is not, over all users' candidates."""
     return float(roc_auc_score(liked.ravel(), scores.ravel()))
 
 
 class Variants:
-    """`config.joint_layers` is the full depth, steps those of the base, tune those of each variant.
+    """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
 
-    Every method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
+    `config.joint_layers` is the full depth; steps: of the base; tune: of each variant.
     """
 
     def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
 
     def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
-        """The whole pass, late interaction and distilled networks of these depths -> each with its local layers."""
+        """Networks of these depths, and how many layers of each are local."""
         late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
         return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
-        """All layers see all segments; an exit at every layer."""
         return self.train("full", self._base(), exit_losses)
 
     def late(self, joint: int) -> TextTransformer:
-        """The base, tuned with segments that interact in the last `joint` layers only: as many steps as `full`."""
+        """Segments interact in the last `joint` layers only."""
         loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
         return self.train(f"late-{joint}", self._base(), loss)
 
     def distilled(self, depth: int) -> TextTransformer:
-        """The first layers of `full`, distilled from it: as deep as what late interaction runs at request time."""
+        """The first layers of `full`, distilled from it."""
         teacher, small = self.full(), self._new(depth)
         small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
         return self.train(f"distilled-{depth}", small, distillation, teacher)
@@ -82,10 +80,9 @@ class Variants:
         return self.train("edge", small, distillation, self.full(), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
-        """`full`, tuned on while more and more of every matrix is cut, the smallest first: gradual magnitude pruning.
+        """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
 
-        The share that is cut grows as 1 − (1 − t/T)³; the last fifth of the steps only heals. Source: Zhu & Gupta 2017,
-        eq. 1. `InputError` for a share outside 0..1.
+        The last fifth of the steps only heals. `InputError` for a share outside 0..1.
         """
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
@@ -102,7 +99,7 @@ class Variants:
 
         self.train(f"pruned-{share}", network, loss)
         for module in matrices:
-            parametrize.remove_parametrizations(module, "weight")  # the zeros become a part of it
+            parametrize.remove_parametrizations(module, "weight")  # with its zeros
         return network
 
     def train(
@@ -113,7 +110,7 @@ class Variants:
         teacher: TextTransformer | None = None,
         steps: int | None = None,
     ) -> TextTransformer:
-        """A network, trained in place with loss(network, windows), or loss(network, windows, teacher=teacher)."""
+        """In place, with loss(network, windows), and teacher=teacher if there is one."""
         steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
@@ -130,12 +127,12 @@ class Variants:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers a network has; pruned ones are not counted."""
+    """Pruned ones do not count."""
     return sum(int((p != 0).sum()) for p in network.parameters())
 
 
 class Sparse(nn.Module):
-    """A weight of which only the largest stay: W ⊙ mask, in the forward pass and so in the gradient."""
+    """W ⊙ mask: only the largest stay, in the gradient, too."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -146,14 +143,12 @@ class Sparse(nn.Module):
 
     @torch.no_grad()
     def cut(self, weight: Tensor, share: float) -> None:
-        """Mask the smallest ones of the weight, whatever was masked before."""
+        """Mask the smallest, whatever was masked before."""
         if count := round(share * weight.numel()):
             self.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
 
 
 class Exits(NamedTuple):
-    """What a confidence rule does to some candidates."""
-
     logits: np.ndarray  # (...): each from the exit that was sure enough
     layers: np.ndarray  # (...): how many layers it took
 
@@ -162,7 +157,7 @@ class Exits(NamedTuple):
 def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
     """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
 
-    It asks for no further exit when all are sure: served from `network.exits(windows)`, later layers are not run.
+    When all are sure it asks for no further exit: later layers of `network.exits(windows)` are not run.
     """
     for count, logits in enumerate(map(torch.as_tensor, exits), 1):
         if count == 1:
@@ -175,19 +170,19 @@ def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
 
 
 def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
-    """The lowest threshold whose quality is at least `keep` of the last exit's: to be chosen on validation."""
+    """The lowest whose quality is at least `keep` of the last exit's; choose it on validation."""
     wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
 
 
 def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
-    """Write the whole pass as edge.onnx, for any number of windows and candidates, and in int8 as int8.onnx.
+    """Write the whole pass as edge.onnx, for any number of windows and candidates, and int8.onnx.
 
     int8 is dynamic: weights are rounded once, activations when they are computed.
     """
     file, int8, some = folder / "edge.onnx", folder / "int8.onnx", {0: "batch", 1: "count"}
     network = copy.deepcopy(network).cpu().eval()
-    network.forward = network.scores  # what is exported
+    network.forward = network.scores
     with _edge():
         from onnx_ir.passes import common
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -195,7 +190,7 @@ def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Pa
         shapes = (Windows({0: "batch"}, some, some),)
         names = {"input_names": windows._fields, "output_names": ["logits"], "dynamic_shapes": shapes}
         program = torch.onnx.export(network, (windows,), **names, dynamo=True, verbose=False)
-        # Stack traces of every node, and one copy of a shared block for each layer, are nine tenths of a small file.
+        # Stack traces, and a copy of a shared block for each layer, are nine tenths of a small file.
         common.ClearMetadataAndDocStringPass()(program.model)
         common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
         program.save(file, external_data=False)
@@ -204,7 +199,7 @@ def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Pa
 
 
 def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
-    """An ONNX file in onnxruntime, on one thread: windows -> logits (B, C)."""
+    """An ONNX file on one thread: windows -> logits (B, C)."""
     with _edge():
         import onnxruntime
 
@@ -216,7 +211,7 @@ def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
 
 @contextmanager
 def _edge() -> Iterator[None]:
-    """The extra's packages: named where they are missing, and without their warnings of themselves."""
+    """`InputError` without the extra's packages; no warnings of theirs."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):

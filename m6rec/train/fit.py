@@ -1,10 +1,7 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
-It runs on one device, the config's. A step never waits for a GPU's result: losses are added up there, and read once an
-epoch. On a GPU the matrix products are in bf16 and the optimiser is fused.
-
-Saving needs no pickle: tensors are in safetensors, all else in JSON, and folders appear whole or not at all. Every
-trained network is kept alike, by `save_model`; what a training needs to go on is kept by `save_state`.
+A step never waits for a GPU: losses are added up there, and read once an epoch. There matrix products are in bf16.
+Saving needs no pickle: tensors are in safetensors, all else in JSON.
 """
 
 import copy
@@ -35,15 +32,13 @@ from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
 
-FORMAT = 1  # of saved models: it changes where older ones cannot be read any more
+FORMAT = 1  # of saved models: a new one where older ones cannot be read
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
 T = TypeVar("T")
 WIDTHS = (784, 256, 128, 64)  # of the autoencoder, from the pixels to the code
 
 
 class Epoch(NamedTuple):
-    """One row of the training log."""
-
     epoch: int
     seconds: float  # since this stage began
     losses: dict[str, float]  # mean over the epoch's steps
@@ -51,8 +46,6 @@ class Epoch(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What one stage of training needs: where batches come from, what they teach, how long, and what is kept of it."""
-
     name: str
     epochs: int
     batches: Callable[[np.random.Generator], Iterable]  # one epoch's batches
@@ -65,13 +58,12 @@ def fit(
     network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False,
     start: str = "", **options,
 ) -> list[Epoch]:  # fmt: skip
-    """Train `network` in place; it ends with the averaged weights that validated best, or with the last ones.
+    """Train `network` in place, to the averaged weights that validated best, or else the last ones.
 
-    keep: or take what the same weights, config, `parts` and code (of the losses, and `code`) came to before; a training
-    that was interrupted goes on. start: the `version` that stands for these weights where last bits do not count.
-    Else options are: folder, where a checkpoint is kept after every epoch; resume, go on from the one that lies there,
-    and end bit for bit where an uninterrupted run ends; on_epoch, called with each `Epoch`. `InputError` for a loss
-    that is not finite.
+    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
+    an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
+    Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
+    called with each `Epoch`. `InputError` for a loss that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
@@ -117,7 +109,7 @@ def _fit(
 
     @torch.no_grad()
     def follow() -> None:
-        """Exponential, but a plain mean at first, so that the random start is forgotten within a few steps."""
+        """Exponential, but a plain mean at first, which soon forgets the random start."""
         steps = state["steps"]
         share = min(config.average, (steps + 1) / (steps + 10)) if steps else 0.0
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - share)
@@ -166,7 +158,7 @@ def train_epoch(
     clip: float | None = None,
     after: Callable[[], object] | None = None,
 ) -> dict[str, Tensor]:
-    """One pass; -> the mean of each loss, still on the device. clip: the gradient's longest norm; after: each step."""
+    """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: of each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()
     for batch in batches:
@@ -185,10 +177,7 @@ def train_epoch(
 
 
 def _on(batch: object, device: torch.device) -> object:
-    """Every tensor of a nest of NamedTuples on a device; what is neither stays.
-
-    From pinned memory a copy to a GPU goes on while the next batch is made.
-    """
+    """A nest of NamedTuples. From pinned memory a copy to a GPU goes on while the next batch is made."""
     if isinstance(batch, Tensor):
         pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
@@ -199,7 +188,7 @@ def _on(batch: object, device: torch.device) -> object:
 
 
 def claim(folder: Path) -> Path:
-    """The absolute path of a folder to write to. `InputError` for a file, or for what somebody else keeps there."""
+    """The absolute path of a folder to write to. `InputError` for a file, or a folder with other things in it."""
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
@@ -216,7 +205,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    """What a safetensors file says of itself, nothing where it is missing or damaged."""
+    """{} of a missing or damaged file."""
     with suppress(Exception), safe_open(file, "pt") as opened:
         return opened.metadata() or {}
     return {}
@@ -225,7 +214,7 @@ def _metadata(file: Path) -> dict[str, str]:
 def _read(file: Path, by: Callable[[Path], T]) -> T:
     try:
         return by(file)
-    except Exception as error:  # tokenizers and safetensors raise nothing more special
+    except Exception as error:  # of tokenizers and safetensors
         raise InputError(f"{file} is missing or damaged ({error}): delete its folder and train again.") from error
 
 
@@ -234,12 +223,12 @@ def _json(folder: Path) -> dict:
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Shared and strided tensors are copied first."""
+    """Shared and strided ones are copied."""
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
 
 
 def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict) -> None:
-    """A trained network: weights, a tokenizer where it has one, and all else as JSON values. Raises as `claim`."""
+    """Weights, a tokenizer if any, and JSON values. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
         _save_tensors(network.state_dict(), part / WEIGHTS)
@@ -250,7 +239,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]:
-    """What `save_model` wrote; `InputError` where it is missing, damaged or of another version."""
+    """`InputError` where a model is missing, damaged or of another version."""
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
     values, words = _json(folder), folder / "tokenizer.json"
@@ -266,7 +255,6 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
 
 
 def foreign(folder: Path, values: dict) -> InputError:
-    """What to say of a checkpoint of another version."""
     wrote = values.get("m6rec", "0.1.0")
     return InputError(
         f"{folder} was written by m6rec {wrote}, whose models version {_version()} cannot read: "
@@ -284,7 +272,7 @@ def _sha256(folder: Path) -> str:
 
 
 def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:
-    """Keep all that a bit-for-bit continuation needs. values: JSON, its stage and config among them."""
+    """All that a bit-for-bit continuation needs. values: JSON, with stage and config."""
     moments = optimizer.state_dict()["state"].items()
     tensors = {f"networks.{name}": tensor for name, tensor in networks.state_dict().items()}
     tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, one in moments for name, v in one.items()}
@@ -294,11 +282,11 @@ def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optim
     state = json.dumps({**values, "rng": rng.bit_generator.state})
     with whole(folder) as part:
         part.mkdir()
-        _save_tensors(tensors, part / STATE, {"state": state})  # one file, so that it is replaced at once
+        _save_tensors(tensors, part / STATE, {"state": state})  # one file: replaced at once
 
 
 def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> dict:
-    """Put everything back as `save_state` found it -> its values. One of another config or stage is refused."""
+    """Put it back -> the values. `InputError` for another stage or config."""
     tensors = _read(folder / STATE, load_file)
     values = json.loads(_metadata(folder / STATE).get("state", "{}"))
     if any(values.get(name) != asked[name] for name in ("stage", "config")) or values.keys() != {*asked, "rng"}:
@@ -322,7 +310,7 @@ def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimi
 
 
 def version(values: nn.Module | Tensor) -> str:
-    """A hash of a tensor, or of every weight of a network: equal ones have equal hashes, on every machine."""
+    """A hash of a tensor or of all weights, the same on every machine."""
     digest = hashlib.sha256()
     for name, tensor in (values.state_dict() if isinstance(values, nn.Module) else {"": values}).items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -330,14 +318,14 @@ def version(values: nn.Module | Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-# ---- the smallest model that is trained: the autoencoder of the source document's section 5.2, and PCA beside it
+# ---- the autoencoder of the source document's section 5.2, and PCA beside it
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder: pixels (B, 784) in 0..1 -> (B, 784), trained towards 0..1 but not clamped.
+    """Pixels (B, 784) in 0..1 -> (B, 784), not clamped.
 
-    activation: between the layers. ends: after the code and after the output. The document has ReLU there; its gradient
-    is 0 where its output is 0, so output units and code units die.
+    activation: between the layers. ends: after code and output; the document's ReLU lets units die, as its gradient is
+    0 where its output is.
     """
 
     def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
@@ -355,10 +343,7 @@ def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.M
 
 
 def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
-    """The linear baseline: test (N, 784) reconstructed from its `count` principal components of train.
-
-    No linear map to `count` numbers and back has a smaller squared error on train.
-    """
+    """test (N, 784) reconstructed from the `count` principal components of train: the best linear map there."""
     _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
     mean, axes = train.mean(0), axes[:, -count:]
     return mean + (test - mean) @ axes @ axes.T
@@ -374,10 +359,10 @@ def fitted(
     loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
     **layers: type[nn.Module],
 ) -> Autoencoder:
-    """An autoencoder that returns what it is given, pixels (N, 784) in 0..1; frozen, and where the pixels are.
+    """An autoencoder of pixels (N, 784) in 0..1, frozen.
 
-    Every epoch meets all photographs in a new order (seed), whole batches only. peak: the highest rate of a one-cycle
-    schedule, or None for the document's constant 1e-3. layers: `activation` and `ends` of `Autoencoder`.
+    Each epoch has a new order (seed), and whole batches only. peak: the highest rate of a one-cycle schedule, or None
+    for the document's constant 1e-3.
     """
     if pixels.ndim != 2 or len(pixels) < batch:
         raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")

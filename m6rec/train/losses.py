@@ -1,7 +1,6 @@
-"""Every loss of every model.
+"""Every loss of every model: unweighted means in nats, of patches a share of the mean patch's error.
 
-Each is unweighted: a mean in nats, for patches a share of the mean patch's error. `fit` adds them with the config's
-weights. Targets of -1 count nowhere, and items outside the training set are no negatives.
+Targets of -1 count nowhere, and items outside the training set are no negatives.
 """
 
 import math
@@ -25,12 +24,12 @@ from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Token
 from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
 
-SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB, which stay in the processor's cache
-FULL_SOFTMAX_ITEMS = 50_000  # up to so many items every item is a class
+SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB stay in the processor's cache
+FULL_SOFTMAX_ITEMS = 50_000  # up to so many, every item is a class
 NEGATIVES = 2048  # sampled per step beyond
-REQUEST_DROPOUT = 0.1  # share of request fields masked in training, so that a request may leave them out
+REQUEST_DROPOUT = 0.1  # share of request fields masked, so that a request may leave them out
 ITEMS = 32  # items per step whose content is trained
-CAPTIONS = 0.5  # share of the items with image or sound whose whole text is the gap
+CAPTIONS = 0.5  # share of items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of cosines in `info_nce`: CLIP's (Radford et al. 2021)
 INFILL = 0.2  # share of the prompts in which a span of the source is hidden
@@ -38,7 +37,7 @@ SPAN = 8  # tokens of a hidden span, at most
 
 
 def loss_weights(config: Config) -> dict[str, float]:
-    """Of the losses in the gradient, where it is not 1."""
+    """Only those that are not 1."""
     names = {"infill": "infill", "image": "patch", "sound": "patch", "align": "align", "teacher": "teacher"}
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
@@ -49,7 +48,6 @@ Smoothed = Neighbourhood | None  # the items over which each target is smoothed
 def pretraining(
     network: Network, batch: Context, config: Config, content: Features, near: Smoothed, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The next event, and the losses of the training items' content."""
     losses = {"next": predict(network, mask_request(batch), config).cross_entropy(near)}
     return losses if config.item_epochs else losses | item_content(network, content, config, rng)
 
@@ -57,22 +55,21 @@ def pretraining(
 def finetuning(
     network: Network, batch: Context, config: Config, content: Features, near: Smoothed, *_: object
 ) -> dict[str, Tensor]:
-    """The next event by the dense head, and the digits by the true path and by distillation from the dense head."""
+    """The dense head learns the next event, and teaches the digits, too."""
     found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
     return {"next": found.cross_entropy(near), "digits": path, "teacher": distilled}
 
 
 def mask_request(batch: Context) -> Context:
-    """Mask some request fields, each on its own."""
     rest = torch.rand(batch.request.shape, device=batch.request.device) >= REQUEST_DROPOUT
     return batch._replace(request=batch.request * rest)
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """States and targets of all positions of a batch that have a target.
+    """States and targets of all positions that have one.
 
-    Of large catalogues only the histories, the true items and sampled negatives are encoded.
+    Of large catalogues only histories, true items and sampled negatives are encoded.
     """
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
@@ -92,20 +89,19 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
 
 
 class FullPrediction(NamedTuple):
-    """A step's states, and all items as classes."""
+    """Every item is a class."""
 
     state: Tensor  # (n, D)
     items: Tensor  # (N, D)
     target: Tensor  # (n,) item codes
-    candidates: Tensor  # (N,) bool: held-out items as negatives would be learnt as never bought
+    candidates: Tensor  # (N,) bool: held-out items would be learnt as never bought
 
     def cross_entropy(self, near: Smoothed = None) -> Tensor:
-        """Mean over the targets."""
         return full_softmax(*self, near)
 
     @torch.no_grad()
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
-        """The dense head's probability below each child of the nodes on the true path: G × (n, W)."""
+        """The dense head's probability below each child of the true path's nodes: G × (n, W)."""
         of_leaf = tree.item.clamp(min=0)
         leaves = self.items[of_leaf]  # (leaves, D): those of a subtree are adjacent
         bias = candidate_bias((tree.item >= 0) & self.candidates[of_leaf], leaves)
@@ -123,9 +119,9 @@ class FullPrediction(NamedTuple):
 def full_softmax(
     state: Tensor, items: Tensor, target: Tensor, candidates: Tensor | None = None, near: Smoothed = None
 ) -> Tensor:
-    """Mean cross-entropy of states (n, D) and targets (n,) among items (N, D), all or the `candidates` (N,) bool.
+    """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
-    Logits and gradients are computed a few positions at a time: memory does not grow with positions times items.
+    A few positions at a time: memory does not grow with positions times items.
     """
     bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
     whole = target[:, None], torch.ones_like(state[:, :1])
@@ -134,7 +130,6 @@ def full_softmax(
 
 
 def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
-    """Added to logits: (N,), -inf where an item is no candidate."""
     return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
 
 
@@ -165,7 +160,7 @@ class _FullSoftmax(torch.autograd.Function):
 
 
 class SampledPrediction(NamedTuple):
-    """A step's logits of the true items and of sampled negatives, for large catalogues."""
+    """The classes are the true item and sampled negatives."""
 
     state: Tensor  # (n, D)
     logits: Tensor  # (n, 1 + m): the true item's, then the negatives'
@@ -173,11 +168,10 @@ class SampledPrediction(NamedTuple):
     negatives: Tensor  # (m,) item codes
 
     def cross_entropy(self, near: Smoothed = None) -> Tensor:
-        """Mean over the targets, which are not smoothed."""
+        """Targets are not smoothed."""
         return first_class(self.logits)
 
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
-        """As of `FullPrediction`."""
         weights = self.logits.detach().softmax(-1)
         true, weights = weights[:, :1], weights[:, 1:]
         path, others = tree.digits(self.target), tree.digits(self.negatives)  # (n, G), (m, G)
@@ -188,10 +182,10 @@ class SampledPrediction(NamedTuple):
 
 
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
-    """Logits of the true items (n,) and of the negatives (m,), which stand for all the others: (n, 1 + m).
+    """Logits of true items (n,) and of negatives (m,) for all others: states (n, D), items (N, D) -> (n, 1 + m).
 
-    states (n, D), items (N, D), sampled from `among` items. A negative's logit grows by the log of how many items it
-    stands for (the log-Q correction, Jean et al. 2015); a true item that was sampled is masked.
+    A negative's logit grows by the log of how many of the `among` items it stands for (log-Q correction, Jean et al.
+    2015).
     """
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
@@ -201,14 +195,14 @@ def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Ten
 
 
 def first_class(logits: Tensor) -> Tensor:
-    """Mean cross-entropy of the first column of logits (n, 1 + m), in nats."""
+    """Cross-entropy of column 0 of logits (n, 1 + m)."""
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
 def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path's digits, and of the dense head's probabilities below them (distillation).
+    """Cross-entropy of the true path, and of the dense head's probabilities (distillation), summed over levels.
 
-    state (n, D), target (n,), subtrees G × (n, W) -> means over positions, summed over levels.
+    state (n, D), target (n,), subtrees G × (n, W).
     """
     path = distilled = state.new_zeros(())
     true = network.digits.tree.digits(target)
@@ -224,9 +218,9 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 def item_content(
     network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Infilling, patch reconstruction and alignment of modalities, for some of the items in `content`.
+    """Infilling, patch reconstruction and alignment, for some items.
 
-    spectral (n, D): vectors that a batch of these items predict from their contents; the loss is in variances.
+    spectral (n, D): vectors that contents predict; the loss is in variances.
     """
     modalities, losses = network.items.modalities, {}
     if spectral is not None:
@@ -244,7 +238,7 @@ def item_content(
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
-    """Mean cross-entropy per token of masked spans of item texts (T5's objective, M6's mask), some of them captions."""
+    """Cross-entropy of masked spans of item texts (T5's objective), some of them captions."""
     caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
@@ -254,7 +248,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
 
 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Squared error of hidden patches given the visible ones (He et al. 2022), over the mean patch's error."""
+    """Squared error of hidden patches (He et al. 2022), over that of the mean patch."""
     known = content.to(network.codes.device)
     sizes = {m: getattr(known, m).shape[1] for m in network.items.patches}
     hidden = {m: hide_patches(len(known.present), n, rng).to(known.text.device) for m, n in sizes.items()}
@@ -267,12 +261,11 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
 
 
 def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
-    """The same number of patches of each item, at random: (N, P) bool."""
     return torch.from_numpy(rng.random((items, patches)).argsort(1) < round(HIDDEN * patches))
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """`info_nce` between the first modality of an item and its other modalities, among the step's items, both ways."""
+    """`info_nce`, both ways, of an item's first modality and its others."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
     both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
@@ -286,9 +279,9 @@ def alignment(network: Network, content: Features) -> Tensor:
 
 
 def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy in nats of the diagonal of logits (n, n) in its rows; van den Oord et al. 2018, eq. 4.
+    """Mean cross-entropy of the diagonal of logits (n, n) in its rows: van den Oord et al. 2018, eq. 4.
 
-    key (n,): rows with the same one are no negatives of each other.
+    key (n,): rows of equal keys are no negatives of each other.
     """
     own = torch.arange(len(logits), device=logits.device)
     if key is not None:
@@ -297,7 +290,6 @@ def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
-    """Augmented images (shifted, mirrored, brightness) and sounds (masked stripes)."""
     if content.present[:, 1].any():
         content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
     if content.present[:, 2].any():
@@ -308,7 +300,7 @@ def augment(content: Features, rng: np.random.Generator) -> Features:
 def corrupt(
     texts: np.ndarray, rng: np.random.Generator, whole: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replace one random span of each text, a third of it on average, by [MASK]; all of it where `whole` (n,) says so.
+    """A random span of each text, on average a third, becomes [MASK]; all of it where `whole` (n,) says so.
 
     texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
     """
@@ -322,7 +314,7 @@ def corrupt(
 
 
 def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int]]:
-    """Tokens with a span replaced by [MASK], and [BOS] span [EOS]."""
+    """With [MASK] for a span; and [BOS] span [EOS]."""
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
@@ -330,30 +322,29 @@ Catalogue = tuple[Tensor, Tensor]  # distinct items: tokens (N, L), 0 = padding,
 
 
 def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.device | None = None) -> Catalogue:
-    """Items in words, as the negatives of `item_contrast`."""
     tokens = torch.from_numpy(pad([tokenizer.ids(words) for words in sorted(set(items))]))
     key, first = np.unique(_token_key(tokens).sum(1).numpy(), return_index=True)
     return tokens[first].to(device), torch.from_numpy(key).to(device)
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
-    """Items' tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
+    """Tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
 
 
 def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = None) -> dict[str, Tensor]:
-    """In nats: cross-entropy of the generated tokens, each from those before it, and `item_contrast`."""
+    """Cross-entropy of the target's tokens, and `item_contrast`."""
     source, target, loss_mask = (torch.as_tensor(part, device=network.device) for part in some)
     begun, truth = target[:, :-1], target[:, 1:].masked_fill(~loss_mask[:, 1:], PAD)
     hidden = network(source, begun, logits=False).hidden[:, source.shape[1] :]
-    there = truth != PAD  # logits are most of the work: only where there is a loss
+    there = truth != PAD  # logits are most of the work
     tokens = F.cross_entropy(network.logits(hidden[there]), truth[there])
     return {"tokens": tokens, "contrastive": item_contrast(network, hidden, begun, truth, catalogue)}
 
 
 def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
-    """Text infilling: in a share of the rows one span of the source becomes [MASK], and the span is the target."""
+    """Text infilling: in some rows one span of the source becomes [MASK], and the target."""
     source, target, loss_mask = (part.copy() for part in tokens)
     for row in np.flatnonzero(rng.random(len(source)) < INFILL):
         given = source[row][source[row] != PAD]
@@ -369,10 +360,10 @@ def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
 def item_contrast(
     network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
 ) -> Tensor:
-    """Item-level contrastive loss in nats: the state before an item against items' words (InfoNCE).
+    """The state before an item against items' words (InfoNCE).
 
-    Negatives are the other items of the batch, or of a catalogue; segments outside the catalogue then count nowhere.
-    Shapes: hidden (B, T, D), the tokens read and the tokens to come (B, T), 0 where nothing is trained.
+    Negatives are the other items of the batch, or of a catalogue; segments outside it count nowhere. hidden (B, T, D),
+    tokens read and to come (B, T), 0 where nothing is trained.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
@@ -392,15 +383,15 @@ def item_contrast(
 
 
 def _token_key(tokens: Tensor) -> Tensor:
-    """Pseudo-random 64-bit keys of tokens, 0 for padding; a bag's key is their sum (mixing as in splitmix64)."""
+    """Pseudo-random 64-bit keys (as in splitmix64), 0 for padding; a bag's key is their sum."""
     key = tokens * -7046029254386353131
     return (key ^ (key >> 31)) * -4658895280553007687
 
 
 def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
-    """The labels at every exit after the local layers, the deeper the heavier: weight 2k / (L(L + 1)) at layer k.
+    """The labels at every exit after the local layers, with weight 2k / (L(L + 1)) at layer k.
 
-    The weights sum to 1 over all layers; M6-Rec's notes print another form, whose weights do not.
+    The weights sum to 1 over all layers; in the form that M6-Rec prints they do not.
     """
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
@@ -410,12 +401,12 @@ def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 
 
 
 def likes(logits: Tensor, liked: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits (B, C) against labels or probabilities; -1 counts nowhere."""
+    """Binary cross-entropy of logits (B, C) and labels or probabilities; -1 counts nowhere."""
     return F.binary_cross_entropy_with_logits(logits[liked >= 0], liked[liked >= 0])
 
 
 def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
-    """The labels and the teacher's own probabilities, at the last layer."""
+    """The labels and the teacher's probabilities."""
     logits = network.scores(windows)
     with torch.no_grad():
         soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)

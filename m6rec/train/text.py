@@ -1,10 +1,9 @@
 """The text backbone: pretrained on behaviour in words, fine-tuned on prompts, adapted to a classification.
 
-Pretraining writes what follows and fills in spans that are hidden. The same backbone serves every domain that it is
-given; it is trained once for its texts, config and code, and kept. Adapting asks how little has to be trained:
+Pretraining writes what follows and fills in hidden spans, for all domains in one backbone. Adapting has these METHODS:
 
-- full: everything, head: a linear map of the last state; both as everybody does
-- prompt: soft tokens before the source; the answer is read by the frozen output, as words (Lester et al. 2021)
+- full: everything is trained; head: a linear map of the last state
+- prompt: soft tokens before the source; the frozen output reads the answer, as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
 - adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
@@ -31,8 +30,8 @@ from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Step sizes for at most FEW examples, and for more. Each had the highest AUC on validation examples among two to four;
-# but the head's was not searched, and adapters take the option-adapters'.
+# Step sizes for at most FEW examples, and for more: of two to four the best by AUC in validation. The head's was
+# not searched, and adapters take the option-adapters'.
 METHODS = {
     "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
     "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
@@ -40,20 +39,18 @@ METHODS = {
 FEW = 1000
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
 RANK = 7  # channels of an adapter
-SCALE = 10.0  # λ at first: so an adapter moves faster than the options, which have the same step size
+SCALE = 10.0  # λ at first: an adapter moves faster than the options at the same step size
 LORA_RANK = 2  # of each of the three maps that LoRA changes
 
 
 class Backbone(NamedTuple):
-    """A pretrained network and the tokenizer that belongs to it."""
-
     network: TextTransformer
     tokenizer: Tokenizer
     config: Config
 
 
 def config(seed: int = 0, **changes: object) -> Config:
-    """The backbone's settings: it trains in half a minute on one core."""
+    """Settings that train in half a minute on one core."""
     size = {"width": 64, "heads": 4, "joint_layers": 2, "vocabulary": 1000, "dropout": 0.0, "batch": 16}
     training = {"pretrain_epochs": 2, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**size, **training, "seed": seed, **changes})
@@ -62,10 +59,10 @@ def config(seed: int = 0, **changes: object) -> Config:
 def pretrain(
     domains: Sequence[Domain], config: Config, whole: bool = False, *, keep: bool = False, **options: object
 ) -> Backbone:
-    """A backbone trained on the windows of these domains, judged by the texts of users kept apart.
+    """A backbone of these domains' windows, validated on users kept apart.
 
-    whole: the negatives of an item are all items of the domains, not those of the batch alone. keep: in the cache, or
-    taken from it. options: `folder`, `resume` and `on_epoch` of `fit`.
+    whole: an item's negatives are all items of the domains, not the batch's. keep: in the cache, or taken from it.
+    options: of `fit`.
     """
     tokenizer = Tokenizer.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
@@ -99,9 +96,9 @@ def pretrain(
 def fine_tune(
     backbone: Backbone, prompts: list[Prompt], epochs: int = 1, rate: float = 1e-3, seed: int = 0, items: Sequence = ()
 ) -> Backbone:
-    """The backbone after some passes over these prompts' targets; the one that is given stays as it is.
+    """A copy of the backbone, after some passes over these prompts' targets.
 
-    items: a catalogue; with it, the prompts' items are contrasted with all of it, too.
+    items: a catalogue with which their items are contrasted, too.
     """
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
@@ -119,13 +116,12 @@ def fine_tune(
 
 
 def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
-    """One epoch's prompts, shuffled over the domains."""
     prompts = [prompt for domain in domains for prompt in domain.windows(rng)]
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
 def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: np.random.Generator) -> Iterator[Tokens]:
-    """Batches in random order, of prompts that are about as long, so that little is padding."""
+    """In random order, of prompts of about equal length: little padding."""
     size, rows = config.batch, []
     for start in range(0, len(prompts), 16 * size):
         part = sorted(prompts[start : start + 16 * size], key=lambda prompt: (len(prompt.history), len(prompt.target)))
@@ -135,7 +131,6 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
 
 
 def _words(domains: Sequence[Domain]) -> Iterator[str]:
-    """What the tokenizer reads: items as often as they are had, profiles and requests once."""
     for domain in domains:
         yield from map(domain.event, range(len(domain.item)))
         yield from domain.profiles
@@ -146,23 +141,20 @@ def _words(domains: Sequence[Domain]) -> Iterator[str]:
 
 
 class Examples(NamedTuple):
-    """Texts as token ids, 0 = padding on the right, and the class of each."""
-
-    source: Tensor  # (n, S)
+    source: Tensor  # (n, S) token ids, 0 = padding on the right
     target: Tensor  # (n, T), from [BOS]
     labels: Tensor  # (n,) int64
 
     def rows(self, rows: np.ndarray) -> "Examples":
-        """Some of them, without the padding that none of them needs."""
+        """Without padding that none of them needs."""
         source, target, labels = (part[torch.from_numpy(rows)] for part in self)
         return Examples(*(part[:, : int((part != PAD).sum(1).max())] for part in (source, target)), labels)
 
 
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
-    """Prompts whose target is what is judged, without its [EOS].
+    """Prompts whose target is what is judged, without its [EOS], where the paper reads the state.
 
-    The paper reads the state at [EOS]. No loss of pretraining reads that one, so a frozen backbone knows nothing there:
-    we take the state at the [SEP] before it, which was trained to predict the next word.
+    No loss of pretraining reads that one: a frozen backbone knows nothing there. We read the [SEP] before it.
     """
     tokens = tokenizer.encode(texts, SOURCE, TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
@@ -198,7 +190,7 @@ class LowRank(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A copy of a backbone and what a method adds to it. starts: (C, D), the classes' words, where options begin."""
+    """A copy of a backbone and what a method adds. starts (C, D): the classes' words, where options begin."""
 
     def __init__(self, backbone: TextTransformer, method: str, starts: Tensor):
         super().__init__()
@@ -222,7 +214,7 @@ class Classifier(nn.Module):
         self.to(backbone.device)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As ever, but what is frozen drops nothing: it cannot learn to live with the noise."""
+        """What is frozen drops nothing: it cannot learn to live with the noise."""
         super().train(mode)
         self.backbone.train(mode and self.full)
         return self
@@ -237,7 +229,7 @@ class Classifier(nn.Module):
         return h @ self.prompts.T if self.options else self.head(h)
 
     def trained(self) -> int:
-        """How many parameters move."""
+        """How many parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
@@ -253,10 +245,10 @@ def adapt(
     seed: int = 0,
     keep: bool = False,
 ) -> Classifier:
-    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, from labelled examples.
+    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, and keep the averaged weights of the end.
 
-    classes: a few words each, where the options begin. passes over the examples, but at `least` so many steps; the
-    averaged weights of the end are kept. keep: in the cache, or taken from it. InputError for labels of other classes.
+    classes: a few words each. passes over the examples, but at `least` so many steps. keep: in the cache. InputError
+    for a label outside the classes, or a class without examples.
     """
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     if method not in METHODS:
@@ -272,7 +264,7 @@ def adapt(
 
     def batches(rng: np.random.Generator) -> Iterator[Examples]:
         rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
-        for block in np.array_split(rows, max(1, steps // 16)):  # about equal lengths together: little padding
+        for block in np.array_split(rows, max(1, steps // 16)):  # little padding
             block = block[np.argsort(lengths[block], kind="stable")]
             parts = np.array_split(block, -(-len(block) // batch))
             yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
@@ -280,7 +272,7 @@ def adapt(
     def loss(network: nn.Module, some: Examples, rng: np.random.Generator) -> dict[str, Tensor]:
         return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
 
-    average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps, however many they are
+    average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
     fit(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
@@ -289,15 +281,15 @@ def adapt(
 
 @torch.no_grad()
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
-    """(C, D) where options begin: the vectors by which pretraining would write each class's words, averaged."""
+    """The mean vector (C, D) by which pretraining would write each class's words."""
     words = made.network.tokens.weight  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.tokenizer.ids(name))].mean(0) for name in classes])
 
 
 @torch.no_grad()
 def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
-    """(n, C) of examples that may have any label."""
-    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # equal lengths together: little padding
+    """(n, C); labels do not matter."""
+    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # little padding
     parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
     out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
     return out[np.argsort(order)]

@@ -1,7 +1,6 @@
-"""Every view: pictures with their numbers and a sentence, curves and lists, heat maps, items and their contents.
+"""Views: functions of numbers and a title that states the finding, which return a `Picture`.
 
-Each function takes numbers and a title that states the finding, and returns a `Picture`. Layers and heads are counted
-from 1; 0 is the mean over all. Attention shows where, not why.
+Layers and heads count from 1; 0 is the mean over all.
 """
 
 import base64
@@ -39,24 +38,24 @@ MARKERS = "osd^vPX*"
 
 
 class Picture(NamedTuple):
-    """What every view returns. The last expression of a cell shows it, live or not, always as the same PNG."""
+    """A figure that a cell shows as a PNG."""
 
     figure: Figure
-    data: pd.DataFrame  # what is drawn
+    data: pd.DataFrame
     alt: str  # the picture in a sentence
 
     def png(self) -> bytes:
-        # Trimming draws a figure twice; one without a layout of its own has fixed margins that fit.
+        # Trimming draws twice; fixed margins need none.
         trim = "tight" if self.figure.get_layout_engine() else None
         drawn, png = io.BytesIO(), io.BytesIO()
         self.figure.savefig(drawn, format="png", dpi=96, bbox_inches=trim, pil_kwargs={"compress_level": 0})
-        # 256 colours are a quarter of the bytes, and quicker than packing all of them: notebooks have 400 kB.
+        # 256 colours are a quarter of the bytes.
         image = Image.open(drawn).convert("RGB")
         image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(png, "png")
         return png.getvalue()
 
     def html(self) -> str:
-        """The picture as a figure of a page, with its alternative text and its numbers; all data are escaped."""
+        """Figure, alternative text and numbers; all data are escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
         table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
         table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
@@ -83,9 +82,9 @@ def canvas(
     bare=False,
     **options,
 ) -> tuple[Figure, object]:
-    """An empty figure in the suite's style and its axes (one, or an array), bare of ticks and frames. All in inches.
+    """A figure and its axes (one, or an array). bare: without ticks and frames.
 
-    margins: left, right, bottom, top. Fixed ones halve the time of a picture that follows a slider.
+    In inches. margins: left, right, bottom, top; fixed ones halve the time of a redraw.
     """
     figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
@@ -100,7 +99,6 @@ def canvas(
 
 
 def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note: str = "") -> Picture:
-    """A picture with its title above axes or a whole figure; the alternative text is the title and then `alt`."""
     if isinstance(where, Figure):
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
@@ -109,22 +107,19 @@ def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note:
 
 
 def plain(text: object, length: int = 80) -> str:
-    """Text from the data in one line: at most `length` characters, none that steers a terminal or turns the line."""
+    """At most `length` characters in one line; what could steer a terminal becomes a space."""
     line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """`plain`, for a figure: a dollar sign starts no formula, and what the font does not have is a box.
-
-    Fonts for more scripts: matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"].
-    """
+    """For a figure: no formulas; what rcParams["font.family"] lacks is a box."""
     glyphs = _glyphs(tuple(rcParams["font.family"]))
     return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
 
 
 def named(code: str, length: int = 40) -> str:
-    """A name in code as words of a figure: "m6rec_no_prior" -> "m6rec no prior"."""
+    """Underscores become spaces."""
     return drawable(code.replace("_", " "), length)
 
 
@@ -138,7 +133,7 @@ NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])
 
 
 def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
-    """A line for each name -> (x, y) or (x, y, low, high), and dashed grey levels; labels: of both axes."""
+    """name -> (x, y) or (x, y, low, high); levels: grey lines."""
     ax.set(xlabel=labels[0], ylabel=labels[1])
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
         ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
@@ -150,7 +145,7 @@ def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], lev
 
 
 def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Picture:
-    """Losses by epoch, and the validation beside them: `epochs` are `m6rec.train.fit.Epoch` rows."""
+    """Losses and validation of `m6rec.train.fit.Epoch` rows."""
     data = pd.DataFrame([row.losses for row in epochs], index=pd.Index([row.epoch for row in epochs], name="epoch"))
     figure, (left, right) = canvas(9, 3, columns=2)
     lines(left, {name: (data.index, data[name]) for name in data}, ("epoch", "loss (nats)"), {"next, guessing": chance})
@@ -165,7 +160,7 @@ def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Pi
 def validation_curves(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, *, levels: Mapping[str, float] = {}
 ) -> Picture:
-    """Validation NDCG@10 against epochs, a line for each training; levels: horizontal lines."""
+    """A line for each training; levels: horizontal lines."""
     _, ax = canvas(7.5, 3.5)
     lines(ax, curves, ("epoch", "validation NDCG@10"), levels)
     ax.set(ylim=(0, None))
@@ -177,7 +172,7 @@ def validation_curves(
 def learning_curves(
     curves: Mapping[str, Mapping[int, np.ndarray]], title: str, *, quality="AUC", levels: Mapping[str, float] = {}
 ) -> Picture:
-    """A line per method of quality against examples: mean over seeds and range. levels: horizontal lines."""
+    """method -> examples -> qualities of the seeds: mean and range. levels: horizontal lines."""
     rows = [(name, n, np.mean(values), np.min(values), np.max(values))
             for name, points in curves.items() for n, values in sorted(points.items())]  # fmt: skip
     data, ax = _by_method(rows, ("examples", "mean", "low", "high"), ("labelled examples", quality), levels)
@@ -186,7 +181,7 @@ def learning_curves(
 
 
 def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: str, *, wanted: float) -> Picture:
-    """One line per method of (label, milliseconds, AUC): left is faster, up is better. wanted: the lower limit."""
+    """A line for each method of (label, milliseconds, AUC). wanted: the lower limit."""
     points = [(name, *point) for name, row in methods.items() for point in sorted(row, key=lambda point: point[1])]
     rows = [(name, time, auc) for name, _, time, auc in points]
     data, ax = _by_method(rows, ("milliseconds", "AUC"), ("milliseconds a request", "AUC"), {"wanted": wanted})
@@ -198,10 +193,7 @@ def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: s
 
 
 def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baseline: str | None = None) -> Picture:
-    """What is left as tokens go, the first named first: explainer -> (users, steps); means with 95 % bands.
-
-    For deletion lower is better, for insertion higher. baseline: draw paired differences to this explainer.
-    """
+    """Probability kept: explainer -> (users, steps). baseline: draw paired differences to this explainer."""
     label, levels = "probability kept", {}
     if baseline is not None:
         label, levels = f"{label}, minus {named(baseline)}'s", {baseline: 0.0}
@@ -217,7 +209,7 @@ def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baselin
 
 
 def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) -> Picture:
-    """Two scores of the same items against each other, with their rank correlation (Spearman)."""
+    """Two scores of the same items."""
     _, ax = canvas(5.2, 4)
     data = pd.DataFrame(dict(zip(names, (x, y), strict=True)))
     correlation = f"rank correlation {data.corr('spearman').iloc[0, 1]:.2f}"
@@ -229,7 +221,7 @@ def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) 
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """NDCG@10 of each method (intervals or recorded figures), best on top; `ours` are drawn in the first colour."""
+    """The best on top; `ours` have the first colour."""
     data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
@@ -244,17 +236,17 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
 
 
 def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
-    """What the tokens contribute (n,) (nats), largest first: orange for the item, purple against it."""
+    """Of tokens (n,) in nats, largest first: orange for the item, purple against it."""
     data = pd.DataFrame({"token": labels, "contribution": scores})
     data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
     top = data["contribution"][:show]
     figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
-    # The two ends of PuOr, so that a sign reads as in every other view.
+    # The two ends of PuOr.
     bars = ax.barh(range(len(top)), top, color=["#b35806" if s >= 0 else "#542788" for s in top])
     ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)
     ax.axvline(0, color="0.4", linewidth=0.8)
     ax.set_yticks(range(len(top)), [drawable(token, 36) for token in data["token"][:show]], fontsize=8)
-    ax.margins(x=0.15)  # room for the numbers beside the bars
+    ax.margins(x=0.15)
     ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
     alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
@@ -262,7 +254,7 @@ def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
-    """Two lists side by side, and a line for every item that is on both."""
+    """Two lists of titles side by side."""
     most = max(len(before), len(after))
     _, ax = canvas(8, 0.7 + 0.3 * most, margins=(0.1, 0.1, 0, 0.3))
     ax.axis("off")
@@ -293,10 +285,9 @@ def beam_tree(
     depth: int | None = None,
     chosen: int | None = None,
 ) -> Picture:
-    """The nodes that a beam kept at each digit (steps of one list), and which of them lead to the list.
+    """The nodes that a beam kept at each digit, and which of them lead to the list.
 
-    leaves: of the list, leaf -> title. depth: open so many digits only, and number their nodes. chosen: a leaf whose
-    path stands out, digit by digit. InputError for another depth than 1 to the number of steps.
+    leaves: leaf -> title. depth: digits opened. chosen: a leaf whose path stands out. InputError for an unknown depth.
     """
     depth = len(steps) if depth is None else depth
     if not 1 <= depth <= len(steps):
@@ -307,12 +298,12 @@ def beam_tree(
         part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
         part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in leaves])
         part["leaves_below"] = below
-        # Where fewer nodes are possible than the beam is wide, the rest is no node; leaves are drawn if listed.
+        # A beam wider than its nodes is padded with -inf; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
         kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
         parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind))
     data = pd.concat(parts, ignore_index=True)
-    nodes = data.sort_values("kind", kind="stable")  # what matters lies on top
+    nodes = data.sort_values("kind", kind="stable")
     heights = {(row.level, row.node): row.height for row in nodes.itertuples()} | {(0, 0): 0.5}
     _, ax = canvas(9, 4.2, margins=(0.2, 0.2, 0.3, 0.4))
     ax.axis("off")
@@ -340,7 +331,7 @@ def beam_tree(
 
 
 def _by_method(rows: Sequence[tuple], columns: Sequence[str], *drawn: object) -> tuple[pd.DataFrame, Axes]:
-    """Rows (method, x, y) or (method, x, y, low, high) as a table, and its `lines`."""
+    """Rows (method, x, y) or (method, x, y, low, high): their table and axes."""
     _, ax = canvas(7.5, 4)
     data = pd.DataFrame(rows, columns=["method", *columns])
     lines(ax, {name: part.iloc[:, 1:].to_numpy(float).T for name, part in data.groupby("method", sort=False)}, *drawn)
@@ -349,17 +340,16 @@ def _by_method(rows: Sequence[tuple], columns: Sequence[str], *drawn: object) ->
 
 NOTE = "where the model attended, which is not yet why"
 GROUPS = ("start", *TYPES, "target")
-MAX_NAMES = 60  # more names than these cannot be read, and cost a second
-MAX_NUMBERS = 12  # columns whose cells have room for their numbers
+MAX_NAMES = 60  # more cannot be read, and cost a second
+MAX_NUMBERS = 12  # columns whose cells have room for numbers
 
 
 def heatmap(
     ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=None, digits: int = 2
 ) -> AxesImage:
-    """A table as colours from 0 to top, NaN grey, with names and, where there is room, numbers: its own or others.
+    """A table as colours from 0 to top, NaN grey; few columns have numbers: its own or others.
 
-    groups: of rows and of columns, with a white line between two. Beyond MAX_NUMBERS columns colours grow as square
-    roots, or most cells would be dark. A mask has no numbers.
+    groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
@@ -382,7 +372,7 @@ def heatmap(
 def mask_map(
     masks: np.ndarray | Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
 ) -> Picture:
-    """What may be attended to: a mask (Tq, Tk) bool, queries in rows and keys in columns, or several side by side."""
+    """A mask (Tq, Tk) bool, or several side by side."""
     masks = masks if isinstance(masks, Mapping) else {"": masks}
     tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
@@ -400,10 +390,7 @@ def mask_map(
 
 
 def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: float | None = None) -> Picture:
-    """A table as colours with its numbers, such as NDCG@10 by modalities (rows) and method (columns).
-
-    top: the number at which the colours end; by default each column's largest, since targets may differ by column.
-    """
+    """top: where the colours end, by default each column's largest number."""
     figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
     heatmap(ax, table / (table.max() if top is None else top), numbers=table, digits=3 if top is None else 2)
     ax.xaxis.tick_top()
@@ -416,8 +403,8 @@ def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: 
 
 
 def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
-    """Attention in rows, a column for each token; white lines separate their types."""
-    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches, for names that stand at an angle
+    """A column for each token; white lines separate types."""
+    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches for tilted names
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
     top = _top(table)
     image = heatmap(ax, table, top, groups=((), types))
@@ -428,11 +415,10 @@ def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -
 
 
 def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
-    """A record as a heat map. view, each with a column for each token:
+    """view "tokens": every token's attention in one layer and head; grey where no layer computes a row.
 
-    "tokens": every token's attention (queries in rows) in one layer and head; grey where no layer computes a row.
-    "target": the target's, a row for each head of a layer; "groups": the same of all layers, summed by type of token.
-    "rollout": what reaches the target of each token after each further layer. InputError as of `check`.
+    "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
+    reaches the target after each layer. InputError as of `check`.
     """
     check(record, layer, head)
     if view == "tokens":
@@ -453,15 +439,15 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
 def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     n = len(record.labels)
     absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
-    # The start attends to itself in any case: its row is computed where others are.
+    # The start only attends to itself: its row is computed where others are.
     absent = np.where(np.arange(n) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
     weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
     for number in (layer, head):  # a mean leaves out what no layer computes
         weights = weights[number - 1] if number else weights.mean(0)
     table = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
     _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
-    top = _top(table.iloc[1:])  # the start can only attend to itself
-    # The columns have the rows' numbers, which are drawn in a tenth of the time of names.
+    top = _top(table.iloc[1:])
+    # Columns have numbers: names take ten times as long to draw.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
     heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2)
     scale = "" if n <= MAX_NUMBERS else ", square-root scale"
@@ -470,7 +456,7 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
 
 
 def check(record: Record, layer: int = 0, head: int = 0) -> None:
-    """`InputError` for a record that is none, and for a layer or head that it does not have (0 is the mean)."""
+    """InputError for what is no record, or a layer or head that it lacks."""
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
@@ -485,7 +471,7 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
 
 
 def _top(table: pd.DataFrame) -> float:
-    """Where the colours end: a folded token would outshine all others."""
+    """The largest of unfolded tokens: a folded one would outshine them."""
     single = [not label.endswith(" earlier events") for label in table.columns]
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
@@ -499,7 +485,7 @@ UNPATCH = {"image": image.unpatch, "sound": sound.unpatch}
 
 
 class Player(NamedTuple):
-    """A recording's FLAC file to be heard, with its title; the bytes are part of the page."""
+    """Plays a FLAC file whose bytes are part of the page."""
 
     recording: bytes
     title: str
@@ -514,9 +500,9 @@ class Player(NamedTuple):
 
 
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
-    """Photographs of items (codes), in lines of eight, each over its title."""
+    """Photographs of items (codes)."""
     rows = data.items.iloc[list(items)]
-    deep = -(-len(rows) // ACROSS)  # rounded up
+    deep = -(-len(rows) // ACROSS)
     figure, axes = canvas(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep, bare=True, squeeze=False)
     for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
         ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
@@ -525,10 +511,7 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
 
 
 def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
-    """One row for each version of the same photographs, the originals first: name -> (K, 28, 28) in 0..1.
-
-    `data` has the mean squared error of every version of every photograph against the first row.
-    """
+    """Versions of the same photographs: name -> (K, 28, 28) in 0..1. `data`: mean squared errors to the first row."""
     first = next(iter(rows.values()))
     figure = _images([(name, images, STYLES["image"]) for name, images in rows.items()], 1.1, 0.85)
     data = pd.DataFrame({name: ((images - first) ** 2).mean((1, 2)) for name, images in rows.items()}).T
@@ -536,10 +519,7 @@ def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
-    """The visible patches of the first three items, the patches reconstructed in the gaps, and the true ones.
-
-    pieces: "image" or "sound" -> patches. `data` has the mean squared error of each item's masked patches.
-    """
+    """Modality -> patches, of which three items' are shown. `data`: mean squared errors of masked patches."""
     rows = []
     for modality, piece in pieces.items():
         true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
@@ -552,7 +532,7 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture
 
 
 def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
-    """The first of some items cut into tokens: its photograph in 16, its log-mel spectrogram in 8, and its text's."""
+    """The first item cut into tokens."""
     figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
     counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
     for ax, modality, colour in ((left, "image", LINES[1]), (right, "sound", "white")):
@@ -561,7 +541,7 @@ def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
         size, width = (image.PATCH, image.SIDE) if ax is left else (sound.PATCH, sound.FRAMES)
         for edge in range(size, width, size):
             ax.axvline(edge - 0.5, color=colour, linewidth=1)
-            if ax is left:  # a recording's patches are as high as the picture
+            if ax is left:  # sound patches have full height
                 ax.axhline(edge - 0.5, color=colour, linewidth=1)
     left.set_axis_off()
     right.set(xlabel="frame (32 ms each)", ylabel="mel band")
@@ -571,7 +551,7 @@ def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
 
 
 def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], title: str) -> Picture:
-    """The mean measured share by true share, a line for each modality: both (U, M), rows adding up to 1."""
+    """true, measured: (U, M), rows sum to 1."""
     _, ax = canvas(4.2, 3)
     edges = np.linspace(0, 1, 9)
     middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")
@@ -584,7 +564,7 @@ def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], t
 
 
 def _images(rows: Sequence[tuple[str, np.ndarray, Mapping[str, object]]], left: float, size: float) -> Figure:
-    """Rows of a name, images and their style; NaN is a gap. In inches: room on the left, and an image's size."""
+    """Rows of name, images and style; NaN is a gap. left, size: inches."""
     count = len(rows[0][1])
     figure, axes = canvas(left + size * count, 0.4 + size * len(rows), count, len(rows), bare=True, squeeze=False)
     for line, (name, images, style) in zip(axes, rows, strict=True):

@@ -1,7 +1,6 @@
-"""Interactive views: controls beside a picture that follows them, and the same picture wherever no kernel answers.
+"""Controls and a picture that follows them; without a kernel, the picture alone.
 
-Every redraw has a lock and a grad mode of its own: in JupyterLab, callbacks run on another thread. Whatever comes from
-the data is escaped. No native menus: their arrow keys are JupyterLab's while a cell is selected.
+Redraws have a lock and a grad mode of their own, for JupyterLab's callbacks run on another thread. Data are escaped.
 """
 
 import html
@@ -26,17 +25,13 @@ BEAMS = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Panel:
-    """controls: name -> ipywidget with a value; draw(**values) -> `Picture`, called at once and at every move.
-
-    `goto(name=value)` moves controls from Python, `data` holds the numbers of what is shown.
-    """
+    """controls: name -> ipywidget with a value; draw(**values) runs at once and at every move."""
 
     def __init__(
         self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]
     ) -> None:
         self.title, self.controls, self._draw = title, dict(controls), draw
         self._lock, self._quiet = threading.RLock(), False
-        # A div, not a heading: the notebook's own headings are its contents.
         heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
         self._error = ipywidgets.HTML()
         self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
@@ -49,7 +44,7 @@ class Panel:
             control.observe(self._moved, names="value")
 
     def goto(self, **values: object) -> "Panel":
-        """Move controls, redraw once. `InputError` for an unknown control or value: nothing moves then."""
+        """Move controls, redraw once. InputError for an unknown control or value: nothing moves."""
         with self._lock:
             before, self._quiet = self.values, True
             try:
@@ -80,7 +75,7 @@ class Panel:
         return {name: control.value for name, control in self.controls.items()}
 
     def read(self, name: str, value: object) -> object:
-        """A value as a user writes it -> as the control holds it."""
+        """A user's value -> the control's."""
         return value
 
     def _moved(self, _: object) -> None:
@@ -88,7 +83,7 @@ class Panel:
             try:
                 if not self._quiet:
                     self._redraw()
-            except InputError as error:  # of what was typed: shown beside the controls, the picture stays
+            except InputError as error:  # what was typed; the picture stays
                 self._error.value = f'<p role="alert">{html.escape(plain(error, 300))}</p>'
 
     @torch.no_grad()
@@ -105,7 +100,7 @@ class Panel:
 
 
 def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
-    """A slider over numbers or (name, value): arrow keys move it, and it answers when it stands still."""
+    """Over numbers or (name, value); it answers when it stands still."""
     return ipywidgets.SelectionSlider(
         options=[option if isinstance(option, tuple) else (str(option), option) for option in options],
         value=value, description=plain(description, 40), continuous_update=False, style=STYLE,
@@ -114,13 +109,13 @@ def slider(description: str, options: Iterable, value: object) -> ipywidgets.Sel
 
 
 class HeadsAndLayers(Panel):
-    """Walk through a record: goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2).
+    """goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
 
-    Layers and heads count from 1; 0 is the mean over all. recent: events drawn one by one, earlier ones are one token.
+    recent: events drawn one by one; earlier ones are one token.
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
-        check(record)  # refuses what is no record before anything is drawn
+        check(record)
         self.record = record.fold(recent)
         layers, heads = record.weights.shape[:2]
         controls = {
@@ -138,9 +133,9 @@ class HeadsAndLayers(Panel):
 
 
 class BeamTree(Panel):
-    """How a list is generated: goto(digit=2) opens so many digits, goto(beam=10) keeps so many nodes at each.
+    """How a list is generated: goto(digit=2) opens two digits, goto(beam=10) keeps ten nodes at each.
 
-    goto(place=3) follows the third of the list from the root (0: none). Arguments as `recommend`.
+    goto(place=3) follows the third of the list (0: none). Arguments as `recommend`.
     """
 
     def __init__(
@@ -169,9 +164,8 @@ class BeamTree(Panel):
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
-    Values as `recommend` takes them, None for unknown. without_3: the third event that the model reads (the oldest is
-    1) is gone, and those around it close up. add: an id or a title that comes last. The list as it was is of what was
-    given. Arguments as `recommend`.
+    Values and arguments as `recommend`, None for unknown. without_3: without the third event that the model reads (1:
+    the oldest). add: an id or a title that comes last.
     """
 
     def __init__(
@@ -185,7 +179,7 @@ class ContextWhatIf(Panel):
         self.fields, self.modalities = {**request, **profile}, model.network.items.modalities
         codes = [*self.context.request[0, 0].tolist(), *self.context.profile[0].tolist()]
         self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
-        for name, field in self.fields.items():  # the first value of a field is: not known
+        for name, field in self.fields.items():  # code 0: not known
             words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
             options = [(plain(value, 40), code) for code, value in enumerate(words)]
             controls[name] = slider(field.name, options, self.given[name])
@@ -200,7 +194,7 @@ class ContextWhatIf(Panel):
         super().__init__(title, controls, self._picture)
 
     def read(self, name: str, value: object) -> object:
-        """Raw values of fields -> their codes."""
+        """Raw values -> codes."""
         if name not in self.fields:
             return str(value or "") if name == "add" else value
         return 0 if value is None else self.fields[name].encode_one(value)
@@ -217,8 +211,8 @@ class ContextWhatIf(Panel):
         changed += [f"{len(self.events) - len(stay)} left out"] * (len(stay) < len(self.events))
         new = self.model.data.history_codes([add])[:1].tolist() if add.strip() else []
         changed += [f"and then {plain(self.titles[code], 40)}" for code in new]
-        count = min(len(stay) + len(new), self.model.config.history)  # as many as the model reads
-        events = [  # behind the last one the new one, or padding
+        count = min(len(stay) + len(new), self.model.config.history)
+        events = [  # then the new one, or padding
             torch.cat((part[:, stay], part.new_tensor([[end]])), 1)[:, len(stay) + len(new) - count :]
             for part, end in zip(self.context[:3], ((*new, -1)[0], 0, 0), strict=True)
         ]
