@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
-Out = Annotated[Path | None, typer.Option(help="Folder for what is written.")]
+Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what is written.")]
 
 
 def main() -> None:

@@ -35,17 +35,14 @@ def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object],
     """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")
-    try:
-        with FileLock(lock):
-            if path.exists() and (stored := load(path)) is not None:
-                return stored
-            made = make()
+    with FileLock(lock):
+        if (kept := load(path) if path.exists() else None) is None:
+            kept = make()
             with whole(path) as new:
-                save(made, new)
-            return made
-    finally:
-        with suppress(OSError):
+                save(kept, new)
+        with suppress(OSError):  # not before: a lock that others hold or wait for stays
             lock.unlink()
+        return kept
 
 
 def key(*parts: object, code: tuple = ()) -> str:

@@ -132,11 +132,17 @@ def environment() -> dict[str, Any]:
 
 
 def code_hash(notebook: str | Path) -> str:
-    """A hash of a notebook's code cells, without comments, and of the package's code that they can reach."""
-    cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-    own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
-    lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
-    return code_key(skip=(), source="\n".join(lines))
+    """A hash of a notebook's code cells, without comments, and of the package's code that they can reach.
+
+    InputError for what is no notebook, or no Python.
+    """
+    try:
+        cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
+        lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
+        return code_key(skip=(), source="\n".join(lines))
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise InputError(f"{notebook} cannot be read as a notebook in Python ({error}).") from None
 
 
 def _commit() -> tuple[str | None, bool | None]:

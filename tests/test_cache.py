@@ -6,10 +6,12 @@ import ast
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import refresh as results
+from filelock import FileLock, Timeout
 
 import m6rec
 from m6rec import baselines, cache
@@ -113,6 +115,21 @@ def test_what_is_kept_is_made_once_and_anew_where_it_is_damaged(tmp_path):
     path.write_text("")
     assert get() == "kept" and len(made) == 2
     assert [file.name for file in path.parent.iterdir()] == ["one"]
+
+
+def test_who_stops_waiting_takes_nobodys_lock_away(tmp_path, monkeypatch):
+    def get(make) -> str:
+        return cache.cached(tmp_path / "one", make, lambda text, new: new.write_text(text), Path.read_text)
+
+    def make() -> str:
+        with monkeypatch.context() as patched, ThreadPoolExecutor() as others:
+            patched.setattr(cache, "FileLock", lambda lock: FileLock(lock, timeout=0.1))
+            for _ in range(2):
+                with pytest.raises(Timeout):
+                    others.submit(get, lambda: "made beside").result()
+        return "made"
+
+    assert get(make) == "made" and [file.name for file in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_file_or_folder_is_written_whole_or_not_at_all(tmp_path):

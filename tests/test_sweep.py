@@ -117,6 +117,8 @@ def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
     toy.write_text(toy.read_text().replace("# plain | fancy", "# any word"))
     names = [folder.name for folder in plan(toy, {"kind": "a/b,a b,../b"}, Path("out"))]
     assert len(set(names)) == 3 and not any("/" in name for name in names)
+    long = plan(toy, {"kind": ",".join("x" * 300 + end for end in "ab")}, Path("out"))
+    assert len(long) == 2 and all(len(folder.name) < 200 for folder in long)
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])

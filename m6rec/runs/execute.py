@@ -23,7 +23,7 @@ from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
-from m6rec.cache import whole
+from m6rec.cache import key, whole
 from m6rec.errors import InputError, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
@@ -72,7 +72,7 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
+    stems = [*dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)]
     for stem in stems:
         if stem not in known:
             raise InputError(
@@ -170,26 +170,30 @@ def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
-    One that fails does not stop the others. InputError, before any starts, if parameters do not fit.
+    One that fails does not stop the others. InputError, before any starts, if parameters or code do not fit.
     """
     for path in paths:
         typed = check_parameters(path, parameters)
+    code, origin = {path.stem: code_hash(path) for path in paths}, environment()
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if folder.exists():  # of a run that began in the same second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
     folder.mkdir(parents=True)
     done, metrics = [], {}
     for execution in execute_all(paths, folder, typed):
-        figures = {name: figure.plain() for name, figure in execution.figures.items()}
-        if twice := sorted(figures.keys() & metrics.keys()):
-            execution = execution._replace(error=f"records {twice[0]}, which another notebook recorded")
-        metrics = {**figures, **metrics}
         done.append(execution)
         print(execution, flush=True)
-    done.sort(key=lambda execution: execution.path)
-    origin = environment()
+    done.sort()  # by path
+    for place, execution in enumerate(done):
+        figures = {name: figure.plain() for name, figure in execution.figures.items()}
+        if twice := sorted(figures.keys() & metrics.keys()):
+            done[place] = execution._replace(error=f"records {twice[0]}, which an earlier notebook recorded")
+            print(done[place], flush=True)
+        metrics = {**figures, **metrics}
     metrics["run"] = {
         **origin,
         "threads": origin["threads"] if len(paths) == 1 else 1,
-        "code_hash": {path.stem: code_hash(path) for path in paths},
+        "code_hash": code,
         "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
         "seed": {**defaults(paths[0]), **typed}.get("seed"),
         "parameters": typed,
@@ -240,7 +244,8 @@ def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, ob
     With a thread each, two compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    return side_by_side(execute, ((path, folder / path.name, parameters, None, threads) for path in paths), jobs)
+    calls = ((path, folder / path.name, parameters, None, threads) for path in reversed(paths))  # the last take longest
+    return side_by_side(execute, calls, jobs)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
@@ -256,7 +261,7 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
         name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
-        runs[out / name] = given
+        runs[out / (name if len(name) < 200 else f"{name[:180]}-{key(name)}")] = given
     return runs
 
 
