@@ -38,6 +38,7 @@ lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
 
 class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
 	@test ! -e $(CLASS) || { echo "$(CLASS) is there already: move it away for new copies." >&2; exit 1; }
+	@for nb in $(NB); do test -f notebooks/$$nb.ipynb || { echo "notebooks/$$nb.ipynb is missing." >&2; exit 2; }; done
 	@$(PY) -m nbconvert --log-level=WARN --to=notebook --output-dir=$(CLASS) --ClearOutputPreprocessor.enabled=True \
 	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution $(NB:%=notebooks/%.ipynb) \
 	  $(if $(NB),,$(wildcard notebooks/[0-9]*.ipynb))

@@ -306,8 +306,9 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            # older models had none
-            config = Config(**{"recency": 0.0, **values["config"], "device": device})
+            older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # a model without a setting had none of it
+            values["config"].pop("compile", None)  # was a setting
+            config = Config(**{**older, **values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error

@@ -40,6 +40,7 @@ def clone(tmp_path, monkeypatch):
     ]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "01_toy.ipynb")
+    (folder / "half.ipynb").write_text('{"cells": ')
     monkeypatch.setattr(cli, "folder", lambda: folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,6 +65,7 @@ def test_help_lists_every_command(m6rec):
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
         (["run", "01_toy", "seed=one"], "seed is int"),
         (["sweep", "01_toy", "seed=0,one"], "seed is int"),
+        (["sweep", "notebooks/half.ipynb"], "cannot be read as a notebook"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
         (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
     ],

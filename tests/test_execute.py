@@ -159,18 +159,27 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
+    write(folder / "02_again.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=9)")
     done = run_all(find(folder), tmp_path / "runs", {"seed": "2"})
     said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert [run.ok for run in done] == [False, True]
+    assert [run.ok for run in done] == [False, True, False] and "records toy.ndcg10.ease, which" in done[2].error
     assert metrics["toy.ndcg10.ease"]["value"] == 2.25
-    assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {"00_fails", "01_records"}
+    assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {run.path.stem for run in done}
     assert metrics["run"]["seed"] == 2 and "torch" in metrics["run"]["versions"]
     assert json.loads((latest / "01_records.json").read_text())["toy.ndcg10.ease"]["value"] == 2.25
     assert "broken on purpose" in said and "✓ 01_records" in said
     assert "toy.ndcg10.ease 2.250" in said and "toy.ndcg10.ease 2.250" in (latest / "index.html").read_text()
     assert "broken on purpose" in (latest / "index.html").read_text() and (latest / "01_records.html").exists()
+
+
+def test_what_is_no_python_is_told_before_anything_starts(tmp_path):
+    write(tmp_path / "00_fine.ipynb", "1")
+    write(tmp_path / "01_broken.ipynb", "for")
+    with pytest.raises(InputError, match="01_broken.ipynb cannot be read as a notebook in Python"):
+        run_all(find(tmp_path), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
