@@ -177,7 +177,7 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
 def test_what_is_no_python_is_told_before_anything_starts(tmp_path):
     write(tmp_path / "00_fine.ipynb", "1")
     write(tmp_path / "01_broken.ipynb", "for")
-    with pytest.raises(InputError, match="01_broken.ipynb cannot be read as a notebook in Python"):
+    with pytest.raises(InputError, match=r"01_broken\.ipynb cannot be read as a notebook in Python"):
         run_all(find(tmp_path), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
