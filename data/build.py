@@ -4,8 +4,6 @@ The originals are three Debian packages, which `apt-get download` fetches into a
 `--from FOLDER` takes them from a folder where they are unpacked already.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io
@@ -16,8 +14,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from catalogue import Catalogue, catalogue
+from catalogue import Catalogue, catalogue, encoded
 from places import places
 from shoppers import SEED, people, request_pulls, simulate
 
@@ -69,8 +66,11 @@ def made(originals: Path) -> dict[str, bytes]:
         "word_places": known.word_places,
     }
     tables = {"items": goods.items, "users": shoppers.users, "interactions": events, "truth": truth}
-    files = {f"{name}.parquet": parquet(table) for name, table in tables.items()}
-    return files | {"media.zip": archive(goods.media), "latent.npz": archive(arrays(latent), zipfile.ZIP_DEFLATED)}
+    settings = {"index": False, "engine": "pyarrow", "compression": "zstd", "compression_level": 19}
+    files = {f"{name}.parquet": table.to_parquet(**settings) for name, table in tables.items()}
+    # np.savez itself would write the time of day into its file.
+    arrays = {f"{name}.npy": encoded(np.save, array, allow_pickle=False) for name, array in latent.items()}
+    return files | {"media.zip": archive(goods.media), "latent.npz": archive(arrays, zipfile.ZIP_DEFLATED)}
 
 
 def check(originals: Path) -> None:
@@ -93,22 +93,6 @@ def held_out(goods: Catalogue, rng: np.random.Generator) -> np.ndarray:
         chosen = rng.permutation(origins)[: round(HELD_OUT * len(origins))]
         kept |= (kinds == kind) & np.isin(goods.origins, chosen)
     return kept
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    file = io.BytesIO()
-    table.to_parquet(file, index=False, engine="pyarrow", compression="zstd", compression_level=19)
-    return file.getvalue()
-
-
-def arrays(named: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """As members of an .npz file; np.savez itself would write the time of day into it."""
-    members = {}
-    for name, array in named.items():
-        file = io.BytesIO()
-        np.save(file, array, allow_pickle=False)
-        members[f"{name}.npy"] = file.getvalue()
-    return members
 
 
 def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -3,12 +3,11 @@
 Every photograph is used once; no clip is used twice. Style words of the garments are invented and drawn at random.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -66,21 +65,15 @@ class Catalogue(NamedTuple):
 
 def catalogue(fashion: Path, samples: Path, nouns: Path, rng: np.random.Generator) -> Catalogue:
     """All items in a fixed order: garments, sounds, jingled garments, goods with text alone."""
-    photos = _photos(fashion, rng)
-    clips = _clips(samples, rng)
-    goods = _goods(nouns, rng)
-    rows: list[dict] = []
-    for number in range(GARMENTS):
-        photo = photos[number]
-        rows.append(_garment(f"G{number + 1:04d}", "garment", photo, rng) | {"photo": photo, "origin": photo.origin})
-    for number in range(SOUNDS):
-        rows.append(_sound(f"S{number + 1:04d}", clips[number]))
-    for number in range(JINGLED):  # the pairs are made at random: both lists are shuffled
-        row = _garment(f"J{number + 1:04d}", "jingled garment", photos[GARMENTS + number], rng)
-        rows.append(_jingled(row, photos[GARMENTS + number], clips[SOUNDS + number]))
-    for number, good in enumerate(goods):
+    photos, clips, goods = _photos(fashion, rng), _clips(samples, rng), _goods(nouns, rng)
+    rows = [_garment(f"G{number:04d}", "garment", photo, rng) for number, photo in enumerate(photos[:GARMENTS], 1)]
+    rows += [_sound(f"S{number:04d}", clip) for number, clip in enumerate(clips[:SOUNDS], 1)]
+    pairs = zip(photos[GARMENTS:], clips[SOUNDS:], strict=True)  # at random: both lists are shuffled
+    for number, (photo, clip) in enumerate(pairs, 1):
+        rows.append(_jingled(_garment(f"J{number:04d}", "jingled garment", photo, rng), clip))
+    for number, good in enumerate(goods, 1):
         text = f"{good.title} | {good.category} | {good.gloss}"
-        row = {"item_id": f"T{number + 1:04d}", "title": good.title, "text": text, "kind": "text"}
+        row = {"item_id": f"T{number:04d}", "title": good.title, "text": text, "kind": "text"}
         rows.append(row | {"category": good.category, "origin": good.title})
     return _assembled(rows)
 
@@ -151,20 +144,16 @@ def _goods(folder: Path, rng: np.random.Generator) -> list[wordnet.Good]:
     return sorted(chosen[:GOODS])
 
 
-STOP = set(
-    re.findall(
-        r"\w+",
-        """a an and any are as at be been but by can each for from has have having in into is it its like more no not of
-        off on one or other over s than that the their then to two four up used use usually various very where which
-        whose with without several than through between made containing consisting resembling form designed set low so
-        this these who you your they when often especially some many all down out being was were""",
-    )
-)
+STOP = """a an and any are as at be been but by can each for from has have having in into is it its like more no not of
+    off on one or other over s than that the their then to two four up used use usually various very where which whose
+    with without several than through between made containing consisting resembling form designed set low so this these
+    who you your they when often especially some many all down out being was were"""
 
 
 def words_of(text: str) -> list[str]:
     """The content words of a text, in lower case, as often as they occur."""
-    return [word for word in re.findall(r"[a-z][a-z-]+", text.lower()) if word not in STOP]
+    stop = set(STOP.split())
+    return [word for word in re.findall(r"[a-z][a-z-]+", text.lower()) if word not in stop]
 
 
 def _garment(item_id: str, kind: str, photo: Photo, rng: np.random.Generator) -> dict:
@@ -172,7 +161,8 @@ def _garment(item_id: str, kind: str, photo: Photo, rng: np.random.Generator) ->
     garment = CLASSES[photo.label]
     text = f"{material} {garment} | {occasion} {cut}"
     title = f"{cut} {material} {garment}".capitalize()
-    return {"item_id": item_id, "title": title, "text": text, "kind": kind, "category": garment}
+    row = {"item_id": item_id, "title": title, "text": text, "kind": kind, "category": garment}
+    return row | {"photo": photo, "origin": photo.origin}
 
 
 def _sound(item_id: str, clip: Clip) -> dict:
@@ -183,11 +173,11 @@ def _sound(item_id: str, clip: Clip) -> dict:
     return row | {"clip": clip, "origin": SAME_SOURCE.get(clip.recording, clip.recording)}
 
 
-def _jingled(garment: dict, photo: Photo, clip: Clip) -> dict:
+def _jingled(garment: dict, clip: Clip) -> dict:
     family, name = _named(clip)
     title = f"{garment['title']} with {family} jingle"
     row = garment | {"title": title, "text": f"{garment['text']} | jingle {name}"}
-    return row | {"photo": photo, "clip": clip, "origin": SAME_SOURCE.get(clip.recording, clip.recording)}
+    return row | {"clip": clip, "origin": SAME_SOURCE.get(clip.recording, clip.recording)}
 
 
 def _named(clip: Clip) -> tuple[str, str]:
@@ -205,11 +195,12 @@ def _assembled(rows: list[dict]) -> Catalogue:
         if photo := row.pop("photo", None):
             pixels[number] = photo.pixels
             row["image"] = f"{row['item_id']}.png"
-            media[row["image"]] = _png(photo.pixels)
+            media[row["image"]] = encoded(Image.fromarray(photo.pixels).save, "PNG", optimize=True)
         if clip := row.pop("clip", None):
             waves[number, : len(clip.samples)] = clip.samples
             row["sound"] = f"{row['item_id']}.flac"
-            media[row["sound"]] = _flac(clip.samples)
+            settings = {"format": "FLAC", "subtype": "PCM_16", "compression_level": 1.0}
+            media[row["sound"]] = encoded(soundfile.write, clip.samples, RATE, **settings)
         seen[row["title"]] += 1
         if seen[row["title"]] > 1:
             row["title"] += f", no. {seen[row['title']]}"
@@ -218,13 +209,8 @@ def _assembled(rows: list[dict]) -> Catalogue:
     return Catalogue(items.drop(columns="origin"), media, pixels, waves, items["origin"].to_numpy(dtype=str))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def encoded(write: Callable, *options, **settings) -> bytes:
+    """What a function writes into the file that is its first argument."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def _flac(samples: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    write(file, *options, **settings)
     return file.getvalue()

@@ -1,7 +1,5 @@
 """Where each item lies in the latent dimensions that shoppers care about, computed from its media and words."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -10,6 +8,7 @@ import pandas as pd
 from catalogue import CUTS, MATERIALS, OCCASIONS, RATE, Catalogue, words_of
 from scipy.special import ndtri
 from scipy.stats import rankdata
+from shoppers import unit
 
 from m6rec.data.bazaar import BLOCKS
 
@@ -32,10 +31,10 @@ def places(goods: Catalogue, rng: np.random.Generator) -> Places:
     known = [[row[word] for word in words_of(text) if word in row] for text in goods.items["text"]]
     if not all(known):
         raise SystemExit(f"{goods.items['title'][known.index([])]!r} has no word of the lexicon: enlarge LEXICON")
-    text = _unit(np.stack([word_places[rows].mean(axis=0) for rows in known]))
+    text = unit(np.stack([word_places[rows].mean(axis=0) for rows in known]))
     image = _normal(image_traits(goods.pixels), goods.pixels.any(axis=(1, 2)))
     sound = _normal(sound_traits(goods.waves), goods.waves.any(axis=1))
-    return Places(np.round(_unit(np.hstack([image, sound, text])), 4), np.array(words), word_places)
+    return Places(np.round(unit(np.hstack([image, sound, text])), 4), np.array(words), word_places)
 
 
 def image_traits(pixels: np.ndarray) -> np.ndarray:
@@ -89,15 +88,9 @@ def _lexicon(items: pd.DataFrame, rng: np.random.Generator) -> tuple[list[str], 
     names = {word for category in items["category"].unique() for word in words_of(category)}  # each is noticed
     ranked = sorted(counts, key=lambda word: (word not in names, -counts[word].total(), word))
     words = sorted(ranked[:LEXICON])
-    styles = {word: name for name, group in _STYLES.items() for word in group}
+    named = {"material": MATERIALS, "occasion": OCCASIONS, "cut": CUTS}
+    styles = {word: name for name, group in named.items() for word in group}
     groups = [styles.get(word) or min(counts[word], key=lambda c: (-counts[word][c], c)) for word in words]
-    centres = {group: _unit(rng.standard_normal(TEXT)) for group in sorted(set(groups))}
-    own = _unit(rng.standard_normal((len(words), TEXT)))
-    return words, np.round(_unit(np.stack([centres[group] for group in groups]) + own), 3)
-
-
-_STYLES = {"material": MATERIALS, "occasion": OCCASIONS, "cut": CUTS}
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)
+    centres = {group: unit(rng.standard_normal(TEXT)) for group in sorted(set(groups))}
+    own = unit(rng.standard_normal((len(words), TEXT)))
+    return words, np.round(unit(np.stack([centres[group] for group in groups]) + own), 3)

@@ -3,8 +3,6 @@
 Each shopper draws from a generator of their own, so that the first few are the same whoever else is simulated.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +29,6 @@ class People(NamedTuple):
     shares: np.ndarray  # (U, 3) of image, sound, text
 
 
-class Visits(NamedTuple):
-    """When and how one shopper buys, before it is known what."""
-
-    timestamps: np.ndarray  # (n,) int64 UTC s, rising
-    devices: np.ndarray  # (n,) str
-    luck: np.ndarray  # (n, 2) uniform draws: one for the cause, one for the item
-
-
 def people(count: int = SHOPPERS) -> People:
     """Taste in a modality = its share's root x the unit sum of an age group's, a region's and an own direction."""
     rng = np.random.default_rng([SEED, 0])
@@ -49,10 +39,10 @@ def people(count: int = SHOPPERS) -> People:
     tastes = np.zeros((SHOPPERS, DIMENSIONS))
     for modality, block in enumerate(BLOCKS.values()):
         size = block.stop - block.start
-        of_age = _unit(rng.standard_normal((len(AGE_EDGES) + 1, size)))[np.digitize(ages, AGE_EDGES)]
-        of_region = _unit(rng.standard_normal((len(REGIONS), size)))[regions]
-        own = _unit(rng.standard_normal((SHOPPERS, size)))
-        direction = _unit(of_age + of_region + own)
+        of_age = unit(rng.standard_normal((len(AGE_EDGES) + 1, size)))[np.digitize(ages, AGE_EDGES)]
+        of_region = unit(rng.standard_normal((len(REGIONS), size)))[regions]
+        own = unit(rng.standard_normal((SHOPPERS, size)))
+        direction = unit(of_age + of_region + own)
         tastes[:, block] = np.sqrt(np.maximum(shares[:, modality, None], 0)) * direction
     ids = [f"U{number + 1:04d}" for number in range(SHOPPERS)]
     users = pd.DataFrame({"user_id": ids, "age": ages, "region": [REGIONS[region] for region in regions]})
@@ -64,16 +54,19 @@ def request_pulls() -> dict[str, np.ndarray]:
     rng = np.random.default_rng([SEED, 1])
     pulls = {}
     for field, values in LEVELS.items():
-        rows = 0.25 * _unit(rng.standard_normal((len(values), DIMENSIONS)))
+        rows = 0.25 * unit(rng.standard_normal((len(values), DIMENSIONS)))
         for row, modality in enumerate(MAIN[field]):
             block = BLOCKS[modality]
-            rows[row, block] += _unit(rng.standard_normal(block.stop - block.start))
-        pulls[field] = np.round(_unit(rows), 4)
+            rows[row, block] += unit(rng.standard_normal(block.stop - block.start))
+        pulls[field] = np.round(unit(rows), 4)
     return pulls
 
 
-def visits(shopper: int) -> Visits:
-    """12 to 80 events (a heavy tail) in sittings over the year; day part, weekends and device by habit."""
+def visits(shopper: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """12 to 80 events (a heavy tail) in sittings over the year; day part, weekends and device by habit.
+
+    Rising UTC seconds (n,), names of devices (n,), and uniform draws (n, 2): one for the cause, one for the item.
+    """
     rng = np.random.default_rng([SEED, 2, shopper])
     count = int(np.clip(np.round(np.exp(3.3 + 0.55 * rng.standard_normal())), 12, 80))
     sittings: list[int] = []
@@ -93,7 +86,7 @@ def visits(shopper: int) -> Visits:
             now = max(start + gap, now + 20 + gap)
             timestamps.append(now)
             devices.append(used)
-    return Visits(np.array(timestamps), np.array(devices), rng.random((count, 2)))
+    return np.array(timestamps), np.array(devices), rng.random((count, 2))
 
 
 def simulate(tastes: np.ndarray, items: np.ndarray, requests: dict[str, np.ndarray]) -> tuple[pd.DataFrame, ...]:
@@ -103,7 +96,7 @@ def simulate(tastes: np.ndarray, items: np.ndarray, requests: dict[str, np.ndarr
     """
     market = Market(items, requests)
     plans = [visits(shopper) for shopper in range(len(tastes))]
-    counts = np.array([len(plan.timestamps) for plan in plans])
+    counts = np.array([len(plan[0]) for plan in plans])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     timestamps, devices, luck = (np.concatenate([plan[part] for plan in plans]) for part in range(3))
     values = levels(timestamps, devices)
@@ -124,7 +117,14 @@ def simulate(tastes: np.ndarray, items: np.ndarray, requests: dict[str, np.ndarr
                 modality[where] = _driver(items[item[where]], pull)
         bought[alive, item[rows]] = True
         recent[alive] = np.column_stack([recent[alive, 1:], item[rows]])
-    return _tables(np.repeat(np.arange(len(tastes)), counts), timestamps, devices, values, item, cause, modality)
+    user = np.repeat(np.arange(len(tastes)), counts)
+    events = pd.DataFrame({"user": user, "item": item, "timestamp": timestamps, "action": "buy", "device": devices})
+    events["season"] = np.array(LEVELS["season"])[values[:, 3]]
+    kinds = np.array([one.kind for one in CAUSES])[cause]
+    back = np.array([one.which if one.kind == "event" else 0 for one in CAUSES])[cause]
+    fields = np.array([one.which if one.kind == "request" else "" for one in CAUSES])[cause]
+    truth = pd.DataFrame({"cause": kinds, "cause_event": np.where(back > 0, np.arange(len(back)) - back, -1)})
+    return events, truth.assign(cause_field=fields, modality=np.array([*BLOCKS, ""])[modality])
 
 
 def _draw(chances: np.ndarray, luck: np.ndarray) -> np.ndarray:
@@ -139,17 +139,5 @@ def _driver(places: np.ndarray, pull: np.ndarray) -> np.ndarray:
     return np.round(np.stack(blocks, axis=1), 8).argmax(axis=1)
 
 
-def _tables(user, timestamps, devices, values, item, cause, modality) -> tuple[pd.DataFrame, ...]:
-    events = pd.DataFrame({"user": user, "item": item, "timestamp": timestamps, "action": "buy", "device": devices})
-    events["season"] = np.array(LEVELS["season"])[values[:, 3]]
-    kinds = np.array([one.kind for one in CAUSES])[cause]
-    back = np.array([one.which if one.kind == "event" else 0 for one in CAUSES])[cause]
-    fields = np.array([one.which if one.kind == "request" else "" for one in CAUSES])[cause]
-    truth = pd.DataFrame({"cause": kinds, "cause_event": np.where(back > 0, np.arange(len(back)) - back, -1)})
-    truth["cause_field"] = fields
-    truth["modality"] = np.array([*BLOCKS, ""])[modality]
-    return events, truth
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)

@@ -3,8 +3,6 @@
 About ten minutes on one core. Equal code, data and processor give equal weights, bit for bit.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import m6rec

@@ -1,7 +1,5 @@
 """Goods with text alone: nouns of WordNet 3.0 below furniture, tools, dishes and so on, with their real glosses."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -50,8 +48,9 @@ class Synset(NamedTuple):
 
 def goods(folder: Path) -> list[Good]:
     """All nouns that qualify, by title: their lemma's first sense, plain lower-case words, nothing refused."""
-    senses = dict(_senses(folder / "index.noun"))
-    synsets = dict(_synsets(folder / "data.noun"))
+    lines = [line.split() for line in _lines(folder / "index.noun")]
+    senses = {parts[0]: parts[-int(parts[2]) :] for parts in lines}  # the commonest first
+    synsets = dict(map(_synset, _lines(folder / "data.noun")))
     found: dict[str, Good] = {}
     for category, roots in ROOTS.items():
         todo = [senses[lemma][number - 1] for lemma, number in roots]
@@ -71,30 +70,22 @@ def goods(folder: Path) -> list[Good]:
 
 def _good(synset: Synset, category: str) -> Good | None:
     title = synset.lemmas[0].replace("_", " ")
-    clause = re.split(r"[;:(\"]", re.sub(r"\([^)]*\)", "", synset.gloss).strip())[0]
-    clause = " ".join(clause.split())
+    clause = " ".join(re.split(r"[;:(\"]", re.sub(r"\([^)]*\)", "", synset.gloss).strip())[0].split())
     if not re.fullmatch(r"[a-z]{3,}( [a-z]{2,}){0,2}", title) or not 25 <= len(clause) <= 120:
         return None
-    if REFUSED.search(title) or REFUSED.search(synset.gloss.lower()):
-        return None
-    return Good(title, clause, category)
+    refused = REFUSED.search(title) or REFUSED.search(synset.gloss.lower())
+    return None if refused else Good(title, clause, category)
 
 
-def _senses(path: Path):
-    """(lemma, offsets of its synsets, the commonest sense first) of each line that is no comment."""
-    for line in path.read_text(encoding="ascii").splitlines():
-        if not line.startswith(" "):
-            parts = line.split()
-            yield parts[0], parts[-int(parts[2]) :]
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="ascii").splitlines() if not line.startswith(" ")]  # no comments
 
 
-def _synsets(path: Path):
-    """(offset, Synset) of each line of a WordNet data file."""
-    for line in path.read_text(encoding="ascii").splitlines():
-        if not line.startswith(" "):
-            head, _, gloss = line.partition(" | ")
-            parts = head.split()
-            count = int(parts[3], 16)
-            pointers = parts[4 + 2 * count + 1 :]
-            below = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] == "~"]
-            yield parts[0], Synset(parts[4 : 4 + 2 * count : 2], below, gloss.strip())
+def _synset(line: str) -> tuple[str, Synset]:
+    """Its offset, and what the line of a WordNet data file says."""
+    head, _, gloss = line.partition(" | ")
+    parts = head.split()
+    count = int(parts[3], 16)
+    pointers = parts[4 + 2 * count + 1 :]
+    below = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] == "~"]
+    return parts[0], Synset(parts[4 : 4 + 2 * count : 2], below, gloss.strip())

@@ -10,8 +10,6 @@ It has **not been run on a GPU yet**: it was written without one. tests/test_cud
 - peak memory: what PyTorch allocated on the GPU at most in those steps, weights and optimiser included.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import subprocess

@@ -8,8 +8,6 @@
 was interrupted goes on where it was.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import json
@@ -120,13 +118,9 @@ def read_all(folder: Path, but: str = "") -> dict[str, dict[str, Any]]:
 
 def due(folder: Path) -> list[Path]:
     """The notebooks whose committed results are missing, of several runs, or of other code than today's."""
-    origins = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
-
-    def fresh(path: Path) -> bool:
-        run = origins.get(path.stem, {"only": True})
-        return not run.get("only") and run["code_hash"] == code_hash(path)
-
-    return [path for path in find(folder) if not fresh(path)]
+    runs = {stem: result["run"] for stem, result in read_all(folder / "results").items()}
+    whole = {stem: run["code_hash"] for stem, run in runs.items() if not run.get("only")}
+    return [path for path in find(folder) if whole.get(path.stem) != code_hash(path)]
 
 
 def page(folder: Path) -> str:
@@ -145,18 +139,8 @@ def page(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_page(folder: Path) -> Path:
-    """Write results/README.md, and results/readme.png: the output of the first cell that is tagged "readme"."""
-    path = folder / "results" / "README.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(page(folder), encoding="utf-8")
-    if shown := picture(folder):
-        path.with_name("readme.png").write_bytes(shown)
-    return path
-
-
 def picture(folder: Path) -> bytes | None:
-    """The PNG that the README shows."""
+    """The PNG that the README shows: the output of the first cell that is tagged "readme"."""
     cells = [cell for path in find(folder) for cell in read(path).cells if "readme" in cell.metadata.get("tags", ())]
     images = [output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs]
     return next((base64.b64decode(image) for image in images if image), None)
@@ -171,16 +155,19 @@ def main() -> int:
     asked, ok = parser.parse_args(), True
     try:
         if asked.only and not asked.names:
-            raise InputError(
-                f"--only {asked.only} needs the notebook that measures it: name it, such as 08_evaluation."
-            )
+            raise InputError(f"--only {asked.only} needs the notebook that measures it, such as 08_evaluation.")
         if asked.full:
             for path in find(HERE, asked.names) if asked.names else due(HERE):
                 print(done := measure(path, only=asked.only), flush=True)
                 ok &= done.ok
         elif not asked.page:
             ok = all(execution.ok for execution in refresh(find(HERE, asked.names)))
-        print(f"{write_page(HERE)} is written")
+        path = HERE / "results" / "README.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(page(HERE), encoding="utf-8")
+        if shown := picture(HERE):
+            path.with_name("readme.png").write_bytes(shown)
+        print(f"{path} is written")
     except InputError as error:
         print(f"refresh: {error}", file=sys.stderr)
         return 2

@@ -13,8 +13,6 @@ or, without uv, by a venv of the script's own and pip 26 or newer, which reads t
 what training cost. In the peers' environments this needs nothing but numpy.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

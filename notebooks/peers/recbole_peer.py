@@ -11,8 +11,6 @@ The split is handed over as RecBole's benchmark files, so that it trains on exac
 models get what RecBole's own augmentation makes of them: every training event with the 50 items before it.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 import exchange

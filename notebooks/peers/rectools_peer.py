@@ -6,8 +6,6 @@
 # ///
 """RecTools' SASRec at its own settings (softmax loss), for forty epochs: see exchange.py for how to run it."""
 
-from __future__ import annotations
-
 import warnings
 
 import exchange
@@ -31,8 +29,12 @@ def main() -> None:
     seed_everything(task.seed, verbose=False)
     train, past = _dataset(task, task.rows("train")), _histories(task, "valid")
     epochs = exchange.Epochs(task.cap, lambda: model.torch_model.state_dict())
-    model = SASRecModel(epochs=EPOCHS, lightning_module_type=_module(epochs))
 
+    class Clocked(TransformerLightningModule):
+        def on_train_batch_start(self, *_) -> int | None:
+            return -1 if epochs.over else None  # skips the rest of an epoch when the time is up
+
+    model = SASRecModel(epochs=EPOCHS, lightning_module_type=Clocked)
     stopped = "all epochs"
     try:
         for _ in range(EPOCHS):
@@ -48,26 +50,15 @@ def main() -> None:
 
     rows, past = task.rows("test"), _histories(task, "test")
     scores = np.full((len(rows), task.items), -np.inf, np.float32)  # where it does not know an item
-    place = np.full(task.user.max() + 1, -1)
-    place[task.user[rows]] = np.arange(len(rows))
     known = len(model.data_preparator.get_known_item_ids())
     chunk = max(1, ROWS // known)
     for start in range(0, len(rows), chunk):
         table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
-        scores[place[table[Columns.User]], table[Columns.Item]] = table[Columns.Score]
+        place = np.searchsorted(task.user[rows], table[Columns.User])
+        scores[place, table[Columns.Item]] = table[Columns.Score]
     parameters = sum(p.numel() for p in model.torch_model.parameters())
     log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
     exchange.write(task.folder, "rectools_sasrec", scores, **log)
-
-
-def _module(epochs: exchange.Epochs) -> type[TransformerLightningModule]:
-    """RecTools' module, which skips the rest of an epoch when the time is up."""
-
-    class Clocked(TransformerLightningModule):
-        def on_train_batch_start(self, *_) -> int | None:
-            return -1 if epochs.over else None
-
-    return Clocked
 
 
 def _dataset(task: exchange.Task, rows: np.ndarray) -> Dataset:

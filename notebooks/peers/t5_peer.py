@@ -9,8 +9,6 @@ reads one token, the least work that it can have, so that what is timed is the c
 lists a second by the number of lists decoded at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -40,30 +38,15 @@ def main() -> None:
     leaves = np.arange(items) * codes**task.digits // items
     digits = np.stack(np.unravel_index(leaves, (codes,) * task.digits), 1) + FIRST + codes * np.arange(task.digits)
     paths = set(map(tuple, digits.tolist()))
-    model = _model(FIRST + codes * task.digits, task)
+    sizes = {"d_model": task.width, "d_kv": task.width // task.heads, "d_ff": 4 * task.width, "num_heads": task.heads}
+    sizes |= {"vocab_size": FIRST + codes * task.digits, "num_layers": task.layers, "num_decoder_layers": task.layers}
+    special = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
+    model = T5ForConditionalGeneration(T5Config(**sizes, **special)).eval()
     rates = {batch: _rate(model, paths, batch, task) for batch in (1, 16, 64, 256)}
     exchange.write(task.folder, "t5", rates=rates, parameters=sum(p.numel() for p in model.parameters()))
 
 
-def _model(vocabulary: int, task: argparse.Namespace) -> T5ForConditionalGeneration:
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=task.width,
-        d_kv=task.width // task.heads,
-        d_ff=4 * task.width,
-        num_layers=task.layers,
-        num_decoder_layers=task.layers,
-        num_heads=task.heads,
-        pad_token_id=PAD,
-        eos_token_id=END,
-        decoder_start_token_id=PAD,
-    )
-    return T5ForConditionalGeneration(config).eval()
-
-
-def _rate(
-    model: T5ForConditionalGeneration, paths: set[tuple[int, ...]], batch: int, task: argparse.Namespace
-) -> float:
+def _rate(model: T5ForConditionalGeneration, paths: set[tuple], batch: int, task: argparse.Namespace) -> float:
     """Lists a second: the fastest of several calls of `generate`, the first of which does not count."""
     trie: dict[tuple[int, ...], set[int]] = {}
     for path in paths:

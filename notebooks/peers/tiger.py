@@ -9,11 +9,11 @@ It needs m6rec alone, and writes what 08_evaluation ranks at full scale, as the 
 """
 
 import copy
-import json
 import sys
 from dataclasses import dataclass
 from typing import Self
 
+import exchange
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -114,10 +114,9 @@ def main(name: str) -> None:
     model = Tiger(Config.preset("small", pretrain_epochs=100, patience=6)).fit(data, split)
     folder.mkdir(parents=True, exist_ok=True)
     parts = (model.scores(data.targets(rows)).cpu() for rows in np.array_split(split.test, len(split.test) // 200 + 1))
-    np.save(folder / "tiger.npy", torch.cat(list(parts)).numpy())
     curve = [(row.seconds, row.validation) for row in model.log if row.validation is not None]
     log = {"seconds": model.log[-1].seconds, "parameters": model.parameters, "curve": curve}
-    (folder / "tiger.json").write_text(json.dumps(log))
+    exchange.write(folder, "tiger", torch.cat(list(parts)).numpy(), **log)
 
 
 if __name__ == "__main__":
