@@ -14,7 +14,8 @@ endif
 SUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 STAMP := .venv/installed-$(SUM)
 TESTED := .venv/tested-$(SUM)
-INSTALL = $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e
+# --no-compile: Python compiles a module when it is first imported, and most never are.
+INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint lab class results page notebooks weights cuda

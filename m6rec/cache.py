@@ -89,9 +89,5 @@ def _read(source: str) -> tuple[str, list[str]]:
             above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
             names += [above + one.name for one in node.names]
         elif isinstance(body := getattr(node, "body", None), list):
-            node.body = [line for line in body if not _is_prose(line)]
+            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     return ast.unparse(tree), names
-
-
-def _is_prose(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)

@@ -306,9 +306,10 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # a model without a setting had none of it
-            values["config"].pop("compile", None)  # was a setting
-            config = Config(**{**older, **values["config"], "device": device})
+            older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # where a config does not name them
+            settings = {**older, **values["config"], "device": device}
+            settings.pop("compile", None)  # decided nothing that is computed
+            config = Config(**settings)
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
@@ -319,7 +320,7 @@ class M6Rec:
             )
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
-            model.network.load_state_dict(weights)
+            model.network.load_state_dict({k.replace("items.bag.mlp.", "items.bag."): w for k, w in weights.items()})
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
         model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}

@@ -137,6 +137,14 @@ def test_a_file_that_was_damaged_in_the_cache_is_never_read_but_fetched_anew(web
         d.load("tiny")
 
 
+def test_a_cache_that_cannot_be_made_is_told(tiny, tmp_path, monkeypatch):
+    tiny(closed_port())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"tiny cannot be made .*set M6REC_HOME to a folder of your own"):
+        d.load("tiny")
+
+
 def test_the_mirror_saves_the_way_and_is_checked_like_any_other(cache, tiny, tmp_path, monkeypatch):
     tiny(closed_port())
     monkeypatch.setenv("M6REC_MIRROR", str(tmp_path))

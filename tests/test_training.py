@@ -8,12 +8,13 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from fixtures import CONFIG, small_data, small_model
 
-from m6rec import InputError, M6Rec, evaluate
+from m6rec import Dataset, InputError, M6Rec, evaluate
 from m6rec.data.context import Context
 from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
 from m6rec.evaluate.ranking import _replaced
@@ -153,6 +154,15 @@ def test_items_start_where_their_company_stands():
     other = _replaced(data, ~split.train, ~split.train, seed=1)
     np.testing.assert_array_equal(spectral(other, split, 16), vectors)
     assert spectral(data, split, 40).shape == (30, 40), "more channels than items"
+
+
+def test_the_start_is_the_same_each_time_where_all_company_is_alike():
+    pairs = [(user, item, item) for user in range(10) for item in (2 * user, 2 * user + 1) * 3]
+    events = pd.DataFrame(pairs, columns=["user_id", "item_id", "value"]).assign(timestamp=range(60))
+    items = pd.DataFrame({"item_id": range(20), "title": [f"Film {i}" for i in range(20)]})
+    data = Dataset.from_frames(items, pd.DataFrame({"user_id": range(10)}), events, name="pairs")
+    first, *others = (spectral(data, data.split(), 16) for _ in range(3))
+    assert all(np.array_equal(first, other) for other in others)
 
 
 def test_an_untrained_network_ranks_as_its_start_does():
@@ -328,6 +338,21 @@ def test_a_checkpoint_of_another_version_or_device_says_so_or_just_works(trained
     (folder / "config.json").write_text(json.dumps({**values, "config": older}))
     config = M6Rec.from_pretrained(folder, trained.data).config
     assert [getattr(config, name) for name in new] == [0, 0, 0]
+
+
+def test_a_model_older_than_a_setting_loads_as_it_was_trained(tmp_path):
+    old = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}
+    model = small_model(local_layers=0, **old)
+    folder = model.save_pretrained(tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in values["config"].items() if name not in old} | {"compile": False}
+    (folder / "config.json").write_text(json.dumps({**values, "config": config, "sha256": fit._sha256(folder)}))
+    loaded, targets = M6Rec.from_pretrained(folder, model.data), model.data.targets(model.split.test)
+    assert loaded.config == model.config and torch.equal(loaded.scores(targets), model.scores(targets))
+    bag = {name.replace("items.bag.", "items.bag.mlp."): w for name, w in weights(model).items()}
+    fit._save_tensors(bag, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**values, "config": config, "sha256": fit._sha256(folder)}))
+    assert same(weights(M6Rec.from_pretrained(folder, model.data)), weights(model))
 
 
 def test_damaged_foreign_and_missing_checkpoints_are_refused_in_a_sentence(trained, tmp_path):

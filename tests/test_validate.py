@@ -227,14 +227,26 @@ def test_media_are_found_in_a_zip_in_their_subfolder_or_beside_the_tables(tmp_pa
                 archive.writestr("mug.png", MUG)
                 archive.writestr("hum.wav", HUM)
         else:
-            if place == "media":
-                (folder / "media").mkdir()
+            (folder / "media").mkdir()  # there in both cases: the place that holds the files is taken
             (folder / place / "mug.png").write_bytes(MUG)
             (folder / place / "hum.wav").write_bytes(HUM)
         data = d.Dataset.from_folder(folder)
         prints.add(data.fingerprint)
         assert data.modalities == ("text", "image", "sound")
     assert len(prints) == 1
+    parts = with_media()
+    parts["items"]["image"] = "media/" + parts["items"]["image"]
+    folder = written(tmp_path / "shop", "csv", parts)
+    (folder / "media").mkdir()
+    (folder / "media" / "mug.png").write_bytes(MUG)
+    assert d.Dataset.from_folder(folder).media.path == folder
+
+
+def test_a_folder_without_media_is_the_same_as_its_frames(tmp_path):
+    folder = written(tmp_path / "shop", "csv", frames())
+    (folder / "media.zip").write_bytes(b"torn")  # never opened
+    data = d.Dataset.from_folder(folder, name="frames")
+    assert data.media is None and data.fingerprint == d.Dataset.from_frames(**frames()).fingerprint
 
 
 def test_ids_keep_their_zeros(tmp_path):

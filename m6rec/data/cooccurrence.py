@@ -66,7 +66,7 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
     counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
     if counts.nnz:
         rank = min(width, data.n_items - 1)
-        size, ways = sp.linalg.eigsh(counts, rank, which="LA", v0=np.ones(data.n_items))  # ascending
+        size, ways = sp.linalg.eigsh(counts, rank, which="LA", v0=np.ones(data.n_items), rng=0)  # ascending
         vectors[:, :rank] = (ways * np.sqrt(size.clip(min=0)))[:, ::-1]
     return vectors / max(vectors.std(), 1e-12)
 

@@ -57,7 +57,7 @@ class Titles:
         self.spelt: dict[str, list[int]] = defaultdict(list)
         for code, title in enumerate(self.titles):
             full = _plain(title)
-            bare = YEAR.sub("", full)
+            bare = YEAR.sub("", full).strip()
             for spelling in {full, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
                 self.spelt[spelling].append(code)
 
@@ -123,7 +123,7 @@ class Dataset:
     ) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
-        The names of images and sounds are relative to media.zip, or else to media/, or else to the folder.
+        Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are.
         """
         report = Report()
         tables = schema.read_folder(folder, report)
@@ -293,8 +293,8 @@ class Dataset:
 
     def only(self, events: np.ndarray) -> "Dataset":
         """The same codes with these events (E,) bool alone. InputError if none is left."""
-        if not events.any():
-            raise InputError(f"{self.name} has no events then; leave at least one in.")
+        if events.shape != (self.n_events,) or not events.any():
+            raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
         return self._with(events=self.events[events])
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":
@@ -311,7 +311,8 @@ class Dataset:
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
-                    digest.update(json.dumps([None if pd.isna(v) else str(v) for v in column]).encode())
+                    cells = zip(column, column.isna(), strict=True)  # a cell may be a list
+                    digest.update(json.dumps([None if gone else str(cell) for cell, gone in cells]).encode())
         if self.media:
             names = (name for modality in FILE_MODALITIES for name in self._files(modality))
             digest.update(self.media.fingerprint(names).encode())

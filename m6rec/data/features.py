@@ -1,6 +1,7 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
+import os
 import re
 import stat
 import warnings
@@ -76,6 +77,11 @@ class Media:
         if path.exists() and not path.is_file():  # a pipe would block for ever
             raise InputError("is no file; give the file's name.")
         return path.open("rb")
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file; it is not read."""
+        name = str(PurePosixPath(name))
+        return os.path.isfile(self.path / name) if self._archive is None else name in self._archive.NameToInfo
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""

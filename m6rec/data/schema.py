@@ -26,7 +26,7 @@ class Frames(NamedTuple):
     items: pd.DataFrame | None
     users: pd.DataFrame | None
     interactions: pd.DataFrame | None
-    media: Media | Path | None = None  # of the items' `image` and `sound`
+    media: Media | None = None  # of the items' `image` and `sound`
 
 
 class Report:
@@ -65,8 +65,11 @@ def read_folder(folder: str | Path, report: Report) -> Frames:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
-    media = next(place for place in (folder / "media.zip", folder / "media", folder) if place.exists())
-    return Frames(*(_read_table(folder, table, report) for table in TABLES), Media.open(media))
+    items, *others = (_read_table(folder, table, report) for table in TABLES)
+    names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
+    places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
+    media = max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
+    return Frames(items, *others, media)
 
 
 def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None:
@@ -90,7 +93,7 @@ def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None
         raise InputError(f"{file} is empty; give it a header and rows.") from None
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        fix = "put texts with commas in quotes, and close every quote"
+        fix = "put texts with commas in quotes, and close every quote" if file.endswith(".csv") else "save it again"
         raise InputError(f"{file} cannot be read ({reason}); {fix}.") from None
     for name in frame.columns.intersection(IDS):
         if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():

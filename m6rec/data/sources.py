@@ -171,6 +171,10 @@ def photographs(part: str = "train", source: str = "fashion-mnist") -> Photograp
 def files(name: str) -> Path:
     """The folder of a source's files, checked, by the first route that has them all; InputError if none does."""
     source, folder, problems = SOURCES[name], home() / "data" / name, []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     for route in sorted(source.routes, key=lambda route: not all((folder / file).exists() for file in route.files)):
         try:
             for file in route.files:

@@ -6,7 +6,7 @@ A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold i
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ def evaluate(
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
         "novelty": novelty(lists, training),
-        "diversity": diversity(lists, normalize(_bag(data.items["text"].map(words)))),
+        "diversity": diversity(lists, normalize(_texts(data))),
         "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
     }
     per_user = pd.DataFrame(columns)
@@ -251,8 +251,14 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 def categories(data: Dataset) -> sp.csr_array:
     """(N, categories) shares of `genres` or `category`, else of words; rows sum to 1."""
     column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
-    names = data.items[column]
-    return normalize(_bag(names.map(words) if column == "text" else names.str.lower().str.findall(r"[^\s|,]+")), "l1")
+    if column == "text":
+        return normalize(_texts(data), "l1")
+    return normalize(_bag(data.items[column].str.lower().str.findall(r"[^\s|,]+")), "l1")
+
+
+@lru_cache(2)  # validation needs it after every epoch
+def _texts(data: Dataset) -> sp.csr_array:
+    return _bag(data.items["text"].map(words))
 
 
 def _bag(words: pd.Series) -> sp.csr_array:

@@ -238,13 +238,11 @@ class ContextFusion(nn.Module):
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
         last = self.joint[-1].prefill(run.states, positions)  # nobody needs this stream's last output
-        present = torch.cat((profiled, happened), 1)
-        return History([*run.caches, last], self._recent(torch.cat((start, events), 1)), present, run.weights)
-
-    def _recent(self, events: Tensor) -> Tensor:
-        at = torch.arange(events.shape[1], device=events.device)
+        events, present = torch.cat((start, events), 1), torch.cat((profiled, happened), 1)
+        at = torch.arange(events.shape[1], device=x.device)
         share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
-        return share / share.sum(1, keepdim=True) @ events
+        recent = (share / share.sum(1, keepdim=True) @ events).to(events.dtype)  # a product may be in bf16
+        return History([*run.caches, last], recent, present, run.weights)
 
     def answer(self, history: History, context: Context, *, weights: bool = False) -> Fused:
         """The target stream."""

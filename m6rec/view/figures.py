@@ -118,9 +118,9 @@ def drawable(text: object, length: int = 160) -> str:
     return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
 
 
-def named(code: str, length: int = 40) -> str:
+def named(code: str) -> str:
     """Underscores become spaces."""
-    return drawable(code.replace("_", " "), length)
+    return drawable(code.replace("_", " "), 40)
 
 
 @lru_cache
