@@ -274,7 +274,16 @@ def test_other_formats_are_read_too(form):
         (MUG, r"is no sound that can be read \(Format not recognised\); save it as WAV"),
         (b"", "is no sound that can be read"),
     ],
-    ids=["empty", "silent", "nan", "loud", "500 Hz", "cut", "picture", "nothing"],  # not of the bytes: some hold the time
+    ids=[
+        "empty",
+        "silent",
+        "nan",
+        "loud",
+        "500 Hz",
+        "cut",
+        "picture",
+        "nothing",
+    ],  # not of the bytes: some hold the time
 )
 def test_a_recording_that_says_nothing_is_refused(raw, message):
     with pytest.raises(InputError, match=message):
