@@ -381,6 +381,13 @@ def test_a_trained_model_is_kept_by_config_and_data(tmp_path, monkeypatch):
     assert len(list((tmp_path / "models").iterdir())) == 6
 
 
+def test_what_is_kept_takes_no_folder_of_the_callers(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
+    with pytest.raises(InputError, match="leave folder, resume out"):
+        small_model().pretrain(keep=True, folder=tmp_path / "own", resume=True)
+    assert not (tmp_path / "home" / "models").exists()
+
+
 def test_the_last_bits_of_a_tree_train_nothing_anew(tmp_path, monkeypatch):
     """They follow the number of threads that encode the items."""
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))

@@ -63,10 +63,12 @@ def fit(
     keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
     an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
     Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
-    called with each `Epoch`. `InputError` for a loss that is not finite.
+    called with each `Epoch`. `InputError` for these beside keep, and for a loss that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
+    if options:
+        raise InputError(f"keep=True has a folder of its own and goes on by itself: leave {', '.join(options)} out.")
     known = key(config.fingerprint, start or version(network), stage.epochs, *parts, code=(stage.losses, *code))
     path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
