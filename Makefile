@@ -28,7 +28,7 @@ run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations,
 	@$(PY) -m m6rec run $(NB) $(ARGS)
 
 test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(TESTED) ## ruff, on the package, the tests and the notebooks
 	@$(PY) -m ruff check .

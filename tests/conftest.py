@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,17 +23,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first."""
+    """Long files first. A worker takes a whole file, but single notebooks of test_outputs.py."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    for item in items:
+        group = item.name if item.path.name == FIRST[0] else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
-def fresh_home(tmp_path_factory) -> Path:
-    """An M6REC_HOME without checkpoints, so that everything is trained anew; raw data is downloaded only once."""
+def fresh_home(tmp_path_factory, worker_id) -> Path:
+    """An M6REC_HOME without checkpoints, so that everything is trained anew, by one worker for all; raw data is
+    downloaded only once."""
     data = home() / "data"
     data.mkdir(parents=True, exist_ok=True)
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "data").symlink_to(data, target_is_directory=True)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "home"
+    folder.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        (folder / "data").symlink_to(data, target_is_directory=True)
     return folder
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-PATHS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+from m6rec.runs.execute import apart
+
+PATHS = apart(sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb")))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

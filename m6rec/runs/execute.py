@@ -238,13 +238,18 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
     return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
 
 
+def apart(paths: Sequence[Path]) -> list[Path]:
+    """Long ones first, which are the last; neighbours, which train the same model, not side by side."""
+    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
+
+
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
 
     With a thread each, two compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    calls = ((path, folder / path.name, parameters, None, threads) for path in reversed(paths))  # the last take longest
+    calls = ((path, folder / path.name, parameters, None, threads) for path in apart(paths))
     return side_by_side(execute, calls, jobs)
 
 
