@@ -363,15 +363,6 @@ class Interpolation(NamedTuple):
         return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
 
 
-class Ensemble(NamedTuple):
-    """The models' mean log-probability."""
-
-    models: Sequence[Any]
-
-    def scores(self, users: Targets) -> Tensor:
-        return torch.stack([_scores(model, users).log_softmax(-1) for model in self.models]).mean(0)
-
-
 class CachedScorer:
     def __init__(self, model: Any):
         self.model, self._scores = model, {}

@@ -5,10 +5,9 @@ import itertools
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -159,12 +158,24 @@ def execute(
     return Execution(out, time.perf_counter() - start, error)
 
 
-def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
-    """Yields run(*arguments) for `calls` in processes, `jobs` at a time, as they end."""
+def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
+    """Yields execute(*call) in processes, `jobs` at a time, as they end."""
     try:
-        yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
+        run = Parallel(jobs, return_as="generator_unordered", batch_size=1)
+        yield from run(delayed(execute)(*one) for one in calls)
     finally:
         get_reusable_executor().shutdown()  # a later call has its own environment
+
+
+def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
+    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
+
+    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
+    """
+    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
+    # Long ones first, which are the last; neighbours, which train the same model, not side by side.
+    ordered = [*paths[::-2], *paths[len(paths) % 2 :: 2]]
+    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in ordered], jobs)
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
@@ -195,31 +206,24 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         "threads": origin["threads"] if len(paths) == 1 else 1,
         "code_hash": code,
         "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
-        "seed": {**defaults(paths[0]), **typed}.get("seed"),
         "parameters": typed,
     }
     write_json(folder / "metrics.json", metrics)
-    report(folder, done, source=paths[0].parent.absolute())
+    report(folder, done)
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
+def report(folder: Path, executions: Sequence[Execution]) -> Path:
     """Write a page for each executed notebook, and index.html, which is returned.
 
-    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold
-    markup.
+    The pages forbid scripts and the network, since titles may hold markup.
     """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
-    stems, index = [execution.path.stem for execution in executions], ""
-
-    def link(found: re.Match) -> str:
-        stem = found[1].removesuffix(".ipynb")
-        place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
-        return f'href="{place}'
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    index = "<h1>The executed notebooks</h1>"
 
     def write(stem: str, title: str, body: str, css: str = "") -> Path:
         (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
@@ -230,39 +234,22 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
         if done.path.exists():
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
-            body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
-            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
+            body, made = exporter.from_notebook_node(notebook)
+            body = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', body)
             write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
         index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
     index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
-    return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
-
-
-def apart(paths: Sequence[Path]) -> list[Path]:
-    """Long ones first, which are the last; neighbours, which train the same model, not side by side."""
-    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
-
-
-def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
-
-    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
-    """
-    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    calls = ((path, folder / path.name, parameters, None, threads) for path in apart(paths))
-    return side_by_side(execute, calls, jobs)
+    return write("index", "m6rec: the executed notebooks", index)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
     """Folder -> parameters of every combination of {"width": "32,64", "seed": "0,1"}. InputError if they do not fit."""
-    choices = {}
+    choices, runs = {}, {}
     for name, text in grid.items():
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
         if "" in values:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
-        typed = [check_parameters(notebook, {name: value})[name] for value in values]
-        choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    out, runs = out / code_hash(notebook), {}
+        choices[name] = [check_parameters(notebook, {name: value})[name] for value in values]
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
         name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
@@ -280,37 +267,30 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    runs = plan(notebook, grid, out)
+    code, own = code_hash(notebook), defaults(notebook)
+    origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
+    runs = plan(notebook, grid, out / code)
     ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
-    todo = [(notebook, *run, max(1, cpu_count() // jobs)) for run in runs.items() if run[0] not in ends]
+    todo = [folder for folder in runs if folder not in ends]
     print(f"{len(todo)} of {len(runs)} runs are to be done")
+    threads = max(1, cpu_count() // jobs)
     try:
-        for folder, error in side_by_side(_run, todo, jobs):
-            ends[folder] = error or "finished"
+        for done in side_by_side([(notebook, f / notebook.name, runs[f], None, threads) for f in todo], jobs):
+            folder = done.path.parent
+            ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
+            if code_hash(notebook) != code:
+                ends[folder] = "the code has changed since the sweep began: sweep again"
+            elif done.ok:
+                row = {**own, **runs[folder]}
+                row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in row.items()}
+                for name, figure in done.figures.items():
+                    row |= {name: figure.value, f"{name}.low": figure.low, f"{name}.high": figure.high}
+                write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
     finally:
-        finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
-        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in finished]:
+        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
             # "width=64" and the default of 64 are one run.
-            table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+            table = pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own])
             with whole(out / "results.csv") as new:
-                table.to_csv(new, index=False)
+                table.dropna(axis="columns", how="all").to_csv(new, index=False)
     return ends
-
-
-def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    if (code := code_hash(notebook)) != folder.parent.name:
-        return folder, "the code has changed since the sweep began: sweep again"
-    shutil.rmtree(folder, ignore_errors=True)
-    origin = environment()
-    done = execute(notebook, folder / notebook.name, given, threads=threads)
-    if not done.ok:
-        return folder, f"{done.error} (see {done.log})"
-    values = {**defaults(notebook), **given}.items()
-    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in values}
-    for name, figure in done.figures.items():
-        row[name] = figure.value
-        row |= {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
-    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
-    write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
-    return folder, ""
