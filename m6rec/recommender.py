@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -64,52 +65,41 @@ class M6Rec:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
-        self._codes: dict[str, EventCodes] = {}
         self._items: Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn an item's missing text and patches, and the next event of every prefix; then grow the tree.
 
-        options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
-        Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        options: of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            folder = options.get("folder") and Path(options["folder"])
-            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
-            self._train(self._items_stage(), {**options, **beside})
+            self._train(self._items_stage(), {"keep": options.get("keep", False)})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
         vectors, digits = self.item_vectors(), self.network.digits
         digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
         return rows
 
-    def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
+    def fine_tune(self, **options: object) -> list[Epoch]:
         """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2."""
-        if task != "next":
-            raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
-        epochs = self.config.finetune_epochs
-        stage = self.stage("fine_tune", epochs, losses.finetuning, "generated")
+        stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
         return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        sizes = {"length": config.history, "batch": config.batch}
+        batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        return Stage(
-            name,
-            epochs,
-            lambda rng: contexts.training_batches(data, split, self.codes, **sizes, rng=rng),
-            lambda network, batch, rng: loss(network, batch, config, content, near, rng),
-            validate,
-            losses.loss_weights(config),
-        )
+        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
+            return loss(network, batch, config, content, near, rng)
+
+        return Stage(name, epochs, lambda rng: batches(rng=rng), teach, validate, losses.loss_weights(config))
 
     def _spectral(self) -> Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
@@ -119,10 +109,8 @@ class M6Rec:
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
         if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
-            raise InputError(
-                "item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0, "
-                "or spectral > 0 without ID embeddings."
-            )
+            taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
+            raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
         def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
             return losses.item_content(network, content, config, rng, start)
@@ -263,7 +251,7 @@ class M6Rec:
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media.open(media))
         model = copy.copy(self)
-        model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
+        model.data, model.features, model._items = data, self.features.join(content), None
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
@@ -273,9 +261,7 @@ class M6Rec:
 
     def codes_of(self, data: Dataset) -> EventCodes:
         """A data set's events as codes of this catalogue."""
-        if data.fingerprint not in self._codes:
-            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
-        return self._codes[data.fingerprint]
+        return contexts.encode_events(data, self.fields)
 
     @property
     def codes(self) -> EventCodes:
@@ -306,10 +292,7 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # where a config does not name them
-            settings = {**older, **values["config"], "device": device}
-            settings.pop("compile", None)  # decided nothing that is computed
-            config = Config(**settings)
+            config = Config(**{**values["config"], "device": device})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
@@ -320,7 +303,7 @@ class M6Rec:
             )
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
-            model.network.load_state_dict({k.replace("items.bag.mlp.", "items.bag."): w for k, w in weights.items()})
+            model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
         model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}

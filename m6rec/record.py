@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +53,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     """Record one figure under a name of its own, and return it.
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
-    value: one number, which has no interval, or one a seed. over: an array of the same shape; the figure is then
+    value: one number, which has no interval, or one a seed. over: an array of the same users; the figure is then
     mean(per_user) / mean(over), and both meet the same resampled users. split: by default "test" with per_user.
     InputError for a recorded name, for both or neither of per_user and value, for NaN.
     """
@@ -61,8 +62,6 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
     given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
-    if over is not None and np.atleast_1d(over).shape != given.shape:
-        raise InputError(f"{name}: over has the shape {np.shape(over)}, and what it divides {given.shape}: pair them.")
     if per_user is None and given.ndim > 1:
         raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
@@ -98,32 +97,30 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def short(number: float | None) -> str:
-    """Four significant digits, whole numbers whole, a dash for none."""
+    """Four significant digits, but all left of the point: 12101 stays, .123456 is .1235; a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
-    return f"{number:.0f}" if float(number).is_integer() else f"{number:.{_places(number)}f}"
-
-
-def rounded(number: float) -> float:
-    """To four significant digits, but all digits left of the point: 12101 stays, .123456 is .1235."""
-    return round(number, _places(number))
-
-
-def _places(number: float) -> int:
-    return max(0, 3 - math.floor(math.log10(abs(number)))) if number else 0
+    places = 3 - math.floor(math.log10(abs(number))) if number % 1 else 0
+    return f"{number:.{max(0, places)}f}"
 
 
 def environment() -> dict[str, Any]:
-    """What a figure came from; dirty: uncommitted changes in the code."""
-    commit, dirty = _commit()
-    versions = {"python": platform.python_version()}
-    for package in VERSIONED:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    """What a figure came from. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
+    clone = PACKAGE.parent
+
+    def git(*words: str) -> str | None:
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(clone), *words]
+            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+    # A wheel inside somebody's clone does not take their commit.
+    ours = git("rev-parse", "--show-toplevel") == str(clone)
+    changed = ours and git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
+    installed = {package.name: package.version for package in importlib.metadata.distributions()}
     return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": versions,
+        "commit": git("rev-parse", "--verify", "HEAD") if ours else None,
+        "dirty": bool(changed) if ours else None,
+        "versions": {"python": platform.python_version(), **{p: installed[p] for p in VERSIONED if p in installed}},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": cpu_count(),
@@ -137,25 +134,8 @@ def code_hash(notebook: str | Path) -> str:
     InputError for what is no notebook, or no Python.
     """
     try:
-        cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-        own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
-        lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
-        return code_key(skip=(), source="\n".join(lines))
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        return code_key(skip=(), source=re.sub(r"(?m)^[%!].*", "", code))
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f"{notebook} cannot be read as a notebook in Python ({error}).") from None
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """The clone's commit and whether its code differs from it; None outside a clone of m6rec."""
-    clone = PACKAGE.parent
-
-    def git(*words: str) -> str | None:
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "-C", str(clone), *words]
-            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-
-    # A wheel inside somebody's clone does not take their commit.
-    if git("rev-parse", "--show-toplevel") != str(clone):
-        return None, None
-    changed = git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
-    return git("rev-parse", "--verify", "HEAD"), bool(changed)

@@ -286,11 +286,11 @@ def test_a_model_is_saved_over_an_older_one_and_nothing_beside_it_goes(trained, 
     assert mode == (tmp_path / "plain").stat().st_mode  # a colleague can read it
 
 
-def test_the_items_own_training_is_kept_under_the_name_that_was_given(tmp_path):
+def test_with_a_training_of_the_items_first_nothing_is_written_but_the_named_folder(tmp_path):
     (tmp_path / "items").mkdir()
     (tmp_path / "items" / "photo.png").write_text("x")
     small_model(item_epochs=1, pretrain_epochs=1).pretrain(folder=tmp_path / "run")
-    assert sorted(os.listdir(tmp_path)) == ["items", "run", "run-items"]
+    assert sorted(os.listdir(tmp_path)) == ["items", "run"]
     assert os.listdir(tmp_path / "items") == ["photo.png"]
 
 
