@@ -49,28 +49,28 @@ class M6Rec:
         fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
     ):  # fmt: skip
         """fitted: the fields and tokenizer of a saved model."""
-        self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
+        config = config or Config.preset(preset, **changes)
+        self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.fields, self.tokenizer = fitted or (
-            Fields.fit(data, self.split, self.config),
-            Tokenizer.fit(data.items["text"].iloc[trained], self.config.vocabulary, SPECIAL),
+            Fields.fit(data, self.split, config),
+            Tokenizer.fit(data.items["text"].iloc[trained], config.vocabulary, SPECIAL),
         )
         self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
-        torch.manual_seed(self.config.seed)
-        known, self.device = np.isin(np.arange(data.n_items), trained), pick_device(self.config.device)
-        self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
-        self.network.to(self.device).eval()
-        if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
+        torch.manual_seed(config.seed)
+        known = np.isin(np.arange(data.n_items), trained)
+        self.network = Network(config, self.fields, self.features, len(self.tokenizer), known).to(self.device).eval()
+        if config.spectral and (config.identity or config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
         self._items: Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Learn an item's missing text and patches, and the next event of every prefix; then grow the tree.
+        """Learn what is missing of items, and the next event of every prefix; then grow the tree.
 
-        options: of `m6rec.train.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
             self._train(self._items_stage(), {"keep": options.get("keep", False)})
@@ -138,8 +138,8 @@ class M6Rec:
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
-        to ignore, such as ("image",). explain: adds `reason` and the share of the effect that it covers. `InputError`
-        for an unknown user, item, field or method, and for a k that is too large.
+        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for an unknown user,
+        item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -148,8 +148,7 @@ class M6Rec:
         table.insert(0, "rank", np.arange(1, k + 1))
         table["score"] = found.scores[0].cpu().numpy().astype(float)
         if explain:
-            vectors = self.item_vectors(person.new, drop=drop)
-            given = reasons(self, person.context, codes, vectors=vectors)
+            given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -170,7 +169,7 @@ class M6Rec:
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
         encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
-        new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
+        new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
@@ -193,14 +192,10 @@ class M6Rec:
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """Raw items -> text tokens, image and sound patches. The source document's section 3.2.1.
-
-        items: a frame with text, image and sound as in `Dataset`, or texts.
-        """
-        if not isinstance(items, pd.DataFrame):
-            items = pd.DataFrame({"text": list(items)})
+        """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
+        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
         folder = home() / "features" if cache else None
-        content = features.preprocess(items, media, self.tokenizer, self.config.text_length, folder)
+        content = features.preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(
@@ -229,9 +224,9 @@ class M6Rec:
 
     @torch.no_grad()
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
-        """(N, D) vectors of the catalogue, kept per set of weights, and behind them those of new items.
+        """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
 
-        new: dicts with some of title, text, image and sound (a path, bytes or a PIL image).
+        Their image and sound may be a path, bytes or a PIL image.
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -243,10 +238,7 @@ class M6Rec:
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
-        """This model with more items, known by their content alone, on free leaves near what they resemble.
-
-        items: as in `Dataset.from_frames`.
-        """
+        """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media.open(media))
@@ -257,15 +249,12 @@ class M6Rec:
         return model
 
     def target_context(self, users: Targets) -> Context:
-        return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
-
-    def codes_of(self, data: Dataset) -> EventCodes:
-        """A data set's events as codes of this catalogue."""
-        return contexts.encode_events(data, self.fields)
+        codes = contexts.encode_events(users.data, self.fields)
+        return contexts.target_context(users.data, codes, users.events, self.config.history)
 
     @property
     def codes(self) -> EventCodes:
-        return self.codes_of(self.data)
+        return contexts.encode_events(self.data, self.fields)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
@@ -286,21 +275,18 @@ class M6Rec:
 
         data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
         """
-        folder = Path(folder)
-        if not folder.exists() and (shipped("weights") / folder).exists():
-            folder = shipped("weights") / folder
+        folder, ours = Path(folder), shipped("weights") / folder
+        folder = ours if ours.exists() and not folder.exists() else folder
         weights, tokenizer, values = load_model(folder)
         try:
-            device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            config = Config(**{**values["config"], "device": device})
+            config = Config(**{**values["config"], "device": "auto"})
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
         data = data or load(trained_on["name"])
         if data.fingerprint != trained_on["fingerprint"]:
-            raise InputError(
-                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
-            )
+            known = trained_on["name"]
+            raise InputError(f"{folder} was trained on other data ({known}) than {data.name}: give the data it knows.")
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
             model.network.load_state_dict(weights)
@@ -316,8 +302,7 @@ class M6Rec:
         model.pretrain(keep=True)
         if model.config.finetune_epochs:
             model.fine_tune(keep=True)
-        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-        print(f"trained {data.name} in {seconds:.0f} s")
+        print(f"trained {data.name} in {sum(rows[-1].seconds for rows in model.stages.values() if rows):.0f} s")
         return model
 
 
