@@ -159,12 +159,11 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
-    write(folder / "02_again.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=9)")
     done = run_all(find(folder), tmp_path / "runs", {"seed": "2"})
     said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert [run.ok for run in done] == [False, True, False] and "records toy.ndcg10.ease, which" in done[2].error
+    assert [run.ok for run in done] == [False, True]
     assert metrics["toy.ndcg10.ease"]["value"] == 2.25
     assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {run.path.stem for run in done}
     assert metrics["run"]["parameters"] == {"seed": 2} and "torch" in metrics["run"]["versions"]

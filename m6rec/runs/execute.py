@@ -32,9 +32,9 @@ SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}
-:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
-img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ overflow-x: auto }}
-.highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
+:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; font-family: sans-serif }}
+img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{ overflow-x: auto }}
+a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
 DONE = "done.json"  # a finished run's row of the table: written last and whole
@@ -60,10 +60,8 @@ class Execution(NamedTuple):
         return recorded(self.path.with_suffix(".json"))
 
     def __str__(self) -> str:
-        first = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()][:3]
-        return (
-            f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or ' · '.join(first)}"
-        )
+        first = " · ".join(f"{f.name} {f} {f.label}".strip() for f in [*self.figures.values()][:3])
+        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or first}"
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -72,11 +70,9 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
     stems = [*dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)]
-    for stem in stems:
-        if stem not in known:
-            raise InputError(
-                f"there is no notebook {stem!r}{did_you_mean(stem, known)}; {folder} holds {', '.join(known)}."
-            )
+    if wrong := [stem for stem in stems if stem not in known]:
+        near = did_you_mean(wrong[0], known)
+        raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
     return [known[stem] for stem in stems]
 
 
@@ -90,9 +86,8 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
-    for name, equals, _ in pairs:
-        if not equals or not name.isidentifier():
-            raise InputError(f"{name!r} is no parameter; write name=value, for instance seed=1.")
+    if wrong := [name for name, equals, _ in pairs if not equals or not name.isidentifier()]:
+        raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
     return {name: value for name, _, value in pairs}
 
 
@@ -186,29 +181,23 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     for path in paths:
         typed = check_parameters(path, parameters)
     code, origin = {path.stem: code_hash(path) for path in paths}, environment()
+    origin |= {} if len(paths) == 1 else {"threads": 1}
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     if folder.exists():  # of a run that began in the same second
         folder = folder.with_name(f"{folder.name}-{os.getpid()}")
     folder.mkdir(parents=True)
-    done, metrics = [], {}
+    done = []
     for execution in execute_all(paths, folder, typed):
         done.append(execution)
         print(execution, flush=True)
     done.sort()  # by path
-    for place, execution in enumerate(done):
-        figures = {name: figure.plain() for name, figure in execution.figures.items()}
-        if twice := sorted(figures.keys() & metrics.keys()):
-            done[place] = execution._replace(error=f"records {twice[0]}, which an earlier notebook recorded")
-            print(done[place], flush=True)
-        metrics = {**figures, **metrics}
-    metrics["run"] = {
-        **origin,
-        "threads": origin["threads"] if len(paths) == 1 else 1,
+    origin |= {
         "code_hash": code,
-        "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
         "parameters": typed,
+        "seconds": {one.path.stem: round(one.seconds, 1) for one in done},
     }
-    write_json(folder / "metrics.json", metrics)
+    metrics = {name: figure.plain() for one in done for name, figure in one.figures.items()}
+    write_json(folder / "metrics.json", metrics | {"run": origin})
     report(folder, done)
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
