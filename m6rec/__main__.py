@@ -15,11 +15,8 @@ from m6rec.generate.scorer import METHODS, check_method
 from m6rec.recommender import M6Rec
 from m6rec.runs import execute
 
-app = typer.Typer(
-    help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+Words = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what is written.")]
 
 
@@ -33,24 +30,24 @@ def main() -> None:
         sys.exit(2)
 
 
-def folder() -> Path:
-    """notebooks/ of the clone that holds this package, else of the working directory."""
+def notebooks(names: list[str] | None) -> list[Path]:
+    """Of the clone that holds this package, else of the working directory."""
     clone = Path(__file__).resolve().parents[1] / "notebooks"
-    return clone if clone.is_dir() else Path("notebooks").absolute()
+    return execute.find(clone if clone.is_dir() else Path("notebooks").absolute(), names)
 
 
 @app.callback(invoke_without_command=True)
 def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Generative pretrained, multimodal, context-aware recommendations, in notebooks."""
     if version:
         print(f"m6rec {m6rec.__version__}")
 
 
 @app.command()
-def run(words: Pairs = None, out: Out = Path("runs")) -> None:
+def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    done = execute.run_all(execute.find(folder(), names), out, execute.assignments(given))
-    ok = all(execution.ok for execution in done)
+    ok = all(done.ok for done in execute.run_all(notebooks(names), out, execute.assignments(given)))
     if ok and not words:
         recommend(user="196")
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
@@ -65,11 +62,11 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
-    path = Path(notebook) if Path(notebook).is_file() else execute.find(folder(), [notebook])[0]
+    path = Path(notebook) if Path(notebook).is_file() else notebooks([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
     ends = execute.sweep(path, values, out, jobs=jobs)
     print(f"The table of finished runs: {out / 'results.csv'}")
-    raise typer.Exit(int(not {*ends.values()} <= {"finished", "finished before"}))
+    raise typer.Exit(int(any(not end.startswith("finished") for end in ends.values())))
 
 
 @app.command()

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
-T = TypeVar("T")
 PART = ".m6rec-"  # begins the names of temporary files
 SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
 # The fingerprint of a data set covers its loading, and explanations do not train.
@@ -32,7 +31,7 @@ def whole(path: str | Path) -> Iterator[Path]:
             os.replace(file, path / file.name if path.is_dir() else path)
 
 
-def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T | None]) -> T:
+def cached(path: Path, make: Callable[[], Any], save: Callable[[Any, Path], Any], load: Callable[[Path], Any]) -> Any:
     """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")

@@ -41,7 +41,7 @@ def clone(tmp_path, monkeypatch):
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "01_toy.ipynb")
     (folder / "half.ipynb").write_text('{"cells": ')
-    monkeypatch.setattr(cli, "folder", lambda: folder)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "m6rec" / "__main__.py"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -13,7 +13,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
-from urllib.parse import quote
 
 import nbformat
 import pandas as pd
@@ -180,7 +179,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     """
     for path in paths:
         typed = check_parameters(path, parameters)
-    code, origin = {path.stem: code_hash(path) for path in paths}, environment()
+    origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
     origin |= {} if len(paths) == 1 else {"threads": 1}
     folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
     if folder.exists():  # of a run that began in the same second
@@ -191,11 +190,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         done.append(execution)
         print(execution, flush=True)
     done.sort()  # by path
-    origin |= {
-        "code_hash": code,
-        "parameters": typed,
-        "seconds": {one.path.stem: round(one.seconds, 1) for one in done},
-    }
+    origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
     metrics = {name: figure.plain() for one in done for name, figure in one.figures.items()}
     write_json(folder / "metrics.json", metrics | {"run": origin})
     report(folder, done)
@@ -241,8 +236,9 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
         choices[name] = [check_parameters(notebook, {name: value})[name] for value in values]
     for values in itertools.product(*choices.values()):
         given = dict(zip(choices, values, strict=True))
-        name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
-        runs[out / (name if len(name) < 200 else f"{name[:180]}-{key(name)}")] = given
+        name = ",".join(f"{one}={given[one]}" for one in sorted(given)) or "defaults"
+        safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
+        runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
     return runs
 
 
