@@ -29,7 +29,7 @@ _in_memory: "dict[str, Figure]" = {}
 
 
 class Figure(NamedTuple):
-    """A number with its 95 % interval; low and high are None where nothing was resampled."""
+    """A number with its 95 % interval, None where nothing was resampled."""
 
     name: str
     value: float
@@ -53,9 +53,9 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     """Record one figure under a name of its own, and return it.
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
-    value: one number, which has no interval, or one a seed. over: an array of the same users; the figure is then
-    mean(per_user) / mean(over), and both meet the same resampled users. split: by default "test" with per_user.
-    InputError for a recorded name, for both or neither of per_user and value, for NaN.
+    value: one number, which has no interval, or one a seed. over: of the same users; the figure is then
+    mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
+    for NaN.
     """
     if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')

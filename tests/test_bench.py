@@ -117,8 +117,7 @@ def test_without_words_the_count_alone_is_the_prior():
     assert [type(part) for part, _ in bench.prior().parts] == [baselines.CoOccurrence]
 
 
-def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
-    """On validation no other boost has a better product of the two figures; a boost helps cold items alone."""
+def test_what_a_boost_gives_to_cold_items_it_takes_from_known_ones():
     films = ColdStart(small_data(), np.arange(0, 30, 4))
     model = m6rec.M6Rec(films.train, "small", **{**CONFIG, "identity": False})
     model.pretrain()
@@ -127,9 +126,7 @@ def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():
         split = films.split._replace(test=films.cases[kind][0])
         return m6rec.evaluate(model.scorer("hybrid", cold_boost=boost), films.data, split=split).metrics["ndcg@10"]
 
-    known, new = (np.array([ndcg(kind, boost) for boost in table.BOOSTS]) for kind in ("valid", "valid_cold"))
-    assert known[0] > known[-1] and new[0] < new[-1], "what one gains the other loses"
-    assert (known * new)[table.BOOSTS.index(table.tune_cold_boost(model, films))] == max(known * new)
+    assert ndcg("valid", 0.0) > ndcg("valid", 3.0) and ndcg("valid_cold", 0.0) < ndcg("valid_cold", 3.0)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from m6rec.generate.scorer import Scorer
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
-from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train.fit import fit
 
@@ -49,15 +48,11 @@ GRID = {
 NO_CONTENT = {"content": 0.0, "neighbours": 100}  # share and size of the content-kNN in the count
 CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
-BOOSTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # of cold items in hybrid lists
 Rows = dict[str, list[pd.DataFrame]]  # name -> `Evaluation.per_user` of the test targets, for each seed
 
 
 class Bench:
-    """`models[name](seed)` makes what is ranked; a model of your own is one more.
-
-    seeds: one training each. changes: of the preset.
-    """
+    """`models[name](seed)` makes what is ranked; a model of your own is one more. changes: of the preset."""
 
     def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: Any):
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
@@ -65,7 +60,7 @@ class Bench:
         self._valid = validation_ndcg(data, self.split)
         self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
         pairs = cache(partial(following, data, self.split))
-        # A search moves one setting at a time: the last counts and scores are kept.
+        # A search moves one setting at a time.
         self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(CachedScorer)
@@ -150,19 +145,8 @@ def versus(rows: Rows) -> pd.DataFrame:
     return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
 
 
-def tune_cold_boost(model: M6Rec, films: ColdStart) -> float:
-    """The score bonus of cold items in hybrid lists with the best product of warm and cold validation NDCG@10."""
-    splits = [films.split._replace(test=films.cases[case][0]) for case in ("valid", "valid_cold")]
-
-    def both(boost: float) -> float:
-        scorer = model.scorer("hybrid", cold_boost=boost)
-        return float(np.prod([evaluate(scorer, films.data, split=s).metrics["ndcg@10"] for s in splits]))
-
-    return max(BOOSTS, key=both)
-
-
 def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
-    """After each epoch: seconds of training, and validation NDCG@10 with nothing masked, as outside peers validate."""
+    """After each epoch: seconds, and validation NDCG@10 with nothing masked, as outside peers validate."""
     model = M6Rec(data, config=config)
 
     def validate(network: nn.Module) -> float:
@@ -174,7 +158,7 @@ def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
-    """A digit decoder over random item vectors (N, width) in a balanced tree, and these, to measure speed."""
+    """For speed: a decoder over random item vectors (N, width) in a balanced tree, and these."""
     vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
     leaves = np.arange(items) * np.prod(widths) // items
     decoder = DigitDecoder(Config(width=width), widths, items)
@@ -183,6 +167,6 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor
 
 
 def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
-    """Of a call in each block of calls, over at least so many seconds."""
+    """Of a call, for each block of calls in so many seconds."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

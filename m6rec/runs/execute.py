@@ -97,7 +97,7 @@ def defaults(notebook: Path) -> dict[str, object]:
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """The given parameters with the types of the notebook's own; text is read as a literal where one is due.
 
-    InputError for an unknown name, a wrong type or choice, of which papermill would only warn.
+    InputError for an unknown name, a wrong type or choice.
     """
     read(notebook)
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
@@ -122,10 +122,9 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
 def execute(
     notebook: Path, out: Path, parameters: Mapping[str, object] = {}, timeout: int | None = None, threads: int = 0
 ) -> Execution:
-    """Run one notebook in an empty folder into `out`, kept when it fails; its figures and output: out's .json and .log.
+    """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for one cell. threads: of numpy and torch, for one of several runs at a time: it shows no progress.
-    InputError for parameters that do not fit.
+    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs at a time, which shows no progress.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
@@ -162,12 +161,12 @@ def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
 
 
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
+    """Execute notebooks into a folder, a core for each; yields them as they end.
 
-    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
+    With a thread each, several compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    # Long ones first, which are the last; neighbours, which train the same model, not side by side.
+    # Long ones, the last, first; neighbours, which train the same model, not side by side.
     ordered = [*paths[::-2], *paths[len(paths) % 2 :: 2]]
     return side_by_side([(path, folder / path.name, parameters, None, threads) for path in ordered], jobs)
 
@@ -201,10 +200,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution]) -> Path:
-    """Write a page for each executed notebook, and index.html, which is returned.
-
-    The pages forbid scripts and the network, since titles may hold markup.
-    """
+    """Write a page for each executed notebook, and index.html, which is returned. They allow no script, no network."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     index = "<h1>The executed notebooks</h1>"
@@ -227,7 +223,7 @@ def report(folder: Path, executions: Sequence[Execution]) -> Path:
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
-    """Folder -> parameters of every combination of {"width": "32,64", "seed": "0,1"}. InputError if they do not fit."""
+    """Folder -> parameters, for every combination of {"width": "32,64", "seed": "0,1"}."""
     choices, runs = {}, {}
     for name, text in grid.items():
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
@@ -243,11 +239,10 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
 
 
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
-    """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
+    """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
     Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
-    out/results.csv has a row of each finished one. An interrupt ends the runs, writes that table and is raised again.
-    InputError, before anything starts, if the grid does not fit the notebook.
+    out/results.csv has a row of each finished one, after an interrupt, too. InputError for a grid that does not fit.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
@@ -256,18 +251,18 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
     runs = plan(notebook, grid, out / code)
     ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
-    todo = [folder for folder in runs if folder not in ends]
-    print(f"{len(todo)} of {len(runs)} runs are to be done")
     threads = max(1, cpu_count() // jobs)
+    todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
+    print(f"{len(todo)} of {len(runs)} runs are to be done")
     try:
-        for done in side_by_side([(notebook, f / notebook.name, runs[f], None, threads) for f in todo], jobs):
+        for done in side_by_side(todo, jobs):
             folder = done.path.parent
             ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
             if code_hash(notebook) != code:
                 ends[folder] = "the code has changed since the sweep began: sweep again"
             elif done.ok:
-                row = {**own, **runs[folder]}
-                row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in row.items()}
+                values = (own | runs[folder]).items()
+                row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in values}
                 for name, figure in done.figures.items():
                     row |= {name: figure.value, f"{name}.low": figure.low, f"{name}.high": figure.high}
                 write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
