@@ -124,7 +124,7 @@ def execute(
 ) -> Execution:
     """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs at a time, which shows no progress.
+    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs at a time, with no progress bar.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
@@ -264,7 +264,8 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
                 values = (own | runs[folder]).items()
                 row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in values}
                 for name, figure in done.figures.items():
-                    row |= {name: figure.value, f"{name}.low": figure.low, f"{name}.high": figure.high}
+                    interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
+                    row |= {name: figure.value} | (interval if figure.low is not None else {})
                 write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
     finally:
@@ -272,5 +273,5 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
             # "width=64" and the default of 64 are one run.
             table = pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own])
             with whole(out / "results.csv") as new:
-                table.dropna(axis="columns", how="all").to_csv(new, index=False)
+                table.to_csv(new, index=False)
     return ends
