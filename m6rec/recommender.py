@@ -310,8 +310,8 @@ class Scale(NamedTuple):
     name: str
     seeds: tuple[int, ...]  # one training each
     preset: str
-    changes: dict[str, object]
-    users: int | None  # a subset of whole users, or None for all
+    changes: Mapping[str, object] = {}
+    users: int | None = None  # of a subset
 
     def load(self, name: str) -> Dataset:
         data = load(name)
@@ -327,8 +327,8 @@ def scale(name: str, seed: int = 0) -> Scale:
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
-        "quick": Scale("quick", (seed,), "tiny", {}, None),
-        "full": Scale("full", (seed, seed + 1, seed + 2), "small", {}, None),
+        "quick": Scale("quick", (seed,), "tiny"),
+        "full": Scale("full", (seed, seed + 1, seed + 2), "small"),
     }
     if name not in sizes:
         raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')

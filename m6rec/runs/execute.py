@@ -180,9 +180,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         typed = check_parameters(path, parameters)
     origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
     origin |= {} if len(paths) == 1 else {"threads": 1}
-    folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if folder.exists():  # of a run that began in the same second
-        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     done = []
     for execution in execute_all(paths, folder, typed):
