@@ -280,6 +280,8 @@ class M6Rec:
         weights, tokenizer, values = load_model(folder)
         try:
             config = Config(**{**values["config"], "device": "auto"})
+            if config.to_dict().keys() != values["config"].keys():  # a setting that it lacks is not guessed
+                raise KeyError("config")
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
