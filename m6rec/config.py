@@ -93,7 +93,6 @@ class Config:
                 low = _LOWEST.get(name, 0)
                 yield value >= low, f"{name}={value} is too small: it starts at {low}"
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
-        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
@@ -138,15 +137,8 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def _is_device(name: str) -> bool:
-    try:
-        return name == "auto" or bool(torch.device(name))
-    except RuntimeError:
-        return False
-
-
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where there is none."""
+    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where it is none."""
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

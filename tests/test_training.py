@@ -340,7 +340,7 @@ def test_what_a_model_older_than_a_setting_was_trained_with_is_not_guessed(train
     values = json.loads((folder / "config.json").read_text())
     del values["config"]["recency"]
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match="written by m6rec .* train it again"):
+    with pytest.raises(InputError, match=r"written by m6rec .* train it again"):
         M6Rec.from_pretrained(folder, trained.data)
 
 
