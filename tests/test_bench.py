@@ -151,16 +151,6 @@ def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
     torch.testing.assert_close(trunk.scorer("generated").scores(users), before)
 
 
-def test_the_learning_curve_is_judged_after_every_epoch_with_nothing_masked():
-    data, config = small_data(), Config.preset("small", **CONFIG | {"pretrain_epochs": 2, "validate_every": 1})
-    found = table.learning_curve(data, config)
-    assert len(found) == 2 and 0 < found[0][0] < found[1][0]
-    model = m6rec.M6Rec(data, config=config)
-    model.pretrain()  # the same training; it ends with the epoch that was best with the seen items masked
-    ranked = m6rec.evaluate(model.scorer("dense"), data, part="valid", mask_seen=False)
-    assert ranked.metrics["ndcg@10"] in [value for _, value in found]
-
-
 def test_precomputed_scores_are_found_for_users_in_any_order():
     data = small_data()
     events = data.split().test

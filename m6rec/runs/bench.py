@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import baselines
@@ -22,8 +22,6 @@ from m6rec.generate.scorer import Scorer
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
-from m6rec.train import losses
-from m6rec.train.fit import fit
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
 
@@ -143,18 +141,6 @@ def versus(rows: Rows) -> pd.DataFrame:
     found = per_user(rows)
     peers = {name: values for name, values in found.items() if name not in OURS and not name.startswith("m6rec")}
     return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
-
-
-def learning_curve(data: Dataset, config: Config) -> list[tuple[float, float]]:
-    """After each epoch: seconds, and validation NDCG@10 with nothing masked, as outside peers validate."""
-    model = M6Rec(data, config=config)
-
-    def validate(network: nn.Module) -> float:
-        scorer = model.scorer("dense", network=network)
-        return evaluate(scorer, data, split=model.split, part="valid", mask_seen=False).metrics["ndcg@10"]
-
-    stage = model.stage("pretrain", config.pretrain_epochs, losses.pretraining, "dense")._replace(validate=validate)
-    return [(row.seconds, row.validation) for row in fit(model.network, stage, config) if row.validation is not None]
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
