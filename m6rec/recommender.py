@@ -282,13 +282,12 @@ class M6Rec:
             config = Config(**{**values["config"], "device": "auto"})
             if config.to_dict().keys() != values["config"].keys():  # a setting that it lacks is not guessed
                 raise KeyError("config")
-            trained_on, fields = values["data"], Fields.from_dict(values["fields"])
+            of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data = data or load(trained_on["name"])
-        if data.fingerprint != trained_on["fingerprint"]:
-            known = trained_on["name"]
-            raise InputError(f"{folder} was trained on other data ({known}) than {data.name}: give the data it knows.")
+        data = data or load(of["name"])
+        if data.fingerprint != of["fingerprint"]:
+            raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
             model.network.load_state_dict(weights)

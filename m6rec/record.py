@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from joblib import cpu_count
 
-from m6rec.cache import code_key, whole
+from m6rec.cache import PACKAGE, code_key, whole
 from m6rec.errors import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 
-PACKAGE = Path(__file__).resolve().parent
 VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: "dict[str, Figure]" = {}
@@ -57,11 +56,11 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
     for NaN.
     """
-    if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
+    if not isinstance(name, str) or name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
+    given = np.atleast_1d(np.asarray(value if per_user is None else per_user, dtype=float))
     if per_user is None and given.ndim > 1:
         raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
@@ -69,17 +68,15 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
-        interval = interval._replace(n=0, seeds=interval.n)
-        interval = interval._replace(low=None, high=None) if given.size == 1 else interval
-    figure = Figure(name, *interval, label, split if split is not None else "" if per_user is None else "test")
-    path = os.environ.get("M6REC_RECORD")
-    figures = recorded(path)
-    if path and name in figures:
-        raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
-    if path:
-        write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
-    else:
+        interval = interval._replace(n=0, seeds=given.size, **({"low": None, "high": None} if given.size == 1 else {}))
+    split = split if split is not None else "" if per_user is None else "test"
+    figure, path = Figure(name, *interval, label, split), os.environ.get("M6REC_RECORD")
+    if not path:
         _in_memory[name] = figure  # a cell that runs again replaces its figure
+        return figure
+    if name in (figures := recorded(path)):
+        raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
+    write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     return figure
 
 
@@ -106,7 +103,7 @@ def short(number: float | None) -> str:
 
 def environment() -> dict[str, Any]:
     """What a figure came from. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
-    clone = PACKAGE.parent
+    clone = PACKAGE.resolve().parent
 
     def git(*words: str) -> str | None:
         with suppress(OSError, subprocess.SubprocessError):

@@ -1,6 +1,5 @@
 """m6rec, its baselines and their blends on one data set."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from typing import Any
@@ -22,8 +21,6 @@ from m6rec.generate.scorer import Scorer
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to stderr
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation

@@ -90,10 +90,6 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def defaults(notebook: Path) -> dict[str, object]:
-    return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
-
-
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """The given parameters with the types of the notebook's own; text is read as a literal where one is due.
 
@@ -245,9 +241,10 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    code, own = code_hash(notebook), defaults(notebook)
+    code = code_hash(notebook)
+    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
+    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
     origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
-    runs = plan(notebook, grid, out / code)
     ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
     threads = max(1, cpu_count() // jobs)
     todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
