@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 import m6rec.data as d
-from m6rec.data.schema import Frames
 from m6rec.data.sources import SOURCES
 
 
-def dataset(read: Callable[..., Frames], folder: Path) -> d.Dataset:
+def dataset(read: Callable[..., tuple], folder: Path) -> d.Dataset:
     """What `load` makes of the files in a folder."""
-    return d.Dataset.from_tables(read(folder))
+    return d.Dataset.from_frames(*read(folder))
 
 
 # ------------------------------------------------------------------------------------------------------- movielens

@@ -14,7 +14,6 @@ import pytest
 
 import m6rec.data as d
 from m6rec.data import sources
-from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
@@ -72,7 +71,7 @@ def tiny(monkeypatch):
     """Registers a source "tiny" with these addresses as its routes."""
 
     def register(*addresses: str, sha256: str = HASH) -> None:
-        def read(folder: Path) -> Frames:
+        def read(folder: Path) -> tuple:
             (folder / "Beauty_item2attributes.json").write_text("{}")
             return beauty(folder)
 

@@ -3,6 +3,7 @@
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -21,7 +22,7 @@ from scipy.sparse import csr_array, csr_matrix
 from m6rec.config import MODALITIES
 from m6rec.data import schema
 from m6rec.data.features import FILE_MODALITIES, Media
-from m6rec.data.schema import Frames, Report, nearest, texts
+from m6rec.data.schema import Report, texts
 from m6rec.errors import InputError
 
 YEAR = re.compile(r"\s*\((\d{4})\)")
@@ -37,49 +38,12 @@ class Split(NamedTuple):
     test: np.ndarray  # (≤U,) int64
 
 
-def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
-    """(n,) int64 places among the known ids (`texts`); InputError names an unknown one and the nearest."""
-    raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
-    wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
-    found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-    if (found < 0).any():
-        unknown = wanted[found.argmin()]
-        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(unknown, errors="coerce"))
-        by_number = np.isfinite(distance).all()
-        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(unknown, list(known))
-        raise InputError(f"{word} {unknown!r} is not in {dataset}; the nearest known ids are {', '.join(near)}.")
-    return found
-
-
-class Titles:
-    def __init__(self, titles: pd.Series, n_events: np.ndarray):
-        self.titles, self.n_events = list(titles), n_events
-        self.spelt: dict[str, list[int]] = defaultdict(list)
-        for code, title in enumerate(self.titles):
-            full = _plain(title)
-            bare = YEAR.sub("", full).strip()
-            for spelling in {full, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
-                self.spelt[spelling].append(code)
-
-    def code(self, title: str) -> int:
-        wanted = _plain(str(title))
-        codes = self.spelt.get(wanted, [])
-        if not codes and wanted:
-            codes = [code for spelling in self.spelt if spelling.startswith(wanted) for code in self.spelt[spelling]]
-        names = sorted({self.titles[code] for code in codes})
-        if len(names) == 1:
-            return max(sorted(codes), key=lambda code: self.n_events[code])
-        if names:
-            listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-            raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
-        near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
-        raise InputError(
-            f"title {title!r} is not in the catalogue; the nearest are {', '.join(map(repr, [*near][:3]))}."
-        )
-
-
 def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
+
+
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(word, known, 3, cutoff=0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,34 +64,31 @@ class Dataset:
         items: pd.DataFrame,
         users: pd.DataFrame | None,
         interactions: pd.DataFrame,
-        *,
         media: str | Path | Media | None = None,
+        *,
         name: str = "frames",
-        ties: str = "file",
-        seed: int = 0,
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
         files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
-        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601;
-        without it the row order rules), action, value (default 1.0) and context columns.
-        ties: the order of a user's events with equal timestamps: "file" (row order) or "random" (by `seed`).
+        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; of
+        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix; `validate` finds all.
         """
-        return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
+        media = Media.open(media)
+        items, users, events, timed = schema.check(items, users, interactions, media, Report())
+        events = events.iloc[np.lexsort([events["timestamp"], events["user"]])].reset_index(drop=True)
+        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
+        return cls(name, timed, items, users, events, offsets, media)
 
     @classmethod
-    def from_folder(
-        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0
-    ) -> "Dataset":
+    def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
         Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are.
         """
-        report = Report()
-        tables = schema.read_folder(folder, report)
-        return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
+        return cls.from_frames(*schema.read_folder(folder), name=name or Path(folder).resolve().name)
 
     @staticmethod
     def validate(
@@ -136,38 +97,18 @@ class Dataset:
         interactions: pd.DataFrame | None = None,
         media: str | Path | Media | None = None,
     ) -> pd.DataFrame:
-        """All problems of frames, or of a folder, as one table: file, row (from 0), column, problem, fix.
+        """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
         Every image and sound is decoded. A table that cannot be used at all ends the list.
         """
         report = Report(strict=False)
         try:
-            if isinstance(items, (str, Path)):
-                tables = schema.read_folder(items, report)
-            else:
-                tables = Frames(items, users, interactions, Media.open(media))
-            schema.validate(tables, report)
+            folder = isinstance(items, (str, Path))
+            frames = schema.read_folder(items) if folder else (items, users, interactions, Media.open(media))
+            schema.check(*frames, report)
         except InputError as error:
-            problem, _, fix = str(error).rstrip(".").partition("; ")
-            report.add("", None, "", problem, fix)
+            report.add("", None, "", str(error).rstrip("."))
         return report.table()
-
-    @classmethod
-    def from_tables(
-        cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
-    ) -> "Dataset":
-        """report: knows the names of the tables' files."""
-        items, users, events, timed = schema.validate(tables, report or Report())
-        if ties not in ("file", "random"):
-            raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
-        if ties == "random" and not timed:
-            raise InputError(f"ties='random' needs timestamps, and {name} has none; leave ties='file'.")
-        keys = [events["timestamp"].to_numpy(), events["user"].to_numpy()]
-        if ties == "random":
-            keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
-        events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
-        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
-        return cls(name, timed, items, users, events, offsets, tables.media)
 
     @property
     def n_items(self) -> int:
@@ -202,24 +143,52 @@ class Dataset:
         return texts(self.items["item_id"])
 
     @cached_property
-    def _titles(self) -> Titles:
-        return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
+    def _spellings(self) -> dict[str, list[int]]:
+        """Title, whole or without its year or with its article in front, -> codes, the most frequent item's first."""
+        found, n_events = defaultdict(list), np.bincount(self.events["item"], minlength=self.n_items)
+        for code in np.argsort(-n_events, kind="stable").tolist():
+            whole = _plain(self.items["title"].iloc[code])
+            bare = YEAR.sub("", whole).strip()
+            for spelling in {whole, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
+                found[spelling].append(code)
+        return found
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw ids or their texts; InputError for an unknown one."""
-        return find_codes(self._user_ids, raw_ids, "user", self.name)
+        """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
+        return self._find_ids("user", self._user_ids, raw_ids)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of items."""
-        return find_codes(self._item_ids, raw_ids, "item", self.name)
+        return self._find_ids("item", self._item_ids, raw_ids)
+
+    def _find_ids(self, word: str, known: pd.Index, raw_ids: Iterable) -> np.ndarray:
+        raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+        wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+        found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+        if (found < 0).any():
+            near = ", ".join(_nearest(unknown := wanted[found.argmin()], known))
+            raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
+        return found
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
         Of items with the same title, the one with the most events. InputError lists the nearest titles.
         """
-        titles = [titles] if isinstance(titles, str) else titles
-        return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
+        spellings, found = self._spellings, []
+        for title in [titles] if isinstance(titles, str) else titles:
+            wanted = _plain(str(title))
+            longer = (spelling for spelling in spellings if wanted and spelling.startswith(wanted))
+            codes = spellings.get(wanted) or [code for spelling in longer for code in spellings[spelling]]
+            near = codes or [spellings[spelling][0] for spelling in _nearest(wanted, spellings)]
+            names = list(dict.fromkeys(self.items["title"].iloc[near].map(repr)))
+            if not codes:
+                raise InputError(f"title {title!r} is not in the catalogue; the nearest are {', '.join(names)}.")
+            if len(names) > 1:
+                some = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+                raise InputError(f"title {title!r} fits {len(names)} items: {some}; write one of them in full.")
+            found.append(codes[0])
+        return np.array(found, dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
@@ -289,13 +258,9 @@ class Dataset:
             if not ((codes >= 0) & (codes < size)).all():
                 raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
             left &= ~np.isin(self.events[word], codes)
-        return self.only(left)
-
-    def only(self, events: np.ndarray) -> "Dataset":
-        """The same codes with these events (E,) bool alone. InputError if none is left."""
-        if events.shape != (self.n_events,) or not events.any():
+        if not left.any():
             raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
-        return self._with(events=self.events[events])
+        return self._with(events=self.events[left])
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
@@ -355,9 +320,6 @@ class Targets:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Targets":
         return Targets(self.data, np.atleast_1d(self.events[rows]))
-
-    def __repr__(self) -> str:
-        return f"Targets({len(self):,} events of {self.data.name})"
 
     def history(self, length: int | None = None) -> np.ndarray:
         """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""

@@ -1,111 +1,91 @@
 """Checked tables. A `Report` raises a problem, or keeps it and has the good rows checked further."""
 
 import datetime
-import difflib
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from m6rec.data.features import FILE_MODALITIES, Media, absent, checked, shown
+from m6rec.data.features import FILE_MODALITIES, Media, absent, checked, decoded, shown
 from m6rec.data.text import LONGEST
-from m6rec.errors import InputError
+from m6rec.errors import InputError, did_you_mean
 
 LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
 LONGEST_TITLE = 10_000  # characters
-TABLES = ("items", "users", "interactions")
 IDS = ("item_id", "user_id")
 AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
-
-
-class Frames(NamedTuple):
-    items: pd.DataFrame | None
-    users: pd.DataFrame | None
-    interactions: pd.DataFrame | None
-    media: Media | None = None  # of the items' `image` and `sound`
 
 
 class Report:
     """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
 
     def __init__(self, strict: bool = True):
-        self.strict = strict
-        self.files: dict[str, str] = {}  # by table
-        self.rows: list[tuple[str, int | None, str, str, str]] = []
+        self.strict, self.rows = strict, []
 
-    def add(self, table: str, row: int | None, column: str, problem: str, fix: str) -> None:
-        """`row` counts from 0 without the header; None for the whole table."""
-        file = self.files.get(table, table)
+    def add(self, table: str, row: int | None, column: str, problem: str) -> None:
+        """`row` counts from 0 without the header; None for the whole table. problem: what is wrong; the fix."""
         if self.strict:
-            where = f"column '{column}'" if row is None else f"row {row}" + (column and f", column '{column}'")
-            raise InputError(f"{file} {where}: {problem}; {fix}.")
-        self.rows.append((file, row, column, problem, fix))
+            raise InputError(f"{table}{'' if row is None else f' row {row},'} column '{column}': {problem}.")
+        self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
 
-    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str, str]) -> pd.DataFrame:
-        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others, the fix."""
+    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str]) -> pd.DataFrame:
+        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
         good = np.ones(len(frame), dtype=bool)
-        for column, passed, problem, fix in checks:
+        for column, passed, problem in checks:
             for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
-                self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}", fix)
+                self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}")
                 good[i] = False
         if not good.any():
-            raise InputError(f"{self.files.get(table, table)} has no good row; mend at least one.")
+            raise InputError(f"{table} has no good row; mend at least one.")
         return frame[good]
 
     def table(self) -> pd.DataFrame:
-        types = {"file": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
+        types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
         return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
 
-def read_folder(folder: str | Path, report: Report) -> Frames:
+def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Media | None]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
-    items, *others = (_read_table(folder, table, report) for table in TABLES)
+    items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
     names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
     places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
-    media = max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
-    return Frames(items, *others, media)
+    return items, *others, max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
 
 
-def _read_table(folder: Path, table: str, report: Report) -> pd.DataFrame | None:
-    paths = [path for end in (".csv", ".parquet") if (path := folder / f"{table}{end}").is_file()]
-    if len(paths) > 1:
-        raise InputError(f"{table} are there twice in {folder} ({table}.csv, {table}.parquet); keep one file.")
+def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
+    paths = [path for end in ("csv", "parquet") if (path := folder / f"{table}.{end}").is_file()]
     if not paths and table == "users":
         return None
-    if not paths:
-        raise InputError(f"{table} are not in {folder}; add {table}.csv or {table}.parquet.")
-    file = report.files[table] = paths[0].name
+    if len(paths) != 1:
+        raise InputError(f"{folder} has {len(paths)} files of {table}; keep or add {table}.csv or {table}.parquet.")
     try:
-        if file.endswith(".parquet"):
+        if paths[0].suffix == ".parquet":
+            fix = "save it again"
             return pd.read_parquet(paths[0])
+        fix = "save it in UTF-8 with a header, put texts with commas in quotes, and close every quote"
         with warnings.catch_warnings(action="error"):  # a first row with too many fields
             options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
             frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is no UTF-8 text; save it as UTF-8.") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{file} is empty; give it a header and rows.") from None
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        fix = "put texts with commas in quotes, and close every quote" if file.endswith(".csv") else "save it again"
-        raise InputError(f"{file} cannot be read ({reason}); {fix}.") from None
+        raise InputError(f"{paths[0].name} cannot be read ({reason}); {fix}.") from None
     for name in frame.columns.intersection(IDS):
         if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():
             frame[name] = frame[name].astype(np.int64)
     return frame
 
 
-def validate(tables: Frames, report: Report) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+def check(
+    items: pd.DataFrame, users: pd.DataFrame | None, events: pd.DataFrame, media: Media | None, report: Report
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
     """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
-    items = catalogue(tables.items, tables.media, report)
-    users = None if tables.users is None else _table(tables.users, "users", ["user_id"], report)
-    events = _events(tables.interactions, items, users, report)
+    items = catalogue(items, media, report)
+    users = None if users is None else _table(users, "users", ["user_id"], report)
+    events = _events(events, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
@@ -123,10 +103,9 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
     items, checks = _table(items, "items", ["item_id"], report), []
     for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
         if name in items.columns:
-            column, fix = items[name], "give one, or leave the column out for all rows"
-            fits = column.astype("str").str.len().fillna(0) <= longest
-            checks.append((column, column.notna(), f"is no {name}", fix))
-            checks.append((column, fits, f"is longer than {longest:,} characters", "shorten it"))
+            column, short = items[name], items[name].astype("str").str.len().fillna(0) <= longest
+            checks.append((column, column.notna(), f"is no {name}; give one, or leave the column out for all rows"))
+            checks.append((column, short, f"is longer than {longest:,} characters; shorten it"))
     items = report.good("items", items, *checks)
     title = items.get("title", items["item_id"]).rename("title")
     front = {"item_id": items["item_id"], "title": title.astype("str"), "text": items.get("text", title).astype("str")}
@@ -137,25 +116,17 @@ def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.Da
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
-    names = pd.Series([None if absent(cell) else cell for cell in column], column.index, object, column.name)
+    names = pd.Series([None if absent(cell) else cell for cell in column], column.index, object)
     if media is None and names.notna().any():
-        report.add("items", None, str(column.name), "names files that are nowhere", "give media=, or drop the column")
+        report.add("items", None, column.name, "names files that are nowhere; give media=, or drop the column")
         return names.mask(names.notna(), None)
-    flaws: dict[str, str] = {}  # by file: items may share one
     for row, name in names.dropna().items():
-        names[row] = None
-        if (key := str(name)) not in flaws:
-            try:
-                flaws[key] = checked(name) and ""
-                if not report.strict:
-                    FILE_MODALITIES[column.name].decode(media.read(name))
-            except InputError as error:
-                flaws[key] = f"{shown(name)} {str(error).removeprefix(shown(name) + ' ')}"
-        if flaws[key]:
-            problem, _, fix = flaws[key].rstrip(".").partition("; ")
-            report.add("items", row, str(column.name), problem, fix)
-        else:
+        try:
             names[row] = checked(name)
+            if not report.strict:
+                decoded(column.name, name, media)
+        except InputError as error:
+            report.add("items", row, column.name, str(error).rstrip("."))
     return names
 
 
@@ -164,40 +135,39 @@ def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | Non
     for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if frame is not None:
             found = texts(frame[key]).get_indexer(texts(events[key])) >= 0
-            checks.append((events[key], found, f"is not in {table}", f"add it to {table} or drop the row"))
+            checks.append((events[key], found, f"is not in {table}; add it to {table} or drop the row"))
     clean = {}
     if "timestamp" in events.columns:
         column, times = events["timestamp"], seconds(events["timestamp"])
         finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
         fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
-        checks.append((column, finite, "is no number", fix))
-        checks.append((column, ~finite | (np.abs(times) < LATEST), "looks like milliseconds", "give UTC seconds"))
+        checks.append((column, finite, f"is no number; {fix}"))
+        checks.append((column, ~finite | (np.abs(times) < LATEST), "looks like milliseconds; give UTC seconds"))
     if "value" in events.columns:
         clean["value"] = numbers(events["value"])
-        checks.append((events["value"], np.isfinite(clean["value"]), "is no number", "give a number such as a rating"))
+        good = np.isfinite(clean["value"])
+        checks.append((events["value"], good, "is no number; give a number such as a rating"))
     events = report.good("interactions", events.assign(**clean), *checks)
     return events.astype({name: np.int64 for name in clean if name == "timestamp"})
 
 
 def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    file = report.files.get(table, table)
     if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"{file} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
+        raise InputError(f"{table} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
     for key in keys:
         if key not in frame.columns:
-            near = nearest(key, [str(name) for name in frame.columns], 1)
-            rename = f"rename {near[0]!r} or " if near else ""
-            raise InputError(f"{file} has no column '{key}'; {rename}add it.")
+            near = did_you_mean(key, map(str, frame.columns))
+            raise InputError(f"{table} has no column '{key}'{near}; rename a column or add it.")
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
-        raise InputError(f"{file} has two columns '{twice}'; rename one or drop it.")
+        raise InputError(f"{table} has two columns '{twice}'; rename one or drop it.")
     if frame.empty:
-        raise InputError(f"{file} has no rows; give at least one.")
+        raise InputError(f"{table} has no rows; give at least one.")
     frame = frame.reset_index(drop=True)
-    checks = [(frame[key], frame[key].notna(), "is no id", "drop the row or give the id") for key in keys]
+    checks = [(frame[key], frame[key].notna(), "is no id; drop the row or give the id") for key in keys]
     if len(keys) == 1:
         once = frame[keys[0]].isna() | ~texts(frame[keys[0]]).duplicated()
-        checks.append((frame[keys[0]], once, "is there already", "keep one row for each id"))
+        checks.append((frame[keys[0]], once, "is there already; keep one row for each id"))
         frame = frame[[*keys, *frame.columns.drop(keys)]]
     return report.good(table, frame, *checks)
 
@@ -207,10 +177,6 @@ def texts(ids: pd.Series) -> pd.Index:
     if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
         ids = ids.astype("Int64")
     return pd.Index(ids.astype("str"))
-
-
-def nearest(word: str, choices: Sequence[str], n: int = 3) -> list[str]:
-    return difflib.get_close_matches(word, choices, n, cutoff=0.0)
 
 
 def seconds(column: pd.Series, name: str = "") -> np.ndarray:

@@ -4,7 +4,6 @@
 """
 
 import csv
-import gzip
 import json
 import os
 import shutil
@@ -25,15 +24,10 @@ import pooch
 
 from m6rec.data import image
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
-GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
-IDX = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}  # bytes before the numbers
-HELD_OUT = 0.2  # of bazaar's photographs
 
 
 class Route(NamedTuple):
@@ -44,24 +38,11 @@ class Route(NamedTuple):
 class Source(NamedTuple):
     terms: str
     routes: tuple[Route, ...] = ()
-    read: Callable[[Path], Frames] | None = None
+    read: Callable[[Path], tuple[pd.DataFrame, ...]] | None = None
     shipped: str = ""  # a folder that comes with m6rec
 
 
-class Photographs(NamedTuple):
-    """Grey, light on black."""
-
-    images: np.ndarray  # (N, 28, 28) uint8
-    labels: np.ndarray  # (N,) int64, places in names
-    names: tuple[str, ...]
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """(N, 784) float32 in 0..1."""
-        return self.images.reshape(len(self.images), -1).astype(np.float32) / 255
-
-
-def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
+def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> tuple[pd.DataFrame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
@@ -91,10 +72,10 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     text = title.str.replace(f"{YEAR.pattern}.*", "", regex=True) + " | " + genres + (" | " + year).fillna("")
     films = {"title": title, "text": text, "genres": genres, "year": year.fillna("0").astype("int64")}
     ratings = ratings[["user_id", "item_id", "timestamp", "value"]].assign(action="rate")
-    return Frames(items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings)
+    return items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings
 
 
-def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
     """A line for each user: its number, and item numbers in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
     attributes: a JSON file of item number -> attribute numbers, which become texts. noun: begins the titles.
@@ -105,7 +86,7 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
     lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
     texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
-    return Frames(items.assign(title=f"{noun} " + names, text=texts), None, events)
+    return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
 SOURCES = {
@@ -131,41 +112,29 @@ def shipped(name: str) -> Path:
     raise InputError(f"{name}'s files are not in {place}; install m6rec anew, or in a clone run `git checkout data`.")
 
 
-def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
+def load(name: str) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
 
-    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown or cannot be had.
+    InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
     source = SOURCES[name]
     if source.shipped:
-        return Dataset.from_folder(shipped(source.shipped), name=name, ties=ties, seed=seed)
-    if not source.read:
-        raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
-    return Dataset.from_tables(source.read(files(name)), name=name, ties=ties, seed=seed)
+        return Dataset.from_folder(shipped(source.shipped), name=name)
+    return Dataset.from_frames(*source.read(files(name)), name=name)
 
 
-def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """The "train" or "test" part of "fashion-mnist" (60,000, 10,000; 31 MB) or "bazaar" (about 1,300, 300).
+def photographs() -> tuple[np.ndarray, np.ndarray]:
+    """bazaar's photographs of garments (N, 784) float32 in 0..1, grey, light on black, and their classes (N,) int64.
 
-    The parts share none. InputError if they cannot be had, or for an unknown name.
+    They lie in random order, so that a slice is a random sample.
     """
-    for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
-        if value not in known:
-            raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
-    if source == "bazaar":
-        data = load("bazaar")
-        items = data.items.dropna(subset="image").drop_duplicates("image")
-        order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
-        items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
-        pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
-        images, labels = (pixels * 255).round().astype(np.uint8), items["category"].map(GARMENTS.index).to_numpy()
-    else:
-        paths = [files("fashion-mnist") / f"{PARTS[part]}-{kind}.gz" for kind in IDX]
-        pair = (gzip.decompress(path.read_bytes()) for path in paths)
-        images, labels = (np.frombuffer(raw, np.uint8, offset=n) for raw, n in zip(pair, IDX.values(), strict=True))
-    return Photographs(images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), GARMENTS)
+    data = load("bazaar")
+    items = data.items.dropna(subset="image").drop_duplicates("image")
+    items = items.iloc[np.random.default_rng(0).permutation(len(items))]
+    pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
+    return pixels.reshape(len(items), -1), pd.factorize(items["category"], sort=True)[0]
 
 
 def files(name: str) -> Path:
