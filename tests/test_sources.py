@@ -18,7 +18,7 @@ from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()
-beauty = sources.SOURCES["amazon-beauty"].read
+beauty = partial(sources.sequences, **sources.SOURCES["amazon-beauty"]["options"])
 
 
 class Web(BaseHTTPRequestHandler):
@@ -75,8 +75,10 @@ def tiny(monkeypatch):
             (folder / "Beauty_item2attributes.json").write_text("{}")
             return beauty(folder)
 
-        routes = tuple(sources.Route(address, {"Beauty.txt": sha256}) for address in addresses)
-        monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes, read))
+        monkeypatch.setitem(sources.READERS, "tiny", read)
+        routes = [{"address": address, "files": {"Beauty.txt": sha256}} for address in addresses]
+        source = {"terms": "made up", "reader": "tiny", "options": {}, "routes": routes}
+        monkeypatch.setitem(sources.SOURCES, "tiny", source)
 
     return register
 

@@ -189,7 +189,7 @@ def test_names_without_media_and_media_that_are_none_are_told(tmp_path):
     with pytest.raises(InputError, match="items column 'image': names files that are nowhere; give media="):
         d.Dataset.from_frames(**parts)
     found = d.Dataset.validate(**parts, media=tmp_path / "nowhere")
-    assert "does not exist; give a folder or a .zip file" in said(found)
+    assert "is no folder and no zip archive" in said(found)
 
 
 # --------------------------------------------------------------------------------------------------------- folders
@@ -318,6 +318,6 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
 def test_a_damaged_zip_of_media_is_told(tmp_path):
     folder = written(tmp_path / "shop", "csv", with_media())
     (folder / "media.zip").write_bytes(b"torn")
-    assert "is no zip archive" in said(d.Dataset.validate(folder))
-    with pytest.raises(InputError, match=r"media\.zip is no zip archive"):
+    assert "and no zip archive" in said(d.Dataset.validate(folder))
+    with pytest.raises(InputError, match=r"media\.zip is no folder and no zip archive"):
         d.Dataset.from_folder(folder)

@@ -135,12 +135,8 @@ class Dataset:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
-    def _user_ids(self) -> pd.Index:
-        return texts(self.users["user_id"])
-
-    @cached_property
-    def _item_ids(self) -> pd.Index:
-        return texts(self.items["item_id"])
+    def _ids(self) -> dict[str, pd.Index]:
+        return {"user": texts(self.users["user_id"]), "item": texts(self.items["item_id"])}
 
     @cached_property
     def _spellings(self) -> dict[str, list[int]]:
@@ -155,14 +151,14 @@ class Dataset:
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
         """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
-        return self._find_ids("user", self._user_ids, raw_ids)
+        return self._codes("user", raw_ids)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of items."""
-        return self._find_ids("item", self._item_ids, raw_ids)
+        return self._codes("item", raw_ids)
 
-    def _find_ids(self, word: str, known: pd.Index, raw_ids: Iterable) -> np.ndarray:
-        raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
+    def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
+        known, raw_ids = self._ids[word], [raw_ids] if np.isscalar(raw_ids) else raw_ids
         wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
         found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
         if (found < 0).any():
@@ -194,21 +190,18 @@ class Dataset:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
-        new = itertools.count(self.n_items)
+        new, known, codes = itertools.count(self.n_items), self._ids["item"], []
+        for item in history:
+            find = self.item_codes if str(item) in known else self.find
+            codes += [next(new)] if isinstance(item, Mapping) else find(str(item)).tolist()
+        return np.array(codes, dtype=np.int64)
 
-        def code(item: object) -> int:
-            if isinstance(item, Mapping):
-                return next(new)
-            return (self.item_codes([item]) if str(item) in self._item_ids else self.find(str(item)))[0]
-
-        return np.array([code(item) for item in history], dtype=np.int64)
-
-    def split(self, kind: str = "leave_one_out", fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
+    def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": the first `fractions[0]` of all events train, the next `fractions[1]` hold the
-        validation targets, the rest the test targets: a user's first event of the period that has an earlier one.
+        events only train. "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
+        the rest the test targets: a user's first event of the period that has an earlier one.
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
@@ -219,11 +212,8 @@ class Dataset:
             raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
-        if len(fractions) != 2 or min(fractions) <= 0 or sum(fractions) >= 1:
-            fix = "as in (0.8, 0.1)"
-            raise InputError(f"fractions={fractions!r} must be two positive numbers with a sum below 1, {fix}.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
-        first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
+        first, second = np.quantile(time, [0.8, 0.9], method="lower")
         periods, has_past = ((time >= first) & (time < second), time >= second), np.diff(user, prepend=-1) == 0
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
@@ -246,7 +236,7 @@ class Dataset:
         items: as in `from_frames`. InputError for an id that is there already.
         """
         new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
-        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._item_ids)]):
+        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._ids["item"])]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 

@@ -37,12 +37,12 @@ class Media:
     def __init__(self, path: str | Path):
         """InputError if the path is neither a folder nor a zip archive."""
         self.path = Path(path).expanduser().absolute()
-        if not self.path.is_dir() and not self.path.is_file():
-            raise InputError(f"media {self.path} does not exist; give a folder or a .zip file.")
         try:
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
+            raise InputError(
+                f"media {self.path} is no folder and no zip archive ({error}); give one of them."
+            ) from None
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":

@@ -12,10 +12,8 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,18 +28,6 @@ TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 
 
-class Route(NamedTuple):
-    address: str
-    files: dict[str, str]  # name -> SHA-256
-
-
-class Source(NamedTuple):
-    terms: str
-    routes: tuple[Route, ...] = ()
-    read: Callable[[Path], tuple[pd.DataFrame, ...]] | None = None
-    shipped: str = ""  # a folder that comes with m6rec
-
-
 def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> tuple[pd.DataFrame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
@@ -51,12 +37,10 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
     options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
+    options["header"] = 0 if "utf" in encoding else None
     with zipfile.ZipFile(folder / archive) as bundle:
         items, users, ratings = (
-            pd.read_csv(
-                bundle.open(name), sep=sep, names=names.split(), header=0 if "utf" in encoding else None, **options
-            )
-            for name, sep, names in members
+            pd.read_csv(bundle.open(name), sep=sep, names=names.split(), **options) for name, sep, names in members
         )
     if "year" in items:  # RecBole's copy of ml-100k has the same rows in the same order
         # Item 1412, "… (1995) (V)", has "V" for a year there, and item 267, "unknown", is misspelt.
@@ -89,14 +73,8 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.D
     return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
-SOURCES = {
-    name: Source(
-        read=partial(globals()[entry.pop("reader")], **entry.pop("options", {})) if "reader" in entry else None,
-        routes=tuple(Route(**route) for route in entry.pop("routes", ())),
-        **entry,
-    )
-    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
-}
+SOURCES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+READERS = {"movielens": movielens, "sequences": sequences}  # folder of files, options -> items, users, interactions
 
 
 def home() -> Path:
@@ -120,9 +98,10 @@ def load(name: str) -> Dataset:
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
     source = SOURCES[name]
-    if source.shipped:
-        return Dataset.from_folder(shipped(source.shipped), name=name)
-    return Dataset.from_frames(*source.read(files(name)), name=name)
+    if "shipped" in source:
+        return Dataset.from_folder(shipped(source["shipped"]), name=name)
+    tables = READERS[source["reader"]](files(name), **source["options"])
+    return Dataset.from_frames(*tables, name=name)
 
 
 def photographs() -> tuple[np.ndarray, np.ndarray]:
@@ -138,42 +117,38 @@ def photographs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def files(name: str) -> Path:
-    """The folder of a source's files, checked, by the first route that has them all; InputError if none does."""
+    """The folder of a source's files, checked, by the first route that has them all; InputError if none does.
+
+    What is missing or damaged is fetched. A file gets its name only whole and with its hash.
+    """
     source, folder, problems = SOURCES[name], home() / "data" / name, []
+    mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
-    for route in sorted(source.routes, key=lambda route: not all((folder / file).exists() for file in route.files)):
-        try:
-            for file in route.files:
-                _fetch(route, folder, file, f"{name} ({source.terms}): fetching {file} from {route.address}")
-            return folder
-        except OSError as problem:
-            problems.append(str(problem))
-    first = source.routes[0]
-    raise InputError(
-        f"{name} cannot be had: {'; '.join(problems)}. Put {' and '.join(first.files)} from {first.address} into "
-        f"{folder}, or set M6REC_MIRROR to a folder that holds {name}/{next(iter(first.files))}."
-    )
-
-
-def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
-    """Fetch what is missing or damaged; a file gets its name only whole and with its hash; else OSError."""
-    mirror, sha256 = os.environ.get("M6REC_MIRROR"), route.files[file]
-    copy = Path(mirror or "").expanduser() / folder.name / file
-    origin = str(copy) if mirror and copy.exists() else route.address + file * route.address.startswith("http")
-    if sys.stderr.isatty() and not (folder / file).exists():
-        print(note, file=sys.stderr)
     pooch.get_logger().setLevel("WARNING")
-    registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
-    try:
-        registry.fetch(file, downloader=_download)
-    except ValueError:
-        raise OSError(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(getattr(error.args[0], "reason", error) if error.args else error)
-        raise OSError(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
+    kept = {path.name for path in folder.iterdir()}
+    for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= kept):
+        try:
+            for file, sha256 in route["files"].items():
+                if sys.stderr.isatty() and file not in kept:
+                    print(f"{name} ({source['terms']}): fetching {file} from {route['address']}", file=sys.stderr)
+                url = route["address"] + file * route["address"].startswith("http")
+                origin = str(mirror / file) if mirror != folder and (mirror / file).exists() else url
+                registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
+                registry.fetch(file, downloader=_download)
+            return folder
+        except ValueError:
+            problems.append(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = str(getattr(error.args[0], "reason", error) if error.args else error)
+            problems.append(f"{origin} does not answer ({reason.rpartition('): ')[2]})")
+    first, address = list(source["routes"][0]["files"]), source["routes"][0]["address"]
+    raise InputError(
+        f"{name} cannot be had: {'; '.join(problems)}. Put {' and '.join(first)} from {address} into {folder}, or set "
+        f"M6REC_MIRROR to a folder that holds {name}/{first[0]}."
+    )
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
