@@ -161,8 +161,8 @@ BAD_FILES = [
     ("image", "link.png", "'link.png' climbs out of the media folder; give a path"),
     ("image", "../secret.png", "'../secret.png' climbs out of the media folder; give a path"),
     ("sound", "/etc/passwd", "'/etc/passwd' climbs out of the media folder; give a path"),
-    ("sound", "empty.wav", "'empty.wav' is a sound without samples"),
-    ("sound", "silent.wav", "'silent.wav' is a sound that is silent"),
+    ("sound", "empty.wav", "'empty.wav' is a sound whose peak in its first 10 seconds is 0"),
+    ("sound", "silent.wav", "'silent.wav' is a sound whose peak in its first 10 seconds is 0"),
     ("sound", 5.0, "'5.0' is no file name"),
 ]
 

@@ -142,33 +142,30 @@ def preprocess(
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
         hashes, sources = {}, {}  # row -> content -> one of its sources: each content is decoded once
-        for row, source in enumerate(items.get(name, ())):
-            if not absent(source):
-                try:
-                    hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
-                    sources[hashes[row]] = source
-                except InputError as error:
-                    problems.append(str(error))
-        good, broken = _patches(name, sources, media, cache)
+        for row, source in given(items.get(name, ())).dropna().items():
+            try:
+                hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
+                sources[hashes[row]] = source
+            except InputError as error:
+                problems.append(str(error))
+        good = _patches(name, sources, media, cache, problems)
         parts.append(np.zeros((len(items), *module.PATCHES), np.float32))
         present.append(np.zeros(len(items), bool))
         for row, content in hashes.items():
             if content in good:
                 parts[-1][row], present[-1][row] = good[content], True
-            else:
-                problems.append(broken[content])
     if problems:
         first = "; ".join(problem.rstrip(".") for problem in problems[:3]) + "; …" * (len(problems) > 3)
-        said = f"{len(problems):,} times a file of the items cannot be used and counts as absent: {first}"
+        said = f"files of the items that cannot be used count as absent ({len(problems):,}): {first}"
         warnings.warn(said, MediaWarning, 2)
     return Features(*parts, np.stack(present, 1))
 
 
 def _patches(
-    name: str, sources: dict[str, object], media: Media | None, cache: Path | None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Content -> source into content -> patches, kept in the cache, and content -> problem."""
-    module, good, new, broken = FILE_MODALITIES[name], {}, {}, {}
+    name: str, sources: dict[str, object], media: Media | None, cache: Path | None, problems: list[str]
+) -> dict[str, np.ndarray]:
+    """Content -> source into content -> patches, which the cache keeps."""
+    module, good, new = FILE_MODALITIES[name], {}, {}
     path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
     with suppress(OSError, SafetensorError):  # none yet, or a damaged one
         good = load_file(path) if path else {}
@@ -176,19 +173,20 @@ def _patches(
         try:
             new[content] = decoded(name, sources[content], media)
         except InputError as error:
-            broken[content] = str(error)
+            problems.append(str(error))
     if new:
         good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
         with suppress(OSError, SafetensorError):  # a full disk costs time, not the result
             if path:
                 with whole(path) as part:
                     save_file(good, part)
-    return good, broken
+    return good
 
 
-def absent(source: object) -> bool:
-    """None, NaN or an empty text."""
-    return source is None or source is pd.NA or bool(source != source) or source == ""
+def given(column: Iterable) -> pd.Series:
+    """By row number: a file's name, path or content; None for None, NaN and an empty text."""
+    cells = pd.Series(list(column), dtype=object)
+    return cells.mask(cells.isna() | cells.eq(""), None)
 
 
 def read(source: object, media: Media | None) -> bytes:

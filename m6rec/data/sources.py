@@ -20,7 +20,6 @@ import pandas as pd
 import platformdirs
 import pooch
 
-from m6rec.data import image
 from m6rec.data.dataset import YEAR, Dataset
 from m6rec.errors import InputError
 
@@ -102,18 +101,6 @@ def load(name: str) -> Dataset:
         return Dataset.from_folder(shipped(source["shipped"]), name=name)
     tables = READERS[source["reader"]](files(name), **source["options"])
     return Dataset.from_frames(*tables, name=name)
-
-
-def photographs() -> tuple[np.ndarray, np.ndarray]:
-    """bazaar's photographs of garments (N, 784) float32 in 0..1, grey, light on black, and their classes (N,) int64.
-
-    They lie in random order, so that a slice is a random sample.
-    """
-    data = load("bazaar")
-    items = data.items.dropna(subset="image").drop_duplicates("image")
-    items = items.iloc[np.random.default_rng(0).permutation(len(items))]
-    pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
-    return pixels.reshape(len(items), -1), pd.factorize(items["category"], sort=True)[0]
 
 
 def files(name: str) -> Path:
