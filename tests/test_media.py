@@ -147,9 +147,9 @@ def test_what_cannot_be_read_is_named(folder):
     archive.write_bytes(content)
     with pytest.raises(InputError, match=r"'large\.png' cannot be read"):
         Media.open(archive).read("large.png")
-    with pytest.raises(InputError, match=r"media .*nowhere is no folder and no zip archive \(.*No such file"):
+    with pytest.raises(InputError, match=r"media .*nowhere is no folder and no zip file \(.*No such file"):
         Media.open(folder / "nowhere")
-    with pytest.raises(InputError, match="is no folder and no zip archive"):
+    with pytest.raises(InputError, match="is no folder and no zip file"):
         Media.open(folder / "hum.wav")
     (folder / "pipe.png").unlink()
     (folder / "large.png").unlink()
@@ -168,7 +168,6 @@ def test_what_cannot_be_read_is_named(folder):
 def test_a_grey_photograph_of_28_pixels_comes_through_as_it_is():
     for form in ("PNG", "BMP", "GIF"):
         assert np.array_equal(image.decode(picture(RANDOM, form)) * 255, RANDOM.astype(np.float32))
-    assert np.array_equal(image.decode(image.encode(image.decode(MUG))), image.decode(MUG))
 
 
 def test_the_longest_side_becomes_28_centred_on_black():
@@ -367,13 +366,13 @@ def test_items_of_text_alone_have_no_other_modality_and_no_warning():
     assert found.image.shape == (5, 16, 49) and found.sound.shape == (5, 8, 128)
 
 
-def test_a_caller_gives_bytes_paths_and_pictures_but_a_string_is_a_name_in_the_media(folder):
-    own = [MUG, folder / "images" / "mug.png", Image.open(io.BytesIO(MUG))]
-    table = pd.DataFrame({"text": "a mug", "image": pd.Series(own, dtype=object), "sound": [HUM, None, None]})
+def test_a_caller_gives_bytes_and_paths_but_a_string_is_a_name_in_the_media(folder):
+    own = [MUG, folder / "images" / "mug.png"]
+    table = pd.DataFrame({"text": "a mug", "image": pd.Series(own, dtype=object), "sound": [HUM, None]})
     found = features.preprocess(table, None, TOKENIZER, 8)
-    assert found.present[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.present[:, 2].tolist() == [1, 0, 0]
+    assert found.present[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.present[:, 2].tolist() == [1, 0]
     table["image"] = str(folder / "images" / "mug.png")
-    with pytest.warns(MediaWarning, match="is a name without media"):
+    with pytest.warns(MediaWarning, match="is no Path and no bytes, and a name needs media"):
         assert not features.preprocess(table, None, TOKENIZER, 8).present[:, 1].any()
 
 

@@ -50,7 +50,7 @@ def media(tmp_path) -> Path:
 
 BAD_CELLS = [
     ("items", 1, "item_id", 1, "'1' is there already", "keep one row for each id"),
-    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 10,000 characters", "shorten it"),
+    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 100,000 characters", "shorten it"),
     ("items", 1, "title", None, "is no title", "give one, or leave"),
     ("users", 1, "user_id", None, "is no id", "drop the row or give the id"),
     ("interactions", 1, "timestamp", np.nan, "'nan' is no number", "give UTC seconds or a datetime"),
@@ -189,7 +189,7 @@ def test_names_without_media_and_media_that_are_none_are_told(tmp_path):
     with pytest.raises(InputError, match="items column 'image': names files that are nowhere; give media="):
         d.Dataset.from_frames(**parts)
     found = d.Dataset.validate(**parts, media=tmp_path / "nowhere")
-    assert "is no folder and no zip archive" in said(found)
+    assert "is no folder and no zip file" in said(found)
 
 
 # --------------------------------------------------------------------------------------------------------- folders
@@ -318,6 +318,6 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
 def test_a_damaged_zip_of_media_is_told(tmp_path):
     folder = written(tmp_path / "shop", "csv", with_media())
     (folder / "media.zip").write_bytes(b"torn")
-    assert "and no zip archive" in said(d.Dataset.validate(folder))
-    with pytest.raises(InputError, match=r"media\.zip is no folder and no zip archive"):
+    assert "and no zip file" in said(d.Dataset.validate(folder))
+    with pytest.raises(InputError, match=r"media\.zip is no folder and no zip file"):
         d.Dataset.from_folder(folder)

@@ -28,7 +28,6 @@ from m6rec.data.text import LONGEST
 from m6rec.errors import InputError, did_you_mean
 
 LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
-LONGEST_TITLE = 10_000  # characters
 IDS = ("item_id", "user_id")
 AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
 YEAR = re.compile(r"\s*\((\d{4})\)")
@@ -57,10 +56,6 @@ class Report:
         if not good.any():
             raise InputError(f"{table} has no good row; mend at least one.")
         return frame[good]
-
-    def table(self) -> pd.DataFrame:
-        types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
-        return pd.DataFrame(self.rows, columns=list(types), dtype=object).astype(types)
 
 
 def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Media | None]:
@@ -117,11 +112,10 @@ def check(
 def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
     """The good rows; image and sound as names of files or None."""
     items, checks = _table(items, "items", ["item_id"], report), []
-    for name, longest in (("title", LONGEST_TITLE), ("text", LONGEST)):
-        if name in items.columns:
-            column, short = items[name], items[name].astype("str").str.len().fillna(0) <= longest
-            checks.append((column, column.notna(), f"is no {name}; give one, or leave the column out for all rows"))
-            checks.append((column, short, f"is longer than {longest:,} characters; shorten it"))
+    for name in items.columns.intersection(["title", "text"]):
+        column, short = items[name], items[name].astype("str").str.len().fillna(0) <= LONGEST
+        checks.append((column, column.notna(), f"is no {name}; give one, or leave the column out for all rows"))
+        checks.append((column, short, f"is longer than {LONGEST:,} characters; shorten it"))
     items = report.good("items", items, *checks)
     title = items.get("title", items["item_id"]).astype("str")
     items = _front(items.assign(title=title, text=items.get("text", title).astype("str")), "item_id", "title", "text")
@@ -264,9 +258,8 @@ class Dataset:
         """
         media = Media.open(media)
         items, users, events, timed = check(items, users, interactions, media, Report())
-        events = events.iloc[np.lexsort([events["timestamp"], events["user"]])].reset_index(drop=True)
-        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
-        return cls(name, timed, items, users, events, offsets, media)
+        order = np.lexsort([events["timestamp"], events["user"]])
+        return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
@@ -294,7 +287,8 @@ class Dataset:
             check(*frames, report)
         except InputError as error:
             report.add("", None, "", str(error).rstrip("."))
-        return report.table()
+        types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
+        return pd.DataFrame(report.rows, columns=list(types), dtype=object).astype(types)
 
     @property
     def n_items(self) -> int:
@@ -310,7 +304,7 @@ class Dataset:
 
     @property
     def profile_columns(self) -> list[str]:
-        return [column for column in self.users.columns if column != "user_id"]
+        return list(self.users.columns.drop("user_id"))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -367,7 +361,7 @@ class Dataset:
             if not codes:
                 raise InputError(f"title {title!r} is not in the catalogue; the nearest are {', '.join(names)}.")
             if len(names) > 1:
-                some = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+                some = ", ".join(names[:5])
                 raise InputError(f"title {title!r} fits {len(names)} items: {some}; write one of them in full.")
             found.append(codes[0])
         return np.array(found, dtype=np.int64)

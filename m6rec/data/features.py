@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -40,9 +39,7 @@ class Media:
         try:
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(
-                f"media {self.path} is no folder and no zip archive ({error}); give one of them."
-            ) from None
+            raise InputError(f"media {self.path} is no folder and no zip file ({error}); give one.") from None
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
@@ -101,7 +98,7 @@ def _outside(name: str) -> InputError:
 
 def shown(value: object) -> str:
     """Quoted, and cut where it is long."""
-    text = f"<{type(value).__name__}>" if isinstance(value, (bytes, Image.Image)) else str(value)
+    text = f"<{type(value).__name__}>" if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
@@ -135,7 +132,7 @@ def preprocess(
 ) -> Features:
     """Items' contents as token ids, `length` a text, and patches.
 
-    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
+    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes or a Path.
     cache: folder for patches. What is damaged or missing is absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
@@ -193,13 +190,11 @@ def read(source: object, media: Media | None) -> bytes:
     """The content that an item's cell stands for; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
-    if isinstance(source, Image.Image):
-        return image.encode(image.decode(source))
     if isinstance(source, Path):
         path = source.expanduser().resolve()
         return Media(path.parent).read(path.name)
     if media is None:
-        raise InputError(f"{shown(source)} is a name without media; give the folder or the zip file that it lies in.")
+        raise InputError(f"{shown(source)} is no Path and no bytes, and a name needs media; give one of them.")
     return media.read(source)
 
 
