@@ -211,10 +211,9 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Items given as dicts, for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
-        given = {name: item[name] for name in FILE_MODALITIES if item.get(name) is not None}
-        row = {name: Path(source) if isinstance(source, str) else source for name, source in given.items()}
-        for name, source in row.items():
-            decoded(name, source, None)
+        row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}
+        for modality, source in row.items():
+            decoded(modality, source, None)
         row["text"] = item.get("text", item.get("title"))
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
