@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy, mse_loss
 from m6rec.data import image, photographs, sources
 from m6rec.errors import InputError
 from m6rec.train.fit import Autoencoder, fitted, pca
-from m6rec.view.figures import photograph_rows
 
 RELU = torch.nn.ReLU
 GZIPS = sources.SOURCES["fashion-mnist"].routes[0].files
@@ -188,11 +187,3 @@ def test_an_unknown_part_or_source_lists_the_known_ones(options, message):
 def test_the_photographs_are_no_dataset_and_load_says_where_they_are():
     with pytest.raises(InputError, match=r"no events; use m6rec\.data\.photographs\(\)"):
         sources.load("fashion-mnist")
-
-
-def test_rows_of_photographs_carry_their_errors(garments):
-    squares = garments[:3].view(-1, 28, 28).numpy()
-    picture = photograph_rows({"photograph": squares, "darker": squares / 2}, "half the light")
-    np.testing.assert_allclose(picture.data.loc["photograph"], 0)
-    np.testing.assert_allclose(picture.data.loc["darker"], ((squares / 2) ** 2).mean((1, 2)), rtol=1e-5)
-    assert picture.alt == "half the light. Rows: photograph, darker; 3 photographs."
