@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy, mse_loss
 from m6rec.data import image, load
 from m6rec.errors import InputError
 from m6rec.train.fit import Autoencoder, fitted, pca
-from m6rec.view.figures import photograph_rows
 
 RELU = torch.nn.ReLU
 
@@ -121,11 +120,3 @@ def test_no_relu_keeps_a_drawing_within_0_and_1(garments):
 
 
 # ------------------------------------------------------------------------------------------------ the photographs
-
-
-def test_rows_of_photographs_carry_their_errors(garments):
-    squares = garments[:3].view(-1, 28, 28).numpy()
-    picture = photograph_rows({"photograph": squares, "darker": squares / 2}, "half the light")
-    np.testing.assert_allclose(picture.data.loc["photograph"], 0)
-    np.testing.assert_allclose(picture.data.loc["darker"], ((squares / 2) ** 2).mean((1, 2)), rtol=1e-5)
-    assert picture.alt == "half the light. Rows: photograph, darker; 3 photographs."

@@ -349,7 +349,7 @@ class Dataset:
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
-        Of items with the same title, the one with the most events. InputError lists the nearest titles.
+        Of items with the same title, the one with the most events. InputError lists the nearest.
         """
         spellings, found = self._spellings, []
         for title in [titles] if isinstance(titles, str) else titles:
