@@ -117,6 +117,3 @@ def test_pixels_that_a_relu_leaves_dark_are_lit_without_it(garments):
 def test_no_relu_keeps_a_drawing_within_0_and_1(garments):
     model = fitted(garments, steps=80, activation=RELU, ends=RELU, peak=None, loss=cross_entropy)
     assert model(garments).min() >= 0 and model(garments).max() > 1.5
-
-
-# ------------------------------------------------------------------------------------------------ the photographs
