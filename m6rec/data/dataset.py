@@ -361,8 +361,7 @@ class Dataset:
             if not codes:
                 raise InputError(f"title {title!r} is not in the catalogue; the nearest are {', '.join(names)}.")
             if len(names) > 1:
-                some = ", ".join(names[:5])
-                raise InputError(f"title {title!r} fits {len(names)} items: {some}; write one of them in full.")
+                raise InputError(f"title {title!r} fits {len(names)} items: {', '.join(names[:5])}; write one in full.")
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
