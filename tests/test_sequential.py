@@ -154,12 +154,12 @@ def test_scores_before_fit_are_refused(data, kind):
 def test_the_cache_goes_on_where_it_stands_and_tells_settings_and_splits_apart(data, tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     config = Config(width=8, history=8, pretrain_epochs=2, validate_every=1, batch=16)
-    first, again = (ESASRec(config).cached(data, data.split()) for _ in range(2))
+    first, again = (ESASRec(config).fit(data, data.split(), keep=True) for _ in range(2))
     assert first.log == again.log  # with the very same seconds: it was read
     targets = data.targets(data.split().test)
     torch.testing.assert_close(first.scores(targets), again.scores(targets), rtol=0, atol=0)
-    ESASRec(config, negatives=9).cached(data, data.split())
-    ESASRec(config).cached(data, data.split("global_time"))
+    ESASRec(config, negatives=9).fit(data, data.split(), keep=True)
+    ESASRec(config).fit(data, data.split("global_time"), keep=True)
     folders = [folder.name for folder in (tmp_path / "models").iterdir()]
     assert len(folders) == 3 and all(name.startswith("esasrec-") for name in folders)
 

@@ -10,7 +10,6 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -52,12 +51,8 @@ class Sequential:
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def cached(self, data: Dataset, split: Split) -> Self:
-        """`fit`, or its kept result with the same data, split, fields and code."""
-        return self.fit(data, split, keep=True)
-
-    def fit(self, data: Dataset, split: Split, keep: bool = False, **options: object) -> Self:
-        """options: `m6rec.train.fit`'s."""
+    def fit(self, data: Dataset, split: Split, **options: object) -> Self:
+        """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
         torch.manual_seed(self.config.seed)
         self.network = self.build(data)
         for module in self.network.modules():
@@ -81,7 +76,7 @@ class Sequential:
 
         stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
         parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
-        self.log = fit(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
+        self.log = fit(self.network, stage, self.config, *parts, code=(type(self),), **options)
         return self
 
     @torch.no_grad()
@@ -182,21 +177,7 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-# likes: `Ratings` and rows (n,) -> scores (n,), higher = likelier
-
 DIN_HISTORY = 20  # items that DIN attends to
-
-
-def item_mean(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """Of other users' ratings, in stars."""
-    return ratings.numbers["others"].to_numpy()[rows]
-
-
-def logistic(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """Log-odds of a regression on all features."""
-    x, train = ratings.features, ratings.train
-    model = LogisticRegression(C=0.01, max_iter=1000).fit(x[train], ratings.liked[train])
-    return model.decision_function(x[rows])
 
 
 def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:

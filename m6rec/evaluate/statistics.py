@@ -54,8 +54,8 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """One model against several, paired over users: a row for each peer.
 
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
-    p (two-sided t); low, high (bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level 1 - .05 / (m - j + 1)
-    for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
+    p (two-sided t); p_holm (Holm 1979); holm_low, holm_high: `mean_interval` at the level 1 - .05 / (m - j + 1) for the
+    j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN.
     """
     (one, *peers), _ = _paired(ours, *others.values())
@@ -69,15 +69,11 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
         found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
     found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
-    found[["low", "high"]] = [mean_interval(row)[1:3] for row in differences.to_numpy()]
     found = found.sort_values("p", kind="stable")
     left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
     found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"] * left), 1)
-    holm = [
-        mean_interval(differences.loc[n], level=1 - (1 - LEVEL) / m)[1:3]
-        for n, m in zip(found.index, left, strict=True)
-    ]
-    found[["holm_low", "holm_high"]] = holm
+    levels = zip(found.index, 1 - (1 - LEVEL) / left, strict=True)
+    found[["holm_low", "holm_high"]] = [mean_interval(differences.loc[n], level=level)[1:3] for n, level in levels]
     found["decided"] = np.logical_and.accumulate((found["holm_low"] > 0) | (found["holm_high"] < 0))
     return found.loc[list(others)]
 
