@@ -114,7 +114,7 @@ def test_a_network_learns_a_planted_circle(fitted, data, kind):
     assert evaluate(model, data, k=1).metrics["hit@1"] > max(0.8, 3 * popular)
     assert model.log[-1].losses["next"] < model.log[0].losses["next"] / 2
     assert model.log[-1].validation > 0.8 and model.log[-1].seconds > model.log[0].seconds > 0
-    assert model.parameters == sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
+    assert sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -1,6 +1,5 @@
 """Networks that predict the next item, and baselines that predict likes."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,15 +46,11 @@ class Sequential:
         """States (B, D) -> scores (B, N)."""
         return states @ network.embedding.weight.T
 
-    @property
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.network.parameters())
-
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
         """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
         torch.manual_seed(self.config.seed)
-        self.network = self.build(data)
-        for module in self.network.modules():
+        network = self.build(data)
+        for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         no = np.zeros(data.n_events, np.int64)
@@ -65,10 +60,9 @@ class Sequential:
             states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
-        def validate(network: nn.Module) -> float:
-            average = copy.copy(self)
-            average.network = network
-            return evaluate(average, data, split=split, part="valid").metrics["ndcg@10"]
+        def validate(average: nn.Module) -> float:
+            self.network = average
+            return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
             length, size = self.config.history, self.config.batch
@@ -76,7 +70,8 @@ class Sequential:
 
         stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
         parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
-        self.log = fit(self.network, stage, self.config, *parts, code=(type(self),), **options)
+        self.log = fit(network, stage, self.config, *parts, code=(type(self),), **options)
+        self.network = network
         return self
 
     @torch.no_grad()
@@ -177,9 +172,6 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-DIN_HISTORY = 20  # items that DIN attends to
-
-
 def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:
     """Log-odds of a DIN-like network: the candidate c attends to items h rated before (Zhou et al. 2018, section 4.3).
 
@@ -193,7 +185,7 @@ def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: in
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
     def logits(network: nn.Module, rows: np.ndarray) -> Tensor:
-        past = ratings.history(rows, DIN_HISTORY)
+        past = ratings.history(rows, 20)  # it attends to as many
         seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
         inputs = ratings.user[rows], ratings.item[rows], seen, stars, features[rows]
         return network(*(torch.from_numpy(part).to(device) for part in inputs))

@@ -79,7 +79,7 @@ def evaluate(
 
     rank, lists, (texts, categories) = np.concatenate(ranks), np.concatenate(lists), _contents(data)
     hit = rank <= k
-    columns = {
+    per_user = pd.DataFrame({
         "user_id": np.asarray(targets),
         "item_id": data.items["item_id"].to_numpy()[targets.items],
         "rank": rank,
@@ -89,8 +89,7 @@ def evaluate(
         "novelty": novelty(lists, training_matrix(data, split)),
         "diversity": diversity(lists, texts),
         "miscalibration": miscalibration(lists, targets.seen(), categories),
-    }
-    per_user = pd.DataFrame(columns)
+    })  # fmt: skip
     per_user.attrs = {"name": name, "split": split.name, "part": part, "mask_seen": mask_seen, "k": k}
     metrics = {**per_user.iloc[:, 3:].mean(), "coverage": len(np.unique(lists[lists >= 0])) / data.n_items}
     return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists)
@@ -187,9 +186,9 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
     mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
     past.sort_indices()
     mixed.sort_indices()
-    terms = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
+    nats = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
     known = (np.diff(past.indptr) > 0) & (np.diff(listed.indptr) > 0)
-    return np.where(known, np.maximum(terms.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
+    return np.where(known, np.maximum(nats.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
 
 
 @lru_cache(2)  # validation needs them after every epoch
@@ -215,43 +214,35 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
 
-def leaks(
-    fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test"
-) -> list[str]:
-    """What a model's scores give away, in a sentence each; empty = nothing found.
+def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
+    """What scores of validation targets give away, in a sentence each; empty = nothing found.
 
-    fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping; `lambda *_: model` asks
-    a fitted one. Events outside training must not move its fit, nor the targets' items, values and actions, and later
-    events, its scores.
+    fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
+    a fitted one. It is fitted and asked again with other events outside training: no score may move.
     """
-    split, targets = targets_of(data, split, part)
-    some = targets.events[np.unique(np.linspace(0, len(targets) - 1, min(256, len(targets))).astype(np.int64))]
-    first, outside = np.full(data.n_users, data.n_events), ~split.train
-    first[targets.users] = targets.events
-    after = np.arange(data.n_events) - first[data.events["user"].to_numpy()]  # the target's is 0
-    model, users = fit(data, split), data.targets(some)
-    other = fit(_replaced(data, outside, outside), split)  # asked with the true histories
+    split, targets = targets_of(data, split, "valid")
+    users = targets[np.unique(np.linspace(0, len(targets) - 1, 256).astype(np.int64))]  # enough to show a leak
+    model, other, found = fit(data, split), _replaced(data, split), []
     probes = {
-        "knows targets or what follows them": (model, _replaced(data, after >= 0, after > 0).targets(some)),
-        "is fitted on events outside training": (other, users),
+        "knows targets or what follows them": (model, other.targets(users.events)),
+        "is fitted on events outside training": (fit(other, split), users),
     }
-    scores, found = scored(model, users), []
     for what, probe in probes.items():
-        moved = ~np.isclose(scores, scored(*probe), rtol=1e-5, atol=1e-7).all(1)  # by more than rounding
+        moved = ~np.isclose(scored(model, users), scored(*probe), rtol=1e-5, atol=1e-7).all(1)  # by more than rounding
         if moved.any():
             rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
             found.append(f"{name_of(model)} {what}: {rows}")
     return found
 
 
-def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
-    """Other items, values and actions at events in `outcome` (E,); in `whole`, all but the user. Places stay."""
-    rng, events = np.random.default_rng(seed), data.events.copy()
-    other = rng.integers(1, data.n_items, outcome.sum())  # never the same
-    events.loc[outcome, "item"] = (events["item"].to_numpy()[outcome] + other) % data.n_items
+def _replaced(data: Dataset, split: Split, seed: int = 0) -> Dataset:
+    """Other events outside training, in the same places; validation targets keep their time and request."""
+    rng, events, outside = np.random.default_rng(seed), data.events.copy(), ~split.train
+    whole = outside & ~np.isin(np.arange(data.n_events), split.valid)
+    events["item"] = (events["item"] + outside * rng.integers(1, data.n_items, data.n_events)) % data.n_items  # another
     donors = data.events.iloc[rng.integers(data.n_events, size=data.n_events)]
     for column in events.columns.drop(["user", "item", "timestamp"]):
-        rows = outcome if column in ("value", "action") else whole
+        rows = outside if column in ("value", "action") else whole
         events[column] = events[column].mask(rows, donors[column].array)
     if data.timed:  # a user's events stay in order
         events["timestamp"] += whole * rng.integers(1, 1_000, data.n_events).cumsum()
@@ -270,9 +261,9 @@ class Interpolation(NamedTuple):
     weight: float
 
     def scores(self, users: Targets) -> Tensor:
-        counts = _scores(self.prior, users)
+        log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))
         share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
-        return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
+        return log_p.log_softmax(-1) + self.weight * share.log()
 
 
 class Precomputed(NamedTuple):
@@ -318,7 +309,3 @@ def coordinate_ascent(
                     break
                 best = best | {name: step}
     return best
-
-
-def _scores(model: Any, users: Targets) -> Tensor:
-    return torch.as_tensor(model.scores(users)).cpu().double()

@@ -1,6 +1,6 @@
 """Percentile bootstrap intervals over users, paired comparisons, and slices of targets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ def mean_interval(per_user: ArrayLike, **options) -> Interval:
 
     InputError for NaN, nothing, or another shape.
     """
-    return _interval(lambda mean: mean, per_user, **options)
+    return ratio_interval(per_user, np.ones(np.shape(per_user)[-1:]), **options)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
@@ -43,11 +43,23 @@ def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Int
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
-def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
-    """mean(per_user) / mean(over), paired. InputError when over is all 0."""
-    if np.mean(over) == 0:
+def ratio_interval(
+    per_user: ArrayLike, over: ArrayLike, *, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """mean(per_user) / mean(over), paired: both of the same drawn users. InputError when over is all 0."""
+    (top, bottom), seeds = _paired(per_user, over)
+    if bottom.mean() == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
-    return _interval(lambda top, bottom: top / bottom, per_user, over, **options)
+    rng, users, found = np.random.default_rng(seed), len(top), np.empty(resamples)
+    rows = max(1, _AT_ONCE // users)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
+        for start in range(0, resamples, rows):
+            drawn = rng.integers(users, size=(min(rows, resamples - start), users))
+            found[start : start + rows] = top[drawn].mean(axis=1) / bottom[drawn].mean(axis=1)
+    ordered = np.sort(found[~np.isnan(found)])
+    tail = int(len(ordered) * (1 - level) / 2)
+    # The ends are drawn figures: an infinite ratio cannot be interpolated.
+    return Interval(*map(float, (top.mean() / bottom.mean(), ordered[tail], ordered[-1 - tail])), users, seeds)
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
@@ -82,12 +94,11 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
-    median. activity: training events, in thirds. gap: since the event before. Then the profile, numbers in thirds.
+    median. gap: since the event before. Then the profile, numbers in thirds: equal ones stay together.
     """
     split, targets = targets_of(data, split, part)
-    training, time = data.events[split.train], data.events["timestamp"].to_numpy()
-    count = np.bincount(training["item"], minlength=data.n_items)
-    popular = np.argsort(-count, kind="stable")
+    count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
+    popular, time = np.argsort(-count, kind="stable"), data.events["timestamp"].to_numpy()
     head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
@@ -97,18 +108,21 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
         ("history short", "history long", length <= np.median(length)),
     ):
         found |= {one: inside, other: ~inside}
-    found |= _thirds("activity", np.bincount(training["user"], minlength=data.n_users)[targets.users])
     if data.timed:
         gap = time[targets.events] - time[np.maximum(targets.events - 1, 0)]
         found["gap under a day"] = (length > 0) & (gap < _DAY)
         found["gap a day or more"] = (length > 0) & (gap >= _DAY)
     for name in data.profile_columns:
-        values = data.users[name].iloc[targets.users].reset_index(drop=True)
+        values, parts = data.users[name].iloc[targets.users].reset_index(drop=True), {}
         known = sorted(values.dropna().unique(), key=str)
         if len(known) > 3 and pd.api.types.is_numeric_dtype(values):
-            found |= _thirds(name, values.to_numpy(dtype=np.float64, na_value=np.nan))
+            values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
+            parts = {f"≤ {low:g}": values <= low, f"{low:g} – {high:g}": (values > low) & (values <= high)}
+            parts[f"> {high:g}"] = values > high
         elif len(known) <= _FEW:
-            found |= {f"{name} {value}": values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
+            parts = {value: values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
+        found |= {f"{name} {part}": inside for part, inside in parts.items() if inside.any()}
     return pd.DataFrame(found)
 
 
@@ -124,24 +138,6 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
 
 
-def _interval(
-    figure: Callable, *per_user: ArrayLike, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Of a figure of several means over the same drawn users."""
-    values, seeds = _paired(*per_user)  # (figures, U)
-    rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
-    rows = max(1, _AT_ONCE // users)
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-        means[:, start : start + rows] = [row[drawn].mean(axis=1) for row in values]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
-        drawn = figure(*means)
-        # The ends are drawn figures: an infinite ratio cannot be interpolated.
-        ordered = np.sort(drawn[~np.isnan(drawn)])
-        tail = int(len(ordered) * (1 - level) / 2)
-        return Interval(*map(float, (figure(*values.mean(1)), ordered[tail], ordered[-1 - tail])), users, seeds)
-
-
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
     """(figures, U) means over seeds, and the first's number of seeds."""
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
@@ -153,16 +149,3 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
         if (other := values.shape[-1]) != (users := rows[0].shape[-1]):
             raise InputError(f"a paired figure needs the same users twice, and got {users} and {other}")
     return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
-
-
-def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Equal values stay together; no third is empty."""
-    if np.isnan(values).all():
-        return {}
-    low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
-    found = {
-        f"{name} ≤ {low:g}": values <= low,
-        f"{name} {low:g} – {high:g}": (values > low) & (values <= high),
-        f"{name} > {high:g}": values > high,
-    }
-    return {label: inside for label, inside in found.items() if inside.any()}

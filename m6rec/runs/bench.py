@@ -99,8 +99,9 @@ class Bench:
         for name in names:
             for seed in self.models[name]:
                 begun = time.perf_counter()
-                model, seconds, parameters = self._fitted(name, seed)
+                model, seconds, network = self._fitted(name, seed)
                 seconds = seconds or time.perf_counter() - begun
+                parameters = sum(p.numel() for p in network.parameters()) if network else 0
                 yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
     def cooccurrence(self) -> baselines.CoOccurrence:
@@ -124,16 +125,16 @@ class Bench:
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
-    def _fitted(self, name: str, seed: int) -> tuple[Any, float, int]:
-        """What is ranked, its seconds of training (0: as long as making it takes) and parameters."""
+    def _fitted(self, name: str, seed: int) -> tuple[Any, float, nn.Module | None]:
+        """What is ranked, its seconds of training (0: as long as making it takes) and network."""
         if name in COUNTS:
-            return COUNTS[name]().fit(self.data, self.split), 0, 0
+            return COUNTS[name]().fit(self.data, self.split), 0, None
         if name in TUNED:
-            return self.cooccurrence() if name == "cooccurrence" else self.prior(), 0, 0
+            return self.cooccurrence() if name == "cooccurrence" else self.prior(), 0, None
         if name in TRAINED:
             config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
             peer = TRAINED[name](config).fit(self.data, self.split, keep=True)
-            return peer, peer.log[-1].seconds, peer.parameters
+            return peer, peer.log[-1].seconds, peer.network
         # Only the dense head is ranked, which needs no digits.
         changes = {"request": False, "finetune_epochs": 0} if name in UNTIMED else {}
         model = self.model(seed, **changes)
@@ -142,7 +143,7 @@ class Bench:
         else:
             scorer = model.scorer("dense" if name.endswith("no_prior") else name)
         seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
-        return scorer, seconds, sum(p.numel() for p in model.network.parameters())
+        return scorer, seconds, model.network
 
     @cached_property
     def _alone(self) -> dict[str, float]:
