@@ -172,32 +172,21 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:
-    """Log-odds of a DIN-like network: the candidate c attends to items h rated before (Zhou et al. 2018, section 4.3).
-
-    `numbers` adds the regression's features. Attention weights come from an MLP over [h, c, h - c, h · c] and are not
-    normalised. The epoch that validates best counts.
-    """
+def din(ratings: Ratings, rows: np.ndarray, *, epochs: int = 4, seed: int = 0) -> np.ndarray:
+    """Log-odds that these rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts."""
     torch.manual_seed(seed)
-    rng, device, best = np.random.default_rng(seed), pick_device(), -1.0
-    features = ratings.features[:, 0 if numbers else ratings.numbers.shape[1] :]
-    network = DINNetwork(ratings, features.shape[1]).to(device)
+    rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
-    def logits(network: nn.Module, rows: np.ndarray) -> Tensor:
-        past = ratings.history(rows, 20)  # it attends to as many
-        seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
-        inputs = ratings.user[rows], ratings.item[rows], seen, stars, features[rows]
-        return network(*(torch.from_numpy(part).to(device) for part in inputs))
-
     def losses(network: nn.Module, rows: np.ndarray) -> dict[str, Tensor]:
-        truth = torch.from_numpy(ratings.liked[rows]).float().to(device)
-        return {"liked": F.binary_cross_entropy_with_logits(logits(network, rows), truth)}
+        logits = network(rows)
+        truth = torch.from_numpy(ratings.liked[rows]).to(logits)
+        return {"liked": F.binary_cross_entropy_with_logits(logits, truth)}
 
     @torch.no_grad()
     def scores(rows: np.ndarray) -> np.ndarray:
         parts = np.array_split(rows, max(1, len(rows) // 1000))
-        return np.concatenate([logits(network.eval(), part).cpu().numpy() for part in parts])
+        return np.concatenate([network.eval()(part).cpu().numpy() for part in parts])
 
     for _ in range(epochs):
         batches = np.array_split(rng.permutation(ratings.train), max(1, len(ratings.train) // 128))
@@ -209,26 +198,32 @@ def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: in
 
 
 class DINNetwork(nn.Module):
-    def __init__(self, ratings: Ratings, features: int, width: int = 16):
+    """The candidate c attends to the last twenty items h rated before (Zhou et al. 2018, section 4.3).
+
+    Weights come from an MLP over [h, c, h - c, h · c] and are not normalised. It has all features of `Ratings`, too.
+    """
+
+    def __init__(self, ratings: Ratings, width: int = 16):
         super().__init__()
+        self.ratings = ratings
         self.register_buffer("genres", torch.from_numpy(ratings.genres.astype(np.float32)))
         sizes = (ratings.data.n_users, ratings.data.n_items, 6)
         self.users, self.items, self.stars = (nn.Embedding(size, width) for size in sizes)
         self.genre = nn.Linear(ratings.genres.shape[1], width, bias=False)
         self.weight = nn.Sequential(nn.Linear(4 * width, 36), nn.PReLU(), nn.Linear(36, 1))
-        inputs = 4 * width + features
+        inputs = 4 * width + ratings.features.shape[1]
         self.head = nn.Sequential(nn.Linear(inputs, 64), nn.PReLU(), nn.Dropout(0.2), nn.Linear(64, 1))
         for embedding in (self.users, self.items):
             nn.init.normal_(embedding.weight, std=0.01)
 
-    def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
-        """user, item (B,), seen (B, T) or -1, stars (B, T), numbers (B, F) -> logits (B,)."""
-        c, present = self._item(item), (seen >= 0)[..., None]
-        h = self._item(seen.clamp(min=0))  # (B, T, D)
+    def forward(self, rows: np.ndarray) -> Tensor:
+        """Rated events (B,) -> logits (B,)."""
+        known, past = self.ratings, self.ratings.history(rows, 20)  # (B, T), -1 where there are fewer
+        stars = np.rint(known.value[past]).astype(np.int64)
+        inputs = known.user[rows], known.item[rows], known.item[past], past >= 0, stars, known.features[rows]
+        user, item, seen, present, stars, numbers = (torch.from_numpy(x).to(self.genres.device) for x in inputs)
+        c, h = (self.items(codes) + self.genre(self.genres[codes]) for codes in (item, seen))  # (B, D), (B, T, D)
         candidate = c[:, None].expand_as(h)
-        weights = self.weight(torch.cat((h, candidate, h - candidate, h * candidate), -1))  # (B, T, 1)
-        pooled = (weights * present * (h + self.stars(stars))).sum(1) / present.sum(1).clamp(min=1)
+        weights = self.weight(torch.cat((h, candidate, h - candidate, h * candidate), -1)) * present[..., None]
+        pooled = (weights * (h + self.stars(stars))).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         return self.head(torch.cat((self.users(user), c, pooled, pooled * c, numbers), -1)).squeeze(-1)
-
-    def _item(self, item: Tensor) -> Tensor:
-        return self.items(item) + self.genre(self.genres[item])

@@ -16,7 +16,6 @@ LEVEL = 0.95
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
 _HEAD = 0.2  # the head's share of the training events
 _FEW = 10  # values of a profile column: more make slices too small
-_DAY = 86_400
 
 
 class Interval(NamedTuple):
@@ -94,11 +93,11 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
-    median. gap: since the event before. Then the profile, numbers in thirds: equal ones stay together.
+    median. Then the profile, numbers in thirds: equal ones stay together.
     """
     split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
-    popular, time = np.argsort(-count, kind="stable"), data.events["timestamp"].to_numpy()
+    popular = np.argsort(-count, kind="stable")
     head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
@@ -108,10 +107,6 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
         ("history short", "history long", length <= np.median(length)),
     ):
         found |= {one: inside, other: ~inside}
-    if data.timed:
-        gap = time[targets.events] - time[np.maximum(targets.events - 1, 0)]
-        found["gap under a day"] = (length > 0) & (gap < _DAY)
-        found["gap a day or more"] = (length > 0) & (gap >= _DAY)
     for name in data.profile_columns:
         values, parts = data.users[name].iloc[targets.users].reset_index(drop=True), {}
         known = sorted(values.dropna().unique(), key=str)
