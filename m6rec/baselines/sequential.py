@@ -1,7 +1,7 @@
 """Networks that predict the next item, and baselines that predict likes."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
@@ -48,7 +48,8 @@ class Sequential:
 
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
         """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
-        torch.manual_seed(self.config.seed)
+        config = self.config
+        torch.manual_seed(config.seed)
         network = self.build(data)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
@@ -64,13 +65,10 @@ class Sequential:
             self.network = average
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
-        def batches(rng: np.random.Generator) -> Iterator[Context]:
-            length, size = self.config.history, self.config.batch
-            return training_batches(data, split, codes, length=length, batch=size, rng=rng)
-
-        stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
+        batches = partial(training_batches, data, split, codes, length=config.history, batch=config.batch)
+        stage = Stage(self.name, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
         parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
-        self.log = fit(network, stage, self.config, *parts, code=(type(self),), **options)
+        self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network = network
         return self
 

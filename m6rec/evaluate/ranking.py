@@ -249,12 +249,8 @@ def _replaced(data: Dataset, split: Split, seed: int = 0) -> Dataset:
     return replace(data, events=events)
 
 
-UNIFORM = 0.01  # share of the prior, so that no item is impossible
-TUNING_TARGETS = 5_000  # validation targets at most
-
-
 class Interpolation(NamedTuple):
-    """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
+    """log p_model + weight · log p_prior. The prior's scores are counts; 1 % is uniform: no item is impossible."""
 
     model: Any
     prior: Any
@@ -262,7 +258,7 @@ class Interpolation(NamedTuple):
 
     def scores(self, users: Targets) -> Tensor:
         log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))
-        share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
+        share = 0.99 * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + 0.01 / counts.shape[1]
         return log_p.log_softmax(-1) + self.weight * share.log()
 
 
@@ -281,12 +277,14 @@ class Precomputed(NamedTuple):
 
 
 def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
-    """Model -> NDCG@10 as `evaluate`'s, on validation targets: the same objects each time."""
-    events = np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS])
+    """Model -> NDCG@10 as `evaluate`'s, on at most 5,000 validation targets: the same objects each time."""
+    events = np.sort(np.random.default_rng(0).permutation(split.valid)[:5_000])
     chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
-    return lambda model: float(
-        ndcg(np.concatenate([mid_ranks(scored(model, users), users, mask_seen=True) for users in chunks])).mean()
-    )
+
+    def score(model: Any) -> float:
+        return float(ndcg(np.concatenate([mid_ranks(scored(model, users), users, True) for users in chunks])).mean())
+
+    return score
 
 
 def remembered(model: Any) -> SimpleNamespace:

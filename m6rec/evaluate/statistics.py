@@ -14,8 +14,6 @@ from m6rec.evaluate.ranking import targets_of
 
 LEVEL = 0.95
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
-_HEAD = 0.2  # the head's share of the training events
-_FEW = 10  # values of a profile column: more make slices too small
 
 
 class Interval(NamedTuple):
@@ -98,7 +96,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     popular = np.argsort(-count, kind="stable")
-    head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
+    head = popular[np.cumsum(count[popular]) - count[popular] < 0.2 * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
     for one, other, inside in (
@@ -115,7 +113,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
             low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
             parts = {f"≤ {low:g}": values <= low, f"{low:g} – {high:g}": (values > low) & (values <= high)}
             parts[f"> {high:g}"] = values > high
-        elif len(known) <= _FEW:
+        elif len(known) <= 10:  # more make slices too small
             parts = {value: values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
         found |= {f"{name} {part}": inside for part, inside in parts.items() if inside.any()}
     return pd.DataFrame(found)
