@@ -226,7 +226,7 @@ class M6Rec:
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
         """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
 
-        Their image and sound may be a path, bytes or a PIL image.
+        Their image and sound may be a path or bytes.
         """
         network = self.network.eval()
         if self._items is None and not drop:

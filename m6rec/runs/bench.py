@@ -16,7 +16,7 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
-from m6rec.evaluate.ranking import CachedScorer, coordinate_ascent, validation_ndcg
+from m6rec.evaluate.ranking import coordinate_ascent, remembered, validation_ndcg
 from m6rec.generate.scorer import Scorer
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
@@ -58,7 +58,7 @@ class Bench:
         # A search moves one setting at a time.
         self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
-        self._cached = lru_cache(4)(CachedScorer)
+        self._cached = lru_cache(4)(remembered)
         self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
         blends = cache(lambda **more: self.blend([self._scorer("dense", seed, **more) for seed in self.seeds]))
         self.models: dict[str, Callable[[int], Any]] = {
@@ -72,7 +72,7 @@ class Bench:
             self.models[name.replace("m6rec", "m6rec_no_request_time")] = partial(self.models[name], **UNTIMED)
         config = partial(Config.preset, preset, **{**self.changes, **PEERS_TRAIN})
         for name, of in TRAINED.items():
-            self.models[name] = lambda seed, of=of: of(config(seed=seed)).cached(data, self.split)
+            self.models[name] = lambda seed, of=of: of(config(seed=seed)).fit(data, self.split, keep=True)
 
     def rows(self, names: Iterable[str], seeds: Sequence[int] | None = None) -> Rows:
         """Seen items are masked; a count is the same for all seeds, and has one."""
@@ -92,10 +92,10 @@ class Bench:
 
     def blend(self, models: Sequence[Any]) -> list[Interpolation]:
         """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
-        own = [CachedScorer(model) for model in models]
+        own = [remembered(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
-            prior = CachedScorer(self._mixture(at, self._cached))
+            prior = remembered(self._mixture(at, self._cached))
             return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
 
         starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
