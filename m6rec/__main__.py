@@ -5,14 +5,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 import m6rec
-from m6rec.errors import InputError
+from m6rec import InputError, M6Rec
 from m6rec.generate.beam import check_length
 from m6rec.generate.scorer import METHODS, check_method
-from m6rec.recommender import M6Rec
 from m6rec.runs import execute
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -95,7 +93,7 @@ def recommend(
     print_items(f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}", found)
 
 
-def print_items(title: str, items: pd.DataFrame) -> None:
+def print_items(title: str, items) -> None:
     score = "  {0.score:.3f}" if "score" in items else ""
     rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
     for line in (title, *rows):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +17,7 @@ DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run's settings. `InputError` for an unknown name or for numbers that do not fit together."""
 

@@ -7,15 +7,13 @@ from typing import NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
-from m6rec.data import features
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.data.features import FILE_MODALITIES, Features, Media
+from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
@@ -65,7 +63,7 @@ class M6Rec:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
-        self._items: Tensor | None = None
+        self._items: torch.Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items, and the next event of every prefix; then grow the tree.
@@ -96,12 +94,12 @@ class M6Rec:
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
+        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return loss(network, batch, config, content, near, rng)
 
         return Stage(name, epochs, lambda rng: batches(rng=rng), teach, validate, losses.loss_weights(config))
 
-    def _spectral(self) -> Tensor:
+    def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
@@ -112,7 +110,7 @@ class M6Rec:
             taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
             raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
-        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
+        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
@@ -181,7 +179,7 @@ class M6Rec:
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def candidates(self, history: Sequence[int], k: int) -> Tensor:
+    def candidates(self, history: Sequence[int], k: int) -> torch.Tensor:
         """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
@@ -195,7 +193,7 @@ class M6Rec:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
         frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
         folder = home() / "features" if cache else None
-        content = features.preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
+        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(
@@ -205,7 +203,7 @@ class M6Rec:
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
-    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
+    def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         return self.network.fuse(context.to(self.device), items, weights=weights)
@@ -218,12 +216,12 @@ class M6Rec:
         """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, **options)
 
-    def scores(self, users: Targets) -> Tensor:
+    def scores(self, users: Targets) -> torch.Tensor:
         """All items' dense scores -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
-    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
+    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> torch.Tensor:
         """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
 
         Their image and sound may be a path or bytes.
@@ -234,7 +232,7 @@ class M6Rec:
         items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
-        content = self.preprocess(features.table(new), cache=False).drop(*drop).to(self.device)
+        content = self.preprocess(table(new), cache=False).drop(*drop).to(self.device)
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":

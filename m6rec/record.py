@@ -5,10 +5,8 @@ M6REC_RECORD in the environment names the JSON file for the figures; without it 
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
-import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +40,7 @@ class Figure(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """As in JSON under its name, without empty values; None for infinity."""
         values = {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
-        return {key: None if value in (math.inf, -math.inf) else value for key, value in values.items()}
+        return {key: None if value in (np.inf, -np.inf) else value for key, value in values.items()}
 
     def __repr__(self) -> str:
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
@@ -97,7 +95,7 @@ def short(number: float | None) -> str:
     """Four significant digits, but all left of the point: 12101 stays, .123456 is .1235; a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
-    places = 3 - math.floor(math.log10(abs(number))) if number % 1 else 0
+    places = 3 - int(np.floor(np.log10(abs(number)))) if number % 1 else 0
     return f"{number:.{max(0, places)}f}"
 
 
@@ -133,6 +131,6 @@ def code_hash(notebook: str | Path) -> str:
     try:
         cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        return code_key(skip=(), source=re.sub(r"(?m)^[%!].*", "", code))
+        return code_key(skip=(), source="\n".join(line for line in code.splitlines() if line[:1] not in ("%", "!")))
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f"{notebook} cannot be read as a notebook in Python ({error}).") from None

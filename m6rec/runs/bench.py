@@ -7,20 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from torch.utils.benchmark import Timer, timer
 
-from m6rec import baselines
-from m6rec.config import Config
+from m6rec import Config, Dataset, M6Rec, baselines
 from m6rec.data.cooccurrence import following
-from m6rec.data.dataset import Dataset
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
 from m6rec.evaluate.ranking import coordinate_ascent, remembered, validation_ndcg
-from m6rec.generate.scorer import Scorer
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
-from m6rec.recommender import M6Rec
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
@@ -103,7 +98,7 @@ class Bench:
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
-    def _scorer(self, method: str, seed: int, **more: object) -> Scorer:
+    def _scorer(self, method: str, seed: int, **more: object) -> Any:
         return self.model(seed, **more).scorer(method)
 
     @cached_property
@@ -140,7 +135,7 @@ def versus(rows: Rows) -> pd.DataFrame:
     return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
 
 
-def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, Tensor]:
+def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.Tensor]:
     """For speed: a decoder over random item vectors (N, width) in a balanced tree, and these."""
     vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
     leaves = np.arange(items) * np.prod(widths) // items

@@ -1,7 +1,6 @@
 """Notebooks executed by papermill, alone, together or with every combination of parameters."""
 
 import ast
-import itertools
 import json
 import os
 import re
@@ -218,15 +217,15 @@ def report(folder: Path, executions: Sequence[Execution]) -> Path:
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
     """Folder -> parameters, for every combination of {"width": "32,64", "seed": "0,1"}."""
-    choices, runs = {}, {}
-    for name, text in grid.items():
+    runs, combinations = {}, [{}]
+    for name, text in sorted(grid.items()):
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
         if "" in values:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
-        choices[name] = [check_parameters(notebook, {name: value})[name] for value in values]
-    for values in itertools.product(*choices.values()):
-        given = dict(zip(choices, values, strict=True))
-        name = ",".join(f"{one}={given[one]}" for one in sorted(given)) or "defaults"
+        typed = [check_parameters(notebook, {name: value}) for value in values]
+        combinations = [one | other for one in combinations for other in typed]
+    for given in combinations:
+        name = ",".join(f"{one}={value}" for one, value in given.items()) or "defaults"
         safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
         runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
     return runs
