@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -31,8 +30,8 @@ def whole(path: str | Path) -> Iterator[Path]:
             os.replace(file, path / file.name if path.is_dir() else path)
 
 
-def cached(path: Path, make: Callable[[], Any], save: Callable[[Any, Path], Any], load: Callable[[Path], Any]) -> Any:
-    """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
+def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
+    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")
     with FileLock(lock):

@@ -3,7 +3,6 @@
 M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -19,8 +18,6 @@ from joblib import cpu_count
 from m6rec.cache import PACKAGE, code_key, whole
 from m6rec.errors import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
-
-VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: "dict[str, Figure]" = {}
 
@@ -111,11 +108,10 @@ def environment() -> dict[str, Any]:
     # A wheel inside somebody's clone does not take their commit.
     ours = git("rev-parse", "--show-toplevel") == str(clone)
     changed = ours and git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
-    installed = {package.name: package.version for package in importlib.metadata.distributions()}
     return {
         "commit": git("rev-parse", "--verify", "HEAD") if ours else None,
         "dirty": bool(changed) if ours else None,
-        "versions": {"python": platform.python_version(), **{p: installed[p] for p in VERSIONED if p in installed}},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": cpu_count(),
