@@ -155,15 +155,18 @@ def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
         get_reusable_executor().shutdown()  # a later call has its own environment
 
 
+def apart(paths: Sequence[Path]) -> list[Path]:
+    """Long ones, the last, first; neighbours, which train the same model, not side by side."""
+    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
+
+
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each; yields them as they end.
 
     With a thread each, several compute the same numbers on every machine, and sooner than in turn.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    # Long ones, the last, first; neighbours, which train the same model, not side by side.
-    ordered = [*paths[::-2], *paths[len(paths) % 2 :: 2]]
-    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in ordered], jobs)
+    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
