@@ -1,6 +1,5 @@
 """Baselines that fit and score like the model: counts and their mixtures, networks that predict the next item, DIN."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -250,7 +249,7 @@ class Sequential:
 
         batches = partial(training_batches, data, split, codes, length=config.history, batch=config.batch)
         stage = Stage(self.name, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
-        parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
+        parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network = network
         return self
