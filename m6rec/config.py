@@ -34,7 +34,6 @@ class Config:
     recency: float = 0.8
     # --- what it encodes
     identity: bool = True  # an ID embedding for every known item. Off: content alone, as in the paper
-    identity_dropout: float = 0.0  # share of items without it in a training step
     modalities: tuple[str, ...] = MODALITIES
     # How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
     # (from text to the others).
@@ -138,8 +137,7 @@ _KNOWN = {
     "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
 }  # fmt: skip
 _SHARES = (  # below 1
-    "dropout", "identity_dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing",
-    "recency",
+    "dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency",
 )  # fmt: skip
 _LOWEST = {  # of the others it is 0
     "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,

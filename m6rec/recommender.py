@@ -225,7 +225,7 @@ class M6Rec:
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
-        return self.network.fuse(context.to(self.device), items, weights=weights)
+        return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
         """k items for each row's last target, with options of `beam.generate`. The source document's section 3.4."""
@@ -264,7 +264,7 @@ class M6Rec:
         content = self.preprocess(new, Media.open(media))
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
-        vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
+        vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 
@@ -308,7 +308,8 @@ class M6Rec:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"
             older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # where a config does not name them
             settings = {**older, **values["config"], "device": device}
-            settings.pop("compile", None)  # decided nothing that is computed
+            for gone in ("compile", "identity_dropout"):  # decided nothing that this model computes
+                settings.pop(gone, None)
             config = Config(**settings)
             trained_on, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,9 @@ from m6rec import Config, InputError, evaluate
 from m6rec.generate import beam as search
 from m6rec.generate import scorer
 from m6rec.generate.beam import generate
-from m6rec.generate.scorer import exact_scores, hybrid
+from m6rec.generate.scorer import best_items, exact_scores
 from m6rec.model import masks
-from m6rec.model.network import DigitDecoder
-from m6rec.model.tree import build_tree, widths_for
+from m6rec.model.tree import DigitDecoder, build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3})
 
@@ -209,8 +209,9 @@ def test_with_a_beam_as_wide_as_the_catalogue_the_hybrid_list_is_the_dense_list(
     state, allowed = torch.randn(20, 16), torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.6
     allowed[:, :8], allowed[0, 8:] = True, False  # the first has nothing to spare
     dense = network.score(state, vectors).log_softmax(-1)
-    for mask, scores in ((None, dense), (allowed, dense.masked_fill(~allowed, float("-inf")))):
-        found, expected = hybrid(network, state, vectors, 8, beam=30, allowed=mask), scores.topk(8)
+    for mask in (torch.ones_like(allowed), allowed):
+        found = best_items(network, state, vectors, 8, "hybrid", beam=30, allowed=mask)
+        expected = dense.masked_fill(~mask, float("-inf")).topk(8)
         torch.testing.assert_close(found.items, expected.indices)
         torch.testing.assert_close(found.scores, expected.values)
 
@@ -220,15 +221,15 @@ def test_cold_items_are_listed_where_the_dense_head_wants_them_though_no_digit_l
     state = 20 * vectors[25:]  # each cold item's own direction
     narrow = generate(network.digits, state, 3, beam=3).items
     assert not (narrow[:, 0] == torch.arange(25, 30)).all()
-    assert (hybrid(network, state, vectors, 3, beam=3).items[:, 0] == torch.arange(25, 30)).all()
-    warm = torch.ones(5, 30, dtype=torch.bool)
-    warm[:, 25:] = False
-    lifted = hybrid(network, state, vectors, 30, beam=30, cold_boost=50.0)
+    every = torch.ones(5, 30, dtype=torch.bool)
+    hybrid = partial(best_items, network, state, vectors, method="hybrid")
+    assert (hybrid(3, beam=3, allowed=every).items[:, 0] == torch.arange(25, 30)).all()
+    lifted = hybrid(30, beam=30, allowed=every, cold_boost=50.0)
     assert (lifted.items[:, :5].sort(1).values == torch.arange(25, 30)).all(), "new items first, all of them"
-    plain = hybrid(network, state, vectors, 30, beam=30)
+    plain = hybrid(30, beam=30, allowed=every)
     mine = lifted.scores[:, :5].sort(1).values - 50
     torch.testing.assert_close(mine, plain.scores[plain.items >= 25].view(-1, 5).sort(1).values, atol=1e-4, rtol=1e-4)
-    found = hybrid(network, state, vectors, 3, beam=3, allowed=warm)
+    found = hybrid(3, beam=3, allowed=every & (torch.arange(30) < 25))
     assert (found.items < 25).all() and torch.isfinite(found.scores).all()
 
 

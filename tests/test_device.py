@@ -112,7 +112,7 @@ def tasks() -> None:
     shop = test_golden.segmented()
     network = TextTransformer(test_golden.SEGMENTS, len(shop.tokenizer), scores=True).to(pick_device()).eval()
     windows = shop.windows(shop.test)
-    cache = SegmentCache(network, 2, length=windows.source.shape[2])
+    cache = SegmentCache(network, 2)
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
     assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
     assert np.isfinite(compress.logits(network, shop, shop.test)).all()

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from m6rec.config import Config
 from m6rec.errors import InputError
 
-FEW_KEYS = 8  # up to so many, one query's products by hand take half of the fused kernel's time
-
 
 class KVCache(NamedTuple):
     k: Tensor  # (B, H, Tk, D/H)
@@ -45,10 +43,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     """
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
-    if not weights and mask is None and q.shape[-2] == 1 and k.shape[-2] <= FEW_KEYS:
-        logits = (q * k).sum(-1).movedim(-1, 0) / q.shape[-1] ** 0.5
-        p = logits.softmax(0).movedim(0, -1).unsqueeze(-1)
-        return Attended((p * v).sum(-2, keepdim=True), None)
     if not weights:
         return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
@@ -80,7 +74,7 @@ class Block(nn.Module):
     The gates are those of LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.norm = nn.RMSNorm(width)
@@ -89,7 +83,7 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width)
         self.ffn_norm = nn.RMSNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, expand * width), nn.GELU(), nn.Linear(expand * width, width))
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.ffn_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
@@ -97,16 +91,10 @@ class Block(nn.Module):
         return self._keys_values(self.norm(x), positions)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: KVCache | None = None,
-        adapter: Callable[[Tensor], Tensor] | None = None,
-        weights: bool = False,
-    ) -> Attended:
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: KVCache | None = None,
+        adapter: Callable[[Tensor], Tensor] | None = None, weights: bool = False,
+    ) -> Attended:  # fmt: skip
         """One layer of `Stack.forward`."""
         normed = self.norm(x)
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
@@ -142,18 +130,11 @@ class Stack(nn.ModuleList):
         super().__init__(block(config.width, config.heads, config.dropout) for _ in own)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: Sequence[KVCache] | None = None,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        first: int = 0,
-        last: int | None = None,
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None,
+        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None, first: int = 0, last: int | None = None,
         weights: bool = False,
-    ) -> Run:
+    ) -> Run:  # fmt: skip
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
         In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).

@@ -19,8 +19,7 @@ from m6rec.data.dataset import Dataset, Split
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
 from m6rec.evaluate.ranking import CachedScorer, Ensemble, coordinate_ascent, validation_ndcg
-from m6rec.model.network import DigitDecoder
-from m6rec.model.tree import Tree, widths_for
+from m6rec.model.tree import DigitDecoder, Tree, widths_for
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
