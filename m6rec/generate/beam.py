@@ -27,11 +27,11 @@ class Generated(NamedTuple):
 
     @classmethod
     def of(cls, items: Tensor, scores: Tensor) -> "Generated":
-        return cls(items.masked_fill(scores == float("-inf"), -1), scores)
+        return cls(items.masked_fill(scores == -torch.inf, -1), scores)
 
     def table(self, n_items: int) -> Tensor:
         """(B, N) scores, -inf for items that are not listed."""
-        out = self.scores.new_full((len(self.scores), n_items + 1), float("-inf"))
+        out = self.scores.new_full((len(self.scores), n_items + 1), -torch.inf)
         return out.scatter(1, self.items % (n_items + 1), self.scores)[:, :-1]  # what is no item falls off the end
 
 
@@ -133,7 +133,7 @@ def search(
         closed = child < 0
         if valid is not None:
             closed |= ~valid[level][owner[:, None], child.clamp(min=0)]
-        logits, log_probs = (x.masked_fill(closed, float("-inf")) for x in (logits, log_probs))
+        logits, log_probs = (x.masked_fill(closed, -torch.inf) for x in (logits, log_probs))
         return logits, last.scores.flatten()[index, None] + log_probs, run
 
     for level, size in enumerate(sizes):
@@ -147,7 +147,7 @@ def search(
                 # No child is likelier than its parent: few of the other beams can have one among the likeliest.
                 least = scores.flatten(1).topk(size).values[:, -1:]
                 more = index[:, first:][last.scores[:, first:] > least]
-                scores = F.pad(scores, (0, 0, 0, k - first), value=float("-inf"))
+                scores = F.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
                 scores.view(b * k, -1)[more] = children(level, more)[1]
         # Where the beam is wider than the possible nodes, its rest stays at -inf.
         keys, past, width = scores, run.caches, scores.shape[-1]
@@ -184,12 +184,12 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
     log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
     """
     log_probs = above[..., None] + logits.log_softmax(-1)
-    log_probs = log_probs.nan_to_num(nan=float("-inf"))  # NaN: below an invalid node
+    log_probs = log_probs.nan_to_num(nan=-torch.inf)  # NaN: below an invalid node
     gumbel = log_probs - torch.empty_like(log_probs).exponential_(generator=noise).log()
     # Gumbels on the condition that the largest of each parent's children is the parent's key: appendix B.3.
     v = most[..., None] - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
     keys = most[..., None] - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
-    return log_probs, keys.masked_fill(log_probs == float("-inf"), float("-inf"))
+    return log_probs, keys.masked_fill(log_probs == -torch.inf, -torch.inf)
 
 
 def write_words(
@@ -213,7 +213,7 @@ def write_words(
 
     def step(given: Tensor, level: int, node: Tensor, past: list, **_: object) -> tuple[Tensor, Run]:
         said = read((token[node] if level else given)[:, None], level, past[0])
-        padding = torch.where(closed < 0, float("-inf"), 0.0)
+        padding = torch.where(closed < 0, -torch.inf, 0.0)
         logits = torch.where(ended(node)[:, None], padding, said.logits[:, -1])
         return logits, Run(said.hidden, [said.cache], said.weights)
 
@@ -249,8 +249,7 @@ def write(
     that receives one `Step` per token, for 64 texts at a time. options: beam, and of `search`.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
-    sets = {id(some): some for some in among or ()}
-    tree, roots = None, {key: root for root, key in enumerate(sets)}
+    tree, sets = None, {id(some): some for some in among or ()}
     if among:
         tree = trie(tokenizer, list(sets.values())).to(network.device)
         length = len(tree.widths)
@@ -266,7 +265,7 @@ def write(
         last = (given != PAD).sum(1, keepdim=True) - 1
         past = network(source, given.scatter(1, last, PAD), logits=False).cache
         word = given.gather(1, last)[:, 0]
-        start = [roots[id(some)] for some in among[at : at + CHUNK]] if among else word
+        start = [list(sets).index(id(some)) for some in among[at : at + CHUNK]] if among else word
         start = torch.as_tensor(start, device=word.device)
         steps = write_words(read, word, start, past, length, **options)
         out += [tokenizer.decode(words) for words in best_path(steps).tolist()]

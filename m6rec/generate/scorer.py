@@ -54,9 +54,9 @@ def best_items(
     if method == "hybrid":
         widest = min(max(beam, k), len(items))
         found = generate(network.digits, state, widest, beam=beam, allowed=allowed, short=True)
-        allowed = (found.table(len(items)) > float("-inf")) | (allowed & (network.codes < 0))
+        allowed = (found.table(len(items)) > -torch.inf) | (allowed & (network.codes < 0))
     scores = item_scores(network, state, items, method, cold_boost)
-    best = scores.masked_fill(~allowed, float("-inf")).topk(k)
+    best = scores.masked_fill(~allowed, -torch.inf).topk(k)
     return Generated.of(best.indices, best.values)
 
 

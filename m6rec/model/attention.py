@@ -47,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
         return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits.masked_fill(~mask, -torch.inf)
     probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0
     return Attended(probabilities @ v, probabilities)
 
@@ -92,8 +92,7 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
-        keys: tuple[Tensor, Tensor] | None = None, past: KVCache | None = None,
-        adapter: Callable[[Tensor], Tensor] | None = None, weights: bool = False,
+        keys: tuple[Tensor, Tensor] | None = None, past: KVCache | None = None, weights: bool = False,
     ) -> Attended:  # fmt: skip
         """One layer of `Stack.forward`."""
         normed = self.norm(x)
@@ -104,8 +103,8 @@ class Block(nn.Module):
         joined = attended.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
-        fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
-        return Attended(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), attended.weights, cache)
+        x = x + self.dropout(self.ffn(normed) * self.ffn_gate(normed).sigmoid())
+        return Attended(x, attended.weights, cache)
 
     def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
@@ -131,19 +130,17 @@ class Stack(nn.ModuleList):
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
-        keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None, first: int = 0, last: int | None = None,
-        weights: bool = False,
+        keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None, first: int = 0,
+        last: int | None = None, weights: bool = False,
     ) -> Run:  # fmt: skip
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
         In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
         keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
-        adapters: one per layer, beside the feed-forward net.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            options = {"past": past[i] if past else None, "adapter": adapters[layer] if adapters else None}
-            found = self[layer % len(self)](run.states, mask, positions, keys=keys, weights=weights, **options)
+            options = {"keys": keys, "past": past[i] if past else None, "weights": weights}
+            found = self[layer % len(self)](run.states, mask, positions, **options)
             run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
         return run

@@ -11,6 +11,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -78,8 +79,7 @@ class ItemEncoder(nn.Module):
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
         width = config.width
-        self.fusion, self.modality_dropout = config.fusion, config.modality_dropout
-        self.catalogue_dropout = config.catalogue_dropout
+        self.config = config
         self.modalities = [m for m in MODALITIES if m in config.modalities and (m == "text" or m in sizes)]
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
         self.patches = nn.ModuleDict({m: PatchEmbedding(*sizes[m], width) for m in self.modalities if m in sizes})
@@ -99,7 +99,7 @@ class ItemEncoder(nn.Module):
     def id_embedding(self, codes: Tensor) -> Tensor:
         """(N, D), 0 for codes of -1."""
         if self.identity is None:
-            return self.absent.weight.new_zeros(len(codes), self.absent.embedding_dim)
+            return self.query.new_zeros(len(codes), len(self.query))
         return self.identity(codes.clamp(min=0)) * (codes >= 0)[:, None]
 
     def forward(
@@ -107,8 +107,8 @@ class ItemEncoder(nn.Module):
     ) -> Encoded:
         """Contents alone, without IDs. modalities: those that any of these items has, if known."""
         if not self.modalities:  # only the ID embedding is left
-            return Encoded(self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim))
-        if self.training and self.modality_dropout and len(self.modalities) > 1:
+            return Encoded(self.query.new_zeros(len(content.present), len(self.query)))
+        if self.training and self.config.modality_dropout and len(self.modalities) > 1:
             content = self._drop_modalities(content)
         tokens = self.embed(content, modalities=modalities)
         if self.bag is not None:
@@ -116,12 +116,12 @@ class ItemEncoder(nn.Module):
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
             mean = self._means(tokens.x, tokens)[0].mean(1)
             return Encoded(mean + self.bag(mean))
-        mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
+        mask, positions = masks.item(tokens.present, tokens.modality, self.config.fusion), tokens.positions
         x = self.local(tokens.x, mask, positions, last=-1).states
         # In the last local layer only [ITEM], at position 0, is a query.
         means, own = self._means(x, tokens)
         query, seen = means.mean(1, keepdim=True), tokens.present[:, None]  # (N, 1, D), (N, 1, L)
-        if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
+        if self.config.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
             query, seen = means[:, :1], seen & ~own[:, :1]
         elif self.gate is not None:  # late fusion: one [ITEM] for each modality, (N, M, D), (N, M, L)
             query, seen = means, seen & own
@@ -159,13 +159,13 @@ class ItemEncoder(nn.Module):
 
     def hidden_modalities(self) -> tuple[str, ...]:
         """What this step drops of every item: in a share of the steps some, never all."""
-        count = len(self.modalities)
-        if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
+        count, share = len(self.modalities), self.config.catalogue_dropout
+        if not self.training or not share or count < 2 or torch.rand(()) >= share:
             return ()
         return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
-        kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
+        kept = torch.rand(content.present.shape, device=content.present.device) >= self.config.modality_dropout
         remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
 
@@ -194,12 +194,11 @@ class ContextFusion(nn.Module):
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
-        width = config.width
+        width, table = config.width, partial(nn.Embedding, embedding_dim=config.width, padding_idx=0)
         self.start = nn.Parameter(torch.empty(width))  # always present, even without profile and history
-        self.value = nn.Embedding(fields.value.size, width, padding_idx=0)
-        self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
-        self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
-        self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
+        self.value, self.gap = table(fields.value.size), table(fields.gap.size)
+        self.profile = nn.ModuleList(table(f.size) for f in fields.profile)
+        self.request = nn.ModuleList(table(f.size) for f in fields.request)
         self.mode, self.recency = config.context_fusion, config.recency
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
@@ -218,8 +217,7 @@ class ContextFusion(nn.Module):
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
-        profiled = torch.cat((torch.ones_like(context.item[:, :1], dtype=torch.bool), context.profile > 0), 1)  # (B, C)
-        happened = context.item >= 0  # (B, T)
+        profiled, happened = F.pad(context.profile > 0, (1, 0), value=True), context.item >= 0  # (B, C), (B, T)
         mask = masks.unilm(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
@@ -263,7 +261,7 @@ class TextCache(NamedTuple):
 
 class TextOutput(NamedTuple):
     hidden: Tensor  # (B, S + T, D) of source and target, normed
-    logits: Tensor | None  # (B, T, V): after each target token, the next one
+    logits: Tensor | None  # (B, T, V) of the token after each target token
     cache: TextCache
     weights: list[Tensor]  # of each layer, if they were asked for
 
@@ -278,9 +276,9 @@ class ContentDecoder(nn.Module):
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[TextOutput, Tensor]:
-        """An item with a gap in its text, and the ids (B, T) that fill it, at most all of it: a caption.
+        """An item with a gap in its text, and ids (B, T) that fill it; also the position (1,) of the first id.
 
-        And the position (1,) of the first id.
+        Where the gap is all of the text, they are a caption.
         """
         tokens, present = items.embed(source), target > 0
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
@@ -325,7 +323,7 @@ class Network(nn.Module):
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        files = [m for m in FILE_MODALITIES if m in config.modalities and present[m].any()]
+        files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
@@ -369,10 +367,14 @@ class Network(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.items.project[1].weight, std=0.02)
-        patches = list(self.items.patches.values())
-        small = [patch.mlp[-1].weight for patch in patches] + [self.items.query, self.fusion.start]
-        for weight in (*small, *(patch.hidden for patch in patches), *self.digits.nodes):  # the scale of a word
+        patches = self.items.patches.values()
+        small = [
+            self.items.project[1].weight,
+            *(p.mlp[-1].weight for p in patches),
+            self.items.query,
+            self.fusion.start,
+        ]
+        for weight in (*small, *(p.hidden for p in patches), *self.digits.nodes):  # the scale of a word
             nn.init.normal_(weight, std=0.02)
         for bias in self.digits.bias:
             nn.init.zeros_(bias)
@@ -472,19 +474,16 @@ class TextTransformer(nn.Module):
         run = self.blocks(x, mask, positions_of(present), weights=weights)
         return self._output(run, present, source.shape[1] if logits else None)
 
-    def read(
-        self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
-    ) -> Tensor:
+    def read(self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None) -> Tensor:
         """The state (B, D) of the last token; the last layer is run for it alone.
 
-        soft: prompts (n, D) before every source. adapters: see `Stack.forward`.
+        soft: prompts (n, D) before every source.
         """
         x, present, mask = self._tokens(source, target, soft)
         positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
-        x = self.blocks(x, mask, positions, adapters=adapters, last=-1).states
-        at = torch.arange(len(x), device=self.device), (number * present).argmax(1)
-        options = {"keys": (x, positions), "adapters": adapters, "first": -1}
-        run = self.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options)
+        x = self.blocks(x, mask, positions, last=-1).states
+        at = torch.arange(len(x), device=self.device)[:, None], (number * present).argmax(1, keepdim=True)  # (B, 1)
+        run = self.blocks(x[at], masks.segment(present), positions[at], keys=(x, positions), first=-1)
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -522,7 +521,7 @@ class TextTransformer(nn.Module):
         return [*self.exits(windows, local_layers)][-1]
 
     def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
-        """Logits (B, C) of one joint layer after the other, as a caller asks. InputError without score heads."""
+        """Logits (B, C) of one joint layer after the other. InputError without score heads."""
         if not self.heads:
             raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)

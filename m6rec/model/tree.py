@@ -7,10 +7,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from m6rec.config import Config
@@ -19,7 +17,6 @@ from m6rec.model import masks
 from m6rec.model.attention import KVCache, Run, Stack
 
 ROUNDS = 12  # of k-means, at most
-NODE_CHUNK = 2**19  # values of node vectors read at a time: 2 MB
 
 
 class Tree(NamedTuple):
@@ -79,9 +76,7 @@ def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> T
     """
     n = len(vectors)
     if not np.isfinite(vectors).all():
-        raise InputError(
-            "item vectors hold NaN or infinity, so no tree can be built: lower the learning rate and train again."
-        )
+        raise InputError("item vectors hold NaN or infinity, so no tree grows: train again at a lower learning rate.")
     rng, digits, nodes = np.random.default_rng(seed), np.zeros((n, len(widths)), np.int64), [np.arange(n)]
     for level, width in enumerate(widths):
         for members in nodes:
@@ -127,20 +122,6 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
         for c in full:
             members = np.flatnonzero(cluster == c)
             choice[members[distance[members, c].argsort(kind="stable")[capacity:]]] += 1
-
-
-def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
-    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
-
-    Each level clusters what the level before left over, with fewer codes where fewer vectors differ.
-    """
-    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
-    for level in range(levels):
-        left = left.round(6)  # what is alike but for rounding is one vector
-        clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
-        digits[level] = clusters.labels_
-        left = left - clusters.cluster_centers_[clusters.labels_]
-    return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)
 
 
 class DigitDecoder(nn.Module):
@@ -190,22 +171,20 @@ class DigitDecoder(nn.Module):
         A node without items takes its first item's vector. InputError where no leaf is left.
         """
         if len(vectors) > (free := int((self.item < 0).sum())):
-            raise InputError(
-                f"the tree has {free} free leaves, too few for {len(vectors)} new items: train with a larger "
-                f"free_leaves, or on data that hold the items."
-            )
-        before, first = [node.clone() for node in self.nodes], len(self.leaf)
-        for code, vector in enumerate(vectors, first):
+            few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
+            raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
+        before = [node.clone() for node in self.nodes]
+        for vector in vectors:
             at = 0
             for level, width in enumerate(self.widths):
-                children = torch.arange(at * width, (at + 1) * width)
+                children = slice(at * width, (at + 1) * width)
                 taken = (self.item >= 0).view(len(before[level]), -1)[children]  # (W, leaves below each)
                 distance = ((before[level][children] - vector) ** 2).sum(1)
-                child = distance.masked_fill(taken.all(1), math.inf).argmin()
-                at = int(children[child])
+                child = int(distance.masked_fill(taken.all(1), math.inf).argmin())
+                at = at * width + child
                 if not taken[child].any():
                     self.nodes[level][at], self.bias[level][at] = vector, 0
-            self.item[at] = code
+            self.item[at] = len(self.leaf)
             self.leaf = torch.cat((self.leaf, self.leaf.new_tensor([at])))
 
     def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
@@ -241,9 +220,6 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            # Outside training in chunks for the processor's cache: one large copy costs ten times the products.
-            rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
-            parts = zip(states.split(rows), parent.split(rows), strict=True)
-            own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
-            logits = torch.cat(list(own)) + F.embedding(parent, bias)
-        return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
+            own = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
+            logits = torch.einsum("bd,bwd->bw", states, own) + F.embedding(parent, bias)
+        return logits.masked_fill(~valid.index_select(0, parent), -torch.inf)
