@@ -197,9 +197,9 @@ def two_maps() -> list[float]:
     return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
 
 
-def din(**options: object) -> list[float]:
+def din() -> list[float]:
     known = opinions()
-    return losses(lambda: networks.din(known, known.test, **options))
+    return losses(lambda: networks.din(known, known.test))
 
 
 def distilled(variants: Variants) -> object:
@@ -233,7 +233,6 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "retrieval, two towers": two_tower,
     "retrieval, two maps": two_maps,
     "likes, DIN": din,
-    "likes, DIN with numbers": lambda: din(numbers=True),
     "SASRec": lambda: sequential(SASRec),
     "GRU4Rec": lambda: sequential(GRU4Rec),
     "eSASRec": lambda: sequential(ESASRec, negatives=8),
