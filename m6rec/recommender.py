@@ -20,8 +20,7 @@ from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate.beam import Generated, check_length, generate
-from m6rec.generate.scorer import Scorer, best_items
+from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses

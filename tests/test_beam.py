@@ -11,10 +11,8 @@ import torch
 from fixtures import small_model
 
 from m6rec import Config, InputError, evaluate
-from m6rec.generate import beam as search
-from m6rec.generate import scorer
-from m6rec.generate.beam import generate
-from m6rec.generate.scorer import best_items, exact_scores
+from m6rec import generate as generation
+from m6rec.generate import best_items, exact_scores, generate
 from m6rec.model import masks
 from m6rec.model.tree import DigitDecoder, build_tree, widths_for
 
@@ -68,7 +66,7 @@ def test_beams_that_are_not_stepped_change_no_list(monkeypatch):
     for mask, beam in itertools.product((None, allowed), (5, 8, 40)):
         lists = []
         for spared in (0, 10**9):
-            monkeypatch.setattr(search, "MIN_SKIPPED", spared)
+            monkeypatch.setattr(generation, "MIN_SKIPPED", spared)
             lists.append(generate(decoder, state, 5, beam=beam, allowed=mask))
         torch.testing.assert_close(lists[0].items, lists[1].items)
         torch.testing.assert_close(lists[0].scores, lists[1].scores, rtol=1e-5, atol=1e-5)
@@ -187,7 +185,7 @@ def test_a_temperature_below_zero_is_refused():
 def test_exact_scores_do_not_depend_on_how_many_states_are_scored_at_a_time(monkeypatch):
     decoder, state = random_decoder(200), torch.randn(7, 16)
     whole = exact_scores(decoder, state)
-    monkeypatch.setattr(scorer, "MAX_PREFIXES", 1)
+    monkeypatch.setattr(generation, "MAX_PREFIXES", 1)
     torch.testing.assert_close(exact_scores(decoder, state), whole, rtol=1e-5, atol=1e-5)
     assert exact_scores(decoder, state[:0]).shape == (0, 200)
 

@@ -17,7 +17,7 @@ from m6rec.config import Config
 from m6rec.errors import InputError
 from m6rec.evaluate import Interpolation, Precomputed
 from m6rec.evaluate.ranking import coordinate_ascent
-from m6rec.generate.beam import generate
+from m6rec.generate import generate
 from m6rec.model.tree import build_tree
 from m6rec.runs import bench as table
 from m6rec.tasks.heldout import ColdStart

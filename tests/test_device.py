@@ -93,8 +93,7 @@ def tasks() -> None:
     import test_golden
 
     from m6rec.data.prompts import domain
-    from m6rec.generate.beam import write
-    from m6rec.generate.scorer import SegmentCache, score
+    from m6rec.generate import SegmentCache, score, write
     from m6rec.model.network import TextTransformer
     from m6rec.tasks import heldout
     from m6rec.tasks.heldout import DotProduct, Likelihood, log_likelihood

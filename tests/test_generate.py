@@ -8,8 +8,7 @@ import torch
 from fixtures import small_model
 
 from m6rec import InputError
-from m6rec.generate.beam import fill, generate
-from m6rec.generate.scorer import exact_scores
+from m6rec.generate import exact_scores, fill, generate
 from m6rec.model.tree import Tree, build_tree, widths_for
 
 

@@ -15,7 +15,7 @@ import m6rec
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
-from m6rec.generate.scorer import SegmentCache, score
+from m6rec.generate import SegmentCache, score
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.fit import version

@@ -17,7 +17,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.data.features import Features
 from m6rec.data.text import Tokenizer
 from m6rec.errors import InputError
-from m6rec.generate.beam import fill
+from m6rec.generate import fill
 from m6rec.model.network import Network
 from m6rec.train import losses
 

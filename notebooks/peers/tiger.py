@@ -28,7 +28,7 @@ from m6rec.baselines.sequential import SASRecNetwork, Sequential
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.sources import home, load
-from m6rec.generate.beam import Trie, generate
+from m6rec.generate import Trie, generate
 from m6rec.model import masks
 from m6rec.model.attention import Block, KVCache, Run, Stack
 
