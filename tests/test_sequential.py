@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fixtures import small_data
-from tiger import Tiger, TigerNetwork, semantic_ids
+from tiger import Tiger, TigerNetwork
 
 from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec
 from m6rec.config import Config
@@ -16,6 +16,7 @@ from m6rec.data.dataset import Dataset
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.generate import generate
+from m6rec.model.tree import semantic_ids
 from m6rec.train.losses import first_class, sampled_logits
 
 NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]

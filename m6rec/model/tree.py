@@ -7,8 +7,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from m6rec.config import Config
@@ -122,6 +124,20 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
         for c in full:
             members = np.flatnonzero(cluster == c)
             choice[members[distance[members, c].argsort(kind="stable")[capacity:]]] += 1
+
+
+def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
+    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
+
+    Each level clusters what the level before left over.
+    """
+    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
+    for level in range(levels):
+        left = left.round(6)  # what is alike but for rounding is one vector
+        clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
+        digits[level] = clusters.labels_
+        left = left - clusters.cluster_centers_[clusters.labels_]
+    return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)
 
 
 class DigitDecoder(nn.Module):

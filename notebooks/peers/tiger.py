@@ -15,10 +15,8 @@ from typing import Self
 
 import exchange
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
@@ -31,22 +29,9 @@ from m6rec.data.sources import home, load
 from m6rec.generate import Trie, generate
 from m6rec.model import masks
 from m6rec.model.attention import Block, KVCache, Run, Stack
+from m6rec.model.tree import semantic_ids
 
 CHANNELS = 64  # of an item's content
-
-
-def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
-    """Residual k-means of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
-
-    Each level clusters what the level before left over, with fewer codes where fewer vectors differ.
-    """
-    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
-    for level in range(levels):
-        left = left.round(6)  # what is alike but for rounding is one vector
-        clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
-        digits[level] = clusters.labels_
-        left = left - clusters.cluster_centers_[clusters.labels_]
-    return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)
 
 
 @dataclass(eq=False)
