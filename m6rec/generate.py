@@ -345,9 +345,8 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 
-    context: gives the contexts of targets. drop: modalities that no item has. mask_seen: generated and hybrid lists
-    hold nothing that was seen, for data without repeats; for other methods `evaluate` masks that. beam, cold_boost: of
-    `best_items`.
+    context: of targets. drop: modalities that no item has. mask_seen: generated and hybrid lists hold nothing that was
+    seen, for data without repeats; for other methods `evaluate` masks that. beam, cold_boost: of `best_items`.
     """
 
     def __init__(

@@ -125,8 +125,8 @@ class ItemEncoder(nn.Module):
             query, seen = means[:, :1], seen & ~own[:, :1]
         elif self.gate is not None:  # late fusion: one [ITEM] for each modality, (N, M, D), (N, M, L)
             query, seen = means, seen & own
-        query, options = self.query + self.mean_norm(query), {"keys": (x, positions), "first": -1, "weights": weights}
-        run = self.local(query, seen[:, None], positions[:1] - 1, **options)
+        query = self.query + self.mean_norm(query)
+        run = self.local(query, seen[:, None], positions[:1] - 1, keys=(x, positions), first=-1, weights=weights)
         share = torch.ones_like(run.states[..., :1])
         if self.gate is not None:  # and a gate that weighs their outputs
             share = self.gate(run.states).masked_fill(~seen.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
@@ -154,8 +154,7 @@ class ItemEncoder(nn.Module):
         own = (tokens.modality == numbers[:, None])[None]
         picked = (own & tokens.present[:, None]).to(x.dtype)  # (N, M, L)
         count = picked.sum(-1, keepdim=True)
-        means = torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers))
-        return means, own
+        return torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers)), own
 
     def hidden_modalities(self) -> tuple[str, ...]:
         """What this step drops of every item: in a share of the steps some, never all."""
@@ -165,7 +164,7 @@ class ItemEncoder(nn.Module):
         return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
-        kept = torch.rand(content.present.shape, device=content.present.device) >= self.config.modality_dropout
+        kept = torch.rand_like(content.present, dtype=torch.float) >= self.config.modality_dropout
         remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
 
@@ -276,10 +275,7 @@ class ContentDecoder(nn.Module):
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[TextOutput, Tensor]:
-        """An item with a gap in its text, and ids (B, T) that fill it; also the position (1,) of the first id.
-
-        Where the gap is all of the text, they are a caption.
-        """
+        """An item with a gap in its text, and ids (B, T) that fill it; also the position (1,) of the first id."""
         tokens, present = items.embed(source), target > 0
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
@@ -367,17 +363,10 @@ class Network(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        patches = self.items.patches.values()
-        small = [
-            self.items.project[1].weight,
-            *(p.mlp[-1].weight for p in patches),
-            self.items.query,
-            self.fusion.start,
-        ]
+        items, patches = self.items, self.items.patches.values()
+        small = [items.project[1].weight, *(p.mlp[-1].weight for p in patches), items.query, self.fusion.start]
         for weight in (*small, *(p.hidden for p in patches), *self.digits.nodes):  # the scale of a word
             nn.init.normal_(weight, std=0.02)
-        for bias in self.digits.bias:
-            nn.init.zeros_(bias)
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
@@ -409,8 +398,8 @@ class Network(nn.Module):
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
             batch, used = content.take(group), tuple(m for m in modalities if m not in drop)
             parts.append(self.items(batch._replace(text=batch.text[:, :length]), modalities=used).vectors)
-        row = torch.full_like(self.same, -1)
-        row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
+        order, row = torch.cat(rows), torch.empty_like(self.same)
+        row[order] = torch.arange(len(order), device=order.device)
         vectors = F.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
@@ -543,8 +532,7 @@ class TextTransformer(nn.Module):
 
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """`exits` of states (B, S + C, L, D) after the local layers; S = `source`."""
-        n, length = present.shape[1:]
-        segment = self.segments.weight
+        (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
         mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])

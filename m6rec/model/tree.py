@@ -127,10 +127,7 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
 
 
 def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
-    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
-
-    Each level clusters what the level before left over.
-    """
+    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1)."""
     digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
     for level in range(levels):
         left = left.round(6)  # what is alike but for rounding is one vector
@@ -148,7 +145,7 @@ class DigitDecoder(nn.Module):
         self.widths, self.size = widths, items  # size: of the catalogue that it was made for
         nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
         self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
-        self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
+        self.bias = nn.ParameterList(torch.zeros(n) for n in nodes)
         self.blocks = Stack(config, config.decoder_layers)
         self.project = nn.Linear(config.width, config.width)
         # The tree is part of the model: it is saved, loaded and moved with the weights.
