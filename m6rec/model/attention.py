@@ -117,7 +117,7 @@ class Block(nn.Module):
 class Run(NamedTuple):
     states: Tensor  # (B, T, D) after the last of them
     caches: list[KVCache]  # of each layer: the `past` of the tokens that follow
-    weights: list[Tensor]  # of each layer (B, H, T, Tk), if they were asked for
+    weights: list[Tensor]  # of each layer (B, H, T, Tk), if asked for
 
 
 class Stack(nn.ModuleList):
@@ -140,7 +140,7 @@ class Stack(nn.ModuleList):
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            options = {"keys": keys, "past": past[i] if past else None, "weights": weights}
-            found = self[layer % len(self)](run.states, mask, positions, **options)
-            run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
+            block, known = self[layer % len(self)], past[i] if past else None
+            out, seen, cache = block(run.states, mask, positions, keys=keys, past=known, weights=weights)
+            run = Run(out, [*run.caches, cache], [*run.weights, seen] if weights else [])
         return run

@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
 class Encoded(NamedTuple):
     vectors: Tensor  # (N, D)
     weights: Tensor | None = None  # (N, H, 1, L) over the tokens, if asked for
-    modality: Tensor | None = None  # (L,) which of MODALITIES each column of the weights belongs to
+    modality: Tensor | None = None  # (L,) which of MODALITIES each of these belongs to
 
     def modality_weights(self) -> Tensor:
         """The attention mass on each of MODALITIES, mean over heads: (N, M).
@@ -262,7 +262,7 @@ class TextOutput(NamedTuple):
     hidden: Tensor  # (B, S + T, D) of source and target, normed
     logits: Tensor | None  # (B, T, V) of the token after each target token
     cache: TextCache
-    weights: list[Tensor]  # of each layer, if they were asked for
+    weights: list[Tensor]  # of each layer, if asked for
 
 
 class ContentDecoder(nn.Module):
