@@ -20,7 +20,6 @@ from m6rec.data.text import BOS, EOS, PAD, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.errors import InputError
 from m6rec.model.attention import Run
 from m6rec.model.network import Network, TextCache, TextOutput, TextTransformer
-from m6rec.model.tree import DigitDecoder
 from m6rec.train.text import SOURCE, Backbone
 
 CHUNK = 64  # texts written together
@@ -301,11 +300,11 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
     return F.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
 
 
-def exact_scores(decoder: DigitDecoder, state: Tensor) -> Tensor:
+def exact_scores(decoder: Any, state: Tensor) -> Tensor:
     """Log-likelihood of all items: states (B, D) -> (B, N). The beam is as wide as the tree."""
-    n, leaves, prefixes = len(decoder.built_tree.leaf), len(decoder.item), math.prod(decoder.widths[:-1])
-    parts = state.split(max(1, MAX_PREFIXES // prefixes))
-    return torch.cat([generate(decoder, part, n, beam=leaves).table(n) for part in parts])
+    tree = decoder.built_tree
+    n, rows = len(tree.leaf), max(1, MAX_PREFIXES // math.prod(tree.widths[:-1]))
+    return torch.cat([generate(decoder, part, n, beam=len(tree.item)).table(n) for part in state.split(rows)])
 
 
 def check_method(method: str) -> None:
