@@ -208,7 +208,7 @@ class M6Rec:
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target, with options of `m6rec.generate.generate`. The source document's section 3.4."""
+        """k items for each row's last target, with its options. The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
