@@ -1,12 +1,11 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
-import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ from m6rec.errors import InputError
 
 FILE_MODALITIES = {"image": image, "sound": sound}
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file
-OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
 class MediaWarning(UserWarning):
@@ -86,7 +84,8 @@ def checked(name: object) -> str:
     """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
-    if OUTSIDE.search(name):
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or "\\" in name:
         raise _outside(name)
     return str(PurePosixPath(name))
 
