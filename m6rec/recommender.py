@@ -261,7 +261,7 @@ class M6Rec:
         """
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
-        content = self.preprocess(new, Media.open(media))
+        content = self.preprocess(new, Media(media) if media else None)
         model = copy.copy(self)
         model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()

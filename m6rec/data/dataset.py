@@ -52,14 +52,14 @@ class Report:
         return frame[good]
 
 
-def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Media | None]:
+def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Path | None]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
     items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
     names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
     places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
-    return items, *others, max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
+    return items, *others, max(places, key=lambda place: sum(map(Media(place).holds, names)), default=None)
 
 
 def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
@@ -233,7 +233,7 @@ class Dataset:
         items: pd.DataFrame,
         users: pd.DataFrame | None,
         interactions: pd.DataFrame,
-        media: str | Path | Media | None = None,
+        media: str | Path | None = None,
         *,
         name: str = "frames",
     ) -> "Dataset":
@@ -245,7 +245,7 @@ class Dataset:
         equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix; `validate` finds all.
         """
-        media = Media.open(media)
+        media = Media(media) if media else None
         items, users, events, timed = check(items, users, interactions, media, Report())
         order = np.lexsort([events["timestamp"], events["user"]])
         return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
@@ -263,7 +263,7 @@ class Dataset:
         items: pd.DataFrame | str | Path,
         users: pd.DataFrame | None = None,
         interactions: pd.DataFrame | None = None,
-        media: str | Path | Media | None = None,
+        media: str | Path | None = None,
     ) -> pd.DataFrame:
         """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
@@ -272,8 +272,8 @@ class Dataset:
         report = Report(strict=False)
         try:
             folder = isinstance(items, (str, Path))
-            frames = read_folder(items) if folder else (items, users, interactions, Media.open(media))
-            check(*frames, report)
+            *frames, media = read_folder(items) if folder else (items, users, interactions, media)
+            check(*frames, Media(media) if media else None, report)
         except InputError as error:
             report.add("", None, "", str(error).rstrip("."))
         types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}

@@ -33,15 +33,11 @@ class Media:
 
     def __init__(self, path: str | Path):
         """InputError if the path is neither a folder nor a zip archive."""
-        self.path = Path(path).expanduser().absolute()
         try:
+            self.path = Path(path).expanduser().absolute()
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(f"media {self.path} is no folder and no zip file ({error}); give one.") from None
-
-    @classmethod
-    def open(cls, path: "str | Path | Media | None") -> "Media | None":
-        return path if path is None or isinstance(path, Media) else cls(path)
+        except (zipfile.BadZipFile, OSError, TypeError, ValueError) as error:
+            raise InputError(f"media {path} is no folder and no zip file ({error}); give one.") from None
 
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
