@@ -118,9 +118,6 @@ class Features(NamedTuple):
     def to(self, device: torch.device) -> "Features":
         return Features(*(torch.as_tensor(values).to(device) for values in self))
 
-    def join(self, other: "Features") -> "Features":
-        return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
-
 
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
