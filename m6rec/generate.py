@@ -407,8 +407,8 @@ class SegmentCache:
             self._states |= {key: state.clone() for key, state in zip(new, computed, strict=True)}
         for key in keys:
             self._states[key] = self._states.pop(key)
-        for key in [*self._states][: max(0, len(self) - self.capacity)]:
-            del self._states[key]
+        while len(self._states) > self.capacity:
+            del self._states[next(iter(self._states))]
         return torch.stack([self._states[key] for key in keys])
 
 
