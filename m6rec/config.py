@@ -1,20 +1,28 @@
 """Every setting of a training, and three presets."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-
-from m6rec.errors import InputError, did_you_mean
 
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
+
+
+class InputError(ValueError):
+    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)

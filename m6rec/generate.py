@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
 from m6rec.data.dataset import Targets
 from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, PAD, SEP, SPECIAL, Prompt, Tokenizer, pad
-from m6rec.errors import InputError
 from m6rec.model.attention import Run
 from m6rec.model.network import Network, TextCache, TextOutput, TextTransformer
 from m6rec.train.text import SOURCE, Backbone

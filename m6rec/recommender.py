@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import MODALITIES, Config, pick_device
+from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -16,7 +16,6 @@ from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
 from m6rec.generate import Generated, Scorer, best_items, check_length, generate

@@ -10,11 +10,10 @@ from fixtures import small_data
 
 import m6rec
 from m6rec.baselines import din
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.prompts import Ratings
 from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
-from m6rec.errors import InputError
 from m6rec.model.attention import unilm_mask
 from m6rec.model.network import TextTransformer
 from m6rec.train import text as text_training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.model.attention import Block, KVCache, attend, causal_mask, rotate, target_mask, unilm_mask
 
 

@@ -14,7 +14,7 @@ from fixtures import CONFIG, small_data
 
 import m6rec
 from m6rec import baselines
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.evaluate import Interpolation, Precomputed
 from m6rec.evaluate.ranking import coordinate_ascent
 from m6rec.generate import generate

@@ -12,9 +12,9 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 import m6rec
+from m6rec.config import InputError
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
 from m6rec.generate import SegmentCache, score
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses

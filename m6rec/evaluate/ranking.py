@@ -15,9 +15,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.preprocessing import normalize
 
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
-from m6rec.errors import InputError
 
 _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 

@@ -18,8 +18,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.errors import InputError
 from m6rec.generate import fill
 from m6rec.train import losses
 

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.errors import InputError
+from m6rec.config import Config, InputError
 
 
 class KVCache(NamedTuple):

@@ -19,12 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Config, InputError
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
 from m6rec.model.attention import KVCache, Run, Stack, candidate_mask, item_mask, segment_mask, target_mask, unilm_mask
 from m6rec.model.tree import DigitDecoder, widths_for
 

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.errors import InputError
+from m6rec.config import Config, InputError
 from m6rec.model.attention import KVCache, Run, Stack, causal_mask
 
 ROUNDS = 12  # of k-means, at most

@@ -20,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config, pick_device
+from m6rec.config import Config, InputError, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
-from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version

@@ -24,9 +24,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from PIL import Image
 
+from m6rec.config import InputError
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate.statistics import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
 from m6rec.generate import Step

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 import traitlets
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.errors import InputError
 from m6rec.explain.explainers import Record, one
 from m6rec.generate import generate
 from m6rec.recommender import M6Rec, Person
