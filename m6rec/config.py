@@ -1,20 +1,32 @@
 """Every setting of a training, and three presets."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-
-from m6rec.errors import InputError, did_you_mean
 
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
+
+
+class InputError(ValueError):
+    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+
+
+def nearest(word: str, known: Iterable[str], n: int = 3, cutoff: float = 0.0) -> list[str]:
+    return difflib.get_close_matches(word, known, n, cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)

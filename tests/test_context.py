@@ -9,10 +9,9 @@ import torch
 from fixtures import small_data, small_model
 
 import m6rec
-from m6rec.config import CONTEXT_FUSIONS, Config
+from m6rec.config import CONTEXT_FUSIONS, Config, InputError
 from m6rec.data import bazaar
 from m6rec.data.context import Fields, encode_events
-from m6rec.errors import InputError
 from m6rec.tasks.planted import Bazaar
 
 ASKED = ("season", "session", "pace", "tastes")

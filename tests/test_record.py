@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.record import Figure, code_hash, environment, record, recorded, short, write_json
 
 module = sys.modules["m6rec.record"]  # `m6rec.record` is the function

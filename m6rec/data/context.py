@@ -16,10 +16,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split, numbers, seconds
 from m6rec.data.text import clean
-from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
