@@ -13,7 +13,7 @@ from m6rec.config import CONTEXT_FUSIONS, Config
 from m6rec.data import bazaar
 from m6rec.data.context import Fields
 from m6rec.errors import InputError
-from m6rec.tasks.planted import Bazaar
+from m6rec.tasks.heldout import Bazaar
 
 ASKED = ("season", "session", "pace", "tastes")
 HOUR = 3600

@@ -24,7 +24,6 @@ from m6rec.baselines import ESASRec, GRU4Rec, SASRec
 from m6rec.baselines import sequential as networks
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain
-from m6rec.tasks import heldout
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
 from m6rec.train.fit import fitted
@@ -185,18 +184,6 @@ def autoencoder(**options: object) -> list[float]:
     return losses(lambda: fitted(pixels, steps=STEPS, **options))
 
 
-def two_tower() -> list[float]:
-    known = domain(small_data())
-    rows = np.arange(0, len(known.item), 2)
-    return losses(lambda: heldout.two_tower(known, rows, rows, epochs=1, batch=64))
-
-
-def two_maps() -> list[float]:
-    known = domain(rated())
-    pairs = heldout.pairs(backbone(), known, np.arange(1, len(known.item), 2))
-    return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
-
-
 def din(**options: object) -> list[float]:
     known = opinions()
     return losses(lambda: networks.din(known, known.test, **options))
@@ -230,8 +217,6 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "autoencoder": autoencoder,
     "autoencoder, constant rate": lambda: autoencoder(peak=None),
-    "retrieval, two towers": two_tower,
-    "retrieval, two maps": two_maps,
     "likes, DIN": din,
     "likes, DIN with numbers": lambda: din(numbers=True),
     "SASRec": lambda: sequential(SASRec),
