@@ -138,7 +138,7 @@ def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, peop
     assert (data.n_items, data.n_users) == (items, people)
     assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
     assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
-    assert "written for m6rec" in m6rec.data.sources.SOURCES[name].terms
+    assert "written for m6rec" in m6rec.data.sources.SOURCES[name]["terms"]
     assert all(prompts.domain(data).items)
 
 

@@ -16,8 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data.dataset import Dataset, Split
-from m6rec.data.schema import numbers, seconds
+from m6rec.data.dataset import Dataset, Split, numbers, seconds
 from m6rec.data.text import clean
 from m6rec.errors import InputError
 

@@ -190,12 +190,6 @@ def captions(model: Model, items: np.ndarray) -> list[str]:
     return [model.tokenizer.bpe.decode(row[row > 0].tolist()) for row in ids]
 
 
-def first_named(texts: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """The first name in each text (n,), "" for none. A "t-shirt" is no "shirt"."""
-    found = [min(((text.find(n), n) for n in names if n in text), default=(0, ""))[1] for text in texts]
-    return np.array(found, dtype=str)
-
-
 MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect, to be named
