@@ -7,8 +7,7 @@ import torch
 from scipy.stats import spearmanr
 
 from m6rec.config import MODALITIES
-from m6rec.data import bazaar, load
-from m6rec.data.dataset import Dataset
+from m6rec.data import Dataset, bazaar, load
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import Explainer, one, tokens
@@ -117,7 +116,7 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
 
 
 def caused_events(
-    models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None, seed: int = 0
+    models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None
 ) -> np.ndarray:
     """Warm test events (E,) caused by an event or a request field, of items among every model's first `top`.
 
@@ -128,7 +127,7 @@ def caused_events(
     for model in models if top is not None else ():
         ranks = evaluate(model, shop.data, split=shop.split._replace(test=rows)).per_user["rank"]
         rows = rows[ranks.to_numpy() <= top]
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
 
 
 def causes_found(

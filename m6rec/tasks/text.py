@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from m6rec.data import prompts as words
 from m6rec.data.dataset import Targets
-from m6rec.data.prompts import HISTORY, Domain
+from m6rec.data.prompts import HISTORY, Domain, item
 from m6rec.data.text import PAD, Prompt, pad
 from m6rec.generate.beam import write
 from m6rec.model.network import TextTransformer
@@ -86,7 +84,7 @@ class DotProduct:
         self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
 
     @torch.no_grad()
-    def scores(self, users: Targets) -> Tensor:
+    def scores(self, users: Targets) -> torch.Tensor:
         network, tokenizer = self.backbone.network, self.backbone.tokenizer
         prompts = target_prompts(self.domain, users, self.history)
         source = torch.from_numpy(tokenizer.encode(prompts, SOURCE).source)
@@ -167,10 +165,10 @@ def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
 
 def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
     """The category that a user buys next, and a title in it that need not exist."""
-    category, title = (np.array([words.item(text) for text in items[name]]) for name in ("category", "title"))
+    category, title = (np.array([item(text) for text in items[name]]) for name in ("category", "title"))
     prompts = [
-        prompt._replace(target=("category:", str(category[item]), "title:", str(title[item])))
-        for item, prompt in zip(domain.item[rows], domain.prompts(rows, in_source=True), strict=True)
+        prompt._replace(target=("category:", str(category[code]), "title:", str(title[code])))
+        for code, prompt in zip(domain.item[rows], domain.prompts(rows, in_source=True), strict=True)
     ]
     most = [_commonest(category[domain.item[rows - 1]], 1)]  # of the purchases before
     return Task(
@@ -194,13 +192,13 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) ->
 
     The wishes are the first and the last noticed word of the item bought.
     """
-    has = {f"{OFFERS} {item}": set(item.split()) for item in sorted(set(domain.items))}
+    has = {f"{OFFERS} {text}": set(text.split()) for text in sorted(set(domain.items))}
     prompts, allowed = [], []
     for prompt in domain.prompts(rows, 6, in_source=True):
-        item = prompt.target[-1]
-        noticed = _noticed(item, features) or item.split()[:1]
+        bought = prompt.target[-1]
+        noticed = _noticed(bought, features) or bought.split()[:1]
         one, two = noticed[0], noticed[-1]
-        target = f"user: {one} please:", "system:", "what else", f"user: {two} too:", "system:", f"{OFFERS} {item}"
+        target = f"user: {one} please:", "system:", "what else", f"user: {two} too:", "system:", f"{OFFERS} {bought}"
         prompts.append(prompt._replace(target=target))
         allowed.append([offer for offer in has if {one, two} <= has[offer]])
     return Task(
