@@ -20,8 +20,7 @@ from fixtures import CONFIG, SEGMENTS, TEXT, small_data
 from tiger import Tiger
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec
-from m6rec.baselines import sequential as networks
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain
 from m6rec.train import text as text_training
@@ -178,9 +177,9 @@ def sequential(kind: type, **options: object) -> list[float]:
     return losses(lambda: kind(config, **options).fit(data, data.split()))
 
 
-def din() -> list[float]:
+def likes() -> list[float]:
     known = opinions()
-    return losses(lambda: networks.din(known, known.test))
+    return losses(lambda: din(known, known.test))
 
 
 def distilled(variants: Variants) -> object:
@@ -209,7 +208,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, distilled": lambda: from_full(distilled),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
-    "likes, DIN": din,
+    "likes, DIN": likes,
     "SASRec": lambda: sequential(SASRec),
     "GRU4Rec": lambda: sequential(GRU4Rec),
     "eSASRec": lambda: sequential(ESASRec, negatives=8),
