@@ -19,8 +19,7 @@ from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate.beam import Generated, check_length, generate
-from m6rec.generate.scorer import Scorer, best_items
+from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
@@ -206,10 +205,10 @@ class M6Rec:
     def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
-        return self.network.fuse(context.to(self.device), items, weights=weights)
+        return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target, with options of `beam.generate`. The source document's section 3.4."""
+        """k items for each row's last target, with its options. The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
@@ -242,7 +241,7 @@ class M6Rec:
         content = self.preprocess(new, Media.open(media))
         model = copy.copy(self)
         model.data, model.features, model._items = data, self.features.join(content), None
-        vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
+        vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 

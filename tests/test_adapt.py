@@ -93,7 +93,7 @@ def whole_pass(network, some):
     x = torch.cat((soft, net.embed(source, 0), net.embed(target, 1)), 1)
     given = torch.cat((torch.ones(soft.shape[:2], dtype=torch.bool), source != 0), 1)
     positions = (torch.cat((given, target != 0), 1).long().cumsum(1) - 1).clamp(min=0)
-    x = net.blocks(x, masks.unilm(given, target != 0), positions, adapters=network.adapters).states
+    x = net.blocks(x, masks.unilm(given, target != 0), positions).states
     return net.norm(x)[:, soft.shape[1] :]
 
 

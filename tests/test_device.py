@@ -93,8 +93,7 @@ def tasks() -> None:
     import test_golden
 
     from m6rec.data.prompts import domain
-    from m6rec.generate.beam import write
-    from m6rec.generate.scorer import SegmentCache, score
+    from m6rec.generate import SegmentCache, score, write
     from m6rec.model.network import TextTransformer
     from m6rec.tasks.text import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress
@@ -109,7 +108,7 @@ def tasks() -> None:
     shop = test_golden.segmented()
     network = TextTransformer(test_golden.SEGMENTS, len(shop.tokenizer), scores=True).to(pick_device()).eval()
     windows = shop.windows(shop.test)
-    cache = SegmentCache(network, 2, length=windows.source.shape[2])
+    cache = SegmentCache(network, 2)
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
     assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
     assert np.isfinite(compress.logits(network, shop, shop.test)).all()

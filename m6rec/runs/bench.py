@@ -14,8 +14,7 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
 from m6rec.evaluate.ranking import coordinate_ascent, remembered, validation_ndcg
-from m6rec.model.network import DigitDecoder
-from m6rec.model.tree import Tree, widths_for
+from m6rec.model.tree import DigitDecoder, Tree, widths_for
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation

@@ -13,7 +13,7 @@ import torch
 from m6rec.data.dataset import Targets
 from m6rec.data.prompts import HISTORY, Domain, item
 from m6rec.data.text import PAD, Prompt, pad
-from m6rec.generate.beam import write
+from m6rec.generate import write
 from m6rec.model.network import TextTransformer
 from m6rec.train.losses import text_vectors
 from m6rec.train.text import SOURCE, Backbone, fine_tune
