@@ -172,8 +172,6 @@ def test_what_is_held_out_is_never_read():
         assert len(rows) and ((item < 10) == (case != "cold_last")).all()
         if case != "cold_any":
             assert (np.isin(user, newcomers) == (case != "cold")).all()
-    with pytest.raises(InputError, match="at least one"):
-        data.only(np.zeros(data.n_events, bool))
 
 
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
