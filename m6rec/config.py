@@ -14,7 +14,7 @@ from m6rec.errors import InputError, did_you_mean
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-DERIVED_FEATURES = ("season", "session", "pace", "tastes")
+DERIVED_FEATURES = ("season", "session", "pace")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
@@ -43,11 +43,10 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
-    # the last items' texts share).
+    # Some of: season, session (its events before the request), pace (seconds per event in it).
     derived_features: tuple[str, ...] = ()
     # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
-    # season) or text (its top TF-IDF word). Others are numbers or categories.
+    # season) or text (its rarest known word). Others are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
     # "attention" (a request is added, and its tokens are attended to), "gating" or "adding"
     context_fusion: str = "attention"

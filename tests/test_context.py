@@ -15,7 +15,7 @@ from m6rec.data.context import Fields
 from m6rec.errors import InputError
 from m6rec.tasks.planted import Bazaar
 
-ASKED = ("season", "session", "pace", "tastes")
+ASKED = ("season", "session", "pace")
 HOUR = 3600
 
 
@@ -52,12 +52,6 @@ def test_session_and_pace_count_within_a_sitting_and_begin_anew_after_half_an_ho
     assert [row[2] for row in rows] == ["pace ?", "pace ≥ 5 and < 20", "pace ≥ 5 and < 20", "pace ?", rows[1][2]]
 
 
-def test_recent_tastes_are_the_word_that_the_last_items_share():
-    model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), derived_features=("tastes",))
-    said = [described(model, codes)[-1] for codes in model.codes.request[:4]]
-    assert said == ["tastes ?", "tastes ?", "tastes red", "tastes silk"]  # one item shares nothing with others
-
-
 def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     data = small_data()
     model, t = small_model(data, derived_features=ASKED), int(data.offsets[3]) + 2
@@ -66,7 +60,7 @@ def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     events.loc[t + 1 :, "timestamp"] += 7 * HOUR
     other = type(data)(data.name, data.timed, data.items, data.users, events, data.offsets)
     np.testing.assert_array_equal(model.codes_of(other).request[: t + 1], model.codes.request[: t + 1])
-    assert (model.codes_of(other).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2, 6]].all()
+    assert (model.codes_of(other).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2]].all()
 
 
 def test_a_person_asked_about_now_has_the_context_of_the_stored_event():
@@ -181,10 +175,10 @@ def test_bad_input_gets_one_sentence_with_the_fix(call, says):
     assert "\n" not in str(error.value)
 
 
-def test_derived_features_need_times_and_tastes_do_not():
+def test_derived_features_need_times():
     data = small_data()
     untimed = type(data)(data.name, False, data.items, data.users, data.events.assign(timestamp=0), data.offsets)
-    assert [f.name for f in small_model(untimed, derived_features=("tastes",)).fields.request] == ["tastes"]
+    assert not small_model(untimed).fields.request
     with pytest.raises(InputError, match="has no timestamps for the derived feature 'pace'"):
         small_model(untimed, derived_features=("pace",))
 

@@ -4,7 +4,8 @@ Code 0 means absent and is masked. `Fields` are fitted on training events only. 
 requested now, comes from the events before it and from its own time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.schema import numbers, seconds
-from m6rec.data.text import clean
+from m6rec.data.text import words
 from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
@@ -28,9 +28,7 @@ PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
 MAX_WORDS = 200  # codes of a text field
 MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
-LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
-RECENT = 5  # events whose texts are the recent tastes
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
@@ -41,9 +39,8 @@ class Field:
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
     column: str = ""  # of a part of a time: the column that holds the time
-    part: str = ""  # hour, weekday, season of a time; gap, session, pace, tastes of the events before
+    part: str = ""  # hour, weekday, season of a time; gap, session, pace of the events before; word of a text
 
     @property
     def size(self) -> int:
@@ -62,15 +59,14 @@ class Field:
             seconds(values, name)
             return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in PARTS.items())
         if kind == "text":
-            texts = [t for t in map(clean, values) if t]
-            counter = _counter(max_features=MAX_WORDS, min_df=2, max_df=MAX_SHARE, stop_words="english")
-            try:
-                frequency = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
-            except ValueError:
-                fix = "declare another type, or leave it out"
-                raise InputError(f"no two texts of {name} share a word: {fix}.") from None
-            weights = np.log(len(texts) / frequency).tolist()
-            return (cls(name, tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights)),)
+            from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
+
+            texts = [set(t) - ENGLISH_STOP_WORDS for t in map(words, values) if t]
+            count = Counter(word for text in texts for word in text)
+            shared = sorted((n, word) for word, n in count.items() if 2 <= n <= MAX_SHARE * len(texts))
+            if not shared:
+                raise InputError(f"no two texts of {name} share a word: declare another type, or leave it out.")
+            return (cls(name, tuple(word for _, word in shared[-MAX_WORDS:]), part="word"),)
         if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
             known = numbers(values)
             if np.isnan(known).all():
@@ -81,9 +77,6 @@ class Field:
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
-        if self.weights:
-            rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
-            return np.append(self.top_word(self.words(texts)), 0)[rows]
         if self.column:
             time = seconds(series, self.column)
             if self.part == "season":
@@ -94,19 +87,13 @@ class Field:
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
-        labels = series.map(_label, na_action="ignore").astype(object)
+        labels = series.map(self._word if self.part == "word" else _label, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
-    def words(self, texts: Iterable[object]) -> sparse.csr_array:
-        """(n, W) of 0 and 1: which words each text has."""
-        return sparse.csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
-
-    def top_word(self, counts: sparse.csr_array) -> np.ndarray:
-        """Counts (n, W) -> (n,) int64 code of each row's word with the highest TF-IDF, 0 for none."""
-        if not counts.shape[0]:
-            return np.zeros(0, np.int64)
-        score = sparse.csr_array(counts.multiply(np.array(self.weights)[None]))
-        return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
+    def _word(self, text: object) -> str | None:
+        """The rarest that the field knows."""
+        has = set(words(text))
+        return next((level for level in self.levels if level in has), None)
 
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
@@ -181,13 +168,10 @@ class Fields:
         if not config.request:
             return cls(value, profile)
         asked = [name for name in config.derived_features if name not in own]  # own columns go first
-        if untimed := [name for name in asked if name in DERIVED and not data.timed]:
-            raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
-        derived = [DERIVED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-        for name in asked:
-            texts = data.items["text"].iloc[np.unique(train["item"])]
-            derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
-        return cls(value, profile, (*derived, *read(own, train)))
+        if asked and not data.timed:
+            raise InputError(f"{data.name} has no timestamps for the derived feature {asked[0]!r}: leave it out.")
+        default = [name for name in ("hour", "weekday", "gap") if name not in own and data.timed]
+        return cls(value, profile, (*(DERIVED[name] for name in (*default, *asked)), *read(own, train)))
 
     def typed(
         self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
@@ -207,15 +191,6 @@ class Fields:
         given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
-    def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
-        """One row's profile and its last target's request: (part, field) -> "hour 21"."""
-        parts = {"profile": context.profile[row], "request": context.request[row, -1]}
-        return {
-            (part, f.name): f.describe(code)
-            for part, codes in parts.items()
-            for f, code in zip(getattr(self, part), codes.tolist(), strict=True)
-        }
-
     to_dict = asdict  # as JSON values
 
     @classmethod
@@ -223,6 +198,8 @@ class Fields:
         """KeyError for another version's."""
 
         def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
+            if v.get("weights"):
+                raise KeyError(v["name"])
             return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
@@ -238,7 +215,7 @@ class EventCodes(NamedTuple):
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
-    derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
+    derived = derive(time, first)
 
     def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
         codes = [derived[f.part] if f.part in derived else f.encode(table[f.column or f.name]) for f in part]
@@ -248,28 +225,17 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     return EventCodes(fields.value.encode(data.events["value"]), derived["gap"], request, profile)
 
 
-def derive(
-    fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
-) -> dict[str, np.ndarray]:
-    """Codes (E,) by derived feature. time, item: (E,); first: (E,), a user's first event.
+def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes (E,) by derived feature. time: (E,); first: (E,), a user's first event.
 
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
-    word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
     pace = np.divide(time - time[start], session, out=np.full(len(time), np.nan), where=session > 0)
-    codes = {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
-    if field := next((f for f in fields.request if f.part == "tastes"), None):
-        before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
-        event, back = np.nonzero(before >= np.maximum.accumulate(np.where(first, rows, 0))[:, None])
-        recent = (np.ones(len(event)), (event, item[before[event, back]]))
-        shared = sparse.csr_array(sparse.csr_array(recent, (len(item), len(texts))) @ field.words(texts))  # (E, W)
-        shared.data = np.maximum(shared.data - 1, 0)
-        codes["tastes"] = field.top_word(shared)
-    return codes
+    return {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
 
 
 class UserHistory(NamedTuple):
@@ -278,14 +244,12 @@ class UserHistory(NamedTuple):
     item: np.ndarray  # (T,) int64
     value: np.ndarray  # (T,) float, NaN where unknown
     time: np.ndarray  # (T,) UTC seconds, NaN where unknown
-    texts: list[object]  # of the last RECENT events
 
     @classmethod
     def of(cls, data: Dataset, user: int) -> "UserHistory":
         events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
-        item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
-        time = time if data.timed else np.full(len(item), np.nan)
-        return cls(item, events["value"].to_numpy(), time, data.items["text"].iloc[item[-RECENT:]].tolist())
+        time = events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(len(events), np.nan)
+        return cls(events["item"].to_numpy(), events["value"].to_numpy(), time)
 
     @classmethod
     def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
@@ -298,7 +262,7 @@ class UserHistory(NamedTuple):
             if "item_id" not in frame:
                 raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
             history = frame["item_id"].tolist()
-        item, known = data.history_codes(history), data.items["text"]
+        item = data.history_codes(history)
         time = np.full(len(item), np.nan)
         value = numbers(frame["value"]) if "value" in frame else time
         if "timestamp" in frame:
@@ -307,9 +271,7 @@ class UserHistory(NamedTuple):
                 raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
             order = np.argsort(time, kind="stable")
             item, value, time = item[order], value[order], time[order] if data.timed else np.nan * time
-        new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
-        texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
-        return cls(item, value, time, texts)
+        return cls(item, value, time)
 
 
 def user_context(
@@ -322,8 +284,7 @@ def user_context(
     now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
     if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]
-    derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
+    derived = derive(np.append(past.time, now), np.arange(size + 1) == 0)
     history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
     codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
@@ -376,12 +337,6 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
         request=torch.from_numpy(codes.request[rows] * present[..., None]),
         position=torch.arange(length).expand(len(rows), -1),
     )
-
-
-def _counter(**options: object):
-    from sklearn.feature_extraction.text import CountVectorizer  # takes a second
-
-    return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
 
 
 def _label(value: object) -> str:
