@@ -96,7 +96,7 @@ class M6Rec:
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
-        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         sizes = {"length": config.history, "batch": config.batch}
 
         def validate(network: Network) -> float:

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,16 +13,6 @@ WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each t
 TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
 COMMON = 0.4  # exponent that weakens common items
-
-
-class Neighbourhood(NamedTuple):
-    """The items that share a target's probability: itself first, then neighbours."""
-
-    item: Tensor  # (N, K)
-    share: Tensor  # (N, K), rows sum to 1
-
-    def to(self, device: torch.device) -> "Neighbourhood":
-        return Neighbourhood(self.item.to(device), self.share.to(device))
 
 
 def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = DECAY) -> sp.csr_array:
@@ -44,8 +33,11 @@ def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
-    """Each item keeps 1 - share; its nearest others divide the rest by their co-occurrence, in either order."""
+def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[Tensor, Tensor]:
+    """Items (N, K) that share a target's probability, itself first, and their shares (N, K), whose rows sum to 1.
+
+    Each item keeps 1 - share; its nearest others divide the rest by their co-occurrence, in either order.
+    """
     counts = _symmetric(data, split)
     counts = sp.csr_array(counts @ sp.diags_array(np.maximum(counts.sum(0), 1e-12) ** -COMMON))
     item, shares = np.tile(np.arange(data.n_items)[:, None], NEIGHBOURS + 1), np.zeros((data.n_items, NEIGHBOURS + 1))
@@ -54,7 +46,7 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
         item[row, 1 : 1 + len(best)] = counts.indices[best]
         shares[row, 1 : 1 + len(best)] = share * counts.data[best] / max(counts.data[best].sum(), 1e-12)
     shares[:, 0] = 1 - shares.sum(1)
-    return Neighbourhood(torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32)))
+    return torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32))
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:

@@ -4,7 +4,6 @@ A rating of 4 or 5 is a like. What describes an event comes from training events
 the item's ratings by *other* users, so that no label is among its own features.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -63,13 +62,6 @@ class Domain(NamedTuple):
     item: np.ndarray  # (E,) int64
     requests: np.ndarray  # (E,) str, empty without request columns
     values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
-
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for part in self[1:]:
-            digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
-        return digest.hexdigest()
 
     def only(self, events: np.ndarray) -> "Domain":
         """With these events (E,) bool alone."""
@@ -238,10 +230,9 @@ class Ratings:
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
         """Examples in words, all given: the profile, the last events, and the event's numbers and item."""
         words, found = self.words, []
-        for row, first in zip(rows, self.data.offsets[self.user[rows]], strict=True):
-            last = first + self.n_before[row]
-            history = tuple(map(words.event, range(max(first, last - events), last)))
+        for row, past in zip(rows, self.history(rows, events), strict=True):
             target = f"{words.requests[row]}:", f"{words.items[self.item[row]]}:"
+            history = tuple(map(words.event, past[past >= 0]))
             found.append(Prompt(words.profiles[self.user[row]], history=history, target=target))
         return found
 
@@ -344,8 +335,3 @@ class RatingWindows(Ratings):
         source = np.concatenate((self.profiles[user][:, None], events), 1)
         liked = np.where(there, self.liked[rows], -1).astype(np.float32)
         return Windows(*map(torch.from_numpy, (source, items, liked)))
-
-    def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
-        """(count,) events: drawn users all come once, then all again with one more event, and so on."""
-        users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
-        return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]

@@ -4,7 +4,7 @@ Targets of -1 count nowhere, and items outside the training set are no negatives
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
 from m6rec.data.context import Context
-from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
@@ -42,7 +41,7 @@ def loss_weights(config: Config) -> dict[str, float]:
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
-Smoothed = Neighbourhood | None  # the items over which each target is smoothed
+Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
 
 
 def pretraining(
@@ -125,7 +124,7 @@ def full_softmax(
     """
     bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
     whole = target[:, None], torch.ones_like(state[:, :1])
-    shared, shares = whole if near is None else (near.item[target], near.share[target])
+    shared, shares = whole if near is None else (part[target] for part in near)
     return _FullSoftmax.apply(state, items, shared, shares, bias)
 
 
