@@ -6,7 +6,7 @@ requested now, comes from the events before it and from its own time.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,8 +23,7 @@ from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-SEASONS = ("winter", "spring", "summer", "autumn")  # northern; winter is December to February
-PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in UTC
+LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
 MAX_WORDS = 200  # codes of a text field
 MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
@@ -39,8 +38,7 @@ class Field:
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    column: str = ""  # of a part of a time: the column that holds the time
-    part: str = ""  # hour, weekday, season of a time; gap, session, pace of the events before; word of a text
+    part: str = ""  # a key of DERIVED; or "word" of a text
 
     @property
     def size(self) -> int:
@@ -48,16 +46,13 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
-        """The field of a categorical, number or text column; three of a time. InputError where no value is one.
+    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "Field":
+        """The field of a categorical, number or text column. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
         all. By default, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
-        if kind == "time":
-            seconds(values, name)
-            return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in PARTS.items())
         if kind == "text":
             from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
 
@@ -66,24 +61,17 @@ class Field:
             shared = sorted((n, word) for word, n in count.items() if 2 <= n <= MAX_SHARE * len(texts))
             if not shared:
                 raise InputError(f"no two texts of {name} share a word: declare another type, or leave it out.")
-            return (cls(name, tuple(word for _, word in shared[-MAX_WORDS:]), part="word"),)
+            return cls(name, tuple(word for _, word in shared[-MAX_WORDS:]), part="word")
         if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
             known = numbers(values)
             if np.isnan(known).all():
                 raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
-            return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
-        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
+            return cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist()))
+        return cls(name, levels=tuple(sorted({_label(v) for v in values})))
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
-        if self.column:
-            time = seconds(series, self.column)
-            if self.part == "season":
-                part = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
-            else:  # day 0 of the epoch was a Thursday
-                part = time // 3600 % 24 if self.part == "hour" else (time // 86400 + 3) % 7
-            return np.nan_to_num(part + 1).astype(np.int64)
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
@@ -99,7 +87,7 @@ class Field:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
-        code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
+        code = int(self.encode([value])[0])
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
             allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
@@ -116,7 +104,7 @@ class Field:
         return f"{self.name} {' and '.join(part for part in (low, high) if part)}"
 
 
-DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, levels in PARTS.items()} | {
+DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items()} | {
     name: Field(name, edges=edges, part=name)
     for name, edges in {
         "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
@@ -161,9 +149,9 @@ class Fields:
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
         def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(field for n in names for field in Field.fit(n, table[n], types.get(n, "")))
+            return tuple(Field.fit(name, table[name], types.get(name, "")) for name in names)
 
-        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        value, profile = Field.fit("value", train["value"]), read(data.profile_columns, users)
         profile = profile if config.profile else ()
         if not config.request:
             return cls(value, profile)
@@ -181,13 +169,11 @@ class Fields:
         derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
-        times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
             raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
-        given = {f.name: f.encode(times[f.column])[0] for f in fields if f.column in times}
-        given |= {f.name: derived[f.part] for f in fields if f.part in derived}
+        given = {f.name: derived[f.part] for f in fields if f.part in derived}
         given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
@@ -198,7 +184,7 @@ class Fields:
         """KeyError for another version's."""
 
         def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
-            if v.get("weights"):
+            if v.get("weights") or v.get("column", "") not in ("", "timestamp"):  # a text's or a time's parts
                 raise KeyError(v["name"])
             return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
 
@@ -218,7 +204,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     derived = derive(time, first)
 
     def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
-        codes = [derived[f.part] if f.part in derived else f.encode(table[f.column or f.name]) for f in part]
+        codes = [derived[f.part] if f.part in derived else f.encode(table[f.name]) for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
     request, profile = encode(fields.request, data.events), encode(fields.profile, data.users)
@@ -226,16 +212,20 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
 
 
 def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Codes (E,) by derived feature. time: (E,); first: (E,), a user's first event.
+    """Codes (E,) by derived feature. time: (E,) UTC seconds; first: (E,), a user's first event.
 
     gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
+    # Day 0 of the epoch was a Thursday; winter is December to February.
+    season = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
+    parts = {"hour": time // 3600 % 24, "weekday": (time // 86400 + 3) % 7, "season": season}
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
     pace = np.divide(time - time[start], session, out=np.full(len(time), np.nan), where=session > 0)
-    return {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
+    codes = {name: np.nan_to_num(part + 1).astype(np.int64) for name, part in parts.items()}
+    return codes | {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
 
 
 class UserHistory(NamedTuple):
@@ -281,7 +271,9 @@ def user_context(
 
     InputError for a time before the last event.
     """
-    now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
+    request, size = dict(request or {}), len(past.item)
+    moment = request.pop("timestamp", None) if any(f.part in DERIVED for f in fields.request) else None
+    now = seconds(pd.Series([moment]), "the request's timestamp")
     if (now < past.time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
     derived = derive(np.append(past.time, now), np.arange(size + 1) == 0)
