@@ -15,7 +15,7 @@ MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace")
-COLUMN_TYPES = ("categorical", "number", "text")
+COLUMN_TYPES = ("categorical", "number")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Config:
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
     # Some of: season, session (its events before the request), pace (seconds per event in it).
     derived_features: tuple[str, ...] = ()
-    # Types of own columns of events and users, as {"battery": "number"}: categorical, number or text (its rarest known
-    # word). Others are numbers or categories.
+    # Types of own columns of events and users, as {"battery": "number"}, where "categorical" or "number" is not clear.
     columns: tuple[tuple[str, str], ...] = ()
     # "attention" (a request is added, and its tokens are attended to), "gating" or "adding"
     context_fusion: str = "attention"

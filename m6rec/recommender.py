@@ -11,7 +11,7 @@ from torch import Tensor
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
 from m6rec.data import features
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory
+from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media
@@ -178,12 +178,12 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        past = contexts.past_events(self.data, code, history)
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
+        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
         new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
-        return Person(encoded, past.item.tolist(), new)
+        return Person(encoded, past["item"].tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, then of the person's new ones."""

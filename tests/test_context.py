@@ -103,25 +103,14 @@ def test_what_is_typed_stands_before_what_is_worked_out():
 
 
 def test_own_columns_are_read_by_their_declared_type():
-    times = [0, 10, 20, 30, 40]
-    data = frames(
-        times,
-        shelf=[1.0, 2.0, 3.0, 4.0, None],
-        battery=[10, 20, 30, 40, 50],
-        note=["a gift for you", "for work", "a gift", "a trip", "a trip"],
-    )
-    columns = {"shelf": "categorical", "battery": "number", "note": "text"}
-    model = small_model(data, columns=columns)
+    data = frames([0, 10, 20, 30, 40], shelf=[1.0, 2.0, 3.0, 4.0, None], battery=[10, 20, 30, 40, 50])
+    model = small_model(data, columns={"shelf": "categorical", "battery": "number"})
     by_name = {f.name: f for f in model.fields.request}
     assert by_name["shelf"].levels == ("1", "2", "3") and by_name["battery"].edges and not by_name["battery"].levels
-    assert set(by_name["note"].levels) == {"gift", "work"}  # by training events alone: the last two are held out
-    first = dict(zip(by_name, described(model, model.codes.request[0]), strict=True))
-    assert first["shelf"] == "shelf 1" and first["note"] == "note gift"
-    fifth = described(model, model.codes.request[4])
-    assert {"shelf ?", "note ?"} <= set(fifth)  # what is missing or unknown is absent
-    request = {"battery": 12, "note": "WORK, again", "shelf": 2}
-    asked = described(model, model.extract_context([0], request).request[0, 0])
-    assert {"note work", "shelf 2"} <= set(asked)
+    first, last = (described(model, model.codes.request[row]) for row in (0, 4))
+    assert "shelf 1" in first and "shelf ?" in last  # what is missing is absent
+    asked = described(model, model.extract_context([0], {"battery": 12, "shelf": 2}).request[0, 0])
+    assert "shelf 2" in asked
 
 
 def test_an_own_column_stands_before_a_derived_feature_of_its_name():
@@ -137,9 +126,8 @@ def test_an_own_column_stands_before_a_derived_feature_of_its_name():
 
 
 def test_fields_and_declarations_survive_saving(tmp_path):
-    note = ["a gift", "work trip", "a gift", "work", "work", "work"]
-    data = frames([0, 10, 20, 30, 40, 50], note=note)
-    model = small_model(data, columns={"note": "text"}, derived_features=ASKED, context_fusion="gating")
+    data = frames([0, 10, 20, 30, 40, 50], note=[1, 2, 1, 2, 3, 3])
+    model = small_model(data, columns={"note": "categorical"}, derived_features=ASKED, context_fusion="gating")
     model.save_pretrained(tmp_path / "m")
     again = m6rec.M6Rec.from_pretrained(tmp_path / "m", data)
     assert again.fields == model.fields and again.config == model.config
@@ -152,9 +140,8 @@ def test_fields_and_declarations_survive_saving(tmp_path):
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
         (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
         (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
-        (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
+        (lambda: small_model(columns={"mood": "number"}), "'mood' is no column of circles's own: it has age, gender"),
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
-        (lambda: small_model(frames([0, 1, 2], n=["a b", "c d", "e f"]), columns={"n": "text"}), "no two texts of n"),
         (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),

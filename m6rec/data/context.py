@@ -4,7 +4,6 @@ Code 0 means absent and is masked. `Fields` are fitted on training events only. 
 requested now, comes from the events before it and from its own time.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -18,27 +17,24 @@ from torch import Tensor
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.schema import numbers, seconds
-from m6rec.data.text import words
 from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
-MAX_WORDS = 200  # codes of a text field
-MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
 SESSION_PAUSE = 1800.0  # seconds that end a session
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column's codes: categories by name, numbers by interval, texts by a word."""
+    """One column's codes: categories by name, numbers by interval."""
 
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    part: str = ""  # a key of DERIVED; or "word" of a text
+    part: str = ""  # a key of DERIVED, if it is worked out
 
     @property
     def size(self) -> int:
@@ -47,21 +43,11 @@ class Field:
 
     @classmethod
     def fit(cls, name: str, values: pd.Series, kind: str = "") -> "Field":
-        """The field of a categorical, number or text column. InputError where no value is one.
+        """A number has up to eight intervals, equally filled. InputError where no value is one.
 
-        number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, more than 12 different numbers make a number, and others are categorical.
+        By default, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
-        if kind == "text":
-            from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second
-
-            texts = [set(t) - ENGLISH_STOP_WORDS for t in map(words, values) if t]
-            count = Counter(word for text in texts for word in text)
-            shared = sorted((n, word) for word, n in count.items() if 2 <= n <= MAX_SHARE * len(texts))
-            if not shared:
-                raise InputError(f"no two texts of {name} share a word: declare another type, or leave it out.")
-            return cls(name, tuple(word for _, word in shared[-MAX_WORDS:]), part="word")
         if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
             known = numbers(values)
             if np.isnan(known).all():
@@ -75,13 +61,8 @@ class Field:
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
-        labels = series.map(self._word if self.part == "word" else _label, na_action="ignore").astype(object)
+        labels = series.map(_label, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
-
-    def _word(self, text: object) -> str | None:
-        """The rarest that the field knows."""
-        has = set(words(text))
-        return next((level for level in self.levels if level in has), None)
 
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
@@ -228,56 +209,50 @@ def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
     return codes | {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
 
 
-class UserHistory(NamedTuple):
-    """Oldest first. New items have codes from N on."""
+def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.DataFrame | None) -> pd.DataFrame:
+    """item (code; of new items from N on), value and timestamp, NaN where unknown; oldest first.
 
-    item: np.ndarray  # (T,) int64
-    value: np.ndarray  # (T,) float, NaN where unknown
-    time: np.ndarray  # (T,) UTC seconds, NaN where unknown
-
-    @classmethod
-    def of(cls, data: Dataset, user: int) -> "UserHistory":
-        events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
-        time = events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(len(events), np.nan)
-        return cls(events["item"].to_numpy(), events["value"].to_numpy(), time)
-
-    @classmethod
-    def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
-        """From ids, titles or dicts, oldest first, or from a frame with item_id and optionally value and timestamp.
-
-        InputError for no item_id, and for a cell that is no time.
-        """
-        frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
-        if frame is history:
-            if "item_id" not in frame:
-                raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
-            history = frame["item_id"].tolist()
-        item = data.history_codes(history)
-        time = np.full(len(item), np.nan)
-        value = numbers(frame["value"]) if "value" in frame else time
-        if "timestamp" in frame:
-            time = seconds(frame["timestamp"], "the history's timestamp")
-            if np.isnan(time).any():
-                raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
-            order = np.argsort(time, kind="stable")
-            item, value, time = item[order], value[order], time[order] if data.timed else np.nan * time
-        return cls(item, value, time)
+    history: ids, titles or dicts, oldest first; or a frame with item_id and optionally value and timestamp; None: the
+    user's own. InputError for no item_id, and for a cell that is no time.
+    """
+    if history is None:
+        return data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+    frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
+    if frame is history:
+        if "item_id" not in frame:
+            raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
+        history = frame["item_id"].tolist()
+    past = pd.DataFrame({"item": data.history_codes(history), "value": np.nan, "timestamp": np.nan})
+    if "value" in frame:
+        past["value"] = numbers(frame["value"])
+    if "timestamp" in frame:
+        past["timestamp"] = seconds(frame["timestamp"], "the history's timestamp")
+        if past["timestamp"].isna().any():
+            raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
+        past = past.sort_values("timestamp", kind="stable")
+    return past
 
 
 def user_context(
-    fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
+    data: Dataset,
+    fields: Fields,
+    past: pd.DataFrame,
+    request: Mapping[str, object] | None,
+    profile: np.ndarray,
+    length: int,
 ) -> Context:
-    """B = Q = 1: the last `length` events, profile codes (C,), and the request as one more event.
+    """B = Q = 1: the last `length` events of `past`, profile codes (C,), and the request as one more event.
 
     InputError for a time before the last event.
     """
-    request, size = dict(request or {}), len(past.item)
-    moment = request.pop("timestamp", None) if any(f.part in DERIVED for f in fields.request) else None
+    request, size = dict(request or {}), len(past)
+    moment = request.pop("timestamp", None) if any(f.part for f in fields.request) else None
     now = seconds(pd.Series([moment]), "the request's timestamp")
-    if (now < past.time[-1:]).any():
+    time = past["timestamp"].to_numpy(float) if data.timed else np.full(size, np.nan)
+    if (now < time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    derived = derive(np.append(past.time, now), np.arange(size + 1) == 0)
-    history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
+    derived = derive(np.append(time, now), np.arange(size + 1) == 0)
+    history = [past["item"].to_numpy(), fields.value.encode(past["value"]), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
     codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
     return Context(*(torch.tensor(column)[None] for column in (*history, profile, codes[None], [min(size, length)])))
