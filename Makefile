@@ -66,11 +66,11 @@ $(STAMP):
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing m6rec into .venv (once)."
-	@$(INSTALL) '.[edge]' # what the notebooks use
+	@$(INSTALL) '.' # what the notebooks use
 	@rm -f .venv/installed-* .venv/tested-*
 	@touch $@
 
 $(TESTED): $(STAMP)
 	@echo "Installing what the tests need into .venv (once)."
-	@$(INSTALL) '.[test,edge]'
+	@$(INSTALL) '.[test]'
 	@touch $@

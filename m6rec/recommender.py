@@ -243,7 +243,7 @@ class M6Rec:
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
         """(N, D) vectors of the catalogue, kept per set of weights, and behind them those of new items.
 
-        new: dicts with some of title, text, image and sound (a path, bytes or a PIL image).
+        new: dicts with some of title, text, image and sound (a path or bytes).
         """
         network = self.network.eval()
         if self._items is None and not drop:

@@ -108,12 +108,3 @@ def test_hostile_titles_are_drawn_in_every_view_without_a_warning():
 def test_contributions_are_in_order_of_size_and_signed():
     data = figures.contributions(np.array([0.1, -2.0, 1.0]), ["a", "b", "c"], "x").data
     assert data["token"].tolist() == ["b", "c", "a"] and data["contribution"].tolist() == [-2.0, 1.0, 0.1]
-
-
-def test_curves_are_means_over_users_or_paired_differences_to_a_baseline():
-    curves = {"leave_one_out": np.array([[1.0, 0.2], [1.0, 0.4]]), "random": np.array([[1.0, 0.8], [1.0, 0.6]])}
-    data = figures.faithfulness_curves(curves, "x").data
-    assert data["leave_one_out"].tolist() == [1.0, pytest.approx(0.3)] and data.index.tolist() == [0, 1]
-    apart = figures.faithfulness_curves(curves, "x", baseline="random")
-    assert apart.data["leave_one_out"].tolist() == [0.0, pytest.approx(-0.4)] and list(apart.data) == ["leave_one_out"]
-    assert "minus random" in apart.figure.axes[0].get_ylabel()

@@ -16,7 +16,7 @@ from m6rec import baselines
 from m6rec.config import Config
 from m6rec.errors import InputError
 from m6rec.evaluate import Interpolation, Precomputed
-from m6rec.evaluate.ranking import Ensemble, coordinate_ascent
+from m6rec.evaluate.ranking import coordinate_ascent
 from m6rec.generate.beam import generate
 from m6rec.model.tree import build_tree, health
 from m6rec.runs import bench as table
@@ -115,17 +115,6 @@ def test_without_words_the_count_alone_is_the_prior():
     data.items["text"] = "…"
     bench = table.Bench(data)
     assert [type(part) for part, _ in bench.prior().parts] == [baselines.CoOccurrence]
-
-
-def test_an_ensemble_is_the_mean_of_its_models_and_has_one_row(tmp_path, monkeypatch):
-    monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    bench = table.Bench(small_data(), "small", (0, 1), **CONFIG)
-    users = bench.data.targets(bench.split.test)
-    one, other = (bench.model(seed).scorer("dense") for seed in (0, 1))
-    both = Ensemble([one, other]).scores(users)
-    torch.testing.assert_close(both, (one.scores(users).double() + other.scores(users).double()) / 2)
-    (row,) = bench.rows(["m6rec_ensemble"])
-    assert row.name in bench.models and row.name not in table.versus([row, *bench.rows(["m6rec", "popularity"])]).index
 
 
 def test_the_boost_of_cold_items_is_the_best_exchange_of_known_and_new():

@@ -1,16 +1,14 @@
-"""M6-Edge: a student, pruned weights, early exits, int8 and ONNX keep what they say they keep."""
+"""M6-Edge: a student, pruned weights, early exits and int8 keep what they say they keep."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
-from m6rec.data.prompts import Windows
 from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
@@ -96,30 +94,15 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < 1 - left.layers.mean() / 4 < 0.75
 
 
-def test_onnx_and_int8_give_what_the_network_gives(segmented, tmp_path):
-    torch.manual_seed(0)
-    network = TextTransformer(
-        dataclasses.replace(SEGMENTS, joint_layers=2),
-        len(segmented.tokenizer),
-        scores=True,
-        shared=True,
-        embedding_size=4,
-    ).eval()
-    windows = requests(segmented)
-    file, int8 = compress.export(network, requests(segmented, 2), tmp_path)
-    assert file.stat().st_size < 300_000  # no stack traces, one copy of the block
-    said, wanted = compress.runtime(file)(windows), network.scores(windows).detach().numpy()  # more than were traced
-    one = compress.runtime(file)(Windows(windows.source[:1], windows.candidates[:1, :1], windows.liked[:1, :1]))
-    np.testing.assert_allclose(one, wanted[:1, :1], atol=1e-5)
-    np.testing.assert_allclose(said, wanted, atol=1e-5)
-    rounded = compress.runtime(int8)(windows)
-    assert 0 < np.abs(rounded - wanted).max() < 0.2 * np.ptp(wanted) and wanted.std() > 1e-3
-
-
-def test_without_the_extra_the_installing_command_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"m6rec\[edge\]"):
-        compress.runtime(tmp_path / "no.onnx")
+def test_int8_keeps_each_row_of_a_matrix_to_half_a_step_and_the_network_as_it_was(segmented, network):
+    before, windows = version(network), requests(segmented)
+    rounded, said = compress.int8(network), network.scores(windows)
+    for matrix, whole in zip(compress._matrices(rounded), compress._matrices(network), strict=True):
+        step = whole.weight.abs().amax(1, keepdim=True) / 127
+        assert (matrix.weight - whole.weight).abs().le(0.501 * step).all()
+        assert all(len(row.unique()) <= 255 for row in matrix.weight)
+    assert 0 < (rounded.scores(windows) - said).abs().max() < 0.2 * (said.max() - said.min())
+    assert version(network) == before
 
 
 def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_path, monkeypatch):

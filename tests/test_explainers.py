@@ -10,19 +10,22 @@ import m6rec
 from m6rec.explain import explainers
 from m6rec.explain.explainers import (
     EXPLAINERS,
+    agreement,
     attention,
     capture,
+    faithfulness,
     integrate,
     keep_tokens,
     leave_one_out,
     logits_of,
     one,
+    randomise_parameters,
     rollout,
     smallest_removal,
     target_log_prob,
     top_item,
+    uniform_attention,
 )
-from m6rec.explain.faithfulness import agreement, faithfulness, randomise_parameters, uniform_attention
 
 FILMS = ["Film 3", "Film 7", "Film 4", "Film 5"]
 
@@ -132,13 +135,13 @@ def test_what_really_matters_goes_first_and_the_reverse_of_it_last(trained, data
     judged = faithfulness(trained, contexts, {"right": leave_one_out, "wrong": reverse})
     right, wrong = judged.table.loc["right"], judged.table.loc["wrong"]
     assert right["deletion"] < wrong["deletion"] - 0.05 and right["insertion"] > wrong["insertion"] + 0.05
-    assert right["comprehensiveness"] > wrong["comprehensiveness"] and right["sufficiency"] < wrong["sufficiency"]
-    assert right["violations"] < 0.2 < 0.8 < wrong["violations"]
+    assert 0 < right["milliseconds"] < 10_000
     for name in ("right", "wrong"):
         np.testing.assert_allclose(judged.deletion[name][:, 0], 1, rtol=1e-5)
         np.testing.assert_allclose(judged.insertion[name][:, -1], 1, rtol=1e-5)
         np.testing.assert_allclose(judged.deletion[name][:, -1], judged.insertion[name][:, 0], rtol=1e-4)
-        assert judged.per_user[name]["deletion"].mean() == pytest.approx(judged.table.loc[name, "deletion"])
+        areas = np.trapezoid(judged.deletion[name], dx=1 / 20)
+        assert areas.shape == (12,) and areas.mean() == pytest.approx(judged.table.loc[name, "deletion"])
     assert judged.table.index.tolist() == ["right", "wrong"]
 
 

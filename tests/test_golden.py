@@ -27,7 +27,6 @@ from m6rec.data.prompts import Ratings, RatingWindows, domain
 from m6rec.tasks import heldout
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
-from m6rec.train.fit import fitted
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
@@ -180,11 +179,6 @@ def sequential(kind: type, **options: object) -> list[float]:
     return losses(lambda: kind(config, **options).fit(data, data.split()))
 
 
-def autoencoder(**options: object) -> list[float]:
-    pixels = torch.rand(200, 784, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    return losses(lambda: fitted(pixels, steps=STEPS, **options))
-
-
 def two_tower() -> list[float]:
     known = domain(small_data())
     rows = np.arange(0, len(known.item), 2)
@@ -197,9 +191,9 @@ def two_maps() -> list[float]:
     return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
 
 
-def din(**options: object) -> list[float]:
+def din() -> list[float]:
     known = opinions()
-    return losses(lambda: networks.din(known, known.test, **options))
+    return losses(lambda: networks.din(known, known.test))
 
 
 def distilled(variants: Variants) -> object:
@@ -228,12 +222,9 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, distilled": lambda: from_full(distilled),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
-    "autoencoder": autoencoder,
-    "autoencoder, constant rate": lambda: autoencoder(peak=None),
     "retrieval, two towers": two_tower,
     "retrieval, two maps": two_maps,
     "likes, DIN": din,
-    "likes, DIN with numbers": lambda: din(numbers=True),
     "SASRec": lambda: sequential(SASRec),
     "GRU4Rec": lambda: sequential(GRU4Rec),
     "eSASRec": lambda: sequential(ESASRec, negatives=8),

@@ -109,7 +109,9 @@ def test_no_name_reaches_a_file_outside_of_the_folder_or_the_zip(folder, name):
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         bundle.writestr(link, "../secret.png")
-    if name != "linked/secret.png":  # in the zip a file like others
+    if name == "link.png":  # in the zip a file like others, and never followed
+        assert Media.open(archive).read(name) == b"../secret.png"
+    elif name != "linked/secret.png":
         with pytest.raises(InputError, match="climbs out of the media folder; give a path"):
             Media.open(archive).read(name)
 
@@ -127,10 +129,10 @@ def test_what_cannot_be_read_is_named(folder):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr("large.png", bytes(MEDIA_LIMIT + 1))
     for name, message in [
-        ("gone.png", "'gone.png' is not among the media; add the file"),
+        ("gone.png", "'gone.png' is no file among the media; add it"),
         ("large.png", "'large.png' is larger than 64 MB; scale or cut it"),
-        ("images", "'images' is no file;"),
-        ("pipe.png", "'pipe.png' is no file;"),
+        ("images", "'images' is no file among"),
+        ("pipe.png", "'pipe.png' is no file among"),
         ("", "is no file name"),
         ("a\0b", "is no file name"),
         ("x" * 5000, "'xxx.*…' cannot be read"),
@@ -145,9 +147,9 @@ def test_what_cannot_be_read_is_named(folder):
     archive.write_bytes(content)
     with pytest.raises(InputError, match=r"'large\.png' cannot be read"):
         Media.open(archive).read("large.png")
-    with pytest.raises(InputError, match=r"media .*nowhere does not exist; give a folder or a \.zip file"):
+    with pytest.raises(InputError, match=r"media .*nowhere is no folder and no zip file \(.*No such file"):
         Media.open(folder / "nowhere")
-    with pytest.raises(InputError, match="is no zip archive"):
+    with pytest.raises(InputError, match="is no folder and no zip file"):
         Media.open(folder / "hum.wav")
     (folder / "pipe.png").unlink()
     (folder / "large.png").unlink()
@@ -166,7 +168,6 @@ def test_what_cannot_be_read_is_named(folder):
 def test_a_grey_photograph_of_28_pixels_comes_through_as_it_is():
     for form in ("PNG", "BMP", "GIF"):
         assert np.array_equal(image.decode(picture(RANDOM, form)) * 255, RANDOM.astype(np.float32))
-    assert np.array_equal(image.decode(image.encode(image.decode(MUG))), image.decode(MUG))
 
 
 def test_the_longest_side_becomes_28_centred_on_black():
@@ -265,10 +266,10 @@ def test_other_formats_are_read_too(form):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (recording(np.zeros(0)), "is a sound without samples"),
-        (recording(np.zeros(8000)), "silent for its first 10 seconds"),
-        (recording(np.array([0.1, np.nan, 0.2]), subtype="FLOAT"), "no finite numbers"),
-        (recording(1e38 * tone(1), subtype="FLOAT"), "far too loud"),
+        (recording(np.zeros(0)), "peak in its first 10 seconds is 0 "),
+        (recording(np.zeros(8000)), "peak in its first 10 seconds is 0 .*; cut silence off"),
+        (recording(np.array([0.1, np.nan, 0.2]), subtype="FLOAT"), "is nan .*; .* record it again"),
+        (recording(1e38 * tone(1), subtype="FLOAT"), r"is \d\.?\d*e\+37 "),
         (recording(tone(1), 500), "is a sound of 500 Hz"),
         (HUM[:20], "is no sound that can be read"),
         (MUG, r"is no sound that can be read \(Format not recognised\); save it as WAV"),
@@ -348,7 +349,7 @@ def test_damaged_and_missing_files_are_absent_counted_and_named_once(folder):
         found = features.preprocess(items(), Media.open(folder), TOKENIZER, 8)
     assert len(told) == 1 and told[0].filename == __file__
     message = str(told[0].message)
-    assert message.startswith("4 files of the items cannot be used and count as absent: '../secret.png' climbs out")
+    assert message.startswith("files of the items that cannot be used count as absent (4): '../secret.png' climbs")
     assert "'torn.png' is a damaged image" in message and message.endswith("; …")
     there = [[1, 1, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0], [1, 1, 0]]
     assert found.present.astype(int).tolist() == there and found.present.dtype == bool
@@ -365,13 +366,13 @@ def test_items_of_text_alone_have_no_other_modality_and_no_warning():
     assert found.image.shape == (5, 16, 49) and found.sound.shape == (5, 8, 128)
 
 
-def test_a_caller_gives_bytes_paths_and_pictures_but_a_string_is_a_name_in_the_media(folder):
-    own = [MUG, folder / "images" / "mug.png", Image.open(io.BytesIO(MUG))]
-    table = pd.DataFrame({"text": "a mug", "image": pd.Series(own, dtype=object), "sound": [HUM, None, None]})
+def test_a_caller_gives_bytes_and_paths_but_a_string_is_a_name_in_the_media(folder):
+    own = [MUG, folder / "images" / "mug.png"]
+    table = pd.DataFrame({"text": "a mug", "image": pd.Series(own, dtype=object), "sound": [HUM, None]})
     found = features.preprocess(table, None, TOKENIZER, 8)
-    assert found.present[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.present[:, 2].tolist() == [1, 0, 0]
+    assert found.present[:, 1].all() and np.ptp(found.image, 0).max() == 0 and found.present[:, 2].tolist() == [1, 0]
     table["image"] = str(folder / "images" / "mug.png")
-    with pytest.warns(MediaWarning, match="is a name without media"):
+    with pytest.warns(MediaWarning, match="is no Path and no bytes, and a name needs media"):
         assert not features.preprocess(table, None, TOKENIZER, 8).present[:, 1].any()
 
 
@@ -389,9 +390,15 @@ def test_the_cache_gives_the_same_without_decoding_and_follows_the_contents(fold
     first = run()
     assert same(first, run(None)) and len(list(cache.iterdir())) == 2  # no trace of a half-written file
     with monkeypatch.context() as patched:
-        for module in features.FILE_MODALITIES.values():
-            patched.setattr(module, "decode", None)
-        assert same(first, run())
+        count = {name: 0 for name in features.FILE_MODALITIES}
+        for name, module in features.FILE_MODALITIES.items():
+
+            def decode(raw, name=name, real=module.decode):
+                count[name] += 1
+                return real(raw)
+
+            patched.setattr(module, "decode", decode)
+        assert same(first, run()) and count == {"image": 1, "sound": 1}  # torn.png and empty.wav, to say what is wrong
     for file in cache.iterdir():
         file.write_bytes(file.read_bytes()[:100])
     assert same(first, run()) and same(first, run())  # damaged, so made anew

@@ -130,8 +130,8 @@ def test_held_out_items_are_ranked_within_their_pool_and_by_data_that_hold_them(
 @pytest.mark.parametrize(
     "item, says",
     [
-        ({"image": b"not a picture"}, "the item's image .* is no image"),
-        ({"sound": b"RIFF"}, "the item's sound .* is no sound"),
+        ({"image": b"not a picture"}, "'<bytes>' is no image"),
+        ({"sound": b"RIFF"}, "'<bytes>' is no sound"),
         ({"image": "nowhere.png"}, "nowhere.png"),
         ({"colour": "red"}, "give a title, text, image or sound"),
     ],

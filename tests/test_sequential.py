@@ -114,7 +114,7 @@ def test_a_network_learns_a_planted_circle(fitted, data, kind):
     assert evaluate(model, data, k=1).metrics["hit@1"] > max(0.8, 3 * popular)
     assert model.log[-1].losses["next"] < model.log[0].losses["next"] / 2
     assert model.log[-1].validation > 0.8 and model.log[-1].seconds > model.log[0].seconds > 0
-    assert model.parameters == sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
+    assert sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -154,12 +154,12 @@ def test_scores_before_fit_are_refused(data, kind):
 def test_the_cache_goes_on_where_it_stands_and_tells_settings_and_splits_apart(data, tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     config = Config(width=8, history=8, pretrain_epochs=2, validate_every=1, batch=16)
-    first, again = (ESASRec(config).cached(data, data.split()) for _ in range(2))
+    first, again = (ESASRec(config).fit(data, data.split(), keep=True) for _ in range(2))
     assert first.log == again.log  # with the very same seconds: it was read
     targets = data.targets(data.split().test)
     torch.testing.assert_close(first.scores(targets), again.scores(targets), rtol=0, atol=0)
-    ESASRec(config, negatives=9).cached(data, data.split())
-    ESASRec(config).cached(data, data.split("global_time"))
+    ESASRec(config, negatives=9).fit(data, data.split(), keep=True)
+    ESASRec(config).fit(data, data.split("global_time"), keep=True)
     folders = [folder.name for folder in (tmp_path / "models").iterdir()]
     assert len(folders) == 3 and all(name.startswith("esasrec-") for name in folders)
 

@@ -14,12 +14,11 @@ import pytest
 
 import m6rec.data as d
 from m6rec.data import sources
-from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()
-beauty = sources.SOURCES["amazon-beauty"].read
+beauty = partial(sources.sequences, **sources.SOURCES["amazon-beauty"]["options"])
 
 
 class Web(BaseHTTPRequestHandler):
@@ -72,12 +71,14 @@ def tiny(monkeypatch):
     """Registers a source "tiny" with these addresses as its routes."""
 
     def register(*addresses: str, sha256: str = HASH) -> None:
-        def read(folder: Path) -> Frames:
+        def read(folder: Path) -> tuple:
             (folder / "Beauty_item2attributes.json").write_text("{}")
             return beauty(folder)
 
-        routes = tuple(sources.Route(address, {"Beauty.txt": sha256}) for address in addresses)
-        monkeypatch.setitem(sources.SOURCES, "tiny", sources.Source("made up", routes, read))
+        monkeypatch.setitem(sources.READERS, "tiny", read)
+        routes = [{"address": address, "files": {"Beauty.txt": sha256}} for address in addresses]
+        source = {"terms": "made up", "reader": "tiny", "options": {}, "routes": routes}
+        monkeypatch.setitem(sources.SOURCES, "tiny", source)
 
     return register
 

@@ -8,7 +8,7 @@ from fixtures import small_data
 
 from m6rec.config import MODALITIES
 from m6rec.errors import InputError
-from m6rec.explain.explainers import Reconstruction, captions, first_named, reconstruct
+from m6rec.explain.explainers import Reconstruction, captions, reconstruct
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
 from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_dropping
@@ -128,11 +128,6 @@ def test_what_is_hidden_cannot_be_seen(shop, model):
     model.features = held
     np.testing.assert_allclose(after.predicted, before.predicted, rtol=1e-5, atol=1e-6)
     assert told == told_again and len(told) == 6  # a caption knows the photograph, not the text
-
-
-def test_the_class_named_first_counts_and_a_t_shirt_is_no_shirt():
-    texts = ["cotton t-shirt | no coat", "a coat over a shirt", "nothing", "shirt"]
-    assert first_named(texts, ["shirt", "coat", "t-shirt"]).tolist() == ["t-shirt", "coat", "", "shirt"]
 
 
 def test_no_target_of_a_trial_is_trained_on_however_short_histories_become():

@@ -14,7 +14,7 @@ from test_media import HUM, MUG, png_header, recording
 import m6rec.data as d
 from m6rec.errors import InputError
 
-COLUMNS = ["file", "row", "column", "problem", "fix"]
+COLUMNS = ["table", "row", "column", "problem", "fix"]
 
 
 def frames() -> dict[str, pd.DataFrame]:
@@ -50,7 +50,7 @@ def media(tmp_path) -> Path:
 
 BAD_CELLS = [
     ("items", 1, "item_id", 1, "'1' is there already", "keep one row for each id"),
-    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 10,000 characters", "shorten it"),
+    ("items", 1, "title", "x" * 2**20, "'xxx.*…' is longer than 100,000 characters", "shorten it"),
     ("items", 1, "title", None, "is no title", "give one, or leave"),
     ("users", 1, "user_id", None, "is no id", "drop the row or give the id"),
     ("interactions", 1, "timestamp", np.nan, "'nan' is no number", "give UTC seconds or a datetime"),
@@ -69,7 +69,7 @@ def test_a_bad_cell_is_raised_and_listed_in_the_same_words(table, row, column, v
     assert len(str(raised.value)) < 250
     found = d.Dataset.validate(**parts)
     first = found.iloc[0]
-    assert (first["file"], first["row"], first["column"]) == (table, row, column)
+    assert (first["table"], first["row"], first["column"]) == (table, row, column)
     assert f"'{column}': {first['problem']}; {first['fix']}." in str(raised.value)
     assert list(found.columns) == COLUMNS
 
@@ -84,7 +84,7 @@ def test_an_empty_table_is_a_problem(table):
 
 
 def said(found: pd.DataFrame) -> str:
-    return "\n".join(f"{row.file} {row.problem}; {row.fix}" for row in found.itertuples())
+    return "\n".join(f"{row.table} {row.problem}; {row.fix}" for row in found.itertuples())
 
 
 def test_good_frames_have_no_problem():
@@ -98,7 +98,7 @@ def test_all_problems_of_all_tables_are_told():
     parts["interactions"].loc[[5, 6], "timestamp"] = [None, 1e13]
     parts["interactions"].loc[5, "value"] = "good"
     found = d.Dataset.validate(**parts)
-    assert list(zip(found["file"], found["row"], found["column"], strict=True)) == [
+    assert list(zip(found["table"], found["row"], found["column"], strict=True)) == [
         ("items", 3, "item_id"),
         ("interactions", 3, "item_id"),
         ("interactions", 8, "item_id"),
@@ -112,9 +112,14 @@ def test_a_table_that_cannot_be_used_is_told_with_what_was_found_before():
     parts = changed("items", 1, "title", None)
     parts["interactions"] = parts["interactions"].rename(columns={"item_id": "the_id"})
     found = d.Dataset.validate(**parts)
-    assert found["problem"].tolist() == ["'None' is no title", "interactions has no column 'item_id'"]
-    assert found["fix"][1] == "rename 'the_id' or add it" and pd.isna(found["row"][1])
-    with pytest.raises(InputError, match="interactions has no column 'item_id'; rename 'the_id' or add it"):
+    assert found["problem"].tolist() == [
+        "'None' is no title",
+        "interactions has no column 'item_id' (did you mean the_id?)",
+    ]
+    assert found["fix"][1] == "rename a column or add it" and pd.isna(found["row"][1])
+    with pytest.raises(
+        InputError, match=r"interactions has no column 'item_id' \(did you mean the_id\?\); rename a column or"
+    ):
         d.Dataset.from_frames(**parts | {"items": frames()["items"]})
     bad = changed("interactions", 0, "item_id", 99)
     bad["interactions"]["item_id"] = 99
@@ -151,13 +156,13 @@ def test_times_are_read_as_people_write_them():
 BAD_FILES = [
     ("image", "torn.png", "'torn.png' is a damaged image"),
     ("image", "huge.png", "'huge.png' is an image above 50 megapixels; scale it down"),
-    ("image", "gone.png", "'gone.png' is not among the media; add the file"),
+    ("image", "gone.png", "'gone.png' is no file among the media; add it"),
     ("image", "hum.wav", "'hum.wav' is no image that can be read"),
     ("image", "link.png", "'link.png' climbs out of the media folder; give a path"),
     ("image", "../secret.png", "'../secret.png' climbs out of the media folder; give a path"),
     ("sound", "/etc/passwd", "'/etc/passwd' climbs out of the media folder; give a path"),
-    ("sound", "empty.wav", "'empty.wav' is a sound without samples"),
-    ("sound", "silent.wav", "'silent.wav' is a sound that is silent"),
+    ("sound", "empty.wav", "'empty.wav' is a sound whose peak in its first 10 seconds is 0"),
+    ("sound", "silent.wav", "'silent.wav' is a sound whose peak in its first 10 seconds is 0"),
     ("sound", 5.0, "'5.0' is no file name"),
 ]
 
@@ -169,7 +174,7 @@ def test_a_bad_file_is_listed_by_its_row(media, column, name, message):
     parts["items"]["sound"] = ["hum.wav", None, "", None]
     parts["items"][column] = pd.Series(["hum.wav" if column == "sound" else "mug.png", None, name, None], dtype=object)
     found = d.Dataset.validate(**parts, media=media)
-    assert found[["file", "row", "column"]].to_numpy().tolist() == [["items", 2, column]]
+    assert found[["table", "row", "column"]].to_numpy().tolist() == [["items", 2, column]]
     assert message in said(found)
     if ("climbs" in message and name != "link.png") or "no file name" in message:
         with pytest.raises(InputError, match=f"items row 2, column '{column}': '{name}' "):
@@ -184,7 +189,7 @@ def test_names_without_media_and_media_that_are_none_are_told(tmp_path):
     with pytest.raises(InputError, match="items column 'image': names files that are nowhere; give media="):
         d.Dataset.from_frames(**parts)
     found = d.Dataset.validate(**parts, media=tmp_path / "nowhere")
-    assert "does not exist; give a folder or a .zip file" in said(found)
+    assert "is no folder and no zip file" in said(found)
 
 
 # --------------------------------------------------------------------------------------------------------- folders
@@ -267,20 +272,20 @@ def test_a_row_with_too_many_fields_is_told(tmp_path, row):
     with pytest.raises(InputError, match=rf"items\.csv cannot be read \(.*{reason}.*put texts with commas in quotes"):
         d.Dataset.from_folder(folder)
     (folder / "items.csv").write_text('item_id,title\n1,"Mug, red"\n\n2,\n')
-    assert d.Dataset.validate(folder)[["file", "row"]].head(1).to_numpy().tolist() == [["items.csv", 1]]
+    assert d.Dataset.validate(folder)[["table", "row"]].head(1).to_numpy().tolist() == [["items", 1]]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"items\.csv is empty; give it a header and rows"),
-        (b"item_id,title\n", r"items\.csv has no rows"),
-        (b"item_id,title\n1,Caf\xe9\n", r"items\.csv is no UTF-8 text; save it as UTF-8"),
+        (b"", r"items\.csv cannot be read \(No columns.*\); save it in UTF-8 with a header"),
+        (b"item_id,title\n", "items has no rows"),
+        (b"item_id,title\n1,Caf\xe9\n", r"items\.csv cannot be read \(.*can't decode byte 0xe9.*\); save it in UTF-8"),
         (
             b'item_id,title\n1,"Mug\n2,Hum\n',
             r"items\.csv cannot be read \(.*EOF inside string.*close every quote",
         ),
-        (b"number,title\n1,Mug\n", r"items\.csv has no column 'item_id'"),
+        (b"number,title\n1,Mug\n", "items has no column 'item_id'"),
     ],
 )
 def test_a_file_that_is_no_table_is_named(tmp_path, content, message):
@@ -299,11 +304,11 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
     (folder / "users.csv").unlink()
     assert d.Dataset.from_folder(folder).profile_columns == []
     written(folder, "parquet", {"items": frames()["items"]})
-    assert r"(items.csv, items.parquet); keep one file" in said(d.Dataset.validate(folder))
+    assert "has 2 files of items; keep or add items.csv or items.parquet" in said(d.Dataset.validate(folder))
     (folder / "items.csv").unlink()
     (folder / "interactions.csv").unlink()
     found = said(d.Dataset.validate(folder))
-    assert "add interactions.csv or interactions.parquet" in found
+    assert "has 0 files of interactions; keep or add interactions.csv or interactions.parquet" in found
     (folder / "items.parquet").write_bytes(b"PAR1 torn")
     (folder / "media.zip").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"items\.parquet cannot be read"):
@@ -313,6 +318,6 @@ def test_a_folder_without_its_tables_or_with_two_of_them_is_told(tmp_path):
 def test_a_damaged_zip_of_media_is_told(tmp_path):
     folder = written(tmp_path / "shop", "csv", with_media())
     (folder / "media.zip").write_bytes(b"torn")
-    assert "is no zip archive" in said(d.Dataset.validate(folder))
-    with pytest.raises(InputError, match=r"media\.zip is no zip archive"):
+    assert "and no zip file" in said(d.Dataset.validate(folder))
+    with pytest.raises(InputError, match=r"media\.zip is no folder and no zip file"):
         d.Dataset.from_folder(folder)

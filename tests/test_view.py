@@ -7,7 +7,7 @@ import pandas as pd
 
 from m6rec.evaluate.statistics import Interval
 from m6rec.record import Figure
-from m6rec.view.figures import attention_rows, comparison, learning_curves, rank_moves, tradeoff
+from m6rec.view.figures import attention_rows, comparison, curves, rank_moves
 
 
 def test_two_films_of_one_title_stand_where_the_title_is_met_first():
@@ -45,19 +45,29 @@ def test_methods_are_named_in_words_and_figures_keep_their_keys():
     assert recorded.data.equals(picture.data), "what is recorded is shown as it is"
 
 
-def test_a_tradeoff_keeps_its_numbers_and_a_dollar_starts_no_formula():
-    ways = {"late": [("1", 2.0, 0.7), ("2 $x$", 1.0, 0.6)], "full": [("12", 9.0, 0.75)]}
-    picture = tradeoff(ways, "Half the time for $5 and $6", wanted=0.65)
+def test_curves_keep_their_numbers_and_notes_and_a_dollar_starts_no_formula():
+    ways = {"late": ([1.0, 2.0], [0.6, 0.7]), "full": ([9.0], [0.75])}
+    picture = curves(ways, "Half the time for $5 and $6", ("milliseconds", "AUC"), notes={"late": ["1", "2 $x$"]})
     assert list(picture.data["milliseconds"]) == [1.0, 2.0, 9.0] and list(picture.data["AUC"]) == [0.6, 0.7, 0.75]
-    assert "late, full" in picture.alt
+    assert [text.get_text() for text in picture.figure.axes[0].texts] == ["1", r"2 \$x\$"]
+    assert picture.alt.endswith("AUC against milliseconds of late, full.")
     assert "image/png" in picture._repr_mimebundle_()[0]
 
 
-def test_learning_curves_draw_each_methods_mean_and_range_over_seeds():
-    curves = {"$head$": {100: np.array([0.6, 0.7]), 1000: np.array([0.7, 0.8])}, "option": {100: np.array([0.75])}}
-    picture = learning_curves(curves, "Options lead", levels={"the film's mean": 0.72})
-    np.testing.assert_allclose(picture.data.loc[0, ["mean", "low", "high"]].astype(float), [0.65, 0.6, 0.7])
-    lines = picture.figure.axes[0].lines
-    np.testing.assert_allclose(lines[0].get_xydata(), [[100, 0.65], [1000, 0.75]])
-    assert lines[-1].get_ydata()[0] == 0.72
+def test_curves_draw_each_methods_mean_and_range_over_seeds_or_the_band_that_is_given():
+    learnt = {"$head$": ([100, 1000], [[0.6, 0.7], [0.7, 0.8]]), "option": ([100], [0.75], [0.6], [0.9])}
+    picture = curves(learnt, "Options lead", ("labels", "AUC"), levels={"the film's mean": 0.72}, xscale="log")
+    np.testing.assert_allclose(picture.data.loc[0, ["AUC", "low", "high"]].astype(float), [0.65, 0.6, 0.7])
+    np.testing.assert_allclose(picture.data.loc[2, ["AUC", "low", "high"]].astype(float), [0.75, 0.6, 0.9])
+    ax = picture.figure.axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[100, 0.65], [1000, 0.75]])
+    assert ax.lines[-1].get_ydata()[0] == 0.72 and ax.get_xscale() == "log"
+    np.testing.assert_allclose(ax.collections[1].get_paths()[0].get_extents().intervaly, [0.6, 0.9])
     picture._repr_mimebundle_()  # a dollar in a name is no formula
+
+
+def test_dots_stand_beside_the_line_where_both_are_equal():
+    picture = curves({"item": ([-3.0, -1.0], [-2.0, -1.5])}, "Both agree", ("dense", "generated"), dots=True)
+    item, equal = picture.figure.axes[0].lines
+    assert item.get_linestyle() == "None" and item.get_xydata().tolist() == [[-3, -2], [-1, -1.5]]
+    assert equal.get_slope() == 1 and equal.get_xy1()[0] == equal.get_xy1()[1]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 import m6rec
-from m6rec.data import image, sound
-from m6rec.data.features import Features
+from m6rec.data import image
 from m6rec.explain.explainers import Reconstruction
 from m6rec.view import figures
 from m6rec.view.figures import Picture
@@ -26,23 +24,15 @@ def test_a_sheet_shows_each_photograph_over_its_own_title():
         row = data.items.iloc[code]
         np.testing.assert_allclose(drawn(picture, place), image.decode(data.media.read(row["image"])))
         assert picture.figure.axes[place].get_xlabel().split()[0] == row["title"].split()[0]
-    assert picture.data["title"].tolist() == data.items["title"].iloc[codes].tolist()
 
 
-def test_a_title_with_markup_stays_a_title_beside_a_player():
-    page = figures.Player(b"abc", '<script>"bell" & drum')._repr_html_()
-    assert "<script>" not in page and "&lt;script&gt;&quot;bell&quot; &amp; drum" in page
-    assert "data:audio/flac;base64,YWJj" in page
-
-
-def test_patches_show_the_whole_photograph_and_count_the_tokens():
-    rng = np.random.default_rng(0)
-    pixels, mel = rng.random((1, 28, 28), np.float32), rng.random((1, 32, 32), np.float32)
-    parts = Features(np.ones((1, 4), int), image.patches(pixels), sound.patches(mel), np.ones((1, 3), bool))
-    picture = figures.patches(parts, ["$", "bell"], "A bell")
+def test_rows_of_images_are_drawn_as_they_are_however_many_they_hold():
+    pixels, mel = np.random.default_rng(0).random((1, 28, 28)), np.random.default_rng(1).random((2, 32, 4))
+    picture = figures.image_rows({"photo": ("image", pixels), "sound": ("sound", mel)}, "A $ bell", below=["$", "bell"])
     np.testing.assert_array_equal(drawn(picture, 0), pixels[0])
-    np.testing.assert_array_equal(drawn(picture, 1), mel[0])
-    assert picture.data["tokens"].to_dict() == {"text": 2, "image": 16, "sound": 8}
+    np.testing.assert_array_equal([drawn(picture, 2), drawn(picture, 3)], mel)
+    np.testing.assert_allclose(picture.data.loc["sound"], mel.mean((1, 2)))
+    assert picture.alt == "A $ bell. Rows: photo, sound; 2 columns."
     assert picture._repr_mimebundle_()[0]["image/png"]  # one dollar would otherwise begin a formula
 
 
@@ -56,15 +46,9 @@ def test_restored_patches_stand_in_the_gaps_and_nowhere_else():
     assert np.isnan(seen[:5]).all() and not np.isnan(seen[5:]).any()
     np.testing.assert_allclose(filled, np.concatenate([new[0, :5], true[0, 5:]]))
     np.testing.assert_allclose(whole, true[0])
-    np.testing.assert_allclose(picture.data["image"], ((new - true) ** 2)[:, :5].mean((1, 2)))
-
-
-def test_each_column_of_numbers_has_colours_of_its_own_unless_they_share_an_end():
-    table = pd.DataFrame({"warm": [0.2, 0.1], "cold": [0.02, 0.01]}, index=["all", "text"])
-    np.testing.assert_allclose(drawn(figures.number_map(table, "Worth"), 0), [[1, 1], [0.5, 0.5]])
-    np.testing.assert_allclose(drawn(figures.number_map(table, "Worth", top=1.0), 0), table.to_numpy())
-    shown = {text.get_text() for text in figures.number_map(table, "Worth").figure.axes[0].texts}
-    assert shown == {"0.200", "0.100", "0.020", "0.010"}
+    assert [ax.get_ylabel() for ax in picture.figure.axes[::2]] == [
+        f"image, {name}" for name in ("visible", "reconstructed", "true")
+    ]
 
 
 def test_masks_are_drawn_as_they_are():
@@ -75,13 +59,5 @@ def test_masks_are_drawn_as_they_are():
     assert picture.alt.endswith("joint 100%, gated 50%.")
     legend = [text.get_text() for text in picture.figure.legends[0].get_texts()]
     assert legend == ["may attend", "masked"]
-    alone = figures.mask_map(np.eye(2, 3, dtype=bool), ["a", "b"], "One mask", keys=["x", "y", "z"])
+    alone = figures.mask_map({"": np.eye(2, 3, dtype=bool)}, ["a", "b"], "One mask", keys=["x", "y", "z"])
     assert alone.data.loc["b"].tolist() == [False, True, False] and "33%" in alone.alt
-
-
-def test_shares_found_are_averaged_where_the_truth_is_alike():
-    true = np.array([[0.9, 0.1], [0.95, 0.05], [0.3, 0.7]])
-    found = np.array([[0.8, 0.2], [0.6, 0.4], [0.4, 0.6]])
-    data = figures.shares_found(true, found, ["text", "image"], "Shares").data
-    np.testing.assert_allclose([data["text"].iloc[-1], data["image"].iloc[0]], [0.7, 0.3])  # the two who go by the text
-    assert data["text"].notna().sum() == 2

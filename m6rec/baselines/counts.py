@@ -14,7 +14,6 @@ from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
 from m6rec.errors import InputError
 
-FILLED = 0.1  # share of pairs: above, a dense table is faster
 BLOCK = 1_024  # scored items at a time
 
 
@@ -140,7 +139,8 @@ class CoOccurrence(Count):
         """Fit to counts (N, N) that `following` made with this window and decay."""
         counts = sp.csr_array(forward + self.backward * forward.T)
         weights = scaled(counts, self.row, self.col).astype(np.float32)
-        self.weights = weights.toarray() if weights.nnz > FILLED * np.prod(weights.shape) else weights
+        dense = weights.nnz > 0.1 * np.prod(weights.shape)  # it is faster, then
+        self.weights = weights.toarray() if dense else weights
         return self
 
 

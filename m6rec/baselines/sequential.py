@@ -1,8 +1,7 @@
 """Networks that predict the next item, and baselines that predict likes."""
 
-import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
@@ -10,7 +9,6 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -48,19 +46,12 @@ class Sequential:
         """States (B, D) -> scores (B, N)."""
         return states @ network.embedding.weight.T
 
-    @property
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.network.parameters())
-
-    def cached(self, data: Dataset, split: Split) -> Self:
-        """`fit`, or its kept result with the same data, split, fields and code."""
-        return self.fit(data, split, keep=True)
-
-    def fit(self, data: Dataset, split: Split, keep: bool = False, **options: object) -> Self:
-        """options: `m6rec.train.fit`'s."""
-        torch.manual_seed(self.config.seed)
-        self.network = self.build(data)
-        for module in self.network.modules():
+    def fit(self, data: Dataset, split: Split, **options: object) -> Self:
+        """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
+        config = self.config
+        torch.manual_seed(config.seed)
+        network = self.build(data)
+        for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         no = np.zeros(data.n_events, np.int64)
@@ -70,18 +61,15 @@ class Sequential:
             states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
-        def validate(network: nn.Module) -> float:
-            average = copy.copy(self)
-            average.network = network
-            return evaluate(average, data, split=split, part="valid").metrics["ndcg@10"]
+        def validate(average: nn.Module) -> float:
+            self.network = average
+            return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
-        def batches(rng: np.random.Generator) -> Iterator[Context]:
-            length, size = self.config.history, self.config.batch
-            return training_batches(data, split, codes, length=length, batch=size, rng=rng)
-
-        stage = Stage(self.name, self.config.pretrain_epochs, batches, losses, validate)
+        batches = partial(training_batches, data, split, codes, length=config.history, batch=config.batch)
+        stage = Stage(self.name, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
         parts = data.fingerprint, hashlib.sha256(np.concatenate(split[1:])).hexdigest(), self
-        self.log = fit(self.network, stage, self.config, *parts, code=(type(self),), keep=keep, **options)
+        self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
+        self.network = network
         return self
 
     @torch.no_grad()
@@ -182,49 +170,21 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-# likes: `Ratings` and rows (n,) -> scores (n,), higher = likelier
-
-DIN_HISTORY = 20  # items that DIN attends to
-
-
-def item_mean(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """Of other users' ratings, in stars."""
-    return ratings.numbers["others"].to_numpy()[rows]
-
-
-def logistic(ratings: Ratings, rows: np.ndarray) -> np.ndarray:
-    """Log-odds of a regression on all features."""
-    x, train = ratings.features, ratings.train
-    model = LogisticRegression(C=0.01, max_iter=1000).fit(x[train], ratings.liked[train])
-    return model.decision_function(x[rows])
-
-
-def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: int = 4, seed: int = 0) -> np.ndarray:
-    """Log-odds of a DIN-like network: the candidate c attends to items h rated before (Zhou et al. 2018, section 4.3).
-
-    `numbers` adds the regression's features. Attention weights come from an MLP over [h, c, h - c, h · c] and are not
-    normalised. The epoch that validates best counts.
-    """
+def din(ratings: Ratings, rows: np.ndarray, *, epochs: int = 4, seed: int = 0) -> np.ndarray:
+    """Log-odds that these rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts."""
     torch.manual_seed(seed)
-    rng, device, best = np.random.default_rng(seed), pick_device(), -1.0
-    features = ratings.features[:, 0 if numbers else ratings.numbers.shape[1] :]
-    network = DINNetwork(ratings, features.shape[1]).to(device)
+    rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
-    def logits(network: nn.Module, rows: np.ndarray) -> Tensor:
-        past = ratings.history(rows, DIN_HISTORY)
-        seen, stars = np.where(past >= 0, ratings.item[past], -1), np.rint(ratings.value[past]).astype(np.int64)
-        inputs = ratings.user[rows], ratings.item[rows], seen, stars, features[rows]
-        return network(*(torch.from_numpy(part).to(device) for part in inputs))
-
     def losses(network: nn.Module, rows: np.ndarray) -> dict[str, Tensor]:
-        truth = torch.from_numpy(ratings.liked[rows]).float().to(device)
-        return {"liked": F.binary_cross_entropy_with_logits(logits(network, rows), truth)}
+        logits = network(rows)
+        truth = torch.from_numpy(ratings.liked[rows]).to(logits)
+        return {"liked": F.binary_cross_entropy_with_logits(logits, truth)}
 
     @torch.no_grad()
     def scores(rows: np.ndarray) -> np.ndarray:
         parts = np.array_split(rows, max(1, len(rows) // 1000))
-        return np.concatenate([logits(network.eval(), part).cpu().numpy() for part in parts])
+        return np.concatenate([network.eval()(part).cpu().numpy() for part in parts])
 
     for _ in range(epochs):
         batches = np.array_split(rng.permutation(ratings.train), max(1, len(ratings.train) // 128))
@@ -236,26 +196,32 @@ def din(ratings: Ratings, rows: np.ndarray, *, numbers: bool = False, epochs: in
 
 
 class DINNetwork(nn.Module):
-    def __init__(self, ratings: Ratings, features: int, width: int = 16):
+    """The candidate c attends to the last twenty items h rated before (Zhou et al. 2018, section 4.3).
+
+    Weights come from an MLP over [h, c, h - c, h · c] and are not normalised. It has all features of `Ratings`, too.
+    """
+
+    def __init__(self, ratings: Ratings, width: int = 16):
         super().__init__()
+        self.ratings = ratings
         self.register_buffer("genres", torch.from_numpy(ratings.genres.astype(np.float32)))
         sizes = (ratings.data.n_users, ratings.data.n_items, 6)
         self.users, self.items, self.stars = (nn.Embedding(size, width) for size in sizes)
         self.genre = nn.Linear(ratings.genres.shape[1], width, bias=False)
         self.weight = nn.Sequential(nn.Linear(4 * width, 36), nn.PReLU(), nn.Linear(36, 1))
-        inputs = 4 * width + features
+        inputs = 4 * width + ratings.features.shape[1]
         self.head = nn.Sequential(nn.Linear(inputs, 64), nn.PReLU(), nn.Dropout(0.2), nn.Linear(64, 1))
         for embedding in (self.users, self.items):
             nn.init.normal_(embedding.weight, std=0.01)
 
-    def forward(self, user: Tensor, item: Tensor, seen: Tensor, stars: Tensor, numbers: Tensor) -> Tensor:
-        """user, item (B,), seen (B, T) or -1, stars (B, T), numbers (B, F) -> logits (B,)."""
-        c, present = self._item(item), (seen >= 0)[..., None]
-        h = self._item(seen.clamp(min=0))  # (B, T, D)
+    def forward(self, rows: np.ndarray) -> Tensor:
+        """Rated events (B,) -> logits (B,)."""
+        known, past = self.ratings, self.ratings.history(rows, 20)  # (B, T), -1 where there are fewer
+        stars = np.rint(known.value[past]).astype(np.int64)
+        inputs = known.user[rows], known.item[rows], known.item[past], past >= 0, stars, known.features[rows]
+        user, item, seen, present, stars, numbers = (torch.from_numpy(x).to(self.genres.device) for x in inputs)
+        c, h = (self.items(codes) + self.genre(self.genres[codes]) for codes in (item, seen))  # (B, D), (B, T, D)
         candidate = c[:, None].expand_as(h)
-        weights = self.weight(torch.cat((h, candidate, h - candidate, h * candidate), -1))  # (B, T, 1)
-        pooled = (weights * present * (h + self.stars(stars))).sum(1) / present.sum(1).clamp(min=1)
+        weights = self.weight(torch.cat((h, candidate, h - candidate, h * candidate), -1)) * present[..., None]
+        pooled = (weights * (h + self.stars(stars))).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         return self.head(torch.cat((self.users(user), c, pooled, pooled * c, numbers), -1)).squeeze(-1)
-
-    def _item(self, item: Tensor) -> Tensor:
-        return self.items(item) + self.genre(self.genres[item])

@@ -1,4 +1,4 @@
 from m6rec.data.dataset import Dataset, Split, Targets
-from m6rec.data.sources import Photographs, load, photographs
+from m6rec.data.sources import load
 
-__all__ = ["Dataset", "Photographs", "Split", "Targets", "load", "photographs"]
+__all__ = ["Dataset", "Split", "Targets", "load"]

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from m6rec.config import Config
-from m6rec.data.dataset import Dataset, Split
-from m6rec.data.schema import numbers, seconds
+from m6rec.data.dataset import Dataset, Split, numbers, seconds
 from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))

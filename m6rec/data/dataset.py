@@ -3,10 +3,13 @@
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
+import datetime
+import difflib
 import hashlib
 import itertools
 import json
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +19,194 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, csr_matrix
 
 from m6rec.config import MODALITIES
-from m6rec.data import schema
-from m6rec.data.features import FILE_MODALITIES, Media
-from m6rec.data.schema import Frames, Report, nearest, texts
-from m6rec.errors import InputError
+from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
+from m6rec.data.text import LONGEST
+from m6rec.errors import InputError, did_you_mean
 
+LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
+IDS = ("item_id", "user_id")
+AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
 YEAR = re.compile(r"\s*\((\d{4})\)")
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
+
+
+class Report:
+    """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
+
+    def __init__(self, strict: bool = True):
+        self.strict, self.rows = strict, []
+
+    def add(self, table: str, row: int | None, column: str, problem: str) -> None:
+        """`row` counts from 0 without the header; None for the whole table. problem: what is wrong; the fix."""
+        if self.strict:
+            raise InputError(f"{table}{'' if row is None else f' row {row},'} column '{column}': {problem}.")
+        self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
+
+    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str]) -> pd.DataFrame:
+        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
+        good = np.ones(len(frame), dtype=bool)
+        for column, passed, problem in checks:
+            for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
+                self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}")
+                good[i] = False
+        if not good.any():
+            raise InputError(f"{table} has no good row; mend at least one.")
+        return frame[good]
+
+
+def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Media | None]:
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
+    items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
+    names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
+    places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
+    return items, *others, max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
+
+
+def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
+    paths = [path for end in ("csv", "parquet") if (path := folder / f"{table}.{end}").is_file()]
+    if not paths and table == "users":
+        return None
+    if len(paths) != 1:
+        raise InputError(f"{folder} has {len(paths)} files of {table}; keep or add {table}.csv or {table}.parquet.")
+    try:
+        if paths[0].suffix == ".parquet":
+            fix = "save it again"
+            return pd.read_parquet(paths[0])
+        fix = "save it in UTF-8 with a header, put texts with commas in quotes, and close every quote"
+        with warnings.catch_warnings(action="error"):  # a first row with too many fields
+            options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
+            frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"{paths[0].name} cannot be read ({reason}); {fix}.") from None
+    for name in frame.columns.intersection(IDS):
+        if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():
+            frame[name] = frame[name].astype(np.int64)
+    return frame
+
+
+def check(
+    items: pd.DataFrame, users: pd.DataFrame | None, events: pd.DataFrame, media: Media | None, report: Report
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+    """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
+    items = catalogue(items, media, report)
+    users = None if users is None else _table(users, "users", ["user_id"], report)
+    events = _events(events, items, users, report)
+    if users is None:
+        users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
+    timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
+    new = {name: default for name, default in new.items() if name not in events.columns}
+    for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
+        new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
+    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
+    events = _front(events, "user", "item", "timestamp", "action", "value")
+    return *(frame.reset_index(drop=True) for frame in (items, users, events)), timed
+
+
+def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
+    """The good rows; image and sound as names of files or None."""
+    items, checks = _table(items, "items", ["item_id"], report), []
+    for name in items.columns.intersection(["title", "text"]):
+        column, short = items[name], items[name].astype("str").str.len().fillna(0) <= LONGEST
+        checks.append((column, column.notna(), f"is no {name}; give one, or leave the column out for all rows"))
+        checks.append((column, short, f"is longer than {LONGEST:,} characters; shorten it"))
+    items = report.good("items", items, *checks)
+    title = items.get("title", items["item_id"]).astype("str")
+    items = _front(items.assign(title=title, text=items.get("text", title).astype("str")), "item_id", "title", "text")
+    for name in items.columns.intersection(FILE_MODALITIES):
+        items[name] = _files(items[name], media, report)
+    return items
+
+
+def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
+    names = given(column).set_axis(column.index)
+    if media is None and names.notna().any():
+        report.add("items", None, column.name, "names files that are nowhere; give media=, or drop the column")
+        return names.mask(names.notna(), None)
+    for row, name in names.dropna().items():
+        try:
+            names[row] = checked(name)
+            if not report.strict:
+                decoded(column.name, name, media)
+        except InputError as error:
+            report.add("items", row, column.name, str(error).rstrip("."))
+    return names
+
+
+def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
+    events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
+    for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
+        if frame is not None:
+            found = texts(frame[key]).get_indexer(texts(events[key])) >= 0
+            checks.append((events[key], found, f"is not in {table}; add it to {table} or drop the row"))
+    clean = {}
+    if "timestamp" in events.columns:
+        column, times = events["timestamp"], seconds(events["timestamp"])
+        finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
+        fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
+        checks.append((column, finite, f"is no number; {fix}"))
+        checks.append((column, ~finite | (np.abs(times) < LATEST), "looks like milliseconds; give UTC seconds"))
+    if "value" in events.columns:
+        clean["value"] = numbers(events["value"])
+        good = np.isfinite(clean["value"])
+        checks.append((events["value"], good, "is no number; give a number such as a rating"))
+    events = report.good("interactions", events.assign(**clean), *checks)
+    return events.astype({name: np.int64 for name in clean if name == "timestamp"})
+
+
+def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"{table} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
+    for key in keys:
+        if key not in frame.columns:
+            near = did_you_mean(key, map(str, frame.columns))
+            raise InputError(f"{table} has no column '{key}'{near}; rename a column or add it.")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise InputError(f"{table} has two columns '{twice}'; rename one or drop it.")
+    if frame.empty:
+        raise InputError(f"{table} has no rows; give at least one.")
+    frame = frame.reset_index(drop=True)
+    checks = [(frame[key], frame[key].notna(), "is no id; drop the row or give the id") for key in keys]
+    if len(keys) == 1:
+        once = frame[keys[0]].isna() | ~texts(frame[keys[0]]).duplicated()
+        checks.append((frame[keys[0]], once, "is there already; keep one row for each id"))
+    return report.good(table, _front(frame, *keys), *checks)
+
+
+def _front(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    return frame[[*columns, *frame.columns.drop([*columns])]]
+
+
+def texts(ids: pd.Series) -> pd.Index:
+    """Ids as text: 196, 196.0 and "196" are one id."""
+    if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
+        ids = ids.astype("Int64")
+    return pd.Index(ids.astype("str"))
+
+
+def seconds(column: pd.Series, name: str = "") -> np.ndarray:
+    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are."""
+    dates = column.dtype.kind == "M"
+    out = np.full(len(column), np.nan) if dates else numbers(column)
+    rest, kinds = np.isnan(out), (str, datetime.date, np.datetime64)
+    cells = column if dates else [cell if isinstance(cell, kinds) else None for cell in column[rest]]
+    times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
+    out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
+    if name and np.isnan(out).all() and column.notna().any():
+        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
+    return out
+
+
+def numbers(column: pd.Series) -> np.ndarray:
+    """(n,) float64, NaN where a cell is no number."""
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
 
 class Split(NamedTuple):
@@ -37,49 +218,12 @@ class Split(NamedTuple):
     test: np.ndarray  # (≤U,) int64
 
 
-def find_codes(known: pd.Index, raw_ids: Iterable, word: str, dataset: str) -> np.ndarray:
-    """(n,) int64 places among the known ids (`texts`); InputError names an unknown one and the nearest."""
-    raw_ids = [raw_ids] if np.isscalar(raw_ids) else raw_ids
-    wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
-    found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-    if (found < 0).any():
-        unknown = wanted[found.argmin()]
-        distance = np.abs(pd.to_numeric(known, errors="coerce") - pd.to_numeric(unknown, errors="coerce"))
-        by_number = np.isfinite(distance).all()
-        near = known[np.argsort(distance, kind="stable")[:3]] if by_number else nearest(unknown, list(known))
-        raise InputError(f"{word} {unknown!r} is not in {dataset}; the nearest known ids are {', '.join(near)}.")
-    return found
-
-
-class Titles:
-    def __init__(self, titles: pd.Series, n_events: np.ndarray):
-        self.titles, self.n_events = list(titles), n_events
-        self.spelt: dict[str, list[int]] = defaultdict(list)
-        for code, title in enumerate(self.titles):
-            full = _plain(title)
-            bare = YEAR.sub("", full).strip()
-            for spelling in {full, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
-                self.spelt[spelling].append(code)
-
-    def code(self, title: str) -> int:
-        wanted = _plain(str(title))
-        codes = self.spelt.get(wanted, [])
-        if not codes and wanted:
-            codes = [code for spelling in self.spelt if spelling.startswith(wanted) for code in self.spelt[spelling]]
-        names = sorted({self.titles[code] for code in codes})
-        if len(names) == 1:
-            return max(sorted(codes), key=lambda code: self.n_events[code])
-        if names:
-            listed = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-            raise InputError(f"title {title!r} fits {len(names)} items: {listed}; write one of them in full.")
-        near = dict.fromkeys(self.titles[self.spelt[spelling][0]] for spelling in nearest(wanted, list(self.spelt), 9))
-        raise InputError(
-            f"title {title!r} is not in the catalogue; the nearest are {', '.join(map(repr, [*near][:3]))}."
-        )
-
-
 def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
+
+
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(word, known, 3, cutoff=0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,34 +244,30 @@ class Dataset:
         items: pd.DataFrame,
         users: pd.DataFrame | None,
         interactions: pd.DataFrame,
-        *,
         media: str | Path | Media | None = None,
+        *,
         name: str = "frames",
-        ties: str = "file",
-        seed: int = 0,
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
         items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
         files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
-        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601;
-        without it the row order rules), action, value (default 1.0) and context columns.
-        ties: the order of a user's events with equal timestamps: "file" (row order) or "random" (by `seed`).
+        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; of
+        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix; `validate` finds all.
         """
-        return cls.from_tables(Frames(items, users, interactions, Media.open(media)), name=name, ties=ties, seed=seed)
+        media = Media.open(media)
+        items, users, events, timed = check(items, users, interactions, media, Report())
+        order = np.lexsort([events["timestamp"], events["user"]])
+        return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
 
     @classmethod
-    def from_folder(
-        cls, folder: str | Path, *, name: str | None = None, ties: str = "file", seed: int = 0
-    ) -> "Dataset":
+    def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
         Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are.
         """
-        report = Report()
-        tables = schema.read_folder(folder, report)
-        return cls.from_tables(tables, report, name=name or Path(folder).resolve().name, ties=ties, seed=seed)
+        return cls.from_frames(*read_folder(folder), name=name or Path(folder).resolve().name)
 
     @staticmethod
     def validate(
@@ -136,38 +276,19 @@ class Dataset:
         interactions: pd.DataFrame | None = None,
         media: str | Path | Media | None = None,
     ) -> pd.DataFrame:
-        """All problems of frames, or of a folder, as one table: file, row (from 0), column, problem, fix.
+        """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
         Every image and sound is decoded. A table that cannot be used at all ends the list.
         """
         report = Report(strict=False)
         try:
-            if isinstance(items, (str, Path)):
-                tables = schema.read_folder(items, report)
-            else:
-                tables = Frames(items, users, interactions, Media.open(media))
-            schema.validate(tables, report)
+            folder = isinstance(items, (str, Path))
+            frames = read_folder(items) if folder else (items, users, interactions, Media.open(media))
+            check(*frames, report)
         except InputError as error:
-            problem, _, fix = str(error).rstrip(".").partition("; ")
-            report.add("", None, "", problem, fix)
-        return report.table()
-
-    @classmethod
-    def from_tables(
-        cls, tables: Frames, report: Report | None = None, *, name: str = "frames", ties: str = "file", seed: int = 0
-    ) -> "Dataset":
-        """report: knows the names of the tables' files."""
-        items, users, events, timed = schema.validate(tables, report or Report())
-        if ties not in ("file", "random"):
-            raise InputError(f"ties={ties!r} is not a tie rule; use 'file' (row order) or 'random' (by seed).")
-        if ties == "random" and not timed:
-            raise InputError(f"ties='random' needs timestamps, and {name} has none; leave ties='file'.")
-        keys = [events["timestamp"].to_numpy(), events["user"].to_numpy()]
-        if ties == "random":
-            keys.insert(0, np.random.default_rng(seed).permutation(len(events)))
-        events = events.iloc[np.lexsort(keys)].reset_index(drop=True)
-        offsets = np.searchsorted(events["user"], np.arange(len(users) + 1))
-        return cls(name, timed, items, users, events, offsets, tables.media)
+            report.add("", None, "", str(error).rstrip("."))
+        types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
+        return pd.DataFrame(report.rows, columns=list(types), dtype=object).astype(types)
 
     @property
     def n_items(self) -> int:
@@ -183,7 +304,7 @@ class Dataset:
 
     @property
     def profile_columns(self) -> list[str]:
-        return [column for column in self.users.columns if column != "user_id"]
+        return list(self.users.columns.drop("user_id"))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -194,52 +315,72 @@ class Dataset:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
-    def _user_ids(self) -> pd.Index:
-        return texts(self.users["user_id"])
+    def _ids(self) -> dict[str, pd.Index]:
+        return {"user": texts(self.users["user_id"]), "item": texts(self.items["item_id"])}
 
     @cached_property
-    def _item_ids(self) -> pd.Index:
-        return texts(self.items["item_id"])
-
-    @cached_property
-    def _titles(self) -> Titles:
-        return Titles(self.items["title"], np.bincount(self.events["item"], minlength=self.n_items))
+    def _spellings(self) -> dict[str, list[int]]:
+        """Title, whole or without its year or with its article in front, -> codes, the most frequent item's first."""
+        found, n_events = defaultdict(list), np.bincount(self.events["item"], minlength=self.n_items)
+        for code in np.argsort(-n_events, kind="stable").tolist():
+            whole = _plain(self.items["title"].iloc[code])
+            bare = YEAR.sub("", whole).strip()
+            for spelling in {whole, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
+                found[spelling].append(code)
+        return found
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
-        """(n,) int64 codes of raw ids or their texts; InputError for an unknown one."""
-        return find_codes(self._user_ids, raw_ids, "user", self.name)
+        """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
+        return self._codes("user", raw_ids)
 
     def item_codes(self, raw_ids: Iterable) -> np.ndarray:
         """The same of items."""
-        return find_codes(self._item_ids, raw_ids, "item", self.name)
+        return self._codes("item", raw_ids)
+
+    def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
+        known, raw_ids = self._ids[word], [raw_ids] if np.isscalar(raw_ids) else raw_ids
+        wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+        found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
+        if (found < 0).any():
+            near = ", ".join(_nearest(unknown := wanted[found.argmin()], known))
+            raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
+        return found
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
-        Of items with the same title, the one with the most events. InputError lists the nearest titles.
+        Of items with the same title, the one with the most events. InputError lists the nearest.
         """
-        titles = [titles] if isinstance(titles, str) else titles
-        return np.array([self._titles.code(title) for title in titles], dtype=np.int64)
+        spellings, found = self._spellings, []
+        for title in [titles] if isinstance(titles, str) else titles:
+            wanted = _plain(str(title))
+            longer = (spelling for spelling in spellings if wanted and spelling.startswith(wanted))
+            codes = spellings.get(wanted) or [code for spelling in longer for code in spellings[spelling]]
+            near = codes or [spellings[spelling][0] for spelling in _nearest(wanted, spellings)]
+            names = list(dict.fromkeys(self.items["title"].iloc[near].map(repr)))
+            if not codes:
+                raise InputError(f"title {title!r} is not in the catalogue; the nearest are {', '.join(names)}.")
+            if len(names) > 1:
+                raise InputError(f"title {title!r} fits {len(names)} items: {', '.join(names[:5])}; write one in full.")
+            found.append(codes[0])
+        return np.array(found, dtype=np.int64)
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
-        new = itertools.count(self.n_items)
+        new, known, codes = itertools.count(self.n_items), self._ids["item"], []
+        for item in history:
+            find = self.item_codes if str(item) in known else self.find
+            codes += [next(new)] if isinstance(item, Mapping) else find(str(item)).tolist()
+        return np.array(codes, dtype=np.int64)
 
-        def code(item: object) -> int:
-            if isinstance(item, Mapping):
-                return next(new)
-            return (self.item_codes([item]) if str(item) in self._item_ids else self.find(str(item)))[0]
-
-        return np.array([code(item) for item in history], dtype=np.int64)
-
-    def split(self, kind: str = "leave_one_out", fractions: tuple[float, float] = (0.8, 0.1)) -> Split:
+    def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": the first `fractions[0]` of all events train, the next `fractions[1]` hold the
-        validation targets, the rest the test targets: a user's first event of the period that has an earlier one.
+        events only train. "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
+        the rest the test targets: a user's first event of the period that has an earlier one.
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
@@ -250,11 +391,8 @@ class Dataset:
             raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
-        if len(fractions) != 2 or min(fractions) <= 0 or sum(fractions) >= 1:
-            fix = "as in (0.8, 0.1)"
-            raise InputError(f"fractions={fractions!r} must be two positive numbers with a sum below 1, {fix}.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
-        first, second = np.quantile(time, [fractions[0], sum(fractions)], method="lower")
+        first, second = np.quantile(time, [0.8, 0.9], method="lower")
         periods, has_past = ((time >= first) & (time < second), time >= second), np.diff(user, prepend=-1) == 0
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
@@ -276,8 +414,8 @@ class Dataset:
 
         items: as in `from_frames`. InputError for an id that is there already.
         """
-        new = schema.catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
-        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._item_ids)]):
+        new = catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
+        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._ids["item"])]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
@@ -289,13 +427,9 @@ class Dataset:
             if not ((codes >= 0) & (codes < size)).all():
                 raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
             left &= ~np.isin(self.events[word], codes)
-        return self.only(left)
-
-    def only(self, events: np.ndarray) -> "Dataset":
-        """The same codes with these events (E,) bool alone. InputError if none is left."""
-        if events.shape != (self.n_events,) or not events.any():
+        if not left.any():
             raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
-        return self._with(events=self.events[events])
+        return self._with(events=self.events[left])
 
     def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
@@ -355,9 +489,6 @@ class Targets:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Targets":
         return Targets(self.data, np.atleast_1d(self.events[rows]))
-
-    def __repr__(self) -> str:
-        return f"Targets({len(self):,} events of {self.data.name})"
 
     def history(self, length: int | None = None) -> np.ndarray:
         """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""

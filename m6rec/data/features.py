@@ -1,30 +1,28 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
-import os
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from m6rec.cache import cached, key
+from m6rec.cache import key, whole
 from m6rec.config import MODALITIES
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 from m6rec.errors import InputError
 
+FILE_MODALITIES = {"image": image, "sound": sound}
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file
-CLIMBS = "climbs out of the media folder; give a path relative to it, without '..', such as images/1.png."
 OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
@@ -38,12 +36,10 @@ class Media:
     def __init__(self, path: str | Path):
         """InputError if the path is neither a folder nor a zip archive."""
         self.path = Path(path).expanduser().absolute()
-        if not self.path.is_dir() and not self.path.is_file():
-            raise InputError(f"media {self.path} does not exist; give a folder or a .zip file.")
         try:
-            self._archive = None if self.path.is_dir() else zipfile.ZipFile(self.path)
+            self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(f"media {self.path} is no zip archive ({error}); give a folder or a .zip file.") from None
+            raise InputError(f"media {self.path} is no folder and no zip file ({error}); give one.") from None
 
     @classmethod
     def open(cls, path: "str | Path | Media | None") -> "Media | None":
@@ -52,36 +48,27 @@ class Media:
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
-            with self._open(checked(name)) as file:
+            path = self._root / checked(name)
+            if isinstance(path, Path) and not path.resolve().is_relative_to(self._root):  # a link may point anywhere
+                raise _outside(name)
+            if not path.is_file():  # a pipe would block for ever
+                raise InputError(f"{shown(name)} is no file among the media; add it or leave the cell empty.")
+            with path.open("rb") as file:
                 raw = file.read(MEDIA_LIMIT + 1)  # whatever size it claims
-            if len(raw) <= MEDIA_LIMIT:
-                return raw
-            problem = f"is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it."
-        except InputError as error:
-            problem = str(error)
-        except (KeyError, FileNotFoundError):
-            problem = "is not among the media; add the file or leave the cell empty."
+        except InputError:
+            raise
         except Exception as error:  # a damaged archive fails in many ways
-            problem = f"cannot be read ({getattr(error, 'strerror', None) or error}); replace the file."
-        raise InputError(f"{shown(name)} {problem}")
-
-    def _open(self, name: str) -> BinaryIO:
-        if self._archive is not None:
-            member = self._archive.getinfo(name)
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise InputError(f"is a link, which {CLIMBS}")
-            return self._archive.open(member)
-        path = (self.path / name).resolve()
-        if not path.is_relative_to(self.path.resolve()):  # a link may point anywhere
-            raise InputError(CLIMBS)
-        if path.exists() and not path.is_file():  # a pipe would block for ever
-            raise InputError("is no file; give the file's name.")
-        return path.open("rb")
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{shown(name)} cannot be read ({reason}); replace the file.") from None
+        if len(raw) > MEDIA_LIMIT:
+            raise InputError(f"{shown(name)} is larger than {MEDIA_LIMIT // 2**20} MB; scale or cut it.")
+        return raw
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file; it is not read."""
-        name = str(PurePosixPath(name))
-        return os.path.isfile(self.path / name) if self._archive is None else name in self._archive.NameToInfo
+        with suppress(InputError, OSError):
+            return (self._root / checked(name)).is_file()
+        return False
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""
@@ -98,15 +85,20 @@ class Media:
 def checked(name: object) -> str:
     """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise InputError("is no file name; give a path relative to the media folder.")
+        raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
     if OUTSIDE.search(name):
-        raise InputError(CLIMBS)
+        raise _outside(name)
     return str(PurePosixPath(name))
+
+
+def _outside(name: str) -> InputError:
+    fix = "give a path relative to it, without '..', such as images/1.png"
+    return InputError(f"{shown(name)} climbs out of the media folder; {fix}.")
 
 
 def shown(value: object) -> str:
     """Quoted, and cut where it is long."""
-    text = str(value)
+    text = f"<{type(value).__name__}>" if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 60 else text[:57] + "…")
 
 
@@ -135,110 +127,95 @@ class Features(NamedTuple):
         return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-FILE_MODALITIES = {"image": image, "sound": sound}
-
-
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
 ) -> Features:
     """Items' contents as token ids, `length` a text, and patches.
 
-    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a PIL.Image.
+    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes or a Path.
     cache: folder for patches. What is damaged or missing is absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
-        sources, hashes, contents = list(items.get(name, ())), {}, {}
-        for row, source in enumerate(sources):
-            if not absent(source):
-                try:
-                    hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
-                    contents.setdefault(hashes[row], source)  # decoded once, however many items share it
-                except InputError as error:
-                    problems.append(str(error).rstrip("."))
-        good, broken = _decoded(name, contents, media, cache)
+        hashes, sources = {}, {}  # row -> content -> one of its sources: each content is decoded once
+        for row, source in given(items.get(name, ())).dropna().items():
+            try:
+                hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
+                sources[hashes[row]] = source
+            except InputError as error:
+                problems.append(str(error))
+        good = _patches(name, sources, media, cache, problems)
         parts.append(np.zeros((len(items), *module.PATCHES), np.float32))
         present.append(np.zeros(len(items), bool))
         for row, content in hashes.items():
             if content in good:
                 parts[-1][row], present[-1][row] = good[content], True
-            else:
-                problems.append(f"{_label(sources[row], row)} {broken[content]}")
     if problems:
-        files = "file of the items" if len(problems) == 1 else "files of the items"
-        first = "; ".join(problems[:3]) + ("; …" if len(problems) > 3 else "")
-        warnings.warn(f"{len(problems):,} {files} cannot be used and count as absent: {first}", MediaWarning, 2)
+        first = "; ".join(problem.rstrip(".") for problem in problems[:3]) + "; …" * (len(problems) > 3)
+        said = f"files of the items that cannot be used count as absent ({len(problems):,}): {first}"
+        warnings.warn(said, MediaWarning, 2)
     return Features(*parts, np.stack(present, 1))
 
 
-Decoded = tuple[dict[str, np.ndarray], dict[str, str]]  # by content: patches, and the problems of others
-
-
-def _decoded(name: str, contents: dict[str, object], media: Media | None, cache: Path | None) -> Decoded:
-    """Decodes contents, hash -> source, or finds them in the cache."""
-    module, order = FILE_MODALITIES[name], sorted(contents)
-
-    def make() -> Decoded:
-        good, broken = {}, {}
-        for content in order:
-            try:
-                good[content] = module.decode(read(contents[content], media))
-            except InputError as error:
-                broken[content] = str(error).rstrip(".")
-        return dict(zip(good, module.preprocess(np.array([*good.values()])), strict=True)) if good else {}, broken
-
-    def load(path: Path) -> Decoded | None:
+def _patches(
+    name: str, sources: dict[str, object], media: Media | None, cache: Path | None, problems: list[str]
+) -> dict[str, np.ndarray]:
+    """Content -> source into content -> patches, which the cache keeps."""
+    module, good, new = FILE_MODALITIES[name], {}, {}
+    path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
+    with suppress(OSError, SafetensorError):  # none yet, or a damaged one
+        good = load_file(path) if path else {}
+    for content in sorted(sources.keys() - good.keys()):
         try:
-            with safe_open(path, framework="numpy") as file:
-                broken = file.metadata() or {}
-                return {content: file.get_tensor(content) for content in order if content not in broken}, broken
-        except (OSError, SafetensorError):
-            return None
+            new[content] = decoded(name, sources[content], media)
+        except InputError as error:
+            problems.append(str(error))
+    if new:
+        good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
+        with suppress(OSError, SafetensorError):  # a full disk costs time, not the result
+            if path:
+                with whole(path) as part:
+                    save_file(good, part)
+    return good
 
-    try:
-        path = cache and order and Path(cache) / f"{name}-{key(*order, code=(module,))}.safetensors"
-        return cached(path, make, lambda decoded, new: save_file(decoded[0], new, decoded[1]), load) if path else make()
-    except (OSError, SafetensorError):  # a full disk costs time, not the result
-        return make()
 
-
-def absent(source: object) -> bool:
-    """None, NaN or an empty text."""
-    return source is None or source is pd.NA or bool(source != source) or source == ""
+def given(column: Iterable) -> pd.Series:
+    """By row number: a file's name, path or content; None for None, NaN and an empty text."""
+    cells = pd.Series(list(column), dtype=object)
+    return cells.mask(cells.isna() | cells.eq(""), None)
 
 
 def read(source: object, media: Media | None) -> bytes:
     """The content that an item's cell stands for; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
-    if isinstance(source, Image.Image):
-        return image.encode(image.decode(source))
     if isinstance(source, Path):
         path = source.expanduser().resolve()
         return Media(path.parent).read(path.name)
     if media is None:
-        raise InputError(f"{shown(source)} is a name without media; give the folder or the zip file that it lies in.")
+        raise InputError(f"{shown(source)} is no Path and no bytes, and a name needs media; give one of them.")
     return media.read(source)
+
+
+def decoded(modality: str, source: object, media: Media | None) -> np.ndarray:
+    """Pixels (28, 28) or samples (8192,); InputError begins with the source."""
+    raw = read(source, media)
+    try:
+        return FILE_MODALITIES[modality].decode(raw)
+    except InputError as error:
+        raise InputError(f"{shown(source)} {error}") from None
 
 
 def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Items given as dicts, for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
-        row = {"text": item.get("text", item.get("title"))}
-        for name, modality in FILE_MODALITIES.items():
-            if (source := item.get(name)) is not None:
-                row[name] = Path(source) if isinstance(source, str) else source
-                try:
-                    modality.decode(read(row[name], None))
-                except InputError as error:
-                    raise InputError(f"the item's {name} {_label(row[name], 0)} {error}") from None
+        row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}
+        for modality, source in row.items():
+            decoded(modality, source, None)
+        row["text"] = item.get("text", item.get("title"))
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
-
-
-def _label(source: object, row: int) -> str:
-    return shown(source) if isinstance(source, (str, Path)) else f"row {row}"

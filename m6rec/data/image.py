@@ -15,7 +15,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # no others: some of Pillow's r
 MOST_PIXELS = 50_000_000
 
 
-def decode(raw: bytes | Image.Image) -> np.ndarray:
+def decode(raw: bytes) -> np.ndarray:
     """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
 
     What is transparent becomes black. InputError if it is damaged, or by its header above 50 megapixels.
@@ -23,7 +23,7 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error or nothing here
-            image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=FORMATS)
+            image = Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
@@ -46,13 +46,6 @@ def decode(raw: bytes | Image.Image) -> np.ndarray:
         raise InputError(f"is no image that can be read; save it as {', '.join(FORMATS[:-1])} or BMP.") from None
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"is a damaged image ({error}); save it again.") from None
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    """(28, 28) in 0..1 -> a PNG file's bytes, without loss for what `decode` gave."""
-    out = io.BytesIO()
-    Image.fromarray((pixels * 255).round().astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
 
 
 def patches(images: np.ndarray) -> np.ndarray:

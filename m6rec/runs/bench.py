@@ -18,7 +18,7 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
-from m6rec.evaluate.ranking import CachedScorer, Ensemble, coordinate_ascent, validation_ndcg
+from m6rec.evaluate.ranking import coordinate_ascent, remembered, validation_ndcg
 from m6rec.model.network import DigitDecoder
 from m6rec.model.tree import Tree, widths_for
 from m6rec.recommender import M6Rec
@@ -80,10 +80,9 @@ class Bench:
         peer_seeds: Sequence[int] | None = None, **changes: Any,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
-        once = (*COUNTS, *TUNED, *(["m6rec_ensemble"] if len(self.seeds) > 1 else ()))
         ours = (*OURS, *(UNTIMED if data.timed else ()))
         peers = self.seeds if peer_seeds is None else tuple(peer_seeds)
-        self.models = dict.fromkeys(once, (0,)) | dict.fromkeys(ours, self.seeds)
+        self.models = dict.fromkeys((*COUNTS, *TUNED), (0,)) | dict.fromkeys(ours, self.seeds)
         self.models |= dict.fromkeys(TRAINED, peers)
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
         self._valid = validation_ndcg(data, self.split)
@@ -92,17 +91,17 @@ class Bench:
         # A search moves one setting at a time: the last counts and scores are kept.
         self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
-        self._cached = lru_cache(4)(CachedScorer)
+        self._cached = lru_cache(4)(remembered)
         self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
-        self._dense = lambda **more: [self.model(seed, **more).scorer("dense") for seed in self.seeds]
-        self._blends = cache(lambda **more: self.blend(self._dense(**more)))
+        self._blends = cache(lambda **more: self.blend([self.model(s, **more).scorer("dense") for s in self.seeds]))
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
         for name in names:
             for seed in self.models[name]:
                 begun = time.perf_counter()
-                model, seconds, parameters = self._fitted(name, seed)
+                model, seconds, network = self._fitted(name, seed)
                 seconds = seconds or time.perf_counter() - begun
+                parameters = sum(p.numel() for p in network.parameters()) if network else 0
                 yield rank(name, seed, model, self.data, self.split, seconds, parameters)
 
     def cooccurrence(self) -> baselines.CoOccurrence:
@@ -115,10 +114,10 @@ class Bench:
 
     def blend(self, models: Sequence[Any]) -> list[Interpolation]:
         """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
-        own = [CachedScorer(model) for model in models]
+        own = [remembered(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
-            prior = CachedScorer(self._mixture(at, self._cached))
+            prior = remembered(self._mixture(at, self._cached))
             return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
 
         starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
@@ -126,18 +125,16 @@ class Bench:
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
-    def _fitted(self, name: str, seed: int) -> tuple[Any, float, int]:
-        """What is ranked, its seconds of training (0: as long as making it takes) and parameters."""
+    def _fitted(self, name: str, seed: int) -> tuple[Any, float, nn.Module | None]:
+        """What is ranked, its seconds of training (0: as long as making it takes) and network."""
         if name in COUNTS:
-            return COUNTS[name]().fit(self.data, self.split), 0, 0
+            return COUNTS[name]().fit(self.data, self.split), 0, None
         if name in TUNED:
-            return self.cooccurrence() if name == "cooccurrence" else self.prior(), 0, 0
-        if name == "m6rec_ensemble":
-            return self.blend([Ensemble(self._dense())])[0], 0, 0
+            return self.cooccurrence() if name == "cooccurrence" else self.prior(), 0, None
         if name in TRAINED:
             config = Config.preset(self.preset, seed=seed, **{**self.changes, **PEERS_TRAIN})
-            peer = TRAINED[name](config).cached(self.data, self.split)
-            return peer, peer.log[-1].seconds, peer.parameters
+            peer = TRAINED[name](config).fit(self.data, self.split, keep=True)
+            return peer, peer.log[-1].seconds, peer.network
         # Only the dense head is ranked, which needs no digits.
         changes = {"request": False, "finetune_epochs": 0} if name in UNTIMED else {}
         model = self.model(seed, **changes)
@@ -146,7 +143,7 @@ class Bench:
         else:
             scorer = model.scorer("dense" if name.endswith("no_prior") else name)
         seconds = sum(epochs[-1].seconds for epochs in model.stages.values() if epochs)
-        return scorer, seconds, sum(p.numel() for p in model.network.parameters())
+        return scorer, seconds, model.network
 
     @cached_property
     def _alone(self) -> dict[str, float]:

@@ -218,8 +218,10 @@ class ColdStart(HeldOut):
         split = self.train.split()
         counts = {"popularity": baselines.Popularity, "cooccurrence": baselines.CoOccurrence, "ease": baselines.EASE}
         fitted = {name: [model().fit(self.train, split)] for name, model in counts.items()}
-        configs = [Config.preset(preset, seed=seed, pretrain_epochs=100) for seed in seeds]
-        return fitted | ({"sasrec": [baselines.SASRec(c).cached(self.train, split) for c in configs]} if seeds else {})
+        for seed in seeds:
+            sasrec = baselines.SASRec(Config.preset(preset, seed=seed, pretrain_epochs=100))
+            fitted.setdefault("sasrec", []).append(sasrec.fit(self.train, split, keep=True))
+        return fitted
 
 
 class OpenDomain(HeldOut):

@@ -1,4 +1,4 @@
-"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8, ONNX.
+"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8.
 
 Variants of one seed begin from one network of full depth, and are compared after as many steps with labels.
 """
@@ -6,13 +6,8 @@ Variants of one seed begin from one network of full depth, and are compared afte
 import copy
 import dataclasses
 import itertools
-import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +20,7 @@ from m6rec.config import Config
 from m6rec.data.prompts import RatingWindows, Windows
 from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
-from m6rec.train.fit import Stage, fit, version
+from m6rec.train.fit import Stage, fit
 from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
@@ -72,12 +67,12 @@ class Variants:
         """The first layers of `full`, distilled from it."""
         teacher, small = self.full(), self._new(depth)
         small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
-        return self.train(f"distilled-{depth}", small, distillation, teacher)
+        return self.train(f"distilled-{depth}", small, partial(distillation, teacher=teacher))
 
     def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
         small = self._new(depth, shared=True, embedding_size=embedding_size)
-        return self.train("edge", small, distillation, self.full(), 3 * self.tune)
+        return self.train("edge", small, partial(distillation, teacher=self.full()), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
@@ -87,8 +82,7 @@ class Variants:
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
         network, done = self.full(), itertools.count(1)
-        matrices = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
-        for module in matrices:
+        for module in (matrices := _matrices(network)):
             parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
 
         def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
@@ -102,19 +96,13 @@ class Variants:
             parametrize.remove_parametrizations(module, "weight")  # with its zeros
         return network
 
-    def train(
-        self,
-        name: str,
-        network: TextTransformer,
-        loss: Callable[..., dict[str, Tensor]],
-        teacher: TextTransformer | None = None,
-        steps: int | None = None,
-    ) -> TextTransformer:
-        """In place, with loss(network, windows), and teacher=teacher if there is one."""
-        steps, learn = steps or self.tune, partial(loss, teacher=teacher) if teacher else loss
+    def train(self, name: str, network: TextTransformer, loss: Callable, steps: int | None = None) -> TextTransformer:
+        """In place, with loss(network, windows) -> dict[str, Tensor]."""
+        steps = steps or self.tune
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
-        stage = Stage(name, 1, batches, lambda net, windows, rng: learn(net, windows))
-        fit(network, stage, self.config, steps, teacher and version(teacher), self.data.fingerprint, keep=True)
+        stage = Stage(name, 1, batches, lambda net, windows, _: loss(net, windows))
+        made = self.steps, self.tune, self.data.fingerprint  # decide what a teacher is
+        fit(network, stage, self.config, steps, *made, keep=True)
         return network
 
     def _base(self) -> TextTransformer:
@@ -124,6 +112,10 @@ class Variants:
         torch.manual_seed(self.config.seed)
         config = dataclasses.replace(self.config, joint_layers=depth)
         return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
+
+
+def _matrices(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
 
 
 def parameters(network: nn.Module) -> int:
@@ -175,48 +167,11 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
 
 
-def export(network: TextTransformer, windows: Windows, folder: Path) -> tuple[Path, Path]:
-    """Write the whole pass as edge.onnx, for any number of windows and candidates, and int8.onnx.
-
-    int8 is dynamic: weights are rounded once, activations when they are computed.
-    """
-    file, int8, some = folder / "edge.onnx", folder / "int8.onnx", {0: "batch", 1: "count"}
-    network = copy.deepcopy(network).cpu().eval()
-    network.forward = network.scores
-    with _edge():
-        from onnx_ir.passes import common
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        shapes = (Windows({0: "batch"}, some, some),)
-        names = {"input_names": windows._fields, "output_names": ["logits"], "dynamic_shapes": shapes}
-        program = torch.onnx.export(network, (windows,), **names, dynamo=True, verbose=False)
-        # Stack traces, and a copy of a shared block for each layer, are nine tenths of a small file.
-        common.ClearMetadataAndDocStringPass()(program.model)
-        common.DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
-        program.save(file, external_data=False)
-        quantize_dynamic(file, int8, weight_type=QuantType.QInt8, per_channel=True)
-    return file, int8
-
-
-def runtime(file: Path) -> Callable[[Windows], np.ndarray]:
-    """An ONNX file on one thread: windows -> logits (B, C)."""
-    with _edge():
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda windows: session.run(["logits"], {name: part.numpy() for name, part in windows._asdict().items()})[0]
-
-
-@contextmanager
-def _edge() -> Iterator[None]:
-    """`InputError` without the extra's packages; no warnings of theirs."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'm6rec[edge]'.") from None
-    finally:
-        logging.disable(logging.NOTSET)
+@torch.no_grad()
+def int8(network: TextTransformer) -> TextTransformer:
+    """A copy whose matrices are rounded to 8 bits, with a scale for each row. It computes in 32 bits."""
+    network = copy.deepcopy(network)
+    for module in _matrices(network):
+        scale = module.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        module.weight.copy_((module.weight / scale).round() * scale)
+    return network

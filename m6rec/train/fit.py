@@ -11,15 +11,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,7 +33,6 @@ from m6rec.errors import InputError
 FORMAT = 1  # of saved models: a new one where older ones cannot be read
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
 T = TypeVar("T")
-WIDTHS = (784, 256, 128, 64)  # of the autoencoder, from the pixels to the code
 
 
 class Epoch(NamedTuple):
@@ -318,72 +315,3 @@ def version(values: nn.Module | Tensor) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-# ---- the autoencoder of the source document's section 5.2, and PCA beside it
-
-
-class Autoencoder(nn.Module):
-    """Pixels (B, 784) in 0..1 -> (B, 784), not clamped.
-
-    activation: between the layers. ends: after code and output; the document's ReLU lets units die, as its gradient is
-    0 where its output is.
-    """
-
-    def __init__(self, activation: type[nn.Module] = nn.GELU, ends: type[nn.Module] = nn.Identity):
-        super().__init__()
-        self.encoder = _layers(WIDTHS, activation, ends)
-        self.decoder = _layers(WIDTHS[::-1], activation, ends)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.decoder(self.encoder(pixels))
-
-
-def _layers(widths: tuple[int, ...], activation: type[nn.Module], end: type[nn.Module]) -> nn.Sequential:
-    layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), activation())]
-    return nn.Sequential(*layers[:-1], end())
-
-
-def pca(train: Tensor, test: Tensor, count: int = 64) -> Tensor:
-    """test (N, 784) reconstructed from the `count` principal components of train: the best linear map there."""
-    _, axes = torch.linalg.eigh(torch.cov(train.T))  # by ascending variance
-    mean, axes = train.mean(0), axes[:, -count:]
-    return mean + (test - mean) @ axes @ axes.T
-
-
-def fitted(
-    pixels: Tensor,
-    *,
-    steps: int,
-    seed: int = 0,
-    batch: int = 64,
-    peak: float | None = 2e-3,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
-    **layers: type[nn.Module],
-) -> Autoencoder:
-    """An autoencoder of pixels (N, 784) in 0..1, frozen.
-
-    Each epoch has a new order (seed), and whole batches only. peak: the highest rate of a one-cycle schedule, or None
-    for the document's constant 1e-3.
-    """
-    if pixels.ndim != 2 or len(pixels) < batch:
-        raise InputError(f"the pixels are {tuple(pixels.shape)}: give (N, 784) with at least one batch of {batch}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Autoencoder(**layers).to(pixels.device)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=pixels.device.type in ("cpu", "cuda"))
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps) if peak else None
-
-    def batches() -> Iterator[Tensor]:
-        queue, order = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            if len(queue) < batch:
-                queue = torch.randperm(len(pixels), generator=order)
-            yield pixels[queue[:batch]]
-            queue = queue[batch:]
-
-    def losses(model: nn.Module, truth: Tensor) -> dict[str, Tensor]:
-        return {"loss": loss(model(truth), truth)}
-
-    train_epoch(model, optimizer, batches(), losses, after=cycle and cycle.step)
-    return model.requires_grad_(False)

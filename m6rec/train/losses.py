@@ -5,14 +5,13 @@ Targets of -1 count nowhere, and items outside the training set are no negatives
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.amp import custom_fwd
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data import image, sound
@@ -120,42 +119,22 @@ def full_softmax(
 ) -> Tensor:
     """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
-    A few positions at a time: memory does not grow with positions times items.
+    A few positions at a time: memory does not grow with positions times items. Sums over a catalogue stay in 32 bits.
     """
-    bias = torch.zeros_like(items[:, 0]) if candidates is None else candidate_bias(candidates, items)
-    whole = target[:, None], torch.ones_like(state[:, :1])
-    shared, shares = whole if near is None else (part[target] for part in near)
-    return _FullSoftmax.apply(state, items, shared, shares, bias)
+    device, (state, items) = state.device.type, (state.float(), items.float())
+    parts = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, SOFTMAX_CHUNK // len(items)))
+    bias = None if candidates is None else candidate_bias(candidates, items)
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, options=parts)
+        if near is None:
+            return loss
+        near, shares = (part[target] for part in near)  # (n, K)
+        shared = F.embedding_bag(near, items, per_sample_weights=shares, mode="sum")  # (n, D)
+        return loss + (state * (F.embedding(target, items) - shared)).sum(1).mean()  # shares add up to 1
 
 
 def candidate_bias(candidates: Tensor, items: Tensor) -> Tensor:
     return torch.zeros_like(items[:, 0]).masked_fill(~candidates, float("-inf"))
-
-
-class _FullSoftmax(torch.autograd.Function):
-    """Cross-entropy of softmax(state @ items.T + bias) against `shares` (n, K) of the items `shared` (n, K)."""
-
-    @staticmethod
-    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # sums over a catalogue stay in 32 bits
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx, state: Tensor, items: Tensor, shared: Tensor, shares: Tensor, bias: Tensor) -> Tensor:
-        rows = max(1, SOFTMAX_CHUNK // len(items))
-        by_state, by_items, total = torch.empty_like(state), torch.zeros_like(items), state.new_zeros(())
-        parts = zip(*(part.split(rows) for part in (state, shared, shares, by_state)), strict=True)
-        for s, among, true, gradient in parts:
-            log_p = torch.addmm(bias, s, items.T).log_softmax(1)  # (rows, N)
-            total -= (log_p.gather(1, among) * true).sum()
-            excess = log_p.exp_().scatter_add_(1, among, -true)  # softmax - target distribution
-            torch.mm(excess, items, out=gradient)
-            by_items.addmm_(excess.T, s)
-        ctx.save_for_backward(by_state / len(state), by_items / len(state))
-        return total / len(state)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        by_state, by_items = ctx.saved_tensors
-        return gradient * by_state, gradient * by_items, None, None, None
 
 
 class SampledPrediction(NamedTuple):

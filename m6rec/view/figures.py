@@ -21,15 +21,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from PIL import Image
 
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
-from m6rec.data.features import Features
 from m6rec.errors import InputError
-from m6rec.evaluate.statistics import Interval, mean_interval
+from m6rec.evaluate.statistics import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
 from m6rec.generate.beam import Step
 
@@ -113,14 +111,9 @@ def plain(text: object, length: int = 80) -> str:
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """For a figure: no formulas; what rcParams["font.family"] lacks is a box."""
-    glyphs = _glyphs(tuple(rcParams["font.family"]))
-    return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
-
-
-def named(code: str) -> str:
-    """Underscores become spaces."""
-    return drawable(code.replace("_", " "), 40)
+    """For a figure: no formulas, a space for an underscore; what rcParams["font.family"] lacks is a box."""
+    glyphs, line = _glyphs(tuple(rcParams["font.family"])), plain(text, length).replace("_", " ")
+    return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
 
 @lru_cache
@@ -132,92 +125,44 @@ def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
 NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])  # others, to the list, chosen path
 
 
-def lines(ax: Axes, series: Mapping[str, Sequence], labels: tuple[str, str], levels: Mapping[str, float] = {}) -> None:
-    """name -> (x, y) or (x, y, low, high); levels: grey lines."""
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+def curves(
+    series: Mapping[str, Sequence],
+    title: str,
+    axes: tuple[str, str],
+    *,
+    levels: Mapping[str, float] = {},
+    notes: Mapping[str, Sequence[str]] = {},
+    dots: bool = False,
+    **limits,
+) -> Picture:
+    """A line for each name -> (x, y) or (x, y, low, high), y (n,) or (n, seeds): their mean and range.
+
+    levels: grey horizontal lines. notes: name -> texts at its points. dots: points alone, beside y = x. limits: of the
+    axes, such as xscale="log".
+    """
+    _, ax = canvas(8, 3.6)
+    parts, style = {}, {"linestyle": "none", "markersize": 2, "alpha": 0.4} if dots else {"markersize": 4}
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
-        ax.plot(x, y, color=colour, marker=marker, markersize=4, label=named(name))
-        if band:
+        x, y = np.asarray(x), np.asarray(y, float)
+        if y.ndim == 2:
+            band, y = (y.min(1), y.max(1)), y.mean(1)
+        ax.plot(x, y, color=colour, marker=marker, label=drawable(name, 40), **style)
+        if len(band):
             ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
-    for (name, level), style, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
-        ax.axhline(level, color=grey, linestyle=style, label=named(name))
-    ax.legend(frameon=False, fontsize=8)
-
-
-def training_curve(epochs: Sequence[object], title: str, *, chance: float) -> Picture:
-    """Losses and validation of `m6rec.train.fit.Epoch` rows."""
-    data = pd.DataFrame([row.losses for row in epochs], index=pd.Index([row.epoch for row in epochs], name="epoch"))
-    figure, (left, right) = canvas(9, 3, columns=2)
-    lines(left, {name: (data.index, data[name]) for name in data}, ("epoch", "loss (nats)"), {"next, guessing": chance})
-    data["validation"] = [row.validation for row in epochs]
-    right.plot(data["validation"].dropna(), color="0.2", marker="P")
-    right.set(xlabel="epoch", ylabel="validation NDCG@10", ylim=(0, None))
-    for ax in (left, right):
+        for text, *at in zip(notes.get(name, ()), x, y, strict=False):
+            ax.annotate(drawable(text, 40), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
+        parts[name] = pd.DataFrame(dict(zip((*axes, "low", "high"), (x, y, *band), strict=False)))
+    if dots:
+        ax.axline((y[0], y[0]), slope=1, color="0.1", linestyle=":", label="equal")
+        ax.set_aspect("equal")
+    elif x.dtype.kind == "i" and "xscale" not in limits:
         ax.xaxis.get_major_locator().set_params(integer=True)
-    return finish(figure, title, data, f"By epoch: {', '.join(data)}.")
-
-
-def validation_curves(
-    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, *, levels: Mapping[str, float] = {}
-) -> Picture:
-    """A line for each training; levels: horizontal lines."""
-    _, ax = canvas(7.5, 3.5)
-    lines(ax, curves, ("epoch", "validation NDCG@10"), levels)
-    ax.set(ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    data = pd.DataFrame({name: pd.Series(y, x) for name, (x, y) in curves.items()}).rename_axis("epoch")
-    return finish(ax, title, data, f"Validation NDCG@10 by epoch: {', '.join(curves)}.")
-
-
-def learning_curves(
-    curves: Mapping[str, Mapping[int, np.ndarray]], title: str, *, quality="AUC", levels: Mapping[str, float] = {}
-) -> Picture:
-    """method -> examples -> qualities of the seeds: mean and range. levels: horizontal lines."""
-    rows = [(name, n, np.mean(values), np.min(values), np.max(values))
-            for name, points in curves.items() for n, values in sorted(points.items())]  # fmt: skip
-    data, ax = _by_method(rows, ("examples", "mean", "low", "high"), ("labelled examples", quality), levels)
-    ax.set_xscale("log")
-    return finish(ax, title, data, f"{quality} against labelled examples for {', '.join(curves)}.")
-
-
-def tradeoff(methods: Mapping[str, Sequence[tuple[str, float, float]]], title: str, *, wanted: float) -> Picture:
-    """A line for each method of (label, milliseconds, AUC). wanted: the lower limit."""
-    points = [(name, *point) for name, row in methods.items() for point in sorted(row, key=lambda point: point[1])]
-    rows = [(name, time, auc) for name, _, time, auc in points]
-    data, ax = _by_method(rows, ("milliseconds", "AUC"), ("milliseconds a request", "AUC"), {"wanted": wanted})
-    for _, label, *at in points:
-        ax.annotate(named(label), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
-    ax.set_xlim(left=0)
-    data.insert(1, "label", [label for _, label, *_ in points])
-    return finish(ax, title, data, f"AUC against milliseconds for {', '.join(methods)}.")
-
-
-def faithfulness_curves(curves: Mapping[str, np.ndarray], title: str, *, baseline: str | None = None) -> Picture:
-    """Probability kept: explainer -> (users, steps). baseline: draw paired differences to this explainer."""
-    label, levels = "probability kept", {}
-    if baseline is not None:
-        label, levels = f"{label}, minus {named(baseline)}'s", {baseline: 0.0}
-        curves = {name: curve - curves[baseline] for name, curve in curves.items() if name != baseline}
-    bands = {name: np.array([mean_interval(column)[:3] for column in curve.T]).T for name, curve in curves.items()}
-    data = pd.DataFrame({name: band[0] for name, band in bands.items()})
-    data.index = pd.Index(np.linspace(0, 1, len(data)), name="share of the tokens, the first named first")
-    _, ax = canvas(7.2, 3.6)
-    lines(ax, {name: (data.index, *band) for name, band in bands.items()}, (data.index.name, label), levels)
+    for (name, level), line, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
+        ax.axhline(level, color=grey, linestyle=line, label=drawable(name, 40))
+    ax.set(xlabel=axes[0], ylabel=axes[1], **limits)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-    return finish(ax, title, data, f"{label} for each of {', '.join(curves)}, with 95 % bands over users.")
-
-
-def agreement(x: np.ndarray, y: np.ndarray, names: tuple[str, str], title: str) -> Picture:
-    """Two scores of the same items."""
-    _, ax = canvas(5.2, 4)
-    data = pd.DataFrame(dict(zip(names, (x, y), strict=True)))
-    correlation = f"rank correlation {data.corr('spearman').iloc[0, 1]:.2f}"
-    ax.scatter(x, y, s=6, color=LINES[0], alpha=0.3, linewidth=0, label=correlation)
-    ax.axline((x.max(), x.max()), slope=1, color=LINES[1], linestyle="--", label="equal")
-    ax.set(xlabel=names[0], ylabel=names[1])
-    ax.legend(frameon=False, loc="upper left")
-    return finish(ax, title, data, f"{names[1]} against {names[0]} of {len(x)} items, {correlation}.")
+    data = pd.concat(parts, names=["name"]).reset_index("name").reset_index(drop=True)
+    return finish(ax, title, data, f"{axes[1]} against {axes[0]} of {', '.join(series)}.")
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
@@ -230,7 +175,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), map(named, data.index))
+    ax.set_yticks(range(len(rows)), map(drawable, data.index))
     ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
@@ -297,7 +242,6 @@ def beam_tree(
         below = prod(widths[level:])
         part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
         part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in leaves])
-        part["leaves_below"] = below
         # A beam wider than its nodes is padded with -inf; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
         kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
@@ -330,24 +274,14 @@ def beam_tree(
     return finish(ax, title, data.drop(columns=["height", "kind"]), alt)
 
 
-def _by_method(rows: Sequence[tuple], columns: Sequence[str], *drawn: object) -> tuple[pd.DataFrame, Axes]:
-    """Rows (method, x, y) or (method, x, y, low, high): their table and axes."""
-    _, ax = canvas(7.5, 4)
-    data = pd.DataFrame(rows, columns=["method", *columns])
-    lines(ax, {name: part.iloc[:, 1:].to_numpy(float).T for name, part in data.groupby("method", sort=False)}, *drawn)
-    return data, ax
-
-
 NOTE = "where the model attended, which is not yet why"
 GROUPS = ("start", *TYPES, "target")
 MAX_NAMES = 60  # more cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for numbers
 
 
-def heatmap(
-    ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=None, digits: int = 2
-) -> AxesImage:
-    """A table as colours from 0 to top, NaN grey; few columns have numbers: its own or others.
+def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
+    """A table as colours from 0 to top, NaN grey; few columns have numbers.
 
     groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
@@ -362,44 +296,28 @@ def heatmap(
         for at in range(1, len(group)):
             if group[at] != group[at - 1]:
                 draw(at - 0.5, color="white", linewidth=1)
-    shown = (table if numbers is None else numbers).to_numpy()
-    for (row, column), shade in np.ma.ndenumerate(values) if few and shown.dtype != bool else ():
+    for (row, column), shade in np.ma.ndenumerate(values) if few and numbers else ():
         colour = "black" if shade > top / 2 else "white"
-        ax.text(column, row, f"{shown[row, column]:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
+        ax.text(column, row, f"{shade:.2f}", ha="center", va="center", fontsize=7, color=colour)
     return image
 
 
 def mask_map(
-    masks: np.ndarray | Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
+    masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
 ) -> Picture:
-    """A mask (Tq, Tk) bool, or several side by side."""
-    masks = masks if isinstance(masks, Mapping) else {"": masks}
+    """Masks (Tq, Tk) bool by name, side by side."""
     tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, groups=(range(rows), range(columns)))
+        heatmap(ax, table, groups=(range(rows), range(columns)), numbers=False)
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
     patches = [Patch(color=colormaps["cividis"](end), label=t) for t, end in (("may attend", 1.0), ("masked", 0.0))]
     figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
-    data = pd.concat(tables, axis=1) if len(tables) > 1 else table
-    return finish(figure, title, data, f"Pairs of query and key that may attend: {alt}.")
-
-
-def number_map(table: pd.DataFrame, title: str, label: str = "NDCG@10", *, top: float | None = None) -> Picture:
-    """top: where the colours end, by default each column's largest number."""
-    figure, ax = canvas(2 + 1.1 * table.shape[1], 1 + 0.3 * len(table))
-    heatmap(ax, table / (table.max() if top is None else top), numbers=table, digits=3 if top is None else 2)
-    ax.xaxis.tick_top()
-    ax.set_xticks(range(table.shape[1]), ax.get_xticklabels(), rotation=0, ha="center")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    scale = "colours by column" if top is None else f"colours from 0 to {top:g}"
-    ax.set_xlabel(f"{label}, {scale}", fontsize=8)
-    return finish(figure, title, table, f"{label} in {len(table)} rows and {table.shape[1]} columns, {scale}.")
+    return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
 
 def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
@@ -476,100 +394,43 @@ def _top(table: pd.DataFrame) -> float:
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
 
-ACROSS = 8  # photographs in a line
 STYLES = {
     "image": {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"},
-    "sound": {"cmap": "magma", "vmin": 0, "interpolation": "nearest", "origin": "lower", "aspect": "auto"},
+    "sound": {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest", "origin": "lower", "aspect": "auto"},
 }
-UNPATCH = {"image": image.unpatch, "sound": sound.unpatch}
 
 
-class Player(NamedTuple):
-    """Plays a FLAC file whose bytes are part of the page."""
+def image_rows(rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = ()) -> Picture:
+    """A line for each name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
-    recording: bytes
-    title: str
-
-    def _repr_html_(self) -> str:
-        title, data = html.escape(self.title), base64.b64encode(self.recording).decode()
-        audio = f'<audio controls aria-label="{title}" src="data:audio/flac;base64,{data}"></audio>'
-        return f"<figure>{audio}<figcaption>{title}</figcaption></figure>"
-
-    def __repr__(self) -> str:
-        return f"Recording: {self.title}"
+    `data`: the means.
+    """
+    count = max(len(images) for _, images in rows.values())
+    size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * max(map(len, rows)), 0.8 if below else 0.4
+    figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
+    for line, (name, (modality, images)) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        for ax, one in zip(line, images, strict=False):
+            ax.set_facecolor(LINES[6])  # a gap is neither black nor white
+            ax.imshow(one, **STYLES[modality])
+    for ax, text in zip(axes[-1], below, strict=False):
+        ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
+    data = pd.DataFrame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
+    return finish(figure, title, data, f"Rows: {', '.join(filter(None, rows))}; {count} columns.")
 
 
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
-    """Photographs of items (codes)."""
+    """Photographs of items (codes) over their titles."""
     rows = data.items.iloc[list(items)]
-    deep = -(-len(rows) // ACROSS)
-    figure, axes = canvas(7.5, 0.4 + 1.2 * deep, min(len(rows), ACROSS), deep, bare=True, squeeze=False)
-    for ax, name, words in zip(axes.flat, rows["image"], rows["title"], strict=False):
-        ax.imshow(image.decode(data.media.read(name)), **STYLES["image"])
-        ax.set_xlabel("\n".join(textwrap.wrap(drawable(words, 54), 18)[:3]), fontsize=6)
-    return finish(figure, title, rows[["title"]], f"{len(rows)} photographs, each over its title.")
-
-
-def photograph_rows(rows: Mapping[str, np.ndarray], title: str) -> Picture:
-    """Versions of the same photographs: name -> (K, 28, 28) in 0..1. `data`: mean squared errors to the first row."""
-    first = next(iter(rows.values()))
-    figure = _images([(name, images, STYLES["image"]) for name, images in rows.items()], 1.1, 0.85)
-    data = pd.DataFrame({name: ((images - first) ** 2).mean((1, 2)) for name, images in rows.items()}).T
-    return finish(figure, title, data, f"Rows: {', '.join(rows)}; {len(first)} photographs.")
+    photographs = [image.decode(data.media.read(name)) for name in rows["image"]]
+    return image_rows({"": ("image", photographs)}, title, below=rows["title"].tolist())
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
-    """Modality -> patches, of which three items' are shown. `data`: mean squared errors of masked patches."""
-    rows = []
-    for modality, piece in pieces.items():
-        true, predicted, gap = piece.true[:3], piece.predicted[:3], piece.masked[:3, :, None]
+    """Modality -> patches, of which three items' are shown."""
+    rows = {}
+    for modality, (true, predicted, masked) in pieces.items():
+        gap, whole = masked[..., None], {"image": image.unpatch, "sound": sound.unpatch}[modality]
         parts = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
-        style = {**STYLES[modality], "vmax": max(1e-6, float(true.max()))}
-        rows += [(name, UNPATCH[modality](part), style) for name, part in parts.items()]
-    data = pd.DataFrame({modality: pd.Series(piece.errors()[:3]) for modality, piece in pieces.items()})
-    alt = f"{', '.join(pieces)}: visible patches, reconstructed ones, and the truth."
-    return finish(_images(rows, 2.2, 0.8), title, data, alt)
-
-
-def patches(content: Features, tokens: Sequence[str], title: str) -> Picture:
-    """The first item cut into tokens."""
-    figure, (left, right) = canvas(5.5, 2.1, columns=2, width_ratios=(1, 2))
-    counts = {"text": len(tokens), "image": content.image.shape[1], "sound": content.sound.shape[1]}
-    for ax, modality, colour in ((left, "image", LINES[1]), (right, "sound", "white")):
-        ax.imshow(UNPATCH[modality](getattr(content, modality))[0], **STYLES[modality])
-        ax.set_title(f"{modality}: {counts[modality]} tokens", fontsize=9)
-        size, width = (image.PATCH, image.SIDE) if ax is left else (sound.PATCH, sound.FRAMES)
-        for edge in range(size, width, size):
-            ax.axvline(edge - 0.5, color=colour, linewidth=1)
-            if ax is left:  # sound patches have full height
-                ax.axhline(edge - 0.5, color=colour, linewidth=1)
-    left.set_axis_off()
-    right.set(xlabel="frame (32 ms each)", ylabel="mel band")
-    shown = drawable(" ".join(f"[{token}]" for token in tokens), 110)
-    figure.supxlabel(f"text: {counts['text']} tokens  {shown}", x=0.01, ha="left", fontsize=8)
-    return finish(figure, title, pd.DataFrame({"tokens": counts}), f"Tokens: {counts}.")
-
-
-def shares_found(true: np.ndarray, measured: np.ndarray, names: Sequence[str], title: str) -> Picture:
-    """true, measured: (U, M), rows sum to 1."""
-    _, ax = canvas(4.2, 3)
-    edges = np.linspace(0, 1, 9)
-    middle = pd.Index((edges[1:] + edges[:-1]) / 2, name="true share")
-    bins = np.digitize(true, edges[1:-1]).T
-    data = pd.DataFrame({n: pd.Series(m).groupby(b).mean() for n, m, b in zip(names, measured.T, bins, strict=True)})
-    data = data.reindex(range(8)).set_index(middle)
-    ax.plot((0, 1), (0, 1), color="0.6", linestyle=":", label="equal")
-    lines(ax, {name: (middle, data[name]) for name in data}, (middle.name, "mean measured share"))
-    return finish(ax, title, data, f"Mean measured share by true share for {', '.join(names)}.")
-
-
-def _images(rows: Sequence[tuple[str, np.ndarray, Mapping[str, object]]], left: float, size: float) -> Figure:
-    """Rows of name, images and style; NaN is a gap. left, size: inches."""
-    count = len(rows[0][1])
-    figure, axes = canvas(left + size * count, 0.4 + size * len(rows), count, len(rows), bare=True, squeeze=False)
-    for line, (name, images, style) in zip(axes, rows, strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        for ax, one in zip(line, images, strict=True):
-            ax.set_facecolor(LINES[6])  # a gap is neither black nor white
-            ax.imshow(one, **style)
-    return figure
+        rows |= {f"{modality}, {name}": (modality, whole(part[:3])) for name, part in parts.items()}
+    return image_rows(rows, title)
