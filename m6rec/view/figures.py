@@ -24,12 +24,12 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from PIL import Image
 
+from m6rec.config import InputError
 from m6rec.data import image, sound
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate.statistics import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
-from m6rec.generate.beam import Step
+from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
