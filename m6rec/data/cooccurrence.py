@@ -1,10 +1,7 @@
-from collections.abc import Sequence
-
 import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
-from torch import Tensor
 
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
@@ -34,7 +31,7 @@ def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[Tensor, Tensor]:
+def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Items (N, K) that share a target's probability, itself first, and their shares (N, K), whose rows sum to 1.
 
     Each item keeps 1 - share; its nearest others divide the rest by their co-occurrence, in either order.
@@ -73,7 +70,7 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
     return counts
 
 
-def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> Tensor:
+def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> torch.Tensor:
     """(V, D) from how often the words of an event follow those of its history, request and profile.
 
     Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and

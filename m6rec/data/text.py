@@ -8,10 +8,8 @@ Source: M6-Rec section 3.1.
 """
 
 import html
-import itertools
 import json
 import re
-import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -108,9 +106,8 @@ class Tokenizer:
 
         Prompts know all printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
         """
-        texts, known = list(map(clean, texts)), ""
-        if special == PROMPT_SPECIAL:
-            known = string.ascii_lowercase + string.digits + string.punctuation
+        texts = list(map(clean, texts))
+        known = {chr(code).lower() for code in range(33, 127)} if special == PROMPT_SPECIAL else set()
         bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)
         bytewise = spare > 0 and any(map(NOT_LATIN.search, texts))
         bpe.normalizer, bpe.pre_tokenizer = hf.normalizers.Lowercase(), hf.pre_tokenizers.Metaspace()
@@ -173,7 +170,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> list[str]:
         """A target region's segments in words, up to [EOS]."""
         parts: list[list[int]] = [[]]
-        for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
+        for token in map(int, ids):
+            if token == EOS:
+                break
             if token == SEP:
                 parts.append([])
             elif token >= self.special:
