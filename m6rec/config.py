@@ -1,4 +1,4 @@
-"""Every setting of a training, and three presets."""
+"""Every setting of a training, three presets, and the error for what does not fit."""
 
 import dataclasses
 import difflib
