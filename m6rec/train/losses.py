@@ -124,7 +124,8 @@ def full_softmax(
     device, (state, items) = state.device.type, (state.float(), items.float())
     parts = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, SOFTMAX_CHUNK // len(items)))
     bias = None if candidates is None else candidate_bias(candidates, items)
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    halved = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if halved else nullcontext():
         loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, options=parts)
         if near is None:
             return loss
