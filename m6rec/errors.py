@@ -1,11 +1,3 @@
-import difflib
-from collections.abc import Iterable
+from m6rec.config import InputError, did_you_mean
 
-
-class InputError(ValueError):
-    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
+__all__ = ["InputError", "did_you_mean"]

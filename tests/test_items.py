@@ -8,9 +8,8 @@ import torch
 from fixtures import small_model
 from torch import nn
 
-from m6rec.config import FUSIONS, MODALITIES, Config
+from m6rec.config import FUSIONS, MODALITIES, Config, InputError
 from m6rec.data.features import Features
-from m6rec.errors import InputError
 from m6rec.model.network import ItemEncoder, Network
 from m6rec.train import losses
 

@@ -19,10 +19,10 @@ import soundfile
 from PIL import Image
 
 import m6rec.data as d
+from m6rec.config import InputError
 from m6rec.data import features, image, sound
 from m6rec.data.features import MEDIA_LIMIT, Media, MediaWarning
 from m6rec.data.text import PAD, SPECIAL, Tokenizer
-from m6rec.errors import InputError
 
 TOKENIZER = Tokenizer.fit(["a red mug for coffee", "a blue coat & a hat"], 300, SPECIAL)
 

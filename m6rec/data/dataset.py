@@ -22,10 +22,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import MODALITIES
+from m6rec.config import MODALITIES, InputError, did_you_mean
 from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
 from m6rec.data.text import LONGEST
-from m6rec.errors import InputError, did_you_mean
 
 LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
 IDS = ("item_id", "user_id")

@@ -16,10 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES
+from m6rec.config import MODALITIES, InputError
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
-from m6rec.errors import InputError
 
 FILE_MODALITIES = {"image": image, "sound": sound}
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file

@@ -16,10 +16,10 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from m6rec.config import InputError
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
 from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
-from m6rec.errors import InputError
 
 HISTORY = 8
 RATINGS = {1: "hated", 2: "disliked", 3: "found fair", 4: "liked", 5: "loved"}

@@ -20,8 +20,8 @@ import pandas as pd
 import platformdirs
 import pooch
 
+from m6rec.config import InputError
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"

@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import tokenizers as hf
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
 PAD, UNK, MASK, BOS, EOS = range(5)

@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.errors import InputError
-
-FEW_KEYS = 8  # up to so many, one query's products by hand take half of the fused kernel's time
+from m6rec.config import Config, InputError
 
 
 class KVCache(NamedTuple):
@@ -45,15 +42,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     """
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
-    if not weights and mask is None and q.shape[-2] == 1 and k.shape[-2] <= FEW_KEYS:
-        logits = (q * k).sum(-1).movedim(-1, 0) / q.shape[-1] ** 0.5
-        p = logits.softmax(0).movedim(0, -1).unsqueeze(-1)
-        return Attended((p * v).sum(-2, keepdim=True), None)
     if not weights:
         return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits.masked_fill(~mask, -torch.inf)
     probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0
     return Attended(probabilities @ v, probabilities)
 
@@ -80,7 +73,7 @@ class Block(nn.Module):
     The gates are those of LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.norm = nn.RMSNorm(width)
@@ -89,7 +82,7 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width)
         self.ffn_norm = nn.RMSNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, expand * width), nn.GELU(), nn.Linear(expand * width, width))
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.ffn_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
@@ -97,16 +90,9 @@ class Block(nn.Module):
         return self._keys_values(self.norm(x), positions)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: KVCache | None = None,
-        adapter: Callable[[Tensor], Tensor] | None = None,
-        weights: bool = False,
-    ) -> Attended:
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: KVCache | None = None, weights: bool = False,
+    ) -> Attended:  # fmt: skip
         """One layer of `Stack.forward`."""
         normed = self.norm(x)
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
@@ -116,8 +102,8 @@ class Block(nn.Module):
         joined = attended.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
-        fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
-        return Attended(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), attended.weights, cache)
+        x = x + self.dropout(self.ffn(normed) * self.ffn_gate(normed).sigmoid())
+        return Attended(x, attended.weights, cache)
 
     def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
@@ -130,7 +116,7 @@ class Block(nn.Module):
 class Run(NamedTuple):
     states: Tensor  # (B, T, D) after the last of them
     caches: list[KVCache]  # of each layer: the `past` of the tokens that follow
-    weights: list[Tensor]  # of each layer (B, H, T, Tk), if they were asked for
+    weights: list[Tensor]  # of each layer (B, H, T, Tk), if asked for
 
 
 class Stack(nn.ModuleList):
@@ -142,27 +128,18 @@ class Stack(nn.ModuleList):
         super().__init__(block(config.width, config.heads, config.dropout) for _ in own)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: Sequence[KVCache] | None = None,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        first: int = 0,
-        last: int | None = None,
-        weights: bool = False,
-    ) -> Run:
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None, first: int = 0,
+        last: int | None = None, weights: bool = False,
+    ) -> Run:  # fmt: skip
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
         In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
         keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
-        adapters: one per layer, beside the feed-forward net.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            options = {"past": past[i] if past else None, "adapter": adapters[layer] if adapters else None}
-            found = self[layer % len(self)](run.states, mask, positions, keys=keys, weights=weights, **options)
-            run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
+            block, known = self[layer % len(self)], past[i] if past else None
+            out, seen, cache = block(run.states, mask, positions, keys=keys, past=known, weights=weights)
+            run = Run(out, [*run.caches, cache], [*run.weights, seen] if weights else [])
         return run

@@ -16,7 +16,7 @@ from m6rec.data import prompts as words
 from m6rec.data.dataset import Dataset
 from m6rec.data.prompts import Domain
 from m6rec.data.text import Prompt
-from m6rec.generate.beam import write
+from m6rec.generate import write
 from m6rec.train.text import Backbone
 
 Generated = Sequence[Sequence[str]]  # the segments that were generated, for each prompt

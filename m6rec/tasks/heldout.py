@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec import baselines
-from m6rec.config import Config, pick_device
+from m6rec.config import Config, InputError, pick_device
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.prompts import HISTORY, Domain, domain
 from m6rec.data.text import PAD, Prompt, pad
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.model.network import TextTransformer
 from m6rec.train.fit import train_epoch

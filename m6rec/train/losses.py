@@ -74,7 +74,7 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
     target = batch.item[has]
     if not count:
         items = network.encode_items().vectors
-        return FullPrediction(network.fuse(batch, items).state[has], items, target, network.codes >= 0)
+        return FullPrediction(network.fusion(batch, items).state[has], items, target, network.codes >= 0)
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
     used = torch.cat((target, negatives)).unique()
@@ -82,7 +82,7 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
     row[used] = torch.arange(len(used), device=used.device)
     items = network.encode_items(only=used).vectors
     context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
-    state = network.fuse(context, items).state[has]
+    state = network.fusion(context, items).state[has]
     logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
     return SampledPrediction(state, logits, target, negatives)
 
@@ -221,8 +221,8 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits, *_ = network.text_decoder.write(network.items, known, target[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
+    said, _ = network.text_decoder.write(network.items, known, target[:, :-1])
+    return F.cross_entropy(said.logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:

@@ -19,11 +19,11 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
+from m6rec.config import InputError
 from m6rec.data import Dataset, image, sound
-from m6rec.errors import InputError
 from m6rec.evaluate.statistics import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
-from m6rec.generate.beam import Step
+from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"

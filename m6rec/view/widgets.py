@@ -11,10 +11,10 @@ import ipywidgets
 import torch
 import traitlets
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.errors import InputError
 from m6rec.explain.explainers import Record, one
-from m6rec.generate.beam import generate
+from m6rec.generate import generate
 from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
 
