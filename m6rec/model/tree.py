@@ -14,8 +14,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from m6rec.config import Config, InputError
-from m6rec.model import masks
-from m6rec.model.attention import KVCache, Run, Stack
+from m6rec.model.attention import KVCache, Run, Stack, causal_mask
 
 ROUNDS = 12  # of k-means, at most
 
@@ -207,7 +206,7 @@ class DigitDecoder(nn.Module):
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
         x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
-        run = self.blocks(x, masks.causal(len(digits), state.device), positions)
+        run = self.blocks(x, causal_mask(len(digits), state.device), positions)
         states = state[:, None] + self.project(run.states)
         parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
         valid = self.tree.valid_nodes(allowed)
