@@ -1,4 +1,4 @@
-"""Every setting of a training, and three presets."""
+"""Every setting of a training, three presets, and the error for what does not fit."""
 
 import dataclasses
 import difflib
@@ -20,8 +20,12 @@ class InputError(ValueError):
     """The message names the value, what is wrong, and the fix; the command line exits with 2."""
 
 
+def nearest(word: str, known: Iterable[str], n: int = 3, cutoff: float = 0.0) -> list[str]:
+    return difflib.get_close_matches(word, known, n, cutoff)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = nearest(name, known, n=1, cutoff=0.4)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

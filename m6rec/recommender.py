@@ -237,9 +237,10 @@ class M6Rec:
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
-        content = self.preprocess(new, Media.open(media))
+        content = self.preprocess(new, Media(media) if media else None)
         model = copy.copy(self)
-        model.data, model.features, model._items = data, self.features.join(content), None
+        model.data, model._items = data, None
+        model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
