@@ -3,21 +3,18 @@
 Then what is made of it: written texts, a `Scorer` for `evaluate`, and late interaction served by `SegmentCache`.
 """
 
-import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
 from m6rec.data.dataset import Targets
 from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, PAD, SEP, SPECIAL, Prompt, Tokenizer, pad
-from m6rec.errors import InputError
 from m6rec.model.attention import Run
 from m6rec.model.network import Network, TextCache, TextOutput, TextTransformer
 from m6rec.train.text import SOURCE, Backbone
@@ -156,7 +153,7 @@ def search(
                 # No child is likelier than its parent: few of the other beams can have one among the likeliest.
                 least = scores.flatten(1).topk(size).values[:, -1:]
                 more = index[:, first:][last.scores[:, first:] > least]
-                scores = F.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
+                scores = nn.functional.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
                 scores.view(b * k, -1)[more] = children(level, more)[1]
         # Where the beam is wider than the possible nodes, its rest stays at -inf.
         keys, past, width = scores, run.caches, scores.shape[-1]
@@ -297,13 +294,13 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
 
     vocabulary = network.items.tokens.num_embeddings
     words = best_path(write_words(read, given, given, source_read.cache, length, len(SPECIAL), vocabulary, **options))
-    return F.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
+    return nn.functional.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
 
 
 def exact_scores(decoder: Any, state: Tensor) -> Tensor:
     """Log-likelihood of all items: states (B, D) -> (B, N). The beam is as wide as the tree."""
     tree = decoder.built_tree
-    n, rows = len(tree.leaf), max(1, MAX_PREFIXES // math.prod(tree.widths[:-1]))
+    n, rows = len(tree.leaf), max(1, MAX_PREFIXES // int(np.prod(tree.widths[:-1])))
     return torch.cat([generate(decoder, part, n, beam=len(tree.item)).table(n) for part in state.split(rows)])
 
 
@@ -383,7 +380,7 @@ class SegmentCache:
     def __init__(self, network: TextTransformer, local_layers: int, capacity: int = 4096):
         self.network, self.local_layers, self.capacity = network, local_layers, capacity
         self.hits = self.misses = 0
-        self._states: OrderedDict[tuple[int, bytes], Tensor] = OrderedDict()  # the least recent first
+        self._states: dict[tuple[int, bytes], Tensor] = {}  # the least recent first
 
     def __len__(self) -> int:
         return len(self._states)
@@ -408,9 +405,9 @@ class SegmentCache:
             computed = self.network.local(tokens[list(new.values())], self.local_layers)
             self._states |= {key: state.clone() for key, state in zip(new, computed, strict=True)}
         for key in keys:
-            self._states.move_to_end(key)
-        for _ in range(len(self._states) - self.capacity):
-            self._states.popitem(last=False)
+            self._states[key] = self._states.pop(key)
+        while len(self._states) > self.capacity:
+            del self._states[next(iter(self._states))]
         return torch.stack([self._states[key] for key in keys])
 
 

@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import MODALITIES, Config, pick_device
+from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory
+from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
 from m6rec.generate import Generated, Scorer, best_items, check_length, generate
@@ -87,7 +86,7 @@ class M6Rec:
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
-        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
 
         def validate(network: Network) -> float:
@@ -162,12 +161,12 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        past = contexts.past_events(self.data, code, history)
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
+        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
-        return Person(encoded, past.item.tolist(), new)
+        return Person(encoded, past["item"].tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, then of the person's new ones."""
@@ -238,9 +237,10 @@ class M6Rec:
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
-        content = self.preprocess(new, Media.open(media))
+        content = self.preprocess(new, Media(media) if media else None)
         model = copy.copy(self)
-        model.data, model.features, model._items = data, self.features.join(content), None
+        model.data, model._items = data, None
+        model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model

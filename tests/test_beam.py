@@ -13,7 +13,7 @@ from fixtures import small_model
 from m6rec import Config, InputError, evaluate
 from m6rec import generate as generation
 from m6rec.generate import best_items, exact_scores, generate
-from m6rec.model import masks
+from m6rec.model.attention import causal_mask
 from m6rec.model.tree import DigitDecoder, build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3})
@@ -77,7 +77,7 @@ def test_attention_comes_with_every_digit_and_is_that_of_all_digits_at_once():
     found = generate(decoder, state, 3, beam=5, trace=steps, weights=True)
     prefixes = decoder.tree.prefixes(found.items[:, 0])
     before = [state] + [state + decoder.nodes[level][prefixes[:, level]] for level in range(2)]
-    whole = decoder.blocks(torch.stack(before, 1), masks.causal(3), torch.arange(3), weights=True).weights
+    whole = decoder.blocks(torch.stack(before, 1), causal_mask(3), torch.arange(3), weights=True).weights
     at = torch.zeros(4, 1, dtype=torch.long)  # back from the best item to the root
     for level in (2, 1, 0):
         for seen, full in zip(steps[level].weights, whole, strict=True):

@@ -14,9 +14,8 @@ from fixtures import CONFIG, small_data
 
 import m6rec
 from m6rec import baselines
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.evaluate import Interpolation, Precomputed
-from m6rec.evaluate.ranking import coordinate_ascent
 from m6rec.generate import generate
 from m6rec.model.tree import build_tree
 from m6rec.runs import bench as table
@@ -84,7 +83,7 @@ def test_coordinate_ascent_ends_where_no_step_of_one_setting_is_better():
         tried.append(tuple(at.values()))
         return -((at["x"] - 3) ** 2) - (at["x"] - at["y"]) ** 2 / 2
 
-    assert coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
+    assert table.coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
     assert len(tried) == len(set(tried)) < 30
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.compress import Variants

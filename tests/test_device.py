@@ -19,9 +19,8 @@ from fixtures import small_data, small_model
 from notebook_rules import outputs
 
 import m6rec
-from m6rec.config import Config, pick_device, pick_precision
+from m6rec.config import Config, InputError, pick_device, pick_precision
 from m6rec.data.sources import home
-from m6rec.errors import InputError
 from m6rec.record import recorded
 from m6rec.runs.execute import read
 

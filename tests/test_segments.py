@@ -12,9 +12,9 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 import m6rec
+from m6rec.config import InputError
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
 from m6rec.generate import SegmentCache, score
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
@@ -61,12 +61,6 @@ def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented,
     torch.testing.assert_close(
         network.scores(windows._replace(source=source, candidates=wider), local_layers), together
     )
-
-
-def test_visits_come_back_with_one_more_event(segmented):
-    rows = segmented.repeat_requests(9, np.random.default_rng(0), times=4)
-    assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
-    assert np.isin(rows[:3], segmented.data.offsets).all()
 
 
 def test_the_baseline_counts_training_ratings_alone(segmented):

@@ -10,10 +10,9 @@ import torch
 from fixtures import TEXT, small_data
 
 import m6rec
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
-from m6rec.errors import InputError
 from m6rec.generate import begun, write
 from m6rec.model.network import TextTransformer
 from m6rec.tasks import text as tasks

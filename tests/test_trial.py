@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from fixtures import small_data
 
-from m6rec.config import MODALITIES
-from m6rec.errors import InputError
+from m6rec.config import MODALITIES, InputError
 from m6rec.explain.explainers import Reconstruction, captions, reconstruct
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import Bazaar, ColdStart, mean_logits, weights_by_dropping

@@ -1,5 +1,8 @@
 """Attention, written once: `attend` computes it, and masks say what may attend to what.
 
+Every network stacks the same `Block`: its masks tell it from others. They are Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True
+where the row's query may attend to the column's key.
+
 Rotary positions need no table, so that a served prefix can be cached and extended.
 """
 
@@ -7,11 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.errors import InputError
+from m6rec.config import Config, InputError
 
 
 class KVCache(NamedTuple):
@@ -44,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
     if not weights:
-        return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
+        return Attended(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
@@ -144,3 +145,60 @@ class Stack(nn.ModuleList):
             out, seen, cache = block(run.states, mask, positions, keys=keys, past=known, weights=weights)
             run = Run(out, [*run.caches, cache], [*run.weights, seen] if weights else [])
         return run
+
+
+def segment_mask(present: Tensor) -> Tensor:
+    """Tokens see all present ones of their segment: (B, T) -> (B, 1, 1, T)."""
+    return present[:, None, None, :]
+
+
+def item_mask(present: Tensor, modality: Tensor, fusion: str) -> Tensor:
+    """How an item's tokens see each other: present (N, L) bool, modality (L,) of each -> (N, 1, L or 1, L).
+
+    "joint": each sees all. "gated": its own modality only. "cross": itself and the other modalities.
+    """
+    if fusion == "joint":
+        return segment_mask(present)
+    same = modality[:, None] == modality
+    may = same if fusion == "gated" else ~same | torch.eye(len(modality), dtype=torch.bool, device=modality.device)
+    return may & segment_mask(present)
+
+
+def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
+    """A token sees itself and those before: (T, T)."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def unilm_mask(source: Tensor, target: Tensor, among: Tensor | None = None) -> Tensor:
+    """A bidirectional source, then an autoregressive target: UniLM (Dong et al. 2019, figure 1), M6-Rec section 3.1.
+
+    source (B, S), target (B, T) bool, where a token is present -> (B, 1, S + T, S + T). among (T, T): instead of
+    `causal_mask`.
+    """
+    s, t = source.shape[1], target.shape[1]
+    among = causal_mask(t, source.device) if among is None else among
+    see = torch.cat((among.new_ones(s + t, s), torch.cat((among.new_zeros(s, t), among))), 1)
+    return see & segment_mask(torch.cat((source, target), 1))
+
+
+def candidate_mask(source: Tensor, candidate: Tensor) -> Tensor:
+    """A candidate's tokens see the source and each other; the source sees itself.
+
+    source (B, S), candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
+    """
+    _, c, length = candidate.shape
+    own = torch.eye(c, dtype=torch.bool, device=source.device).repeat_interleave(length, 0)
+    return unilm_mask(source, candidate.flatten(1), own.repeat_interleave(length, 1))
+
+
+def target_mask(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) -> Tensor:
+    """A target sees the profile, as many events as its position says, and the fields of its own request.
+
+    profile (B, C), history (B, T), fields (B, Q, R) bool, position (B, Q) in events -> (B, 1, Q, C + T + Q·R). In
+    training, target t has position t: its own event is hidden from it.
+    """
+    q, r = fields.shape[1:]
+    before = torch.arange(history.shape[1], device=history.device) < position[..., None]  # (B, Q, T)
+    own = torch.eye(q, dtype=torch.bool, device=history.device).repeat_interleave(r, 1)  # (Q, Q·R)
+    see = profile[:, None].expand(-1, q, -1), before & history[:, None], own & fields.flatten(1)[:, None]
+    return torch.cat(see, -1).unsqueeze(1)

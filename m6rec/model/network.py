@@ -1,7 +1,7 @@
 """The model: items, context, digits, contents, and texts.
 
 - an item's text, image and sound tokens run through the local layers. Then an [ITEM] token attends to them and becomes
-  its vector; `masks.item` says how they fuse. A step encodes an item once for all events that hold it
+  its vector; `item_mask` says how they fuse. A step encodes an item once for all events that hold it
 - context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream* holds profile
   and events and never sees a request, so its cache serves every later one. The *target stream* has a token per target,
   which attends to the profile, to the events before it and to its own request: one pass answers all
@@ -11,22 +11,18 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Config, InputError
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
-from m6rec.model import masks
-from m6rec.model.attention import KVCache, Run, Stack
+from m6rec.model.attention import KVCache, Run, Stack, candidate_mask, item_mask, segment_mask, target_mask, unilm_mask
 from m6rec.model.tree import DigitDecoder, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of so many tokens: items fall into few groups
@@ -51,7 +47,7 @@ class Encoded(NamedTuple):
         Rows sum to 1, but for "cross", where the first modality is the query and has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
-        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
+        return weights @ nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
@@ -116,7 +112,7 @@ class ItemEncoder(nn.Module):
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
             mean = self._means(tokens.x, tokens)[0].mean(1)
             return Encoded(mean + self.bag(mean))
-        mask, positions = masks.item(tokens.present, tokens.modality, self.config.fusion), tokens.positions
+        mask, positions = item_mask(tokens.present, tokens.modality, self.config.fusion), tokens.positions
         x = self.local(tokens.x, mask, positions, last=-1).states
         # In the last local layer only [ITEM], at position 0, is a query.
         means, own = self._means(x, tokens)
@@ -171,7 +167,7 @@ class ItemEncoder(nn.Module):
 
 class Fused(NamedTuple):
     state: Tensor  # (B, Q, D)
-    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `masks.targets`
+    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `target_mask`
     history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
@@ -193,11 +189,12 @@ class ContextFusion(nn.Module):
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
-        width, table = config.width, partial(nn.Embedding, embedding_dim=config.width, padding_idx=0)
+        width = config.width
         self.start = nn.Parameter(torch.empty(width))  # always present, even without profile and history
-        self.value, self.gap = table(fields.value.size), table(fields.gap.size)
-        self.profile = nn.ModuleList(table(f.size) for f in fields.profile)
-        self.request = nn.ModuleList(table(f.size) for f in fields.request)
+        self.value = nn.Embedding(fields.value.size, width, padding_idx=0)
+        self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
+        self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
+        self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
         self.mode, self.recency = config.context_fusion, config.recency
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
@@ -211,13 +208,16 @@ class ContextFusion(nn.Module):
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """The history stream. Profile tokens see each other, events the profile and the past."""
         # Not by indexing: threads sum its gradient in an order that changes from run to run.
-        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
+        vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
-        profiled, happened = F.pad(context.profile > 0, (1, 0), value=True), context.item >= 0  # (B, C), (B, T)
-        mask = masks.unilm(profiled, happened)
+        profiled, happened = (
+            nn.functional.pad(context.profile > 0, (1, 0), value=True),
+            context.item >= 0,
+        )  # (B, C), (B, T)
+        mask = unilm_mask(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
@@ -243,7 +243,7 @@ class ContextFusion(nn.Module):
         positions = position - 1  # a target has the position of its last event
         profiled, happened = history.present.tensor_split([history.present.shape[1] + 1 - history.recent.shape[1]], 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
-        mask = masks.targets(profiled, happened, visible, position)
+        mask = target_mask(profiled, happened, visible, position)
         tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
         keys = tokens, positions.repeat_interleave(len(fields), 1)
         run = self.joint(x, mask, positions, keys=keys, past=history.caches, weights=weights)
@@ -280,20 +280,20 @@ class ContentDecoder(nn.Module):
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
         positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
-        x, caches = self._read(items, x, masks.unilm(tokens.present, present), positions)
+        x, caches = self._read(items, x, unilm_mask(tokens.present, present), positions)
         cache = TextCache(torch.cat((tokens.present, present), 1), caches)
         return TextOutput(x, x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, []), first
 
     def decode_step(self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor) -> TextOutput:
         """One more token (B, 1), at a position (1,)."""
         x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
-        x, caches = self._read(items, x, masks.segment(present), position, past.layers)
+        x, caches = self._read(items, x, segment_mask(present), position, past.layers)
         return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), [])
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
         tokens = items.embed(content, hidden)
-        x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
+        x, _ = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
     def _read(
@@ -400,7 +400,7 @@ class Network(nn.Module):
             parts.append(self.items(batch._replace(text=batch.text[:, :length]), modalities=used).vectors)
         order, row = torch.cat(rows), torch.empty_like(self.same)
         row[order] = torch.arange(len(order), device=order.device)
-        vectors = F.embedding(row[same], torch.cat(parts))  # not by indexing, as above
+        vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
     def extended(self, content: Features, vectors: Tensor) -> "Network":
@@ -472,7 +472,7 @@ class TextTransformer(nn.Module):
         positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
         x = self.blocks(x, mask, positions, last=-1).states
         at = torch.arange(len(x), device=self.device)[:, None], (number * present).argmax(1, keepdim=True)  # (B, 1)
-        run = self.blocks(x[at], masks.segment(present), positions[at], keys=(x, positions), first=-1)
+        run = self.blocks(x[at], segment_mask(present), positions[at], keys=(x, positions), first=-1)
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -484,12 +484,12 @@ class TextTransformer(nn.Module):
         if soft is not None:
             soft = (soft + self.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (n, D) -> (B, n, D)
             x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
+        return x, torch.cat((read, begun), 1), unilm_mask(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
         """More target tokens (B, T), as if by one `forward`. One row of `past` serves all rows of target."""
         target, read = target.to(self.device), past.present.expand(len(target), -1)
-        present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
+        present, mask = torch.cat((read, target != PAD), 1), unilm_mask(read, target != PAD)
         new = slice(read.shape[1], None)
         positions = positions_of(present)[:, new]
         run = self.blocks(self.embed(target, TARGET), mask[:, :, new], positions, past=past.layers, weights=weights)
@@ -527,7 +527,7 @@ class TextTransformer(nn.Module):
         tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once
         present, positions = tokens != PAD, torch.arange(tokens.shape[1], device=tokens.device)
         present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
-        run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
+        run = self.blocks(self.embed(tokens), segment_mask(present), positions, last=layers)
         return run.states.index_select(0, rows)
 
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
@@ -535,7 +535,7 @@ class TextTransformer(nn.Module):
         (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
-        mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
+        mask = candidate_mask(present[:, :source].flatten(1), present[:, source:])
         positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
         first, keys = slice(source * length, None, length), None  # candidates' first tokens: scores are read there
         for layer in range(local_layers, self.depth):

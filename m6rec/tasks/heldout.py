@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from m6rec.config import MODALITIES
+from m6rec.config import MODALITIES, InputError
 from m6rec.data import Dataset, bazaar, load
 from m6rec.data.context import encode_events
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec

@@ -20,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config, pick_device
+from m6rec.config import Config, InputError, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
-from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
@@ -87,7 +86,8 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    rows = fit(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
+    read = (part.tolist() for domain in domains for part in domain[1:])
+    rows = fit(network, stage, config, whole, *read, keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config)

@@ -26,8 +26,7 @@ from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.sources import home, load
 from m6rec.generate import Trie, generate
-from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, Run, Stack
+from m6rec.model.attention import Block, KVCache, Run, Stack, causal_mask
 from m6rec.model.tree import semantic_ids
 
 CHANNELS = 64  # of an item's content
@@ -110,7 +109,7 @@ class TigerNetwork(SASRecNetwork):
         """Logits of every digit of items, all levels in one pass: (n, D), (n,) -> G × (n, codes)."""
         before = [table(digit) for table, digit in zip(self.embedding[:-1], self.digits[items].T, strict=False)]
         x = torch.stack((state, *before), 1)  # (n, G, D)
-        positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
+        positions, mask = torch.arange(x.shape[1], device=x.device), causal_mask(x.shape[1], x.device)
         x = self.decoder_norm(self.decoder(x, mask, positions).states)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.embedding)]
 
