@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import InputError
@@ -154,7 +153,7 @@ def search(
                 # No child is likelier than its parent: few of the other beams can have one among the likeliest.
                 least = scores.flatten(1).topk(size).values[:, -1:]
                 more = index[:, first:][last.scores[:, first:] > least]
-                scores = F.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
+                scores = nn.functional.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
                 scores.view(b * k, -1)[more] = children(level, more)[1]
         # Where the beam is wider than the possible nodes, its rest stays at -inf.
         keys, past, width = scores, run.caches, scores.shape[-1]
@@ -295,7 +294,7 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
 
     vocabulary = network.items.tokens.num_embeddings
     words = best_path(write_words(read, given, given, source_read.cache, length, len(SPECIAL), vocabulary, **options))
-    return F.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
+    return nn.functional.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
 
 
 def exact_scores(decoder: Any, state: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from m6rec.config import InputError
@@ -469,8 +468,8 @@ def agreement(
     U: users with three tokens or more beside the start.
     """
     targets = list(_targets(model, contexts, least=4))
-    pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}
-    return {name: np.array([spearmanr(*pair).statistic for pair in both]) for name, both in pairs.items()}
+    both = {n: [np.stack([e(m, *t)[1:] for m in (model, other)], 1) for t in targets] for n, e in explainers.items()}
+    return {n: np.array([pd.DataFrame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}
 
 
 def _copied(model: Model) -> Model:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import Config, InputError
@@ -46,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
     if not weights:
-        return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
+        return Attended(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)

@@ -11,12 +11,10 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config, InputError
@@ -49,7 +47,7 @@ class Encoded(NamedTuple):
         Rows sum to 1, but for "cross", where the first modality is the query and has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
-        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
+        return weights @ nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
@@ -191,11 +189,12 @@ class ContextFusion(nn.Module):
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
-        width, table = config.width, partial(nn.Embedding, embedding_dim=config.width, padding_idx=0)
+        width = config.width
         self.start = nn.Parameter(torch.empty(width))  # always present, even without profile and history
-        self.value, self.gap = table(fields.value.size), table(fields.gap.size)
-        self.profile = nn.ModuleList(table(f.size) for f in fields.profile)
-        self.request = nn.ModuleList(table(f.size) for f in fields.request)
+        self.value = nn.Embedding(fields.value.size, width, padding_idx=0)
+        self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
+        self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
+        self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
         self.mode, self.recency = config.context_fusion, config.recency
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
@@ -209,12 +208,15 @@ class ContextFusion(nn.Module):
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """The history stream. Profile tokens see each other, events the profile and the past."""
         # Not by indexing: threads sum its gradient in an order that changes from run to run.
-        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
+        vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
-        profiled, happened = F.pad(context.profile > 0, (1, 0), value=True), context.item >= 0  # (B, C), (B, T)
+        profiled, happened = (
+            nn.functional.pad(context.profile > 0, (1, 0), value=True),
+            context.item >= 0,
+        )  # (B, C), (B, T)
         mask = unilm_mask(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
@@ -398,7 +400,7 @@ class Network(nn.Module):
             parts.append(self.items(batch._replace(text=batch.text[:, :length]), modalities=used).vectors)
         order, row = torch.cat(rows), torch.empty_like(self.same)
         row[order] = torch.arange(len(order), device=order.device)
-        vectors = F.embedding(row[same], torch.cat(parts))  # not by indexing, as above
+        vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
     def extended(self, content: Features, vectors: Tensor) -> "Network":

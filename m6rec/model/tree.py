@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
@@ -204,7 +203,9 @@ class DigitDecoder(nn.Module):
         allowed (N,) bool: the only positives and negatives.
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
-        digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
+        digits = [state] + [
+            state + nn.functional.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)
+        ]
         x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
         run = self.blocks(x, causal_mask(len(digits), state.device), positions)
         states = state[:, None] + self.project(run.states)
@@ -216,7 +217,7 @@ class DigitDecoder(nn.Module):
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
         """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W)."""
-        x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
+        x = state if level == 0 else state + nn.functional.embedding(parent, self.nodes[level - 1])
         run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
@@ -231,6 +232,6 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            own = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
-            logits = torch.einsum("bd,bwd->bw", states, own) + F.embedding(parent, bias)
+            own = nn.functional.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
+            logits = torch.einsum("bd,bwd->bw", states, own) + nn.functional.embedding(parent, bias)
         return logits.masked_fill(~valid.index_select(0, parent), -torch.inf)

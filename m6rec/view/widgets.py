@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 import ipywidgets
-import pandas as pd
 import torch
 import traitlets
 
@@ -67,7 +66,8 @@ class Panel:
         return self
 
     @property
-    def data(self) -> pd.DataFrame:
+    def data(self) -> object:
+        """The picture's table."""
         return self.picture.data
 
     @property
@@ -181,8 +181,7 @@ class ContextWhatIf(Panel):
         self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
         for name, field in self.fields.items():  # code 0: not known
             words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
-            options = [(plain(value, 40), code) for code, value in enumerate(words)]
-            controls[name] = slider(field.name, options, self.given[name])
+            controls[name] = slider(field.name, [(plain(w, 40), c) for c, w in enumerate(words)], self.given[name])
         marks = {f"mask_{m}": f"without {m}" for m in self.modalities}
         marks |= {f"without_{i}": f"without {i}. {self.titles[code]}" for i, code in enumerate(self.events, 1)}
         fit = ipywidgets.Layout(width="auto")
