@@ -1,6 +1,5 @@
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -87,7 +86,10 @@ class M6Rec:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
+        sizes = {"length": config.history, "batch": config.batch}
+
+        def batches(rng: np.random.Generator) -> Iterator[Context]:
+            return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -95,7 +97,7 @@ class M6Rec:
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return loss(network, batch, config, content, near, rng)
 
-        return Stage(name, epochs, lambda rng: batches(rng=rng), teach, validate, losses.loss_weights(config))
+        return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
 
     def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
