@@ -120,10 +120,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_hash(notebook: str | Path) -> str:
-    """A hash of a notebook's code cells, without comments, and of the package's code that they can reach.
-
-    InputError for what is no notebook, or no Python.
-    """
+    """A hash of a notebook's code, without comments, and of all of the package that it can reach."""
     try:
         cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
