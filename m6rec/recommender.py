@@ -9,7 +9,7 @@ import torch
 
 from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory
+from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
@@ -85,7 +85,7 @@ class M6Rec:
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
-        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         sizes = {"length": config.history, "batch": config.batch}
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
@@ -163,12 +163,12 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        past = contexts.past_events(self.data, code, history)
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
+        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
-        return Person(encoded, past.item.tolist(), new)
+        return Person(encoded, past["item"].tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, then of the person's new ones."""

@@ -15,7 +15,7 @@ import torch
 
 from m6rec.cache import PACKAGE, code_key, whole
 from m6rec.config import InputError
-from m6rec.evaluate.statistics import mean_interval, ratio_interval
+from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
 
