@@ -12,8 +12,8 @@ import torch
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-DERIVED_FEATURES = ("season", "session", "pace", "tastes")
-COLUMN_TYPES = ("categorical", "number", "time", "text")
+DERIVED_FEATURES = ("season", "session", "pace")
+COLUMN_TYPES = ("categorical", "number")
 
 
 class InputError(ValueError):
@@ -50,10 +50,9 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events so far), pace (seconds per event in it), tastes (the last items' shared word)
+    # Some of: season, session (its events so far), pace (seconds per event in it)
     derived_features: tuple[str, ...] = ()
-    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
-    # TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}, where "categorical" or "number" is not clear.
     columns: tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
     vocabulary: int = 2048  # V

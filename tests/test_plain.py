@@ -16,7 +16,7 @@ from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
-from m6rec.evaluate.ranking import _bag, diversity
+from m6rec.evaluate import _bag, diversity
 from m6rec.model.network import TextTransformer
 from m6rec.train.text import Adapter
 
@@ -110,7 +110,7 @@ def test_no_script_is_unknown_where_the_texts_are_not_all_latin(special):
         ids = tokenizer.ids(text)
         assert UNK not in ids and tokenizer.bpe.decode(list(ids)) == text.lower()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(f"{folder}/tokenizer.json")
+        tokenizer.bpe.save(f"{folder}/tokenizer.json")
         assert Tokenizer.from_file(f"{folder}/tokenizer.json").ids("映画") == tokenizer.ids("映画")
     latin = Tokenizer.fit(TEXTS * 3, 400, special)  # nothing would be learnt of the bytes, and nothing is added
     assert latin.bpe.token_to_id(BYTES[0]) is None and UNK in latin.ids("夜")

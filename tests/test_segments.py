@@ -63,12 +63,6 @@ def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented,
     )
 
 
-def test_visits_come_back_with_one_more_event(segmented):
-    rows = segmented.repeat_requests(9, np.random.default_rng(0), times=4)
-    assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
-    assert np.isin(rows[:3], segmented.data.offsets).all()
-
-
 def test_the_baseline_counts_training_ratings_alone(segmented):
     item, liked = int(segmented.item[segmented.test[0, 0]]), segmented.liked
     mine = (segmented.item == item) & segmented.is_train

@@ -231,7 +231,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
         part.mkdir()
         _save_tensors(network.state_dict(), part / WEIGHTS)
         if tokenizer:
-            tokenizer.save(part / "tokenizer.json")
+            tokenizer.bpe.save(str(part / "tokenizer.json"))
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 

@@ -4,7 +4,7 @@ Targets of -1 count nowhere, and items outside the training set are no negatives
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context
-from m6rec.data.cooccurrence import Neighbourhood
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
@@ -40,7 +39,7 @@ def loss_weights(config: Config) -> dict[str, float]:
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
-Smoothed = Neighbourhood | None  # the items over which each target is smoothed
+Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
 
 
 def pretraining(
@@ -129,7 +128,8 @@ def full_softmax(
         loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, options=parts)
         if near is None:
             return loss
-        shared = F.embedding_bag(near.item[target], items, per_sample_weights=near.share[target], mode="sum")  # (n, D)
+        near, shares = (part[target] for part in near)  # (n, K)
+        shared = F.embedding_bag(near, items, per_sample_weights=shares, mode="sum")  # (n, D)
         return loss + (state * (F.embedding(target, items) - shared)).sum(1).mean()  # shares add up to 1
 
 

@@ -86,7 +86,8 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    rows = fit(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
+    read = (part.tolist() for domain in domains for part in domain[1:])
+    rows = fit(network, stage, config, whole, *read, keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config)

@@ -39,7 +39,6 @@ class Tiger(Sequential):
     codes: of each level of k-means. mask_seen: what was seen is closed in the trie.
     """
 
-    name = "TIGER"
     codes: int = 256
     beam: int = 50
     mask_seen: bool = True
