@@ -6,7 +6,7 @@ Variants of one seed begin from one network of full depth, and are compared afte
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -49,11 +49,6 @@ class Variants:
 
     def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
-
-    def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
-        """Networks of these depths, and how many layers of each are local."""
-        late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
-        return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
         return self.train("full", self._base(), exit_losses)

@@ -148,15 +148,10 @@ def _fit(
 
 
 def train_epoch(
-    network: nn.Module,
-    optimizer: Optimizer,
-    batches: Iterable,
-    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
-    weights: Mapping[str, float] = {},
-    dtype: torch.dtype = torch.float32,
-    clip: float | None = None,
+    network: nn.Module, optimizer: Optimizer, batches: Iterable, losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    weights: Mapping[str, float] = {}, dtype: torch.dtype = torch.float32, clip: float | None = None,
     after: Callable[[], object] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: of each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()

@@ -6,7 +6,6 @@ Pretraining writes what follows and fills in hidden spans, for all domains in on
 - prompt: soft tokens before the source; the frozen output reads the answer, as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
-- adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
 """
 
@@ -30,10 +29,9 @@ from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Step sizes for at most FEW examples, and for more: of two to four the best by AUC in validation. The head's was
-# not searched, and adapters take the option-adapters'.
+# Step sizes for at most FEW examples, and for more: of two to four the best by AUC in validation (but for the head).
 METHODS = {
-    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
+    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3),
     "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
 }  # fmt: skip
 FEW = 1000
@@ -180,8 +178,7 @@ class LowRank(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
         super().__init__()
-        self.linear = linear
-        self.down = nn.Linear(linear.in_features, rank, bias=False)
+        self.linear, self.down = linear, nn.Linear(linear.in_features, rank, bias=False)
         self.up = nn.Linear(rank, linear.out_features, bias=False)
         nn.init.zeros_(self.up.weight)
 
@@ -206,7 +203,7 @@ class Classifier(nn.Module):
             self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
             self.head.requires_grad_(False).weight.copy_(starts)
             nn.init.zeros_(self.head.bias)
-        if method.endswith("adapter"):
+        if method == "option_adapter":
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
         if method == "lora":
             for block in self.backbone.blocks:
@@ -234,17 +231,9 @@ class Classifier(nn.Module):
 
 
 def adapt(
-    made: Backbone,
-    method: str,
-    data: Examples,
-    classes: Sequence[str],
-    *,
-    passes: int = 2,
-    least: int = 60,
-    batch: int = 64,
-    seed: int = 0,
-    keep: bool = False,
-) -> Classifier:
+    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
+    batch: int = 64, seed: int = 0, keep: bool = False,
+) -> Classifier:  # fmt: skip
     """Train a copy of a backbone to tell `classes` apart, by one of METHODS, and keep the averaged weights of the end.
 
     classes: a few words each. passes over the examples, but at `least` so many steps. keep: in the cache. InputError
