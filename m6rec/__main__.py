@@ -5,19 +5,16 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 import m6rec
-from m6rec.errors import InputError
-from m6rec.recommender import M6Rec
+from m6rec import InputError, M6Rec
+from m6rec.generate.beam import check_length
+from m6rec.generate.scorer import METHODS, check_method
 from m6rec.runs import execute
 
-app = typer.Typer(
-    help="m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+Words = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what is written.")]
 
 
@@ -31,28 +28,24 @@ def main() -> None:
         sys.exit(2)
 
 
-def folder() -> Path:
-    """notebooks/ of the clone that holds this package, else of the working directory."""
+def notebooks(names: list[str] | None) -> list[Path]:
+    """Of the clone that holds this package, else of the working directory."""
     clone = Path(__file__).resolve().parents[1] / "notebooks"
-    return clone if clone.is_dir() else Path("notebooks").absolute()
-
-
-def find(names: list[str] | None) -> list[Path]:
-    return execute.find(folder(), names)
+    return execute.find(clone if clone.is_dir() else Path("notebooks").absolute(), names)
 
 
 @app.callback(invoke_without_command=True)
 def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Generative pretrained, multimodal, context-aware recommendations, in notebooks."""
     if version:
         print(f"m6rec {m6rec.__version__}")
 
 
 @app.command()
-def run(words: Pairs = None, out: Out = Path("runs")) -> None:
+def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    done = execute.run_all(find(names), out, execute.assignments(given))
-    ok = all(execution.ok for execution in done)
+    ok = all(done.ok for done in execute.run_all(notebooks(names), out, execute.assignments(given)))
     if ok and not words:
         recommend(user="196")
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
@@ -67,11 +60,11 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
-    path = Path(notebook) if Path(notebook).is_file() else find([notebook])[0]
+    path = Path(notebook) if Path(notebook).is_file() else notebooks([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
     ends = execute.sweep(path, values, out, jobs=jobs)
     print(f"The table of finished runs: {out / 'results.csv'}")
-    raise typer.Exit(int(not {*ends.values()} <= {"finished", "finished before"}))
+    raise typer.Exit(int(any(not end.startswith("finished") for end in ends.values())))
 
 
 @app.command()
@@ -83,32 +76,26 @@ def recommend(
     data: Annotated[str, typer.Option(help="Data set.")] = "ml-100k",
     preset: Annotated[str, typer.Option(help="Size of the model.")] = "tiny",
     checkpoint: Annotated[Path | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
-    method: Annotated[str, typer.Option(help="generated, dense or hybrid.")] = "generated",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "generated",
 ) -> None:
     """Recommend for a known user or for a history given on the spot."""
     if (user is None) == (not history):
         raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
-    if method not in ("generated", "dense", "hybrid"):
-        raise InputError(f"method={method} is unknown: use generated, dense or hybrid.")
+    check_method(method)
     loaded = m6rec.load(data)
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
-    if not 1 <= k <= loaded.n_items:
-        raise InputError(f"k={k} does not fit: {data} has {loaded.n_items} items, so take 1 to {loaded.n_items}.")
-    if not checkpoint:  # bad input fails before a minute of training
-        M6Rec(loaded, preset=preset).person(**asked)
-    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec.cached(loaded, preset=preset)
+    check_length(k, loaded.n_items)
+    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec(loaded, preset)
+    person = model.person(**asked)  # bad input fails before a minute of training
     if user is not None:
-        last = model.person(**asked).history[-10:]
-        _print_items(loaded.items.iloc[last], f"the last of user {user}, oldest first")
-    found = model.recommend(**asked, k=k, method=method)
-    _print_items(found, f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}")
+        print_items(f"the last of user {user}, oldest first", loaded.items.iloc[person.history[-10:]])
+    found = (model if checkpoint else M6Rec.cached(loaded, preset)).recommend(**asked, k=k, method=method)
+    print_items(f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}", found)
 
 
-def _print_items(items: pd.DataFrame, title: str) -> None:
-    scores = items["score"].map("  {:.3f}".format) if "score" in items else [""] * len(items)
-    rows = (
-        f"{place:3}  {name}{score}" for place, (name, score) in enumerate(zip(items["title"], scores, strict=True), 1)
-    )
+def print_items(title: str, items) -> None:
+    score = "  {0.score:.3f}" if "score" in items else ""
+    rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
     for line in (title, *rows):
         print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal
 

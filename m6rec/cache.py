@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
-T = TypeVar("T")
 PART = ".m6rec-"  # begins the names of temporary files
 SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
 # The fingerprint of a data set covers its loading, and explanations do not train.
@@ -32,8 +30,8 @@ def whole(path: str | Path) -> Iterator[Path]:
             os.replace(file, path / file.name if path.is_dir() else path)
 
 
-def cached(path: Path, make: Callable[[], T], save: Callable[[T, Path], object], load: Callable[[Path], T | None]) -> T:
-    """What was kept under `path`, or is made now while others wait. None from `load`: it is damaged, and made anew."""
+def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
+    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{PART}{path.name}.lock")
     with FileLock(lock):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -18,39 +17,33 @@ DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run's settings. `InputError` for an unknown name or for numbers that do not fit together."""
 
     # --- the network
-    width: int = 64  # D, channels of every token
-    heads: int = 2  # H, a divisor of the width
-    local_layers: int = 1  # blocks inside one item, over its tokens. 0: a bag of them
+    width: int = 64  # D
+    heads: int = 2  # H
+    local_layers: int = 1  # blocks over one item's tokens. 0: a bag of them
     joint_layers: int = 2  # blocks over profile, history and target
     decoder_layers: int = 1  # blocks over the digits, or over text
     dropout: float = 0.2  # share of channels, before and after each sub-layer
     history: int = 100  # T, the most recent events that are encoded
-    # A target begins with a mean of the events: how much less each counts than the next. 0: the last event alone.
-    recency: float = 0.8
+    recency: float = 0.8  # a target begins with a mean of the events, each this much of the next. 0: the last alone
     # --- what it encodes
     identity: bool = True  # an ID embedding for every known item. Off: content alone, as in the paper
-    identity_dropout: float = 0.0  # share of items without it in a training step
     modalities: tuple[str, ...] = MODALITIES
-    # How [ITEM] attends in the last local layer: "joint" (to all tokens), "gated" (to each modality apart) or "cross"
-    # (from text to the others).
-    fusion: str = "joint"
+    fusion: str = "joint"  # [ITEM] attends to all tokens; "gated": to each modality apart; "cross": from text to others
     modality_dropout: float = 0.1  # chance that a modality of an item is dropped; one always stays
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events before the request), pace (seconds per event in it), tastes (the word that
-    # the last items' texts share).
+    # Some of: season, session (its events so far), pace (seconds per event in it), tastes (the last items' shared word)
     derived_features: tuple[str, ...] = ()
-    # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
-    # season) or text (its top TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
+    # TF-IDF word). Others are numbers or categories.
     columns: tuple[tuple[str, str], ...] = ()
-    # "attention" (a request is added, and its tokens are attended to), "gating" or "adding"
-    context_fusion: str = "attention"
+    context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
     # --- semantic IDs
@@ -60,37 +53,32 @@ class Config:
     pretrain_epochs: int = 15  # passes over all training events (0: `item_epochs` alone)
     finetune_epochs: int = 5  # more passes, with the digits' losses added
     batch: int = 64  # B, sequences per step
-    learning_rate: float = 1e-3  # of AdamW after the warm-up
+    learning_rate: float = 1e-3  # of AdamW
     weight_decay: float = 0.01  # of AdamW, decoupled
     average: float = 0.99  # decay per step of the weights' moving average, which is validated and kept
     patience: int = 3  # validations without a better NDCG@10 that end training
-    validate_every: int = 5
+    validate_every: int = 5  # epochs
     item_epochs: int = 0  # passes over the items' contents alone, before the first event
-    # Of the text-infilling loss, captions included. Events alone rank best: with it, a tenth of the NDCG@10 is lost.
-    infill_weight: float = 0.0
+    infill_weight: float = 0.0  # of text infilling, captions included: it costs a tenth of the NDCG@10
     patch_weight: float = 0.2  # of masked image and sound patches
     align_weight: float = 0.1  # of the contrast between an item's modalities
     teacher_weight: float = 1.0  # of the dense head's distillation into the digits
-    # Standard deviation of the ID embeddings, which start from the items' co-occurrence (`cooccurrence.spectral`); with
-    # identity=False, of the vectors that contents learn to predict in `item_epochs`. 0: small random vectors, and no
-    # prediction.
+    # Standard deviation of the items' `cooccurrence.spectral` vectors: ID embeddings start there, or, with
+    # identity=False, contents learn to predict them in `item_epochs`. 0: neither.
     spectral: float = 0.1
     smoothing: float = 0.2  # share of a target's probability for co-occurring items; none with `negatives`
-    # Per step, for the softmax and the distillation. 0: the full softmax, but 2,048 above 50,000 items.
-    negatives: int = 0
+    negatives: int = 0  # per step, of the softmax and the distillation. 0: all items, but 2,048 above 50,000
     seed: int = 0  # of initialisation, order and dropout
     device: str = "auto"  # see `pick_device`
-    # "fp32", "bf16" (weights, softmax and losses stay in 32 bits) or "auto": bf16 on a GPU that has it. Lists
-    # are made in 32 bits: in 16, scores would tie.
+    # "fp32", "bf16" or "auto": bf16 on a GPU that has it. Weights, losses and lists are in 32 bits: in 16, scores tie.
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("modalities", "derived_features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
-        for holds, sentence in self._checks():
-            if not holds:
-                raise InputError(f"{sentence}.")
+        if wrong := next((sentence for holds, sentence in self._checks() if not holds), ""):
+            raise InputError(f"{wrong}.")
 
     def _checks(self) -> Iterator[tuple[object, str]]:
         values = self.to_dict()
@@ -104,13 +92,11 @@ class Config:
                 low = _LOWEST.get(name, 0)
                 yield value >= low, f"{name}={value} is too small: it starts at {low}"
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
-        yield _is_device(self.device), f'device="{self.device}" is unknown: take "auto", "cpu" or "cuda"'
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
-        unmet = "identity=False and modalities=() leave nothing to encode"
-        yield self.identity or self.modalities, f"{unmet}: switch one on"
-        unmet = f'local_layers=0 has no layer for fusion="{self.fusion}"'
-        yield self.local_layers or self.fusion == "joint", f'{unmet}: take fusion="joint"'
+        yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
+        fits, split = self.local_layers or self.fusion == "joint", f'local_layers=0 has no layer for "{self.fusion}"'
+        yield fits, f'{split}: take fusion="joint"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
@@ -118,9 +104,9 @@ class Config:
         if name not in PRESETS:
             raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in changes:
-            if key not in known:
-                raise InputError(f"Config has no {key}{did_you_mean(key, known) or ': it has ' + ', '.join(known)}.")
+        if unknown := [key for key in changes if key not in known]:
+            near = did_you_mean(unknown[0], known) or f": it has {', '.join(known)}"
+            raise InputError(f"Config has no {unknown[0]}{near}.")
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:
@@ -137,10 +123,7 @@ _KNOWN = {
     "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
     "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
 }  # fmt: skip
-_SHARES = (  # below 1
-    "dropout", "identity_dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing",
-    "recency",
-)  # fmt: skip
+_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
 _LOWEST = {  # of the others it is 0
     "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
     "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,
@@ -153,15 +136,8 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def _is_device(name: str) -> bool:
-    try:
-        return name == "auto" or bool(torch.device(name))
-    except RuntimeError:
-        return False
-
-
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where there is none."""
+    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where it is none."""
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,20 +1,19 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from m6rec.config import MODALITIES, Config, pick_device
 from m6rec.data import context as contexts
-from m6rec.data import features
 from m6rec.data.context import Context, EventCodes, Fields, UserHistory
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.data.features import FILE_MODALITIES, Features, Media
+from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
 from m6rec.errors import InputError
@@ -48,70 +47,59 @@ class M6Rec:
         fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
     ):  # fmt: skip
         """fitted: the fields and tokenizer of a saved model."""
-        self.data, self.config, self.split = data, config or Config.preset(preset, **changes), data.split()
+        config = config or Config.preset(preset, **changes)
+        self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         self.fields, self.tokenizer = fitted or (
-            Fields.fit(data, self.split, self.config),
-            Tokenizer.fit(data.items["text"].iloc[trained], self.config.vocabulary, SPECIAL),
+            Fields.fit(data, self.split, config),
+            Tokenizer.fit(data.items["text"].iloc[trained], config.vocabulary, SPECIAL),
         )
         self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
-        torch.manual_seed(self.config.seed)
-        known, self.device = np.isin(np.arange(data.n_items), trained), pick_device(self.config.device)
-        self.network = Network(self.config, self.fields, self.features, len(self.tokenizer), known)
-        self.network.to(self.device).eval()
-        if self.config.spectral and (self.config.identity or self.config.item_epochs) and not fitted:
+        torch.manual_seed(config.seed)
+        known = np.isin(np.arange(data.n_items), trained)
+        self.network = Network(config, self.fields, self.features, len(self.tokenizer), known).to(self.device).eval()
+        if config.spectral and (config.identity or config.item_epochs) and not fitted:
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
-        self._codes: dict[str, EventCodes] = {}
-        self._items: Tensor | None = None
+        self._items: torch.Tensor | None = None
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Learn an item's missing text and patches, and the next event of every prefix; then grow the tree.
+        """Learn what is missing of items, and the next event of every prefix; then grow the tree.
 
-        options: `folder`, `resume` and `on_epoch` of `m6rec.train.fit`.
-        Source: M6-Rec section 3.1; the source document's section 3.1.1.
+        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            folder = options.get("folder") and Path(options["folder"])
-            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
-            self._train(self._items_stage(), {**options, **beside})
+            self._train(self._items_stage(), {"keep": options.get("keep", False)})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
         vectors, digits = self.item_vectors(), self.network.digits
         digits.init_from_tree(build_tree(vectors.cpu().numpy(), digits.widths, self.config.seed), vectors)
         return rows
 
-    def fine_tune(self, task: str = "next", **options: object) -> list[Epoch]:
+    def fine_tune(self, **options: object) -> list[Epoch]:
         """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2."""
-        if task != "next":
-            raise InputError(f'task="{task}" is unknown: take "next".')
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
-        epochs = self.config.finetune_epochs
-        stage = self.stage("fine_tune", epochs, losses.finetuning, "generated")
+        stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
         return self._train(stage, {"start": self._pretrained, **options})
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
-        sizes = {"length": config.history, "batch": config.batch}
+        batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        return Stage(
-            name,
-            epochs,
-            lambda rng: contexts.training_batches(data, split, self.codes, **sizes, rng=rng),
-            lambda network, batch, rng: loss(network, batch, config, content, near, rng),
-            validate,
-            losses.loss_weights(config),
-        )
+        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+            return loss(network, batch, config, content, near, rng)
 
-    def _spectral(self) -> Tensor:
+        return Stage(name, epochs, lambda rng: batches(rng=rng), teach, validate, losses.loss_weights(config))
+
+    def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
@@ -119,12 +107,10 @@ class M6Rec:
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
         if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
-            raise InputError(
-                "item_epochs needs something to teach: modalities, and infill, patch or align_weight > 0, "
-                "or spectral > 0 without ID embeddings."
-            )
+            taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
+            raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
-        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
+        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
@@ -150,8 +136,8 @@ class M6Rec:
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
-        to ignore, such as ("image",). explain: adds `reason` and the share of the effect that it covers. `InputError`
-        for an unknown user, item, field or method, and for a k that is too large.
+        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for an unknown user,
+        item, field or method, and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -160,8 +146,7 @@ class M6Rec:
         table.insert(0, "rank", np.arange(1, k + 1))
         table["score"] = found.scores[0].cpu().numpy().astype(float)
         if explain:
-            vectors = self.item_vectors(person.new, drop=drop)
-            given = reasons(self, person.context, codes, vectors=vectors)
+            given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -182,7 +167,7 @@ class M6Rec:
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
         encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
-        new = [item for item in (() if history is None else history) if isinstance(item, Mapping)]
+        new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
         return Person(encoded, past.item.tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
@@ -194,7 +179,7 @@ class M6Rec:
         state = self.fuse(person.context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def candidates(self, history: Sequence[int], k: int) -> Tensor:
+    def candidates(self, history: Sequence[int], k: int) -> torch.Tensor:
         """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
@@ -205,14 +190,10 @@ class M6Rec:
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """Raw items -> text tokens, image and sound patches. The source document's section 3.2.1.
-
-        items: a frame with text, image and sound as in `Dataset`, or texts.
-        """
-        if not isinstance(items, pd.DataFrame):
-            items = pd.DataFrame({"text": list(items)})
+        """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
+        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
         folder = home() / "features" if cache else None
-        content = features.preprocess(items, media, self.tokenizer, self.config.text_length, folder)
+        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(
@@ -222,7 +203,7 @@ class M6Rec:
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
-    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
+    def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         return self.network.fuse(context.to(self.device), items, weights=weights)
@@ -235,15 +216,15 @@ class M6Rec:
         """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, **options)
 
-    def scores(self, users: Targets) -> Tensor:
+    def scores(self, users: Targets) -> torch.Tensor:
         """All items' dense scores -> (B, N)."""
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
-    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
-        """(N, D) vectors of the catalogue, kept per set of weights, and behind them those of new items.
+    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> torch.Tensor:
+        """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
 
-        new: dicts with some of title, text, image and sound (a path or bytes).
+        Their image and sound may be a path or bytes.
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -251,35 +232,27 @@ class M6Rec:
         items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
-        content = self.preprocess(features.table(new), cache=False).drop(*drop).to(self.device)
+        content = self.preprocess(table(new), cache=False).drop(*drop).to(self.device)
         return torch.cat((items, network.items(content).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
-        """This model with more items, known by their content alone, on free leaves near what they resemble.
-
-        items: as in `Dataset.from_frames`.
-        """
+        """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media.open(media))
         model = copy.copy(self)
-        model.data, model.features, model._items, model._codes = data, self.features.join(content), None, {}
+        model.data, model.features, model._items = data, self.features.join(content), None
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 
     def target_context(self, users: Targets) -> Context:
-        return contexts.target_context(users.data, self.codes_of(users.data), users.events, self.config.history)
-
-    def codes_of(self, data: Dataset) -> EventCodes:
-        """A data set's events as codes of this catalogue."""
-        if data.fingerprint not in self._codes:
-            self._codes[data.fingerprint] = contexts.encode_events(data, self.fields)
-        return self._codes[data.fingerprint]
+        codes = contexts.encode_events(users.data, self.fields)
+        return contexts.target_context(users.data, codes, users.events, self.config.history)
 
     @property
     def codes(self) -> EventCodes:
-        return self.codes_of(self.data)
+        return contexts.encode_events(self.data, self.fields)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
@@ -300,27 +273,22 @@ class M6Rec:
 
         data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
         """
-        folder = Path(folder)
-        if not folder.exists() and (shipped("weights") / folder).exists():
-            folder = shipped("weights") / folder
+        folder, ours = Path(folder), shipped("weights") / folder
+        folder = ours if ours.exists() and not folder.exists() else folder
         weights, tokenizer, values = load_model(folder)
         try:
-            device = "cpu" if values["config"]["device"] == "cpu" else "auto"
-            older = {"recency": 0.0, "spectral": 0.0, "smoothing": 0.0}  # where a config does not name them
-            settings = {**older, **values["config"], "device": device}
-            settings.pop("compile", None)  # decided nothing that is computed
-            config = Config(**settings)
-            trained_on, fields = values["data"], Fields.from_dict(values["fields"])
+            config = Config(**{**values["config"], "device": "auto"})
+            if config.to_dict().keys() != values["config"].keys():  # a setting that it lacks is not guessed
+                raise KeyError("config")
+            of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data = data or load(trained_on["name"])
-        if data.fingerprint != trained_on["fingerprint"]:
-            raise InputError(
-                f"{folder} was trained on other data ({trained_on['name']}) than {data.name}: give the data it knows."
-            )
+        data = data or load(of["name"])
+        if data.fingerprint != of["fingerprint"]:
+            raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
-            model.network.load_state_dict({k.replace("items.bag.mlp.", "items.bag."): w for k, w in weights.items()})
+            model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
         model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
@@ -333,8 +301,7 @@ class M6Rec:
         model.pretrain(keep=True)
         if model.config.finetune_epochs:
             model.fine_tune(keep=True)
-        seconds = sum(rows[-1].seconds for rows in model.stages.values() if rows)
-        print(f"trained {data.name} in {seconds:.0f} s")
+        print(f"trained {data.name} in {sum(rows[-1].seconds for rows in model.stages.values() if rows):.0f} s")
         return model
 
 
@@ -342,8 +309,8 @@ class Scale(NamedTuple):
     name: str
     seeds: tuple[int, ...]  # one training each
     preset: str
-    changes: dict[str, object]
-    users: int | None  # a subset of whole users, or None for all
+    changes: Mapping[str, object] = {}
+    users: int | None = None  # of a subset
 
     def load(self, name: str) -> Dataset:
         data = load(name)
@@ -359,8 +326,8 @@ def scale(name: str, seed: int = 0) -> Scale:
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
-        "quick": Scale("quick", (seed,), "tiny", {}, None),
-        "full": Scale("full", (seed, seed + 1, seed + 2), "small", {}, None),
+        "quick": Scale("quick", (seed,), "tiny"),
+        "full": Scale("full", (seed, seed + 1, seed + 2), "small"),
     }
     if name not in sizes:
         raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')

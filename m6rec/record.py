@@ -3,9 +3,7 @@
 M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory.
 """
 
-import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -17,18 +15,15 @@ import numpy as np
 import torch
 from joblib import cpu_count
 
-from m6rec.cache import code_key, whole
+from m6rec.cache import PACKAGE, code_key, whole
 from m6rec.errors import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
-
-PACKAGE = Path(__file__).resolve().parent
-VERSIONED = ("m6rec", "torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 _in_memory: "dict[str, Figure]" = {}
 
 
 class Figure(NamedTuple):
-    """A number with its 95 % interval; low and high are None where nothing was resampled."""
+    """A number with its 95 % interval, None where nothing was resampled."""
 
     name: str
     value: float
@@ -42,7 +37,7 @@ class Figure(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """As in JSON under its name, without empty values; None for infinity."""
         values = {key: value for key, value in self._asdict().items() if key != "name" and value != ""}
-        return {key: None if value in (math.inf, -math.inf) else value for key, value in values.items()}
+        return {key: None if value in (np.inf, -np.inf) else value for key, value in values.items()}
 
     def __repr__(self) -> str:
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
@@ -52,17 +47,15 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     """Record one figure under a name of its own, and return it.
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
-    value: one number, which has no interval, or one a seed. over: an array of the same shape; the figure is then
-    mean(per_user) / mean(over), and both meet the same resampled users. split: by default "test" with per_user.
-    InputError for a recorded name, for both or neither of per_user and value, for NaN.
+    value: one number, which has no interval, or one a seed. over: of the same users; the figure is then
+    mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
+    for NaN.
     """
-    if not isinstance(name, str) or not name or name == "run" or name != "".join(name.split()):
+    if not isinstance(name, str) or name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
-    if over is not None and np.atleast_1d(over).shape != given.shape:
-        raise InputError(f"{name}: over has the shape {np.shape(over)}, and what it divides {given.shape}: pair them.")
+    given = np.atleast_1d(np.asarray(value if per_user is None else per_user, dtype=float))
     if per_user is None and given.ndim > 1:
         raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
@@ -70,17 +63,15 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
-        interval = interval._replace(n=0, seeds=interval.n)
-        interval = interval._replace(low=None, high=None) if given.size == 1 else interval
-    figure = Figure(name, *interval, label, split if split is not None else "" if per_user is None else "test")
-    path = os.environ.get("M6REC_RECORD")
-    figures = recorded(path)
-    if path and name in figures:
-        raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
-    if path:
-        write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
-    else:
+        interval = interval._replace(n=0, seeds=given.size, **({"low": None, "high": None} if given.size == 1 else {}))
+    split = split if split is not None else "" if per_user is None else "test"
+    figure, path = Figure(name, *interval, label, split), os.environ.get("M6REC_RECORD")
+    if not path:
         _in_memory[name] = figure  # a cell that runs again replaces its figure
+        return figure
+    if name in (figures := recorded(path)):
+        raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
+    write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     return figure
 
 
@@ -98,32 +89,29 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def short(number: float | None) -> str:
-    """Four significant digits, whole numbers whole, a dash for none."""
+    """Four significant digits, but all left of the point: 12101 stays, .123456 is .1235; a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
-    return f"{number:.0f}" if float(number).is_integer() else f"{number:.{_places(number)}f}"
-
-
-def rounded(number: float) -> float:
-    """To four significant digits, but all digits left of the point: 12101 stays, .123456 is .1235."""
-    return round(number, _places(number))
-
-
-def _places(number: float) -> int:
-    return max(0, 3 - math.floor(math.log10(abs(number)))) if number else 0
+    places = 3 - int(np.floor(np.log10(abs(number)))) if number % 1 else 0
+    return f"{number:.{max(0, places)}f}"
 
 
 def environment() -> dict[str, Any]:
-    """What a figure came from; dirty: uncommitted changes in the code."""
-    commit, dirty = _commit()
-    versions = {"python": platform.python_version()}
-    for package in VERSIONED:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    """What a figure came from. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
+    clone = PACKAGE.resolve().parent
+
+    def git(*words: str) -> str | None:
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["git", "-C", str(clone), *words]
+            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+    # A wheel inside somebody's clone does not take their commit.
+    ours = git("rev-parse", "--show-toplevel") == str(clone)
+    changed = ours and git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
     return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": versions,
+        "commit": git("rev-parse", "--verify", "HEAD") if ours else None,
+        "dirty": bool(changed) if ours else None,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": cpu_count(),
@@ -137,25 +125,8 @@ def code_hash(notebook: str | Path) -> str:
     InputError for what is no notebook, or no Python.
     """
     try:
-        cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-        own = ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
-        lines = [line for cell in own for line in cell.splitlines() if not line.startswith(("%", "!"))]
-        return code_key(skip=(), source="\n".join(lines))
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        return code_key(skip=(), source="\n".join(line for line in code.splitlines() if line[:1] not in ("%", "!")))
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise InputError(f"{notebook} cannot be read as a notebook in Python ({error}).") from None
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """The clone's commit and whether its code differs from it; None outside a clone of m6rec."""
-    clone = PACKAGE.parent
-
-    def git(*words: str) -> str | None:
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "-C", str(clone), *words]
-            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-
-    # A wheel inside somebody's clone does not take their commit.
-    if git("rev-parse", "--show-toplevel") != str(clone):
-        return None, None
-    changed = git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
-    return git("rev-parse", "--verify", "HEAD"), bool(changed)

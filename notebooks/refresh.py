@@ -21,7 +21,7 @@ from typing import Any
 import nbformat
 
 from m6rec.errors import InputError
-from m6rec.record import code_hash, environment, rounded, short, write_json
+from m6rec.record import code_hash, environment, short, write_json
 from m6rec.runs.execute import Execution, execute, execute_all, find, read
 
 HERE = Path(__file__).resolve().parent
@@ -89,7 +89,7 @@ def measure(notebook: Path, *, only: str = "") -> Execution:
         if both := sorted(figures.keys() & result.keys()):
             raise InputError(f"{stem} records {both[0]}, which {owner} has: rename the figure in one of them.")
     for figure in figures.values():
-        figure |= {key: rounded(figure[key]) for key in ("value", "low", "high") if figure[key] is not None}
+        figure |= {key: float(short(figure[key])) for key in ("value", "low", "high") if figure[key] is not None}
     origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
     source = {what: old["run"][what] for what in ORIGIN} if old else {}
     kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}

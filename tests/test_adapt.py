@@ -9,7 +9,7 @@ import torch
 from fixtures import small_data
 
 import m6rec
-from m6rec.baselines.sequential import din
+from m6rec.baselines import din
 from m6rec.config import Config
 from m6rec.data import prompts
 from m6rec.data.prompts import Ratings

@@ -41,7 +41,7 @@ def clone(tmp_path, monkeypatch):
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "01_toy.ipynb")
     (folder / "half.ipynb").write_text('{"cells": ')
-    monkeypatch.setattr(cli, "folder", lambda: folder)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "m6rec" / "__main__.py"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -58,7 +58,7 @@ def test_help_lists_every_command(m6rec):
     [
         (["recommend"], "either --user ID or --history TITLE"),
         (["recommend", "--user", "1", "--history", "Fargo"], "give one of them"),
-        (["recommend", "--user", "1", "--method", "magic"], "method=magic is unknown"),
+        (["recommend", "--user", "1", "--method", "magic"], 'method="magic" is unknown'),
         (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
         (["recommend", "--user", "1", "--data", "ml-200k"], "'ml-200k' is unknown"),
         (["run", "02_toy"], "01_toy"),
@@ -83,7 +83,7 @@ def test_bad_input_exits_2_with_one_sentence_and_writes_nothing(m6rec, clone, wo
         (["--user", "99999"], "'99999' is not in circles"),
         (["--history", "Film 1", "--history", "Flim 9 (1959)"], "the nearest are 'Film 9 (1959)'"),
         (["--user", "100", "--hour", "25"], "hour=25"),
-        (["--user", "100", "-k", "31"], "k=31 does not fit: ml-100k has 30 items"),
+        (["--user", "100", "-k", "31"], "k=31 does not fit: only 30"),
         (["--user", "100", "-k", "0"], "k=0 does not fit"),
         (["--user", "100", "--preset", "huge"], "huge"),
     ],
@@ -111,7 +111,7 @@ def test_recommend_prints_a_saved_models_list_with_ranks_and_titles(m6rec, data,
 
 def test_a_title_neither_styles_nor_steers_the_terminal(data, capsys):
     items = data.items.head(2).assign(title=["\x1b[31m[bold]red[/bold]\x1b[0m", "\u202egnp.live\r\n"])
-    cli._print_items(items, "a \x07 list")
+    cli.print_items("a \x07 list", items)
     said = capsys.readouterr().out
     assert "[31m[bold]red[/bold] [0m" in said and "gnp.live" in said
     assert not any(c in said for c in "\x1b\x07\u202e\r")

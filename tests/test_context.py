@@ -11,7 +11,7 @@ from fixtures import small_data, small_model
 import m6rec
 from m6rec.config import CONTEXT_FUSIONS, Config
 from m6rec.data import bazaar
-from m6rec.data.context import Fields
+from m6rec.data.context import Fields, encode_events
 from m6rec.errors import InputError
 from m6rec.tasks.planted import Bazaar
 
@@ -65,8 +65,8 @@ def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     events.loc[t:, "item"] = (events.loc[t:, "item"] + 11) % data.n_items
     events.loc[t + 1 :, "timestamp"] += 7 * HOUR
     other = type(data)(data.name, data.timed, data.items, data.users, events, data.offsets)
-    np.testing.assert_array_equal(model.codes_of(other).request[: t + 1], model.codes.request[: t + 1])
-    assert (model.codes_of(other).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2, 6]].all()
+    np.testing.assert_array_equal(encode_events(other, model.fields).request[: t + 1], model.codes.request[: t + 1])
+    assert (encode_events(other, model.fields).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2, 6]].all()
 
 
 def test_a_person_asked_about_now_has_the_context_of_the_stored_event():

@@ -40,7 +40,7 @@ def untimed() -> m6rec.Dataset:
 
 def trained(device: str, precision: str = "fp32") -> list[float]:
     """The losses of a training that draws nothing on the device."""
-    still = dict(dropout=0.0, identity_dropout=0.0, modality_dropout=0.0, infill_weight=0.0, request=False)
+    still = dict(dropout=0.0, modality_dropout=0.0, infill_weight=0.0, request=False)
     model = small_model(untimed(), device=device, precision=precision, **still)
     rows = [*model.pretrain(), *model.fine_tune()]
     assert {p.device.type for p in model.network.parameters()} == {torch.device(device).type}

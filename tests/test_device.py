@@ -178,8 +178,8 @@ def test_a_device_that_is_not_here_is_one_sentence(monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match='device="cuda" was asked for, but PyTorch finds none here: take'):
             pick_device("cuda")
-    with pytest.raises(InputError, match='device="toaster" is unknown: take "auto", "cpu" or "cuda"'):
-        Config(device="toaster")
+    with pytest.raises(InputError, match='device="toaster" was asked for, but PyTorch finds none here: take'):
+        small_model(device="toaster")
     monkeypatch.setenv("M6REC_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
     monkeypatch.setenv("M6REC_DEVICE", "toaster")

@@ -10,19 +10,22 @@ import m6rec
 from m6rec.explain import explainers
 from m6rec.explain.explainers import (
     EXPLAINERS,
+    agreement,
     attention,
     capture,
+    faithfulness,
     integrate,
     keep_tokens,
     leave_one_out,
     logits_of,
     one,
+    randomise_parameters,
     rollout,
     smallest_removal,
     target_log_prob,
     top_item,
+    uniform_attention,
 )
-from m6rec.explain.faithfulness import agreement, faithfulness, randomise_parameters, uniform_attention
 
 FILMS = ["Film 3", "Film 7", "Film 4", "Film 5"]
 

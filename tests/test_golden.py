@@ -20,8 +20,7 @@ from fixtures import CONFIG, SEGMENTS, TEXT, small_data
 from tiger import Tiger
 
 import m6rec
-from m6rec.baselines import ESASRec, GRU4Rec, SASRec
-from m6rec.baselines import sequential as networks
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain
 from m6rec.tasks import heldout
@@ -191,9 +190,9 @@ def two_maps() -> list[float]:
     return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
 
 
-def din() -> list[float]:
+def likes() -> list[float]:
     known = opinions()
-    return losses(lambda: networks.din(known, known.test))
+    return losses(lambda: din(known, known.test))
 
 
 def distilled(variants: Variants) -> object:
@@ -224,7 +223,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "retrieval, two towers": two_tower,
     "retrieval, two maps": two_maps,
-    "likes, DIN": din,
+    "likes, DIN": likes,
     "SASRec": lambda: sequential(SASRec),
     "GRU4Rec": lambda: sequential(GRU4Rec),
     "eSASRec": lambda: sequential(ESASRec, negatives=8),

@@ -161,7 +161,6 @@ def test_a_model_that_is_not_trained_recommends_nothing_rather_than_one_item_ten
         (lambda m: m.recommend(105, context={"hours": 5}), "'hours' is unknown .* hour, weekday, gap"),
         (lambda m: m.recommend(105, method="magic"), "one of generated, dense, exact"),
         (lambda m: m.scorer("magic"), "one of generated, dense, exact"),
-        (lambda m: m.fine_tune(task="cook"), 'take "next"'),
         (lambda m: small_model().fine_tune(), r"call pretrain\(\) first"),
         (lambda m: Config.preset("huge"), "tiny, small, base"),
         (lambda m: Config.preset("tiny", widht=3), "did you mean width"),

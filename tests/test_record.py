@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from m6rec.errors import InputError
-from m6rec.record import Figure, code_hash, environment, record, recorded, rounded, short, write_json
+from m6rec.record import Figure, code_hash, environment, record, recorded, short, write_json
 
 module = sys.modules["m6rec.record"]  # `m6rec.record` is the function
 
@@ -52,7 +52,7 @@ def test_one_number_has_no_interval_and_seeds_have_one_of_their_own():
         ({"value": 1, "per_user": [1.0]}, "either"),
         ({"value": float("nan")}, "NaN"),
         ({"per_user": [[[1.0]]]}, r"shape \(1, 1, 1\)"),
-        ({"per_user": [1.0, 2.0], "over": [1.0]}, "shape"),
+        ({"per_user": [1.0, 2.0], "over": [1.0]}, "same users twice"),
     ],
 )
 def test_what_is_no_figure_is_refused_with_its_name(file, arguments, words):
@@ -90,8 +90,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_numbers_keep_four_significant_digits_and_all_before_the_point():
-    assert [rounded(x) for x in (0.123456, 1.23456, 12345.6, -0.00123456, 0)] == [0.1235, 1.235, 12346, -0.001235, 0]
-    assert [short(x) for x in (0.1, 0.99996, 12101, 270.31)] == ["0.1000", "1.0000", "12101", "270.3"]
+    said = {0.123456: "0.1235", 1.23456: "1.235", 12345.6: "12346", -0.00123456: "-0.001235", 12101: "12101"}
+    assert [short(x) for x in said] == [*said.values()]
+    assert [short(x) for x in (0.1, 0.99996, 270.31)] == ["0.1000", "1.0000", "270.3"]
     assert [short(x) for x in (0, None)] == ["0", "–"]
     assert repr(Figure("a", 0.12, 0.1, 0.13999, 9, 1)) == "0.1200 [0.1000, 0.1400]"
     assert repr(Figure("a", 3.0, None, None, 0, 1)) == "3"
@@ -109,8 +110,6 @@ def test_the_code_hash_follows_code_cells_and_nothing_else_of_a_notebook(tmp_pat
     before = hashed()
     cells[0].outputs = [nbformat.v4.new_output("stream", text="1")]
     cells[1].source = "other prose"
-    cells.append(nbformat.v4.new_code_cell("x = 9", metadata={"tags": ["injected-parameters"]}))
-    notebook.cells = cells
     assert hashed() == before
     cells[0].source = "x = 1  # a comment"
     assert hashed() == before

@@ -59,5 +59,5 @@ def test_masks_are_drawn_as_they_are():
     assert picture.alt.endswith("joint 100%, gated 50%.")
     legend = [text.get_text() for text in picture.figure.legends[0].get_texts()]
     assert legend == ["may attend", "masked"]
-    alone = figures.mask_map(np.eye(2, 3, dtype=bool), ["a", "b"], "One mask", keys=["x", "y", "z"])
+    alone = figures.mask_map({"": np.eye(2, 3, dtype=bool)}, ["a", "b"], "One mask", keys=["x", "y", "z"])
     assert alone.data.loc["b"].tolist() == [False, True, False] and "33%" in alone.alt

@@ -6,6 +6,7 @@ requested now, comes from the events before it and from its own time.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -234,6 +235,7 @@ class EventCodes(NamedTuple):
     profile: np.ndarray  # (U, C)
 
 
+@lru_cache(8)  # every chunk of an evaluation needs it
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)

@@ -6,7 +6,6 @@ A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
-from itertools import product
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from sklearn.preprocessing import normalize
-from torch import Tensor
 
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
@@ -256,7 +254,7 @@ class Interpolation(NamedTuple):
     prior: Any
     weight: float
 
-    def scores(self, users: Targets) -> Tensor:
+    def scores(self, users: Targets) -> torch.Tensor:
         log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))
         share = 0.99 * (counts / counts.sum(1, keepdim=True).clamp(min=1e-12)) + 0.01 / counts.shape[1]
         return log_p.log_softmax(-1) + self.weight * share.log()
@@ -300,10 +298,10 @@ def coordinate_ascent(
     best, before = dict(start), None
     while best != before:
         before = best
-        for name, direction in product(grid, (-1, 1)):
-            steps = grid[name][::direction]
-            for step in steps[steps.index(best[name]) + 1 :]:
-                if value(*(best | {name: step}).values()) <= value(*best.values()):
-                    break
-                best = best | {name: step}
+        for name, steps in grid.items():
+            for ordered in (steps[::-1], steps):
+                for step in ordered[ordered.index(best[name]) + 1 :]:
+                    if value(*(best | {name: step}).values()) <= value(*best.values()):
+                        break
+                    best = best | {name: step}
     return best

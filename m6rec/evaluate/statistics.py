@@ -124,11 +124,11 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
         raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
-    rows = []
-    for inside in slices.to_numpy().T:
-        found = mean_interval(values[..., inside], **options) if inside.any() else (np.nan,) * 3
-        rows.append((int(inside.sum()), *found[:3]))
-    return pd.DataFrame(rows, index=list(slices), columns=["n", "mean", "low", "high"])
+    found = {}
+    for name, inside in slices.items():
+        ends = mean_interval(values[..., inside], **options)[:3] if inside.any() else (np.nan,) * 3
+        found[name] = int(inside.sum()), *ends
+    return pd.DataFrame.from_dict(found, "index", columns=["n", "mean", "low", "high"])
 
 
 def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:

@@ -86,7 +86,7 @@ class ItemEncoder(nn.Module):
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
         width = config.width
-        self.fusion, self.identity_dropout = config.fusion, config.identity_dropout
+        self.fusion = config.fusion
         self.modality_dropout, self.catalogue_dropout = config.modality_dropout, config.catalogue_dropout
         self.modalities = [m for m in MODALITIES if m in config.modalities and (m == "text" or m in sizes)]
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
@@ -105,13 +105,10 @@ class ItemEncoder(nn.Module):
         self.identity = nn.Embedding(items, width) if config.identity else None
 
     def id_embedding(self, codes: Tensor) -> Tensor:
-        """(N, D), 0 for codes of -1; a training step drops a share of them."""
+        """(N, D), 0 for codes of -1."""
         if self.identity is None:
             return self.absent.weight.new_zeros(len(codes), self.absent.embedding_dim)
-        used = codes >= 0
-        if self.training and self.identity_dropout:
-            used = used & (torch.rand(codes.shape, device=codes.device) >= self.identity_dropout)
-        return self.identity(codes.clamp(min=0)) * used[:, None]
+        return self.identity(codes.clamp(min=0)) * (codes >= 0)[:, None]
 
     def forward(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False

@@ -1,20 +1,17 @@
 """Notebooks executed by papermill, alone, together or with every combination of parameters."""
 
 import ast
-import itertools
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
-from urllib.parse import quote
 
 import nbformat
 import pandas as pd
@@ -33,9 +30,9 @@ SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}
-:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
-img, svg {{ max-width: 100%; height: auto; background: #fff }} pre, table {{ overflow-x: auto }}
-.highlight {{ background: #f5f6f8; color: #000 }} a.anchor-link {{ display: none }}
+:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; font-family: sans-serif }}
+img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{ overflow-x: auto }}
+a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
 DONE = "done.json"  # a finished run's row of the table: written last and whole
@@ -61,10 +58,8 @@ class Execution(NamedTuple):
         return recorded(self.path.with_suffix(".json"))
 
     def __str__(self) -> str:
-        first = [f"{figure.name} {figure} {figure.label}".strip() for figure in self.figures.values()][:3]
-        return (
-            f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or ' · '.join(first)}"
-        )
+        first = " · ".join(f"{f.name} {f} {f.label}".strip() for f in [*self.figures.values()][:3])
+        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or first}"
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -73,11 +68,9 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
     stems = [*dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)]
-    for stem in stems:
-        if stem not in known:
-            raise InputError(
-                f"there is no notebook {stem!r}{did_you_mean(stem, known)}; {folder} holds {', '.join(known)}."
-            )
+    if wrong := [stem for stem in stems if stem not in known]:
+        near = did_you_mean(wrong[0], known)
+        raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
     return [known[stem] for stem in stems]
 
 
@@ -91,20 +84,15 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
-    for name, equals, _ in pairs:
-        if not equals or not name.isidentifier():
-            raise InputError(f"{name!r} is no parameter; write name=value, for instance seed=1.")
+    if wrong := [name for name, equals, _ in pairs if not equals or not name.isidentifier()]:
+        raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
     return {name: value for name, _, value in pairs}
-
-
-def defaults(notebook: Path) -> dict[str, object]:
-    return {name: ast.literal_eval(own["default"]) for name, own in papermill.inspect_notebook(str(notebook)).items()}
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """The given parameters with the types of the notebook's own; text is read as a literal where one is due.
 
-    InputError for an unknown name, a wrong type or choice, of which papermill would only warn.
+    InputError for an unknown name, a wrong type or choice.
     """
     read(notebook)
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
@@ -129,10 +117,9 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
 def execute(
     notebook: Path, out: Path, parameters: Mapping[str, object] = {}, timeout: int | None = None, threads: int = 0
 ) -> Execution:
-    """Run one notebook in an empty folder into `out`, kept when it fails; its figures and output: out's .json and .log.
+    """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for one cell. threads: of numpy and torch, for one of several runs at a time: it shows no progress.
-    InputError for parameters that do not fit.
+    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs at a time, with no progress bar.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
@@ -159,12 +146,27 @@ def execute(
     return Execution(out, time.perf_counter() - start, error)
 
 
-def side_by_side(run: Callable[..., Any], calls: Iterable[tuple], jobs: int) -> Iterator[Any]:
-    """Yields run(*arguments) for `calls` in processes, `jobs` at a time, as they end."""
+def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
+    """Yields execute(*call) in processes, `jobs` at a time, as they end."""
     try:
-        yield from Parallel(jobs, return_as="generator_unordered", batch_size=1)(delayed(run)(*one) for one in calls)
+        run = Parallel(jobs, return_as="generator_unordered", batch_size=1)
+        yield from run(delayed(execute)(*one) for one in calls)
     finally:
         get_reusable_executor().shutdown()  # a later call has its own environment
+
+
+def apart(paths: Sequence[Path]) -> list[Path]:
+    """Long ones, the last, first; neighbours, which train the same model, not side by side."""
+    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
+
+
+def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
+    """Execute notebooks into a folder, a core for each; yields them as they end.
+
+    With a thread each, several compute the same numbers on every machine, and sooner than in turn.
+    """
+    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
+    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
@@ -174,52 +176,30 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     """
     for path in paths:
         typed = check_parameters(path, parameters)
-    code, origin = {path.stem: code_hash(path) for path in paths}, environment()
-    folder = runs.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if folder.exists():  # of a run that began in the same second
-        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
+    origin |= {} if len(paths) == 1 else {"threads": 1}
+    folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
-    done, metrics = [], {}
+    done = []
     for execution in execute_all(paths, folder, typed):
         done.append(execution)
         print(execution, flush=True)
     done.sort()  # by path
-    for place, execution in enumerate(done):
-        figures = {name: figure.plain() for name, figure in execution.figures.items()}
-        if twice := sorted(figures.keys() & metrics.keys()):
-            done[place] = execution._replace(error=f"records {twice[0]}, which an earlier notebook recorded")
-            print(done[place], flush=True)
-        metrics = {**figures, **metrics}
-    metrics["run"] = {
-        **origin,
-        "threads": origin["threads"] if len(paths) == 1 else 1,
-        "code_hash": code,
-        "seconds": {execution.path.stem: round(execution.seconds, 1) for execution in done},
-        "seed": {**defaults(paths[0]), **typed}.get("seed"),
-        "parameters": typed,
-    }
-    write_json(folder / "metrics.json", metrics)
-    report(folder, done, source=paths[0].parent.absolute())
+    origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
+    metrics = {name: figure.plain() for one in done for name, figure in one.figures.items()}
+    write_json(folder / "metrics.json", metrics | {"run": origin})
+    report(folder, done)
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Path:
-    """Write a page for each executed notebook, and index.html, which is returned.
-
-    source: the folder where the notebooks' links start. The pages forbid scripts and the network, since titles may hold
-    markup.
-    """
+def report(folder: Path, executions: Sequence[Execution]) -> Path:
+    """Write a page for each executed notebook, and index.html, which is returned. They allow no script, no network."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.embed_images, exporter.config.NbConvertBase.display_data_priority = True, SHOWN
-    stems, index = [execution.path.stem for execution in executions], ""
-
-    def link(found: re.Match) -> str:
-        stem = found[1].removesuffix(".ipynb")
-        place = f"{stem}.html" if stem in stems else Path(os.path.relpath(source / found[1], folder)).as_posix()
-        return f'href="{place}'
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    index = "<h1>The executed notebooks</h1>"
 
     def write(stem: str, title: str, body: str, css: str = "") -> Path:
         (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
@@ -230,87 +210,65 @@ def report(folder: Path, executions: Sequence[Execution], *, source: Path) -> Pa
         if done.path.exists():
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
-            body, made = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(source)}})
-            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
+            body, made = exporter.from_notebook_node(notebook)
+            body = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', body)
             write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
         index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
     index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
-    return write("index", "m6rec: the executed notebooks", f"<h1>The executed notebooks</h1>{index}")
-
-
-def apart(paths: Sequence[Path]) -> list[Path]:
-    """Long ones first, which are the last; neighbours, which train the same model, not side by side."""
-    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
-
-
-def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each, AT_ONCE at most; yields them as they end.
-
-    With a thread each, two compute the same numbers on every machine, and sooner than in turn.
-    """
-    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    calls = ((path, folder / path.name, parameters, None, threads) for path in apart(paths))
-    return side_by_side(execute, calls, jobs)
+    return write("index", "m6rec: the executed notebooks", index)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
-    """Folder -> parameters of every combination of {"width": "32,64", "seed": "0,1"}. InputError if they do not fit."""
-    choices = {}
-    for name, text in grid.items():
+    """Folder -> parameters, for every combination of {"width": "32,64", "seed": "0,1"}."""
+    runs, combinations = {}, [{}]
+    for name, text in sorted(grid.items()):
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
         if "" in values:
             raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
-        typed = [check_parameters(notebook, {name: value})[name] for value in values]
-        choices[name] = [value for place, value in enumerate(typed) if value not in typed[:place]]
-    out, runs = out / code_hash(notebook), {}
-    for values in itertools.product(*choices.values()):
-        given = dict(zip(choices, values, strict=True))
-        name = quote(",".join(f"{key}={given[key]}" for key in sorted(given)) or "defaults", safe="=,+")
-        runs[out / (name if len(name) < 200 else f"{name[:180]}-{key(name)}")] = given
+        typed = [check_parameters(notebook, {name: value}) for value in values]
+        combinations = [one | other for one in combinations for other in typed]
+    for given in combinations:
+        name = ",".join(f"{one}={value}" for one, value in given.items()) or "defaults"
+        safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
+        runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
     return runs
 
 
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
-    """Run every combination that is not finished, `jobs` at a time with the cores shared between them.
+    """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
     Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
-    out/results.csv has a row of each finished one. An interrupt ends the runs, writes that table and is raised again.
-    InputError, before anything starts, if the grid does not fit the notebook.
+    out/results.csv has a row of each finished one, after an interrupt, too. InputError for a grid that does not fit.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    runs = plan(notebook, grid, out)
+    code = code_hash(notebook)
+    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
+    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
+    origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
     ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
-    todo = [(notebook, *run, max(1, cpu_count() // jobs)) for run in runs.items() if run[0] not in ends]
+    threads = max(1, cpu_count() // jobs)
+    todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
     print(f"{len(todo)} of {len(runs)} runs are to be done")
     try:
-        for folder, error in side_by_side(_run, todo, jobs):
-            ends[folder] = error or "finished"
+        for done in side_by_side(todo, jobs):
+            folder = done.path.parent
+            ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
+            if code_hash(notebook) != code:
+                ends[folder] = "the code has changed since the sweep began: sweep again"
+            elif done.ok:
+                values = (own | runs[folder]).items()
+                row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in values}
+                for name, figure in done.figures.items():
+                    interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
+                    row |= {name: figure.value} | (interval if figure.low is not None else {})
+                write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
     finally:
-        finished, parameters = sorted(out.glob(f"{code_hash(notebook)}/*/{DONE}")), [*defaults(notebook)]
-        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in finished]:
+        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
             # "width=64" and the default of 64 are one run.
-            table = pd.DataFrame(rows).drop_duplicates(parameters).sort_values(parameters)
+            table = pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own])
             with whole(out / "results.csv") as new:
                 table.to_csv(new, index=False)
     return ends
-
-
-def _run(notebook: Path, folder: Path, given: Mapping[str, Any], threads: int) -> tuple[Path, str]:
-    if (code := code_hash(notebook)) != folder.parent.name:
-        return folder, "the code has changed since the sweep began: sweep again"
-    shutil.rmtree(folder, ignore_errors=True)
-    origin = environment()
-    done = execute(notebook, folder / notebook.name, given, threads=threads)
-    if not done.ok:
-        return folder, f"{done.error} (see {done.log})"
-    values = {**defaults(notebook), **given}.items()
-    row = {name: json.dumps(own) if isinstance(own, list | dict) else own for name, own in values}
-    for name, figure in done.figures.items():
-        row[name] = figure.value
-        row |= {} if figure.low is None else {f"{name}.low": figure.low, f"{name}.high": figure.high}
-    row |= {"seconds": round(done.seconds, 1), "commit": origin["commit"], "dirty": origin["dirty"], "code_hash": code}
-    write_json(folder / DONE, row | {f"version.{name}": version for name, version in origin["versions"].items()})
-    return folder, ""

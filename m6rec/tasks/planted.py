@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from m6rec.config import MODALITIES
 from m6rec.data import bazaar, load
+from m6rec.data.context import encode_events
 from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import ColdStart
@@ -54,7 +55,7 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
     targets = trial.data.targets(trial.cases["valid"][0])
     back = np.minimum(np.arange(REQUESTS), (targets.events - trial.data.offsets[targets.users])[:, None])  # (U, 10)
     context = model.target_context(targets)
-    request = model.codes_of(trial.data).request[targets.events[:, None] - back]
+    request = encode_events(trial.data, model.fields).request[targets.events[:, None] - back]
     position = (context.position - torch.from_numpy(back)).clamp(min=0)
     vectors = model.item_vectors(drop=drop)
     fused = model.fuse(context._replace(request=torch.from_numpy(request), position=position), vectors)

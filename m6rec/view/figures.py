@@ -21,7 +21,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from PIL import Image
 
@@ -112,14 +111,9 @@ def plain(text: object, length: int = 80) -> str:
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """For a figure: no formulas; what rcParams["font.family"] lacks is a box."""
-    glyphs = _glyphs(tuple(rcParams["font.family"]))
-    return "".join(c if ord(c) in glyphs else "□" for c in plain(text, length)).replace("$", r"\$")
-
-
-def named(code: str) -> str:
-    """Underscores become spaces."""
-    return drawable(code.replace("_", " "), 40)
+    """For a figure: no formulas, a space for an underscore; what rcParams["font.family"] lacks is a box."""
+    glyphs, line = _glyphs(tuple(rcParams["font.family"])), plain(text, length).replace("_", " ")
+    return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
 
 @lru_cache
@@ -152,11 +146,11 @@ def curves(
         x, y = np.asarray(x), np.asarray(y, float)
         if y.ndim == 2:
             band, y = (y.min(1), y.max(1)), y.mean(1)
-        ax.plot(x, y, color=colour, marker=marker, label=named(name), **style)
+        ax.plot(x, y, color=colour, marker=marker, label=drawable(name, 40), **style)
         if len(band):
             ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
         for text, *at in zip(notes.get(name, ()), x, y, strict=False):
-            ax.annotate(named(text), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
+            ax.annotate(drawable(text, 40), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
         parts[name] = pd.DataFrame(dict(zip((*axes, "low", "high"), (x, y, *band), strict=False)))
     if dots:
         ax.axline((y[0], y[0]), slope=1, color="0.1", linestyle=":", label="equal")
@@ -164,7 +158,7 @@ def curves(
     elif x.dtype.kind == "i" and "xscale" not in limits:
         ax.xaxis.get_major_locator().set_params(integer=True)
     for (name, level), line, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
-        ax.axhline(level, color=grey, linestyle=line, label=named(name))
+        ax.axhline(level, color=grey, linestyle=line, label=drawable(name, 40))
     ax.set(xlabel=axes[0], ylabel=axes[1], **limits)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     data = pd.concat(parts, names=["name"]).reset_index("name").reset_index(drop=True)
@@ -181,7 +175,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), map(named, data.index))
+    ax.set_yticks(range(len(rows)), map(drawable, data.index))
     ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
@@ -248,7 +242,6 @@ def beam_tree(
         below = prod(widths[level:])
         part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
         part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in leaves])
-        part["leaves_below"] = below
         # A beam wider than its nodes is padded with -inf; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
         kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
@@ -287,7 +280,7 @@ MAX_NAMES = 60  # more cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for numbers
 
 
-def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> AxesImage:
+def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
     """A table as colours from 0 to top, NaN grey; few columns have numbers.
 
     groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
@@ -310,10 +303,9 @@ def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence
 
 
 def mask_map(
-    masks: np.ndarray | Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
+    masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
 ) -> Picture:
-    """A mask (Tq, Tk) bool, or several side by side."""
-    masks = masks if isinstance(masks, Mapping) else {"": masks}
+    """Masks (Tq, Tk) bool by name, side by side."""
     tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
@@ -325,8 +317,7 @@ def mask_map(
     patches = [Patch(color=colormaps["cividis"](end), label=t) for t, end in (("may attend", 1.0), ("masked", 0.0))]
     figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
-    data = pd.concat(tables, axis=1) if len(tables) > 1 else table
-    return finish(figure, title, data, f"Pairs of query and key that may attend: {alt}.")
+    return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
 
 def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:

@@ -116,20 +116,20 @@ class HeadsAndLayers(Panel):
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
         check(record)
-        self.record = record.fold(recent)
-        layers, heads = record.weights.shape[:2]
+        folded, (layers, heads) = record.fold(recent), record.weights.shape[:2]
+
+        def picture(view: str, layer: int, head: int) -> Picture:
+            where = f"layer {layer}" if layer else "all layers"
+            head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
+            shown = {"tokens": head_too, "target": where, "groups": "by group", "rollout": "rollout"}[view]
+            return attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
+
         controls = {
             "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
             "layer": slider("layer (0: all)", range(layers + 1), 0),
             "head": slider("head (0: all)", range(heads + 1), 0),
         }
-        super().__init__(title, controls, self._picture)
-
-    def _picture(self, view: str, layer: int, head: int) -> Picture:
-        where = f"layer {layer}" if layer else "all layers"
-        head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
-        shown = {"tokens": head_too, "target": where, "groups": "by group", "rollout": "rollout"}[view]
-        return attention_map(self.record, f"{self.title}: {shown}", view, layer=layer, head=head)
+        super().__init__(title, controls, picture)
 
 
 class BeamTree(Panel):

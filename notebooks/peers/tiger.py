@@ -21,8 +21,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from m6rec.baselines.counts import tfidf
-from m6rec.baselines.sequential import SASRecNetwork, Sequential
+from m6rec.baselines import SASRecNetwork, Sequential, tfidf
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.sources import home, load
