@@ -17,7 +17,6 @@ import m6rec
 from m6rec import baselines, cache
 from m6rec.data import image
 from m6rec.record import code_hash
-from m6rec.train import compress
 from m6rec.train import text as text_training
 
 NOTEBOOKS = [Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb" for name in ("04_recommendations",)]
@@ -25,7 +24,7 @@ M6REC = (m6rec.M6Rec.__init__, m6rec.M6Rec.pretrain, m6rec.M6Rec.fine_tune)
 TRAININGS = {
     "items": M6REC,
     "text": (text_training.pretrain,),
-    "segments": (compress.Variants,),
+    "segments": (text_training.Variants,),
     "SASRec": (baselines.SASRec,),
     "images": (image,),
 }

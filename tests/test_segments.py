@@ -11,13 +11,13 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
-import m6rec
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.scorer import SegmentCache, score
 from m6rec.model.network import TextTransformer
-from m6rec.train import compress, losses
+from m6rec.train import losses
+from m6rec.train import text as text_training
 from m6rec.train.fit import version
 
 
@@ -201,7 +201,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
         net = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = late(net.eval(), windows)["exits"].item()
-        compress.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
+        text_training.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
         made.append((version(net), before - late(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 
@@ -213,9 +213,3 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
     ]
     by_hand = sum(2 * k / (DEPTH * (DEPTH + 1)) * loss for k, loss in enumerate(steps, 1))
     torch.testing.assert_close(losses.exit_losses(network, windows)["exits"], by_hand)
-
-
-def test_the_auc_is_the_chance_of_a_right_pair():
-    scores, liked = np.array([[0.1, 0.4], [0.35, 0.8]]), np.array([[False, False], [True, True]])
-    assert compress.auc(scores, liked) == 0.75
-    assert m6rec.Config().joint_layers  # the config's own field is the depth

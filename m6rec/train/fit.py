@@ -57,10 +57,10 @@ def fit(
 ) -> list[Epoch]:  # fmt: skip
     """Train `network` in place, to the averaged weights that validated best, or else the last ones.
 
-    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
-    an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
-    Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
-    called with each `Epoch`. `InputError` for these beside keep, and for a loss that is not finite.
+    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same.
+    start: the `version` that stands for these weights where last bits do not count. Else options are: folder, for a
+    checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
+    `InputError` for these beside keep, and for a loss that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
