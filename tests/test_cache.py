@@ -17,6 +17,7 @@ import m6rec
 from m6rec import baselines, cache
 from m6rec.data import image
 from m6rec.record import code_hash
+from m6rec.train import compress
 from m6rec.train import text as text_training
 
 NOTEBOOKS = [Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb" for name in ("04_recommendations",)]
@@ -24,7 +25,7 @@ M6REC = (m6rec.M6Rec.__init__, m6rec.M6Rec.pretrain, m6rec.M6Rec.fine_tune)
 TRAININGS = {
     "items": M6REC,
     "text": (text_training.pretrain,),
-    "segments": (text_training.Variants,),
+    "segments": (compress.Variants,),
     "SASRec": (baselines.SASRec,),
     "images": (image,),
 }

@@ -12,16 +12,15 @@ from sklearn.metrics import roc_auc_score
 
 from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
-from m6rec.train import losses
-from m6rec.train import text as text_training
+from m6rec.train import compress, losses
+from m6rec.train.compress import Variants
 from m6rec.train.fit import version
-from m6rec.train.text import Variants
 
 
 def test_the_student_has_one_block_for_all_layers(segmented, network):
     small = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True, shared=True, embedding_size=4)
-    block = text_training.parameters(network.blocks[0])
-    assert text_training.parameters(network) - text_training.parameters(small) > (DEPTH - 1) * block
+    block = compress.parameters(network.blocks[0])
+    assert compress.parameters(network) - compress.parameters(small) > (DEPTH - 1) * block
     assert small.depth == DEPTH and len(small.blocks) == 1
     windows = requests(segmented)
     small.scores(windows).sum().backward()
@@ -44,7 +43,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network, tmp_pa
         return learn(net, windows)
 
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    monkeypatch.setattr(losses, "exit_losses", watched)
+    monkeypatch.setattr(compress, "exit_losses", watched)
     variants = Variants(segmented, SEGMENTS, steps=50, tune=50)
     variants.full = lambda: network
     pruned = variants.pruned(0.8)
@@ -58,7 +57,7 @@ def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network, tmp_pa
 
 
 def test_pruning_keeps_the_largest():
-    weight, sparse = torch.randn(20, 30), text_training.Sparse(torch.zeros(20, 30))
+    weight, sparse = torch.randn(20, 30), compress.Sparse(torch.zeros(20, 30))
     for share in (0.2, 0.5):
         sparse.cut(weight, share)
         kept = sparse(weight) != 0
@@ -68,19 +67,19 @@ def test_pruning_keeps_the_largest():
 
 def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
     every = np.array([[0.1, 2.0, -3.0], [0.2, -0.3, 0.1], [-1.5, 0.0, 0.0], [0.4, 9.0, 9.0]])
-    left = text_training.early_exit(every, 1.0)
+    left = compress.early_exit(every, 1.0)
     assert left.logits.tolist() == [-1.5, 2.0, -3.0] and left.layers.tolist() == [3, 1, 1]
-    assert text_training.early_exit(every, 100.0).layers.tolist() == [4, 4, 4]
+    assert compress.early_exit(every, 100.0).layers.tolist() == [4, 4, 4]
 
 
 def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
     windows = requests(segmented)
-    every = text_training.exit_logits(network, segmented, segmented.test)[:, :5]
+    every = compress.exit_logits(network, segmented, segmented.test)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
-    wanted = text_training.early_exit(every, threshold)
+    wanted = compress.early_exit(every, threshold)
     for row in range(5):
         one, run = type(windows)(*(part[row : row + 1] for part in windows)), []
-        served = text_training.early_exit((run.append(1) or logits for logits in network.exits(one)), threshold)
+        served = compress.early_exit((run.append(1) or logits for logits in network.exits(one)), threshold)
         np.testing.assert_allclose(served.logits[0], wanted.logits[row], atol=1e-5)
         assert (served.layers[0] == wanted.layers[row]).all() and len(run) == wanted.layers[row].max()
     assert wanted.layers.min() < DEPTH
@@ -91,15 +90,15 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     liked = rng.random(2000) < 0.5
     every = np.stack([(liked - 0.5) * strength + rng.normal(0, 1, 2000) for strength in (0.5, 1.0, 2.0, 4.0)])
     quality = lambda scores: roc_auc_score(liked, scores)  # noqa: E731
-    threshold = text_training.exit_threshold(every, quality, keep=0.95)
-    left = text_training.early_exit(every, threshold)
+    threshold = compress.exit_threshold(every, quality, keep=0.95)
+    left = compress.early_exit(every, threshold)
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < 1 - left.layers.mean() / 4 < 0.75
 
 
 def test_int8_keeps_each_row_of_a_matrix_to_half_a_step_and_the_network_as_it_was(segmented, network):
     before, windows = version(network), requests(segmented)
-    rounded, said = text_training.int8(network), network.scores(windows)
-    for matrix, whole in zip(text_training._matrices(rounded), text_training._matrices(network), strict=True):
+    rounded, said = compress.int8(network), network.scores(windows)
+    for matrix, whole in zip(compress._matrices(rounded), compress._matrices(network), strict=True):
         step = whole.weight.abs().amax(1, keepdim=True) / 127
         assert (matrix.weight - whole.weight).abs().le(0.501 * step).all()
         assert all(len(row.unique()) <= 255 for row in matrix.weight)

@@ -98,7 +98,7 @@ def tasks() -> None:
     from m6rec.model.network import TextTransformer
     from m6rec.tasks import heldout
     from m6rec.tasks.heldout import DotProduct, Likelihood, log_likelihood
-    from m6rec.train import text as text_training
+    from m6rec.train import compress
 
     made, data = test_golden.backbone(), test_golden.rated()
     known, users = domain(data), data.targets(data.split().test[:5])
@@ -115,8 +115,8 @@ def tasks() -> None:
     cache = SegmentCache(network, 2, length=windows.source.shape[2])
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
     assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
-    assert np.isfinite(text_training.exit_logits(network, shop, shop.test)).all()
-    assert text_training.early_exit(network.exits(windows), 0.0).layers.max() == 1
+    assert np.isfinite(compress.exit_logits(network, shop, shop.test)).all()
+    assert compress.early_exit(network.exits(windows), 0.0).layers.max() == 1
     print("every task", flush=True)
 
 

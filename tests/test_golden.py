@@ -25,7 +25,7 @@ from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain
 from m6rec.tasks import heldout
 from m6rec.train import text as text_training
-from m6rec.train.text import Variants
+from m6rec.train.compress import Variants
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3

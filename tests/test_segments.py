@@ -16,8 +16,7 @@ from m6rec.data.text import PAD
 from m6rec.errors import InputError
 from m6rec.generate.scorer import SegmentCache, score
 from m6rec.model.network import TextTransformer
-from m6rec.train import losses
-from m6rec.train import text as text_training
+from m6rec.train import compress, losses
 from m6rec.train.fit import version
 
 
@@ -201,7 +200,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
         net = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
         windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
         before = late(net.eval(), windows)["exits"].item()
-        text_training.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
+        compress.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
         made.append((version(net), before - late(net, windows)["exits"].item()))
     assert made[0] == made[1] == made[2] and made[0][1] > 0.02
 
