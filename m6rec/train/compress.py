@@ -1,0 +1,162 @@
+"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from m6rec.config import Config
+from m6rec.data.prompts import RatingWindows, Windows
+from m6rec.errors import InputError
+from m6rec.model.network import TextTransformer
+from m6rec.train.fit import Stage, fit
+from m6rec.train.losses import distillation, exit_losses
+
+CANDIDATES = 24  # judged by one history while training
+
+
+@torch.no_grad()
+def exit_logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
+    """Logits (K, W, C) of every exit after the local layers, for a part's rows (W, C)."""
+    rows = []
+    for at in range(0, len(part), 32):
+        windows = data.windows(part[at : at + 32])
+        rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
+    return torch.cat(rows, 1).cpu().numpy()
+
+
+class Variants:
+    """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
+
+    They begin from one network of full depth (`config.joint_layers`) after `steps`, and see labels for `tune` more.
+    """
+
+    def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
+        self.data, self.config, self.steps, self.tune = data, config, steps, tune
+
+    def full(self) -> TextTransformer:
+        return self.train("full", self._base(), exit_losses)
+
+    def late(self, joint: int) -> TextTransformer:
+        """Segments interact in the last `joint` layers only."""
+        loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
+        return self.train(f"late-{joint}", self._base(), loss)
+
+    def distilled(self, depth: int) -> TextTransformer:
+        """The first layers of `full`, distilled from it."""
+        teacher, small = self.full(), self._new(depth)
+        small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
+        return self.train(f"distilled-{depth}", small, partial(distillation, teacher=teacher))
+
+    def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
+        """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
+        small = self._new(depth, shared=True, embedding_size=embedding_size)
+        return self.train("edge", small, partial(distillation, teacher=self.full()), 3 * self.tune)
+
+    def pruned(self, share: float = 0.8) -> TextTransformer:
+        """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
+
+        The last fifth of the steps only heals. `InputError` for a share outside 0..1.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
+        network, done = self.full(), itertools.count(1)
+        for module in (matrices := _matrices(network)):
+            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
+
+        def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
+            left = max(0.0, 1 - next(done) / (0.8 * self.tune))
+            for weight in (module.parametrizations.weight for module in matrices):
+                weight[0].cut(weight.original, share * (1 - left**3))
+            return exit_losses(net, windows)
+
+        self.train(f"pruned-{share}", network, loss)
+        for module in matrices:
+            parametrize.remove_parametrizations(module, "weight")  # with its zeros
+        return network
+
+    def train(self, name: str, network: TextTransformer, loss: Callable, steps: int | None = None) -> TextTransformer:
+        """In place, with loss(network, windows) -> dict[str, Tensor]."""
+        steps = steps or self.tune
+        batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
+        stage = Stage(name, 1, batches, lambda net, windows, _: loss(net, windows))
+        fit(network, stage, self.config, steps, self.steps, self.tune, self.data.fingerprint, keep=True)  # as teachers
+        return network
+
+    def _base(self) -> TextTransformer:
+        return self.train("base", self._new(self.config.joint_layers), exit_losses, steps=self.steps)
+
+    def _new(self, depth: int, **options: object) -> TextTransformer:
+        torch.manual_seed(self.config.seed)
+        config = replace(self.config, joint_layers=depth)
+        return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
+
+
+def _matrices(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
+
+
+def parameters(network: nn.Module) -> int:
+    """Pruned ones do not count."""
+    return sum(int((p != 0).sum()) for p in network.parameters())
+
+
+class Sparse(nn.Module):
+    """W ⊙ mask: only the largest stay, in the gradient, too."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("mask", torch.ones_like(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+    @torch.no_grad()
+    def cut(self, weight: Tensor, share: float) -> None:
+        """Mask the smallest, whatever was masked before."""
+        if count := round(share * weight.numel()):
+            self.mask.copy_(weight.abs() > weight.abs().flatten().kthvalue(count).values)
+
+
+class Exits(NamedTuple):
+    logits: np.ndarray  # (...): each from the exit that was sure enough
+    layers: np.ndarray  # (...): how many layers it took
+
+
+@torch.no_grad()
+def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
+    """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
+
+    When all are sure it asks for no further exit: later layers of `network.exits(windows)` are not run.
+    """
+    for count, logits in enumerate(map(torch.as_tensor, exits), 1):
+        if count == 1:
+            out, layers, unsure = logits, torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)
+        out, layers = torch.where(unsure, logits, out), torch.where(unsure, count, layers)
+        unsure = unsure & (logits.abs() < threshold)
+        if not unsure.any():
+            break
+    return Exits(out.cpu().numpy(), layers.cpu().numpy())
+
+
+def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
+    """The lowest whose quality is at least `keep` of the last exit's; choose it on validation."""
+    wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
+    return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)
+
+
+@torch.no_grad()
+def int8(network: TextTransformer) -> TextTransformer:
+    """A copy whose matrices are rounded to 8 bits, with a scale for each row. It computes in 32 bits."""
+    network = copy.deepcopy(network)
+    for module in _matrices(network):
+        scale = module.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        module.weight.copy_((module.weight / scale).round() * scale)
+    return network
