@@ -12,9 +12,8 @@ import os
 if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data import Dataset, load
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.recommender import M6Rec, scale
 from m6rec.record import record

@@ -9,8 +9,7 @@ import typer
 
 import m6rec
 from m6rec import InputError, M6Rec
-from m6rec.generate.beam import check_length
-from m6rec.generate.scorer import METHODS, check_method
+from m6rec.generate import METHODS, check_length, check_method
 from m6rec.runs import execute
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -13,16 +13,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from m6rec.config import Config, pick_device
+from m6rec.config import Config, InputError, pick_device
 from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.prompts import Ratings
 from m6rec.data.text import words
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.model import masks
-from m6rec.model.attention import Attended, Block, Stack, attend
+from m6rec.model.attention import Attended, Block, Stack, attend, causal_mask
 from m6rec.train.fit import Epoch, Stage, fit, train_epoch
 from m6rec.train.losses import first_class, full_softmax, sampled_logits
 
@@ -327,7 +325,7 @@ class SASRecNetwork(nn.Module):
     def forward(self, item: Tensor) -> Tensor:
         positions = torch.arange(item.shape[1], device=item.device)
         x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
-        mask = masks.causal(item.shape[1], item.device)  # hides the padding, too
+        mask = causal_mask(item.shape[1], item.device)  # hides the padding, too
         return self.norm(self.layers(x, mask).states)
 
 

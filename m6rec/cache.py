@@ -14,7 +14,7 @@ from filelock import FileLock
 
 PACKAGE = Path(__file__).parent
 PART = ".m6rec-"  # begins the names of temporary files
-SILENT = ("m6rec.cache.", "m6rec.errors.", "m6rec.view.")  # they compute no number
+SILENT = ("m6rec.cache.", "m6rec.view.")  # they compute no number
 # The fingerprint of a data set covers its loading, and explanations do not train.
 NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 

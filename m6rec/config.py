@@ -1,20 +1,32 @@
-"""Every setting of a training, and three presets."""
+"""Every setting of a training, three presets, and the error for what does not fit."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-
-from m6rec.errors import InputError, did_you_mean
 
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-DERIVED_FEATURES = ("season", "session", "pace", "tastes")
-COLUMN_TYPES = ("categorical", "number", "time", "text")
+DERIVED_FEATURES = ("season", "session", "pace")
+COLUMN_TYPES = ("categorical", "number")
+
+
+class InputError(ValueError):
+    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+
+
+def nearest(word: str, known: Iterable[str], n: int = 3, cutoff: float = 0.0) -> list[str]:
+    return difflib.get_close_matches(word, known, n, cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +50,9 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events so far), pace (seconds per event in it), tastes (the last items' shared word)
+    # Some of: season, session (its events so far), pace (seconds per event in it)
     derived_features: tuple[str, ...] = ()
-    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
-    # TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}, where "categorical" or "number" is not clear.
     columns: tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
     vocabulary: int = 2048  # V

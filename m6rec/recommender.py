@@ -8,19 +8,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import MODALITIES, Config, pick_device
+from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
-from m6rec.data.context import Context, EventCodes, Fields, UserHistory
+from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import SPECIAL, Tokenizer
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate.beam import Generated, check_length, generate
-from m6rec.generate.scorer import Scorer, best_items
+from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
@@ -88,7 +86,7 @@ class M6Rec:
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
-        near = neighbourhood(data, split, config.smoothing).to(self.device) if config.smoothing else None
+        near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
 
         def validate(network: Network) -> float:
@@ -163,12 +161,12 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        past = UserHistory.of(self.data, code) if history is None else UserHistory.given(self.data, history)
+        past = contexts.past_events(self.data, code, history)
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.fields, past, context, codes, self.config.history)
+        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
-        return Person(encoded, past.item.tolist(), new)
+        return Person(encoded, past["item"].tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
         """Of the catalogue's items, then of the person's new ones."""
@@ -206,10 +204,10 @@ class M6Rec:
     def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
-        return self.network.fuse(context.to(self.device), items, weights=weights)
+        return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target, with options of `beam.generate`. The source document's section 3.4."""
+        """k items for each row's last target, with its options. The source document's section 3.4."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
@@ -239,10 +237,11 @@ class M6Rec:
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
-        content = self.preprocess(new, Media.open(media))
+        content = self.preprocess(new, Media(media) if media else None)
         model = copy.copy(self)
-        model.data, model.features, model._items = data, self.features.join(content), None
-        vectors = self.network.eval().items(content.to(self.device)).vectors.detach().cpu().numpy()
+        model.data, model._items = data, None
+        model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
+        vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 

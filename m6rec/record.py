@@ -16,7 +16,7 @@ import torch
 from joblib import cpu_count
 
 from m6rec.cache import PACKAGE, code_key, whole
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.evaluate.statistics import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
@@ -55,7 +55,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(np.asarray(value if per_user is None else per_user, dtype=float))
+    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
     if per_user is None and given.ndim > 1:
         raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:

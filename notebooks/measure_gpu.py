@@ -27,7 +27,7 @@ import m6rec
 from m6rec.cache import code_key
 from m6rec.config import pick_device, pick_precision
 from m6rec.data.sources import home
-from m6rec.generate.beam import generate
+from m6rec.generate import generate
 from m6rec.record import environment, recorded, write_json
 from m6rec.runs.bench import milliseconds, synthetic_decoder
 from m6rec.runs.execute import Execution, execute, find

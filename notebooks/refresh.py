@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.record import code_hash, environment, short, write_json
 from m6rec.runs.execute import Execution, execute, execute_all, find, read
 

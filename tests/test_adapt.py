@@ -10,12 +10,11 @@ from fixtures import small_data
 
 import m6rec
 from m6rec.baselines import din
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.prompts import Ratings
 from m6rec.data.text import EOS, SEP, Prompt, Tokenizer
-from m6rec.errors import InputError
-from m6rec.model import masks
+from m6rec.model.attention import unilm_mask
 from m6rec.model.network import TextTransformer
 from m6rec.train import text as text_training
 from m6rec.train.text import METHODS, Backbone, Classifier, Examples
@@ -92,7 +91,7 @@ def whole_pass(network, some):
     x = torch.cat((soft, net.embed(source, 0), net.embed(target, 1)), 1)
     given = torch.cat((torch.ones(soft.shape[:2], dtype=torch.bool), source != 0), 1)
     positions = (torch.cat((given, target != 0), 1).long().cumsum(1) - 1).clamp(min=0)
-    x = net.blocks(x, masks.unilm(given, target != 0), positions, adapters=network.adapters).states
+    x = net.blocks(x, unilm_mask(given, target != 0), positions).states
     return net.norm(x)[:, soft.shape[1] :]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fixtures import HOSTILE
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.explain.explainers import Record
 from m6rec.view import figures
 from m6rec.view.figures import drawable, plain

@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse as sp
 
 from m6rec.baselines import EASE, CoOccurrence, ItemKNN, Popularity
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 
 BASELINES = [Popularity, CoOccurrence, ItemKNN, EASE]
 N_ITEMS, N_USERS, LENGTH = 25, 30, 9  # the last item is in no history

@@ -15,8 +15,8 @@ import pytest
 
 import m6rec
 from m6rec.baselines import Popularity
+from m6rec.config import InputError
 from m6rec.data import bazaar, sources
-from m6rec.errors import InputError
 
 CLONE = Path(__file__).resolve().parents[1]
 FROZEN = {

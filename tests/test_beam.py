@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,10 @@ import torch
 from fixtures import small_model
 
 from m6rec import Config, InputError, evaluate
-from m6rec.generate import beam as search
-from m6rec.generate import scorer
-from m6rec.generate.beam import generate
-from m6rec.generate.scorer import exact_scores, hybrid
-from m6rec.model import masks
-from m6rec.model.network import DigitDecoder
-from m6rec.model.tree import build_tree, widths_for
+from m6rec import generate as generation
+from m6rec.generate import best_items, exact_scores, generate
+from m6rec.model.attention import causal_mask
+from m6rec.model.tree import DigitDecoder, build_tree, widths_for
 
 WAYS = ({}, {"temperature": 1.0}, {"temperature": 0.3})
 
@@ -68,7 +66,7 @@ def test_beams_that_are_not_stepped_change_no_list(monkeypatch):
     for mask, beam in itertools.product((None, allowed), (5, 8, 40)):
         lists = []
         for spared in (0, 10**9):
-            monkeypatch.setattr(search, "MIN_SKIPPED", spared)
+            monkeypatch.setattr(generation, "MIN_SKIPPED", spared)
             lists.append(generate(decoder, state, 5, beam=beam, allowed=mask))
         torch.testing.assert_close(lists[0].items, lists[1].items)
         torch.testing.assert_close(lists[0].scores, lists[1].scores, rtol=1e-5, atol=1e-5)
@@ -79,7 +77,7 @@ def test_attention_comes_with_every_digit_and_is_that_of_all_digits_at_once():
     found = generate(decoder, state, 3, beam=5, trace=steps, weights=True)
     prefixes = decoder.tree.prefixes(found.items[:, 0])
     before = [state] + [state + decoder.nodes[level][prefixes[:, level]] for level in range(2)]
-    whole = decoder.blocks(torch.stack(before, 1), masks.causal(3), torch.arange(3), weights=True).weights
+    whole = decoder.blocks(torch.stack(before, 1), causal_mask(3), torch.arange(3), weights=True).weights
     at = torch.zeros(4, 1, dtype=torch.long)  # back from the best item to the root
     for level in (2, 1, 0):
         for seen, full in zip(steps[level].weights, whole, strict=True):
@@ -187,7 +185,7 @@ def test_a_temperature_below_zero_is_refused():
 def test_exact_scores_do_not_depend_on_how_many_states_are_scored_at_a_time(monkeypatch):
     decoder, state = random_decoder(200), torch.randn(7, 16)
     whole = exact_scores(decoder, state)
-    monkeypatch.setattr(scorer, "MAX_PREFIXES", 1)
+    monkeypatch.setattr(generation, "MAX_PREFIXES", 1)
     torch.testing.assert_close(exact_scores(decoder, state), whole, rtol=1e-5, atol=1e-5)
     assert exact_scores(decoder, state[:0]).shape == (0, 200)
 
@@ -209,8 +207,9 @@ def test_with_a_beam_as_wide_as_the_catalogue_the_hybrid_list_is_the_dense_list(
     state, allowed = torch.randn(20, 16), torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.6
     allowed[:, :8], allowed[0, 8:] = True, False  # the first has nothing to spare
     dense = network.score(state, vectors).log_softmax(-1)
-    for mask, scores in ((None, dense), (allowed, dense.masked_fill(~allowed, float("-inf")))):
-        found, expected = hybrid(network, state, vectors, 8, beam=30, allowed=mask), scores.topk(8)
+    for mask in (torch.ones_like(allowed), allowed):
+        found = best_items(network, state, vectors, 8, "hybrid", beam=30, allowed=mask)
+        expected = dense.masked_fill(~mask, float("-inf")).topk(8)
         torch.testing.assert_close(found.items, expected.indices)
         torch.testing.assert_close(found.scores, expected.values)
 
@@ -220,15 +219,15 @@ def test_cold_items_are_listed_where_the_dense_head_wants_them_though_no_digit_l
     state = 20 * vectors[25:]  # each cold item's own direction
     narrow = generate(network.digits, state, 3, beam=3).items
     assert not (narrow[:, 0] == torch.arange(25, 30)).all()
-    assert (hybrid(network, state, vectors, 3, beam=3).items[:, 0] == torch.arange(25, 30)).all()
-    warm = torch.ones(5, 30, dtype=torch.bool)
-    warm[:, 25:] = False
-    lifted = hybrid(network, state, vectors, 30, beam=30, cold_boost=50.0)
+    every = torch.ones(5, 30, dtype=torch.bool)
+    hybrid = partial(best_items, network, state, vectors, method="hybrid")
+    assert (hybrid(3, beam=3, allowed=every).items[:, 0] == torch.arange(25, 30)).all()
+    lifted = hybrid(30, beam=30, allowed=every, cold_boost=50.0)
     assert (lifted.items[:, :5].sort(1).values == torch.arange(25, 30)).all(), "new items first, all of them"
-    plain = hybrid(network, state, vectors, 30, beam=30)
+    plain = hybrid(30, beam=30, allowed=every)
     mine = lifted.scores[:, :5].sort(1).values - 50
     torch.testing.assert_close(mine, plain.scores[plain.items >= 25].view(-1, 5).sort(1).values, atol=1e-4, rtol=1e-4)
-    found = hybrid(network, state, vectors, 3, beam=3, allowed=warm)
+    found = hybrid(3, beam=3, allowed=every & (torch.arange(30) < 25))
     assert (found.items < 25).all() and torch.isfinite(found.scores).all()
 
 

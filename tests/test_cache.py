@@ -89,7 +89,7 @@ def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
 
     notebooks = {path.stem for path in NOTEBOOKS}
     trained = set(TRAININGS) - {"images"}
-    assert changed("model", r"\(q \* k\)", "(q + k)") == trained | notebooks
+    assert changed("model", r"q @ k\.mT", "q @ -k.mT") == trained | notebooks
     assert changed("train", r"stands_for\.log\(\)", "2 * stands_for.log()") == trained | notebooks
     assert changed("train", r"CANDIDATES = ", "CANDIDATES = 1 + ") == {"segments"}
     assert changed("evaluate", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec"} | notebooks

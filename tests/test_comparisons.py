@@ -9,8 +9,8 @@ from fixtures import small_data
 from scipy import stats
 
 from m6rec.baselines import Popularity
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate import by_slice, compare, difference_interval, evaluate, mean_interval, slices
 
 

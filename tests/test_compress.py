@@ -10,7 +10,7 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests
 from sklearn.metrics import roc_auc_score
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.compress import Variants

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import m6rec.data as d
+from m6rec.config import InputError
 from m6rec.data.dataset import Targets
-from m6rec.errors import InputError
 
 
 def frames() -> dict[str, pd.DataFrame]:

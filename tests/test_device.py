@@ -19,9 +19,8 @@ from fixtures import small_data, small_model
 from notebook_rules import outputs
 
 import m6rec
-from m6rec.config import Config, pick_device, pick_precision
+from m6rec.config import Config, InputError, pick_device, pick_precision
 from m6rec.data.sources import home
-from m6rec.errors import InputError
 from m6rec.record import recorded
 from m6rec.runs.execute import read
 
@@ -89,15 +88,13 @@ def verbs(folder: Path, device: str) -> None:
 
 
 def tasks() -> None:
-    """A backbone ranks, retrieves and writes; segments are served from a cache and leave early."""
+    """A backbone ranks and writes; segments are served from a cache and leave early."""
     import test_golden
 
     from m6rec.data.prompts import domain
-    from m6rec.generate.beam import write
-    from m6rec.generate.scorer import SegmentCache, score
+    from m6rec.generate import SegmentCache, score, write
     from m6rec.model.network import TextTransformer
-    from m6rec.tasks import heldout
-    from m6rec.tasks.heldout import DotProduct, Likelihood, log_likelihood
+    from m6rec.tasks.text import DotProduct, Likelihood, log_likelihood
     from m6rec.train import compress
 
     made, data = test_golden.backbone(), test_golden.rated()
@@ -107,12 +104,10 @@ def tasks() -> None:
     prompts = list(known.windows(np.random.default_rng(0)))[:3]
     assert np.isfinite(log_likelihood(made, prompts[0], list(known.items[:3]))).all()
     assert len(write(made, prompts)) == len(write(made, prompts, among=[["film"]] * 3)) == 3
-    pairs = heldout.pairs(made, known, np.arange(1, 9))
-    assert len(heldout.recall(heldout.fit_maps(pairs, epochs=1)(pairs.users, pairs.items), pairs.item)) == 8
     shop = test_golden.segmented()
     network = TextTransformer(test_golden.SEGMENTS, len(shop.tokenizer), scores=True).to(pick_device()).eval()
     windows = shop.windows(shop.test)
-    cache = SegmentCache(network, 2, length=windows.source.shape[2])
+    cache = SegmentCache(network, 2)
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
     assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
     assert np.isfinite(compress.exit_logits(network, shop, shop.test)).all()

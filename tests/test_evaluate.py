@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
 
 TEXTS = ["red car", "blue car", "red bike", "tall green tree", "old stone", "Red CAR car"]

@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from notebook_rules import outputs, problems, tagged
 from refresh import WIDGET_VIEW, clean, refresh
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read, report, run_all
 
 PARAMETERS = """seed = 0  # of every random choice

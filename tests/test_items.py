@@ -8,9 +8,8 @@ import torch
 from fixtures import small_model
 from torch import nn
 
-from m6rec.config import FUSIONS, MODALITIES, Config
+from m6rec.config import FUSIONS, MODALITIES, Config, InputError
 from m6rec.data.features import Features
-from m6rec.errors import InputError
 from m6rec.model.network import ItemEncoder, Network
 from m6rec.train import losses
 
@@ -95,7 +94,7 @@ def test_the_fusions_have_the_same_size_and_differ():
 
 
 def test_the_masks_of_the_fusions_against_a_slow_definition():
-    from m6rec.model import masks
+    from m6rec.model.attention import item_mask
 
     kind = torch.tensor([0, 0, 1, 1, 2])
     present = torch.tensor([[True, True, True, False, True]])
@@ -105,7 +104,7 @@ def test_the_masks_of_the_fusions_against_a_slow_definition():
         "cross": lambda q, k: q == k or kind[q] != kind[k],
     }
     for fusion, sees in rules.items():
-        mask = masks.item(present, kind, fusion).expand(1, 1, 5, 5)
+        mask = item_mask(present, kind, fusion).expand(1, 1, 5, 5)
         for q in range(5):
             for k in range(5):
                 assert bool(mask[0, 0, q, k]) == bool(sees(q, k) and present[0, k]), (fusion, q, k)

@@ -8,8 +8,8 @@ import pytest
 from fixtures import small_data, small_model
 
 from m6rec import baselines
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate import leaks
 from m6rec.evaluate.ranking import _replaced
 from m6rec.model.tree import build_tree

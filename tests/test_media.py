@@ -19,10 +19,10 @@ import soundfile
 from PIL import Image
 
 import m6rec.data as d
+from m6rec.config import InputError
 from m6rec.data import features, image, sound
 from m6rec.data.features import MEDIA_LIMIT, Media, MediaWarning
 from m6rec.data.text import PAD, SPECIAL, Tokenizer
-from m6rec.errors import InputError
 
 TOKENIZER = Tokenizer.fit(["a red mug for coffee", "a blue coat & a hat"], 300, SPECIAL)
 
@@ -84,13 +84,13 @@ def zipped(folder: Path) -> Path:
 def test_a_folder_and_its_zip_give_the_same_files_and_the_same_fingerprint(folder):
     names = ["images/mug.png", "hum.wav", "gone.png"]
     prints = set()
-    for media in (Media.open(folder), Media.open(str(zipped(folder)))):
+    for media in (Media(folder), Media(str(zipped(folder)))):
         assert media.read("./images/mug.png") == MUG
         prints.add(media.fingerprint(names))
         assert media.fingerprint(reversed(names)) == media.fingerprint(names) != media.fingerprint(names[:2])
     assert len(prints) == 1
     (folder / "gone.png").write_bytes(b"found")
-    assert Media.open(folder).fingerprint(names) not in prints
+    assert Media(folder).fingerprint(names) not in prints
 
 
 OUTSIDE = ["../secret.png", "images/../../secret.png", "/etc/passwd", "C:/secret.png", "..\\secret.png", "link.png"]
@@ -101,7 +101,7 @@ def test_no_name_reaches_a_file_outside_of_the_folder_or_the_zip(folder, name):
     (folder / "link.png").symlink_to("../secret.png")
     (folder / "linked").symlink_to("..")
     with pytest.raises(InputError, match="climbs out of the media folder; give a path"):
-        Media.open(folder).read(name)
+        Media(folder).read(name)
     archive = folder.with_name("evil.zip")
     with zipfile.ZipFile(archive, "w") as bundle:
         for evil in {*OUTSIDE, "linked/secret.png"} - {"link.png"}:
@@ -110,22 +110,22 @@ def test_no_name_reaches_a_file_outside_of_the_folder_or_the_zip(folder, name):
         link.external_attr = 0o120777 << 16
         bundle.writestr(link, "../secret.png")
     if name == "link.png":  # in the zip a file like others, and never followed
-        assert Media.open(archive).read(name) == b"../secret.png"
+        assert Media(archive).read(name) == b"../secret.png"
     elif name != "linked/secret.png":
         with pytest.raises(InputError, match="climbs out of the media folder; give a path"):
-            Media.open(archive).read(name)
+            Media(archive).read(name)
 
 
 def test_a_link_that_stays_within_the_folder_is_followed(folder):
     (folder / "same.png").symlink_to("images/mug.png")
-    assert Media.open(folder).read("same.png") == MUG
+    assert Media(folder).read("same.png") == MUG
 
 
 def test_what_cannot_be_read_is_named(folder):
     with (folder / "large.png").open("wb") as file:
         file.truncate(MEDIA_LIMIT + 1)
     os.mkfifo(folder / "pipe.png")  # reading it would wait for ever
-    media, archive = Media.open(folder), folder.with_name("large.zip")
+    media, archive = Media(folder), folder.with_name("large.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr("large.png", bytes(MEDIA_LIMIT + 1))
     for name, message in [
@@ -140,17 +140,17 @@ def test_what_cannot_be_read_is_named(folder):
         with pytest.raises(InputError, match=message):
             media.read(name)
     with pytest.raises(InputError, match="larger than 64 MB"):
-        Media.open(archive).read("large.png")
+        Media(archive).read("large.png")
     content = bytearray(archive.read_bytes())
     entry = content.index(b"PK\1\2")
     content[entry + 24 : entry + 28] = struct.pack("<I", 100)  # a header that claims a hundred bytes
     archive.write_bytes(content)
     with pytest.raises(InputError, match=r"'large\.png' cannot be read"):
-        Media.open(archive).read("large.png")
+        Media(archive).read("large.png")
     with pytest.raises(InputError, match=r"media .*nowhere is no folder and no zip file \(.*No such file"):
-        Media.open(folder / "nowhere")
+        Media(folder / "nowhere")
     with pytest.raises(InputError, match="is no folder and no zip file"):
-        Media.open(folder / "hum.wav")
+        Media(folder / "hum.wav")
     (folder / "pipe.png").unlink()
     (folder / "large.png").unlink()
     torn = zipped(folder)
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_named(folder):
     content[start + 40 : start + 60] = bytes(20)
     torn.write_bytes(content)
     with pytest.raises(InputError, match=r"'images/mug\.png' cannot be read \(Bad CRC"):
-        Media.open(torn).read("images/mug.png")
+        Media(torn).read("images/mug.png")
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -346,7 +346,7 @@ def items() -> pd.DataFrame:
 
 def test_damaged_and_missing_files_are_absent_counted_and_named_once(folder):
     with pytest.warns(MediaWarning) as told:
-        found = features.preprocess(items(), Media.open(folder), TOKENIZER, 8)
+        found = features.preprocess(items(), Media(folder), TOKENIZER, 8)
     assert len(told) == 1 and told[0].filename == __file__
     message = str(told[0].message)
     assert message.startswith("files of the items that cannot be used count as absent (4): '../secret.png' climbs")
@@ -377,7 +377,7 @@ def test_a_caller_gives_bytes_and_paths_but_a_string_is_a_name_in_the_media(fold
 
 
 def test_the_cache_gives_the_same_without_decoding_and_follows_the_contents(folder, tmp_path, monkeypatch):
-    media, cache = Media.open(folder), tmp_path / "home" / "features"
+    media, cache = Media(folder), tmp_path / "home" / "features"
 
     def run(where: Path | None = cache) -> tuple[features.Features, str]:
         with pytest.warns(MediaWarning) as told:

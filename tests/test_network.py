@@ -20,7 +20,7 @@ def one_batch(model):
 @torch.no_grad()
 def logits(model, context: Context) -> torch.Tensor:
     items = model.item_vectors()
-    return model.network.score(model.network.fuse(context, items).state, items)
+    return model.network.score(model.network.fusion(context, items).state, items)
 
 
 def loud(model):
@@ -74,7 +74,7 @@ def test_a_read_history_answers_many_requests():
         for hour in (1, 13):
             asked = context._replace(request=torch.tensor([hour, 0, 0]).expand(5, 1, 3))
             torch.testing.assert_close(
-                model.network.fusion.answer(history, asked).state, model.network.fuse(asked, items).state
+                model.network.fusion.answer(history, asked).state, model.network.fusion(asked, items).state
             )
 
 
@@ -82,8 +82,8 @@ def test_attention_maps_cover_what_the_target_sees_and_leave_the_state_alone():
     model = loud(small_model())
     context, items = one_batch(model), model.item_vectors()
     with torch.no_grad():
-        plain = model.network.fuse(context, items)
-        shown = model.network.fuse(context, items, weights=True)
+        plain = model.network.fusion(context, items)
+        shown = model.network.fusion(context, items, weights=True)
     torch.testing.assert_close(shown.state, plain.state, rtol=1e-4, atol=1e-5)
     for weights in shown.weights:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
@@ -130,7 +130,7 @@ def test_absent_fields_are_masked_not_zero_valued():
     context = target_context(model.data, model.codes, model.split.test[:6], LENGTH)
     nobody = context._replace(request=torch.zeros_like(context.request), profile=torch.zeros_like(context.profile))
     with torch.no_grad():
-        weights = model.network.fuse(nobody, model.item_vectors(), weights=True).weights
+        weights = model.network.fusion(nobody, model.item_vectors(), weights=True).weights
     c = 1 + len(model.fields.profile)
     for layer in weights:
         assert (layer[..., 1:c] == 0).all() and (layer[..., c + LENGTH :] == 0).all()
@@ -145,7 +145,7 @@ def test_forward_and_losses_run_on_the_meta_device():
     network = model.network.to("meta")
     context = Context(*(part.to("meta") for part in batch))
     items = network.encode_items().vectors
-    state = network.fuse(context, items).state
+    state = network.fusion(context, items).state
     assert state.device.type == "meta" and network.score(state, items).shape[-1] == model.data.n_items
     flat, target = state.flatten(0, 1), batch.item.flatten().clamp(min=0).to("meta")
     found = losses.FullPrediction(flat, items, target, network.codes >= 0)

@@ -14,7 +14,7 @@ from fixtures import HOSTILE, hostile_data, small_model
 from ipywidgets.embed import dependency_state
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.explain.explainers import capture
 from m6rec.runs.execute import Execution, report
 from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel

@@ -12,13 +12,13 @@ from sklearn.preprocessing import normalize
 
 import m6rec
 from m6rec.baselines import ContentKNN
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
-from m6rec.errors import InputError
 from m6rec.evaluate.ranking import _bag, diversity
 from m6rec.model.network import TextTransformer
+from m6rec.train.text import Adapter
 
 TEXTS = ["silk bag, party bold", "wool coat, winter slim", "age twenties, region lakes", "tabla, slowed"]
 
@@ -71,11 +71,15 @@ def test_remembered_source_serves_many_candidates():
 def test_an_adapter_changes_its_layer_and_those_after_it():
     model, x = backbone(), torch.randn(2, 6, 16)
     mask, positions = torch.ones(6, 6, dtype=torch.bool), torch.arange(6)
-    adapters = [torch.zeros_like] * 2 + [torch.tanh]
-    before, after = (model.blocks(x, mask, positions, adapters=adapters, last=last).states for last in (2, 3))
-    torch.testing.assert_close(before, model.blocks(x, mask, positions, last=2).states)
-    torch.testing.assert_close(model.blocks[2](before, mask=mask, positions=positions, adapter=torch.tanh).out, after)
-    assert (after - model.blocks(x, mask, positions).states).abs().max() > 1e-3
+    before, after = (model.blocks(x, mask, positions, last=last).states for last in (2, 3))
+    adapter, ffn = Adapter(16), model.blocks[2].ffn
+    torch.nn.init.normal_(adapter.up.weight)
+    z = model.blocks[2].ffn_norm(x)
+    whole = ffn(z) + adapter(z)
+    adapter.beside(ffn)
+    torch.testing.assert_close(ffn(z), whole)
+    torch.testing.assert_close(model.blocks(x, mask, positions, last=2).states, before)
+    assert (model.blocks(x, mask, positions).states - after).abs().max() > 1e-3
 
 
 def test_renderer_says_numbers_in_words_and_drops_the_oldest_events():
@@ -106,7 +110,7 @@ def test_no_script_is_unknown_where_the_texts_are_not_all_latin(special):
         ids = tokenizer.ids(text)
         assert UNK not in ids and tokenizer.bpe.decode(list(ids)) == text.lower()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(f"{folder}/tokenizer.json")
+        tokenizer.bpe.save(f"{folder}/tokenizer.json")
         assert Tokenizer.from_file(f"{folder}/tokenizer.json").ids("映画") == tokenizer.ids("映画")
     latin = Tokenizer.fit(TEXTS * 3, 400, special)  # nothing would be learnt of the bytes, and nothing is added
     assert latin.bpe.token_to_id(BYTES[0]) is None and UNK in latin.ids("夜")

@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.record import Figure, code_hash, environment, record, recorded, short, write_json
 
 module = sys.modules["m6rec.record"]  # `m6rec.record` is the function
@@ -52,6 +52,7 @@ def test_one_number_has_no_interval_and_seeds_have_one_of_their_own():
         ({"value": 1, "per_user": [1.0]}, "either"),
         ({"value": float("nan")}, "NaN"),
         ({"per_user": [[[1.0]]]}, r"shape \(1, 1, 1\)"),
+        ({"per_user": 0.5}, r"shape \(\)"),
         ({"per_user": [1.0, 2.0], "over": [1.0]}, "same users twice"),
     ],
 )

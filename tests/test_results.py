@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import refresh as results
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",

@@ -22,7 +22,7 @@ def test_a_step_sees_of_each_item_what_a_step_over_the_whole_catalogue_sees(trai
         torch.manual_seed(0)
         found = losses.predict(network, batch, small_model(negatives=6).config)
         items = network.encode_items().vectors
-        state = network.fuse(batch, items).state[batch.item >= 0]
+        state = network.fusion(batch, items).state[batch.item >= 0]
     torch.testing.assert_close(found.state, state)
     logits = network.score(state, items)
     torch.testing.assert_close(found.logits[:, 0], logits.gather(1, found.target[:, None])[:, 0])

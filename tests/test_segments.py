@@ -11,17 +11,17 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
+from m6rec.config import InputError
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
-from m6rec.generate.scorer import SegmentCache, score
+from m6rec.generate import SegmentCache, score
 from m6rec.model.network import TextTransformer
 from m6rec.train import compress, losses
 from m6rec.train.fit import version
 
 
 def cached(network, local_layers, capacity=200):
-    return SegmentCache(network, local_layers, length=6, capacity=capacity)
+    return SegmentCache(network, local_layers, capacity)
 
 
 def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
@@ -62,12 +62,6 @@ def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented,
     )
 
 
-def test_visits_come_back_with_one_more_event(segmented):
-    rows = segmented.repeat_requests(9, np.random.default_rng(0), times=4)
-    assert (rows[3:6] == rows[:3] + 1).all() and (rows[6:] == rows[:3] + 2).all()
-    assert np.isin(rows[:3], segmented.data.offsets).all()
-
-
 def test_the_baseline_counts_training_ratings_alone(segmented):
     item, liked = int(segmented.item[segmented.test[0, 0]]), segmented.liked
     mine = (segmented.item == item) & segmented.is_train
@@ -105,20 +99,20 @@ def test_serving_equals_the_training_path_for_every_depth(segmented, network, lo
     plain = network.scores(windows, local_layers)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
-    assert cache.use.hits + cache.use.misses == 5 * 7 and cache.use.misses == cache.use.held
+    assert cache.hits + cache.misses == 5 * 7 and cache.misses == len(cache)
     again = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]  # all of it found
-    assert cache.use.misses == cache.use.held and (torch.stack(again) - plain).abs().max() <= 1e-5
+    assert cache.misses == len(cache) and (torch.stack(again) - plain).abs().max() <= 1e-5
 
 
 def test_a_new_event_costs_one_segment(segmented, network):
     cache, windows = cached(network, 2), requests(segmented, 1)
     score(cache, windows.source[0], windows.candidates[0])
-    before = cache.use
+    before = cache.misses
     source = windows.source[0].clone()
     source[1:-1], source[-1] = windows.source[0][2:], torch.from_numpy(segmented.events[3, 4])
     source[-1, -1] = len(segmented.tokenizer) - 1  # a text that nobody has
     score(cache, source, windows.candidates[0])
-    assert cache.use.misses == before.misses + 1
+    assert cache.misses == before + 1
 
 
 def test_a_stale_state_is_never_used(segmented, network):
@@ -146,13 +140,11 @@ def test_a_stale_state_is_never_used(segmented, network):
 
 def test_the_memory_is_bounded_whatever_comes(segmented, network):
     cache, rng = cached(network, 2, capacity=12), np.random.default_rng(0)
-    size = cache.use.bytes
-    assert size == 12 * 6 * 16 * 4
     for _ in range(200):
         tokens = torch.from_numpy(rng.integers(1, 70, (7, 6)))
         torch.testing.assert_close(cache.states(tokens), network.local(tokens, 2), atol=1e-5, rtol=0)
-    use = cache.use
-    assert use.held == 12 and use.bytes == size and use.evicted == use.misses - 12 > 0
+    assert len(cache) == 12 and cache.misses > 12
+    assert sum(state.untyped_storage().nbytes() for state in cache._states.values()) == 12 * 6 * 16 * 4
 
 
 def test_the_least_recently_used_makes_room(network):
@@ -160,27 +152,22 @@ def test_the_least_recently_used_makes_room(network):
     a, b, c = torch.arange(8, 26).view(3, 1, 6)
     for tokens in (a, b, a, c, a):
         cache.states(tokens)
-    assert (cache.use.hits, cache.use.misses) == (2, 3)
+    assert (cache.hits, cache.misses) == (2, 3)
     cache.states(b)  # b went, not a
-    assert cache.use.misses == 4
+    assert cache.misses == 4
 
 
 def test_bad_requests_are_named(segmented, network):
-    for local_layers in (0, DEPTH):
-        with pytest.raises(InputError, match="take 1 to 3"):
-            cached(network, local_layers)
+    with pytest.raises(InputError, match="take 0 to 3"):
+        cached(network, DEPTH).states(torch.ones(1, 6, dtype=torch.long))
     with pytest.raises(InputError, match="local layers"):
         network.local(torch.ones(1, 6, dtype=torch.long), DEPTH)
     with pytest.raises(InputError, match="no score heads"):
         TextTransformer(SEGMENTS, 70).scores(requests(segmented))
     with pytest.raises(InputError, match="needs scores=True"):
         TextTransformer(SEGMENTS, 70, embedding_size=4)
-    with pytest.raises(InputError, match="holds nothing"):
-        cached(network, 1, capacity=0)
     with pytest.raises(InputError, match="one request has 3 segments"):
         cached(network, 1, capacity=2).states(torch.arange(8, 26).view(3, 6))
-    with pytest.raises(InputError, match="5 tokens"):
-        cached(network, 1).states(torch.ones(1, 5, dtype=torch.long))
     with pytest.raises(InputError, match=r"network\.eval"):
         cached(network.train(), 1).states(torch.ones(1, 6, dtype=torch.long))
     untold = small_data()

@@ -11,11 +11,10 @@ from fixtures import small_data
 from tiger import Tiger, TigerNetwork
 
 from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
 from m6rec.evaluate import evaluate
-from m6rec.generate.beam import generate
+from m6rec.generate import generate
 from m6rec.model.tree import semantic_ids
 from m6rec.train.losses import first_class, sampled_logits
 

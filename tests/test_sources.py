@@ -13,8 +13,8 @@ import pooch
 import pytest
 
 import m6rec.data as d
+from m6rec.config import InputError
 from m6rec.data import sources
-from m6rec.errors import InputError
 
 CONTENT = b"1 10 20 30\n2 20 30 10\n3 30 10 20\n" * 4000
 HASH = hashlib.sha256(CONTENT).hexdigest()

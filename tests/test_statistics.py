@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.evaluate import difference_interval, mean_interval, ratio_interval, statistics
 
 

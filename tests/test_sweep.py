@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 from m6rec.record import code_hash
 from m6rec.runs.execute import plan, sweep
 

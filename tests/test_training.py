@@ -16,7 +16,7 @@ from fixtures import CONFIG, small_data, small_model
 
 from m6rec import Dataset, InputError, M6Rec, evaluate
 from m6rec.data.context import Context
-from m6rec.data.cooccurrence import Neighbourhood, neighbourhood, spectral
+from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.evaluate.ranking import _replaced
 from m6rec.model.tree import build_tree
 from m6rec.train import fit, losses
@@ -122,8 +122,8 @@ def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     for mine, true in zip(*(torch.autograd.grad(3 * loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
     torch.testing.assert_close(losses.full_softmax(state, items, target), F.cross_entropy(state @ items.T, target))
-    near = Neighbourhood(torch.stack((torch.arange(30), (torch.arange(30) + 7) % 30), 1), torch.rand(30, 2).softmax(1))
-    truth = torch.zeros(23, 30).scatter_add_(1, near.item[target], near.share[target])
+    near = torch.stack((torch.arange(30), (torch.arange(30) + 7) % 30), 1), torch.rand(30, 2).softmax(1)
+    truth = torch.zeros(23, 30).scatter_add_(1, near[0][target], near[1][target])
     found, slow = losses.full_softmax(state, items, target, None, near), F.cross_entropy(state @ items.T, truth)
     for mine, true in zip(*(torch.autograd.grad(loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
@@ -132,14 +132,14 @@ def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
 def test_neighbours_are_those_that_stand_near_in_training_histories():
     """The circle's next and last items are near; the test event moves nothing; shares are whole."""
     data = small_data()
-    near = neighbourhood(data, data.split(), 0.3)
-    assert (near.item[:, 0] == torch.arange(30)).all() and torch.allclose(near.share.sum(1), torch.ones(30))
-    assert torch.allclose(near.share[:, 0], torch.tensor(0.7)) and (near.share >= 0).all()
-    first, distance = near.item[:, 1], (near.item[:, 1] - torch.arange(30)) % 30
+    item, share = neighbourhood(data, data.split(), 0.3)
+    assert (item[:, 0] == torch.arange(30)).all() and torch.allclose(share.sum(1), torch.ones(30))
+    assert torch.allclose(share[:, 0], torch.tensor(0.7)) and (share >= 0).all()
+    first, distance = item[:, 1], (item[:, 1] - torch.arange(30)) % 30
     assert (torch.minimum(distance, 30 - distance) <= 2).float().mean() > 0.9 and (first != torch.arange(30)).all()
     split = data.split()
     other = _replaced(data, split, seed=1)
-    assert torch.equal(neighbourhood(other, split, 0.3).item, near.item), "what is not training is not counted"
+    assert torch.equal(neighbourhood(other, split, 0.3)[0], item), "what is not training is not counted"
 
 
 def test_items_start_where_their_company_stands():

@@ -12,7 +12,7 @@ import pytest
 from test_media import HUM, MUG, png_header, recording
 
 import m6rec.data as d
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 COLUMNS = ["table", "row", "column", "problem", "fix"]
 

@@ -4,8 +4,8 @@ Code 0 means absent and is masked. `Fields` are fitted on training events only. 
 requested now, comes from the events before it and from its own time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,37 +13,26 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
-from torch import Tensor
 
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split, numbers, seconds
-from m6rec.data.text import clean
-from m6rec.errors import InputError
 
 HOURS = tuple(str(h) for h in range(24))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-SEASONS = ("winter", "spring", "summer", "autumn")  # northern; winter is December to February
-PARTS = {"hour": HOURS, "weekday": WEEKDAYS, "season": SEASONS}  # of a time, in UTC
+LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
-MAX_WORDS = 200  # codes of a text field
-MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
-LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
-RECENT = 5  # events whose texts are the recent tastes
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column's codes: categories by name, numbers by interval, texts by a word."""
+    """One column's codes: categories by name, numbers by interval."""
 
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
-    column: str = ""  # of a part of a time: the column that holds the time
-    part: str = ""  # hour, weekday, season of a time; gap, session, pace, tastes of the events before
+    part: str = ""  # a key of DERIVED, if it is worked out
 
     @property
     def size(self) -> int:
@@ -51,68 +40,33 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
-        """The field of a categorical, number or text column; three of a time. InputError where no value is one.
+    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "Field":
+        """A number has up to eight intervals, equally filled. InputError where no value is one.
 
-        number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, more than 12 different numbers make a number, and others are categorical.
+        By default, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
-        if kind == "time":
-            seconds(values, name)
-            return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in PARTS.items())
-        if kind == "text":
-            texts = [t for t in map(clean, values) if t]
-            counter = _counter(max_features=MAX_WORDS, min_df=2, max_df=MAX_SHARE, stop_words="english")
-            try:
-                frequency = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
-            except ValueError:
-                fix = "declare another type, or leave it out"
-                raise InputError(f"no two texts of {name} share a word: {fix}.") from None
-            weights = np.log(len(texts) / frequency).tolist()
-            return (cls(name, tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights)),)
         if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
             known = numbers(values)
             if np.isnan(known).all():
                 raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
-            return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
-        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
+            return cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist()))
+        return cls(name, levels=tuple(sorted({_label(v) for v in values})))
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
-        if self.weights:
-            rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
-            return np.append(self.top_word(self.words(texts)), 0)[rows]
-        if self.column:
-            time = seconds(series, self.column)
-            if self.part == "season":
-                part = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
-            else:  # day 0 of the epoch was a Thursday
-                part = time // 3600 % 24 if self.part == "hour" else (time // 86400 + 3) % 7
-            return np.nan_to_num(part + 1).astype(np.int64)
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
         labels = series.map(_label, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
-    def words(self, texts: Iterable[object]) -> sparse.csr_array:
-        """(n, W) of 0 and 1: which words each text has."""
-        return sparse.csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
-
-    def top_word(self, counts: sparse.csr_array) -> np.ndarray:
-        """Counts (n, W) -> (n,) int64 code of each row's word with the highest TF-IDF, 0 for none."""
-        if not counts.shape[0]:
-            return np.zeros(0, np.int64)
-        score = sparse.csr_array(counts.multiply(np.array(self.weights)[None]))
-        return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
-
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
-        code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
+        code = int(self.encode([value])[0])
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
             allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
@@ -129,7 +83,7 @@ class Field:
         return f"{self.name} {' and '.join(part for part in (low, high) if part)}"
 
 
-DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, levels in PARTS.items()} | {
+DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items()} | {
     name: Field(name, edges=edges, part=name)
     for name, edges in {
         "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
@@ -142,12 +96,12 @@ DERIVED = {part: Field(part, levels, column="timestamp", part=part) for part, le
 class Context(NamedTuple):
     """Integer codes, 0 = absent (items: -1 = no event). Q = T while training (every event is a target), else Q = 1."""
 
-    item: Tensor  # (B, T), oldest first, padded on the right
-    value: Tensor  # (B, T) rating codes
-    gap: Tensor  # (B, T) times since the event before
-    profile: Tensor  # (B, C) profile codes
-    request: Tensor  # (B, Q, R) codes of each target's request
-    position: Tensor  # (B, Q) how many events each target may see
+    item: torch.Tensor  # (B, T), oldest first, padded on the right
+    value: torch.Tensor  # (B, T) rating codes
+    gap: torch.Tensor  # (B, T) times since the event before
+    profile: torch.Tensor  # (B, C) profile codes
+    request: torch.Tensor  # (B, Q, R) codes of each target's request
+    position: torch.Tensor  # (B, Q) how many events each target may see
 
     def to(self, device: torch.device) -> "Context":
         return Context(*(t.to(device) for t in self))
@@ -174,20 +128,17 @@ class Fields:
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
         def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(field for n in names for field in Field.fit(n, table[n], types.get(n, "")))
+            return tuple(Field.fit(name, table[name], types.get(name, "")) for name in names)
 
-        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        value, profile = Field.fit("value", train["value"]), read(data.profile_columns, users)
         profile = profile if config.profile else ()
         if not config.request:
             return cls(value, profile)
         asked = [name for name in config.derived_features if name not in own]  # own columns go first
-        if untimed := [name for name in asked if name in DERIVED and not data.timed]:
-            raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
-        derived = [DERIVED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-        for name in asked:
-            texts = data.items["text"].iloc[np.unique(train["item"])]
-            derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
-        return cls(value, profile, (*derived, *read(own, train)))
+        if asked and not data.timed:
+            raise InputError(f"{data.name} has no timestamps for the derived feature {asked[0]!r}: leave it out.")
+        default = [name for name in ("hour", "weekday", "gap") if name not in own and data.timed]
+        return cls(value, profile, (*(DERIVED[name] for name in (*default, *asked)), *read(own, train)))
 
     def typed(
         self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
@@ -197,24 +148,13 @@ class Fields:
         derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
-        times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
             raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
-        given = {f.name: f.encode(times[f.column])[0] for f in fields if f.column in times}
-        given |= {f.name: derived[f.part] for f in fields if f.part in derived}
+        given = {f.name: derived[f.part] for f in fields if f.part in derived}
         given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
-
-    def words(self, context: Context, row: int = 0) -> dict[tuple[str, str], str]:
-        """One row's profile and its last target's request: (part, field) -> "hour 21"."""
-        parts = {"profile": context.profile[row], "request": context.request[row, -1]}
-        return {
-            (part, f.name): f.describe(code)
-            for part, codes in parts.items()
-            for f, code in zip(getattr(self, part), codes.tolist(), strict=True)
-        }
 
     to_dict = asdict  # as JSON values
 
@@ -223,6 +163,8 @@ class Fields:
         """KeyError for another version's."""
 
         def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
+            if v.get("weights") or v.get("column", "") not in ("", "timestamp"):  # a text's or a time's parts
+                raise KeyError(v["name"])
             return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
@@ -239,93 +181,77 @@ class EventCodes(NamedTuple):
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
-    derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
+    derived = derive(time, first)
 
     def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
-        codes = [derived[f.part] if f.part in derived else f.encode(table[f.column or f.name]) for f in part]
+        codes = [derived[f.part] if f.part in derived else f.encode(table[f.name]) for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
     request, profile = encode(fields.request, data.events), encode(fields.profile, data.users)
     return EventCodes(fields.value.encode(data.events["value"]), derived["gap"], request, profile)
 
 
-def derive(
-    fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
-) -> dict[str, np.ndarray]:
-    """Codes (E,) by derived feature. time, item: (E,); first: (E,), a user's first event.
+def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes (E,) by derived feature. time: (E,) UTC seconds; first: (E,), a user's first event.
 
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
-    word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
+    # Day 0 of the epoch was a Thursday; winter is December to February.
+    season = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
+    parts = {"hour": time // 3600 % 24, "weekday": (time // 86400 + 3) % 7, "season": season}
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
     pace = np.divide(time - time[start], session, out=np.full(len(time), np.nan), where=session > 0)
-    codes = {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
-    if field := next((f for f in fields.request if f.part == "tastes"), None):
-        before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
-        event, back = np.nonzero(before >= np.maximum.accumulate(np.where(first, rows, 0))[:, None])
-        recent = (np.ones(len(event)), (event, item[before[event, back]]))
-        shared = sparse.csr_array(sparse.csr_array(recent, (len(item), len(texts))) @ field.words(texts))  # (E, W)
-        shared.data = np.maximum(shared.data - 1, 0)
-        codes["tastes"] = field.top_word(shared)
-    return codes
+    codes = {name: np.nan_to_num(part + 1).astype(np.int64) for name, part in parts.items()}
+    return codes | {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
 
 
-class UserHistory(NamedTuple):
-    """Oldest first. New items have codes from N on."""
+def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.DataFrame | None) -> pd.DataFrame:
+    """item (code; of new items from N on), value and timestamp, NaN where unknown; oldest first.
 
-    item: np.ndarray  # (T,) int64
-    value: np.ndarray  # (T,) float, NaN where unknown
-    time: np.ndarray  # (T,) UTC seconds, NaN where unknown
-    texts: list[object]  # of the last RECENT events
-
-    @classmethod
-    def of(cls, data: Dataset, user: int) -> "UserHistory":
-        events = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
-        item, time = events["item"].to_numpy(), events["timestamp"].to_numpy(dtype=float)
-        time = time if data.timed else np.full(len(item), np.nan)
-        return cls(item, events["value"].to_numpy(), time, data.items["text"].iloc[item[-RECENT:]].tolist())
-
-    @classmethod
-    def given(cls, data: Dataset, history: Sequence[object] | pd.DataFrame) -> "UserHistory":
-        """From ids, titles or dicts, oldest first, or from a frame with item_id and optionally value and timestamp.
-
-        InputError for no item_id, and for a cell that is no time.
-        """
-        frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
-        if frame is history:
-            if "item_id" not in frame:
-                raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
-            history = frame["item_id"].tolist()
-        item, known = data.history_codes(history), data.items["text"]
-        time = np.full(len(item), np.nan)
-        value = numbers(frame["value"]) if "value" in frame else time
-        if "timestamp" in frame:
-            time = seconds(frame["timestamp"], "the history's timestamp")
-            if np.isnan(time).any():
-                raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
-            order = np.argsort(time, kind="stable")
-            item, value, time = item[order], value[order], time[order] if data.timed else np.nan * time
-        new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
-        texts = [known.iloc[c] if c < len(known) else new[c - len(known)] for c in item[-RECENT:]]
-        return cls(item, value, time, texts)
+    history: ids, titles or dicts, oldest first; or a frame with item_id and optionally value and timestamp; None: the
+    user's own. InputError for no item_id, and for a cell that is no time.
+    """
+    if history is None:
+        return data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+    frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
+    if frame is history:
+        if "item_id" not in frame:
+            raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
+        history = frame["item_id"].tolist()
+    past = pd.DataFrame({"item": data.history_codes(history), "value": np.nan, "timestamp": np.nan})
+    if "value" in frame:
+        past["value"] = numbers(frame["value"])
+    if "timestamp" in frame:
+        past["timestamp"] = seconds(frame["timestamp"], "the history's timestamp")
+        if past["timestamp"].isna().any():
+            raise InputError("the history has a timestamp that is no time: give UTC seconds or datetimes.")
+        past = past.sort_values("timestamp", kind="stable")
+    return past
 
 
 def user_context(
-    fields: Fields, past: UserHistory, request: Mapping[str, object] | None, profile: np.ndarray, length: int
+    data: Dataset,
+    fields: Fields,
+    past: pd.DataFrame,
+    request: Mapping[str, object] | None,
+    profile: np.ndarray,
+    length: int,
 ) -> Context:
-    """B = Q = 1: the last `length` events, profile codes (C,), and the request as one more event.
+    """B = Q = 1: the last `length` events of `past`, profile codes (C,), and the request as one more event.
 
     InputError for a time before the last event.
     """
-    now, size = seconds(pd.Series([(request or {}).get("timestamp")]), "the request's timestamp"), len(past.item)
-    if (now < past.time[-1:]).any():
+    request, size = dict(request or {}), len(past)
+    moment = request.pop("timestamp", None) if any(f.part for f in fields.request) else None
+    now = seconds(pd.Series([moment]), "the request's timestamp")
+    time = past["timestamp"].to_numpy(float) if data.timed else np.full(size, np.nan)
+    if (now < time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows, texts = np.arange(size + 1), [""] * (size - len(past.texts)) + [*past.texts, ""]
-    derived = derive(fields, np.append(past.time, now), rows == 0, rows, texts)
-    history = [past.item, fields.value.encode(past.value), derived["gap"][:-1]]
+    derived = derive(np.append(time, now), np.arange(size + 1) == 0)
+    history = [past["item"].to_numpy(), fields.value.encode(past["value"]), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
     codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
     return Context(*(torch.tensor(column)[None] for column in (*history, profile, codes[None], [min(size, length)])))
@@ -377,12 +303,6 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
         request=torch.from_numpy(codes.request[rows] * present[..., None]),
         position=torch.arange(length).expand(len(rows), -1),
     )
-
-
-def _counter(**options: object):
-    from sklearn.feature_extraction.text import CountVectorizer  # takes a second
-
-    return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
 
 
 def _label(value: object) -> str:

@@ -1,10 +1,7 @@
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from sklearn.feature_extraction.text import CountVectorizer
 
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
@@ -14,16 +11,6 @@ WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each t
 TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
 COMMON = 0.4  # exponent that weakens common items
-
-
-class Neighbourhood(NamedTuple):
-    """The items that share a target's probability: itself first, then neighbours."""
-
-    item: Tensor  # (N, K)
-    share: Tensor  # (N, K), rows sum to 1
-
-    def to(self, device: torch.device) -> "Neighbourhood":
-        return Neighbourhood(self.item.to(device), self.share.to(device))
 
 
 def following(data: Dataset, split: Split, window: int = WINDOW, decay: float = DECAY) -> sp.csr_array:
@@ -44,8 +31,11 @@ def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
-    """Each item keeps 1 - share; its nearest others divide the rest by their co-occurrence, in either order."""
+def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Items (N, K) that share a target's probability, itself first, and their shares (N, K), whose rows sum to 1.
+
+    Each item keeps 1 - share; its nearest others divide the rest by their co-occurrence, in either order.
+    """
     counts = _symmetric(data, split)
     counts = sp.csr_array(counts @ sp.diags_array(np.maximum(counts.sum(0), 1e-12) ** -COMMON))
     item, shares = np.tile(np.arange(data.n_items)[:, None], NEIGHBOURS + 1), np.zeros((data.n_items, NEIGHBOURS + 1))
@@ -54,7 +44,7 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> Neighbourhood:
         item[row, 1 : 1 + len(best)] = counts.indices[best]
         shares[row, 1 : 1 + len(best)] = share * counts.data[best] / max(counts.data[best].sum(), 1e-12)
     shares[:, 0] = 1 - shares.sum(1)
-    return Neighbourhood(torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32)))
+    return torch.from_numpy(item), torch.from_numpy(shares.astype(np.float32))
 
 
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
@@ -80,42 +70,34 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
     return counts
 
 
-def cooccurrence_init(domains: Sequence[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> Tensor:
+def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> torch.Tensor:
     """(V, D) from how often the words of an event follow those of its history, request and profile.
 
     Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and
     noise of a tenth of that length, which keeps apart tokens that were never counted.
     """
-    rng = np.random.default_rng(seed)
-    counts = sp.csr_array((len(tokenizer), len(tokenizer)))
+    size = len(tokenizer)
+    counter = CountVectorizer(
+        analyzer=lambda text: [token for token in tokenizer.ids(text) if token >= len(PROMPT_SPECIAL)],
+        vocabulary={token: token for token in range(size)},
+    )
+    bags, counts = counter.transform, sp.csr_array((size, size))
     for domain in domains:
-        events, known = _bags(domain.items, tokenizer)[domain.item], _bags(domain.profiles, tokenizer)[domain.user]
-        known = known + _bags([f"{words}:" if words else "" for words in domain.requests], tokenizer)
+        user, events = domain.user, sp.csr_array(bags(domain.items)[domain.item], dtype=float)
+        known = sp.csr_array(bags(domain.profiles)[user])
+        known = known + bags([f"{words}:" if words else "" for words in domain.requests])
         for back in range(1, TEXT_WINDOW + 1):
-            same = np.zeros(len(domain.user))
-            same[back:] = (domain.user[back:] == domain.user[:-back]) * DECAY ** (back - 1)
-            rows = np.flatnonzero(same)
-            known = known + sp.csr_array((same[rows], (rows, rows - back)), shape=(len(same), len(same))) @ events
+            gains = (np.roll(user, -back) == user)[None] * DECAY ** (back - 1)
+            known = known + sp.dia_array((gains, [-back]), shape=(len(user), len(user))) @ events
         counts = counts + events.T @ known  # rows: tokens of an event; columns: of what precedes it
-    counts = (counts + counts.T).tocoo()
+    counts = sp.coo_array(counts + counts.T)
     total, each = counts.sum(), counts.sum(axis=0)
     chance = each[counts.row] * each[counts.col] / total
-    table = sp.csr_array(
-        ((counts.data - chance) / np.sqrt(chance * total), (counts.row, counts.col)), shape=counts.shape
-    )
-    out = rng.standard_normal((len(tokenizer), width)) / width**0.5
-    rank = min(width, min(counts.shape) - 1)
+    table = sp.csr_array(((counts.data - chance) / np.sqrt(chance * total), counts.coords), shape=counts.shape)
+    out = np.random.default_rng(seed).standard_normal((size, width)) / width**0.5
+    rank = min(width, size - 1)
     if table.nnz > rank:
-        start = np.ones(counts.shape[0]) / counts.shape[0] ** 0.5
-        rows = sp.linalg.svds(table, k=rank, v0=start)[0]
+        rows = sp.linalg.svds(table, k=rank, v0=np.ones(size) / size**0.5)[0]
         out *= 0.1
         out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
     return torch.from_numpy(out).float()
-
-
-def _bags(texts: Sequence[str], tokenizer: Tokenizer) -> sp.csr_array:
-    """(n, V) counts of tokens."""
-    ids = [[token for token in tokenizer.segment(words) if token >= len(PROMPT_SPECIAL)] for words in texts]
-    rows = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
-    flat = np.array([token for one in ids for token in one], dtype=np.int64)
-    return sp.csr_array((np.ones(len(flat)), (rows, flat)), shape=(len(ids), len(tokenizer)))

@@ -3,14 +3,10 @@
 Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
 """
 
-import datetime
-import difflib
 import hashlib
-import itertools
 import json
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,13 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import MODALITIES
+from m6rec.config import InputError, did_you_mean, nearest
 from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
 from m6rec.data.text import LONGEST
-from m6rec.errors import InputError, did_you_mean
 
 LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
 IDS = ("item_id", "user_id")
@@ -46,7 +40,7 @@ class Report:
             raise InputError(f"{table}{'' if row is None else f' row {row},'} column '{column}': {problem}.")
         self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
 
-    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, ArrayLike, str]) -> pd.DataFrame:
+    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
         """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
         good = np.ones(len(frame), dtype=bool)
         for column, passed, problem in checks:
@@ -58,14 +52,14 @@ class Report:
         return frame[good]
 
 
-def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Media | None]:
+def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Path | None]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
     items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
     names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
     places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
-    return items, *others, max(map(Media, places), key=lambda media: sum(map(media.holds, names)), default=None)
+    return items, *others, max(places, key=lambda place: sum(map(Media(place).holds, names)), default=None)
 
 
 def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
@@ -193,11 +187,10 @@ def texts(ids: pd.Series) -> pd.Index:
 
 def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are."""
-    dates = column.dtype.kind == "M"
-    out = np.full(len(column), np.nan) if dates else numbers(column)
-    rest, kinds = np.isnan(out), (str, datetime.date, np.datetime64)
-    cells = column if dates else [cell if isinstance(cell, kinds) else None for cell in column[rest]]
-    times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")).as_unit("us")
+    out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
+    rest = np.isnan(out)
+    dates = pd.to_datetime(column[rest], format="ISO8601", utc=True, errors="coerce")
+    times = pd.DatetimeIndex(dates).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     if name and np.isnan(out).all() and column.notna().any():
         raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
@@ -222,10 +215,6 @@ def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
 
 
-def _nearest(word: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(word, known, 3, cutoff=0.0)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Items, users and their events; change nothing in place."""
@@ -244,7 +233,7 @@ class Dataset:
         items: pd.DataFrame,
         users: pd.DataFrame | None,
         interactions: pd.DataFrame,
-        media: str | Path | Media | None = None,
+        media: str | Path | None = None,
         *,
         name: str = "frames",
     ) -> "Dataset":
@@ -256,7 +245,7 @@ class Dataset:
         equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix; `validate` finds all.
         """
-        media = Media.open(media)
+        media = Media(media) if media else None
         items, users, events, timed = check(items, users, interactions, media, Report())
         order = np.lexsort([events["timestamp"], events["user"]])
         return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
@@ -274,7 +263,7 @@ class Dataset:
         items: pd.DataFrame | str | Path,
         users: pd.DataFrame | None = None,
         interactions: pd.DataFrame | None = None,
-        media: str | Path | Media | None = None,
+        media: str | Path | None = None,
     ) -> pd.DataFrame:
         """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
@@ -283,8 +272,8 @@ class Dataset:
         report = Report(strict=False)
         try:
             folder = isinstance(items, (str, Path))
-            frames = read_folder(items) if folder else (items, users, interactions, Media.open(media))
-            check(*frames, report)
+            *frames, media = read_folder(items) if folder else (items, users, interactions, media)
+            check(*frames, Media(media) if media else None, report)
         except InputError as error:
             report.add("", None, "", str(error).rstrip("."))
         types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
@@ -309,7 +298,7 @@ class Dataset:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Sorts of content: text always, image and sound where any item has one."""
-        return tuple(m for m in MODALITIES if m not in FILE_MODALITIES or self._files(m))
+        return ("text", *(m for m in FILE_MODALITIES if self._files(m)))
 
     def _files(self, modality: str) -> list[str]:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
@@ -321,12 +310,12 @@ class Dataset:
     @cached_property
     def _spellings(self) -> dict[str, list[int]]:
         """Title, whole or without its year or with its article in front, -> codes, the most frequent item's first."""
-        found, n_events = defaultdict(list), np.bincount(self.events["item"], minlength=self.n_items)
+        found, n_events = {}, np.bincount(self.events["item"], minlength=self.n_items)
         for code in np.argsort(-n_events, kind="stable").tolist():
             whole = _plain(self.items["title"].iloc[code])
             bare = YEAR.sub("", whole).strip()
             for spelling in {whole, bare, ARTICLE.sub(r"\2 \1", bare)}:  # "usual suspects, the" both ways
-                found[spelling].append(code)
+                found.setdefault(spelling, []).append(code)
         return found
 
     def user_codes(self, raw_ids: Iterable) -> np.ndarray:
@@ -342,7 +331,7 @@ class Dataset:
         wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
         found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
         if (found < 0).any():
-            near = ", ".join(_nearest(unknown := wanted[found.argmin()], known))
+            near = ", ".join(nearest(unknown := wanted[found.argmin()], known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
         return found
 
@@ -356,7 +345,7 @@ class Dataset:
             wanted = _plain(str(title))
             longer = (spelling for spelling in spellings if wanted and spelling.startswith(wanted))
             codes = spellings.get(wanted) or [code for spelling in longer for code in spellings[spelling]]
-            near = codes or [spellings[spelling][0] for spelling in _nearest(wanted, spellings)]
+            near = codes or [spellings[spelling][0] for spelling in nearest(wanted, spellings)]
             names = list(dict.fromkeys(self.items["title"].iloc[near].map(repr)))
             if not codes:
                 raise InputError(f"title {title!r} is not in the catalogue; the nearest are {', '.join(names)}.")
@@ -369,10 +358,13 @@ class Dataset:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str):
             raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
-        new, known, codes = itertools.count(self.n_items), self._ids["item"], []
+        known, codes, new = self._ids["item"], [], 0
         for item in history:
-            find = self.item_codes if str(item) in known else self.find
-            codes += [next(new)] if isinstance(item, Mapping) else find(str(item)).tolist()
+            if isinstance(item, Mapping):
+                codes.append(self.n_items + new)
+                new += 1
+            else:
+                codes += (self.item_codes if str(item) in known else self.find)(str(item)).tolist()
         return np.array(codes, dtype=np.int64)
 
     def split(self, kind: str = "leave_one_out") -> Split:

@@ -1,12 +1,11 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
-import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -16,14 +15,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES
+from m6rec.config import MODALITIES, InputError
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
-from m6rec.errors import InputError
 
 FILE_MODALITIES = {"image": image, "sound": sound}
 MEDIA_LIMIT = 64 * 2**20  # bytes of one file
-OUTSIDE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
 class MediaWarning(UserWarning):
@@ -35,15 +32,11 @@ class Media:
 
     def __init__(self, path: str | Path):
         """InputError if the path is neither a folder nor a zip archive."""
-        self.path = Path(path).expanduser().absolute()
         try:
+            self.path = Path(path).expanduser().absolute()
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise InputError(f"media {self.path} is no folder and no zip file ({error}); give one.") from None
-
-    @classmethod
-    def open(cls, path: "str | Path | Media | None") -> "Media | None":
-        return path if path is None or isinstance(path, Media) else cls(path)
+        except (zipfile.BadZipFile, OSError, TypeError, ValueError) as error:
+            raise InputError(f"media {path} is no folder and no zip file ({error}); give one.") from None
 
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
@@ -86,7 +79,8 @@ def checked(name: object) -> str:
     """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
-    if OUTSIDE.search(name):
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or "\\" in name:
         raise _outside(name)
     return str(PurePosixPath(name))
 
@@ -122,9 +116,6 @@ class Features(NamedTuple):
 
     def to(self, device: torch.device) -> "Features":
         return Features(*(torch.as_tensor(values).to(device) for values in self))
-
-    def join(self, other: "Features") -> "Features":
-        return Features(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
 def preprocess(

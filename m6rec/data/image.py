@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 SIDE, PATCH = 28, 7  # pixels
 ACROSS = SIDE // PATCH

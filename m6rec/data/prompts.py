@@ -4,8 +4,6 @@ A rating of 4 or 5 is a like. What describes an event comes from training events
 the item's ratings by *other* users, so that no label is among its own features.
 """
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -14,12 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
+from m6rec.config import InputError
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
 from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
-from m6rec.errors import InputError
 
 HISTORY = 8
 RATINGS = {1: "hated", 2: "disliked", 3: "found fair", 4: "liked", 5: "loved"}
@@ -63,13 +60,6 @@ class Domain(NamedTuple):
     item: np.ndarray  # (E,) int64
     requests: np.ndarray  # (E,) str, empty without request columns
     values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
-
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for part in self[1:]:
-            digest.update("\0".join(map(str, part)).encode() if part.dtype == object else part.tobytes())
-        return digest.hexdigest()
 
     def only(self, events: np.ndarray) -> "Domain":
         """With these events (E,) bool alone."""
@@ -238,10 +228,9 @@ class Ratings:
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
         """Examples in words, all given: the profile, the last events, and the event's numbers and item."""
         words, found = self.words, []
-        for row, first in zip(rows, self.data.offsets[self.user[rows]], strict=True):
-            last = first + self.n_before[row]
-            history = tuple(map(words.event, range(max(first, last - events), last)))
+        for row, past in zip(rows, self.history(rows, events), strict=True):
             target = f"{words.requests[row]}:", f"{words.items[self.item[row]]}:"
+            history = tuple(map(words.event, past[past >= 0]))
             found.append(Prompt(words.profiles[self.user[row]], history=history, target=target))
         return found
 
@@ -279,9 +268,9 @@ class RatingDomain(Domain):
 class Windows(NamedTuple):
     """Segments of L tokens, 0 = padding on the right; a missing segment is all padding."""
 
-    source: Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
-    candidates: Tensor  # (B, C, L) int64
-    liked: Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
+    source: torch.Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
+    candidates: torch.Tensor  # (B, C, L) int64
+    liked: torch.Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
 
 
 class RatingWindows(Ratings):
@@ -292,14 +281,14 @@ class RatingWindows(Ratings):
 
     def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
         super().__init__(data, held)
-        self.length, self.n_history = length, history
+        self.n_history = history
         self.valid, self.test = self.valid.reshape(-1, held), self.test.reshape(-1, held)
         # For a training event the share of the other folds; for a later one, of all users.
         fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
         self.others = self.item_means(self.liked, fold)[0]  # (E,) share of likes
         edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
         self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
-        words = [" ".join(re.split(r"[|,\s]+", text)) for text in data.items["text"]]
+        words = [text.replace("|", " ").replace(",", " ") for text in data.items["text"]]
         profiles = [fields(row, names=True) for row in data.users.to_dict("records")]
         rated = [event(text, value) for text in words for value in range(1, 6)]
         ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
@@ -314,10 +303,7 @@ class RatingWindows(Ratings):
         self.events = table(rated).reshape(len(words), 5, length)  # (N, 5, L)
         candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
         self.items = candidates.reshape(len(words), BUCKETS, length)  # (N, 20, L)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.data.fingerprint} {self.length} {self.n_history} {len(self.tokenizer)} {self.valid.shape[1]}"
+        self.fingerprint = f"{data.fingerprint} {length} {history} {len(self.tokenizer)} {held}"
 
     def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
         """`steps` batches of windows from anywhere in the training events."""
@@ -344,8 +330,3 @@ class RatingWindows(Ratings):
         source = np.concatenate((self.profiles[user][:, None], events), 1)
         liked = np.where(there, self.liked[rows], -1).astype(np.float32)
         return Windows(*map(torch.from_numpy, (source, items, liked)))
-
-    def repeat_requests(self, count: int, rng: np.random.Generator, times: int = 20) -> np.ndarray:
-        """(count,) events: drawn users all come once, then all again with one more event, and so on."""
-        users = rng.choice(np.flatnonzero(np.diff(self.data.offsets) >= times), -(-count // times))
-        return (self.data.offsets[users] + np.arange(times)[:, None]).ravel()[:count]

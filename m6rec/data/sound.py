@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 RATE, LENGTH = 8000, 8192  # samples a second, samples
 LOOK = 10  # seconds

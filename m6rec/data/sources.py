@@ -3,31 +3,27 @@
 `M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`).
 """
 
-import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import platformdirs
 import pooch
 
+from m6rec.config import InputError
 from m6rec.data.dataset import YEAR, Dataset
-from m6rec.errors import InputError
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 
 
-def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str] = ()) -> tuple[pd.DataFrame, ...]:
+def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[pd.DataFrame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
@@ -35,7 +31,7 @@ def movielens(folder: Path, archives: dict[str, list], occupations: Sequence[str
     """
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
-    options = dict(encoding=encoding, engine="python", quoting=csv.QUOTE_NONE, keep_default_na=False, na_values="")
+    options = dict(encoding=encoding, engine="python", quoting=3, keep_default_na=False, na_values="")  # 3: no quotes
     options["header"] = 0 if "utf" in encoding else None
     with zipfile.ZipFile(folder / archive) as bundle:
         items, users, ratings = (
@@ -66,7 +62,7 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.D
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]
     events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
-    items = pd.DataFrame({"item_id": np.unique(events["item_id"])})
+    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
     lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
     texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
     return items.assign(title=f"{noun} " + names, text=texts), None, events
@@ -115,11 +111,11 @@ def files(name: str) -> Path:
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     pooch.get_logger().setLevel("WARNING")
-    kept = {path.name for path in folder.iterdir()}
-    for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= kept):
+    here = {path.name for path in folder.iterdir()}
+    for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= here):
         try:
             for file, sha256 in route["files"].items():
-                if sys.stderr.isatty() and file not in kept:
+                if sys.stderr.isatty() and file not in here:
                     print(f"{name} ({source['terms']}): fetching {file} from {route['address']}", file=sys.stderr)
                 url = route["address"] + file * route["address"].startswith("http")
                 origin = str(mirror / file) if mirror != folder and (mirror / file).exists() else url
@@ -145,12 +141,12 @@ def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
         pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 16, timeout=TIMEOUT, headers=headers)(origin, part, registry)
     elif kind == "pip":
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=Path(part).parent) as folder:
             command = [sys.executable, "-m", *PIP.split(), requirement]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
             wheel = next(Path(folder).iterdir(), None)
             if wheel is None:
                 raise OSError(f"pip download: {(done.stderr.strip().splitlines() or ['nothing came'])[-1]}")
-            shutil.move(wheel, part)
+            wheel.replace(part)
     else:
-        shutil.copyfile(origin, part)
+        Path(part).write_bytes(Path(origin).read_bytes())

@@ -8,10 +8,8 @@ Source: M6-Rec section 3.1.
 """
 
 import html
-import itertools
 import json
 import re
-import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -21,7 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import tokenizers as hf
 
-from m6rec.errors import InputError
+from m6rec.config import InputError
 
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
 PAD, UNK, MASK, BOS, EOS = range(5)
@@ -108,9 +106,8 @@ class Tokenizer:
 
         Prompts know all printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
         """
-        texts, known = list(map(clean, texts)), ""
-        if special == PROMPT_SPECIAL:
-            known = string.ascii_lowercase + string.digits + string.punctuation
+        texts = list(map(clean, texts))
+        known = {chr(code).lower() for code in range(33, 127)} if special == PROMPT_SPECIAL else set()
         bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)
         bytewise = spare > 0 and any(map(NOT_LATIN.search, texts))
         bpe.normalizer, bpe.pre_tokenizer = hf.normalizers.Lowercase(), hf.pre_tokenizers.Metaspace()
@@ -135,9 +132,6 @@ class Tokenizer:
     def from_file(cls, file: str | Path) -> Self:
         return cls(hf.Tokenizer.from_file(str(file)))
 
-    def save(self, file: str | Path) -> None:
-        self.bpe.save(str(file))
-
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
 
@@ -150,20 +144,15 @@ class Tokenizer:
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
         """The source region, without its oldest events where it is longer than `length`; InputError if still."""
-        before = [token for part in (prompt.profile, prompt.request) if part for token in self.segment(part)]
-        after = self.segment(prompt.candidate) if prompt.candidate else ()
-        free = length - 2 - len(before) - len(after)
-        if free < 0:
-            raise InputError(
-                f"profile, request and candidate fill {length - free} tokens, and the region has {length}: "
-                "shorten them, or give the region more."
-            )
-        events: list[int] = []
-        for words in reversed(prompt.history):
-            if len(events) + len(self.segment(words)) > free:
-                break
-            events = [*self.segment(words), *events]
-        return [SOURCE_BOS, *before, *events, *after, SOURCE_EOS]
+        for first in range(len(prompt.history) + 1):
+            parts = prompt._replace(history=prompt.history[first:]).segments
+            ids = [SOURCE_BOS, *(token for part in parts for token in self.segment(part)), SOURCE_EOS]
+            if len(ids) <= length:
+                return ids
+        raise InputError(
+            f"profile, request and candidate fill {len(ids)} tokens, and the region has {length}: "
+            "shorten them, or give the region more."
+        )
 
     def given(self, parts: Sequence[str]) -> list[int]:
         """The beginning of a target region, which generation continues."""
@@ -173,16 +162,17 @@ class Tokenizer:
         """At most `source` and `target` tokens: a target is cut at its end."""
         ids, loss_mask = [], []
         for prompt in prompts:
-            parts = [self.segment(part) for part in prompt.target]
-            scored = [not part.endswith(":") for part, tokens in zip(prompt.target, parts, strict=True) for _ in tokens]
-            ids.append([BOS, *(token for tokens in parts for token in tokens), EOS][:target])
+            scored = [not part.endswith(":") for part in prompt.target for _ in self.segment(part)]
+            ids.append([*self.given(prompt.target), EOS][:target])
             loss_mask.append([False, *scored, True][:target])
         return Tokens(pad([self.source(prompt, source) for prompt in prompts]), pad(ids), pad(loss_mask).astype(bool))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """A target region's segments in words, up to [EOS]."""
         parts: list[list[int]] = [[]]
-        for token in itertools.takewhile(lambda token: token != EOS, map(int, ids)):
+        for token in map(int, ids):
+            if token == EOS:
+                break
             if token == SEP:
                 parts.append([])
             elif token >= self.special:

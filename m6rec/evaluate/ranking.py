@@ -3,10 +3,9 @@
 A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, lru_cache
-from types import SimpleNamespace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +14,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.preprocessing import normalize
 
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
-from m6rec.errors import InputError
 
 _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 
@@ -272,36 +271,3 @@ class Precomputed(NamedTuple):
             missing = users.events[rows < 0][0]
             raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
         return self.table[rows]
-
-
-def validation_ndcg(data: Dataset, split: Split) -> Callable[[Any], float]:
-    """Model -> NDCG@10 as `evaluate`'s, on at most 5,000 validation targets: the same objects each time."""
-    events = np.sort(np.random.default_rng(0).permutation(split.valid)[:5_000])
-    chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
-
-    def score(model: Any) -> float:
-        return float(ndcg(np.concatenate([mid_ranks(scored(model, users), users, True) for users in chunks])).mean())
-
-    return score
-
-
-def remembered(model: Any) -> SimpleNamespace:
-    """Keeps the scores of each `Targets` object."""
-    return SimpleNamespace(scores=cache(lambda users: torch.as_tensor(model.scores(users)).cpu()))
-
-
-def coordinate_ascent(
-    score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
-) -> dict[str, float]:
-    """Move one setting after another along its grid while the score rises, until no step helps."""
-    value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
-    best, before = dict(start), None
-    while best != before:
-        before = best
-        for name, steps in grid.items():
-            for ordered in (steps[::-1], steps):
-                for step in ordered[ordered.index(best[name]) + 1 :]:
-                    if value(*(best | {name: step}).values()) <= value(*best.values()):
-                        break
-                    best = best | {name: step}
-    return best

@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from m6rec.config import InputError
 from m6rec.data.dataset import Dataset, Split
-from m6rec.errors import InputError
 from m6rec.evaluate.ranking import targets_of
 
 LEVEL = 0.95

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.errors import InputError
-from m6rec.generate.beam import fill
+from m6rec.generate import fill
 from m6rec.train import losses
 
 TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights
@@ -64,7 +63,7 @@ def capture(model: Model, context: Context, *, item: int | None = None, against:
     """
     with torch.set_grad_enabled(item is not None):
         context, items = prepared(model, context)
-        fused = model.network.eval().fuse(context, items, weights=True)
+        fused = model.network.eval().fusion(context, items, weights=True)
         logits = model.network.score(fused.state[:, 0], items)  # (1, N)
         if item is not None:
             maps = (*fused.weights, *fused.history)
@@ -232,7 +231,7 @@ def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Ten
     context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
     parts = [retained[at : at + rows] for at in range(0, len(retained), rows)]
-    states = [model.network.eval().fuse(keep_tokens(context, part), items).state[:, 0] for part in parts]
+    states = [model.network.eval().fusion(keep_tokens(context, part), items).state[:, 0] for part in parts]
     return model.network.score(torch.cat(states), items[: model.data.n_items])
 
 
@@ -469,8 +468,8 @@ def agreement(
     U: users with three tokens or more beside the start.
     """
     targets = list(_targets(model, contexts, least=4))
-    pairs = {n: [[explain(m, *t)[1:] for m in (model, other)] for t in targets] for n, explain in explainers.items()}
-    return {name: np.array([spearmanr(*pair).statistic for pair in both]) for name, both in pairs.items()}
+    both = {n: [np.stack([e(m, *t)[1:] for m in (model, other)], 1) for t in targets] for n, e in explainers.items()}
+    return {n: np.array([pd.DataFrame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}
 
 
 def _copied(model: Model) -> Model:

@@ -1,5 +1,8 @@
 """Attention, written once: `attend` computes it, and masks say what may attend to what.
 
+Every network stacks the same `Block`: its masks tell it from others. They are Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True
+where the row's query may attend to the column's key.
+
 Rotary positions need no table, so that a served prefix can be cached and extended.
 """
 
@@ -7,13 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config
-from m6rec.errors import InputError
-
-FEW_KEYS = 8  # up to so many, one query's products by hand take half of the fused kernel's time
+from m6rec.config import Config, InputError
 
 
 class KVCache(NamedTuple):
@@ -45,15 +44,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
     """
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
-    if not weights and mask is None and q.shape[-2] == 1 and k.shape[-2] <= FEW_KEYS:
-        logits = (q * k).sum(-1).movedim(-1, 0) / q.shape[-1] ** 0.5
-        p = logits.softmax(0).movedim(0, -1).unsqueeze(-1)
-        return Attended((p * v).sum(-2, keepdim=True), None)
     if not weights:
-        return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
+        return Attended(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), None)
     logits = q @ k.mT / q.shape[-1] ** 0.5  # (B, H, Tq, Tk)
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits.masked_fill(~mask, -torch.inf)
     probabilities = logits.softmax(-1).nan_to_num(0.0)  # a row without a visible key is 0/0
     return Attended(probabilities @ v, probabilities)
 
@@ -80,7 +75,7 @@ class Block(nn.Module):
     The gates are those of LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, expand: int = 4):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.norm = nn.RMSNorm(width)
@@ -89,7 +84,7 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width)
         self.ffn_norm = nn.RMSNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, expand * width), nn.GELU(), nn.Linear(expand * width, width))
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.ffn_gate = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
@@ -97,16 +92,9 @@ class Block(nn.Module):
         return self._keys_values(self.norm(x), positions)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: KVCache | None = None,
-        adapter: Callable[[Tensor], Tensor] | None = None,
-        weights: bool = False,
-    ) -> Attended:
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: KVCache | None = None, weights: bool = False,
+    ) -> Attended:  # fmt: skip
         """One layer of `Stack.forward`."""
         normed = self.norm(x)
         cache = self._keys_values(normed, positions) if keys is None else self.prefill(*keys)
@@ -116,8 +104,8 @@ class Block(nn.Module):
         joined = attended.out.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         x = x + self.dropout(self.out(joined) * self.gate(normed).sigmoid())
         normed = self.ffn_norm(x)
-        fed = self.ffn(normed) if adapter is None else self.ffn(normed) + adapter(normed)
-        return Attended(x + self.dropout(fed * self.ffn_gate(normed).sigmoid()), attended.weights, cache)
+        x = x + self.dropout(self.ffn(normed) * self.ffn_gate(normed).sigmoid())
+        return Attended(x, attended.weights, cache)
 
     def _keys_values(self, normed: Tensor, positions: Tensor | None) -> KVCache:
         k, v = self._split(self.kv(normed)).chunk(2, -1)
@@ -130,7 +118,7 @@ class Block(nn.Module):
 class Run(NamedTuple):
     states: Tensor  # (B, T, D) after the last of them
     caches: list[KVCache]  # of each layer: the `past` of the tokens that follow
-    weights: list[Tensor]  # of each layer (B, H, T, Tk), if they were asked for
+    weights: list[Tensor]  # of each layer (B, H, T, Tk), if asked for
 
 
 class Stack(nn.ModuleList):
@@ -142,27 +130,75 @@ class Stack(nn.ModuleList):
         super().__init__(block(config.width, config.heads, config.dropout) for _ in own)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        *,
-        keys: tuple[Tensor, Tensor] | None = None,
-        past: Sequence[KVCache] | None = None,
-        adapters: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        first: int = 0,
-        last: int | None = None,
-        weights: bool = False,
-    ) -> Run:
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+        keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None, first: int = 0,
+        last: int | None = None, weights: bool = False,
+    ) -> Run:  # fmt: skip
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
         In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
         keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
-        adapters: one per layer, beside the feed-forward net.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
-            options = {"past": past[i] if past else None, "adapter": adapters[layer] if adapters else None}
-            found = self[layer % len(self)](run.states, mask, positions, keys=keys, weights=weights, **options)
-            run = Run(found.out, [*run.caches, found.cache], [*run.weights, found.weights] if weights else [])
+            block, known = self[layer % len(self)], past[i] if past else None
+            out, seen, cache = block(run.states, mask, positions, keys=keys, past=known, weights=weights)
+            run = Run(out, [*run.caches, cache], [*run.weights, seen] if weights else [])
         return run
+
+
+def segment_mask(present: Tensor) -> Tensor:
+    """Tokens see all present ones of their segment: (B, T) -> (B, 1, 1, T)."""
+    return present[:, None, None, :]
+
+
+def item_mask(present: Tensor, modality: Tensor, fusion: str) -> Tensor:
+    """How an item's tokens see each other: present (N, L) bool, modality (L,) of each -> (N, 1, L or 1, L).
+
+    "joint": each sees all. "gated": its own modality only. "cross": itself and the other modalities.
+    """
+    if fusion == "joint":
+        return segment_mask(present)
+    same = modality[:, None] == modality
+    may = same if fusion == "gated" else ~same | torch.eye(len(modality), dtype=torch.bool, device=modality.device)
+    return may & segment_mask(present)
+
+
+def causal_mask(length: int, device: torch.device | None = None) -> Tensor:
+    """A token sees itself and those before: (T, T)."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def unilm_mask(source: Tensor, target: Tensor, among: Tensor | None = None) -> Tensor:
+    """A bidirectional source, then an autoregressive target: UniLM (Dong et al. 2019, figure 1), M6-Rec section 3.1.
+
+    source (B, S), target (B, T) bool, where a token is present -> (B, 1, S + T, S + T). among (T, T): instead of
+    `causal_mask`.
+    """
+    s, t = source.shape[1], target.shape[1]
+    among = causal_mask(t, source.device) if among is None else among
+    see = torch.cat((among.new_ones(s + t, s), torch.cat((among.new_zeros(s, t), among))), 1)
+    return see & segment_mask(torch.cat((source, target), 1))
+
+
+def candidate_mask(source: Tensor, candidate: Tensor) -> Tensor:
+    """A candidate's tokens see the source and each other; the source sees itself.
+
+    source (B, S), candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
+    """
+    _, c, length = candidate.shape
+    own = torch.eye(c, dtype=torch.bool, device=source.device).repeat_interleave(length, 0)
+    return unilm_mask(source, candidate.flatten(1), own.repeat_interleave(length, 1))
+
+
+def target_mask(profile: Tensor, history: Tensor, fields: Tensor, position: Tensor) -> Tensor:
+    """A target sees the profile, as many events as its position says, and the fields of its own request.
+
+    profile (B, C), history (B, T), fields (B, Q, R) bool, position (B, Q) in events -> (B, 1, Q, C + T + Q·R). In
+    training, target t has position t: its own event is hidden from it.
+    """
+    q, r = fields.shape[1:]
+    before = torch.arange(history.shape[1], device=history.device) < position[..., None]  # (B, Q, T)
+    own = torch.eye(q, dtype=torch.bool, device=history.device).repeat_interleave(r, 1)  # (Q, Q·R)
+    see = profile[:, None].expand(-1, q, -1), before & history[:, None], own & fields.flatten(1)[:, None]
+    return torch.cat(see, -1).unsqueeze(1)

@@ -1,38 +1,31 @@
 """The model: items, context, digits, contents, and texts.
 
 - an item's text, image and sound tokens run through the local layers. Then an [ITEM] token attends to them and becomes
-  its vector; `masks.item` says how they fuse. Items are encoded once per step for all events that hold them
+  its vector; `item_mask` says how they fuse. A step encodes an item once for all events that hold it
 - context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream* holds profile
   and events and never sees a request, so its cache serves every later one. The *target stream* has a token per target,
   which attends to the profile, to the events before it and to its own request: one pass answers all
-- data know item codes alone: the tree of semantic IDs belongs to the decoder
 - over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
   segment apart, so that its states can be cached (late interaction)
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Config, InputError
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import PAD
-from m6rec.errors import InputError
-from m6rec.model import masks
-from m6rec.model.attention import KVCache, Run, Stack
-from m6rec.model.tree import Tree, insert, widths_for
+from m6rec.model.attention import KVCache, Run, Stack, candidate_mask, item_mask, segment_mask, target_mask, unilm_mask
+from m6rec.model.tree import DigitDecoder, widths_for
 
 STEP = 8  # text lengths are rounded up to multiples of so many tokens: items fall into few groups
-NODE_CHUNK = 2**19  # values of node vectors read at a time: 2 MB
 SOURCE, TARGET = 0, 1  # segments of a written text
 
 
@@ -45,8 +38,8 @@ class Tokens(NamedTuple):
 
 class Encoded(NamedTuple):
     vectors: Tensor  # (N, D)
-    weights: Tensor | None  # (N, H, 1, L) over the tokens, or None
-    modality: Tensor  # (L,) which of MODALITIES each column of the weights belongs to
+    weights: Tensor | None = None  # (N, H, 1, L) over the tokens, if asked for
+    modality: Tensor | None = None  # (L,) which of MODALITIES each of these belongs to
 
     def modality_weights(self) -> Tensor:
         """The attention mass on each of MODALITIES, mean over heads: (N, M).
@@ -54,7 +47,7 @@ class Encoded(NamedTuple):
         Rows sum to 1, but for "cross", where the first modality is the query and has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
-        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
+        return weights @ nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
@@ -67,10 +60,6 @@ class PatchEmbedding(nn.Module):
         self.hidden = nn.Parameter(torch.empty(width))
         # The squared error of predicting the mean patch.
         self.register_buffer("variance", torch.ones(patches), persistent=False)
-
-    def fit(self, patches: np.ndarray) -> None:
-        if len(patches):
-            self.variance = torch.as_tensor(patches.var(0).mean(-1))
 
     def forward(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
         """hidden (N, P) bool: patches whose position alone is given."""
@@ -86,8 +75,7 @@ class ItemEncoder(nn.Module):
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
         width = config.width
-        self.fusion = config.fusion
-        self.modality_dropout, self.catalogue_dropout = config.modality_dropout, config.catalogue_dropout
+        self.config = config
         self.modalities = [m for m in MODALITIES if m in config.modalities and (m == "text" or m in sizes)]
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
         self.patches = nn.ModuleDict({m: PatchEmbedding(*sizes[m], width) for m in self.modalities if m in sizes})
@@ -107,7 +95,7 @@ class ItemEncoder(nn.Module):
     def id_embedding(self, codes: Tensor) -> Tensor:
         """(N, D), 0 for codes of -1."""
         if self.identity is None:
-            return self.absent.weight.new_zeros(len(codes), self.absent.embedding_dim)
+            return self.query.new_zeros(len(codes), len(self.query))
         return self.identity(codes.clamp(min=0)) * (codes >= 0)[:, None]
 
     def forward(
@@ -115,27 +103,26 @@ class ItemEncoder(nn.Module):
     ) -> Encoded:
         """Contents alone, without IDs. modalities: those that any of these items has, if known."""
         if not self.modalities:  # only the ID embedding is left
-            nothing = self.absent.weight.new_zeros(len(content.present), self.absent.embedding_dim)
-            return Encoded(nothing, None, torch.empty(0, dtype=torch.long, device=nothing.device))
-        if self.training and self.modality_dropout and len(self.modalities) > 1:
+            return Encoded(self.query.new_zeros(len(content.present), len(self.query)))
+        if self.training and self.config.modality_dropout and len(self.modalities) > 1:
             content = self._drop_modalities(content)
         tokens = self.embed(content, modalities=modalities)
         if self.bag is not None:
             if weights:
                 raise InputError("with local_layers=0 an item is a bag of tokens without attention: take 1 or more.")
             mean = self._means(tokens.x, tokens)[0].mean(1)
-            return Encoded(mean + self.bag(mean), None, tokens.modality)
-        mask, positions = masks.item(tokens.present, tokens.modality, self.fusion), tokens.positions
+            return Encoded(mean + self.bag(mean))
+        mask, positions = item_mask(tokens.present, tokens.modality, self.config.fusion), tokens.positions
         x = self.local(tokens.x, mask, positions, last=-1).states
         # In the last local layer only [ITEM], at position 0, is a query.
         means, own = self._means(x, tokens)
         query, seen = means.mean(1, keepdim=True), tokens.present[:, None]  # (N, 1, D), (N, 1, L)
-        if self.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
+        if self.config.fusion == "cross" and len(self.modalities) > 1:  # the first modality is the query
             query, seen = means[:, :1], seen & ~own[:, :1]
         elif self.gate is not None:  # late fusion: one [ITEM] for each modality, (N, M, D), (N, M, L)
             query, seen = means, seen & own
-        query, options = self.query + self.mean_norm(query), {"keys": (x, positions), "first": -1, "weights": weights}
-        run = self.local(query, seen[:, None], positions[:1] - 1, **options)
+        query = self.query + self.mean_norm(query)
+        run = self.local(query, seen[:, None], positions[:1] - 1, keys=(x, positions), first=-1, weights=weights)
         share = torch.ones_like(run.states[..., :1])
         if self.gate is not None:  # and a gate that weighs their outputs
             share = self.gate(run.states).masked_fill(~seen.any(-1, keepdim=True), -1e9).softmax(1)  # (N, M, 1)
@@ -163,25 +150,24 @@ class ItemEncoder(nn.Module):
         own = (tokens.modality == numbers[:, None])[None]
         picked = (own & tokens.present[:, None]).to(x.dtype)  # (N, M, L)
         count = picked.sum(-1, keepdim=True)
-        means = torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers))
-        return means, own
+        return torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers)), own
 
     def hidden_modalities(self) -> tuple[str, ...]:
         """What this step drops of every item: in a share of the steps some, never all."""
-        count = len(self.modalities)
-        if not self.training or not self.catalogue_dropout or count < 2 or torch.rand(()) >= self.catalogue_dropout:
+        count, share = len(self.modalities), self.config.catalogue_dropout
+        if not self.training or not share or count < 2 or torch.rand(()) >= share:
             return ()
         return tuple(self.modalities[i] for i in torch.randperm(count)[: int(torch.randint(1, count, ()))])
 
     def _drop_modalities(self, content: Features) -> Features:
-        kept = torch.rand(content.present.shape, device=content.present.device) >= self.modality_dropout
+        kept = torch.rand_like(content.present, dtype=torch.float) >= self.config.modality_dropout
         remaining = content.present & kept
         return content._replace(present=torch.where(remaining.any(1, keepdim=True), remaining, content.present))
 
 
 class Fused(NamedTuple):
     state: Tensor  # (B, Q, D)
-    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `masks.targets`
+    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `target_mask`
     history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
@@ -198,8 +184,7 @@ class ContextFusion(nn.Module):
     """Events, profile and requests -> one state per target.
 
     A target begins with the mean of the events before it, each weighted `recency` times as much as the next. "adding"
-    adds the fields of its request, "gating" scales them by a gate first, "attention" adds them and lets the target
-    attend to them in every layer.
+    adds the fields of its request, "gating" scales them first, "attention" also attends to them in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -223,14 +208,16 @@ class ContextFusion(nn.Module):
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """The history stream. Profile tokens see each other, events the profile and the past."""
         # Not by indexing: threads sum its gradient in an order that changes from run to run.
-        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
+        vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
-        profiled = torch.cat((torch.ones_like(context.item[:, :1], dtype=torch.bool), context.profile > 0), 1)  # (B, C)
-        happened = context.item >= 0  # (B, T)
-        mask = masks.unilm(profiled, happened)
+        profiled, happened = (
+            nn.functional.pad(context.profile > 0, (1, 0), value=True),
+            context.item >= 0,
+        )  # (B, C), (B, T)
+        mask = unilm_mask(profiled, happened)
         # Only distances between events matter; the profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
@@ -247,101 +234,20 @@ class ContextFusion(nn.Module):
         fields = [embed(code) for embed, code in zip(self.request, request.unbind(-1), strict=True)]
         before = position.unsqueeze(-1).expand(-1, -1, history.recent.shape[-1])  # (B, Q) -> (B, Q, D)
         x = history.recent.gather(1, before)  # the start token where there is no event
-        if self.gate is not None:
+        if self.gate is None:
+            x = sum(fields, x)
+        else:
             total = torch.stack(fields).sum(0)  # (B, Q, D)
             x = x + self.gate(x + total).sigmoid() * total
-        else:
-            x = sum(fields, x)
         x = self.dropout(x)
         positions = position - 1  # a target has the position of its last event
         profiled, happened = history.present.tensor_split([history.present.shape[1] + 1 - history.recent.shape[1]], 1)
         visible = (request > 0) & (self.mode == "attention")  # else the sum above is all that enters
-        mask = masks.targets(profiled, happened, visible, position)
+        mask = target_mask(profiled, happened, visible, position)
         tokens = torch.stack(fields, 2).flatten(1, 2) if fields else x[:, :0]  # R × (B, Q, D) -> (B, Q·R, D)
         keys = tokens, positions.repeat_interleave(len(fields), 1)
         run = self.joint(x, mask, positions, keys=keys, past=history.caches, weights=weights)
         return Fused(self.norm(run.states), run.weights, history.weights)
-
-
-class DigitDecoder(nn.Module):
-    """States (B, D) and digits so far -> logits of the next."""
-
-    def __init__(self, config: Config, widths: tuple[int, ...], items: int):
-        super().__init__()
-        self.widths, self.size = widths, items  # size: of the catalogue that it was made for
-        nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
-        self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
-        self.bias = nn.ParameterList(torch.empty(n) for n in nodes)
-        self.blocks = Stack(config, config.decoder_layers)
-        self.project = nn.Linear(config.width, config.width)
-        # The tree is part of the model: it is saved, loaded and moved with the weights.
-        self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
-        self.register_buffer("item", torch.full((math.prod(widths),), -1))
-
-    @property
-    def tree(self) -> Tree:
-        return Tree(self.widths, self.leaf, self.item)
-
-    @property
-    def built_tree(self) -> Tree:
-        """The tree; `InputError` before there is one."""
-        if not (self.item >= 0).any():
-            raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
-        return self.tree
-
-    @torch.no_grad()
-    def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
-        """Nodes start at the mean of their items' vectors (N, D), biases at the log of their number."""
-        self.leaf.copy_(tree.leaf)
-        self.item.copy_(tree.item)
-        prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
-        for at, node, bias in zip(prefixes.T, self.nodes, self.bias, strict=True):
-            counts = torch.bincount(at, minlength=len(node)).to(vectors)
-            total = torch.zeros_like(node).index_add_(0, at, vectors)
-            node.copy_(total / counts.clamp(min=1)[:, None])
-            bias.copy_(counts.clamp(min=1).log())
-        self.project.weight.zero_()
-        self.project.bias.zero_()
-
-    def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
-        """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).
-
-        allowed (N,) bool: the only positives and negatives.
-        """
-        prefixes = self.tree.prefixes(items)  # (B, G)
-        digits = [state] + [state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)]
-        x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
-        run = self.blocks(x, masks.causal(len(digits), state.device), positions)
-        states = state[:, None] + self.project(run.states)
-        parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
-        valid = self.tree.valid_nodes(allowed)
-        return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
-
-    def step(
-        self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
-    ) -> tuple[Tensor, Run]:
-        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W)."""
-        x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
-        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
-        return self.choices(state + self.project(run.states[:, 0]), level, parent), run
-
-    def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of a node's children: (B, D), parents (B,) within the level above -> (B, W); -inf without an item.
-
-        valid (nodes,) bool narrows them.
-        """
-        width = self.widths[level]
-        valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
-        bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(valid), -1)  # (parents, W·D)
-        if level == 0:
-            logits = states @ nodes.view(width, -1).T + bias[0]
-        else:
-            # Outside training in chunks for the processor's cache: one large copy costs ten times the products.
-            rows = len(states) if torch.is_grad_enabled() else max(1, NODE_CHUNK // nodes.shape[1])
-            parts = zip(states.split(rows), parent.split(rows), strict=True)
-            own = (torch.einsum("bd,bwd->bw", s, F.embedding(p, nodes).unflatten(1, (width, -1))) for s, p in parts)
-            logits = torch.cat(list(own)) + F.embedding(parent, bias)
-        return logits.masked_fill(~valid.index_select(0, parent), float("-inf"))
 
 
 class TextCache(NamedTuple):
@@ -350,6 +256,13 @@ class TextCache(NamedTuple):
 
     def index_select(self, rows: Tensor) -> "TextCache":
         return TextCache(self.present.index_select(0, rows), [layer.index_select(rows) for layer in self.layers])
+
+
+class TextOutput(NamedTuple):
+    hidden: Tensor  # (B, S + T, D) of source and target, normed
+    logits: Tensor | None  # (B, T, V) of the token after each target token
+    cache: TextCache
+    weights: list[Tensor]  # of each layer, if asked for
 
 
 class ContentDecoder(nn.Module):
@@ -361,31 +274,26 @@ class ContentDecoder(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
-    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[Tensor, TextCache, Tensor]:
-        """Target ids (B, T) -> logits of what follows each (B, T, V), the cache, and the first one's position (1,).
-
-        The source is an item with a gap in its text; the target is what is missing, or a caption where that is all.
-        """
-        tokens = items.embed(source)
+    def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[TextOutput, Tensor]:
+        """An item with a gap in its text, and ids (B, T) that fill it; also the position (1,) of the first id."""
+        tokens, present = items.embed(source), target > 0
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
         positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
-        x, caches = self._read(items, x, masks.unilm(tokens.present, target > 0), positions)
-        cache = TextCache(torch.cat((tokens.present, target > 0), 1), caches)
-        return x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, first
+        x, caches = self._read(items, x, unilm_mask(tokens.present, present), positions)
+        cache = TextCache(torch.cat((tokens.present, present), 1), caches)
+        return TextOutput(x, x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, []), first
 
-    def decode_step(
-        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor
-    ) -> tuple[Tensor, TextCache]:
-        """One more token (B, 1) at a position (1,): its logits (B, 1, V), and the cache with it."""
+    def decode_step(self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor) -> TextOutput:
+        """One more token (B, 1), at a position (1,)."""
         x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
-        x, caches = self._read(items, x, masks.segment(present), position, past.layers)
-        return x @ items.tokens.weight.T, TextCache(present, caches)
+        x, caches = self._read(items, x, segment_mask(present), position, past.layers)
+        return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), [])
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
         tokens = items.embed(content, hidden)
-        x, _ = self._read(items, tokens.x, masks.segment(tokens.present), tokens.positions)
+        x, _ = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions)
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
     def _read(
@@ -411,7 +319,7 @@ class Network(nn.Module):
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
         self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
-        files = [m for m in FILE_MODALITIES if m in config.modalities and present[m].any()]
+        files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
         self.fusion = ContextFusion(config, fields)
@@ -420,7 +328,8 @@ class Network(nn.Module):
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
         self._keep(content)
         for m, patch in self.items.patches.items():
-            patch.fit(getattr(content, m)[present[m] & (codes >= 0)])
+            if len(seen := getattr(content, m)[present[m] & (codes >= 0)]):
+                patch.variance = torch.as_tensor(seen.var(0).mean(-1))
         self.initialise()
 
     def _keep(self, content: Features) -> None:
@@ -428,16 +337,15 @@ class Network(nn.Module):
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         text, *others = (part.cpu().numpy() for part in self.content)
-        rows = [b"".join(part.tobytes() for part in row) for row in zip(text, *others, strict=True)]
-        number = pd.factorize(np.array(rows, dtype=object))[0]
-        first = np.unique(number, return_index=True)[1]
-        self.register_buffer("content_of", torch.as_tensor(number), persistent=False)  # (N,) the content of each item
-        self.register_buffer("distinct", torch.as_tensor(first), persistent=False)  # an item of each content
-        # Groups of contents by text length and modalities.
-        lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[first] > 0).sum(1) // STEP)))
-        used = [(m, MODALITIES.index(m)) for m in self.items.modalities]
-        keys = [(int(n), *(m for m, i in used if row[i])) for n, row in zip(lengths, others[-1][first], strict=True)]
-        self.groups = {key: np.flatnonzero([k == key for k in keys]) for key in sorted(set(keys))}
+        rows, first = zip(text, *others, strict=True), {}
+        same = [first.setdefault(b"".join(part.tobytes() for part in row), i) for i, row in enumerate(rows)]
+        self.register_buffer("same", torch.tensor(same), persistent=False)  # (N,) the first item of the same content
+        # Groups of first items by text length and modalities.
+        distinct, used = np.array([*first.values()]), [(m, MODALITIES.index(m)) for m in self.items.modalities]
+        lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[distinct] > 0).sum(1) // STEP)))
+        present = zip(lengths, others[-1][distinct], strict=True)
+        keys = [(int(length), *(m for m, i in used if row[i])) for length, row in present]
+        self.groups = {key: distinct[[k == key for k in keys]] for key in sorted(set(keys))}
 
     @property
     def content(self) -> Features:
@@ -455,20 +363,14 @@ class Network(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.items.project[1].weight, std=0.02)
-        patches = list(self.items.patches.values())
-        small = [patch.mlp[-1].weight for patch in patches] + [self.items.query, self.fusion.start]
-        for weight in (*small, *(patch.hidden for patch in patches), *self.digits.nodes):  # the scale of a word
+        items, patches = self.items, self.items.patches.values()
+        small = [items.project[1].weight, *(p.mlp[-1].weight for p in patches), items.query, self.fusion.start]
+        for weight in (*small, *(p.hidden for p in patches), *self.digits.nodes):  # the scale of a word
             nn.init.normal_(weight, std=0.02)
-        for bias in self.digits.bias:
-            nn.init.zeros_(bias)
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """Vectors (N, D) become ID embeddings, to which content and joint layers add nothing yet.
-
-        A row of zeros keeps its random start. Without IDs only the joint layers are silenced.
-        """
+        """Vectors (N, D) become ID embeddings, but for rows of zeros. Contents and joint layers add nothing yet."""
         silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
         if self.items.identity is not None:
             own = self.items.identity.weight
@@ -478,49 +380,36 @@ class Network(nn.Module):
             nn.init.zeros_(linear.weight)
 
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
-        """The catalogue's vectors (N, D). drop: modalities masked for every item; by default, in training, random ones.
+        """The catalogue's vectors (N, D), or of the ascending codes `only` (n,).
 
-        only (n,): ascending codes of the vectors that are wanted.
+        drop: modalities masked for every item; by default, in training, random ones.
         """
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # in one batch: the weights have one shape
             encoded = self.items(content, weights=True)
             return encoded._replace(vectors=encoded.vectors + self.items.id_embedding(self.codes))
-        codes, content_of = self.codes, self.content_of
+        codes, same = self.codes, self.same
         rows = [torch.as_tensor(group, device=codes.device) for group in self.groups.values()]
         if only is not None:
-            codes, content_of = codes[only], content_of[only]
-            rows = [group[torch.isin(group, content_of)] for group in rows]
+            codes, same = codes[only], same[only]
+            rows = [group[torch.isin(group, same)] for group in rows]
         parts = []
         for (length, *modalities), group in zip(self.groups, rows, strict=True):
-            batch, used = content.take(self.distinct[group]), tuple(m for m in modalities if m not in drop)
-            batch = batch._replace(text=batch.text[:, :length])
-            parts.append(self.items(batch, modalities=used).vectors)
-        row = torch.full_like(self.distinct, -1)
-        row[torch.cat(rows)] = torch.arange(sum(map(len, rows)), device=codes.device)
-        vectors = F.embedding(row[content_of], torch.cat(parts))  # not by indexing, as above
-        return Encoded(vectors + self.items.id_embedding(codes), None, self.codes[:0])
+            batch, used = content.take(group), tuple(m for m in modalities if m not in drop)
+            parts.append(self.items(batch._replace(text=batch.text[:, :length]), modalities=used).vectors)
+        order, row = torch.cat(rows), torch.empty_like(self.same)
+        row[order] = torch.arange(len(order), device=order.device)
+        vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
+        return Encoded(vectors + self.items.id_embedding(codes))
 
-    @torch.no_grad()
-    def extended(self, content: Features, vectors: np.ndarray) -> "Network":
+    def extended(self, content: Features, vectors: Tensor) -> "Network":
         """A copy with new items of vectors (n, D) on free leaves; content of all."""
-        nodes, digits = [node.cpu().numpy() for node in self.digits.nodes], self.digits
-        tree = insert(Tree(digits.widths, digits.leaf.cpu(), digits.item.cpu()), nodes, vectors)
         new = copy.deepcopy(self).cpu()
         new._keep(content)
-        new.codes = torch.cat((self.codes.cpu(), torch.full((len(vectors),), -1)))
-        valid = self.digits.tree.valid_nodes()
-        for level, at in enumerate(tree.prefixes(torch.arange(len(self.content_present), len(tree.leaf))).unbind(1)):
-            empty = ~valid[level].cpu()[at]  # a node without items takes its first item's vector
-            new.digits.nodes[level][at[empty]] = torch.from_numpy(vectors)[empty]
-            new.digits.bias[level][at[empty]] = 0
-        new.digits.leaf, new.digits.item = tree.leaf, tree.item
+        new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
+        new.digits.insert(vectors.cpu())
         return new
-
-    def fuse(self, context: Context, items: Tensor, *, weights: bool = False) -> Fused:
-        """The source document's `fuse`, with item vectors (N, D)."""
-        return self.fusion(context, items, weights=weights)
 
     @staticmethod
     def score(state: Tensor, items: Tensor) -> Tensor:
@@ -528,18 +417,10 @@ class Network(nn.Module):
         return state @ items.T
 
 
-class TextOutput(NamedTuple):
-    hidden: Tensor  # (B, S + T, D), normed
-    logits: Tensor | None  # (B, T, V): after each target token, the next one
-    cache: TextCache
-    weights: list[Tensor]  # of each layer, if they were asked for
-
-
 class TextTransformer(nn.Module):
     """`config.joint_layers` blocks over texts: M6-Rec sections 3.1, 3.2 and, for late interaction, 4.1.
 
-    scores: with a score head after each layer. shared: see `Stack`. embedding_size: of the token table, if not the
-    width.
+    scores: a score head after each layer. shared: see `Stack`. embedding_size: of the token table; 0: the width.
     """
 
     def __init__(
@@ -577,24 +458,21 @@ class TextTransformer(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
     ) -> TextOutput:
-        """Token ids source (B, S), target (B, T), 0 = padding on the right. logits=False: states alone."""
+        """Token ids source (B, S), target (B, T), with padding on the right. logits=False: states alone."""
         x, present, mask = self._tokens(source, target)
         run = self.blocks(x, mask, positions_of(present), weights=weights)
         return self._output(run, present, source.shape[1] if logits else None)
 
-    def read(
-        self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None, adapters: Sequence | None = None
-    ) -> Tensor:
+    def read(self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None) -> Tensor:
         """The state (B, D) of the last token; the last layer is run for it alone.
 
-        soft: prompts (n, D) before every source. adapters: see `Stack.forward`.
+        soft: prompts (n, D) before every source.
         """
         x, present, mask = self._tokens(source, target, soft)
         positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
-        x = self.blocks(x, mask, positions, adapters=adapters, last=-1).states
-        at = torch.arange(len(x), device=self.device), (number * present).argmax(1)
-        options = {"keys": (x, positions), "adapters": adapters, "first": -1}
-        run = self.blocks(x[at][:, None], present[:, None, None], positions[at][:, None], **options)
+        x = self.blocks(x, mask, positions, last=-1).states
+        at = torch.arange(len(x), device=self.device)[:, None], (number * present).argmax(1, keepdim=True)  # (B, 1)
+        run = self.blocks(x[at], segment_mask(present), positions[at], keys=(x, positions), first=-1)
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -606,12 +484,12 @@ class TextTransformer(nn.Module):
         if soft is not None:
             soft = (soft + self.segments.weight[SOURCE]).expand(len(source), -1, -1)  # (n, D) -> (B, n, D)
             x, read = torch.cat((soft, x), 1), torch.cat((read.new_ones(soft.shape[:2]), read), 1)
-        return x, torch.cat((read, begun), 1), masks.unilm(read, begun)
+        return x, torch.cat((read, begun), 1), unilm_mask(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
         """More target tokens (B, T), as if by one `forward`. One row of `past` serves all rows of target."""
         target, read = target.to(self.device), past.present.expand(len(target), -1)
-        present, mask = torch.cat((read, target != PAD), 1), masks.unilm(read, target != PAD)
+        present, mask = torch.cat((read, target != PAD), 1), unilm_mask(read, target != PAD)
         new = slice(read.shape[1], None)
         positions = positions_of(present)[:, new]
         run = self.blocks(self.embed(target, TARGET), mask[:, :, new], positions, past=past.layers, weights=weights)
@@ -632,7 +510,7 @@ class TextTransformer(nn.Module):
         return [*self.exits(windows, local_layers)][-1]
 
     def exits(self, windows: Windows, local_layers: int = 0) -> Iterator[Tensor]:
-        """Logits (B, C) of one joint layer after the other, as a caller asks. InputError without score heads."""
+        """Logits (B, C) of one joint layer after the other. InputError without score heads."""
         if not self.heads:
             raise InputError("this network has no score heads: make it with scores=True, and train it.")
         segments = torch.cat((windows.source, windows.candidates), 1).to(self.device)  # (B, S + C, L)
@@ -649,26 +527,23 @@ class TextTransformer(nn.Module):
         tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once
         present, positions = tokens != PAD, torch.arange(tokens.shape[1], device=tokens.device)
         present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
-        run = self.blocks(self.embed(tokens), masks.segment(present), positions, last=layers)
+        run = self.blocks(self.embed(tokens), segment_mask(present), positions, last=layers)
         return run.states.index_select(0, rows)
 
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """`exits` of states (B, S + C, L, D) after the local layers; S = `source`."""
-        n, length = present.shape[1:]
-        segment = self.segments.weight
+        (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
-        mask = masks.candidates(present[:, :source].flatten(1), present[:, source:])
+        mask = candidate_mask(present[:, :source].flatten(1), present[:, source:])
         positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
-        first = slice(source * length, None, length)  # the candidates' first tokens: scores are read there
+        first, keys = slice(source * length, None, length), None  # candidates' first tokens: scores are read there
         for layer in range(local_layers, self.depth):
-            if layer + 1 < self.depth:
-                x = self.blocks(x, mask, positions, first=layer, last=layer + 1).states
-                scored = x[:, first]
-            else:  # the last layer needs no other queries
-                options = {"keys": (x, positions), "first": layer}
-                scored = self.blocks(x[:, first], mask[:, :, first], positions[first], **options).states
-            yield self.heads[layer](self.norm(scored)).squeeze(-1)
+            if layer + 1 == self.depth:  # the last layer needs no other queries
+                keys, x, mask, positions = (x, positions), x[:, first], mask[:, :, first], positions[first]
+                first = slice(None)
+            x = self.blocks(x, mask, positions, keys=keys, first=layer, last=layer + 1).states
+            yield self.heads[layer](self.norm(x[:, first])).squeeze(-1)
 
 
 def positions_of(present: Tensor) -> Tensor:

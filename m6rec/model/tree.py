@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import entr
 from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Tensor, nn
 
-from m6rec.errors import InputError
+from m6rec.config import Config, InputError
+from m6rec.model.attention import KVCache, Run, Stack, causal_mask
 
-MAX_UNUSED, MAX_CROWDED = 0.05, 1.5  # share of a level's nodes; multiple of a node's even share of the items
 ROUNDS = 12  # of k-means, at most
 
 
@@ -61,58 +60,6 @@ class Tree(NamedTuple):
         return node[:, None] * self.widths[level] + torch.arange(self.widths[level], device=node.device)
 
 
-def insert(tree: Tree, nodes: list[np.ndarray], vectors: np.ndarray) -> Tree:
-    """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
-
-    nodes: vectors (nodes, D) of each level. InputError where no leaf is left.
-    """
-    item, leaf = tree.item.numpy().copy(), tree.leaf.tolist()
-    if len(vectors) > (item < 0).sum():
-        raise InputError(
-            f"the tree has {(item < 0).sum()} free leaves, too few for {len(vectors)} new items: train with a larger "
-            f"free_leaves, or on data that hold the items."
-        )
-    for vector in vectors:
-        at = 0
-        for level, width in enumerate(tree.widths):
-            children = np.arange(at * width, (at + 1) * width)
-            free = (item < 0).reshape(len(nodes[level]), -1).any(1)[children]
-            distance = ((nodes[level][children] - vector) ** 2).sum(1)
-            at = int(children[np.where(free, distance, np.inf).argmin()])
-        item[at] = len(leaf)
-        leaf.append(at)
-    return Tree(tree.widths, torch.tensor(leaf), torch.from_numpy(item))
-
-
-def health(tree: Tree) -> pd.DataFrame:
-    """How evenly the items fill each level. entropy: 1 is perfectly even. dead: nodes without items.
-
-    smallest, largest: the items of one node. unique: the share of items whose digits so far are.
-    """
-    rows, n = [], len(tree.leaf)
-    for level, nodes in enumerate(tree.prefixes(torch.arange(n)).T.cpu().numpy(), 1):
-        counts = np.bincount(nodes, minlength=math.prod(tree.widths[:level]))
-        used, even = counts[counts > 0], entr(counts / n).sum() / np.log(len(counts))
-        rows.append((len(used), len(counts) - len(used), even, used.min(), used.max(), (counts == 1).sum() / n))
-    names, levels = ["nodes", "dead", "entropy", "smallest", "largest", "unique"], range(1, len(rows) + 1)
-    return pd.DataFrame(rows, pd.Index(levels, name="level"), names)
-
-
-def alarms(table: pd.DataFrame) -> list[str]:
-    """Signs of collapse, one sentence each. Where nodes outnumber the items, some must stay empty."""
-    wrong, last = [], table.iloc[-1]
-    for level, row in table.iloc[:-1].iterrows():
-        nodes = int(row["nodes"] + row["dead"])
-        share = math.ceil(last["nodes"] / nodes)
-        if row["dead"] - max(0, nodes - last["nodes"]) > MAX_UNUSED * nodes:
-            wrong.append(f"digit {level} leaves {row['dead']:.0f} of its {nodes} nodes unused")
-        if row["largest"] > MAX_CROWDED * share:
-            wrong.append(f"digit {level} crowds {row['largest']:.0f} items below one node, where {share} are its share")
-    if last["unique"] < 1:
-        wrong.append(f"{1 - last['unique']:.1%} of the items share all their digits with another")
-    return wrong
-
-
 def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
     """The smallest equal widths whose leaves hold all items and the share of free ones."""
     width = 2
@@ -126,13 +73,9 @@ def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> T
 
     Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
     """
-    n, leaves = len(vectors), math.prod(widths)
-    if n > leaves:
-        raise InputError(f"a tree of widths {widths} has {leaves} leaves, too few for {n} items: take wider levels.")
+    n = len(vectors)
     if not np.isfinite(vectors).all():
-        raise InputError(
-            "item vectors hold NaN or infinity, so no tree can be built: lower the learning rate and train again."
-        )
+        raise InputError("item vectors hold NaN or infinity, so no tree grows: train again at a lower learning rate.")
     rng, digits, nodes = np.random.default_rng(seed), np.zeros((n, len(widths)), np.int64), [np.arange(n)]
     for level, width in enumerate(widths):
         for members in nodes:
@@ -181,10 +124,7 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
 
 
 def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
-    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1).
-
-    Each level clusters what the level before left over, with fewer codes where fewer vectors differ.
-    """
+    """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1)."""
     digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
     for level in range(levels):
         left = left.round(6)  # what is alike but for rounding is one vector
@@ -192,3 +132,106 @@ def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3
         digits[level] = clusters.labels_
         left = left - clusters.cluster_centers_[clusters.labels_]
     return digits.assign(last=digits.groupby(list(digits)).cumcount()).to_numpy(np.int64)
+
+
+class DigitDecoder(nn.Module):
+    """States (B, D) and digits so far -> logits of the next."""
+
+    def __init__(self, config: Config, widths: tuple[int, ...], items: int):
+        super().__init__()
+        self.widths, self.size = widths, items  # size: of the catalogue that it was made for
+        nodes = [math.prod(widths[: g + 1]) for g in range(len(widths))]
+        self.nodes = nn.ParameterList(torch.empty(n, config.width) for n in nodes)
+        self.bias = nn.ParameterList(torch.zeros(n) for n in nodes)
+        self.blocks = Stack(config, config.decoder_layers)
+        self.project = nn.Linear(config.width, config.width)
+        # The tree is part of the model: it is saved, loaded and moved with the weights.
+        self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
+        self.register_buffer("item", torch.full((math.prod(widths),), -1))
+
+    @property
+    def tree(self) -> Tree:
+        return Tree(self.widths, self.leaf, self.item)
+
+    @property
+    def built_tree(self) -> Tree:
+        """The tree; `InputError` before there is one."""
+        if not (self.item >= 0).any():
+            raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
+        return self.tree
+
+    @torch.no_grad()
+    def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
+        """Nodes start at the mean of their items' vectors (N, D), biases at the log of their number."""
+        self.leaf.copy_(tree.leaf)
+        self.item.copy_(tree.item)
+        prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)
+        for at, node, bias in zip(prefixes.T, self.nodes, self.bias, strict=True):
+            counts = torch.bincount(at, minlength=len(node)).to(vectors)
+            total = torch.zeros_like(node).index_add_(0, at, vectors)
+            node.copy_(total / counts.clamp(min=1)[:, None])
+            bias.copy_(counts.clamp(min=1).log())
+        self.project.weight.zero_()
+        self.project.bias.zero_()
+
+    @torch.no_grad()
+    def insert(self, vectors: Tensor) -> None:
+        """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
+
+        A node without items takes its first item's vector. InputError where no leaf is left.
+        """
+        if len(vectors) > (free := int((self.item < 0).sum())):
+            few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
+            raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
+        before = [node.clone() for node in self.nodes]
+        for vector in vectors:
+            at = 0
+            for level, width in enumerate(self.widths):
+                children = slice(at * width, (at + 1) * width)
+                taken = (self.item >= 0).view(len(before[level]), -1)[children]  # (W, leaves below each)
+                distance = ((before[level][children] - vector) ** 2).sum(1)
+                child = int(distance.masked_fill(taken.all(1), math.inf).argmin())
+                at = at * width + child
+                if not taken[child].any():
+                    self.nodes[level][at], self.bias[level][at] = vector, 0
+            self.item[at] = len(self.leaf)
+            self.leaf = torch.cat((self.leaf, self.leaf.new_tensor([at])))
+
+    def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
+        """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).
+
+        allowed (N,) bool: the only positives and negatives.
+        """
+        prefixes = self.tree.prefixes(items)  # (B, G)
+        digits = [state] + [
+            state + nn.functional.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)
+        ]
+        x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
+        run = self.blocks(x, causal_mask(len(digits), state.device), positions)
+        states = state[:, None] + self.project(run.states)
+        parents = torch.cat((torch.zeros_like(prefixes[:, :1]), prefixes[:, :-1]), 1)
+        valid = self.tree.valid_nodes(allowed)
+        return [self.choices(states[:, g], g, parents[:, g], valid[g]) for g in range(len(self.widths))]
+
+    def step(
+        self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
+    ) -> tuple[Tensor, Run]:
+        """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W)."""
+        x = state if level == 0 else state + nn.functional.embedding(parent, self.nodes[level - 1])
+        run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
+        return self.choices(state + self.project(run.states[:, 0]), level, parent), run
+
+    def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Logits of a node's children: (B, D), parents (B,) within the level above -> (B, W); -inf without an item.
+
+        valid (nodes,) bool narrows them.
+        """
+        width = self.widths[level]
+        valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
+        bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(valid), -1)  # (parents, W·D)
+        if level == 0:
+            logits = states @ nodes.view(width, -1).T + bias[0]
+        else:
+            own = nn.functional.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
+            logits = torch.einsum("bd,bwd->bw", states, own) + nn.functional.embedding(parent, bias)
+        return logits.masked_fill(~valid.index_select(0, parent), -torch.inf)

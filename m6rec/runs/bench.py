@@ -1,8 +1,8 @@
 """m6rec, its baselines and their blends on one data set."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,8 @@ from m6rec import Config, Dataset, M6Rec, baselines
 from m6rec.data.cooccurrence import following
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate
-from m6rec.evaluate.ranking import coordinate_ascent, remembered, validation_ndcg
-from m6rec.model.network import DigitDecoder
-from m6rec.model.tree import Tree, widths_for
+from m6rec.evaluate.ranking import mid_ranks, ndcg, scored
+from m6rec.model.tree import DigitDecoder, Tree, widths_for
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
 TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
@@ -44,10 +43,11 @@ Rows = dict[str, list[pd.DataFrame]]  # name -> `Evaluation.per_user` of the tes
 class Bench:
     """`models[name](seed)` makes what is ranked; a model of your own is one more. changes: of the preset."""
 
-    def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: Any):
+    def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: object):
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
         self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
-        self._valid = validation_ndcg(data, self.split)
+        events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
+        self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
         self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
         pairs = cache(partial(following, data, self.split))
         # A search moves one setting at a time.
@@ -56,7 +56,7 @@ class Bench:
         self._cached = lru_cache(4)(remembered)
         self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
         blends = cache(lambda **more: self.blend([self._scorer("dense", seed, **more) for seed in self.seeds]))
-        self.models: dict[str, Callable[[int], Any]] = {
+        self.models: dict[str, Callable[[int], object]] = {
             **{name: lambda seed, of=of: of().fit(data, self.split) for name, of in COUNTS.items()},
             "cooccurrence": lambda seed: self.cooccurrence(),
             "cooccurrence_content": lambda seed: self.prior(),
@@ -85,7 +85,7 @@ class Bench:
         """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
         return self._mixture(self._mixed)
 
-    def blend(self, models: Sequence[Any]) -> list[Interpolation]:
+    def blend(self, models: Sequence[object]) -> list[Interpolation]:
         """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
         own = [remembered(model) for model in models]
 
@@ -98,7 +98,12 @@ class Bench:
         found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
-    def _scorer(self, method: str, seed: int, **more: object) -> Any:
+    def _valid(self, model: object) -> float:
+        """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
+        ranks = [mid_ranks(scored(model, users), users, mask_seen=True) for users in self._chunks]
+        return float(ndcg(np.concatenate(ranks)).mean())
+
+    def _scorer(self, method: str, seed: int, **more: object) -> object:
         return self.model(seed, **more).scorer(method)
 
     @cached_property
@@ -110,11 +115,33 @@ class Bench:
         start = {**self._alone, **NO_CONTENT}
         return coordinate_ascent(lambda at: self._valid(self._mixture(at, self._cached)), start, self._grid)
 
-    def _mixture(self, at: dict[str, float], wrapped: Callable[[Any], Any] = lambda part: part) -> baselines.Mixture:
+    def _mixture(self, at: dict[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
         parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
         if at["content"]:
             parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
         return baselines.Mixture(parts)
+
+
+def remembered(model: object) -> SimpleNamespace:
+    """Keeps the scores of each `Targets` object."""
+    return SimpleNamespace(scores=cache(lambda users: torch.as_tensor(model.scores(users)).cpu()))
+
+
+def coordinate_ascent(
+    score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Move one setting after another along its grid while the score rises, until no step helps."""
+    value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
+    best, before = dict(start), None
+    while best != before:
+        before = best
+        for name, steps in grid.items():
+            for ordered in (steps[::-1], steps):
+                for step in ordered[ordered.index(best[name]) + 1 :]:
+                    if value(*(best | {name: step}).values()) <= value(*best.values()):
+                        break
+                    best = best | {name: step}
+    return best
 
 
 def per_user(rows: Rows, metric: str = "ndcg") -> dict[str, np.ndarray]:
@@ -144,7 +171,7 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.
     return decoder.eval(), vectors
 
 
-def milliseconds(run: Callable[[], Any], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
+def milliseconds(run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
     """Of a call, for each block of calls in so many seconds."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

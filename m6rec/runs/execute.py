@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
 from m6rec.cache import key, whole
-from m6rec.errors import InputError, did_you_mean
+from m6rec.config import InputError, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from m6rec.config import Config
+from m6rec.config import Config, InputError
 from m6rec.data.prompts import RatingWindows, Windows
-from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train.fit import Stage, fit
 from m6rec.train.losses import distillation, exit_losses

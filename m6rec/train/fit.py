@@ -25,10 +25,9 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from m6rec.cache import PART, cached, key, whole
-from m6rec.config import Config, pick_device, pick_precision
+from m6rec.config import Config, InputError, pick_device, pick_precision
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
-from m6rec.errors import InputError
 
 FORMAT = 1  # of saved models: a new one where older ones cannot be read
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
@@ -227,7 +226,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
         part.mkdir()
         _save_tensors(network.state_dict(), part / WEIGHTS)
         if tokenizer:
-            tokenizer.save(part / "tokenizer.json")
+            tokenizer.bpe.save(str(part / "tokenizer.json"))
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 

@@ -4,7 +4,7 @@ Targets of -1 count nowhere, and items outside the training set are no negatives
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config
-from m6rec.data import image, sound
 from m6rec.data.context import Context
-from m6rec.data.cooccurrence import Neighbourhood
-from m6rec.data.features import Features
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
 from m6rec.model.network import Network, TextTransformer
@@ -41,7 +39,7 @@ def loss_weights(config: Config) -> dict[str, float]:
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
-Smoothed = Neighbourhood | None  # the items over which each target is smoothed
+Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
 
 
 def pretraining(
@@ -71,7 +69,7 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
     target = batch.item[has]
     if not count:
         items = network.encode_items().vectors
-        return FullPrediction(network.fuse(batch, items).state[has], items, target, network.codes >= 0)
+        return FullPrediction(network.fusion(batch, items).state[has], items, target, network.codes >= 0)
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
     used = torch.cat((target, negatives)).unique()
@@ -79,7 +77,7 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
     row[used] = torch.arange(len(used), device=used.device)
     items = network.encode_items(only=used).vectors
     context = batch._replace(item=torch.where(has, row[batch.item.clamp(min=0)], -1))
-    state = network.fuse(context, items).state[has]
+    state = network.fusion(context, items).state[has]
     logits = sampled_logits(state, items, row[target], row[negatives], len(trained))
     return SampledPrediction(state, logits, target, negatives)
 
@@ -122,11 +120,13 @@ def full_softmax(
     device, (state, items) = state.device.type, (state.float(), items.float())
     parts = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, SOFTMAX_CHUNK // len(items)))
     bias = None if candidates is None else candidate_bias(candidates, items)
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+    halved = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if halved else nullcontext():
         loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, options=parts)
         if near is None:
             return loss
-        shared = F.embedding_bag(near.item[target], items, per_sample_weights=near.share[target], mode="sum")  # (n, D)
+        near, shares = (part[target] for part in near)  # (n, K)
+        shared = F.embedding_bag(near, items, per_sample_weights=shares, mode="sum")  # (n, D)
         return loss + (state * (F.embedding(target, items) - shared)).sum(1).mean()  # shares add up to 1
 
 
@@ -211,8 +211,8 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
     target = torch.from_numpy(target).to(network.codes.device)
-    logits, *_ = network.text_decoder.write(network.items, known, target[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
+    said, _ = network.text_decoder.write(network.items, known, target[:, :-1])
+    return F.cross_entropy(said.logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
 
 def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -258,10 +258,10 @@ def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
 
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
-    if content.present[:, 1].any():
-        content = content._replace(image=image.patches(image.augment(image.unpatch(content.image), rng)))
-    if content.present[:, 2].any():
-        content = content._replace(sound=sound.patches(sound.augment(sound.unpatch(content.sound), rng)))
+    for name, module in FILE_MODALITIES.items():
+        if content.present[:, MODALITIES.index(name)].any():
+            moved = module.augment(module.unpatch(getattr(content, name)), rng)
+            content = content._replace(**{name: module.patches(moved)})
     return content
 
 

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config, pick_device
+from m6rec.config import Config, InputError, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
-from m6rec.errors import InputError
 from m6rec.model.network import TextTransformer
 from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
@@ -84,7 +83,8 @@ def pretrain(
         lambda network, some, rng: losses.text(network, some, catalogue),
         validate,
     )
-    rows = fit(network, stage, config, whole, *(one.fingerprint for one in domains), keep=keep, **options)
+    read = (part.tolist() for domain in domains for part in domain[1:])
+    rows = fit(network, stage, config, whole, *read, keep=keep, **options)
     if keep:
         print(f"trained text model of {', '.join(domain.name for domain in domains)} in {rows[-1].seconds:.0f} s")
     return Backbone(network, tokenizer, config)
@@ -168,6 +168,13 @@ class Adapter(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return self.scale * self.up(F.gelu(self.down(z)))
 
+    def beside(self, ffn: nn.Module) -> None:
+        """From now on its outputs are added to the feed-forward net's."""
+        ffn.register_forward_hook(self._add)
+
+    def _add(self, _: nn.Module, given: tuple[Tensor, ...], fed: Tensor) -> Tensor:
+        return fed + self(*given)
+
 
 class LowRank(nn.Module):
     """x W + x A B, with B = 0 at first: (..., D) -> (..., D')."""
@@ -189,7 +196,7 @@ class Classifier(nn.Module):
         super().__init__()
         (classes, width), self.full, self.options = starts.shape, method == "full", method.startswith("option")
         self.backbone = copy.deepcopy(backbone).requires_grad_(self.full)
-        self.prompts = self.adapters = None
+        self.prompts = None
         if self.options:
             self.prompts = nn.Parameter(starts.clone())
         else:
@@ -201,6 +208,8 @@ class Classifier(nn.Module):
             nn.init.zeros_(self.head.bias)
         if method == "option_adapter":
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
+            for block, adapter in zip(self.backbone.blocks, self.adapters, strict=True):
+                adapter.beside(block.ffn)
         if method == "lora":
             for block in self.backbone.blocks:
                 block.q, block.kv, block.out = map(LowRank, (block.q, block.kv, block.out))
@@ -214,7 +223,7 @@ class Classifier(nn.Module):
 
     def read(self, source: Tensor, target: Tensor) -> Tensor:
         """h (B, D): the state of the target's last token."""
-        return self.backbone.read(source, target, self.prompts, self.adapters)
+        return self.backbone.read(source, target, self.prompts)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (B, C)."""

@@ -15,21 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rcParams
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.patches import Patch
+from matplotlib import collections, colormaps, colors, font_manager, patches, rcParams
+from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.data import image, sound
-from m6rec.data.dataset import Dataset
-from m6rec.errors import InputError
+from m6rec.config import InputError
+from m6rec.data import Dataset, image, sound
 from m6rec.evaluate.statistics import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
-from m6rec.generate.beam import Step
+from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
@@ -118,23 +112,17 @@ def drawable(text: object, length: int = 160) -> str:
 
 @lru_cache
 def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
-    fonts = (get_font(findfont(FontProperties(family=[family]))) for family in families)
-    return frozenset(code for font in fonts for code in font.get_charmap())
+    files = (font_manager.findfont(font_manager.FontProperties(family=[family])) for family in families)
+    return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())
 
 
 NODES, WIDTHS = np.array(["0.8", LINES[0], LINES[1]]), np.array([0.7, 1.6, 2.4])  # others, to the list, chosen path
 
 
 def curves(
-    series: Mapping[str, Sequence],
-    title: str,
-    axes: tuple[str, str],
-    *,
-    levels: Mapping[str, float] = {},
-    notes: Mapping[str, Sequence[str]] = {},
-    dots: bool = False,
-    **limits,
-) -> Picture:
+    series: Mapping[str, Sequence], title: str, axes: tuple[str, str], *, levels: Mapping[str, float] = {},
+    notes: Mapping[str, Sequence[str]] = {}, dots: bool = False, **limits,
+) -> Picture:  # fmt: skip
     """A line for each name -> (x, y) or (x, y, low, high), y (n,) or (n, seeds): their mean and range.
 
     levels: grey horizontal lines. notes: name -> texts at its points. dots: points alone, beside y = x. limits: of the
@@ -175,7 +163,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), map(drawable, data.index))
+    ax.set_yticks(range(len(rows)), [drawable(name, 40) for name in data.index])
     ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
@@ -222,14 +210,9 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
 
 
 def beam_tree(
-    steps: Sequence[Step],
-    widths: Sequence[int],
-    leaves: Mapping[int, str],
-    title: str,
-    *,
-    depth: int | None = None,
+    steps: Sequence[Step], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, depth: int | None = None,
     chosen: int | None = None,
-) -> Picture:
+) -> Picture:  # fmt: skip
     """The nodes that a beam kept at each digit, and which of them lead to the list.
 
     leaves: leaf -> title. depth: digits opened. chosen: a leaf whose path stands out. InputError for an unknown depth.
@@ -255,8 +238,9 @@ def beam_tree(
         [(row.level - 2, heights[row.level - 1, row.node // widths[row.level - 1]]), (row.level - 1, row.height)]
         for row in nodes.itertuples()
     ]
-    ax.add_collection(LineCollection(branches, colors=NODES[nodes["kind"]], linewidths=WIDTHS[nodes["kind"]]))
-    ax.scatter(nodes["level"] - 1, nodes["height"], s=14, color=NODES[nodes["kind"]], zorder=3)
+    colour, width = NODES[nodes["kind"]], WIDTHS[nodes["kind"]]
+    ax.add_collection(collections.LineCollection(branches, colors=colour, linewidths=width))
+    ax.scatter(nodes["level"] - 1, nodes["height"], s=14, color=colour, zorder=3)
     for row in nodes[nodes["kind"] > 0].itertuples():
         digit = f"{row.node % widths[row.level - 1]}, {row.log_likelihood:.2f}"
         if row.level == depth:
@@ -286,7 +270,8 @@ def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence
     groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
-    image = ax.imshow(values, "cividis", PowerNorm(1 if few else 0.5, 0, top), aspect="auto", interpolation="nearest")
+    scale = colors.PowerNorm(1 if few else 0.5, 0, top)
+    image = ax.imshow(values, "cividis", scale, aspect="auto", interpolation="nearest")
     ax.set_facecolor("0.88")
     left, below = ([drawable(n, 30) for n in part] if len(part) <= MAX_NAMES else [] for part in table.axes)
     tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below), default=0) > 2 else {}
@@ -314,8 +299,9 @@ def mask_map(
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
-    patches = [Patch(color=colormaps["cividis"](end), label=t) for t, end in (("may attend", 1.0), ("masked", 0.0))]
-    figure.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    ends = {"may attend": 1.0, "masked": 0.0}
+    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for text, end in ends.items()]
+    figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 import ipywidgets
-import pandas as pd
 import torch
 import traitlets
 
+from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.errors import InputError
 from m6rec.explain.explainers import Record, one
-from m6rec.generate.beam import generate
+from m6rec.generate import generate
 from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
 
@@ -67,7 +66,8 @@ class Panel:
         return self
 
     @property
-    def data(self) -> pd.DataFrame:
+    def data(self) -> object:
+        """The picture's table."""
         return self.picture.data
 
     @property
@@ -181,8 +181,7 @@ class ContextWhatIf(Panel):
         self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
         for name, field in self.fields.items():  # code 0: not known
             words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
-            options = [(plain(value, 40), code) for code, value in enumerate(words)]
-            controls[name] = slider(field.name, options, self.given[name])
+            controls[name] = slider(field.name, [(plain(w, 40), c) for c, w in enumerate(words)], self.given[name])
         marks = {f"mask_{m}": f"without {m}" for m in self.modalities}
         marks |= {f"without_{i}": f"without {i}. {self.titles[code]}" for i, code in enumerate(self.events, 1)}
         fit = ipywidgets.Layout(width="auto")

@@ -25,9 +25,8 @@ from m6rec.baselines import SASRecNetwork, Sequential, tfidf
 from m6rec.config import Config
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.sources import home, load
-from m6rec.generate.beam import Trie, generate
-from m6rec.model import masks
-from m6rec.model.attention import Block, KVCache, Run, Stack
+from m6rec.generate import Trie, generate
+from m6rec.model.attention import Block, KVCache, Run, Stack, causal_mask
 from m6rec.model.tree import semantic_ids
 
 CHANNELS = 64  # of an item's content
@@ -69,6 +68,26 @@ class Tiger(Sequential):
         return generate(network, states, min(self.beam, n), beam=self.beam, allowed=allowed, short=True).table(n)
 
 
+class ItemTrie(Trie):
+    """Of items' digits (N, G); item codes can be closed in it."""
+
+    def __init__(self, digits: Tensor, sizes: list[int]):
+        super().__init__(digits.numpy(), sizes)
+        paths, item = [torch.zeros_like(digits[:, 0])], torch.full_like(self.token, -1)
+        for level in range(len(sizes)):
+            paths.append(self.successors(level, paths[-1]).gather(1, digits[:, [level]])[:, 0])
+        item[paths[-1]] = torch.arange(len(digits))
+        for name, part in {"item": item, "leaf": paths[-1], "paths": torch.stack(paths[1:])}.items():
+            self.register_buffer(name, part, persistent=False)  # item (nodes,), leaf (N,), paths (G, N)
+
+    def valid_nodes(self, allowed: Tensor) -> list[Tensor]:
+        """Of each level (B, nodes) bool: which lead to an allowed (B, N) item."""
+        valid = torch.zeros(len(allowed), len(self.token), device=allowed.device)
+        for path in self.paths:
+            valid.index_add_(1, path, allowed.float())
+        return [valid > 0] * len(self.widths)
+
+
 class TigerNetwork(SASRecNetwork):
     """Item ids (B, T) -> states (B, T, D), and states and the digits so far -> logits of the next digit.
 
@@ -80,7 +99,7 @@ class TigerNetwork(SASRecNetwork):
         tables = (nn.Embedding(size, config.width) for size in sizes)
         super().__init__(nn.ModuleList(tables), config, Block, nn.RMSNorm)
         self.register_buffer("digits", digits)  # (N, G): saved with the weights that were learnt for them
-        self.built_tree = Trie(digits.numpy(), sizes)
+        self.built_tree = ItemTrie(digits, sizes)
         self.decoder, self.decoder_norm = Stack(config, config.decoder_layers), nn.RMSNorm(config.width)
 
     def embed(self, item: Tensor) -> Tensor:
@@ -90,7 +109,7 @@ class TigerNetwork(SASRecNetwork):
         """Logits of every digit of items, all levels in one pass: (n, D), (n,) -> G × (n, codes)."""
         before = [table(digit) for table, digit in zip(self.embedding[:-1], self.digits[items].T, strict=False)]
         x = torch.stack((state, *before), 1)  # (n, G, D)
-        positions, mask = torch.arange(x.shape[1], device=x.device), masks.causal(x.shape[1], x.device)
+        positions, mask = torch.arange(x.shape[1], device=x.device), causal_mask(x.shape[1], x.device)
         x = self.decoder_norm(self.decoder(x, mask, positions).states)
         return [x[:, level] @ table.weight.T for level, table in enumerate(self.embedding)]
 
