@@ -244,7 +244,7 @@ def test_a_trie_has_a_node_for_every_prefix(branching):
     assert tree.valid_nodes(allowed)[0][0].nonzero()[:, 0].tolist() == tree.paths[:, 7].tolist()
 
 
-def test_tiger_closes_what_was_seen_unless_told_otherwise(fitted, data):
+def test_tiger_closes_what_was_seen_unless_mask_seen_is_off(fitted, data):
     targets = data.targets(data.split().test)
     rows, columns = targets.seen().nonzero()
     other = copy.copy(fitted[Tiger])
