@@ -5,7 +5,7 @@ requested now, comes from the events before it and from its own time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -40,17 +40,11 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "Field":
-        """A number has up to eight intervals, equally filled. InputError where no value is one.
-
-        By default, more than 12 different numbers make a number, and others are categorical.
-        """
+    def fit(cls, name: str, values: pd.Series) -> "Field":
+        """Up to eight intervals, equally filled, of more than 12 different numbers; other columns are categorical."""
         values = values.dropna()
-        if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
-            known = numbers(values)
-            if np.isnan(known).all():
-                raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
-            return cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist()))
+        if pd.api.types.is_numeric_dtype(values) and values.nunique() > 12:
+            return cls(name, edges=tuple(np.unique(np.nanquantile(numbers(values), np.arange(1, 8) / 8)).tolist()))
         return cls(name, levels=tuple(sorted({_label(v) for v in values})))
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
@@ -118,27 +112,20 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature that needs times, and for a declared column that does not exist.
+        InputError for a derived feature of a data set without times.
         """
-        train, types = data.events[split.train], dict(config.columns)
+        train = data.events[split.train]
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
-        columns = [*own, *data.profile_columns]
-        if unknown := [name for name in types if name not in columns]:
-            has = ", ".join(columns) or "none"
-            raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
-
-        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(Field.fit(name, table[name], types.get(name, "")) for name in names)
-
-        value, profile = Field.fit("value", train["value"]), read(data.profile_columns, users)
-        profile = profile if config.profile else ()
+        value = Field.fit("value", train["value"])
+        profile = tuple(Field.fit(name, users[name]) for name in data.profile_columns if config.profile)
         if not config.request:
             return cls(value, profile)
         asked = [name for name in config.derived_features if name not in own]  # own columns go first
         if asked and not data.timed:
             raise InputError(f"{data.name} has no timestamps for the derived feature {asked[0]!r}: leave it out.")
         default = [name for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-        return cls(value, profile, (*(DERIVED[name] for name in (*default, *asked)), *read(own, train)))
+        derived = [DERIVED[name] for name in (*default, *asked)]
+        return cls(value, profile, (*derived, *(Field.fit(name, train[name]) for name in own)))
 
     def typed(
         self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
@@ -160,12 +147,10 @@ class Fields:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Fields":
-        """KeyError for another version's."""
+        """KeyError or TypeError for another version's."""
 
-        def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
-            if v.get("weights") or v.get("column", "") not in ("", "timestamp"):  # a text's or a time's parts
-                raise KeyError(v["name"])
-            return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
+        def read(v: dict) -> Field:
+            return Field(**{name: tuple(part) if isinstance(part, list) else part for name, part in v.items()})
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
