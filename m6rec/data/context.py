@@ -17,7 +17,7 @@ import torch
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split, numbers, seconds
 
-HOURS = tuple(str(h) for h in range(24))
+HOURS = tuple(map(str, range(24)))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
@@ -32,7 +32,7 @@ class Field:
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    part: str = ""  # a key of DERIVED, if it is worked out
+    part: str = ""  # a key of DERIVED
 
     @property
     def size(self) -> int:
@@ -127,14 +127,12 @@ class Fields:
         derived = [DERIVED[name] for name in (*default, *asked)]
         return cls(value, profile, (*derived, *(Field.fit(name, train[name]) for name in own)))
 
-    def typed(
-        self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
-    ) -> np.ndarray:
+    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, int] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
         derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
-        fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
+        fields, values, derived = getattr(self, part), values or {}, derived or {}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
@@ -182,7 +180,7 @@ def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
     gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
     # Day 0 of the epoch was a Thursday; winter is December to February.
-    season = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
+    season = pd.to_datetime(time, unit="s", errors="coerce").month.to_numpy(float) % 12 // 3
     parts = {"hour": time // 3600 % 24, "weekday": (time // 86400 + 3) % 7, "season": season}
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
@@ -218,12 +216,7 @@ def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.
 
 
 def user_context(
-    data: Dataset,
-    fields: Fields,
-    past: pd.DataFrame,
-    request: Mapping[str, object] | None,
-    profile: np.ndarray,
-    length: int,
+    data: Dataset, fields: Fields, past: pd.DataFrame, request: Mapping | None, profile: np.ndarray, length: int
 ) -> Context:
     """B = Q = 1: the last `length` events of `past`, profile codes (C,), and the request as one more event.
 

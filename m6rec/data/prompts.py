@@ -24,8 +24,8 @@ DECADES = ("child", "teens", "twenties", "thirties", "forties", "fifties", "sixt
 DAYTIMES = ("night", "morning", "afternoon", "evening")
 
 
-def item(words: object, longest: int = 8) -> str:
-    return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
+def item(words: object) -> str:
+    return " ".join(clean(words).replace("|", " ").split()[:8]).rstrip(":").lower()
 
 
 FORMATS = {
@@ -140,7 +140,7 @@ class Ratings:
         sizes = np.diff(data.offsets)
         held = (sizes * held).astype(int) if held < 1 else np.where(sizes > 2 * held, held, 0)
         self.n_train = sizes - 2 * held  # (U,)
-        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) in the user's events
+        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,)
         self.n_before = np.minimum(position, self.n_train[self.user])  # (E,) the user's training events before
         self.is_train = position < self.n_train[self.user]  # (E,) bool
         test = position >= (sizes - held)[self.user]
@@ -237,7 +237,7 @@ class Ratings:
     def pretraining(self, users: float = 1.0) -> "RatingDomain":
         """Training events of three users in four, or of a share of these: the others' are labelled examples."""
         read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
-        return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")
+        return self.words.only(read)
 
     def drawn(self, seed: int) -> np.ndarray:
         """The training examples of users that pretraining has not read, in a drawn order."""
@@ -289,7 +289,7 @@ class RatingWindows(Ratings):
         edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
         self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
         words = [text.replace("|", " ").replace(",", " ") for text in data.items["text"]]
-        profiles = [fields(row, names=True) for row in data.users.to_dict("records")]
+        profiles = domain(data).profiles
         rated = [event(text, value) for text in words for value in range(1, 6)]
         ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
         read = np.unique(self.item[self.is_train])
