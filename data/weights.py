@@ -7,7 +7,7 @@ from pathlib import Path
 
 import m6rec
 from m6rec.baselines import Popularity
-from m6rec.tasks.planted import CONTENTS
+from m6rec.tasks.heldout import CONTENTS
 
 FOLDER = Path(__file__).parent / "weights" / "bazaar"
 CHANGES = {**CONTENTS, "smoothing": 0.0, "pretrain_epochs": 8, "finetune_epochs": 3}

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 import m6rec
-from m6rec import InputError, M6Rec
 from m6rec.generate import METHODS, check_length, check_method
 from m6rec.runs import execute
 
@@ -22,7 +21,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="m6rec")
-    except InputError as error:
+    except m6rec.InputError as error:
         print(f"m6rec: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -31,13 +30,6 @@ def notebooks(names: list[str] | None) -> list[Path]:
     """Of the clone that holds this package, else of the working directory."""
     clone = Path(__file__).resolve().parents[1] / "notebooks"
     return execute.find(clone if clone.is_dir() else Path("notebooks").absolute(), names)
-
-
-@app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Generative pretrained, multimodal, context-aware recommendations, in notebooks."""
-    if version:
-        print(f"m6rec {m6rec.__version__}")
 
 
 @app.command()
@@ -79,16 +71,16 @@ def recommend(
 ) -> None:
     """Recommend for a known user or for a history given on the spot."""
     if (user is None) == (not history):
-        raise InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
+        raise m6rec.InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
     check_method(method)
     loaded = m6rec.load(data)
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     check_length(k, loaded.n_items)
-    model = M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else M6Rec(loaded, preset)
+    model = m6rec.M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else m6rec.M6Rec(loaded, preset)
     person = model.person(**asked)  # bad input fails before a minute of training
     if user is not None:
         print_items(f"the last of user {user}, oldest first", loaded.items.iloc[person.history[-10:]])
-    found = (model if checkpoint else M6Rec.cached(loaded, preset)).recommend(**asked, k=k, method=method)
+    found = (model if checkpoint else m6rec.M6Rec.cached(loaded, preset)).recommend(**asked, k=k, method=method)
     print_items(f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}", found)
 
 

@@ -208,7 +208,6 @@ def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int
 class Sequential:
     """Fits with the model's loop, windows, averaging and early stopping."""
 
-    name: ClassVar[str]
     architecture: ClassVar[Callable[[nn.Embedding, Config], nn.Module]]
     network: ClassVar[nn.Module | None] = None
     log: ClassVar[list[Epoch]]
@@ -246,7 +245,7 @@ class Sequential:
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
         batches = partial(training_batches, data, split, codes, length=config.history, batch=config.batch)
-        stage = Stage(self.name, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
+        stage = Stage(type(self).__name__, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network = network
@@ -259,7 +258,7 @@ class Sequential:
         InputError before `fit`.
         """
         if self.network is None:
-            raise InputError(f"{self.name} has no network yet: call fit(data, split) before it is asked")
+            raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) before it is asked")
         history = users.history(self.config.history - 1)  # (B, T), padded on the left
         counts = (history >= 0).sum(1)
         packed = np.take_along_axis(history, (history < 0).argsort(1, kind="stable"), 1)  # padding moves to the right
@@ -285,7 +284,6 @@ class GRU4RecNetwork(nn.Module):
 class GRU4Rec(Sequential):
     """Hidasi et al. 2016, with shared item vectors (Hidasi & Karatzoglou 2018) and the full softmax."""
 
-    name = "GRU4Rec"
     architecture = GRU4RecNetwork
 
 
@@ -332,7 +330,6 @@ class SASRecNetwork(nn.Module):
 class SASRec(Sequential):
     """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023)."""
 
-    name = "SASRec"
     architecture = SASRecNetwork
 
 
@@ -340,7 +337,6 @@ class SASRec(Sequential):
 class ESASRec(Sequential):
     """Tikhonovich et al. 2025: LiGR layers (`Block`), learnt positions, `negatives` that a step shares."""
 
-    name = "eSASRec"
     architecture = partial(SASRecNetwork, layer=Block)
     negatives: int = 256
 

@@ -84,8 +84,8 @@ def generate(
 ) -> Generated:  # fmt: skip
     """k items for each state (B, D): the source document's `generate`.
 
-    allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace: a list that receives one `Step` per
-    level. options: of `search`. `InputError` for fewer than k allowed items; with `short`, such a row ends in -1.
+    allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. `InputError` for
+    fewer than k allowed items; with `short`, such a row ends in -1.
     """
     tree = decoder.built_tree
     allowed = None if allowed is None else allowed.to(state.device)
@@ -94,9 +94,7 @@ def generate(
     # Beyond k, the beam after the last digit matters to a trace alone.
     sizes = [max(beam, k)] * (len(tree.widths) - 1) + [k if trace is None else max(beam, k)]
     root = torch.zeros(len(state), dtype=torch.long, device=state.device)
-    steps = search(decoder.step, tree.successors, state, root, sizes, valid=valid, **options)
-    if trace is not None:
-        trace += steps
+    steps = search(decoder.step, tree.successors, state, root, sizes, valid=valid, trace=trace, **options)
     return Generated.of(tree.item[steps[-1].nodes[:, :k]], steps[-1].scores[:, :k])
 
 
@@ -111,13 +109,14 @@ def search(
     step: Callable[..., tuple[Tensor, Run]], successors: Callable[[int, Tensor], Tensor], state: Tensor, start: Tensor,
     sizes: Sequence[int], *, past: list | None = None, valid: list[Tensor] | None = None,
     ended: Callable[[Tensor], Tensor] | None = None, temperature: float = 0.0, seed: int = 0, weights: bool = False,
+    trace: list[Step] | None = None,
 ) -> list[Step]:  # fmt: skip
     """The likeliest sequences of each state (B, ...) from the nodes start (B,): sizes[level] of them at a level.
 
     step(states, level, nodes (n,), past) gives logits (n, W) and the `Run` whose caches are the next `past`; successors
     is as in `Trie`. valid: of each level (B, nodes) bool. ended: of nodes, whether nothing follows. temperature: above
     0, sequences are sampled without replacement, by seed, in the order of the draws. weights: with every step's
-    attention. Scores are always log-likelihoods.
+    attention. trace: a list that receives the steps. Scores are always log-likelihoods.
     """
     if temperature < 0:
         raise InputError(f"temperature={temperature} is no temperature: take 0 for the likeliest, or more to sample.")
@@ -171,6 +170,8 @@ def search(
         steps.append(last)
         if ended is not None and ended(last.nodes).all():
             break
+    if trace is not None:
+        trace += steps
     return steps
 
 
@@ -204,8 +205,8 @@ def write_words(
 ) -> list[Step]:  # fmt: skip
     """At most `length` words after the last given ones (B,). start (B,): nodes of a trie if there is one, else given.
 
-    read: words (n, 1), how many were written before, the cache -> what follows. Of the first `special` tokens, only
-    [EOS] and [SEP] are written. options: of `search`.
+    read: words (n, 1), how many were written before, the cache, whether with weights -> what follows. Of the first
+    `special` tokens, only [EOS] and [SEP] are written. options: of `search`.
     """
     words = torch.arange(vocabulary, device=given.device)
     may = torch.where((words < special) & (words != EOS) & (words != SEP), -1, words)
@@ -217,8 +218,8 @@ def write_words(
     def successors(level: int, node: Tensor) -> Tensor:
         return torch.where(ended(node)[:, None], closed, may) if trie is None else trie.successors(level, node)
 
-    def step(given: Tensor, level: int, node: Tensor, past: list, **_: object) -> tuple[Tensor, Run]:
-        said = read((token[node] if level else given)[:, None], level, past[0])
+    def step(given: Tensor, level: int, node: Tensor, past: list, weights: bool) -> tuple[Tensor, Run]:
+        said = read((token[node] if level else given)[:, None], level, past[0], weights)
         padding = torch.where(closed < 0, -torch.inf, 0.0)
         logits = torch.where(ended(node)[:, None], padding, said.logits[:, -1])
         return logits, Run(said.hidden, [said.cache], said.weights)
@@ -246,13 +247,12 @@ def trie(tokenizer: Tokenizer, sets: Sequence[Sequence[str]]) -> Trie:
 @torch.no_grad()
 def write(
     made: Backbone, texts: Sequence[Prompt], length: int = 24, turn: int = 0,
-    among: Sequence[Sequence[str]] | None = None, *, trace: list[Step] | None = None, weights: bool = False,
-    **options: object,
+    among: Sequence[Sequence[str]] | None = None, **options: object,
 ) -> list[list[str]]:  # fmt: skip
     """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
-    among: for each text the whole sentences that may answer, however long: their trie masks all else. trace: a list
-    that receives one `Step` per token, for 64 texts at a time. options: beam, and of `search`.
+    among: for each text the whole sentences that may answer, however long: their trie masks all else. options: beam,
+    and of `search`, for 64 texts at a time.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
     tree, sets = None, {id(some): some for some in among or ()}
@@ -260,10 +260,10 @@ def write(
         tree = trie(tokenizer, list(sets.values())).to(network.device)
         length = len(tree.widths)
 
-    def read(words: Tensor, level: int, past: TextCache) -> TextOutput:
+    def read(words: Tensor, level: int, past: TextCache, weights: bool) -> TextOutput:
         return network.decode_step(words, past, weights=weights)
 
-    options = {"weights": weights, "special": tokenizer.special, "vocabulary": len(tokenizer), "trie": tree, **options}
+    options = {"special": tokenizer.special, "vocabulary": len(tokenizer), "trie": tree, **options}
     for at in range(0, len(texts), CHUNK):
         part = texts[at : at + CHUNK]
         source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
@@ -275,8 +275,6 @@ def write(
         start = torch.as_tensor(start, device=word.device)
         steps = write_words(read, word, start, past, length, **options)
         out += [tokenizer.decode(words) for words in best_path(steps).tolist()]
-        if trace is not None:
-            trace += steps
     return out
 
 
@@ -289,7 +287,7 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
     decoder, given = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
     source_read, first = decoder.write(network.items, source, given[:, None][:, :0])
 
-    def read(words: Tensor, level: int, past: TextCache) -> TextOutput:
+    def read(words: Tensor, level: int, past: TextCache, _: bool) -> TextOutput:
         return decoder.decode_step(network.items, words, past, first + level)
 
     vocabulary = network.items.tokens.num_embeddings

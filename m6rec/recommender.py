@@ -1,6 +1,5 @@
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -87,7 +86,10 @@ class M6Rec:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config, content = self.data, self.split, self.config, self._training_content
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
-        batches = partial(contexts.training_batches, data, split, self.codes, length=config.history, batch=config.batch)
+        sizes = {"length": config.history, "batch": config.batch}
+
+        def batches(rng: np.random.Generator) -> Iterator[Context]:
+            return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -95,7 +97,7 @@ class M6Rec:
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return loss(network, batch, config, content, near, rng)
 
-        return Stage(name, epochs, lambda rng: batches(rng=rng), teach, validate, losses.loss_weights(config))
+        return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
 
     def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
@@ -134,8 +136,8 @@ class M6Rec:
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
-        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for an unknown user,
-        item, field or method, and for a k that is too large.
+        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what is unknown,
+        and for a k that is too large.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
         found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
@@ -154,9 +156,9 @@ class M6Rec:
         """Whom to recommend to. The source document's section 3.3.1. `InputError` for nobody.
 
         user: a raw user id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
-        ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, … of
-        `item_vectors(new)`; or it is a frame of item_id and optionally timestamp and value. context: request fields,
-        as {"hour": 21}; others are absent. {"timestamp": …} stands for hour, weekday and every derived feature.
+        ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, …; or it is a frame
+        of item_id and optionally timestamp and value. context: request fields, as {"hour": 21}; others are absent.
+        {"timestamp": …} stands for hour, weekday and every derived feature.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -270,15 +272,15 @@ class M6Rec:
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
         """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
 
-        data: by default loaded by name. `InputError` for a missing or damaged folder and for other data.
+        data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
         """
         folder, ours = Path(folder), shipped("weights") / folder
         folder = ours if ours.exists() and not folder.exists() else folder
         weights, tokenizer, values = load_model(folder)
         try:
             config = Config(**{**values["config"], "device": "auto"})
-            if config.to_dict().keys() != values["config"].keys():  # a setting that it lacks is not guessed
-                raise KeyError("config")
+            if config.to_dict().keys() != values["config"].keys():
+                raise KeyError("config")  # a setting that it lacks is not guessed
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error

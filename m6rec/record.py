@@ -7,17 +7,15 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from joblib import cpu_count
 
 from m6rec.cache import PACKAGE, code_key, whole
 from m6rec.config import InputError
-from m6rec.evaluate.statistics import mean_interval, ratio_interval
+from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
 
@@ -101,9 +99,11 @@ def environment() -> dict[str, Any]:
     clone = PACKAGE.resolve().parent
 
     def git(*words: str) -> str | None:
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "-C", str(clone), *words]
+        command = ["git", "-C", str(clone), *words]
+        try:
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
 
     # A wheel inside somebody's clone does not take their commit.
     ours = git("rev-parse", "--show-toplevel") == str(clone)
@@ -114,16 +114,13 @@ def environment() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cores": cpu_count(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
 
 
 def code_hash(notebook: str | Path) -> str:
-    """A hash of a notebook's code cells, without comments, and of the package's code that they can reach.
-
-    InputError for what is no notebook, or no Python.
-    """
+    """A hash of a notebook's code, without comments, and of all of the package that it can reach."""
     try:
         cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -46,8 +46,9 @@ def keys() -> dict[str, str]:
 
 
 def change(folder: Path, old: str, new: str) -> None:
-    """In the one place of a folder's modules that matches, or the first."""
-    files = [file for file in sorted(folder.rglob("*.py")) if re.search(old, file.read_text())]
+    """In the one place of a folder's modules, or of a module, that matches, or the first."""
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
+    files = [file for file in files if re.search(old, file.read_text())]
     assert files, f"{folder} has no {old}"
     files[0].write_text(re.sub(old, new, files[0].read_text(), count=1))
 
@@ -92,7 +93,7 @@ def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
     assert changed("model", r"q @ k\.mT", "q @ -k.mT") == trained | notebooks
     assert changed("train", r"stands_for\.log\(\)", "2 * stands_for.log()") == trained | notebooks
     assert changed("train", r"CANDIDATES = ", "CANDIDATES = 1 + ") == {"segments"}
-    assert changed("evaluate", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec"} | notebooks
+    assert changed("evaluate.py", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec"} | notebooks
     assert changed("data", "PATCH = 28, 7", "PATCH = 28, 14") >= {"items", "images"}
     assert changed("view", "(?m)^import", "COLOUR = 1\nimport") == set()  # it shows
     assert changed("explain", "(?m)^import", "COLOUR = 1\nimport") == notebooks  # it does not train

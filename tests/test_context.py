@@ -12,7 +12,7 @@ import m6rec
 from m6rec.config import CONTEXT_FUSIONS, Config, InputError
 from m6rec.data import bazaar
 from m6rec.data.context import Fields, encode_events
-from m6rec.tasks.planted import Bazaar
+from m6rec.tasks.heldout import Bazaar
 
 ASKED = ("season", "session", "pace")
 HOUR = 3600

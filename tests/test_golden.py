@@ -23,7 +23,6 @@ import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
 from m6rec.data.prompts import Ratings, RatingWindows, domain
-from m6rec.tasks import heldout
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
 
@@ -178,18 +177,6 @@ def sequential(kind: type, **options: object) -> list[float]:
     return losses(lambda: kind(config, **options).fit(data, data.split()))
 
 
-def two_tower() -> list[float]:
-    known = domain(small_data())
-    rows = np.arange(0, len(known.item), 2)
-    return losses(lambda: heldout.two_tower(known, rows, rows, epochs=1, batch=64))
-
-
-def two_maps() -> list[float]:
-    known = domain(rated())
-    pairs = heldout.pairs(backbone(), known, np.arange(1, len(known.item), 2))
-    return losses(lambda: heldout.fit_maps(pairs, epochs=1, batch=64))
-
-
 def likes() -> list[float]:
     known = opinions()
     return losses(lambda: din(known, known.test))
@@ -221,8 +208,6 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments, distilled": lambda: from_full(distilled),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
-    "retrieval, two towers": two_tower,
-    "retrieval, two maps": two_maps,
     "likes, DIN": likes,
     "SASRec": lambda: sequential(SASRec),
     "GRU4Rec": lambda: sequential(GRU4Rec),

@@ -10,8 +10,7 @@ from fixtures import small_data, small_model
 from m6rec import baselines
 from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import leaks
-from m6rec.evaluate.ranking import _replaced
+from m6rec.evaluate import _replaced, leaks
 from m6rec.model.tree import build_tree
 
 COUNTS = [

@@ -8,14 +8,14 @@ import pytest
 import scipy.sparse as sp
 
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import ranking as lists
+from m6rec.evaluate import _contents, miscalibration
 
 
 def test_miscalibration_is_the_divergence_of_the_lists_categories_from_the_historys():
     shares = sp.csr_array(np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 0]]))
     history = sp.csr_array(np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 1, 0], [1, 0, 0, 0]]))
     shown = np.array([[0, 1], [1, 2], [0, 1], [3, 0], [-1, -1]])
-    found = lists.miscalibration(shown, history, shares)
+    found = miscalibration(shown, history, shares)
     assert found[0] == 0  # half and half, as in the history
     assert found[1] == pytest.approx(np.log(1 / (0.99 * 0.25 + 0.01)))
     assert np.isnan(found[2]) and np.isnan(found[4])  # a history without categories, an empty list
@@ -28,7 +28,7 @@ def test_categories_are_the_genres_or_else_the_words():
         {"item_id": [1, 2, 3], "text": ["Red red car", "car", ""], "genres": ["Sci-Fi War", "War", ""]}
     )
     events = pd.DataFrame({"user_id": [1], "item_id": [1]})
-    genres = lists._contents(Dataset.from_frames(items, None, events))[1].toarray()
+    genres = _contents(Dataset.from_frames(items, None, events))[1].toarray()
     np.testing.assert_array_equal(genres, [[0.5, 0.5], [0, 1], [0, 0]])
-    words = lists._contents(Dataset.from_frames(items.drop(columns="genres"), None, events))[1].toarray()
+    words = _contents(Dataset.from_frames(items.drop(columns="genres"), None, events))[1].toarray()
     np.testing.assert_array_equal(words[:2, :2], [[0.5, 0.5], [0, 1]])

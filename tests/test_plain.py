@@ -16,7 +16,7 @@ from m6rec.config import Config, InputError
 from m6rec.data import prompts
 from m6rec.data.dataset import Split
 from m6rec.data.text import BYTES, PROMPT_SPECIAL, SOURCE_EOS, SPECIAL, UNK, Prompt, Tokenizer, words
-from m6rec.evaluate.ranking import _bag, diversity
+from m6rec.evaluate import _bag, diversity
 from m6rec.model.network import TextTransformer
 from m6rec.train.text import Adapter
 

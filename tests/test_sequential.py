@@ -146,7 +146,7 @@ def test_scores_do_not_depend_on_the_chunk(fitted, data, kind):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_scores_before_fit_are_refused(data, kind):
-    with pytest.raises(InputError, match=rf"{kind.name} has no network yet: call fit"):
+    with pytest.raises(InputError, match=rf"{kind.__name__} has no network yet: call fit"):
         kind(CONFIG).scores(data.targets(data.split().test))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,8 @@ from m6rec.data import prompts
 from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
 from m6rec.generate import begun, write
 from m6rec.model.network import TextTransformer
-from m6rec.tasks import generation, heldout
-from m6rec.tasks.heldout import DotProduct, OpenDomain
+from m6rec.tasks import text as tasks
+from m6rec.tasks.heldout import ColdStart
 from m6rec.train import losses
 from m6rec.train import text as text_training
 from m6rec.train.text import Backbone
@@ -95,15 +97,38 @@ def test_a_wider_beam_finds_what_is_likelier_and_draws_are_sentences_that_may_be
     assert drawn == [" ".join(parts) for parts in write(made, texts, among=[some] * 40, temperature=1.0)]
 
 
-def test_a_sayable_explanation_names_what_the_item_has_and_what_was_read():
-    said = generation.explanations(ASKED, FEATURES)
-    assert "silk is your taste" in said and "party goes with wool coat winter slim" in said
-    assert not any(sentence.startswith("wool") for sentence in said)  # the history's, not the item's
-    found = generation.explanation_report([ASKED] * len(said), [[sentence] for sentence in said], FEATURES)
-    assert found["match"].min() == 1 and found["hallucinated"].max() == 0
-    invented = [["wool is your taste"], ["winter velvet by chance"]]
-    wrong = generation.explanation_report([ASKED] * 2, invented, FEATURES | {"velvet"})
-    assert wrong["match"].max() == 0 and wrong["hallucinated"].tolist() == [0, 0.5]
+def test_a_reason_names_what_the_item_has_and_what_was_read_and_is_true_where_both_have_it():
+    made = ASKED._replace(history=("wool coat winter slim", "silk shirt"))
+    assert tasks.reasons(made, FEATURES) == {
+        "silk as in silk shirt": True,
+        "party as in silk shirt": False,
+        "silk as in wool coat winter slim": False,
+        "party as in wool coat winter slim": False,
+        "it is new": False,
+    }  # the last purchase first; nothing of wool, which the item has not
+    assert (
+        tasks.reasons(ASKED, FEATURES)["it is new"] and tasks.reasons(made._replace(history=()), FEATURES)["it is new"]
+    )
+
+
+@pytest.fixture(scope="module")
+def asked() -> dict[str, tasks.Task]:
+    """All that can be asked of films with one of three genres."""
+    data = small_data()
+    genres = [("drama", "comedy", "western")[i % 3] for i in range(data.n_items)]
+    texts = [f"{genre} number {i}" for i, genre in enumerate(genres)]
+    known = prompts.domain(replace(data, items=data.items.assign(text=texts)))
+    return tasks.tasks(known, np.arange(60), {"category": genres, "title": data.items["title"]}, set(genres))
+
+
+def test_a_task_counts_its_own_target_right_and_nothing_wrong(asked):
+    for name, task in asked.items():
+        own = [[prompt.target[1 if name == "design" else -1]] for prompt in task.prompts]
+        assert (task.evaluate(own) == 1).all() and not task.evaluate([[]] * 60).any(), name
+        assert len(task.baseline) == 60 and 0 < task.evaluate(task.baseline).mean() < 1, name
+        if task.allowed:
+            for (answer,), may, simple in zip(own, task.allowed, task.baseline, strict=True):
+                assert answer in may and (name == "next" or simple[0] in may), name
 
 
 @pytest.mark.parametrize("name, items, people", [("written-news", 30, 12), ("written-posts", 25, 10)])
@@ -130,63 +155,35 @@ def test_a_domain_without_a_text_is_refused():
         prompts.domain(bare)
 
 
-def test_what_is_held_out_is_never_trained_on():
+def test_what_is_held_out_is_never_read():
     data = small_data()
-    held = np.arange(data.n_items) < 8
-    newcomers = np.arange(data.n_users) % 5 == 0
-    out = OpenDomain(data, held, newcomers)
-    left = data.events[out.train]
-    assert not held[left["item"]].any() and not newcomers[left["user"]].any()
-    assert len(left) == len(out.seen.item) and set(out.seen.item) == set(left["item"])
+    newcomers = np.arange(0, data.n_users, 3)
+    out = ColdStart(data, np.arange(10), newcomers)
+    seen = prompts.domain(out.train, out.train.split().train)
+    assert not np.isin(seen.item, out.items).any() and not np.isin(seen.user, newcomers).any()
     last = {int(data.events["user"][row]): row for row in (*out.split.valid, *out.split.test)}
     for row in out.shots:
         user = int(data.events["user"][row])
-        assert held[data.events["item"][row]] and not newcomers[user] and row < last.get(user, data.n_events)
-
-
-def test_two_maps_of_ids_find_what_follows_in_a_circle():
-    """They were once taught under no_grad, which only a call could show."""
-    circle = prompts.domain(small_data())
-    rows = np.flatnonzero(np.diff(circle.user, prepend=-1) == 0)
-    cosines, asked = heldout.two_tower(circle, rows, rows, epochs=100)
-    assert heldout.recall(cosines, asked.item, 3).mean() > 2 * 3 / len(circle.items)
-
-
-def test_a_system_that_searches_first_offers_what_has_both_wishes():
-    talk = ASKED._replace(target=("user: silk please:", "system:", "what else", "user: party too:", "system:", "x"))
-    found = generation.offers([talk], ["silk bag party", "silk bag", "party silk"])
-    assert found == [["how about party silk", "how about silk bag party"]]
-    assert generation.offers([talk], ["wool"]) == [["how about wool"]]
-
-
-def test_open_domain_cases_keep_apart_who_is_new():
-    data = small_data()
-    newcomers = np.arange(data.n_users) % 3 == 0
-    site = OpenDomain(data, np.arange(data.n_items) < 10, newcomers)
-    for case, (rows, pool) in site.cases.items():
+        assert data.events["item"][row] < 10 and user not in newcomers and row < last.get(user, data.n_events)
+    for case in ("cold", "cold_both", "cold_any", "cold_last"):
+        rows = out.cases[case][0]
         user, item = data.events["user"].to_numpy()[rows], data.events["item"].to_numpy()[rows]
-        assert len(rows) and np.isin(item, pool).all()
-        assert np.isin(item, site.items).all() == (case != "cold users")
-        if case != "all":
-            assert (newcomers[user] == (case != "cold items")).all()
-    assert len(site.warm) and not site.train[site.warm].any()
-    assert not newcomers[data.events["user"].to_numpy()[site.warm]].any()
-    assert site.ndcg([site.baselines["popularity"]] * 2, first=3).shape == (2, 3)
-    with pytest.raises(InputError, match="the case 'nobody' is unknown"):
-        site.ndcg([], "nobody")
+        assert len(rows) and ((item < 10) == (case != "cold_last")).all()
+        if case != "cold_any":
+            assert (np.isin(user, newcomers) == (case != "cold")).all()
 
 
 def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
-    out = OpenDomain(data, np.ones(data.n_items, bool), name="films")
+    out, films = ColdStart(data, np.arange(20)), prompts.domain(data)
     config = text_training.config(**{**TEXT, "width": 16, "vocabulary": 300})
     made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
-    again, other = (out.few_shot([made], 40, scratch=scratch)[0].backbone for scratch in (False, True))
+    few = [tasks.few_shot(made, films, out.shots[:40], out.items, scratch=scratch) for scratch in (False, True)]
+    again, other = (scorer.backbone for scorer in few)
     assert torch.equal(before, made.network.tokens.weight) and not torch.equal(before, again.network.tokens.weight)
     assert not torch.equal(again.network.tokens.weight, other.network.tokens.weight)
-    assert len(out.few(10)) == 10 and out.few(10) == out.few(40)[:10]
-    assert out.ndcg([DotProduct(again, out.whole)]).mean() > 0
+    assert out.ndcg(few, "cold", first=3).shape == (2, 3) and out.ndcg(few, "cold").mean() > 0
 
 
 def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():

@@ -17,7 +17,7 @@ from fixtures import CONFIG, small_data, small_model
 from m6rec import Dataset, InputError, M6Rec, evaluate
 from m6rec.data.context import Context
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.evaluate.ranking import _replaced
+from m6rec.evaluate import _replaced
 from m6rec.model.tree import build_tree
 from m6rec.train import fit, losses
 

@@ -9,8 +9,7 @@ from fixtures import small_data
 from m6rec.config import MODALITIES, InputError
 from m6rec.explain.explainers import Reconstruction, captions, reconstruct
 from m6rec.recommender import M6Rec
-from m6rec.tasks.heldout import ColdStart
-from m6rec.tasks.planted import SUBSETS, Bazaar, mean_logits, weights_by_attention, weights_by_dropping
+from m6rec.tasks.heldout import Bazaar, ColdStart, mean_logits, weights_by_dropping
 
 
 class Known:
@@ -55,8 +54,12 @@ def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(sho
     assert not np.isin(events["item"].iloc[kinds["warm"]], shop.items).any()
     known = shop.split.test[~shop.truth.cold_users[events["user"].iloc[shop.split.test]]]
     assert sorted(np.concatenate(list(kinds.values()))) == sorted(known)
-    first = shop.data.targets(shop.cases["cold_users"][0])
-    assert shop.truth.cold_users[first.users].all() and (first.history(1) == -1).all()
+    first, last = (shop.data.targets(shop.cases[case][0]) for case in ("cold_users", "cold_last"))
+    for people, history in ((first, False), (last, True)):
+        assert shop.truth.cold_users[people.users].all() and ((people.history(1) >= 0) == history).all()
+        assert not np.isin(people.items, shop.items).any()
+    left = shop.split.train & np.isin(events["item"], shop.items) & ~shop.truth.cold_users[events["user"]]
+    assert shop.shots.tolist() == np.flatnonzero(left).tolist() and len(shop.shots)
 
 
 def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance():
@@ -66,17 +69,6 @@ def test_cold_goods_are_ranked_among_themselves_and_guessing_scores_the_chance()
     assert abs(guessed - trial.chance) < 0.1  # people have seen some of the pool, so guessing does a little better
     with pytest.raises(InputError, match="lukewarm"):
         trial.ndcg([Guess()], "lukewarm")
-
-
-def test_rivals_are_fitted_on_what_is_left():
-    trial = ColdStart.drawn(small_data(), share=0.2)
-    counts = trial.baselines()["popularity"][0].weights[0]
-    assert (counts[trial.items] == 0).all() and counts.sum() > 0
-
-
-def test_what_is_kept_and_what_is_muted_make_up_the_modalities():
-    assert len(SUBSETS) == 7 and next(iter(SUBSETS)) == MODALITIES
-    assert all(set(kept) | set(gone) == set(MODALITIES) and not set(kept) & set(gone) for kept, gone in SUBSETS.items())
 
 
 def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
@@ -91,9 +83,9 @@ def test_likes_are_the_mean_over_a_persons_last_requests(shop, model):
 
 def test_a_modality_that_the_model_does_not_read_has_no_share(shop, model):
     deaf = M6Rec(shop.train, "tiny", width=16, identity=False, modalities=("text", "image"))
-    for shares in (weights_by_dropping(deaf, shop), weights_by_attention(deaf, shop)):
-        assert shares.shape == shop.modality_weights.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
-        np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
+    shares = weights_by_dropping(deaf, shop)
+    assert shares.shape == shop.modality_weights.shape and (shares[:, MODALITIES.index("sound")] < 1e-6).all()
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
     assert (weights_by_dropping(model, shop) > 0).all()
 
 

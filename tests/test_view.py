@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from m6rec.evaluate.statistics import Interval
+from m6rec.evaluate import Interval
 from m6rec.record import Figure
 from m6rec.view.figures import attention_rows, comparison, curves, rank_moves
 

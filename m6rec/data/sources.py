@@ -7,13 +7,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pandas as pd
-import platformdirs
 import pooch
 
 from m6rec.config import InputError
@@ -73,7 +71,7 @@ READERS = {"movielens": movielens, "sequences": sequences}  # folder of files, o
 
 
 def home() -> Path:
-    return Path(os.environ.get("M6REC_HOME") or platformdirs.user_cache_dir("m6rec")).expanduser().absolute()
+    return Path(os.environ.get("M6REC_HOME") or pooch.os_cache("m6rec")).expanduser().absolute()
 
 
 def shipped(name: str) -> Path:
@@ -141,12 +139,10 @@ def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
         pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 16, timeout=TIMEOUT, headers=headers)(origin, part, registry)
     elif kind == "pip":
-        with tempfile.TemporaryDirectory(dir=Path(part).parent) as folder:
-            command = [sys.executable, "-m", *PIP.split(), requirement]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-            wheel = next(Path(folder).iterdir(), None)
-            if wheel is None:
-                raise OSError(f"pip download: {(done.stderr.strip().splitlines() or ['nothing came'])[-1]}")
-            wheel.replace(part)
+        folder, command = Path(part).parent, [sys.executable, "-m", *PIP.split(), requirement]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise OSError(f"pip download: {(done.stderr.strip().splitlines() or ['nothing came'])[-1]}")
+        (folder / next(iter(registry.registry))).replace(part)
     else:
         Path(part).write_bytes(Path(origin).read_bytes())

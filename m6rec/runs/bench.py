@@ -12,8 +12,7 @@ from torch.utils.benchmark import Timer, timer
 from m6rec import Config, Dataset, M6Rec, baselines
 from m6rec.data.cooccurrence import following
 from m6rec.data.text import words
-from m6rec.evaluate import Interpolation, compare, evaluate
-from m6rec.evaluate.ranking import mid_ranks, ndcg, scored
+from m6rec.evaluate import Interpolation, compare, evaluate, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
 
 COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}

@@ -63,7 +63,7 @@ class Execution(NamedTuple):
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """A folder's notebooks in their order, or those named ("03_context_attention", path and suffix or not)."""
+    """A folder's notebooks in their order, or those named, with or without path and suffix."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
@@ -90,10 +90,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """The given parameters with the types of the notebook's own; text is read as a literal where one is due.
-
-    InputError for an unknown name, a wrong type or choice.
-    """
+    """The given parameters with the types of the notebook's own. InputError for an unknown name, type or choice."""
     read(notebook)
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
     for name, value in given.items():

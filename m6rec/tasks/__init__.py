@@ -1,1 +1,1 @@
-"""What one backbone can be asked to do. A task is one file: how it is put into words, its answer, its metric."""
+"""What a model is asked: a task is one object with its examples, its metric and a baseline."""

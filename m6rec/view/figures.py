@@ -21,7 +21,7 @@ from PIL import Image
 
 from m6rec.config import InputError
 from m6rec.data import Dataset, image, sound
-from m6rec.evaluate.statistics import Interval
+from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
 from m6rec.generate import Step
 

@@ -71,8 +71,7 @@ def main() -> None:
     for start in range(0, len(rows), CHUNK):
         pasts = [codes[task.past(row)] for row in rows[start : start + CHUNK]]
         scores[start : start + CHUNK, known] = score(model, config, pasts)[:, codes[known]]
-    parameters = sum(p.numel() for p in model.parameters()) if sequential else model.item_similarity.size
-    log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
+    log = {"seconds": seconds, "curve": epochs.curve, "stopped": stopped}
     exchange.write(task.folder, f"recbole_{task.model.lower()}", scores, **log)
 
 

@@ -56,8 +56,7 @@ def main() -> None:
         table = _recommend(model, task.user[rows[start : start + chunk]], past, known)
         place = np.searchsorted(task.user[rows], table[Columns.User])
         scores[place, table[Columns.Item]] = table[Columns.Score]
-    parameters = sum(p.numel() for p in model.torch_model.parameters())
-    log = {"seconds": seconds, "curve": epochs.curve, "parameters": parameters, "stopped": stopped}
+    log = {"seconds": seconds, "curve": epochs.curve, "stopped": stopped}
     exchange.write(task.folder, "rectools_sasrec", scores, **log)
 
 

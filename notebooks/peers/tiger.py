@@ -39,7 +39,6 @@ class Tiger(Sequential):
     codes: of each level of k-means. mask_seen: what was seen is closed in the trie.
     """
 
-    name = "TIGER"
     codes: int = 256
     beam: int = 50
     mask_seen: bool = True
@@ -133,12 +132,7 @@ def main(name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = (model.scores(data.targets(rows)).cpu() for rows in np.array_split(split.test, len(split.test) // 200 + 1))
     curve = [(row.seconds, row.validation) for row in model.log if row.validation is not None]
-    log = {
-        "seconds": model.log[-1].seconds,
-        "parameters": sum(p.numel() for p in model.network.parameters()),
-        "curve": curve,
-    }
-    exchange.write(folder, "tiger", torch.cat(list(parts)).numpy(), **log)
+    exchange.write(folder, "tiger", torch.cat(list(parts)).numpy(), seconds=curve[-1][0], curve=curve)
 
 
 if __name__ == "__main__":

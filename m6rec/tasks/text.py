@@ -1,0 +1,231 @@
+"""Tasks in words, asked of one text backbone: to rank what it has never read, and to write.
+
+`Likelihood` (M6-Rec section 3.2) and `DotProduct` rank, for `evaluate`. What writes is a `Task`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from m6rec.data.dataset import Targets
+from m6rec.data.prompts import HISTORY, Domain, item
+from m6rec.data.text import PAD, Prompt, pad
+from m6rec.generate import write
+from m6rec.model.network import TextTransformer
+from m6rec.train.losses import text_vectors
+from m6rec.train.text import SOURCE, Backbone, fine_tune
+
+# Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
+PASSES, SCRATCH_RATE = 10, 3e-3
+SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
+
+CANDIDATES_CHUNK = 512
+CITED = 4  # words by which an explanation names an event
+NEW = "it is new"
+OFFERS = "how about"
+QUERY_WORDS = 2
+
+# ---- ranking
+
+
+@torch.no_grad()
+def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> np.ndarray:
+    """Mean log-likelihood (N,) of each candidate's tokens after a prompt and its target."""
+    network, tokenizer = backbone.network, backbone.tokenizer
+    given = tokenizer.given(prompt.target)
+    source = torch.tensor([tokenizer.source(prompt, SOURCE)])
+    # The last given token begins each candidate: it predicts the first one.
+    cache = network(source, torch.tensor([given[:-1]], dtype=torch.long), logits=False).cache
+    rows = torch.from_numpy(pad([(given[-1], *tokenizer.segment(words)) for words in candidates]))  # (N, T)
+    means = []
+    for part in rows.to(network.device).split(CANDIDATES_CHUNK):
+        token = part[:, 1:]  # (n, T - 1)
+        log_prob = network.decode_step(part[:, :-1], cache).logits.log_softmax(-1)
+        log_prob = log_prob.gather(-1, token[..., None])[..., 0]
+        means.append((log_prob * (token != PAD)).sum(1) / (token != PAD).sum(1))
+    return torch.cat(means).cpu().numpy()
+
+
+def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> list[Prompt]:
+    """What stands before each target."""
+    return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events, history)]
+
+
+class Likelihood:
+    """Mean log-likelihoods of items' tokens after profile, history and request.
+
+    candidates: the item codes that are scored; the others get -inf.
+    """
+
+    name = "zero-shot, token log-likelihood"
+
+    def __init__(self, backbone: Backbone, domain: Domain, candidates: np.ndarray):
+        self.backbone, self.domain, self.candidates = backbone, domain, candidates
+
+    def scores(self, users: Targets) -> np.ndarray:
+        out = np.full((len(users), len(self.domain.items)), -np.inf)
+        for row, prompt in zip(out, target_prompts(self.domain, users), strict=True):
+            row[self.candidates] = log_likelihood(self.backbone, prompt, self.domain.items[self.candidates])
+        return out
+
+
+class DotProduct:
+    """⟨the state before an item, the item's words⟩, which contrastive pretraining has aligned."""
+
+    name = "zero-shot, dot product"
+
+    @torch.no_grad()
+    def __init__(self, backbone: Backbone, domain: Domain, *, history: int = HISTORY):
+        self.backbone, self.domain, self.history = backbone, domain, history
+        tokens = torch.from_numpy(pad([backbone.tokenizer.ids(words) for words in domain.items]))
+        self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
+
+    @torch.no_grad()
+    def scores(self, users: Targets) -> torch.Tensor:
+        network, tokenizer = self.backbone.network, self.backbone.tokenizer
+        prompts = target_prompts(self.domain, users, self.history)
+        source = torch.from_numpy(tokenizer.encode(prompts, SOURCE).source)
+        given = torch.from_numpy(pad([tokenizer.given(prompt.target) for prompt in prompts]))
+        return network.read(source, given) @ self.items.T
+
+
+def few_shot(
+    backbone: Backbone, domain: Domain, rows: np.ndarray, items: np.ndarray, seed: int = 0, *, scratch: bool = False
+) -> DotProduct:
+    """After fine-tuning on events `rows`, contrasted with these item codes. scratch: from untrained weights."""
+    rate = SMALL_RATE if len(rows) < SMALL else RATE
+    if scratch:
+        torch.manual_seed(seed)
+        network = TextTransformer(backbone.config, len(backbone.tokenizer))
+        backbone, rate = backbone._replace(network=network), SCRATCH_RATE
+    tuned = fine_tune(backbone, domain.prompts(rows), PASSES, rate, seed, sorted(set(domain.items[items])))
+    return DotProduct(tuned, domain)
+
+
+# ---- writing
+
+
+class Task(NamedTuple):
+    measure: str  # what is measured / the baseline
+    prompts: list[Prompt]
+    metric: Callable[[str, Prompt], float]  # of the first written segment, 0 to 1
+    baseline: list[list[str]]  # the segments that are answered without a network, for each prompt
+    allowed: Sequence[Sequence[str]] | None = None  # sentences that may answer each prompt; None: any
+    turn: int = 0  # the answer that is written: the first, or -1 for the last
+
+    def write(self, backbone: Backbone) -> list[list[str]]:
+        return write(backbone, self.prompts, turn=self.turn, among=self.allowed)
+
+    def evaluate(self, answers: Sequence[Sequence[str]]) -> np.ndarray:
+        """(n,) of each prompt's segments."""
+        pairs = zip((parts[0] if parts else "" for parts in answers), self.prompts, strict=True)
+        return np.array([self.metric(answer, prompt) for answer, prompt in pairs], float)
+
+
+def tasks(
+    domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]], features: Collection[str]
+) -> dict[str, Task]:
+    """Of events `rows`; "next" is what pretraining teaches. features: the words that are noticed of an item."""
+    return {
+        "explanation": explanation(domain, rows, features),
+        "design": design(domain, rows, items),
+        "query": query(domain, rows, features),
+        "conversation": conversation(domain, rows, features),
+        "next": next_item(domain, rows),
+    }
+
+
+def explanation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+    """What an item shares with an earlier purchase, as in "silk as in silk bag party bold": true or not."""
+    prompts = []
+    for prompt in domain.prompts(rows, 5, in_source=True):
+        prompt = prompt._replace(candidate=prompt.target[-1])
+        true = (reason for reason, holds in reasons(prompt, features).items() if holds)
+        prompts.append(prompt._replace(target=("because:", next(true))))
+    allowed = [list(reasons(prompt, features)) for prompt in prompts]
+    return Task(
+        "true reason / the first feature, as in the last purchase",
+        prompts,
+        lambda answer, prompt: reasons(prompt, features).get(answer, False),
+        [some[:1] for some in allowed],
+        allowed,
+    )
+
+
+def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
+    """All sentences of a feature of the candidate and an earlier purchase, the last first -> whether it has it, too."""
+    events = [event.split()[:CITED] for event in reversed(prompt.history)]
+    pairs = ((word, event) for event in events for word in _noticed(prompt.candidate, features))
+    found = {" ".join([word, "as in", *event]): word in event for word, event in pairs}
+    return found | {NEW: not any(found.values())}
+
+
+def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
+    """The category that a user buys next, and a title in it that need not exist."""
+    category, title = (np.array([item(text) for text in items[name]]) for name in ("category", "title"))
+    prompts = [
+        prompt._replace(target=("category:", str(category[code]), "title:", str(title[code])))
+        for code, prompt in zip(domain.item[rows], domain.prompts(rows, in_source=True), strict=True)
+    ]
+    most = [_commonest(category[domain.item[rows - 1]], 1)]  # of the purchases before
+    return Task(
+        "right category / the commonest", prompts, lambda said, prompt: said == prompt.target[1], [most] * len(rows)
+    )
+
+
+def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+    """What a user types next. Nobody typed in bazaar: by rule, two noticed words of the item bought next."""
+    prompts, usual = [], []
+    for prompt in domain.prompts(rows, in_source=True):
+        typed = _noticed(prompt.target[-1], features) or prompt.target[-1].split()
+        prompts.append(prompt._replace(target=("query:", " ".join(typed[:QUERY_WORDS]))))
+        latest = (word for event in reversed(prompt.history) for word in event.split())  # first where they tie
+        usual.append([_commonest((word for word in latest if word in features), QUERY_WORDS)])
+    return Task("F1 of words / the history's usual", prompts, _word_f1, usual)
+
+
+def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+    """From templates and real histories: a wish, a question, another wish, an offer of an item with both.
+
+    The wishes are the first and the last noticed word of the item bought.
+    """
+    has = {f"{OFFERS} {text}": set(text.split()) for text in sorted(set(domain.items))}
+    prompts, allowed = [], []
+    for prompt in domain.prompts(rows, 6, in_source=True):
+        bought = prompt.target[-1]
+        noticed = _noticed(bought, features) or bought.split()[:1]
+        one, two = noticed[0], noticed[-1]
+        target = f"user: {one} please:", "system:", "what else", f"user: {two} too:", "system:", f"{OFFERS} {bought}"
+        prompts.append(prompt._replace(target=target))
+        allowed.append([offer for offer in has if {one, two} <= has[offer]])
+    return Task(
+        "item bought is offered / the first with both wishes",
+        prompts,
+        lambda answer, prompt: answer == prompt.target[-1],
+        [some[:1] for some in allowed],
+        allowed,
+        turn=-1,
+    )
+
+
+def next_item(domain: Domain, rows: np.ndarray) -> Task:
+    """In words, after the request."""
+    prompts, all_items = domain.prompts(rows), sorted(set(domain.items))
+    last = [list(prompt.history[-1:]) for prompt in prompts]
+    return Task("F1 of words / the last item again", prompts, _word_f1, last, [all_items] * len(prompts))
+
+
+def _word_f1(answer: str, prompt: Prompt) -> float:
+    said, true = set(answer.split()), set(prompt.target[-1].split())
+    return 2 * len(said & true) / max(1, len(said) + len(true))
+
+
+def _noticed(text: str, features: Collection[str]) -> list[str]:
+    return list(dict.fromkeys(word for word in text.split() if word in features))
+
+
+def _commonest(words: Iterable[str], count: int) -> str:
+    return " ".join(word for word, _ in Counter(words).most_common(count))
