@@ -172,7 +172,7 @@ class Ratings:
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
-        """(E, 5) the user's mean, the others' mean of the item, their count, the user's genre and item similarity."""
+        """(E, 5) the user's mean, others' mean of the item, their count, the user's genre and item similarity."""
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
 
@@ -193,7 +193,7 @@ class Ratings:
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        similar = []  # residuals of the user's earlier items most similar to this one, by who rated both
+        similar = []  # residuals of the user's earlier items nearest to this one, by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
@@ -215,7 +215,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> "RatingDomain":
-        """All events in words: a request holds the quantiles of the event's numbers among the training events."""
+        """All events in words: a request holds the quantiles of the event's numbers in training."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
         words = []
