@@ -63,7 +63,6 @@ def test_what_is_trained_moves_and_its_share_is_as_said(made, told, method):
         "head": head,
         "prompt": text_training.PROMPTS * WIDTH,
         "option": 2 * WIDTH,
-        "adapter": head + layers * (2 * WIDTH * text_training.RANK + text_training.RANK + WIDTH + 1),
         "option_adapter": 2 * WIDTH + layers * (2 * WIDTH * text_training.RANK + text_training.RANK + WIDTH + 1),
         "lora": head + layers * text_training.LORA_RANK * (2 * WIDTH + 3 * WIDTH + 2 * WIDTH),
     }[method]

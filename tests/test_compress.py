@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests
+from sklearn.metrics import roc_auc_score
 
 from m6rec.config import InputError
 from m6rec.model.network import TextTransformer
@@ -73,7 +74,7 @@ def test_a_candidate_leaves_at_the_first_exit_that_is_sure():
 
 def test_the_served_rule_is_the_rule_and_runs_fewer_layers(segmented, network):
     windows = requests(segmented)
-    every = compress.logits(network, segmented, segmented.test)[:, :5]
+    every = compress.exit_logits(network, segmented, segmented.test)[:, :5]
     threshold = float(np.quantile(np.abs(every), 0.5))
     wanted = compress.early_exit(every, threshold)
     for row in range(5):
@@ -88,7 +89,7 @@ def test_the_threshold_keeps_the_quality_that_was_asked_for():
     rng = np.random.default_rng(0)
     liked = rng.random(2000) < 0.5
     every = np.stack([(liked - 0.5) * strength + rng.normal(0, 1, 2000) for strength in (0.5, 1.0, 2.0, 4.0)])
-    quality = lambda scores: compress.auc(scores, liked)  # noqa: E731
+    quality = lambda scores: roc_auc_score(liked, scores)  # noqa: E731
     threshold = compress.exit_threshold(every, quality, keep=0.95)
     left = compress.early_exit(every, threshold)
     assert quality(left.logits) >= 0.95 * quality(every[-1]) and 0.1 < 1 - left.layers.mean() / 4 < 0.75

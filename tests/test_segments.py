@@ -11,7 +11,6 @@ import pytest
 import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
-import m6rec
 from m6rec.config import InputError
 from m6rec.data.prompts import RatingWindows
 from m6rec.data.text import PAD
@@ -200,9 +199,3 @@ def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
     ]
     by_hand = sum(2 * k / (DEPTH * (DEPTH + 1)) * loss for k, loss in enumerate(steps, 1))
     torch.testing.assert_close(losses.exit_losses(network, windows)["exits"], by_hand)
-
-
-def test_the_auc_is_the_chance_of_a_right_pair():
-    scores, liked = np.array([[0.1, 0.4], [0.35, 0.8]]), np.array([[False, False], [True, True]])
-    assert compress.auc(scores, liked) == 0.75
-    assert m6rec.Config().joint_layers  # the config's own field is the depth

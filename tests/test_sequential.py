@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -242,10 +244,12 @@ def test_a_trie_has_a_node_for_every_prefix(branching):
     assert tree.valid_nodes(allowed)[0][0].nonzero()[:, 0].tolist() == tree.paths[:, 7].tolist()
 
 
-def test_tiger_closes_what_was_seen_unless_it_is_unmasked(fitted, data):
+def test_tiger_closes_what_was_seen_unless_mask_seen_is_off(fitted, data):
     targets = data.targets(data.split().test)
     rows, columns = targets.seen().nonzero()
-    masked, free = fitted[Tiger].scores(targets), fitted[Tiger].unmasked.scores(targets)
+    other = copy.copy(fitted[Tiger])
+    other.mask_seen = False
+    masked, free = fitted[Tiger].scores(targets), other.scores(targets)
     assert torch.isinf(masked[rows, columns]).all() and torch.isfinite(free).all()
     seen = torch.from_numpy(targets.seen().toarray())
     torch.testing.assert_close(masked[~seen], free[~seen], rtol=1e-4, atol=1e-4)

@@ -1,18 +1,14 @@
-"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8.
-
-Variants of one seed begin from one network of full depth, and are compared after as many steps with labels.
-"""
+"""Late interaction and M6-Edge (M6-Rec section 4.2): small variants of the segment network, early exits, int8."""
 
 import copy
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -26,7 +22,7 @@ CANDIDATES = 24  # judged by one history while training
 
 
 @torch.no_grad()
-def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
+def exit_logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
     """Logits (K, W, C) of every exit after the local layers, for a part's rows (W, C)."""
     rows = []
     for at in range(0, len(part), 32):
@@ -35,24 +31,14 @@ def logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, loca
     return torch.cat(rows, 1).cpu().numpy()
 
 
-def auc(scores: np.ndarray, liked: np.ndarray) -> float:
-    """The chance that a liked candidate scores above one that is not, over all users' candidates."""
-    return float(roc_auc_score(liked.ravel(), scores.ravel()))
-
-
 class Variants:
     """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
 
-    `config.joint_layers` is the full depth; steps: of the base; tune: of each variant.
+    They begin from one network of full depth (`config.joint_layers`) after `steps`, and see labels for `tune` more.
     """
 
     def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
-
-    def members(self, joints: Sequence[int]) -> dict[str, tuple[TextTransformer, int]]:
-        """Networks of these depths, and how many layers of each are local."""
-        late = {f"late {k}": (self.late(k), self.config.joint_layers - k) for k in joints}
-        return {"full": (self.full(), 0), **late, **{f"distilled {k}": (self.distilled(k), 0) for k in joints}}
 
     def full(self) -> TextTransformer:
         return self.train("full", self._base(), exit_losses)
@@ -100,8 +86,7 @@ class Variants:
         steps = steps or self.tune
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, _: loss(net, windows))
-        made = self.steps, self.tune, self.data.fingerprint  # decide what a teacher is
-        fit(network, stage, self.config, steps, *made, keep=True)
+        fit(network, stage, self.config, steps, self.steps, self.tune, self.data.fingerprint, keep=True)  # as teachers
         return network
 
     def _base(self) -> TextTransformer:
@@ -109,7 +94,7 @@ class Variants:
 
     def _new(self, depth: int, **options: object) -> TextTransformer:
         torch.manual_seed(self.config.seed)
-        config = dataclasses.replace(self.config, joint_layers=depth)
+        config = replace(self.config, joint_layers=depth)
         return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
 
 

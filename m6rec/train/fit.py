@@ -56,10 +56,10 @@ def fit(
 ) -> list[Epoch]:  # fmt: skip
     """Train `network` in place, to the averaged weights that validated best, or else the last ones.
 
-    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same;
-    an interrupted training goes on. start: the `version` that stands for these weights where last bits do not count.
-    Else options are: folder, for a checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch,
-    called with each `Epoch`. `InputError` for these beside keep, and for a loss that is not finite.
+    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same.
+    start: the `version` that stands for these weights where last bits do not count. Else options are: folder, for a
+    checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
+    `InputError` for these beside keep, and for a loss that is not finite.
     """
     if not keep:
         return _fit(network, stage, config, **options)
@@ -147,15 +147,10 @@ def _fit(
 
 
 def train_epoch(
-    network: nn.Module,
-    optimizer: Optimizer,
-    batches: Iterable,
-    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
-    weights: Mapping[str, float] = {},
-    dtype: torch.dtype = torch.float32,
-    clip: float | None = None,
+    network: nn.Module, optimizer: Optimizer, batches: Iterable, losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    weights: Mapping[str, float] = {}, dtype: torch.dtype = torch.float32, clip: float | None = None,
     after: Callable[[], object] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: of each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()

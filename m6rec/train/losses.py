@@ -24,7 +24,7 @@ from m6rec.model.tree import Tree
 SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB stay in the processor's cache
 FULL_SOFTMAX_ITEMS = 50_000  # up to so many, every item is a class
 NEGATIVES = 2048  # sampled per step beyond
-REQUEST_DROPOUT = 0.1  # share of request fields masked, so that a request may leave them out
+REQUEST_DROPOUT = 0.1  # share of request fields masked: a request may leave them out
 ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
@@ -64,10 +64,7 @@ def mask_request(batch: Context) -> Context:
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """States and targets of all positions that have one.
-
-    Of large catalogues only histories, true items and sampled negatives are encoded.
-    """
+    """States and targets. Of large catalogues only histories, true items and sampled negatives are encoded."""
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
     if not count:
@@ -160,10 +157,9 @@ class SampledPrediction(NamedTuple):
 
 
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
-    """Logits of true items (n,) and of negatives (m,) for all others: states (n, D), items (N, D) -> (n, 1 + m).
+    """States (n, D), items (N, D) -> logits (n, 1 + m) of the true item, then of negatives (m,) for all others.
 
-    A negative's logit grows by the log of how many of the `among` items it stands for (log-Q correction, Jean et al.
-    2015).
+    A negative's grows by the log of how many of `among` items it stands for (log-Q correction, Jean et al. 2015).
     """
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
@@ -178,10 +174,7 @@ def first_class(logits: Tensor) -> Tensor:
 
 
 def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path, and of the dense head's probabilities (distillation), summed over levels.
-
-    state (n, D), target (n,), subtrees G × (n, W).
-    """
+    """Cross-entropy of the true path, and of the dense head's `subtrees` G × (n, W), summed over levels."""
     path = distilled = state.new_zeros(())
     true = network.digits.tree.digits(target)
     students = network.digits.teacher_forced(state, target, network.codes >= 0)
@@ -196,10 +189,7 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 def item_content(
     network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Infilling, patch reconstruction and alignment, for some items.
-
-    spectral (n, D): vectors that contents predict; the loss is in variances.
-    """
+    """Infilling, patches and alignment, for some items. spectral (n, D): what contents predict, in variances."""
     modalities, losses = network.items.modalities, {}
     if spectral is not None:
         rows = rng.integers(len(content.present), size=config.batch)
@@ -259,7 +249,7 @@ def alignment(network: Network, content: Features) -> Tensor:
 def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of the diagonal of logits (n, n) in its rows: van den Oord et al. 2018, eq. 4.
 
-    key (n,): rows of equal keys are no negatives of each other.
+    key (n,): equal ones are no negatives of each other.
     """
     own = torch.arange(len(logits), device=logits.device)
     if key is not None:
@@ -338,10 +328,9 @@ def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
 def item_contrast(
     network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
 ) -> Tensor:
-    """The state before an item against items' words (InfoNCE).
+    """The state before an item, of hidden (B, T, D), against items' words (InfoNCE). Tokens read and to come (B, T).
 
-    Negatives are the other items of the batch, or of a catalogue; segments outside it count nowhere. hidden (B, T, D),
-    tokens read and to come (B, T), 0 where nothing is trained.
+    Negatives are the other items of the batch, or of a catalogue; segments outside it count nowhere.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
@@ -367,10 +356,7 @@ def _token_key(tokens: Tensor) -> Tensor:
 
 
 def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
-    """The labels at every exit after the local layers, with weight 2k / (L(L + 1)) at layer k.
-
-    The weights sum to 1 over all layers; in the form that M6-Rec prints they do not.
-    """
+    """The labels at every exit after the local layers; weights 2k / (L(L + 1)) add up to 1, M6-Rec's printed do not."""
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))

@@ -6,7 +6,6 @@ Pretraining writes what follows and fills in hidden spans, for all domains in on
 - prompt: soft tokens before the source; the frozen output reads the answer, as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
-- adapter: the same adapters, and a head (Houlsby et al. 2019, in parallel to the feed-forward net)
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
 """
 
@@ -29,10 +28,9 @@ from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Step sizes for at most FEW examples, and for more: of two to four the best by AUC in validation. The head's was
-# not searched, and adapters take the option-adapters'.
+# Step sizes for at most FEW examples, and for more: of two to four the best by AUC in validation (but for the head).
 METHODS = {
-    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3), "adapter": (3e-4, 3e-3),
+    "full": (3e-5, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-3, 3e-4), "option": (3e-4, 1e-3),
     "option_adapter": (3e-4, 3e-3), "lora": (3e-4, 5e-3),
 }  # fmt: skip
 FEW = 1000
@@ -58,10 +56,9 @@ def config(seed: int = 0, **changes: object) -> Config:
 def pretrain(
     domains: Sequence[Domain], config: Config, whole: bool = False, *, keep: bool = False, **options: object
 ) -> Backbone:
-    """A backbone of these domains' windows, validated on users kept apart.
+    """A backbone of these domains' windows, validated on users kept apart. keep, options: of `fit`.
 
-    whole: an item's negatives are all items of the domains, not the batch's. keep: in the cache, or taken from it.
-    options: of `fit`.
+    whole: an item's negatives are all items of the domains, not the batch's.
     """
     tokenizer = Tokenizer.fit(_words(domains), config.vocabulary)
     torch.manual_seed(config.seed)
@@ -96,10 +93,7 @@ def pretrain(
 def fine_tune(
     backbone: Backbone, prompts: list[Prompt], epochs: int = 1, rate: float = 1e-3, seed: int = 0, items: Sequence = ()
 ) -> Backbone:
-    """A copy of the backbone, after some passes over these prompts' targets.
-
-    items: a catalogue with which their items are contrasted, too.
-    """
+    """A copy, after some passes over these prompts' targets. items: with which theirs are contrasted, too."""
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
     catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
@@ -152,9 +146,9 @@ class Examples(NamedTuple):
 
 
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
-    """Prompts whose target is what is judged, without its [EOS], where the paper reads the state.
+    """Prompts whose target is what is judged, without its [EOS], where the paper reads the state: we read the [SEP].
 
-    No loss of pretraining reads that one: a frozen backbone knows nothing there. We read the [SEP] before it.
+    No loss of pretraining reads [EOS]: a frozen backbone knows nothing there.
     """
     tokens = tokenizer.encode(texts, SOURCE, TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
@@ -187,8 +181,7 @@ class LowRank(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int = LORA_RANK):
         super().__init__()
-        self.linear = linear
-        self.down = nn.Linear(linear.in_features, rank, bias=False)
+        self.linear, self.down = linear, nn.Linear(linear.in_features, rank, bias=False)
         self.up = nn.Linear(rank, linear.out_features, bias=False)
         nn.init.zeros_(self.up.weight)
 
@@ -213,7 +206,7 @@ class Classifier(nn.Module):
             self.prompts = nn.Parameter(torch.randn(PROMPTS, width) * width**-0.5)
             self.head.requires_grad_(False).weight.copy_(starts)
             nn.init.zeros_(self.head.bias)
-        if method.endswith("adapter"):
+        if method == "option_adapter":
             self.adapters = nn.ModuleList(Adapter(width) for _ in self.backbone.blocks)
             for block, adapter in zip(self.backbone.blocks, self.adapters, strict=True):
                 adapter.beside(block.ffn)
@@ -243,21 +236,13 @@ class Classifier(nn.Module):
 
 
 def adapt(
-    made: Backbone,
-    method: str,
-    data: Examples,
-    classes: Sequence[str],
-    *,
-    passes: int = 2,
-    least: int = 60,
-    batch: int = 64,
-    seed: int = 0,
-    keep: bool = False,
-) -> Classifier:
-    """Train a copy of a backbone to tell `classes` apart, by one of METHODS, and keep the averaged weights of the end.
+    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
+    batch: int = 64, seed: int = 0, keep: bool = False,
+) -> Classifier:  # fmt: skip
+    """Train a copy of a backbone to tell `classes` (a few words each) apart, by one of METHODS; averaged weights.
 
-    classes: a few words each. passes over the examples, but at `least` so many steps. keep: in the cache. InputError
-    for a label outside the classes, or a class without examples.
+    passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
+    classes, or a class without examples.
     """
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     if method not in METHODS:
@@ -298,7 +283,5 @@ def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
 @torch.no_grad()
 def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
     """(n, C); labels do not matter."""
-    order = np.argsort((some.source != PAD).sum(1).numpy(), kind="stable")  # little padding
-    parts = [some.rows(order[i : i + batch]) for i in range(0, len(order), batch)]
-    out = torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()
-    return out[np.argsort(order)]
+    parts = (some.rows(rows) for rows in np.array_split(np.arange(len(some.labels)), -(-len(some.labels) // batch)))
+    return torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()

@@ -12,9 +12,7 @@ import torch
 import traitlets
 
 from m6rec.config import InputError
-from m6rec.data.context import Context
 from m6rec.explain.explainers import Record, one
-from m6rec.generate import generate
 from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
 
@@ -143,10 +141,10 @@ class BeamTree(Panel):
     ) -> None:
         person, digits = model.person(user, **who), model.network.digits
         allowed, titles = model.candidates(person.history, k), model.titles(person)
-        state = model.fuse(person.context, model.item_vectors(person.new)).state[:, -1]
+        fused = model.fuse(person.context, model.item_vectors(person.new))
 
         def picture(digit: int, beam: int, place: int) -> Picture:
-            generate(digits, state, k, beam=beam, allowed=allowed, trace=(steps := []))
+            model.generate(fused, k, beam=beam, allowed=allowed, trace=(steps := []))
             leaves = steps[-1].nodes[0, :k].tolist()
             names = {leaf: titles[int(digits.tree.item[leaf])] for leaf in leaves}
             chosen = leaves[place - 1] if place else None
@@ -217,7 +215,7 @@ class ContextWhatIf(Panel):
         ]
         codes = torch.tensor([[values[name] for name in self.fields]], dtype=torch.long)
         request, profile = codes.split([self.context.request.shape[2], self.context.profile.shape[1]], 1)
-        context = Context(*events, profile, request[None], torch.full_like(self.context.position, count))
+        context = self.context._make((*events, profile, request[None], torch.full_like(self.context.position, count)))
         gone = set(self.events) - {self.events[i] for i in stay}
         person = Person(context, [code for code in self.person.history if code not in gone] + new, self.person.new)
         title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title

@@ -8,10 +8,8 @@ RQ-VAE, and TF-IDF of the texts instead of a language model's vectors.
 It needs m6rec alone, and writes what 08_evaluation ranks at full scale, as the other scripts do.
 """
 
-import copy
 import sys
 from dataclasses import dataclass
-from typing import Self
 
 import exchange
 import numpy as np
@@ -42,13 +40,6 @@ class Tiger(Sequential):
     codes: int = 256
     beam: int = 50
     mask_seen: bool = True
-
-    @property
-    def unmasked(self) -> Self:
-        """The same network, nothing masked."""
-        other = copy.copy(self)
-        other.mask_seen = False
-        return other
 
     def build(self, data: Dataset) -> "TigerNetwork":
         """The network of a catalogue, with its semantic IDs. InputError where no text has a word."""
