@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from m6rec.data.bazaar import BLOCKS, CAUSES, DIMENSIONS, LEVELS, RECENT, Market, existing, levels
+from m6rec.data.bazaar import BLOCKS, CAUSES, LEVELS, RECENT, Market, existing, levels
 
 SEED = 2025
+DIMENSIONS = BLOCKS["text"].stop  # D
 SHOPPERS = 3000
 REGIONS = ("city", "coast", "east", "hills", "lakes", "north", "south", "west")
 AGE_EDGES = (25, 35, 50, 65)  # five age groups, whose members have something in common

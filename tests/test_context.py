@@ -101,13 +101,14 @@ def test_what_is_typed_stands_before_what_is_worked_out():
     assert untold[4] == "session ?"  # there was an event, nobody knows when
 
 
-def test_own_columns_are_read_by_their_declared_type():
-    data = frames([0, 10, 20, 30, 40], shelf=[1.0, 2.0, 3.0, 4.0, None], battery=[10, 20, 30, 40, 50])
-    model = small_model(data, columns={"shelf": "categorical", "battery": "number"})
+def test_own_columns_are_read_by_what_they_hold():
+    times = list(range(0, 160, 10))
+    data = frames(times, shelf=[1.0, 2.0, 3.0, None] * 4, battery=times)
+    model = small_model(data)
     by_name = {f.name: f for f in model.fields.request}
     assert by_name["shelf"].levels == ("1", "2", "3") and by_name["battery"].edges and not by_name["battery"].levels
-    first, last = (described(model, model.codes.request[row]) for row in (0, 4))
-    assert "shelf 1" in first and "shelf ?" in last  # what is missing is absent
+    first, fourth = (described(model, model.codes.request[row]) for row in (0, 3))
+    assert "shelf 1" in first and "shelf ?" in fourth  # what is missing is absent
     asked = described(model, model.extract_context([0], {"battery": 12, "shelf": 2}).request[0, 0])
     assert "shelf 2" in asked
 
@@ -124,9 +125,9 @@ def test_an_own_column_stands_before_a_derived_feature_of_its_name():
     )
 
 
-def test_fields_and_declarations_survive_saving(tmp_path):
+def test_fields_survive_saving(tmp_path):
     data = frames([0, 10, 20, 30, 40, 50], note=[1, 2, 1, 2, 3, 3])
-    model = small_model(data, columns={"note": "categorical"}, derived_features=ASKED, context_fusion="gating")
+    model = small_model(data, derived_features=ASKED, context_fusion="gating")
     model.save_pretrained(tmp_path / "m")
     again = m6rec.M6Rec.from_pretrained(tmp_path / "m", data)
     assert again.fields == model.fields and again.config == model.config
@@ -138,9 +139,6 @@ def test_fields_and_declarations_survive_saving(tmp_path):
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
         (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
-        (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
-        (lambda: small_model(columns={"mood": "number"}), "'mood' is no column of circles's own: it has age, gender"),
-        (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
         (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),

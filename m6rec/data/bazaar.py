@@ -11,8 +11,7 @@ import pandas as pd
 from m6rec.data.dataset import Targets
 from m6rec.data.sources import shipped
 
-BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # the dimensions of each modality
-DIMENSIONS = 14  # D below
+BLOCKS = {"image": slice(0, 3), "sound": slice(3, 6), "text": slice(6, 14)}  # of the D = 14 dimensions
 LEVELS = {
     "hour": ("night", "morning", "afternoon", "evening"),  # six hours each, from midnight (UTC)
     "weekday": ("weekday", "weekend"),
@@ -93,7 +92,7 @@ class Market:
             return np.zeros_like(taste)
         places = np.concatenate([self.items, np.zeros_like(self.items[:1])])[recent.T[::-1]]  # -1: before the first
         fields = {field: self.requests[field][values[:, column]] for column, field in enumerate(LEVELS)}
-        own = taste if cause.kind == "taste" else {1: places[0], 2: places[1], 3: places[2], **fields}[cause.which]
+        own = {"": taste, **dict(enumerate(places, 1)), **fields}[cause.which]
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 

@@ -5,7 +5,7 @@ requested now, comes from the events before it and from its own time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import torch
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split, numbers, seconds
 
-HOURS = tuple(str(h) for h in range(24))
+HOURS = tuple(map(str, range(24)))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
@@ -32,7 +32,7 @@ class Field:
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    part: str = ""  # a key of DERIVED, if it is worked out
+    part: str = ""  # a key of DERIVED
 
     @property
     def size(self) -> int:
@@ -40,17 +40,11 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "Field":
-        """A number has up to eight intervals, equally filled. InputError where no value is one.
-
-        By default, more than 12 different numbers make a number, and others are categorical.
-        """
+    def fit(cls, name: str, values: pd.Series) -> "Field":
+        """Up to eight intervals, equally filled, of more than 12 different numbers; other columns are categorical."""
         values = values.dropna()
-        if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
-            known = numbers(values)
-            if np.isnan(known).all():
-                raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
-            return cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist()))
+        if pd.api.types.is_numeric_dtype(values) and values.nunique() > 12:
+            return cls(name, edges=tuple(np.unique(np.nanquantile(numbers(values), np.arange(1, 8) / 8)).tolist()))
         return cls(name, levels=tuple(sorted({_label(v) for v in values})))
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
@@ -118,36 +112,27 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature that needs times, and for a declared column that does not exist.
+        InputError for a derived feature of a data set without times.
         """
-        train, types = data.events[split.train], dict(config.columns)
+        train = data.events[split.train]
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
-        columns = [*own, *data.profile_columns]
-        if unknown := [name for name in types if name not in columns]:
-            has = ", ".join(columns) or "none"
-            raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
-
-        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(Field.fit(name, table[name], types.get(name, "")) for name in names)
-
-        value, profile = Field.fit("value", train["value"]), read(data.profile_columns, users)
-        profile = profile if config.profile else ()
+        value = Field.fit("value", train["value"])
+        profile = tuple(Field.fit(name, users[name]) for name in data.profile_columns if config.profile)
         if not config.request:
             return cls(value, profile)
         asked = [name for name in config.derived_features if name not in own]  # own columns go first
         if asked and not data.timed:
             raise InputError(f"{data.name} has no timestamps for the derived feature {asked[0]!r}: leave it out.")
         default = [name for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-        return cls(value, profile, (*(DERIVED[name] for name in (*default, *asked)), *read(own, train)))
+        derived = [DERIVED[name] for name in (*default, *asked)]
+        return cls(value, profile, (*derived, *(Field.fit(name, train[name]) for name in own)))
 
-    def typed(
-        self, part: str, values: Mapping[str, object] | None, derived: Mapping[str, int] | None = None
-    ) -> np.ndarray:
+    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, int] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
         derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
-        fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
+        fields, values, derived = getattr(self, part), values or {}, derived or {}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
@@ -160,12 +145,10 @@ class Fields:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Fields":
-        """KeyError for another version's."""
+        """KeyError or TypeError for another version's."""
 
-        def read(v: dict) -> Field:  # all names must be there: an older version's have other meanings
-            if v.get("weights") or v.get("column", "") not in ("", "timestamp"):  # a text's or a time's parts
-                raise KeyError(v["name"])
-            return Field(*(tuple(v[f.name]) if isinstance(v[f.name], list) else v[f.name] for f in fields(Field)))
+        def read(v: dict) -> Field:
+            return Field(**{name: tuple(part) if isinstance(part, list) else part for name, part in v.items()})
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
 
@@ -197,7 +180,7 @@ def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
     gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
     """
     # Day 0 of the epoch was a Thursday; winter is December to February.
-    season = pd.to_datetime(time, unit="s").month.to_numpy(float) % 12 // 3
+    season = pd.to_datetime(time, unit="s", errors="coerce").month.to_numpy(float) % 12 // 3
     parts = {"hour": time // 3600 % 24, "weekday": (time // 86400 + 3) % 7, "season": season}
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
@@ -233,12 +216,7 @@ def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.
 
 
 def user_context(
-    data: Dataset,
-    fields: Fields,
-    past: pd.DataFrame,
-    request: Mapping[str, object] | None,
-    profile: np.ndarray,
-    length: int,
+    data: Dataset, fields: Fields, past: pd.DataFrame, request: Mapping | None, profile: np.ndarray, length: int
 ) -> Context:
     """B = Q = 1: the last `length` events of `past`, profile codes (C,), and the request as one more event.
 

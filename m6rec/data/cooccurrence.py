@@ -5,7 +5,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
-from m6rec.data.text import PROMPT_SPECIAL, Tokenizer
+from m6rec.data.text import Tokenizer
 
 WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
 TEXT_WINDOW = 12  # the same of events in words
@@ -77,15 +77,12 @@ def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, s
     noise of a tenth of that length, which keeps apart tokens that were never counted.
     """
     size = len(tokenizer)
-    counter = CountVectorizer(
-        analyzer=lambda text: [token for token in tokenizer.ids(text) if token >= len(PROMPT_SPECIAL)],
-        vocabulary={token: token for token in range(size)},
-    )
-    bags, counts = counter.transform, sp.csr_array((size, size))
+    bags = CountVectorizer(analyzer=tokenizer.ids, vocabulary=range(size)).transform  # texts -> (n, V) counts
+    counts = sp.csr_array((size, size))
     for domain in domains:
-        user, events = domain.user, sp.csr_array(bags(domain.items)[domain.item], dtype=float)
-        known = sp.csr_array(bags(domain.profiles)[user])
-        known = known + bags([f"{words}:" if words else "" for words in domain.requests])
+        user, events = domain.user, sp.csr_array(bags(domain.items)[domain.item])
+        requests = bags([f"{words}:" if words else "" for words in domain.requests])
+        known = sp.csr_array(bags(domain.profiles)[user] + requests)
         for back in range(1, TEXT_WINDOW + 1):
             gains = (np.roll(user, -back) == user)[None] * DECAY ** (back - 1)
             known = known + sp.dia_array((gains, [-back]), shape=(len(user), len(user))) @ events

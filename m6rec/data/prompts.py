@@ -24,8 +24,8 @@ DECADES = ("child", "teens", "twenties", "thirties", "forties", "fifties", "sixt
 DAYTIMES = ("night", "morning", "afternoon", "evening")
 
 
-def item(words: object, longest: int = 8) -> str:
-    return " ".join(clean(words).replace("|", " ").split()[:longest]).rstrip(":").lower()
+def item(words: object) -> str:
+    return " ".join(clean(words).replace("|", " ").split()[:8]).rstrip(":").lower()
 
 
 FORMATS = {
@@ -140,7 +140,7 @@ class Ratings:
         sizes = np.diff(data.offsets)
         held = (sizes * held).astype(int) if held < 1 else np.where(sizes > 2 * held, held, 0)
         self.n_train = sizes - 2 * held  # (U,)
-        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,) in the user's events
+        position = np.arange(data.n_events) - data.offsets[self.user]  # (E,)
         self.n_before = np.minimum(position, self.n_train[self.user])  # (E,) the user's training events before
         self.is_train = position < self.n_train[self.user]  # (E,) bool
         test = position >= (sizes - held)[self.user]
@@ -172,7 +172,7 @@ class Ratings:
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
-        """(E, 5) the user's mean, the others' mean of the item, their count, the user's genre and item similarity."""
+        """(E, 5) the user's mean, others' mean of the item, their count, the user's genre and item similarity."""
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
 
@@ -193,7 +193,7 @@ class Ratings:
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        similar = []  # residuals of the user's earlier items most similar to this one, by who rated both
+        similar = []  # residuals of the user's earlier items nearest to this one, by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
@@ -215,7 +215,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> "RatingDomain":
-        """All events in words: a request holds the quantiles of the event's numbers among the training events."""
+        """All events in words: a request holds the quantiles of the event's numbers in training."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
         words = []
@@ -237,7 +237,7 @@ class Ratings:
     def pretraining(self, users: float = 1.0) -> "RatingDomain":
         """Training events of three users in four, or of a share of these: the others' are labelled examples."""
         read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
-        return self.words.only(read)._replace(name=f"{self.data.name}, three users in four")
+        return self.words.only(read)
 
     def drawn(self, seed: int) -> np.ndarray:
         """The training examples of users that pretraining has not read, in a drawn order."""
@@ -289,7 +289,7 @@ class RatingWindows(Ratings):
         edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
         self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
         words = [text.replace("|", " ").replace(",", " ") for text in data.items["text"]]
-        profiles = [fields(row, names=True) for row in data.users.to_dict("records")]
+        profiles = domain(data).profiles
         rated = [event(text, value) for text in words for value in range(1, 6)]
         ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
         read = np.unique(self.item[self.is_train])
