@@ -68,8 +68,8 @@ class M6Rec:
         options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            folder = options.get("folder")
-            beside = {"folder": Path(f"{Path(folder)}-items")} if folder else {}
+            folder = options.get("folder") and Path(options["folder"])  # of its own: each resumes by itself
+            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
             self._train(self._items_stage(), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
