@@ -146,6 +146,11 @@ def test_a_model_that_is_not_trained_recommends_nothing_rather_than_one_item_ten
     assert interrupted.recommend(105, k=10)["item_id"].is_unique
 
 
+def test_an_untrained_model_takes_no_new_items():
+    with pytest.raises(InputError, match=r"no semantic IDs yet: call pretrain\(\) first"):
+        small_model().with_items(pd.DataFrame({"item_id": ["new"]}))
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

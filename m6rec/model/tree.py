@@ -178,9 +178,9 @@ class DigitDecoder(nn.Module):
     def insert(self, vectors: Tensor) -> None:
         """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
 
-        A node without items takes its first item's vector. InputError where no leaf is left.
+        A node without items takes its first item's vector. InputError where there is no tree or no leaf is left.
         """
-        if len(vectors) > (free := int((self.item < 0).sum())):
+        if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
             raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
         before = [node.clone() for node in self.nodes]
