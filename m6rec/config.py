@@ -12,7 +12,8 @@ import torch
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-DERIVED_FEATURES = ("season", "session", "pace")
+DERIVED_FEATURES = ("season", "session", "pace", "tastes")
+COLUMN_TYPES = ("categorical", "number", "time", "text")
 
 
 class InputError(ValueError):
@@ -49,8 +50,11 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events so far), pace (seconds per event in it)
+    # Some of: season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
     derived_features: tuple[str, ...] = ()
+    # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
+    # season) or text (its top TF-IDF word). Others are numbers or categories.
+    columns: tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
@@ -84,6 +88,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("modalities", "derived_features"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         if wrong := next((sentence for holds, sentence in self._checks() if not holds), ""):
             raise InputError(f"{wrong}.")
 
@@ -92,6 +97,8 @@ class Config:
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
                 yield one in known, f'{name}="{one}" is unknown: take one of {", ".join(known)}'
+        for name, kind in self.columns:
+            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
         for name, value in values.items():
             if isinstance(value, int | float):
                 low = _LOWEST.get(name, 0)

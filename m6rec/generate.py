@@ -17,6 +17,7 @@ from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, PAD, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.model.attention import Run
 from m6rec.model.network import Network, TextCache, TextOutput, TextTransformer
+from m6rec.train.fit import version
 from m6rec.train.text import SOURCE, Backbone
 
 CHUNK = 64  # texts written together
@@ -269,7 +270,7 @@ def write(
         source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
         given = torch.from_numpy(pad([tokenizer.given(begun(text, turn)) for text in part])).to(network.device)
         last = (given != PAD).sum(1, keepdim=True) - 1
-        past = network(source, given.scatter(1, last, PAD), logits=False).cache
+        past = network(source, given.scatter(1, last, PAD)[:, :-1], logits=False).cache  # the last word comes first
         word = given.gather(1, last)[:, 0]
         start = [list(sets).index(id(some)) for some in among[at : at + CHUNK]] if among else word
         start = torch.as_tensor(start, device=word.device)
@@ -378,23 +379,22 @@ class SegmentCache:
     def __init__(self, network: TextTransformer, local_layers: int, capacity: int = 4096):
         self.network, self.local_layers, self.capacity = network, local_layers, capacity
         self.hits = self.misses = 0
-        self._states: dict[tuple[int, bytes], Tensor] = {}  # the least recent first
+        self.version, self._writes = "", None
+        self._states: dict[tuple[str, bytes], Tensor] = {}  # the least recent first
 
     def __len__(self) -> int:
         return len(self._states)
-
-    @property
-    def version(self) -> int:
-        """Of the network's weights. PyTorch counts all writes to them but those through `.data`."""
-        return hash(tuple((id(w), w.data_ptr(), w._version) for w in self.network.parameters()))
 
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
         """Segments (n, L) -> states (n, L, D)."""
         if self.network.training:
             raise InputError("the network is in training mode, and dropout would be kept: call network.eval() first.")
-        version = self.version
-        keys = [(version, row.tobytes()) for row in tokens.cpu().numpy()]
+        # PyTorch counts all writes to weights but those through `.data`.
+        writes = [(id(w), w.data_ptr(), w._version) for w in self.network.parameters()]
+        if writes != self._writes:
+            self._writes, self.version = writes, version(self.network)
+        keys = [(self.version, row.tobytes()) for row in tokens.cpu().numpy()]
         new = {key: row for row, key in enumerate(keys) if key not in self._states}
         if (distinct := len(set(keys))) > self.capacity:
             raise InputError(f"one request has {distinct} segments, and the cache holds {self.capacity}: enlarge it.")

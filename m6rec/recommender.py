@@ -68,7 +68,9 @@ class M6Rec:
         options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            self._train(self._items_stage(), {"keep": options.get("keep", False)})
+            folder = options.get("folder") and Path(options["folder"])  # of its own: each resumes by itself
+            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
+            self._train(self._items_stage(), {**options, **beside})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
         vectors, digits = self.item_vectors(), self.network.digits
@@ -274,11 +276,13 @@ class M6Rec:
 
         data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
         """
-        folder, ours = Path(folder), shipped("weights") / folder
-        folder = ours if ours.exists() and not folder.exists() else folder
+        folder = Path(folder)
+        if not folder.exists() and (ours := shipped("weights") / folder).exists():
+            folder = ours
         weights, tokenizer, values = load_model(folder)
         try:
-            config = Config(**{**values["config"], "device": "auto"})
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
+            config = Config(**{**values["config"], "device": device})
             if config.to_dict().keys() != values["config"].keys():
                 raise KeyError("config")  # a setting that it lacks is not guessed
             of, fields = values["data"], Fields.from_dict(values["fields"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -120,3 +121,8 @@ def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_pat
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
     other = Variants(segmented, config, steps=8, tune=4)
     assert version(other.edge(depth=2)) != first[3]  # another teacher
+    taught = [
+        version(other.train("own", other._new(1), partial(losses.distillation, teacher=teacher)))
+        for teacher in (other.full(), other.late(1))
+    ]
+    assert taught[0] != taught[1]

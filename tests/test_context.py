@@ -14,7 +14,7 @@ from m6rec.data import bazaar
 from m6rec.data.context import Fields, encode_events
 from m6rec.tasks.heldout import Bazaar
 
-ASKED = ("season", "session", "pace")
+ASKED = ("season", "session", "pace", "tastes")
 HOUR = 3600
 
 
@@ -51,6 +51,12 @@ def test_session_and_pace_count_within_a_sitting_and_begin_anew_after_half_an_ho
     assert [row[2] for row in rows] == ["pace ?", "pace ≥ 5 and < 20", "pace ≥ 5 and < 20", "pace ?", rows[1][2]]
 
 
+def test_recent_tastes_are_the_word_that_the_last_items_share():
+    model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), derived_features=("tastes",))
+    said = [described(model, codes)[-1] for codes in model.codes.request[:4]]
+    assert said == ["tastes ?", "tastes ?", "tastes red", "tastes silk"]  # one item shares nothing with others
+
+
 def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     data = small_data()
     model, t = small_model(data, derived_features=ASKED), int(data.offsets[3]) + 2
@@ -59,7 +65,7 @@ def test_what_describes_an_event_is_worked_out_from_what_came_before_it():
     events.loc[t + 1 :, "timestamp"] += 7 * HOUR
     other = type(data)(data.name, data.timed, data.items, data.users, events, data.offsets)
     np.testing.assert_array_equal(encode_events(other, model.fields).request[: t + 1], model.codes.request[: t + 1])
-    assert (encode_events(other, model.fields).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2]].all()
+    assert (encode_events(other, model.fields).request[t + 1 :] != model.codes.request[t + 1 :]).any(0)[[0, 2, 6]].all()
 
 
 def test_a_person_asked_about_now_has_the_context_of_the_stored_event():
@@ -101,16 +107,54 @@ def test_what_is_typed_stands_before_what_is_worked_out():
     assert untold[4] == "session ?"  # there was an event, nobody knows when
 
 
-def test_own_columns_are_read_by_what_they_hold():
-    times = list(range(0, 160, 10))
-    data = frames(times, shelf=[1.0, 2.0, 3.0, None] * 4, battery=times)
-    model = small_model(data)
+def test_own_columns_are_read_by_their_declared_type():
+    times = [0, 10, 20, 30, 40]
+    data = frames(
+        times,
+        shelf=[1.0, 2.0, 3.0, 4.0, None],
+        battery=[10, 20, 30, 40, 50],
+        arrives=["2025-07-07 21:00", "2025-01-05 09:00", None, "2025-07-07", "2025-10-06"],
+        note=["a gift for you", "for work", "a gift", "a trip", "a trip"],
+    )
+    columns = {"shelf": "categorical", "battery": "number", "arrives": "time", "note": "text"}
+    model = small_model(data, columns=columns)
     by_name = {f.name: f for f in model.fields.request}
     assert by_name["shelf"].levels == ("1", "2", "3") and by_name["battery"].edges and not by_name["battery"].levels
-    first, fourth = (described(model, model.codes.request[row]) for row in (0, 3))
-    assert "shelf 1" in first and "shelf ?" in fourth  # what is missing is absent
+    assert set(by_name["note"].levels) == {"gift", "work"}  # by training events alone: the last two are held out
+    first = dict(zip(by_name, described(model, model.codes.request[0]), strict=True))
+    assert first["shelf"] == "shelf 1" and first["note"] == "note gift"
+    assert [first[f"arrives_{p}"] for p in ("hour", "weekday", "season")] == [
+        "arrives_hour 21", "arrives_weekday Monday", "arrives_season summer",
+    ]  # fmt: skip
+    third = described(model, model.codes.request[2])
+    assert "arrives_hour ?" in third and "note gift" in third  # what is missing is absent
+    request = {"arrives": "2025-12-24 18:00", "battery": 12, "note": "WORK, again", "shelf": 2}
+    asked = described(model, model.extract_context([0], request).request[0, 0])
+    assert {"arrives_hour 18", "arrives_season winter", "note work", "shelf 2"} <= set(asked)
+
+
+def test_own_columns_without_a_type_are_read_by_what_they_hold():
+    times = list(range(0, 160, 10))
+    model = small_model(frames(times, shelf=[1.0, 2.0, 3.0, None] * 4, battery=times))
+    by_name = {f.name: f for f in model.fields.request}
+    assert by_name["shelf"].levels == ("1", "2", "3") and by_name["battery"].edges and not by_name["battery"].levels
     asked = described(model, model.extract_context([0], {"battery": 12, "shelf": 2}).request[0, 0])
     assert "shelf 2" in asked
+
+
+def test_ids_that_a_merge_made_floats_are_the_same_ids():
+    model = small_model()
+    for ids in ([500.0, 502.0], np.array([500.0, 502.0], np.float32), pd.DataFrame({"item_id": [500.0, 502.0]})):
+        assert model.extract_context(ids).item.tolist() == [[0, 2]]
+    assert model.data.user_codes(np.array([101.0], np.float32)).tolist() == [1]
+
+
+def test_recent_tastes_know_a_new_item_s_text_and_the_order_of_a_history_s_times():
+    model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), derived_features=("tastes",))
+    new = {"title": "Tie", "text": "silk tie"}
+    assert described(model, model.extract_context([2, new]).request[0, 0])[-1] == "tastes silk"
+    raw = pd.DataFrame({"item_id": [1, 3, 1, 2, 0, 2, 0, 2], "timestamp": [9, 8, 7, 1, 1, 1, 1, 1]})
+    assert described(model, model.extract_context(raw).request[0, 0])[-1] == "tastes wool"
 
 
 def test_an_own_column_stands_before_a_derived_feature_of_its_name():
@@ -125,9 +169,10 @@ def test_an_own_column_stands_before_a_derived_feature_of_its_name():
     )
 
 
-def test_fields_survive_saving(tmp_path):
-    data = frames([0, 10, 20, 30, 40, 50], note=[1, 2, 1, 2, 3, 3])
-    model = small_model(data, derived_features=ASKED, context_fusion="gating")
+def test_fields_and_declarations_survive_saving(tmp_path):
+    note = ["a gift", "work trip", "a gift", "work", "work", "work"]
+    data = frames([0, 10, 20, 30, 40, 50], note=note)
+    model = small_model(data, columns={"note": "text"}, derived_features=ASKED, context_fusion="gating")
     model.save_pretrained(tmp_path / "m")
     again = m6rec.M6Rec.from_pretrained(tmp_path / "m", data)
     assert again.fields == model.fields and again.config == model.config
@@ -139,9 +184,23 @@ def test_fields_survive_saving(tmp_path):
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
         (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
+        (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
+        (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
+        (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
+        (lambda: small_model(columns={"gender": "time"}), "gender is no time"),
+        (lambda: small_model(frames([0, 1, 2], n=["a b", "c d", "e f"]), columns={"n": "text"}), "no two texts of n"),
         (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),
+        (
+            lambda: small_model().extract_context(user=105, request={"timestamp": 1.7e12}),
+            "looks like milliseconds: give",
+        ),
+        (
+            lambda: small_model().extract_context(pd.DataFrame({"item_id": [500], "timestamp": [1.7e12]})),
+            "history's timestamp looks like milliseconds: give UTC seconds",
+        ),
+        (lambda: small_model(frames([0, 1, 2], t=[1e12] * 3), columns={"t": "time"}), "t looks like milliseconds"),
         (
             lambda: small_model().extract_context(pd.DataFrame({"item_id": [500, 501], "timestamp": [1.0, np.nan]})),
             "a timestamp that is no time",
@@ -154,10 +213,11 @@ def test_bad_input_gets_one_sentence_with_the_fix(call, says):
     assert "\n" not in str(error.value)
 
 
-def test_derived_features_need_times():
+def test_derived_features_need_times_and_tastes_do_not():
     data = small_data()
     untimed = type(data)(data.name, False, data.items, data.users, data.events.assign(timestamp=0), data.offsets)
     assert not small_model(untimed).fields.request
+    assert [f.name for f in small_model(untimed, derived_features=("tastes",)).fields.request] == ["tastes"]
     with pytest.raises(InputError, match="has no timestamps for the derived feature 'pace'"):
         small_model(untimed, derived_features=("pace",))
 

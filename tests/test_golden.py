@@ -191,7 +191,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
     "events": lambda: pretraining(small_data()),
     "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
-    "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace")),
+    "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
     "events, sampled": lambda: pretraining(small_data(), negatives=8),
     "digits": digits,
     "digits, smoothed": lambda: digits(smoothing=0.2, infill_weight=0.0),

@@ -136,6 +136,12 @@ def test_a_stale_state_is_never_used(segmented, network):
         served, stale = score(cache, windows.source[0], windows.candidates[0]), served
         torch.testing.assert_close(served, network.scores(windows, 2)[0], atol=1e-5, rtol=0)
         assert (served - stale).abs().max() > 1e-3
+    weight, average = network.tokens.weight, torch.randn_like(network.tokens.weight)
+    for taken in (average, weight.data, average):  # averaged weights take turns with these, and move meanwhile
+        weight.data = taken
+        served = score(cache, windows.source[0], windows.candidates[0])
+        torch.testing.assert_close(served, network.scores(windows, 2)[0], atol=1e-5, rtol=0)
+        average.mul_(2)
 
 
 def test_the_memory_is_bounded_whatever_comes(segmented, network):

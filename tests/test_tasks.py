@@ -91,7 +91,7 @@ def test_a_wider_beam_finds_what_is_likelier_and_draws_are_sentences_that_may_be
     for beam in (1, 8):
         write(made, texts[:1], among=[some], beam=beam, trace=(steps := []))
         scores.append(float(steps[-1].scores[0, 0]))
-    assert scores[0] <= scores[1] + 1e-6
+    assert scores[0] <= scores[1] + 1e-4  # of another batch: rounding
     drawn = [" ".join(parts) for parts in write(made, texts, among=[some] * 40, temperature=1.0)]
     assert set(drawn) <= set(some) and len(set(drawn)) > 1
     assert drawn == [" ".join(parts) for parts in write(made, texts, among=[some] * 40, temperature=1.0)]

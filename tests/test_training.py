@@ -127,6 +127,12 @@ def test_the_softmax_in_parts_is_the_softmax_at_once(monkeypatch):
     found, slow = losses.full_softmax(state, items, target, None, near), F.cross_entropy(state @ items.T, truth)
     for mine, true in zip(*(torch.autograd.grad(loss, (state, items)) for loss in (found, slow)), strict=True):
         torch.testing.assert_close(mine, true)
+    state, items = state.detach().double(), items.detach().double()
+    exact, slow = (
+        losses.full_softmax(state, items, target, None, near),
+        F.cross_entropy(state @ items.T, truth.double()),
+    )
+    torch.testing.assert_close(exact, slow, rtol=1e-7, atol=0)
 
 
 def test_neighbours_are_those_that_stand_near_in_training_histories():
@@ -286,11 +292,12 @@ def test_a_model_is_saved_over_an_older_one_and_nothing_beside_it_goes(trained, 
     assert mode == (tmp_path / "plain").stat().st_mode  # a colleague can read it
 
 
-def test_with_a_training_of_the_items_first_nothing_is_written_but_the_named_folder(tmp_path):
+def test_the_items_own_training_is_kept_under_the_name_that_was_given(tmp_path):
     (tmp_path / "items").mkdir()
     (tmp_path / "items" / "photo.png").write_text("x")
-    small_model(item_epochs=1, pretrain_epochs=1).pretrain(folder=tmp_path / "run")
-    assert sorted(os.listdir(tmp_path)) == ["items", "run"]
+    shown = []
+    small_model(item_epochs=1, pretrain_epochs=1).pretrain(folder=tmp_path / "run", on_epoch=shown.append)
+    assert sorted(os.listdir(tmp_path)) == ["items", "run", "run-items"] and len(shown) == 2
     assert os.listdir(tmp_path / "items") == ["photo.png"]
 
 

@@ -4,8 +4,8 @@ Code 0 means absent and is masked. `Fields` are fitted on training events only. 
 requested now, comes from the events before it and from its own time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,26 +13,34 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array
 
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split, numbers, seconds
+from m6rec.data.text import clean
 
 HOURS = tuple(map(str, range(24)))
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
+MAX_WORDS = 200  # codes of a text field
+MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
+LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
+RECENT = 5  # events whose texts are the recent tastes
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column's codes: categories by name, numbers by interval."""
+    """One column's codes: categories by name, numbers by interval, texts by a word."""
 
     name: str
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
-    part: str = ""  # a key of DERIVED
+    weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
+    column: str = ""  # of a part of an own time: the column that holds the time
+    part: str = ""  # a key of `derive`
 
     @property
     def size(self) -> int:
@@ -40,27 +48,63 @@ class Field:
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
-    def fit(cls, name: str, values: pd.Series) -> "Field":
-        """Up to eight intervals, equally filled, of more than 12 different numbers; other columns are categorical."""
+    def fit(cls, name: str, values: pd.Series, kind: str = "") -> "tuple[Field, ...]":
+        """The field of a categorical, number or text column; three of a time. InputError where no value is one.
+
+        number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
+        all. By default, more than 12 different numbers make a number, and others are categorical.
+        """
         values = values.dropna()
-        if pd.api.types.is_numeric_dtype(values) and values.nunique() > 12:
-            return cls(name, edges=tuple(np.unique(np.nanquantile(numbers(values), np.arange(1, 8) / 8)).tolist()))
-        return cls(name, levels=tuple(sorted({_label(v) for v in values})))
+        if kind == "time":
+            seconds(values, name)
+            return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in LEVELS.items())
+        if kind == "text":
+            texts = [t for t in map(clean, values) if t]
+            counter = _counter(max_features=MAX_WORDS, min_df=2, max_df=MAX_SHARE, stop_words="english")
+            try:
+                frequency = np.asarray(counter.fit_transform(texts).sum(0)).ravel()
+            except ValueError:
+                fix = "declare another type, or leave it out"
+                raise InputError(f"no two texts of {name} share a word: {fix}.") from None
+            weights = np.log(len(texts) / frequency).tolist()
+            return (cls(name, tuple(counter.get_feature_names_out().tolist()), weights=tuple(weights)),)
+        if kind == "number" or (not kind and pd.api.types.is_numeric_dtype(values) and values.nunique() > 12):
+            known = numbers(values)
+            if np.isnan(known).all():
+                raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
+            return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
+        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values)
+        if self.weights:
+            rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
+            return np.append(self.top_word(self.words(texts)), 0)[rows]
+        if self.column:
+            return _parts(seconds(series, self.column))[self.part]
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
         labels = series.map(_label, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
+    def words(self, texts: Iterable[object]) -> csr_array:
+        """(n, W) of 0 and 1: which words each text has."""
+        return csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
+
+    def top_word(self, counts: csr_array) -> np.ndarray:
+        """Counts (n, W) -> (n,) int64 code of each row's word with the highest TF-IDF, 0 for none."""
+        if not counts.shape[0]:
+            return np.zeros(0, np.int64)
+        score = csr_array(counts.multiply(np.array(self.weights)[None]))
+        return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
+
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
             value = WEEKDAYS[value]
-        code = int(self.encode([value])[0])
+        code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"
             allowed = "a number" if self.edges else "0 to 23" if self.levels == HOURS else some
@@ -112,32 +156,44 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature of a data set without times.
+        InputError for a derived feature that needs times, and for a declared column that does not exist.
         """
-        train = data.events[split.train]
+        train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
-        value = Field.fit("value", train["value"])
-        profile = tuple(Field.fit(name, users[name]) for name in data.profile_columns if config.profile)
+        columns = [*own, *data.profile_columns]
+        if unknown := [name for name in types if name not in columns]:
+            has = ", ".join(columns) or "none"
+            raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
+
+        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
+            return tuple(field for name in names for field in Field.fit(name, table[name], types.get(name, "")))
+
+        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        profile = profile if config.profile else ()
         if not config.request:
             return cls(value, profile)
         asked = [name for name in config.derived_features if name not in own]  # own columns go first
-        if asked and not data.timed:
-            raise InputError(f"{data.name} has no timestamps for the derived feature {asked[0]!r}: leave it out.")
-        default = [name for name in ("hour", "weekday", "gap") if name not in own and data.timed]
-        derived = [DERIVED[name] for name in (*default, *asked)]
-        return cls(value, profile, (*derived, *(Field.fit(name, train[name]) for name in own)))
+        if untimed := [name for name in asked if name in DERIVED and not data.timed]:
+            raise InputError(f"{data.name} has no timestamps for the derived feature {untimed[0]!r}: leave it out.")
+        derived = [DERIVED[name] for name in ("hour", "weekday", "gap") if name not in own and data.timed]
+        for name in asked:
+            texts = data.items["text"].iloc[np.unique(train["item"])]
+            derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
+        return cls(value, profile, (*derived, *read(own, train)))
 
     def typed(self, part: str, values: Mapping | None, derived: Mapping[str, int] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
         derived: codes of this event, which typed values override. InputError for an unknown field or value.
         """
-        fields, values, derived = getattr(self, part), values or {}, derived or {}
+        fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
+        times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
         names = [f.name for f in fields]
         if unknown := [name for name in values if name not in names]:
             has = f"it knows {', '.join(names)}" if names else f"it was trained without a {part}"
             raise InputError(f"the {part}'s field {unknown[0]!r} is unknown to this model: {has}.")
-        given = {f.name: derived[f.part] for f in fields if f.part in derived}
+        given = {f.name: f.encode(times[f.column])[0] for f in fields if f.column in times}
+        given |= {f.name: derived[f.part] for f in fields if f.part in derived and not f.column}
         given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
         return np.array([given.get(name, 0) for name in names], dtype=np.int64)
 
@@ -164,47 +220,68 @@ class EventCodes(NamedTuple):
 def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     first = np.diff(data.events["user"], prepend=-1) != 0
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
-    derived = derive(time, first)
+    derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
 
     def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
-        codes = [derived[f.part] if f.part in derived else f.encode(table[f.name]) for f in part]
+        codes = [f.encode(table[f.column or f.name]) if f.column or not f.part else derived[f.part] for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
     request, profile = encode(fields.request, data.events), encode(fields.profile, data.users)
     return EventCodes(fields.value.encode(data.events["value"]), derived["gap"], request, profile)
 
 
-def derive(time: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Codes (E,) by derived feature. time: (E,) UTC seconds; first: (E,), a user's first event.
-
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far.
-    """
+def _parts(time: np.ndarray) -> dict[str, np.ndarray]:
+    """UTC seconds (n,) -> codes (n,) of LEVELS."""
     # Day 0 of the epoch was a Thursday; winter is December to February.
     season = pd.to_datetime(time, unit="s", errors="coerce").month.to_numpy(float) % 12 // 3
     parts = {"hour": time // 3600 % 24, "weekday": (time // 86400 + 3) % 7, "season": season}
+    return {name: np.nan_to_num(part + 1).astype(np.int64) for name, part in parts.items()}
+
+
+def derive(
+    fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
+) -> dict[str, np.ndarray]:
+    """Codes (E,) by derived feature. time: UTC seconds, item: (E,); first: (E,), a user's first event.
+
+    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
+    word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
+    """
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
     session = np.where(np.isnan(time) | (np.isnan(gap) & ~first), np.nan, rows - start)
     pace = np.divide(time - time[start], session, out=np.full(len(time), np.nan), where=session > 0)
-    codes = {name: np.nan_to_num(part + 1).astype(np.int64) for name, part in parts.items()}
-    return codes | {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
+    codes = {name: DERIVED[name].encode(v) for name, v in (("gap", gap), ("session", session), ("pace", pace))}
+    if field := next((f for f in fields.request if f.part == "tastes"), None):
+        before = rows[:, None] - np.arange(1, RECENT + 1)  # (E, RECENT)
+        event, back = np.nonzero(before >= np.maximum.accumulate(np.where(first, rows, 0))[:, None])
+        recent = (np.ones(len(event)), (event, item[before[event, back]]))
+        shared = csr_array(csr_array(recent, (len(item), len(texts))) @ field.words(texts))  # (E, W)
+        shared.data = np.maximum(shared.data - 1, 0)
+        codes["tastes"] = field.top_word(shared)
+    return codes | _parts(time)
 
 
 def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.DataFrame | None) -> pd.DataFrame:
-    """item (code; of new items from N on), value and timestamp, NaN where unknown; oldest first.
+    """item (code; of new items from N on), its text, value and timestamp, NaN where unknown; oldest first.
 
     history: ids, titles or dicts, oldest first; or a frame with item_id and optionally value and timestamp; None: the
     user's own. InputError for no item_id, and for a cell that is no time.
     """
+    known = data.items["text"]
     if history is None:
-        return data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+        past = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+        return past.assign(text=known.iloc[past["item"]].to_numpy())
     frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
     if frame is history:
         if "item_id" not in frame:
             raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
         history = frame["item_id"].tolist()
-    past = pd.DataFrame({"item": data.history_codes(history), "value": np.nan, "timestamp": np.nan})
+    item = data.history_codes(history)
+    text = known.reindex(item).to_numpy(object, copy=True)
+    new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
+    text[item >= len(known)] = pd.Series(new, dtype=object)
+    past = pd.DataFrame({"item": item, "text": text, "value": np.nan, "timestamp": np.nan})
     if "value" in frame:
         past["value"] = numbers(frame["value"])
     if "timestamp" in frame:
@@ -223,12 +300,13 @@ def user_context(
     InputError for a time before the last event.
     """
     request, size = dict(request or {}), len(past)
-    moment = request.pop("timestamp", None) if any(f.part for f in fields.request) else None
+    moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
     now = seconds(pd.Series([moment]), "the request's timestamp")
     time = past["timestamp"].to_numpy(float) if data.timed else np.full(size, np.nan)
     if (now < time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    derived = derive(np.append(time, now), np.arange(size + 1) == 0)
+    rows = np.arange(size + 1)
+    derived = derive(fields, np.append(time, now), rows == 0, rows, [*past["text"], ""])
     history = [past["item"].to_numpy(), fields.value.encode(past["value"]), derived["gap"][:-1]]
     history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
     codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
@@ -281,6 +359,12 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
         request=torch.from_numpy(codes.request[rows] * present[..., None]),
         position=torch.arange(length).expand(len(rows), -1),
     )
+
+
+def _counter(**options: object):
+    from sklearn.feature_extraction.text import CountVectorizer  # takes a second
+
+    return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
 
 
 def _label(value: object) -> str:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from m6rec.config import Config, InputError
 from m6rec.data.prompts import RatingWindows, Windows
 from m6rec.model.network import TextTransformer
-from m6rec.train.fit import Stage, fit
+from m6rec.train.fit import Stage, fit, version
 from m6rec.train.losses import distillation, exit_losses
 
 CANDIDATES = 24  # judged by one history while training
@@ -86,7 +86,8 @@ class Variants:
         steps = steps or self.tune
         batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
         stage = Stage(name, 1, batches, lambda net, windows, _: loss(net, windows))
-        fit(network, stage, self.config, steps, self.steps, self.tune, self.data.fingerprint, keep=True)  # as teachers
+        told = (version(one) if isinstance(one, nn.Module) else one for one in getattr(loss, "keywords", {}).values())
+        fit(network, stage, self.config, steps, *told, self.data.fingerprint, keep=True)
         return network
 
     def _base(self) -> TextTransformer:

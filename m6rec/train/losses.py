@@ -115,9 +115,11 @@ def full_softmax(
 ) -> Tensor:
     """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
-    A few positions at a time: memory does not grow with positions times items. Sums over a catalogue stay in 32 bits.
+    A few positions at a time: memory does not grow with positions times items. Sums over a catalogue have 32 bits or
+    more.
     """
-    device, (state, items) = state.device.type, (state.float(), items.float())
+    device = state.device.type
+    state, items = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (state, items))
     parts = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, SOFTMAX_CHUNK // len(items)))
     bias = None if candidates is None else candidate_bias(candidates, items)
     halved = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -126,7 +128,7 @@ def full_softmax(
         if near is None:
             return loss
         near, shares = (part[target] for part in near)  # (n, K)
-        shared = F.embedding_bag(near, items, per_sample_weights=shares, mode="sum")  # (n, D)
+        shared = F.embedding_bag(near, items, per_sample_weights=shares.to(items), mode="sum")  # (n, D)
         return loss + (state * (F.embedding(target, items) - shared)).sum(1).mean()  # shares add up to 1
 
 
