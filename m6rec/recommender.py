@@ -276,11 +276,13 @@ class M6Rec:
 
         data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
         """
-        folder, ours = Path(folder), shipped("weights") / folder
-        folder = ours if ours.exists() and not folder.exists() else folder
+        folder = Path(folder)
+        if not folder.exists() and (ours := shipped("weights") / folder).exists():
+            folder = ours
         weights, tokenizer, values = load_model(folder)
         try:
-            config = Config(**{**values["config"], "device": "auto"})
+            device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
+            config = Config(**{**values["config"], "device": device})
             if config.to_dict().keys() != values["config"].keys():
                 raise KeyError("config")  # a setting that it lacks is not guessed
             of, fields = values["data"], Fields.from_dict(values["fields"])

@@ -142,6 +142,13 @@ def test_own_columns_without_a_type_are_read_by_what_they_hold():
     assert "shelf 2" in asked
 
 
+def test_ids_that_a_merge_made_floats_are_the_same_ids():
+    model = small_model()
+    for ids in ([500.0, 502.0], np.array([500.0, 502.0], np.float32), pd.DataFrame({"item_id": [500.0, 502.0]})):
+        assert model.extract_context(ids).item.tolist() == [[0, 2]]
+    assert model.data.user_codes(np.array([101.0], np.float32)).tolist() == [1]
+
+
 def test_recent_tastes_know_a_new_item_s_text_and_the_order_of_a_history_s_times():
     model = small_model(frames([0, 10, 20, 30, 40, 50, 60]), derived_features=("tastes",))
     new = {"title": "Tie", "text": "silk tie"}
@@ -185,6 +192,15 @@ def test_fields_and_declarations_survive_saving(tmp_path):
         (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),
+        (
+            lambda: small_model().extract_context(user=105, request={"timestamp": 1.7e12}),
+            "looks like milliseconds: give",
+        ),
+        (
+            lambda: small_model().extract_context(pd.DataFrame({"item_id": [500], "timestamp": [1.7e12]})),
+            "history's timestamp looks like milliseconds: give UTC seconds",
+        ),
+        (lambda: small_model(frames([0, 1, 2], t=[1e12] * 3), columns={"t": "time"}), "t looks like milliseconds"),
         (
             lambda: small_model().extract_context(pd.DataFrame({"item_id": [500, 501], "timestamp": [1.0, np.nan]})),
             "a timestamp that is no time",

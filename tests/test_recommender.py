@@ -152,6 +152,8 @@ def test_a_model_that_is_not_trained_recommends_nothing_rather_than_one_item_ten
         (lambda m: m.recommend(user=9), "9"),
         (lambda m: m.recommend(history=["Filn 3"]), "Film 3"),
         (lambda m: m.recommend(history="Film 3"), "is one text"),
+        (lambda m: m.recommend(history=5), r"history=5 is no list: give a list of ids or titles, such as \[5\]"),
+        (lambda m: m.with_items([{"item_id": 1}]), "items is a list; give a pandas DataFrame with item_id"),
         (lambda m: m.recommend(), "say for whom"),
         (lambda m: m.recommend(105, k=0), "k=0 does not fit"),
         (lambda m: m.recommend(105, k=1000), "k=1000 does not fit"),

@@ -279,7 +279,8 @@ def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.
         history = frame["item_id"].tolist()
     item = data.history_codes(history)
     text = known.reindex(item).to_numpy(object, copy=True)
-    text[item >= len(known)] = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
+    new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
+    text[item >= len(known)] = pd.Series(new, dtype=object)
     past = pd.DataFrame({"item": item, "text": text, "value": np.nan, "timestamp": np.nan})
     if "value" in frame:
         past["value"] = numbers(frame["value"])

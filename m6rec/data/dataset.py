@@ -194,6 +194,8 @@ def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     if name and np.isnan(out).all() and column.notna().any():
         raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
+    if name and (np.abs(out) >= LATEST).any():
+        raise InputError(f"{name} looks like milliseconds: give UTC seconds.")
     return out
 
 
@@ -209,6 +211,10 @@ class Split(NamedTuple):
     train: np.ndarray  # (E,) bool: may be fitted on
     valid: np.ndarray  # (≤U,) int64
     test: np.ndarray  # (≤U,) int64
+
+
+def _id(raw: object) -> str:
+    return str(int(raw) if isinstance(raw, (float, np.floating)) and raw.is_integer() else raw)  # a merge made it 196.0
 
 
 def _plain(title: str) -> str:
@@ -328,7 +334,7 @@ class Dataset:
 
     def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
         known, raw_ids = self._ids[word], [raw_ids] if np.isscalar(raw_ids) else raw_ids
-        wanted = [str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw) for raw in raw_ids]
+        wanted = list(map(_id, raw_ids))
         found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
         if (found < 0).any():
             near = ", ".join(nearest(unknown := wanted[found.argmin()], known))
@@ -356,15 +362,16 @@ class Dataset:
 
     def history_codes(self, history: Sequence[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
-        if isinstance(history, str):
-            raise InputError(f"history={history!r} is one text: give a list of ids or titles, such as [{history!r}].")
+        if isinstance(history, str) or not isinstance(history, Iterable):
+            kind = "one text" if isinstance(history, str) else "no list"
+            raise InputError(f"history={history!r} is {kind}: give a list of ids or titles, such as [{history!r}].")
         known, codes, new = self._ids["item"], [], 0
         for item in history:
             if isinstance(item, Mapping):
                 codes.append(self.n_items + new)
                 new += 1
             else:
-                codes += (self.item_codes if str(item) in known else self.find)(str(item)).tolist()
+                codes += (self.item_codes if _id(item) in known else self.find)(_id(item)).tolist()
         return np.array(codes, dtype=np.int64)
 
     def split(self, kind: str = "leave_one_out") -> Split:
@@ -406,7 +413,9 @@ class Dataset:
 
         items: as in `from_frames`. InputError for an id that is there already.
         """
-        new = catalogue(items.drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
+        frame = isinstance(items, pd.DataFrame)
+        items = items.drop(columns=list(FILE_MODALITIES), errors="ignore") if frame else items
+        new = catalogue(items, None, Report())
         if len(taken := new["item_id"][texts(new["item_id"]).isin(self._ids["item"])]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))

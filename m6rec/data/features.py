@@ -174,7 +174,7 @@ def _patches(
 def given(column: Iterable) -> pd.Series:
     """By row number: a file's name, path or content; None for None, NaN and an empty text."""
     cells = pd.Series(list(column), dtype=object)
-    return cells.mask(cells.isna() | cells.eq(""), None)
+    return cells.mask(cells.isna() | np.array([isinstance(cell, str) and not cell for cell in cells], bool), None)
 
 
 def read(source: object, media: Media | None) -> bytes:

@@ -106,10 +106,10 @@ def files(name: str) -> Path:
     mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        here = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     pooch.get_logger().setLevel("WARNING")
-    here = {path.name for path in folder.iterdir()}
     for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= here):
         try:
             for file, sha256 in route["files"].items():
