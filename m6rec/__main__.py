@@ -32,6 +32,13 @@ def notebooks(names: list[str] | None) -> list[Path]:
     return execute.find(clone if clone.is_dir() else Path("notebooks").absolute(), names)
 
 
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """m6rec: generative pretrained, multimodal, context-aware recommendations, in notebooks."""
+    if version:
+        print(f"m6rec {m6rec.__version__}")
+
+
 @app.command()
 def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""

@@ -219,14 +219,17 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
     """What scores of validation targets give away, in a sentence each; empty = nothing found.
 
     fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
-    a fitted one. It is fitted and asked again with other events outside training: no score may move.
+    a fitted one. It is asked again with other targets and later events, and fitted again with other events outside
+    training: no score may move.
     """
     split, targets = targets_of(data, split, "valid")
     users = targets[np.unique(np.linspace(0, len(targets) - 1, 256).astype(np.int64))]  # enough to show a leak
-    model, other, found = fit(data, split), _replaced(data, split), []
+    model, first, found = fit(data, split), np.full(data.n_users, data.n_events), []
+    first[targets.users] = targets.events
+    after = np.arange(data.n_events) - first[data.events["user"].to_numpy()]  # the target's is 0
     probes = {
-        "knows targets or what follows them": (model, other.targets(users.events)),
-        "is fitted on events outside training": (fit(other, split), users),
+        "knows targets or what follows them": (model, _replaced(data, after >= 0, after > 0).targets(users.events)),
+        "is fitted on events outside training": (fit(_replaced(data, ~split.train, ~split.train), split), users),
     }
     for what, probe in probes.items():
         moved = ~np.isclose(scored(model, users), scored(*probe), rtol=1e-5, atol=1e-7).all(1)  # by more than rounding
@@ -236,10 +239,9 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
     return found
 
 
-def _replaced(data: Dataset, split: Split, seed: int = 0) -> Dataset:
-    """Other events outside training, in the same places; validation targets keep their time and request."""
-    rng, events, outside = np.random.default_rng(seed), data.events.copy(), ~split.train
-    whole = outside & ~np.isin(np.arange(data.n_events), split.valid)
+def _replaced(data: Dataset, outside: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
+    """Other items, values and actions at events `outside` (E,); in `whole`, all but the user. Places stay."""
+    rng, events = np.random.default_rng(seed), data.events.copy()
     events["item"] = (events["item"] + outside * rng.integers(1, data.n_items, data.n_events)) % data.n_items  # another
     donors = data.events.iloc[rng.integers(data.n_events, size=data.n_events)]
     for column in events.columns.drop(["user", "item", "timestamp"]):

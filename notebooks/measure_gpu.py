@@ -63,8 +63,9 @@ def training(data: m6rec.Dataset, precision: str, steps: int = 30, warm: int = 1
         torch.cuda.reset_peak_memory_stats()
     for batch in batches:
         begun = time.perf_counter()
-        fit.train_epoch(network, optimizer, [batch], loss, stage.weights, dtype, clip=1.0)
-        taken.append(time.perf_counter() - begun)  # its losses were read: the step is over
+        means = fit.train_epoch(network, optimizer, [batch], loss, stage.weights, dtype, clip=1.0)
+        assert np.isfinite([float(mean) for mean in means.values()]).all()  # they are read: the step is over
+        taken.append(time.perf_counter() - begun)
     events = sum(int((batch.item >= 0).sum()) for batch in batches[warm:])
     figures = {"step_ms": 1000 * float(np.median(taken[warm:])), "tokens_per_second": events / sum(taken[warm:])}
     return figures | {"peak_mib": torch.cuda.max_memory_allocated() / 2**20 if gpu else 0.0}

@@ -85,6 +85,8 @@ def test_coordinate_ascent_ends_where_no_step_of_one_setting_is_better():
 
     assert table.coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
     assert len(tried) == len(set(tried)) < 30
+    odd = table.coordinate_ascent(lambda at: float("nan") if at["x"] else 1.0, {"x": 0}, {"x": range(3)})
+    assert odd == {"x": 0}, "NaN is not better"
 
 
 def test_a_blend_adds_logarithms_and_no_item_is_impossible():

@@ -97,7 +97,7 @@ def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
     assert changed("data", "PATCH = 28, 7", "PATCH = 28, 14") >= {"items", "images"}
     assert changed("view", "(?m)^import", "COLOUR = 1\nimport") == set()  # it shows
     assert changed("explain", "(?m)^import", "COLOUR = 1\nimport") == notebooks  # it does not train
-    assert changed("data", r"user_cache_dir\(", "user_data_dir(") == notebooks  # it loads
+    assert changed("data", r"os_cache\(", "os_cache(*") == notebooks  # it loads
 
 
 def test_the_key_of_values_follows_each_of_them():

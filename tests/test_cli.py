@@ -121,3 +121,9 @@ def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
     for words in (["swep"], ["sweep", "x", "--job", "2"]):
         code, _, complaint = m6rec(*words)
         assert code == 2 and "Error: No such" in complaint and "Traceback" not in complaint
+
+
+def test_it_says_its_version(m6rec):
+    import m6rec as package
+
+    assert m6rec("--version")[:2] == (0, f"m6rec {package.__version__}\n")

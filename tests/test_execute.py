@@ -159,11 +159,12 @@ def test_run_all_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path,
     folder.mkdir()
     write(folder / "00_fails.ipynb", "raise ValueError('broken on purpose')")
     write(folder / "01_records.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=0.25 + seed)")
+    write(folder / "02_again.ipynb", "import m6rec; m6rec.record('toy.ndcg10.ease', value=9)")
     done = run_all(find(folder), tmp_path / "runs", {"seed": "2"})
     said = capsys.readouterr().out
     latest = tmp_path / "runs" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert [run.ok for run in done] == [False, True]
+    assert [run.ok for run in done] == [False, True, False] and "records toy.ndcg10.ease, which" in done[2].error
     assert metrics["toy.ndcg10.ease"]["value"] == 2.25
     assert metrics["run"]["seconds"].keys() == metrics["run"]["code_hash"].keys() == {run.path.stem for run in done}
     assert metrics["run"]["parameters"] == {"seed": 2} and "torch" in metrics["run"]["versions"]
@@ -189,20 +190,22 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     for stem in ("00_a", "01_b"):
         path = write(tmp_path / f"{stem}.ipynb", "1", title=f"{stem} {evil}")
         toy = read(path)
-        toy.cells.append(new_markdown_cell("[next](01_b.ipynb#words) $\\frac{a}{b}$"))
+        links = "[next](01_b.ipynb#words) [other](02_c.ipynb) [readme](../README.md#words)"
+        toy.cells.append(new_markdown_cell(f"{links} $\\frac{{a}}{{b}}$"))
         toy.cells[2].outputs.append(picture)
         nbformat.write(toy, path)
     runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0) for stem in ("00_a", "01_b")]
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
     (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
-    index = report(tmp_path, runs)
+    index = report(tmp_path, runs, tmp_path / "clone" / "notebooks")
     front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
     assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 3
     for text in (front, page):
         assert "default-src 'none'" in text and "color-scheme: light dark" in text
         assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", text)
     assert front.index("00_a.html") < front.index("01_b.html") and "0.5000 [0.4000, 0.6000]" in front
-    assert 'href="01_b.html#words"' in page and "$\\frac{a}{b}$" in page
+    assert 'href="01_b.html#words"' in page and 'href="clone/notebooks/02_c.ipynb"' in page
+    assert 'href="clone/README.md#words"' in page and "$\\frac{a}{b}$" in page
 
 
 def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path):

@@ -110,10 +110,21 @@ def test_a_model_that_learns_when_people_come_back_from_the_test_is_found(data):
     assert len(leaks(fit, data)) == 1
 
 
+def test_what_somebody_new_did_before_the_target_is_history_and_no_leak():
+    events = pd.DataFrame({"user_id": np.repeat([*"abcdefghij"], 6), "item_id": np.tile([1, 2, 3, 4, 5, 6], 10)})
+    events["timestamp"] = np.arange(len(events))  # one after the other: i has no training event
+    data = Dataset.from_frames(pd.DataFrame({"item_id": [1, 2, 3, 4, 5, 6]}), None, events)
+    split = data.split("global_time")
+    before = data.targets(split.valid).history()
+    assert (before >= 0).any() and not split.train[split.valid - 1].all()
+    assert leaks(lambda data, split: baselines.Markov().fit(data, split), data, split) == []
+    assert len(leaks(lambda *_: Cheat(lambda users: users.items), data, split)) == 1
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_replaced_events_stay_in_order_and_all_get_another_item(split, data):
     outside = ~data.split(split).train
-    other = _replaced(data, data.split(split))
+    other = _replaced(data, outside, outside, seed=0)
     changed = (other.events["item"] != data.events["item"]).to_numpy()
     np.testing.assert_array_equal(changed, outside)
     assert other.events["item"].between(0, data.n_items - 1).all()

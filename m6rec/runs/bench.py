@@ -137,7 +137,7 @@ def coordinate_ascent(
         for name, steps in grid.items():
             for ordered in (steps[::-1], steps):
                 for step in ordered[ordered.index(best[name]) + 1 :]:
-                    if value(*(best | {name: step}).values()) <= value(*best.values()):
+                    if not value(*(best | {name: step}).values()) > value(*best.values()):
                         break
                     best = best | {name: step}
     return best

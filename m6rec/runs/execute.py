@@ -30,7 +30,7 @@ SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title><style>{css}
-:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; font-family: sans-serif }}
+:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
 img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{ overflow-x: auto }}
 a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
@@ -183,20 +183,33 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         print(execution, flush=True)
     done.sort()  # by path
     origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
-    metrics = {name: figure.plain() for one in done for name, figure in one.figures.items()}
+    metrics = {}
+    for place, one in enumerate(done):
+        figures = {name: figure.plain() for name, figure in one.figures.items()}
+        if twice := sorted(figures.keys() & metrics.keys()):
+            done[place] = one._replace(error=one.error or f"records {twice[0]}, which an earlier notebook recorded")
+            print(done[place], flush=True)
+        metrics = figures | metrics
     write_json(folder / "metrics.json", metrics | {"run": origin})
-    report(folder, done)
+    report(folder, done, paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution]) -> Path:
-    """Write a page for each executed notebook, and index.html, which is returned. They allow no script, no network."""
+def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
+    """Write a page for each executed notebook, and index.html, which is returned. They allow no script, no network.
+
+    source: where the notebooks' links start; those to executed ones lead to their pages.
+    """
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
+    pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
     index = "<h1>The executed notebooks</h1>"
+
+    def link(found: re.Match) -> str:
+        return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
     def write(stem: str, title: str, body: str, css: str = "") -> Path:
         (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
@@ -208,7 +221,7 @@ def report(folder: Path, executions: Sequence[Execution]) -> Path:
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
             body, made = exporter.from_notebook_node(notebook)
-            body = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', body)
+            body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
             write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
         index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
     index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
