@@ -402,7 +402,8 @@ def image_rows(rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: S
     for ax, text in zip(axes[-1], below, strict=False):
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
     data = pd.DataFrame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
-    return finish(figure, title, data, f"Rows: {', '.join(filter(None, rows))}; {count} columns.")
+    named = f"Rows: {', '.join(rows)}; " if any(rows) else ""
+    return finish(figure, title, data, f"{named}{count} columns.")
 
 
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
