@@ -219,7 +219,7 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
         new_output("execute_result", data, metadata=said, execution_count=1) for data, said in shown
     ])  # fmt: skip
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
-    index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)])
+    index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)], tmp_path)
     for path in (index, tmp_path / "00_a.html"):
         page = path.read_text(encoding="utf-8")
         found = Tags(page)

@@ -144,7 +144,7 @@ def test_neighbours_are_those_that_stand_near_in_training_histories():
     first, distance = item[:, 1], (item[:, 1] - torch.arange(30)) % 30
     assert (torch.minimum(distance, 30 - distance) <= 2).float().mean() > 0.9 and (first != torch.arange(30)).all()
     split = data.split()
-    other = _replaced(data, split, seed=1)
+    other = _replaced(data, ~split.train, ~split.train, seed=1)
     assert torch.equal(neighbourhood(other, split, 0.3)[0], item), "what is not training is not counted"
 
 
@@ -157,7 +157,7 @@ def test_items_start_where_their_company_stands():
     like = sides @ sides.T
     at = np.arange(30)
     assert like[at, (at + 1) % 30].mean() > like[at, (at + 8) % 30].mean() + 0.3
-    other = _replaced(data, split, seed=1)
+    other = _replaced(data, ~split.train, ~split.train, seed=1)
     np.testing.assert_array_equal(spectral(other, split, 16), vectors)
     assert spectral(data, split, 40).shape == (30, 40), "more channels than items"
 
