@@ -78,8 +78,10 @@ def test_every_recipe_trains_on_the_gpu(recipe, monkeypatch):
 def test_every_verb_and_task_on_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_DEVICE", "cuda")
     monkeypatch.setattr(test_golden, "DEVICE", "cuda")
+    torch.cuda.reset_peak_memory_stats()
     test_device.verbs(tmp_path, "cuda")
     test_device.tasks()
+    assert torch.cuda.max_memory_allocated() > 2**20, "something was computed there"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="make cuda runs them")
