@@ -162,7 +162,14 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
-    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound"."""
+    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound".
+
+    InputError for a model that reads none of it, or was not taught to.
+    """
+    if modality not in model.network.items.patches or not model.config.patch_weight:
+        raise InputError(
+            f"this model cannot restore {modality}: train one with patch_weight > 0 on items that have it."
+        )
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
@@ -191,7 +198,9 @@ def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]
 
 
 def _untold(model: Model, items: np.ndarray) -> Features:
-    """Contents of items (codes), the whole text a gap."""
+    """Contents of items (codes), the whole text a gap. InputError for a model that never learnt to fill one."""
+    if not model.config.infill_weight:
+        raise InputError("this model cannot write captions: train one with infill_weight > 0.")
     content = model.features.take(items)
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     return content._replace(text=gap).to(model.device)
