@@ -263,6 +263,14 @@ class M6Rec:
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
         return model
 
+    def with_contents(self, features: Features) -> Self:
+        """This model where its items have other contents. InputError for those of other items."""
+        if [part.shape for part in features] != [part.shape for part in self.features]:
+            raise InputError("these contents do not fit the catalogue: give each of its items one row, as `features`.")
+        model = copy.copy(self)
+        model.features, model._items, model.network = features, None, self.network.extended(features).to(self.device)
+        return model
+
     def target_context(self, users: Targets) -> Context:
         codes = contexts.encode_events(users.data, self.fields)
         return contexts.target_context(users.data, codes, users.events, self.config.history)

@@ -281,29 +281,32 @@ class ContentDecoder(nn.Module):
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
         positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
-        x, caches = self._read(items, x, unilm_mask(tokens.present, present), positions)
+        x, caches, _ = self._read(items, x, unilm_mask(tokens.present, present), positions)
         cache = TextCache(torch.cat((tokens.present, present), 1), caches)
         return TextOutput(x, x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, []), first
 
-    def decode_step(self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor) -> TextOutput:
+    def decode_step(
+        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor, *, weights: bool = False
+    ) -> TextOutput:
         """One more token (B, 1), at a position (1,)."""
         x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
-        x, caches = self._read(items, x, segment_mask(present), position, past.layers)
-        return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), [])
+        x, caches, seen = self._read(items, x, segment_mask(present), position, past.layers, weights)
+        return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), seen)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
         tokens = items.embed(content, hidden)
-        x, _ = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions)
+        x = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions).states
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
     def _read(
-        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = ()
-    ) -> tuple[Tensor, list[KVCache]]:
+        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = (),
+        weights: bool = False,
+    ) -> Run:  # fmt: skip
         depth = items.local.depth
-        local = items.local(x, mask, positions, past=past[:depth])
-        run = self.blocks(local.states, mask, positions, past=past[depth:])
-        return self.norm(run.states), [*local.caches, *run.caches]
+        local = items.local(x, mask, positions, past=past[:depth], weights=weights)
+        run = self.blocks(local.states, mask, positions, past=past[depth:], weights=weights)
+        return Run(self.norm(run.states), [*local.caches, *run.caches], [*local.weights, *run.weights])
 
 
 class Network(nn.Module):
@@ -421,13 +424,14 @@ class Network(nn.Module):
         vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
-    def extended(self, content: Features, vectors: Tensor) -> "Network":
-        """A copy with new items of vectors (n, D) on free leaves; content of all."""
+    def extended(self, content: Features, vectors: Tensor | None = None) -> "Network":
+        """A copy with other content, of all items; new ones of vectors (n, D) are on free leaves."""
         new = copy.deepcopy(self).cpu()
         new._keep(content)
-        new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
-        new.digits.insert(vectors.cpu())
-        return new
+        if vectors is not None:
+            new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
+            new.digits.insert(vectors.cpu())
+        return new.eval()
 
     @staticmethod
     def score(state: Tensor, items: Tensor) -> Tensor:
