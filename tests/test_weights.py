@@ -69,7 +69,7 @@ PNG = Media(shipped("bazaar") / "media.zip").read("G0001.png")
     [
         (lambda m: m.recommend(history=[{"image": PNG}], k=3), "nothing that this model reads: give it text"),
         (lambda m: m.recommend(history=[{"title": "Film", "image": PNG[:60]}], k=3), "damaged image|no image"),
-        (lambda m: m.recommend(history=[{"image": "no/such.png"}], k=3), "such.png"),
+        (lambda m: m.recommend(history=[{"image": "none.png"}], k=3), "none.png. is no file"),
         (lambda m: explainers.captions(m, np.arange(2)), "cannot write captions: train one with infill_weight"),
         (lambda m: explainers.captioned(m, 0), "cannot write captions"),
         (lambda m: explainers.reconstruct(m, "image", np.arange(2)), "cannot restore image: train one with patch"),

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, InputError
 from m6rec.data.context import Context
 from m6rec.data.features import Features
+from m6rec.data.text import words
 from m6rec.generate import fill
 from m6rec.train import losses
 
@@ -204,6 +206,19 @@ def _untold(model: Model, items: np.ndarray) -> Features:
     content = model.features.take(items)
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     return content._replace(text=gap).to(model.device)
+
+
+def distinctive(texts: Sequence[str], groups: np.ndarray, show: int = 3, least: int = 8) -> pd.Series:
+    """The words that tell a group from the catalogue: highest share · log(share / overall share). group -> "a, b, c".
+
+    groups (N,) of the items with these texts (N,). least: items that have a word.
+    """
+    counter = CountVectorizer(analyzer=words, binary=True, min_df=least)
+    held = counter.fit_transform(texts).toarray().astype(float)  # (N, words)
+    shares = {group: held[groups == group].mean(0) for group in np.unique(groups)}
+    weights = {group: share * np.log(share.clip(min=1e-9) / held.mean(0)) for group, share in shares.items()}
+    names = counter.get_feature_names_out()
+    return pd.Series({group: ", ".join(names[np.argsort(-w)[:show]]) for group, w in weights.items()})
 
 
 MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
