@@ -127,6 +127,19 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
 # ---- adapting
 
 
+@torch.no_grad()
+def add_words(made: Backbone, scales: Sequence[Sequence[str]], seed: int = 0) -> Backbone:
+    """A copy with new words, each one token: the words of a scale lie on a line, in order, at the others' length."""
+    network, tokenizer = copy.deepcopy(made.network), made.tokenizer.extended(word for row in scales for word in row)
+    old, rng = network.tokens.weight, torch.Generator().manual_seed(seed)
+    size, lines = float(old.norm(dim=1).median()), [old]
+    for row in scales:
+        middle, way = F.normalize(torch.randn(2, 1, old.shape[1], generator=rng), dim=-1) * size
+        lines.append((middle + torch.linspace(-1, 1, len(row))[:, None] * way).to(old))
+    network.tokens = nn.Embedding.from_pretrained(torch.cat(lines), freeze=False, padding_idx=PAD)
+    return Backbone(network, tokenizer, made.config)
+
+
 class Examples(NamedTuple):
     source: Tensor  # (n, S) token ids, 0 = padding on the right
     target: Tensor  # (n, T), from [BOS]
