@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fixtures import TEXT, small_data
 
 import m6rec
+from m6rec.baselines import Popularity
 from m6rec.config import Config, InputError
-from m6rec.data import prompts
+from m6rec.data import prompts, sources
 from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
 from m6rec.generate import begun, write
 from m6rec.model.network import TextTransformer
@@ -131,14 +135,47 @@ def test_a_task_counts_its_own_target_right_and_nothing_wrong(asked):
                 assert answer in may and (name == "next" or simple[0] in may), name
 
 
-@pytest.mark.parametrize("name, items, people", [("written-news", 30, 12), ("written-posts", 25, 10)])
-def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, people):
-    data = m6rec.load(name)
-    assert (data.n_items, data.n_users) == (items, people)
-    assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
-    assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
-    assert "written for m6rec" in m6rec.data.sources.SOURCES[name]["terms"]
-    assert all(prompts.domain(data).items)
+FROZEN = {
+    "news": {
+        "items.parquet": "7a54a2b26a842d67",
+        "users.parquet": "5f6b790b75f25967",
+        "interactions.parquet": "77f61753a3dbb7d9",
+        "truth.parquet": "a6423265a7047dd5",
+    },
+    "posts": {
+        "items.parquet": "68f5b289eabcff8c",
+        "users.parquet": "f8861305ee0d6da0",
+        "interactions.parquet": "35d9c1f4b3d7f040",
+        "truth.parquet": "75529a797e2066d8",
+    },
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_simulated_sets_are_built_as_they_are_and_say_what_they_are(name, monkeypatch):
+    files = {path.name: path.read_bytes() for path in sources.shipped(f"simulated/{name}").iterdir()}
+    assert {file: hashlib.sha256(content).hexdigest()[:16] for file, content in files.items()} == FROZEN[name]
+    assert sum(map(len, files.values())) < 100_000
+    data = m6rec.load(f"simulated-{name}")
+    assert (data.n_items, data.n_users) == (360, 600) and "simulated" in sources.SOURCES[data.name]["terms"]
+    assert not data.events.duplicated(["user", "item"]).any() and (np.diff(data.offsets) >= 6).all()
+    published = data.items["published"].to_numpy()[data.events["item"]]
+    assert (data.events["timestamp"] >= published).all(), "nothing is read before it is there"
+    assert all(len(words.split()) <= 8 for words in prompts.domain(data).items), "a prompt would cut it"
+    split, ranks = data.split(), pd.read_parquet(sources.shipped(f"simulated/{name}") / "truth.parquet")
+    best = np.where(ranks["rank"] <= 10, 1 / np.log2(1 + ranks["rank"]), 0).mean()
+    counted = m6rec.evaluate(Popularity().fit(data, split), data).metrics["ndcg@10"]
+    assert ranks["user_id"].tolist() == data.users["user_id"].tolist() and best > 0.4 > 0.1 > counted
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
+    import build_text
+
+    social = name == "posts"
+    rng = np.random.default_rng([build_text.SEED, 10 + social])
+    goods = build_text.catalogue(build_text.POSTS if social else build_text.NEWS, social, rng)
+    users, *known = (part[:20] for part in build_text.readers(goods, social, rng))
+    events, _ = build_text.simulate(goods, users, *known, *build_text.EVENTS[name])
+    assert goods.items["text"].tolist() == data.items["text"].tolist()
+    assert (data.item_codes(events["item_id"]) == data.events["item"][: len(events)]).all()
 
 
 def test_a_domain_without_a_text_is_refused():
@@ -177,7 +214,7 @@ def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
     out, films = ColdStart(data, np.arange(20)), prompts.domain(data)
     config = text_training.config(**{**TEXT, "width": 16, "vocabulary": 300})
-    made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
+    made = text_training.pretrain([prompts.domain(m6rec.load("simulated-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
     few = [tasks.few_shot(made, films, out.shots[:40], out.items, scratch=scratch) for scratch in (False, True)]
     again, other = (scorer.backbone for scorer in few)
