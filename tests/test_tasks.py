@@ -51,6 +51,12 @@ def test_only_what_is_among_the_sentences_is_written():
     assert {" ".join(parts) for parts in said} <= spelled and all(len(parts) == 1 for parts in said)
     alone = write(made, texts[:1], among=[["wool coat"]])
     assert alone == [["wool coat"]]
+    some = write(made, texts, among=[catalogue] * len(texts), answers=3)
+    assert all(len(set(parts)) == 3 and parts[0] in spelled for parts in some)
+    assert write(made, texts[:1], among=[catalogue[:2]], answers=3)[0] in (
+        ["silk bag", "silk bag party"],
+        ["silk bag party", "silk bag"],
+    )
 
 
 def test_a_sentence_is_written_to_its_end_however_long():
