@@ -11,6 +11,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -329,6 +330,7 @@ class Network(nn.Module):
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.text_decoder = ContentDecoder(config, {})
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
+        self.segments = nn.Embedding(2, config.width) if config.text_weight else None
         self._keep(content)
         for m, patch in self.items.patches.items():
             if len(seen := getattr(content, m)[present[m] & (codes >= 0)]):
@@ -349,6 +351,22 @@ class Network(nn.Module):
         present = zip(lengths, others[-1][distinct], strict=True)
         keys = [(int(length), *(m for m, i in used if row[i])) for length, row in present]
         self.groups = {key: distinct[[k == key for k in keys]] for key in sorted(set(keys))}
+
+    @property
+    def text(self) -> "TextTransformer":
+        """The same weights for prompts: the token table, the local layers, then the text decoder's.
+
+        `InputError` for a network that no prompt has taught.
+        """
+        if self.segments is None:
+            raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
+        config, decoder = self.items.config, self.text_decoder
+        with torch.device("meta"):  # no numbers are drawn
+            network = TextTransformer(replace(config, joint_layers=1), 1)
+        network.depth = config.local_layers + config.decoder_layers
+        network.tokens, network.segments, network.norm = self.items.tokens, self.segments, decoder.norm
+        network.blocks = Stack.of([*self.items.local, *decoder.blocks])
+        return network.train(self.training)
 
     @property
     def content(self) -> Features:
