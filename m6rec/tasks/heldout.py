@@ -75,13 +75,10 @@ class ColdStart:
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
 
 
-def beside(
-    trials: Mapping[str, tuple[ColdStart, Sequence[object], object]], weights: Sequence[float]
-) -> dict[str, tuple[np.ndarray, ...]]:
-    """NDCG@10 in "cold_any" of models (S, U), a prior (1, U), and both (S, U) interpolated, by trial.
+def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[np.ndarray, ...]]:
+    """NDCG@10 in "cold_any" by trial: of models (S, U), a prior (1, U), and both (S, U) interpolated.
 
-    trials: name -> the trial, its models, its prior. The prior's weight is the best in "valid_cold" of the *other*
-    trials, where each counts by its ratio to its own best.
+    trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials.
     """
 
     def both(name: str, weight: float, case: str) -> np.ndarray:
