@@ -20,7 +20,7 @@ from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
 from m6rec.generate import begun, write
 from m6rec.model.network import TextTransformer
 from m6rec.tasks import text as tasks
-from m6rec.tasks.heldout import ColdStart
+from m6rec.tasks.heldout import ColdStart, beside
 from m6rec.train import losses
 from m6rec.train import text as text_training
 from m6rec.train.text import Backbone
@@ -242,3 +242,33 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     assert losses.text(made.network, tokens, more)["contrastive"] > own
     unknown = losses.text(made.network, tokens, losses.catalogue_of(["tabla", "linen"], made.tokenizer))["contrastive"]
     assert unknown == 0
+
+
+class Knows:
+    """Scores the target by `right` and all else by 0."""
+
+    def __init__(self, right: float):
+        self.right = right
+
+    def scores(self, users) -> np.ndarray:
+        return self.right * (np.arange(users.data.n_items) == users.items[:, None])
+
+
+def test_a_priors_weight_is_chosen_on_the_other_trials():
+    data = small_data()
+    trials = {
+        "good prior": (ColdStart(data, np.arange(20)), [Knows(-9.0)], Knows(1.0)),
+        "bad prior": (ColdStart(data, np.arange(20, 40)), [Knows(1.0)], Knows(0.0)),
+    }
+    found = beside(trials, (0.0, 100.0))
+    model, prior, both = found["good prior"]
+    assert (prior == 1).all() and (both == model).all(), "the other trial does without its prior, if both tie the first"
+    assert all(part.shape[-1] == len(trials[name][0].cases["cold_any"][0]) for name in found for part in found[name])
+
+
+def test_ranking_counts_what_is_found_and_half_of_what_ties():
+    data, rows = small_data(), ColdStart(small_data(), []).cases["warm"][0]
+    others = (data.events["item"].to_numpy()[rows] + 1) % data.n_items
+    right = tasks.ranking(Knows(1.0), data, rows, others)
+    assert (right["retrieval"] == 1).all() and (right["scoring"] == 1).all()
+    assert (tasks.ranking(Knows(0.0), data, rows, others)["scoring"] == 0.5).all()
