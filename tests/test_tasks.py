@@ -257,8 +257,8 @@ class Knows:
 def test_a_priors_weight_is_chosen_on_the_other_trials():
     data = small_data()
     trials = {
-        "good prior": (ColdStart(data, np.arange(20)), [Knows(-9.0)], Knows(1.0)),
-        "bad prior": (ColdStart(data, np.arange(20, 40)), [Knows(1.0)], Knows(0.0)),
+        "good prior": (ColdStart(data, np.arange(12)), [Knows(-9.0)], Knows(1.0)),
+        "bad prior": (ColdStart(data, np.arange(12, 24)), [Knows(1.0)], Knows(0.0)),
     }
     found = beside(trials, (0.0, 100.0))
     model, prior, both = found["good prior"]
@@ -269,6 +269,6 @@ def test_a_priors_weight_is_chosen_on_the_other_trials():
 def test_ranking_counts_what_is_found_and_half_of_what_ties():
     data, rows = small_data(), ColdStart(small_data(), []).cases["warm"][0]
     others = (data.events["item"].to_numpy()[rows] + 1) % data.n_items
-    right = tasks.ranking(Knows(1.0), data, rows, others)
+    right = tasks.ranking(Knows(1.0), data, rows, others, k=10)
     assert (right["retrieval"] == 1).all() and (right["scoring"] == 1).all()
-    assert (tasks.ranking(Knows(0.0), data, rows, others)["scoring"] == 0.5).all()
+    assert (tasks.ranking(Knows(0.0), data, rows, others, k=10)["scoring"] == 0.5).all()

@@ -107,10 +107,10 @@ def few_shot(
     return DotProduct(tuned, domain)
 
 
-def ranking(model: object, data: Dataset, rows: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
-    """(n,) each, of events `rows`: "retrieval", whether the item is among a hundred; "scoring", above others (n,)."""
+def ranking(model: object, data: Dataset, rows: np.ndarray, others: np.ndarray, k: int = 100) -> dict[str, np.ndarray]:
+    """(n,) each, of events `rows`: "retrieval", whether the item is among k; "scoring", whether above others (n,)."""
     targets, line = data.targets(rows), np.arange(len(rows))
-    near = evaluate(model, data, split=data.split()._replace(test=rows), k=100).per_user["hit"].to_numpy(float)
+    near = evaluate(model, data, split=data.split()._replace(test=rows), k=k).per_user["hit"].to_numpy(float)
     scores = torch.as_tensor(model.scores(targets)).cpu().numpy()
     return {"retrieval": near, "scoring": np.sign(scores[line, targets.items] - scores[line, others]) / 2 + 0.5}
 
