@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
 from m6rec.config import MODALITIES, InputError
 from m6rec.data import Dataset, bazaar, load
 from m6rec.data.context import encode_events
-from m6rec.evaluate import evaluate
+from m6rec.evaluate import Interpolation, evaluate
 from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 
@@ -75,6 +76,25 @@ class ColdStart:
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
 
 
+def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[np.ndarray, ...]]:
+    """NDCG@10 in "cold_any" by trial: of models (S, U), a prior (1, U), and both (S, U) interpolated.
+
+    trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials.
+    """
+
+    def both(name: str, weight: float, case: str) -> np.ndarray:
+        trial, models, prior = trials[name]
+        return trial.ndcg([Interpolation(model, prior, weight) for model in models], case)
+
+    tuned = {name: np.array([both(name, weight, "valid_cold").mean() for weight in weights]) for name in trials}
+    found = {}
+    for name, (trial, models, prior) in trials.items():
+        best = sum(ndcg / ndcg.max() for other, ndcg in tuned.items() if other != name).argmax()
+        parts = (trial.ndcg(some, "cold_any") for some in (models, [prior]))
+        found[name] = *parts, both(name, weights[best], "cold_any")
+    return found
+
+
 class Bazaar(ColdStart):
     """bazaar without the items and users that its truth holds out; users: the first so many alone."""
 
@@ -118,6 +138,19 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
     change /= change.mean(0).clamp(min=1e-9)
     return (change / change.sum(1, keepdim=True).clamp(min=1e-9)).cpu().numpy()
+
+
+def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: int = 0) -> M6Rec:
+    """A model whose items have the photographs or recordings of others, `within` their group or of other groups.
+
+    groups: (N,), NaN for items that lack the modality and stay as they are.
+    """
+    rng, donors = np.random.default_rng(seed), np.arange(len(groups))
+    for group, rows in groups.groupby(groups).indices.items():
+        others, n = np.flatnonzero(groups.notna() & (groups != group)), len(rows)
+        own = rows[(np.arange(n) + rng.integers(1, max(n, 2), n)) % n]
+        donors[rows] = own if within else rng.choice(others, n)
+    return model.with_contents(model.features._replace(**{modality: getattr(model.features, modality)[donors]}))
 
 
 def caused_events(
