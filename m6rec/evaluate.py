@@ -289,6 +289,20 @@ class Interval(NamedTuple):
     seeds: int
 
 
+def auc_by_user(scores: np.ndarray, positive: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """(U,) whose mean is the AUC over all pairs, and whose spread gives its interval over users (Obuchowski 1997).
+
+    scores, positive (bool), user: (E,). A user's events add how far their shares of won pairs are from the AUC.
+    """
+    below, won = stats.rankdata(scores), np.empty(len(scores))
+    for own in (positive, ~positive):
+        won[own] = (below[own] - stats.rankdata(scores[own])) / (~own).sum()
+    won = np.where(positive, won, 1 - won)  # a like above dislikes, a dislike below likes
+    auc, user = won[positive].mean(), np.unique(user, return_inverse=True)[1]
+    apart = (won - auc) / np.where(positive, positive.sum(), (~positive).sum())
+    return auc + (user.max() + 1) * np.bincount(user, apart)
+
+
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
     """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 

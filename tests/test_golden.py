@@ -23,7 +23,7 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import Domain, Ratings, RatingWindows, domain
+from m6rec.data.prompts import SCALES, Domain, Ratings, RatingWindows, domain
 from m6rec.data.text import Tokenizer
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
@@ -84,6 +84,10 @@ def opinions() -> Ratings:
     return Ratings(rated(), held=0.2)
 
 
+def unrated() -> Domain:
+    return opinions().unrated().only(opinions().is_train)
+
+
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
     start = {"spectral": 0.0, "recency": 0.0, "smoothing": 0.2}  # most recipes are older than the presets' own
     sizes = {"pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE}
@@ -141,7 +145,7 @@ def text(of: Callable[[], Domain] = lambda: domain(bazaar()), **options: object)
 @evenly
 def backbone() -> text_training.Backbone:
     config = text_training.config(**{**TEXT, "vocabulary": 400}, device=DEVICE)
-    return text_training.pretrain([opinions().pretraining()], config)
+    return text_training.add_words(text_training.pretrain([unrated()], config), SCALES)
 
 
 def fine_tuning(whole: bool) -> list[float]:
@@ -152,7 +156,7 @@ def fine_tuning(whole: bool) -> list[float]:
 
 def adaptation(method: str) -> list[float]:
     known, made = opinions(), backbone()
-    rows = known.drawn(0)[:40]
+    rows = np.random.default_rng(0).permutation(known.train)[:40]
     examples = text_training.examples(made.tokenizer, known.texts(rows), known.liked[rows])
     return losses(lambda: text_training.adapt(made, method, examples, CLASSES, batch=16))
 
@@ -226,7 +230,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "digits, sampled": lambda: digits(negatives=8),
     "text": text,
     "text, whole catalogue": lambda: text(whole=True),
-    "text, opinions": lambda: text(lambda: opinions().pretraining()),
+    "text, unrated": lambda: text(unrated),
     "text, fine-tuned": lambda: fine_tuning(False),
     "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in text_training.METHODS},

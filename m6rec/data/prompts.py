@@ -132,8 +132,10 @@ LIKED = 4.0  # a like from here on
 SHRINK = 5.0  # weight of the overall mean in every mean, in events
 FOLDS = 10  # of users, for item means
 BUCKETS = 20  # quantiles of features in words
+LEVELS = 50  # the same where they are words of their own
 NEIGHBOURS = 10  # of an item, among the user's rated ones
 FEATURES = ("user", "others", "count", "genres", "similar")
+SCALES = [[f"{name}-{100 // LEVELS * level}" for level in range(LEVELS)] for name in FEATURES]
 
 
 class Ratings:
@@ -227,55 +229,27 @@ class Ratings:
         return StandardScaler().fit(table[self.train]).transform(table).astype(np.float32)
 
     @cached_property
-    def words(self) -> "RatingDomain":
-        """All events in words: a request holds the quantiles of the event's numbers in training."""
+    def words(self) -> Domain:
+        """All events in words: a request holds the quantiles of the event's numbers in training, as in `SCALES`."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
-        edges = train[(np.arange(1, BUCKETS) * len(train)) // BUCKETS].T  # (5, 19)
-        words = []
-        for edge, (name, values) in zip(edges, self.numbers.items(), strict=True):
-            bucket = np.searchsorted(edge, values, side="right")
-            words.append([f"{name}-{100 // BUCKETS * b}" for b in bucket])
+        edges = train[(np.arange(1, LEVELS) * len(train)) // LEVELS].T  # (5, 49)
+        levels = [np.searchsorted(*pair, side="right") for pair in zip(edges, self.numbers.to_numpy().T, strict=True)]
+        words = (np.array(scale)[level] for scale, level in zip(SCALES, levels, strict=True))
         requests = np.array([" ".join(event) for event in zip(*words, strict=True)], dtype=object)
-        return RatingDomain(*domain(self.data)._replace(requests=requests))
+        return domain(self.data)._replace(requests=requests)
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
-        """Examples in words, all given: the profile, the last events, and the event's numbers and item."""
+        """Examples in words, all given: the profile, the last events, and the event's item and numbers."""
         words, found = self.words, []
         for row, past in zip(rows, self.history(rows, events), strict=True):
-            target = f"{words.requests[row]}:", f"{words.items[self.item[row]]}:"
+            target = f"{words.items[self.item[row]]}:", f"{words.requests[row]}:"
             history = tuple(map(words.event, past[past >= 0]))
             found.append(Prompt(words.profiles[self.user[row]], history=history, target=target))
         return found
 
-    def pretraining(self, users: float = 1.0) -> "RatingDomain":
-        """Training events of three users in four, or of a share of these: the others' are labelled examples."""
-        read = self.is_train & (self.user % 4 != 0) & (self.user % 100 < 100 * users)
-        return self.words.only(read)
-
-    def drawn(self, seed: int) -> np.ndarray:
-        """The training examples of users that pretraining has not read, in a drawn order."""
-        return np.random.default_rng(seed).permutation(self.train[self.user[self.train] % 4 == 0])
-
-
-class RatingDomain(Domain):
-    """Features in words precede each item and its rating follows; both are generated.
-
-    "user-60", one token: the user's mean rating is above that of 60 % of all training events.
-    """
-
-    def windows(self, rng: np.random.Generator, before: int = 2, size: int = 3) -> Iterator[Prompt]:
-        """As in a `Domain`, but shorter; in two of three, the items are given and only ratings are generated."""
-        for prompt in super().windows(rng, before, size):
-            if rng.random() < 2 / 3:
-                parts = (f"{part}:" if i % 3 == 1 else part for i, part in enumerate(prompt.target))
-                prompt = prompt._replace(target=tuple(parts))
-            yield prompt
-
-    def prompt(self, rows: range, since: int) -> Prompt:
-        """As in a `Domain`, with ratings in the target."""
-        events = ((f"{self.requests[r]}:", self.items[self.item[r]], RATINGS[int(self.values[r])]) for r in rows)
-        history, target = map(self.event, range(since, rows[0])), (part for event in events for part in event)
-        return Prompt(self.profiles[self.user[rows[0]]], history=tuple(history), target=tuple(target))
+    def unrated(self) -> Domain:
+        """All events without a word or a number of a rating."""
+        return domain(self.data)._replace(values=np.full(self.data.n_events, np.nan))
 
 
 class Windows(NamedTuple):
