@@ -22,7 +22,7 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import Ratings, RatingWindows, domain
+from m6rec.data.prompts import ClickWindows, Ratings, domain
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
 
@@ -138,8 +138,8 @@ def adaptation(method: str) -> list[float]:
 
 
 @cache
-def segmented() -> RatingWindows:
-    return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
+def segmented() -> ClickWindows:
+    return ClickWindows(rated(), length=6, history=4, vocabulary=300, held=2, candidates=4)
 
 
 def variants() -> Variants:
@@ -182,10 +182,6 @@ def likes() -> list[float]:
     return losses(lambda: din(known, known.test))
 
 
-def distilled(variants: Variants) -> object:
-    return variants.distilled(2)
-
-
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
@@ -205,7 +201,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
-    "segments, distilled": lambda: from_full(distilled),
+    "segments, shallow": lambda: segments(lambda variants: variants.shallow(2)),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "likes, DIN": likes,
