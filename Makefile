@@ -53,7 +53,7 @@ page: $(STAMP) ## write the page of every measured figure, notebooks/results/REA
 notebooks: $(STAMP) ## execute the notebooks in place at their defaults and clean them for committing [NB]
 	@$(PY) notebooks/refresh.py $(NB)
 
-weights: $(STAMP) ## train the model that comes with m6rec anew, ten minutes
+weights: $(STAMP) ## train the model that comes with m6rec anew, forty minutes
 	@$(PY) data/weights.py
 
 cuda: $(TESTED) ## on a machine with a GPU: check it against the CPU and measure both, at most ten minutes

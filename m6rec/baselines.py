@@ -1,7 +1,7 @@
 """Baselines that fit and score like the model: counts and their mixtures, networks that predict the next item, DIN."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -9,14 +9,17 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
-from m6rec.config import Config, InputError, pick_device
+from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
+from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Ratings
 from m6rec.data.text import words
 from m6rec.evaluate import evaluate
@@ -158,15 +161,16 @@ class CoOccurrence(Count):
 class ContentKNN(Count):
     """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j.
 
-    The defaults are within .001 of ML-100K's best validation NDCG@10.
+    vectors: (N, F), instead of the TF-IDF. The defaults are within .001 of ML-100K's best validation NDCG@10.
     """
 
     neighbours: int = 500
     profile_decay: float = 0.8
+    vectors: np.ndarray | None = None
 
     def count(self, data: Dataset, split: Split) -> sp.csr_array:
-        texts = tfidf(data)
-        return _nearest(lambda to: (texts[to] @ texts.T).toarray(), data.n_items, self.neighbours)
+        rows = tfidf(data) if self.vectors is None else sp.csr_array(normalize(self.vectors))
+        return _nearest(lambda to: (rows[to] @ rows.T).toarray(), data.n_items, self.neighbours)
 
 
 @dataclass(eq=False)
@@ -191,6 +195,20 @@ def tfidf(data: Dataset) -> sp.csr_array:
     except ValueError as error:
         raise InputError(f"no item of {data.name} has a word in its text: give items a title or a text.") from error
     return sp.csr_array(bag)
+
+
+def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[str, np.ndarray]:
+    """Each modality's (N, size), untrained: SVD of the texts' TF-IDF, PCA of pixels and of log-mels.
+
+    Rows are 0 where it is absent; the others have a mean square of 1.
+    """
+    found = {"text": TruncatedSVD(size, random_state=0).fit_transform(tfidf(data))}
+    for name in FILE_MODALITIES:
+        there, found[name] = content.present[:, MODALITIES.index(name)], np.zeros((data.n_items, size))
+        if there.sum() > size:
+            raw = getattr(content, name)[there].reshape(there.sum(), -1)
+            found[name][there] = PCA(size, random_state=0).fit_transform(raw)
+    return {m: (x / np.sqrt((x[x.any(1)] ** 2).mean() + 1e-12)).astype(np.float32) for m, x in found.items()}
 
 
 def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:
@@ -327,10 +345,52 @@ class SASRecNetwork(nn.Module):
         return self.norm(self.layers(x, mask).states)
 
 
+class FrozenFeatures(nn.Module):
+    """Item vectors (N, D) of ID embeddings and an MLP over features (N, F) that are not trained.
+
+    fuse: their "sum", a linear map of both ("concat"), or a "gated" mean of them.
+    """
+
+    def __init__(self, features: np.ndarray, width: int, fuse: str):
+        super().__init__()
+        self.register_buffer("features", torch.as_tensor(features, dtype=torch.float32))  # saved: a cache key has it
+        self.identity = nn.Embedding(len(features), width)
+        self.project = nn.Sequential(nn.Linear(features.shape[1], width), nn.GELU(), nn.Linear(width, width))
+        self.fuse, self.join = fuse, None if fuse == "sum" else nn.Linear(2 * width, width)
+
+    @property
+    def weight(self) -> Tensor:
+        own, content = self.identity.weight, self.project(self.features)
+        if self.fuse == "sum":
+            return own + content
+        joined = self.join(torch.cat((own, content), 1))
+        return joined if self.fuse == "concat" else torch.lerp(own, content, joined.sigmoid())
+
+    def forward(self, item: Tensor) -> Tensor:
+        return F.embedding(item, self.weight)
+
+
+@dataclass(eq=False)
 class SASRec(Sequential):
-    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023)."""
+    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023).
+
+    features: (N, F) beside the ID embeddings, see `FrozenFeatures` for fuse.
+    """
 
     architecture = SASRecNetwork
+    features: np.ndarray | None = field(default=None, repr=False)
+    fuse: str = "sum"
+
+    def build(self, data: Dataset) -> nn.Module:
+        """InputError for features of other items, and for an unknown fuse."""
+        if self.features is None:
+            return super().build(data)
+        if len(self.features) != data.n_items or self.fuse not in ("sum", "concat", "gated"):
+            raise InputError(
+                f'{len(self.features)} rows of features and fuse="{self.fuse}" do not fit {data.n_items} items: '
+                "give a row for each, and take sum, concat or gated."
+            )
+        return self.architecture(FrozenFeatures(self.features, self.config.width, self.fuse), self.config)
 
 
 @dataclass(eq=False)

@@ -288,8 +288,8 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
     decoder, given = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
     source_read, first = decoder.write(network.items, source, given[:, None][:, :0])
 
-    def read(words: Tensor, level: int, past: TextCache, _: bool) -> TextOutput:
-        return decoder.decode_step(network.items, words, past, first + level)
+    def read(words: Tensor, level: int, past: TextCache, weights: bool) -> TextOutput:
+        return decoder.decode_step(network.items, words, past, first + level, weights=weights)
 
     vocabulary = network.items.tokens.num_embeddings
     words = best_path(write_words(read, given, given, source_read.cache, length, len(SPECIAL), vocabulary, **options))

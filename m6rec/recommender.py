@@ -13,8 +13,9 @@ from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
+from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
-from m6rec.data.text import SPECIAL, Tokenizer
+from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
 from m6rec.generate import Generated, Scorer, best_items, check_length, generate
@@ -22,6 +23,7 @@ from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
 from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
+from m6rec.train.text import Backbone
 
 History = Sequence[object] | pd.DataFrame | None
 Values = Mapping[str, object] | None
@@ -47,16 +49,18 @@ class M6Rec:
         config = config or Config.preset(preset, **changes)
         self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
-        self.fields, self.tokenizer = fitted or (
-            Fields.fit(data, self.split, config),
-            Tokenizer.fit(data.items["text"].iloc[trained], config.vocabulary, SPECIAL),
-        )
+        if fresh := fitted is None:
+            texts, special = [*data.items["text"].iloc[trained]], SPECIAL
+            if config.text_weight:
+                texts, special = [*dict.fromkeys([*texts, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
+            fitted = Fields.fit(data, self.split, config), Tokenizer.fit(texts, config.vocabulary, special)
+        self.fields, self.tokenizer = fitted
         self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
         torch.manual_seed(config.seed)
         known = np.isin(np.arange(data.n_items), trained)
         self.network = Network(config, self.fields, self.features, len(self.tokenizer), known).to(self.device).eval()
-        if config.spectral and (config.identity or config.item_epochs) and not fitted:
+        if fresh and config.spectral and (config.identity or config.item_epochs):
             self.network.start(self._spectral())
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
@@ -84,11 +88,21 @@ class M6Rec:
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
         return self._train(stage, {"start": self._pretrained, **options})
 
+    @property
+    def text(self) -> Backbone:
+        """The same weights for prompts: see `train.text`, and `Network.text` for errors."""
+        return Backbone(self.network.text, self.tokenizer, self.config)
+
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
         """Training on all events, validated by a method's NDCG@10."""
-        data, split, config, content = self.data, self.split, self.config, self._training_content
+        data, split, config = self.data, self.split, self.config
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
-        sizes = {"length": config.history, "batch": config.batch}
+        sizes, words = {"length": config.history, "batch": config.batch}, None
+        if config.text_weight:
+            read = domain(data, split.train)
+            items = losses.catalogue_of(read.items[np.unique(read.item)], self.tokenizer, self.device)
+            words = losses.Words(read, self.tokenizer, items)
+        taught = losses.Taught(self._training_content, near, words)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
             return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
@@ -97,7 +111,7 @@ class M6Rec:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-            return loss(network, batch, config, content, near, rng)
+            return loss(network, batch, config, taught, rng)
 
         return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
 
@@ -247,6 +261,14 @@ class M6Rec:
         model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
         vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
         model.network = self.network.extended(model.features, vectors).to(self.device).eval()
+        return model
+
+    def with_contents(self, features: Features) -> Self:
+        """This model where its items have other contents. InputError for those of other items."""
+        if [part.shape for part in features] != [part.shape for part in self.features]:
+            raise InputError("these contents do not fit the catalogue: give each of its items one row, as `features`.")
+        model = copy.copy(self)
+        model.features, model._items, model.network = features, None, self.network.extended(features).to(self.device)
         return model
 
     def target_context(self, users: Targets) -> Context:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,15 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
         return dict(_in_memory)
     figures = json.loads(Path(path).read_text()) if Path(path).exists() else {}
     return {name: Figure(name, **figure) for name, figure in figures.items()}
+
+
+def measured(notebook: str) -> dict[str, Figure]:
+    """What a clone's notebooks/results has of a notebook, at full size; NaN, shown as a dash, for what it lacks."""
+    path, found = PACKAGE.parent / "notebooks" / "results" / f"{notebook}.json", {}
+    for name, figure in json.loads(path.read_text(encoding="utf-8")).items() if path.exists() else ():
+        if name != "run":
+            found[name] = Figure(name, **{key: value for key, value in figure.items() if key != "from"})
+    return defaultdict(lambda: Figure("", np.nan, None, None, 0, 0), found)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

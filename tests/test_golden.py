@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import ClickWindows, Ratings, domain
+from m6rec.data.prompts import ClickWindows, Domain, Ratings, domain
+from m6rec.data.text import Tokenizer
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
 
@@ -106,6 +108,14 @@ def items() -> list[float]:
     return pretraining(bazaar(), item_epochs=1, local_layers=2, **CONTENT)
 
 
+def jointly(stage: str) -> list[float]:
+    """Contents and prompts beside the events; then the digits alone."""
+    one = model(bazaar(), identity=False, item_epochs=0, text_weight=0.2, **CONTENT)
+    if stage == "digits":
+        one.pretrain()
+    return losses(one.pretrain if stage == "events" else one.fine_tune)
+
+
 def events_and_content(fusion: str) -> list[float]:
     return pretraining(bazaar(), fusion=fusion, **CONTENT)
 
@@ -114,11 +124,21 @@ def text_config() -> Config:
     return text_training.config(**TEXT, device=DEVICE)
 
 
-def text(**options: object) -> list[float]:
-    return losses(lambda: text_training.pretrain([domain(bazaar())], text_config(), **options))
+def noise(_: object, tokenizer: Tokenizer, width: int, seed: int) -> torch.Tensor:
+    """In place of singular vectors, which follow the processor where singular values are nearly equal."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((len(tokenizer), width)) / width**0.5).float()
+
+
+evenly = patch.object(text_training, "cooccurrence_init", noise)
+
+
+@evenly
+def text(of: Callable[[], Domain] = lambda: domain(bazaar()), **options: object) -> list[float]:
+    return losses(lambda: text_training.pretrain([of()], text_config(), **options))
 
 
 @cache
+@evenly
 def backbone() -> text_training.Backbone:
     config = text_training.config(**{**TEXT, "vocabulary": 400}, device=DEVICE)
     return text_training.pretrain([opinions().pretraining()], config)
@@ -185,6 +205,8 @@ def likes() -> list[float]:
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
+    "jointly, events": lambda: jointly("events"),
+    "jointly, digits": lambda: jointly("digits"),
     "events": lambda: pretraining(small_data()),
     "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
@@ -194,7 +216,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "digits, sampled": lambda: digits(negatives=8),
     "text": text,
     "text, whole catalogue": lambda: text(whole=True),
-    "text, opinions": lambda: losses(lambda: text_training.pretrain([opinions().pretraining()], text_config())),
+    "text, opinions": lambda: text(lambda: opinions().pretraining()),
     "text, fine-tuned": lambda: fine_tuning(False),
     "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in text_training.METHODS},

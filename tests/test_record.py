@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from m6rec.config import InputError
-from m6rec.record import Figure, code_hash, environment, record, recorded, short, write_json
+from m6rec.record import Figure, code_hash, environment, measured, record, recorded, short, write_json
 
 module = sys.modules["m6rec.record"]  # `m6rec.record` is the function
 
@@ -80,6 +80,16 @@ def test_without_a_file_figures_stay_in_memory_and_a_cell_can_be_run_again(monke
     record("again", value=1)
     record("again", value=2)
     assert recorded()["again"].value == 2
+
+
+def test_what_a_notebook_measured_at_full_size_can_be_cited_and_what_it_has_not_is_a_dash(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "m6rec")
+    figure = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 9, "seeds": 3, "split": "test"}
+    result = {"a": figure, "b": {"from": {"commit": "1"}, **figure}, "run": {"commit": "2"}}
+    write_json(tmp_path / "notebooks" / "results" / "04.json", result)
+    found = measured("04")
+    assert set(found) == {"a", "b"} and f"{found['b']}" == "0.1000 [0.05000, 0.2000]"
+    assert f"{found['c']}" == "–" == f"{measured('05')['a']}"
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from fixtures import small_data
 from tiger import Tiger, TigerNetwork
 
-from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec
+import m6rec
+from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, frozen_features, tfidf
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset
 from m6rec.evaluate import evaluate
@@ -98,6 +99,37 @@ def test_content_knn_weighs_the_recent_more_and_knows_its_nearest_only():
     now = ContentKNN(profile_decay=1e-6).fit(data, data.split())
     np.testing.assert_allclose(now.scores(targets), now.weights.toarray()[targets.history(1)[:, 0]], atol=1e-4)
     assert not np.allclose(now.scores(targets), ContentKNN().fit(data, data.split()).scores(targets), atol=1e-2)
+
+
+def test_content_knn_compares_given_vectors_instead(data):
+    split, targets = data.split(), data.targets(data.split().test)
+    mine, own = (ContentKNN(vectors=v).fit(data, split).scores(targets) for v in (tfidf(data).toarray(), None))
+    np.testing.assert_allclose(mine, own, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fuse", ["sum", "concat", "gated"])
+def test_frozen_features_are_read_beside_ids_and_stay_as_they_are(data, fuse):
+    features = tfidf(data).toarray()
+    model = SASRec(CONFIG, features=features, fuse=fuse).fit(data, data.split())
+    assert evaluate(model, data, k=1).metrics["hit@1"] > 0.8
+    table = model.network.embedding
+    np.testing.assert_array_equal(table.features, features)
+    with torch.no_grad():
+        before = table.weight.clone()
+        table.features[3] = table.features[5]  # another content of one item
+        assert (table.weight != before).any(1).nonzero().tolist() == [[3]]
+    for wrong in ({"features": features[1:]}, {"features": features, "fuse": "product"}):
+        with pytest.raises(InputError, match="do not fit 20 items"):
+            SASRec(CONFIG, **wrong).fit(data, data.split())
+
+
+def test_frozen_features_of_a_modality_are_zero_where_it_is_absent_and_of_one_scale_elsewhere():
+    shop = m6rec.load("bazaar")
+    content = m6rec.M6Rec(shop, width=16).features
+    for number, (name, rows) in enumerate(frozen_features(shop, content, 8).items()):
+        there = content.present[:, number]
+        assert rows.shape == (shop.n_items, 8) and (rows[~there] == 0).all(), name
+        np.testing.assert_allclose((rows[there] ** 2).mean(), 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [ContentKNN, lambda: Tiger(CONFIG)])

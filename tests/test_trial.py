@@ -7,7 +7,7 @@ import pytest
 from fixtures import small_data
 
 from m6rec.config import MODALITIES, InputError
-from m6rec.explain.explainers import Reconstruction, captions, reconstruct
+from m6rec.explain.explainers import Reconstruction, captioned, captions, reconstruct
 from m6rec.recommender import M6Rec
 from m6rec.tasks.heldout import Bazaar, ColdStart, mean_logits, weights_by_dropping
 
@@ -119,6 +119,29 @@ def test_what_is_hidden_cannot_be_seen(shop, model):
     model.features = held
     np.testing.assert_allclose(after.predicted, before.predicted, rtol=1e-5, atol=1e-6)
     assert told == told_again and len(told) == 6  # a caption knows the photograph, not the text
+
+
+def test_each_word_of_a_caption_attends_to_the_patches_that_are_there_and_to_nothing_else(shop, model):
+    codes = shop.data.items.groupby("kind").head(1).index
+    whole = [captioned(model, code) for code in codes]
+    for code, (words, seen) in zip(codes, whole, strict=True):
+        for name, mass in seen.items():
+            assert mass.shape == (len(words), getattr(model.features, name).shape[1])
+            there = model.features.present[code, MODALITIES.index(name)]
+            assert (mass > 0).all() if there else (mass == 0).all()
+        assert (sum(mass.sum(1) for mass in seen.values()) < 1).all()
+    assert any(words for words, _ in whole)
+
+
+def test_other_contents_are_those_that_are_ranked_by_and_the_model_keeps_its_own(shop, model):
+    turned = np.roll(np.arange(shop.data.n_items), 1)
+    other, before = model.with_contents(model.features.take(turned)), model.item_vectors()
+    np.testing.assert_allclose(other.item_vectors(), before[turned], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(model.item_vectors(), before)
+    users = shop.data.targets(shop.cases["warm"][0][:3])
+    assert not np.allclose(other.scores(users), model.scores(users), atol=1e-6)
+    with pytest.raises(InputError, match="one row"):
+        model.with_contents(model.features.take(turned[:-1]))
 
 
 def test_no_target_of_a_trial_is_trained_on_however_short_histories_become():

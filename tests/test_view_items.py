@@ -36,6 +36,16 @@ def test_rows_of_images_are_drawn_as_they_are_however_many_they_hold():
     assert picture._repr_mimebundle_()[0]["image/png"]  # one dollar would otherwise begin a formula
 
 
+def test_weights_of_patches_lie_over_the_lines_that_have_them():
+    pixels, grid = np.zeros((2, 28, 28)), np.random.default_rng(0).random((2, 4, 4))
+    picture = figures.image_rows({"photo": ("image", pixels), "plain": ("image", pixels)}, "", over={"photo": grid})
+    over = [ax.images[1].get_array() for ax in picture.figure.axes[:2]]
+    np.testing.assert_array_equal(over, grid)
+    first, second = picture.figure.axes[0].images
+    assert first.get_extent() == second.get_extent() and second.norm.vmax == grid.max()
+    assert len(picture.figure.axes[2].images) == 1
+
+
 def test_restored_patches_stand_in_the_gaps_and_nowhere_else():
     rng = np.random.default_rng(0)
     true, new = (image.patches(rng.random((2, 28, 28))) for _ in range(2))

@@ -77,6 +77,13 @@ class Domain(NamedTuple):
                 if rows:
                     yield self.prompt(rows, max(start, rows[0] - int(rng.integers(before + 1))))
 
+    def drawn_windows(self, count: int, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> list[Prompt]:
+        """`count` windows as in `windows`, from anywhere."""
+        first = rng.integers(len(self.user), size=count)
+        start, end = (np.searchsorted(self.user, self.user[first], side) for side in ("left", "right"))
+        last, since = np.minimum(first + size, end), np.maximum(start, first - rng.integers(before + 1, size=count))
+        return [self.prompt(range(*rows), s) for *rows, s in zip(first, last, since, strict=True)]
+
     def prompt(self, rows: range, since: int) -> Prompt:
         """Events `rows` of one user as a target, each after its request where that is new; the history from `since`."""
         target, last = [], ""
@@ -92,6 +99,12 @@ class Domain(NamedTuple):
         starts = np.searchsorted(self.user, self.user[rows])
         prompts = (self.prompt(range(r, r + 1), max(start, r - history)) for r, start in zip(rows, starts, strict=True))
         return [p._replace(request=self.requests[r]) if in_source else p for r, p in zip(rows, prompts, strict=True)]
+
+    def texts(self) -> Iterator[str]:
+        """All that a tokenizer has to know."""
+        yield from map(self.event, range(len(self.item)))
+        yield from self.profiles
+        yield from (f"{request}:" for request in np.unique(self.requests))
 
 
 def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:

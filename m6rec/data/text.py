@@ -158,7 +158,7 @@ class Tokenizer:
         """The beginning of a target region, which generation continues."""
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
-    def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 48) -> Tokens:
+    def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 80) -> Tokens:
         """At most `source` and `target` tokens: a target is cut at its end."""
         ids, loss_mask = [], []
         for prompt in prompts:

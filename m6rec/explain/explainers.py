@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from m6rec.config import InputError
+from m6rec.config import MODALITIES, InputError
 from m6rec.data.context import Context
+from m6rec.data.features import Features
 from m6rec.generate import fill
 from m6rec.train import losses
 
@@ -171,10 +172,29 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
 
 def captions(model: Model, items: np.ndarray) -> list[str]:
     """Texts of items (codes), written from their photographs alone."""
-    content = model.features.take(items).drop("sound")
-    gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
-    ids = fill(model.network, content._replace(text=gap).to(model.device))
+    ids = fill(model.network, _untold(model, items).drop("sound"))
     return [model.tokenizer.bpe.decode(row[row > 0].tolist()) for row in ids]
+
+
+def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The words (W) of a caption from all that an item has but its text, and what each attended to.
+
+    Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words.
+    """
+    source, steps = _untold(model, np.array([item])), []
+    ids = fill(model.network, source, weights=True, trace=steps)[0]
+    ids, modality = ids[ids > 0].tolist(), model.network.items.embed(source).modality.cpu().numpy()
+    seen = torch.stack([torch.stack(step.weights)[:, 0, 0, :, : len(modality)].mean((0, 1)) for step in steps])
+    seen = seen[: len(ids)].cpu().numpy()  # (W, L)
+    parts = {m: seen[:, modality == MODALITIES.index(m)] for m in model.network.items.patches}
+    return [model.tokenizer.bpe.decode([word]) for word in ids], parts
+
+
+def _untold(model: Model, items: np.ndarray) -> Features:
+    """Contents of items (codes), the whole text a gap."""
+    content = model.features.take(items)
+    gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
+    return content._replace(text=gap).to(model.device)
 
 
 MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100

@@ -129,6 +129,14 @@ class Stack(nn.ModuleList):
         own = range(min(layers, 1) if shared else layers)
         super().__init__(block(config.width, config.heads, config.dropout) for _ in own)
 
+    @classmethod
+    def of(cls, blocks: Sequence[nn.Module]) -> "Stack":
+        """Of blocks that another stack has, too."""
+        stack = cls.__new__(cls)
+        nn.ModuleList.__init__(stack, blocks)
+        stack.depth = len(blocks)
+        return stack
+
     def forward(
         self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
         keys: tuple[Tensor, Tensor] | None = None, past: Sequence[KVCache] | None = None, first: int = 0,

@@ -11,6 +11,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -280,29 +281,32 @@ class ContentDecoder(nn.Module):
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
         positions = torch.cat((tokens.positions, first + torch.arange(target.shape[1], device=x.device)))
-        x, caches = self._read(items, x, unilm_mask(tokens.present, present), positions)
+        x, caches, _ = self._read(items, x, unilm_mask(tokens.present, present), positions)
         cache = TextCache(torch.cat((tokens.present, present), 1), caches)
         return TextOutput(x, x[:, len(tokens.positions) :] @ items.tokens.weight.T, cache, []), first
 
-    def decode_step(self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor) -> TextOutput:
+    def decode_step(
+        self, items: ItemEncoder, target: Tensor, past: TextCache, position: Tensor, *, weights: bool = False
+    ) -> TextOutput:
         """One more token (B, 1), at a position (1,)."""
         x, present = items.tokens(target) + items.modality.weight[0], torch.cat((past.present, target > 0), 1)
-        x, caches = self._read(items, x, segment_mask(present), position, past.layers)
-        return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), [])
+        x, caches, seen = self._read(items, x, segment_mask(present), position, past.layers, weights)
+        return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), seen)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
         tokens = items.embed(content, hidden)
-        x, _ = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions)
+        x = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions).states
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
 
     def _read(
-        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = ()
-    ) -> tuple[Tensor, list[KVCache]]:
+        self, items: ItemEncoder, x: Tensor, mask: Tensor, positions: Tensor, past: Sequence[KVCache] = (),
+        weights: bool = False,
+    ) -> Run:  # fmt: skip
         depth = items.local.depth
-        local = items.local(x, mask, positions, past=past[:depth])
-        run = self.blocks(local.states, mask, positions, past=past[depth:])
-        return self.norm(run.states), [*local.caches, *run.caches]
+        local = items.local(x, mask, positions, past=past[:depth], weights=weights)
+        run = self.blocks(local.states, mask, positions, past=past[depth:], weights=weights)
+        return Run(self.norm(run.states), [*local.caches, *run.caches], [*local.weights, *run.weights])
 
 
 class Network(nn.Module):
@@ -326,6 +330,7 @@ class Network(nn.Module):
         self.digits = DigitDecoder(config, widths_for(n, config.digits, config.free_leaves), n)
         self.text_decoder = ContentDecoder(config, {})
         self.patch_decoder = ContentDecoder(config, sizes) if sizes else None
+        self.segments = nn.Embedding(2, config.width) if config.text_weight else None
         self._keep(content)
         for m, patch in self.items.patches.items():
             if len(seen := getattr(content, m)[present[m] & (codes >= 0)]):
@@ -346,6 +351,22 @@ class Network(nn.Module):
         present = zip(lengths, others[-1][distinct], strict=True)
         keys = [(int(length), *(m for m, i in used if row[i])) for length, row in present]
         self.groups = {key: distinct[[k == key for k in keys]] for key in sorted(set(keys))}
+
+    @property
+    def text(self) -> "TextTransformer":
+        """The same weights for prompts: the token table, the local layers, then the text decoder's.
+
+        `InputError` for a network that no prompt has taught.
+        """
+        if self.segments is None:
+            raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
+        config, decoder = self.items.config, self.text_decoder
+        with torch.device("meta"):  # no numbers are drawn
+            network = TextTransformer(replace(config, joint_layers=1), 1)
+        network.depth = config.local_layers + config.decoder_layers
+        network.tokens, network.segments, network.norm = self.items.tokens, self.segments, decoder.norm
+        network.blocks = Stack.of([*self.items.local, *decoder.blocks])
+        return network.train(self.training)
 
     @property
     def content(self) -> Features:
@@ -403,13 +424,14 @@ class Network(nn.Module):
         vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
-    def extended(self, content: Features, vectors: Tensor) -> "Network":
-        """A copy with new items of vectors (n, D) on free leaves; content of all."""
+    def extended(self, content: Features, vectors: Tensor | None = None) -> "Network":
+        """A copy with other content, of all items; new ones of vectors (n, D) are on free leaves."""
         new = copy.deepcopy(self).cpu()
         new._keep(content)
-        new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
-        new.digits.insert(vectors.cpu())
-        return new
+        if vectors is not None:
+            new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
+            new.digits.insert(vectors.cpu())
+        return new.eval()
 
     @staticmethod
     def score(state: Tensor, items: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from m6rec.config import MODALITIES, Config
 from m6rec.data.context import Context
 from m6rec.data.features import FILE_MODALITIES, Features
-from m6rec.data.prompts import Windows
+from m6rec.data.prompts import Domain, Windows
 from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Tokenizer, Tokens, pad
 from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
@@ -29,6 +29,7 @@ ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
 TEMPERATURE = 0.07  # of cosines in `info_nce`: CLIP's (Radford et al. 2021)
+PROMPTS = 24  # drawn in a step, each with up to eight items to write
 INFILL = 0.2  # share of the prompts in which a span of the source is hidden
 SPAN = 8  # tokens of a hidden span, at most
 
@@ -36,26 +37,47 @@ SPAN = 8  # tokens of a hidden span, at most
 def loss_weights(config: Config) -> dict[str, float]:
     """Only those that are not 1."""
     names = {"infill": "infill", "image": "patch", "sound": "patch", "align": "align", "teacher": "teacher"}
+    names |= {"tokens": "text", "contrastive": "text"}
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
 Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
 
 
+class Taught(NamedTuple):
+    """What a step learns from, beside its events."""
+
+    content: Features  # of the items in training events
+    near: Smoothed
+    words: "Words | None"
+
+
+class Words(NamedTuple):
+    domain: Domain
+    tokenizer: Tokenizer
+    items: "Catalogue"  # the negatives of an item
+
+
 def pretraining(
-    network: Network, batch: Context, config: Config, content: Features, near: Smoothed, rng: np.random.Generator
+    network: Network, batch: Context, config: Config, taught: Taught, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(near)}
-    return losses if config.item_epochs else losses | item_content(network, content, config, rng)
+    """The next event; contents, in whatever has a weight; prompts in words."""
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(taught.near)}
+    if config.infill_weight or config.patch_weight or config.align_weight:
+        losses |= item_content(network, taught.content, config, rng)
+    if words := taught.words:
+        prompts = words.tokenizer.encode(words.domain.drawn_windows(PROMPTS, rng))
+        losses |= text(network.text, hide(prompts, rng), words.items)
+    return losses
 
 
-def finetuning(
-    network: Network, batch: Context, config: Config, content: Features, near: Smoothed, *_: object
-) -> dict[str, Tensor]:
-    """The dense head learns the next event, and teaches the digits, too."""
-    found = predict(network, mask_request(batch), config)
+def finetuning(network: Network, batch: Context, config: Config, taught: Taught, *_: object) -> dict[str, Tensor]:
+    """The dense head teaches the digits, and goes on to learn the next event, where it would not forget other tasks."""
+    with torch.set_grad_enabled(not taught.words):
+        found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
-    return {"next": found.cross_entropy(near), "digits": path, "teacher": distilled}
+    losses = {"digits": path, "teacher": distilled}
+    return losses if taught.words else {"next": found.cross_entropy(taught.near), **losses}
 
 
 def mask_request(batch: Context) -> Context:

@@ -60,7 +60,7 @@ def pretrain(
 
     whole: an item's negatives are all items of the domains, not the batch's.
     """
-    tokenizer = Tokenizer.fit(_words(domains), config.vocabulary)
+    tokenizer = Tokenizer.fit((text for domain in domains for text in domain.texts()), config.vocabulary)
     torch.manual_seed(config.seed)
     network = TextTransformer(config, len(tokenizer))
     with torch.no_grad():
@@ -122,13 +122,6 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
         rows += [part[i : i + size] for i in range(0, len(part), size)]
     for i in rng.permutation(len(rows)):
         yield tokenizer.encode(rows[i], SOURCE, TARGET)
-
-
-def _words(domains: Sequence[Domain]) -> Iterator[str]:
-    for domain in domains:
-        yield from map(domain.event, range(len(domain.item)))
-        yield from domain.profiles
-        yield from (f"{request}:" for request in np.unique(domain.requests))
 
 
 # ---- adapting

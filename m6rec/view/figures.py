@@ -386,19 +386,25 @@ STYLES = {
 }
 
 
-def image_rows(rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = ()) -> Picture:
+def image_rows(
+    rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = (),
+    over: Mapping[str, np.ndarray] = {},
+) -> Picture:  # fmt: skip
     """A line for each name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
-    `data`: the means.
+    over: of some lines, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
     """
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * max(map(len, rows)), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
     for line, (name, (modality, images)) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        for ax, one in zip(line, images, strict=False):
+        for column, (ax, one) in enumerate(zip(line, images, strict=False)):
             ax.set_facecolor(LINES[6])  # a gap is neither black nor white
-            ax.imshow(one, **STYLES[modality])
+            drawn = ax.imshow(one, **STYLES[modality])
+            if name in over:
+                style = {"vmin": 0, "vmax": over[name].max(), "alpha": 0.6, "aspect": ax.get_aspect()}
+                ax.imshow(over[name][column], "viridis", extent=drawn.get_extent(), **style)
     for ax, text in zip(axes[-1], below, strict=False):
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
     data = pd.DataFrame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
