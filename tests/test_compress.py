@@ -109,12 +109,12 @@ def test_a_family_trains_each_network_once_and_finds_it_again(segmented, tmp_pat
         return [version(network) for network in made]
 
     first, files = versions(), sorted((tmp_path / "models").iterdir())
-    assert len(set(first)) == 5 and len(files) == 6  # a base too
+    assert len(set(first)) == 5 and len(files) == 8  # and three bases
     assert versions() == first and sorted((tmp_path / "models").iterdir()) == files
     other = Variants(segmented, config, steps=8, tune=4)
     assert version(other.edge(depth=2)) != first[3]  # another teacher
     taught = [
-        version(other.train("own", other._new(1), partial(losses.distillation, teacher=teacher)))
+        version(other.train("own", other._base(1), partial(losses.distillation, teacher=teacher)))
         for teacher in (other.full(), other.late(1))
     ]
     assert taught[0] != taught[1]

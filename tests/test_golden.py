@@ -182,6 +182,7 @@ def trained() -> tempfile.TemporaryDirectory:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", home.name)
         variants().full()
+        variants()._base(2, 32, shared=True, embedding_size=6)  # the student's
     return home
 
 

@@ -284,7 +284,7 @@ class Windows(NamedTuple):
     source: torch.Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: torch.Tensor  # (B, C, L) int64
     clicked: torch.Tensor  # (B, C) float32: 1 clicked, 0 not, -1 no candidate
-    item: torch.Tensor  # (B, C) int64: the candidates' codes, for baselines
+    item: torch.Tensor  # (B, C) int64: the candidates' codes, -1 where there is none
 
     def rows(self, rows: slice) -> "Windows":
         return Windows(*(part[rows] for part in self))
@@ -298,7 +298,7 @@ class ClickWindows(Ratings):
     """
 
     def __init__(
-        self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: float = 0.1,
+        self, data: Dataset, *, length: int = 6, history: int = 16, vocabulary: int = 3000, held: float = 0.1,
         candidates: int = 24,
     ):  # fmt: skip
         super().__init__(data, held)
@@ -349,9 +349,9 @@ class ClickWindows(Ratings):
         keys += rng.gumbel(size=keys.shape)  # the largest are draws without replacement: `generate.gumbel_top_k`
         drawn = np.argpartition(-keys, n)[:, :n]
         shown = clicked & (np.take_along_axis(keys, drawn, 1) > -np.inf)  # one drawn for each clicked
-        item = np.concatenate((self.item[rows], drawn), 1)
-        items = np.where(np.concatenate((clicked, shown), 1)[..., None], self.items[item], PAD)
-        labels = np.concatenate((np.where(clicked, 1, -1), np.where(shown, 0, -1)), 1).astype(np.float32)
+        item = np.concatenate((np.where(clicked, self.item[rows], -1), np.where(shown, drawn, -1)), 1)
+        items = np.where(item[..., None] < 0, PAD, self.items[item])
+        labels = np.where(item < 0, -1, np.arange(2 * n) < n).astype(np.float32)
         before = starts[:, None] - np.arange(self.n_history, 0, -1)  # (B, T)
         events = self.events[self.item[before], np.rint(self.value[before]).astype(np.int64) - 1]
         events = np.where((before >= self.data.offsets[user][:, None])[..., None], events, PAD)

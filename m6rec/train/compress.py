@@ -27,32 +27,37 @@ def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 
     return torch.cat([torch.stack([*network.eval().exits(part, local_layers)]) for part in parts], 1).cpu().numpy()
 
 
+def any_cut(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
+    """`exit_losses` after a drawn number of local layers: matching is learnt soonest where segments are read apart."""
+    return exit_losses(network, windows, int(torch.randint(network.depth, ())))
+
+
 class Variants:
     """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
 
-    They begin from one network of full depth (`config.joint_layers`) after `steps`, and see labels for `tune` more.
+    A network first sees labels for `steps` with any number of local layers, then for `tune` more in its own way.
     """
 
     def __init__(self, data: ClickWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
+        self._tables: dict[int, Tensor] = {}  # of token embeddings by size
 
     def full(self) -> TextTransformer:
-        return self.train("full", self._base(), exit_losses)
+        return self.shallow(self.config.joint_layers)
 
     def late(self, joint: int) -> TextTransformer:
         """Segments interact in the last `joint` layers only."""
         loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
-        return self.train(f"late-{joint}", self._base(), loss)
+        return self.train(f"late-{joint}", self._base(self.config.joint_layers), loss)
 
     def shallow(self, depth: int) -> TextTransformer:
-        """Of fewer layers from the first step on, for as many steps."""
-        return self.train(f"shallow-{depth}", self._new(depth), exit_losses, self.steps + self.tune)
+        """Of fewer layers from the first step on; all of them joint."""
+        return self.train(f"joint-{depth}", self._base(depth), exit_losses)
 
-    def edge(self, depth: int = 4, width: int = 32, embedding_size: int = 8) -> TextTransformer:
+    def edge(self, depth: int = 4, width: int = 32, embedding_size: int = 6) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
-        small = self._new(depth, width, shared=True, embedding_size=embedding_size)
-        loss = partial(distillation, teacher=self.full())
-        return self.train("edge", small, loss, self.steps + self.tune)
+        small = self._base(depth, width, shared=True, embedding_size=embedding_size)
+        return self.train("edge", small, partial(distillation, teacher=self.full()), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
@@ -85,18 +90,17 @@ class Variants:
         fit(network, stage, self.config, steps, *told, self.data.fingerprint, keep=True)
         return network
 
-    def _base(self) -> TextTransformer:
-        return self.train("base", self._new(self.config.joint_layers), exit_losses, steps=self.steps)
-
-    def _new(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
+    def _base(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
         """Words that follow each other in training histories begin with near vectors."""
         torch.manual_seed(self.config.seed)
         config, data = replace(self.config, joint_layers=depth, width=width or self.config.width), self.data
         network = TextTransformer(config, len(data.tokenizer), scores=True, **options)
+        if (size := network.tokens.embedding_dim) not in self._tables:
+            read = domain(data.data, data.is_train)
+            self._tables[size] = cooccurrence_init([read], data.tokenizer, size, self.config.seed)
         with torch.no_grad():
-            table, words = network.tokens.weight, domain(data.data, data.is_train)
-            table[1:] = cooccurrence_init([words], data.tokenizer, table.shape[1], self.config.seed)[1:]
-        return network
+            network.tokens.weight[1:] = self._tables[size][1:]
+        return self.train("base", network, any_cut, self.steps)
 
 
 def _matrices(network: nn.Module) -> list[nn.Module]:
