@@ -31,7 +31,8 @@ It has no ID embeddings, so that it recommends items that it has never seen.
 the last two events were not read, either.
 
 **Training.** `m6rec.tasks.heldout.JOINT`: item contents first (masked words, masked patches, alignment, spectral
-embedding); then these beside the next event and the next item in words; then the digits of the semantic IDs alone.
+embedding); then these beside the next event and the next item in words; then the semantic IDs, while the item encoder
+stays as it is.
 
 **Terms.** Apache-2.0, as m6rec; the media's licences are in `data/licences`. Made for teaching: it knows invented
 preferences, and nothing of real people.

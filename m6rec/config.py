@@ -74,7 +74,7 @@ class Config:
     infill_weight: float = 0.0  # of text infilling, captions included: it costs a tenth of the NDCG@10
     patch_weight: float = 0.2  # of masked image and sound patches
     align_weight: float = 0.1  # of the contrast between an item's modalities
-    text_weight: float = 0.0  # of prompts in words. Above 0, one training teaches all, then the digits alone
+    text_weight: float = 0.0  # of prompts in words, in pretraining
     teacher_weight: float = 1.0  # of the dense head's distillation into the digits
     # Standard deviation of the items' `cooccurrence.spectral` vectors: ID embeddings start there, or, with
     # identity=False, contents learn to predict them in `item_epochs`. 0: neither.

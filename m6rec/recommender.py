@@ -82,11 +82,17 @@ class M6Rec:
         return rows
 
     def fine_tune(self, **options: object) -> list[Epoch]:
-        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2."""
+        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2.
+
+        A model that reads prompts keeps its item encoder, which would forget them.
+        """
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
-        return self._train(stage, {"start": self._pretrained, **options})
+        self.network.items.requires_grad_(not self.config.text_weight)
+        rows = self._train(stage, {"start": self._pretrained, **options})
+        self.network.items.requires_grad_(True)
+        return rows
 
     @property
     def text(self) -> Backbone:
@@ -97,12 +103,12 @@ class M6Rec:
         """Training on all events, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
-        sizes, words = {"length": config.history, "batch": config.batch}, None
+        sizes, prompts = {"length": config.history, "batch": config.batch}, None
         if config.text_weight:
             read = domain(data, split.train)
             items = losses.catalogue_of(read.items[np.unique(read.item)], self.tokenizer, self.device)
-            words = losses.Words(read, self.tokenizer, items)
-        taught = losses.Taught(self._training_content, near, words)
+            prompts = losses.Prompts(read, self.tokenizer, items)
+        corpus = losses.Corpus(self._training_content, near, prompts)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
             return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
@@ -111,7 +117,7 @@ class M6Rec:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-            return loss(network, batch, config, taught, rng)
+            return loss(network, batch, config, corpus, rng)
 
         return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
 

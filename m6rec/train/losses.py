@@ -44,40 +44,39 @@ def loss_weights(config: Config) -> dict[str, float]:
 Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
 
 
-class Taught(NamedTuple):
+class Corpus(NamedTuple):
     """What a step learns from, beside its events."""
 
     content: Features  # of the items in training events
     near: Smoothed
-    words: "Words | None"
+    prompts: "Prompts | None"
 
 
-class Words(NamedTuple):
+class Prompts(NamedTuple):
     domain: Domain
     tokenizer: Tokenizer
     items: "Catalogue"  # the negatives of an item
 
 
 def pretraining(
-    network: Network, batch: Context, config: Config, taught: Taught, rng: np.random.Generator
+    network: Network, batch: Context, config: Config, corpus: Corpus, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The next event; contents, in whatever has a weight; prompts in words."""
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(taught.near)}
+    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(corpus.near)}
     if config.infill_weight or config.patch_weight or config.align_weight:
-        losses |= item_content(network, taught.content, config, rng)
-    if words := taught.words:
-        prompts = words.tokenizer.encode(words.domain.drawn_windows(PROMPTS, rng))
-        losses |= text(network.text, hide(prompts, rng), words.items)
+        losses |= item_content(network, corpus.content, config, rng)
+    if corpus.prompts:
+        domain, tokenizer, items = corpus.prompts
+        drawn = tokenizer.encode(domain.drawn_windows(PROMPTS, rng))
+        losses |= text(network.text, hide(drawn, rng), items)
     return losses
 
 
-def finetuning(network: Network, batch: Context, config: Config, taught: Taught, *_: object) -> dict[str, Tensor]:
-    """The dense head teaches the digits, and goes on to learn the next event, where it would not forget other tasks."""
-    with torch.set_grad_enabled(not taught.words):
-        found = predict(network, mask_request(batch), config)
+def finetuning(network: Network, batch: Context, config: Config, corpus: Corpus, *_: object) -> dict[str, Tensor]:
+    """The dense head learns the next event, and teaches the digits, too."""
+    found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
-    losses = {"digits": path, "teacher": distilled}
-    return losses if taught.words else {"next": found.cross_entropy(taught.near), **losses}
+    return {"next": found.cross_entropy(corpus.near), "digits": path, "teacher": distilled}
 
 
 def mask_request(batch: Context) -> Context:
