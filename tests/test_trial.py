@@ -9,7 +9,7 @@ from fixtures import small_data
 from m6rec.config import MODALITIES, InputError
 from m6rec.explain.explainers import Reconstruction, captioned, captions, reconstruct
 from m6rec.recommender import M6Rec
-from m6rec.tasks.heldout import Bazaar, ColdStart, mean_logits, weights_by_dropping
+from m6rec.tasks.heldout import Bazaar, ColdStart, mean_logits, swapped, weights_by_dropping
 
 
 class Known:
@@ -142,6 +142,17 @@ def test_other_contents_are_those_that_are_ranked_by_and_the_model_keeps_its_own
     assert not np.allclose(other.scores(users), model.scores(users), atol=1e-6)
     with pytest.raises(InputError, match="one row"):
         model.with_contents(model.features.take(turned[:-1]))
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_swapped_photograph_is_another_of_the_same_class_or_of_another_class(shop, model, within):
+    there = model.features.present[:, MODALITIES.index("image")]
+    groups = shop.data.items["category"].where(there)
+    marked = np.broadcast_to(np.arange(len(there), dtype=np.float32)[:, None, None], model.features.image.shape)
+    numbered = model.with_contents(model.features._replace(image=marked))
+    donors = swapped(numbered, "image", groups, within).features.image[:, 0, 0].astype(int)
+    assert (donors[~there] == np.flatnonzero(~there)).all() and (donors[there] != np.flatnonzero(there)).all()
+    assert ((groups[donors[there]].to_numpy() == groups[there].to_numpy()) == within).all()
 
 
 def test_no_target_of_a_trial_is_trained_on_however_short_histories_become():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
@@ -118,6 +119,19 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
     change /= change.mean(0).clamp(min=1e-9)
     return (change / change.sum(1, keepdim=True).clamp(min=1e-9)).cpu().numpy()
+
+
+def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: int = 0) -> M6Rec:
+    """A model whose items have the photographs or recordings of others, `within` their group or of other groups.
+
+    groups: (N,), NaN for items that lack the modality and stay as they are.
+    """
+    rng, donors = np.random.default_rng(seed), np.arange(len(groups))
+    for group, rows in groups.groupby(groups).indices.items():
+        others, n = np.flatnonzero(groups.notna() & (groups != group)), len(rows)
+        own = rows[(np.arange(n) + rng.integers(1, max(n, 2), n)) % n]
+        donors[rows] = own if within else rng.choice(others, n)
+    return model.with_contents(model.features._replace(**{modality: getattr(model.features, modality)[donors]}))
 
 
 def caused_events(
