@@ -23,7 +23,7 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import SCALES, Domain, Ratings, RatingWindows, domain
+from m6rec.data.prompts import SCALES, ClickWindows, Domain, Ratings, domain
 from m6rec.data.text import Tokenizer
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
@@ -162,8 +162,8 @@ def adaptation(method: str) -> list[float]:
 
 
 @cache
-def segmented() -> RatingWindows:
-    return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
+def segmented() -> ClickWindows:
+    return ClickWindows(rated(), length=6, history=4, vocabulary=300, held=2, candidates=4)
 
 
 def variants() -> Variants:
@@ -186,6 +186,7 @@ def trained() -> tempfile.TemporaryDirectory:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", home.name)
         variants().full()
+        variants()._base(2, 32, shared=True, embedding_size=6)  # the student's
     return home
 
 
@@ -212,10 +213,6 @@ def likes() -> list[float]:
     return losses(lambda: din(known, known.test))
 
 
-def distilled(variants: Variants) -> object:
-    return variants.distilled(2)
-
-
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
@@ -237,7 +234,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
-    "segments, distilled": lambda: from_full(distilled),
+    "segments, shallow": lambda: segments(lambda variants: variants.shallow(2)),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "likes, DIN": likes,
