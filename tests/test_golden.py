@@ -112,12 +112,9 @@ def items() -> list[float]:
     return pretraining(bazaar(), item_epochs=1, local_layers=2, **CONTENT)
 
 
-def jointly(stage: str) -> list[float]:
-    """Contents and prompts beside the events; then the digits alone."""
-    one = model(bazaar(), identity=False, item_epochs=0, text_weight=0.2, **CONTENT)
-    if stage == "digits":
-        one.pretrain()
-    return losses(one.pretrain if stage == "events" else one.fine_tune)
+def jointly() -> list[float]:
+    """Contents and prompts beside the events."""
+    return pretraining(bazaar(), identity=False, text_weight=0.2, **CONTENT)
 
 
 def events_and_content(fusion: str) -> list[float]:
@@ -133,7 +130,8 @@ def noise(_: object, tokenizer: Tokenizer, width: int, seed: int) -> torch.Tenso
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((len(tokenizer), width)) / width**0.5).float()
 
 
-evenly = patch.object(text_training, "cooccurrence_init", noise)
+evenly = patch.multiple("m6rec.train.text", cooccurrence_init=noise)
+evenly_too = patch.multiple("m6rec.train.compress", cooccurrence_init=noise)
 
 
 @evenly
@@ -170,6 +168,7 @@ def variants() -> Variants:
     return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
 
 
+@evenly_too
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
@@ -190,6 +189,7 @@ def trained() -> tempfile.TemporaryDirectory:
     return home
 
 
+@evenly_too
 def from_full(network: Callable[[Variants], object]) -> list[float]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", trained().name)
@@ -216,8 +216,7 @@ def likes() -> list[float]:
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
-    "jointly, events": lambda: jointly("events"),
-    "jointly, digits": lambda: jointly("digits"),
+    "jointly": jointly,
     "events": lambda: pretraining(small_data()),
     "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
