@@ -406,8 +406,14 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
-def din(ratings: Ratings, rows: np.ndarray, *, epochs: int = 4, seed: int = 0) -> np.ndarray:
-    """Log-odds that these rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts."""
+def din(
+    ratings: Ratings, rows: np.ndarray, train: np.ndarray | None = None, *, epochs: int = 4, seed: int = 0
+) -> np.ndarray:
+    """Log-odds that these rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts.
+
+    train: the labelled examples, by default all of them.
+    """
+    train = ratings.train if train is None else train
     torch.manual_seed(seed)
     rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
@@ -423,7 +429,7 @@ def din(ratings: Ratings, rows: np.ndarray, *, epochs: int = 4, seed: int = 0) -
         return np.concatenate([network.eval()(part).cpu().numpy() for part in parts])
 
     for _ in range(epochs):
-        batches = np.array_split(rng.permutation(ratings.train), max(1, len(ratings.train) // 128))
+        batches = np.array_split(rng.permutation(train), max(1, len(train) // 128))
         train_epoch(network, optimizer, batches, losses)
         auc = roc_auc_score(ratings.liked[ratings.valid], scores(ratings.valid))
         if auc >= best:

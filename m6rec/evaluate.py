@@ -289,6 +289,30 @@ class Interval(NamedTuple):
     seeds: int
 
 
+def auc_by_user(scores: np.ndarray, positive: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """(U,) whose mean is the AUC over all pairs, and whose spread gives its interval over users (Obuchowski 1997).
+
+    scores, positive (bool), user: (E,). A user's events add how far their shares of won pairs are from the AUC.
+    """
+    below, won = stats.rankdata(scores), np.empty(len(scores))
+    for own in (positive, ~positive):
+        won[own] = (below[own] - stats.rankdata(scores[own])) / (~own).sum()
+    won = np.where(positive, won, 1 - won)  # a like above dislikes, a dislike below likes
+    auc, user = won[positive].mean(), np.unique(user, return_inverse=True)[1]
+    apart = (won - auc) / np.where(positive, positive.sum(), (~positive).sum())
+    return auc + (user.max() + 1) * np.bincount(user, apart)
+
+
+def gauc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The AUC of each row: scores (..., B, C), labels (B, C) of 1, 0 or, where nothing counts, -1 -> (..., B).
+
+    Its mean over users is GAUC (Zhu et al. 2017). A tie is half a win. NaN for a row without a 1 or a 0.
+    """
+    rank, hit = stats.rankdata(np.where(labels < 0, np.inf, scores), axis=-1), labels == 1
+    n = hit.sum(-1)
+    return (np.where(hit, rank, 0).sum(-1) - n * (n + 1) / 2) / (n * (labels == 0).sum(-1))
+
+
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
     """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 

@@ -176,13 +176,14 @@ def search(
     return steps
 
 
-def best_path(steps: Sequence[Step]) -> Tensor:
-    """The tokens (B, T) of each row's best sequence."""
-    tokens, at = [], torch.zeros_like(steps[-1].tokens[:, :1])
+def best_paths(steps: Sequence[Step], count: int = 1) -> Tensor:
+    """The tokens (B, count, T) of each row's best sequences."""
+    last = steps[-1].tokens
+    tokens, at = [], torch.arange(count, device=last.device).expand(len(last), -1)
     for step in reversed(steps):
         tokens.append(step.tokens.gather(1, at))
         at = step.parents.gather(1, at)
-    return torch.cat(tokens[::-1], 1)
+    return torch.stack(tokens[::-1], 2)
 
 
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -248,12 +249,12 @@ def trie(tokenizer: Tokenizer, sets: Sequence[Sequence[str]]) -> Trie:
 @torch.no_grad()
 def write(
     made: Backbone, texts: Sequence[Prompt], length: int = 24, turn: int = 0,
-    among: Sequence[Sequence[str]] | None = None, **options: object,
+    among: Sequence[Sequence[str]] | None = None, answers: int = 1, **options: object,
 ) -> list[list[str]]:  # fmt: skip
     """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
-    among: for each text the whole sentences that may answer, however long: their trie masks all else. options: beam,
-    and of `search`, for 64 texts at a time.
+    among: for each text the whole sentences that may answer, however long: their trie masks all else. answers: those of
+    so many, the likeliest first. options: beam, and of `search`, for 64 texts at a time.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
     tree, sets = None, {id(some): some for some in among or ()}
@@ -264,7 +265,7 @@ def write(
     def read(words: Tensor, level: int, past: TextCache, weights: bool) -> TextOutput:
         return network.decode_step(words, past, weights=weights)
 
-    options = {"special": tokenizer.special, "vocabulary": len(tokenizer), "trie": tree, **options}
+    options = {"beam": answers, "special": tokenizer.special, "vocabulary": len(tokenizer), "trie": tree, **options}
     for at in range(0, len(texts), CHUNK):
         part = texts[at : at + CHUNK]
         source = torch.from_numpy(tokenizer.encode(part, SOURCE).source)
@@ -275,7 +276,9 @@ def write(
         start = [list(sets).index(id(some)) for some in among[at : at + CHUNK]] if among else word
         start = torch.as_tensor(start, device=word.device)
         steps = write_words(read, word, start, past, length, **options)
-        out += [tokenizer.decode(words) for words in best_path(steps).tolist()]
+        paths, scores = best_paths(steps, answers).tolist(), steps[-1].scores[:, :answers].tolist()
+        out += [[words for path, score in zip(*row, strict=True) if score > -np.inf for words in tokenizer.decode(path)]
+                for row in zip(paths, scores, strict=True)]  # fmt: skip
     return out
 
 
@@ -292,7 +295,8 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
         return decoder.decode_step(network.items, words, past, first + level, weights=weights)
 
     vocabulary = network.items.tokens.num_embeddings
-    words = best_path(write_words(read, given, given, source_read.cache, length, len(SPECIAL), vocabulary, **options))
+    steps = write_words(read, given, given, source_read.cache, length, len(SPECIAL), vocabulary, **options)
+    words = best_paths(steps)[:, 0]
     return nn.functional.pad(words.masked_fill(words == EOS, PAD), (0, length - words.shape[1]))
 
 

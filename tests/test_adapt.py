@@ -187,17 +187,25 @@ def test_an_example_does_not_know_its_own_rating_or_a_held_out_one():
     np.testing.assert_allclose(other.numbers["others"][of_film], one.numbers["others"][of_film])
 
 
-def test_pretraining_reads_no_held_out_event_and_nobody_whose_labels_come_first():
-    one = known(ratings())
-    read = one.pretraining()
-    wanted = one.train[one.user[one.train] % 4 != 0]
-    assert (read.item == one.item[wanted]).all() and (read.values == one.value[wanted]).all()
-    drawn = one.drawn(seed=0)
-    assert not np.isin(one.user[drawn], read.user).any() and len(drawn) + len(wanted) == len(one.train)
-    assert sorted(one.drawn(seed=1)) == sorted(drawn) and (one.drawn(seed=1) != drawn).any()
-    written = [part for text in read.windows(np.random.default_rng(0)) for part in text.target]
-    assert len(written) == 3 * len(wanted)  # numbers, film and opinion of every event, once
-    assert sum(part in prompts.RATINGS.values() for part in written) == len(wanted)
+def test_unrated_events_do_not_know_a_rating():
+    one, changed = known(ratings()), known(ratings(changed=3))
+    read = one.unrated()
+    assert (read.item == one.item).all() and np.isnan(read.values).all() and not read.requests.any()
+    written = [str(text) for text in read.windows(np.random.default_rng(0))]
+    assert written == [str(text) for text in changed.unrated().windows(np.random.default_rng(0))]
+    assert not any(word in text for text in written for word in ("user-", "others-", "loved", "hated"))
+
+
+def test_new_words_are_one_token_each_and_lie_on_a_line_in_order(made):
+    more = text_training.add_words(made, prompts.SCALES)
+    old, new = made.network.tokens.weight, more.network.tokens.weight
+    assert torch.equal(new[: len(old)], old) and len(more.tokenizer) == len(new)
+    ids = more.tokenizer.ids("user-4 others-40 good film")
+    assert ids[2:] == made.tokenizer.ids("good film") and min(ids[:2]) >= len(old)
+    row = new[[more.tokenizer.ids(word)[0] for word in prompts.SCALES[0]]]
+    steps = row.diff(dim=0)
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps), atol=1e-5, rtol=0)
+    assert steps.norm() > 0 and text_training.add_words(made, ()).network.tokens.weight.shape == old.shape
 
 
 def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made):
@@ -205,7 +213,7 @@ def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made
     row = one.test[-1:]
     text = one.texts(row, events=100)[0]
     assert len(text.history) == (one.is_train & (one.user == one.user[row])).sum()
-    assert len(text.target) == 2 and text.target[0].startswith("user-") and "film number" in text.target[1]
+    assert len(text.target) == 2 and text.target[1].startswith("user-") and "film number" in text.target[0]
     tokens = text_training.examples(made.tokenizer, [text], [1])
     assert tokens.target[0][tokens.target[0] > 0][-1] == SEP and not (tokens.target == EOS).any()
 

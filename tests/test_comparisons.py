@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from fixtures import small_data
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from m6rec.baselines import Popularity
 from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import by_slice, compare, difference_interval, evaluate, mean_interval, slices
+from m6rec.evaluate import auc_by_user, by_slice, compare, difference_interval, evaluate, mean_interval, slices
 
 
 def models() -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -149,3 +150,15 @@ def test_a_slices_row_is_the_interval_of_its_targets():
     assert found.loc["nobody", "n"] == 0 and found.loc["nobody"].isna().sum() == 3
     with pytest.raises(InputError, match="take one split"):
         by_slice(ndcg[1:], parts)
+
+
+def test_auc_by_user_has_the_mean_of_all_pairs_and_the_spread_of_resampled_users():
+    rng = np.random.default_rng(0)
+    positive, user = rng.random(2000) < 0.4, rng.integers(0, 60, 2000)
+    scores = np.round(rng.random(2000) + 0.3 * positive + 0.02 * (user % 10), 2)  # with ties
+    found = auc_by_user(scores, positive, user)
+    assert found.shape == (60,)
+    np.testing.assert_allclose(found.mean(), roc_auc_score(positive, scores))
+    drawn = [np.bincount(rng.integers(0, 60, 60), minlength=60)[user] for _ in range(300)]
+    spread = np.std([roc_auc_score(positive, scores, sample_weight=weight) for weight in drawn])
+    np.testing.assert_allclose(found.std() / 60**0.5, spread, rtol=0.2)

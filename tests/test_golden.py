@@ -23,7 +23,7 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import Domain, Ratings, RatingWindows, domain
+from m6rec.data.prompts import SCALES, ClickWindows, Domain, Ratings, domain
 from m6rec.data.text import Tokenizer
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
@@ -84,6 +84,10 @@ def opinions() -> Ratings:
     return Ratings(rated(), held=0.2)
 
 
+def unrated() -> Domain:
+    return opinions().unrated().only(opinions().is_train)
+
+
 def model(data: m6rec.Dataset, **changes: object) -> m6rec.M6Rec:
     start = {"spectral": 0.0, "recency": 0.0, "smoothing": 0.2}  # most recipes are older than the presets' own
     sizes = {"pretrain_epochs": 1, "finetune_epochs": 1, "device": DEVICE}
@@ -108,12 +112,9 @@ def items() -> list[float]:
     return pretraining(bazaar(), item_epochs=1, local_layers=2, **CONTENT)
 
 
-def jointly(stage: str) -> list[float]:
-    """Contents and prompts beside the events; then the digits alone."""
-    one = model(bazaar(), identity=False, item_epochs=0, text_weight=0.2, **CONTENT)
-    if stage == "digits":
-        one.pretrain()
-    return losses(one.pretrain if stage == "events" else one.fine_tune)
+def jointly() -> list[float]:
+    """Contents and prompts beside the events."""
+    return pretraining(bazaar(), identity=False, text_weight=0.2, **CONTENT)
 
 
 def events_and_content(fusion: str) -> list[float]:
@@ -129,7 +130,8 @@ def noise(_: object, tokenizer: Tokenizer, width: int, seed: int) -> torch.Tenso
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((len(tokenizer), width)) / width**0.5).float()
 
 
-evenly = patch.object(text_training, "cooccurrence_init", noise)
+evenly = patch.multiple("m6rec.train.text", cooccurrence_init=noise)
+evenly_too = patch.multiple("m6rec.train.compress", cooccurrence_init=noise)
 
 
 @evenly
@@ -141,7 +143,7 @@ def text(of: Callable[[], Domain] = lambda: domain(bazaar()), **options: object)
 @evenly
 def backbone() -> text_training.Backbone:
     config = text_training.config(**{**TEXT, "vocabulary": 400}, device=DEVICE)
-    return text_training.pretrain([opinions().pretraining()], config)
+    return text_training.add_words(text_training.pretrain([unrated()], config), SCALES)
 
 
 def fine_tuning(whole: bool) -> list[float]:
@@ -152,20 +154,21 @@ def fine_tuning(whole: bool) -> list[float]:
 
 def adaptation(method: str) -> list[float]:
     known, made = opinions(), backbone()
-    rows = known.drawn(0)[:40]
+    rows = np.random.default_rng(0).permutation(known.train)[:40]
     examples = text_training.examples(made.tokenizer, known.texts(rows), known.liked[rows])
     return losses(lambda: text_training.adapt(made, method, examples, CLASSES, batch=16))
 
 
 @cache
-def segmented() -> RatingWindows:
-    return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
+def segmented() -> ClickWindows:
+    return ClickWindows(rated(), length=6, history=4, vocabulary=300, held=2, candidates=4)
 
 
 def variants() -> Variants:
     return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
 
 
+@evenly_too
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
@@ -182,9 +185,11 @@ def trained() -> tempfile.TemporaryDirectory:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", home.name)
         variants().full()
+        variants()._base(2, 32, shared=True, embedding_size=6)  # the student's
     return home
 
 
+@evenly_too
 def from_full(network: Callable[[Variants], object]) -> list[float]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", trained().name)
@@ -208,15 +213,10 @@ def likes() -> list[float]:
     return losses(lambda: din(known, known.test))
 
 
-def distilled(variants: Variants) -> object:
-    return variants.distilled(2)
-
-
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
-    "jointly, events": lambda: jointly("events"),
-    "jointly, digits": lambda: jointly("digits"),
+    "jointly": jointly,
     "events": lambda: pretraining(small_data()),
     "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
@@ -226,14 +226,14 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "digits, sampled": lambda: digits(negatives=8),
     "text": text,
     "text, whole catalogue": lambda: text(whole=True),
-    "text, opinions": lambda: text(lambda: opinions().pretraining()),
+    "text, unrated": lambda: text(unrated),
     "text, fine-tuned": lambda: fine_tuning(False),
     "text, fine-tuned, whole catalogue": lambda: fine_tuning(True),
     **{f"likes, {method}": lambda method=method: adaptation(method) for method in text_training.METHODS},
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
-    "segments, distilled": lambda: from_full(distilled),
+    "segments, shallow": lambda: segments(lambda variants: variants.shallow(2)),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "likes, DIN": likes,

@@ -136,7 +136,7 @@ data = m6rec.Dataset.from_frames(
 )
 found = m6rec.evaluate(Popularity().fit(data, data.split()), data, k=1)
 print(found.metrics["hit@1"])
-print(m6rec.load("written-news").n_items)
+print(m6rec.load("simulated-news").n_items)
 print(len(m6rec.M6Rec.from_pretrained("bazaar").recommend("U0001", k=3)))
 """
 
@@ -147,7 +147,7 @@ def test_the_wheel_is_imported_and_used_away_from_the_clone(unpacked, tmp_path):
         [sys.executable, "-c", USED, str(unpacked)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "1.0\n30\n3\n"  # the only item that a user has not seen is the one that comes next
+    assert done.stdout == "1.0\n360\n3\n"  # the only item that a user has not seen is the one that comes next
 
 
 FIRST = """

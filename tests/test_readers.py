@@ -141,3 +141,27 @@ def test_ml_1m_is_read_as_ml_100k_is(tmp_path):
         "user_id": [1, 2], "age": [1, 56], "gender": ["F", "M"], "occupation": ["K-12 student", "self-employed"],
     }  # fmt: skip
     assert data.events["item"].tolist() == [0, 1, 0] and data.events["value"].tolist() == [4, 5, 3]
+
+
+# ------------------------------------------------------------------------------------------------------------ mind
+
+
+def test_mind_has_each_history_once_and_then_the_clicks_in_time_order(tmp_path):
+    def news(number: int, title: str) -> str:
+        return f"N{number}\tlifestyle\troyals\t{title}\tAn abstract\thttps://example.org/{number}\t[]\t[]\n"
+
+    some = news(1, 'The "Brands') + news(2, "Dogs") + news(3, "Cats") + news(4, "Fish")
+    train = "1\tU1\t11/11/2019 9:05:58 PM\tN3 N2\tN1-1 N2-0 N4-1\n2\tU1\t11/10/2019 12:30:00 AM\tN3 N2\tN2-1 N1-0\n"
+    dev = "1\tU2\t11/15/2019 8:00:00 AM\t\tN5-1\n2\tU1\t11/15/2019 9:00:00 AM\tN3 N2 N1\tN5-0\n"
+    for part, rows, articles in (("train", train, some), ("dev", dev, some + news(5, "Birds"))):
+        with zipfile.ZipFile(tmp_path / f"MINDsmall_{part}.zip", "w") as bundle:
+            bundle.writestr(f"MINDsmall_{part}/behaviors.tsv", rows)
+            bundle.writestr(f"MINDsmall_{part}/news.tsv", articles)
+    data = dataset("mind-small", tmp_path)
+    assert data.items["item_id"].tolist() == ["N1", "N2", "N3", "N4", "N5"]
+    assert data.items["text"].tolist()[0] == 'The "Brands | lifestyle | royals'
+    assert data.users["user_id"].tolist() == ["U1", "U2"]
+    assert data.events["item"].tolist() == [2, 1, 1, 0, 3, 4]
+    assert data.events["action"].tolist() == ["history"] * 2 + ["click"] * 4
+    times = data.events["timestamp"].to_numpy().astype("datetime64[s]").astype(str)
+    assert times[1] == "2019-10-12T00:00:00" and times[2] == "2019-11-10T00:30:00"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fixtures import TEXT, small_data
 
 import m6rec
+from m6rec.baselines import Popularity
 from m6rec.config import Config, InputError
-from m6rec.data import prompts
+from m6rec.data import prompts, sources
 from m6rec.data.text import EOS, PROMPT_SPECIAL, SEP, Prompt, Tokenizer
 from m6rec.generate import begun, write
 from m6rec.model.network import TextTransformer
 from m6rec.tasks import text as tasks
-from m6rec.tasks.heldout import ColdStart
+from m6rec.tasks.heldout import ColdStart, beside
 from m6rec.train import losses
 from m6rec.train import text as text_training
 from m6rec.train.text import Backbone
@@ -47,6 +51,12 @@ def test_only_what_is_among_the_sentences_is_written():
     assert {" ".join(parts) for parts in said} <= spelled and all(len(parts) == 1 for parts in said)
     alone = write(made, texts[:1], among=[["wool coat"]])
     assert alone == [["wool coat"]]
+    some = write(made, texts, among=[catalogue] * len(texts), answers=3)
+    assert all(len(set(parts)) == 3 and parts[0] in spelled for parts in some)
+    assert write(made, texts[:1], among=[catalogue[:2]], answers=3)[0] in (
+        ["silk bag", "silk bag party"],
+        ["silk bag party", "silk bag"],
+    )
 
 
 def test_a_sentence_is_written_to_its_end_however_long():
@@ -131,14 +141,47 @@ def test_a_task_counts_its_own_target_right_and_nothing_wrong(asked):
                 assert answer in may and (name == "next" or simple[0] in may), name
 
 
-@pytest.mark.parametrize("name, items, people", [("written-news", 30, 12), ("written-posts", 25, 10)])
-def test_written_sets_are_loaded_by_name_and_say_what_they_are(name, items, people):
-    data = m6rec.load(name)
-    assert (data.n_items, data.n_users) == (items, people)
-    assert set(np.unique(data.events["item"])) == set(range(items)), "everything is read by somebody"
-    assert not data.events.groupby("user")["item"].apply(lambda had: (had.diff() == 0).any()).any()
-    assert "written for m6rec" in m6rec.data.sources.SOURCES[name]["terms"]
-    assert all(prompts.domain(data).items)
+FROZEN = {
+    "news": {
+        "items.parquet": "7a54a2b26a842d67",
+        "users.parquet": "5f6b790b75f25967",
+        "interactions.parquet": "77f61753a3dbb7d9",
+        "truth.parquet": "a6423265a7047dd5",
+    },
+    "posts": {
+        "items.parquet": "68f5b289eabcff8c",
+        "users.parquet": "f8861305ee0d6da0",
+        "interactions.parquet": "35d9c1f4b3d7f040",
+        "truth.parquet": "75529a797e2066d8",
+    },
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_simulated_sets_are_built_as_they_are_and_say_what_they_are(name, monkeypatch):
+    files = {path.name: path.read_bytes() for path in sources.shipped(f"simulated/{name}").iterdir()}
+    assert {file: hashlib.sha256(content).hexdigest()[:16] for file, content in files.items()} == FROZEN[name]
+    assert sum(map(len, files.values())) < 100_000
+    data = m6rec.load(f"simulated-{name}")
+    assert (data.n_items, data.n_users) == (360, 600) and "simulated" in sources.SOURCES[data.name]["terms"]
+    assert not data.events.duplicated(["user", "item"]).any() and (np.diff(data.offsets) >= 6).all()
+    published = data.items["published"].to_numpy()[data.events["item"]]
+    assert (data.events["timestamp"] >= published).all(), "nothing is read before it is there"
+    assert all(len(words.split()) <= 8 for words in prompts.domain(data).items), "a prompt would cut it"
+    split, ranks = data.split(), pd.read_parquet(sources.shipped(f"simulated/{name}") / "truth.parquet")
+    best = np.where(ranks["rank"] <= 10, 1 / np.log2(1 + ranks["rank"]), 0).mean()
+    counted = m6rec.evaluate(Popularity().fit(data, split), data).metrics["ndcg@10"]
+    assert ranks["user_id"].tolist() == data.users["user_id"].tolist() and best > 0.4 > 0.1 > counted
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
+    import build_text
+
+    social = name == "posts"
+    rng = np.random.default_rng([build_text.SEED, 10 + social])
+    goods = build_text.catalogue(build_text.POSTS if social else build_text.NEWS, social, rng)
+    users, *known = (part[:20] for part in build_text.readers(goods, social, rng))
+    events, _ = build_text.simulate(goods, users, *known, *build_text.EVENTS[name])
+    assert goods.items["text"].tolist() == data.items["text"].tolist()
+    assert (data.item_codes(events["item_id"]) == data.events["item"][: len(events)]).all()
 
 
 def test_a_domain_without_a_text_is_refused():
@@ -177,7 +220,7 @@ def test_few_examples_teach_a_domain_and_leave_the_backbone_alone():
     data = small_data()
     out, films = ColdStart(data, np.arange(20)), prompts.domain(data)
     config = text_training.config(**{**TEXT, "width": 16, "vocabulary": 300})
-    made = text_training.pretrain([prompts.domain(m6rec.load("written-posts"))], config, whole=True)
+    made = text_training.pretrain([prompts.domain(m6rec.load("simulated-posts"))], config, whole=True)
     before = made.network.tokens.weight.clone()
     few = [tasks.few_shot(made, films, out.shots[:40], out.items, scratch=scratch) for scratch in (False, True)]
     again, other = (scorer.backbone for scorer in few)
@@ -199,3 +242,33 @@ def test_items_meet_a_catalogue_as_they_meet_a_batch_that_holds_it():
     assert losses.text(made.network, tokens, more)["contrastive"] > own
     unknown = losses.text(made.network, tokens, losses.catalogue_of(["tabla", "linen"], made.tokenizer))["contrastive"]
     assert unknown == 0
+
+
+class Knows:
+    """Scores the target by `right` and all else by 0."""
+
+    def __init__(self, right: float):
+        self.right = right
+
+    def scores(self, users) -> np.ndarray:
+        return self.right * (np.arange(users.data.n_items) == users.items[:, None])
+
+
+def test_a_priors_weight_is_chosen_on_the_other_trials():
+    data = small_data()
+    trials = {
+        "good prior": (ColdStart(data, np.arange(12)), [Knows(-9.0)], Knows(1.0)),
+        "bad prior": (ColdStart(data, np.arange(12, 24)), [Knows(1.0)], Knows(0.0)),
+    }
+    found = beside(trials, (0.0, 100.0))
+    model, prior, both = found["good prior"]
+    assert (prior == 1).all() and (both == model).all(), "the other trial does without its prior, if both tie the first"
+    assert all(part.shape[-1] == len(trials[name][0].cases["cold_any"][0]) for name in found for part in found[name])
+
+
+def test_ranking_counts_what_is_found_and_half_of_what_ties():
+    data, rows = small_data(), ColdStart(small_data(), []).cases["warm"][0]
+    others = (data.events["item"].to_numpy()[rows] + 1) % data.n_items
+    right = tasks.ranking(Knows(1.0), data, rows, others, k=10)
+    assert (right["retrieval"] == 1).all() and (right["scoring"] == 1).all()
+    assert (tasks.ranking(Knows(0.0), data, rows, others, k=10)["scoring"] == 0.5).all()

@@ -66,8 +66,36 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.D
     return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
+def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[pd.DataFrame, ...]:
+    """Microsoft News: title | category | subcategory, and the clicked news of each impression, times taken as UTC.
+
+    Before them each user's first history (action "history"), which has an order but no times: MIND's first day.
+    """
+    tables, options = [], dict(sep="\t", quoting=3, keep_default_na=False, encoding="utf-8")
+    for table, names in (("news.tsv", news), ("behaviors.tsv", behaviors)):
+        parts = []
+        for archive in archives:
+            with zipfile.ZipFile(folder / archive) as bundle:
+                member = next(name for name in bundle.namelist() if name.endswith(table))
+                parts.append(pd.read_csv(bundle.open(member), names=names.split(), **options))
+        tables.append(pd.concat(parts))
+    items, rows = tables[0].drop_duplicates("item_id"), tables[1]  # both archives hold most of the news
+    items["text"] = items[["title", "category", "subcategory"]].agg(" | ".join, axis=1)
+    rows["timestamp"] = pd.to_datetime(rows["time"], format="%m/%d/%Y %I:%M:%S %p")
+    first = rows.sort_values("timestamp", kind="stable").drop_duplicates("user_id")
+    past = first.assign(item_id=first["history"].str.split(), timestamp=pd.Timestamp("2019-10-12"), action="history")
+    clicks = rows.assign(item_id=rows["impressions"].str.findall(r"(\S+)-1(?!\S)"), action="click")
+    events = pd.concat([past, clicks]).explode("item_id").dropna(subset="item_id")
+    items = items[["item_id", "title", "text", "category", "subcategory"]]
+    return items, None, events[["user_id", "item_id", "timestamp", "action"]]
+
+
 SOURCES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-READERS = {"movielens": movielens, "sequences": sequences}  # folder of files, options -> items, users, interactions
+READERS = {
+    "movielens": movielens,
+    "sequences": sequences,
+    "mind": mind,
+}  # folder of files, options -> items, users, interactions
 
 
 def home() -> Path:
@@ -117,7 +145,9 @@ def files(name: str) -> Path:
                     print(f"{name} ({source['terms']}): fetching {file} from {route['address']}", file=sys.stderr)
                 url = route["address"] + file * route["address"].startswith("http")
                 origin = str(mirror / file) if mirror != folder and (mirror / file).exists() else url
-                registry = pooch.create(folder, "", registry={file: sha256}, urls={file: origin}, retry_if_failed=1)
+                registry = pooch.create(
+                    folder, "", registry={file: sha256 or None}, urls={file: origin}, retry_if_failed=1
+                )
                 registry.fetch(file, downloader=_download)
             return folder
         except ValueError:

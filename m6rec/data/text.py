@@ -132,6 +132,12 @@ class Tokenizer:
     def from_file(cls, file: str | Path) -> Self:
         return cls(hf.Tokenizer.from_file(str(file)))
 
+    def extended(self, words: Iterable[str]) -> Self:
+        """With more words at the end, each one token."""
+        bpe = hf.Tokenizer.from_str(self.bpe.to_str())
+        bpe.add_tokens([hf.AddedToken(word, lstrip=True, rstrip=True, single_word=True) for word in words])
+        return type(self)(bpe)
+
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
 

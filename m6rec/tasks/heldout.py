@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from m6rec.config import MODALITIES, InputError
 from m6rec.data import Dataset, bazaar, load
 from m6rec.data.context import encode_events
-from m6rec.evaluate import evaluate
+from m6rec.evaluate import Interpolation, evaluate
 from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 
@@ -74,6 +74,25 @@ class ColdStart:
         rows, pool = self.cases[case]
         split = self.split._replace(test=rows[:first])
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
+
+
+def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[np.ndarray, ...]]:
+    """NDCG@10 in "cold_any" by trial: of models (S, U), a prior (1, U), and both (S, U) interpolated.
+
+    trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials.
+    """
+
+    def both(name: str, weight: float, case: str) -> np.ndarray:
+        trial, models, prior = trials[name]
+        return trial.ndcg([Interpolation(model, prior, weight) for model in models], case)
+
+    tuned = {name: np.array([both(name, weight, "valid_cold").mean() for weight in weights]) for name in trials}
+    found = {}
+    for name, (trial, models, prior) in trials.items():
+        best = sum(ndcg / ndcg.max() for other, ndcg in tuned.items() if other != name).argmax()
+        parts = (trial.ndcg(some, "cold_any") for some in (models, [prior]))
+        found[name] = *parts, both(name, weights[best], "cold_any")
+    return found
 
 
 class Bazaar(ColdStart):

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from m6rec.data.dataset import Targets
+from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.prompts import HISTORY, Domain, item
 from m6rec.data.text import PAD, Prompt, pad
+from m6rec.evaluate import evaluate
 from m6rec.generate import write
 from m6rec.model.network import TextTransformer
 from m6rec.train.losses import text_vectors
@@ -27,6 +28,7 @@ CITED = 4  # words by which an explanation names an event
 NEW = "it is new"
 OFFERS = "how about"
 QUERY_WORDS = 2
+WRITTEN = 10  # items that are written of what may be next
 
 # ---- ranking
 
@@ -105,24 +107,33 @@ def few_shot(
     return DotProduct(tuned, domain)
 
 
+def ranking(model: object, data: Dataset, rows: np.ndarray, others: np.ndarray, k: int = 100) -> dict[str, np.ndarray]:
+    """(n,) each, of events `rows`: "retrieval", whether the item is among k; "scoring", whether above others (n,)."""
+    targets, line = data.targets(rows), np.arange(len(rows))
+    near = evaluate(model, data, split=data.split()._replace(test=rows), k=k).per_user["hit"].to_numpy(float)
+    scores = torch.as_tensor(model.scores(targets)).cpu().numpy()
+    return {"retrieval": near, "scoring": np.sign(scores[line, targets.items] - scores[line, others]) / 2 + 0.5}
+
+
 # ---- writing
 
 
 class Task(NamedTuple):
     measure: str  # what is measured / the baseline
     prompts: list[Prompt]
-    metric: Callable[[str, Prompt], float]  # of the first written segment, 0 to 1
+    metric: Callable[[str, Prompt], float]  # of a written segment, 0 to 1
     baseline: list[list[str]]  # the segments that are answered without a network, for each prompt
     allowed: Sequence[Sequence[str]] | None = None  # sentences that may answer each prompt; None: any
     turn: int = 0  # the answer that is written: the first, or -1 for the last
+    answers: int = 1  # how many may be written; the best of them counts
 
     def write(self, backbone: Backbone) -> list[list[str]]:
-        return write(backbone, self.prompts, turn=self.turn, among=self.allowed)
+        return write(backbone, self.prompts, turn=self.turn, among=self.allowed, answers=self.answers)
 
-    def evaluate(self, answers: Sequence[Sequence[str]]) -> np.ndarray:
+    def evaluate(self, written: Sequence[Sequence[str]]) -> np.ndarray:
         """(n,) of each prompt's segments."""
-        pairs = zip((parts[0] if parts else "" for parts in answers), self.prompts, strict=True)
-        return np.array([self.metric(answer, prompt) for answer, prompt in pairs], float)
+        pairs = zip((parts[: self.answers] or [""] for parts in written), self.prompts, strict=True)
+        return np.array([max(self.metric(part, prompt) for part in parts) for parts, prompt in pairs], float)
 
 
 def tasks(
@@ -212,10 +223,17 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) ->
 
 
 def next_item(domain: Domain, rows: np.ndarray) -> Task:
-    """In words, after the request."""
-    prompts, all_items = domain.prompts(rows), sorted(set(domain.items))
-    last = [list(prompt.history[-1:]) for prompt in prompts]
-    return Task("F1 of words / the last item again", prompts, _word_f1, last, [all_items] * len(prompts))
+    """Ten items in words, after the request: is the one among them that is bought?"""
+    prompts, may = domain.prompts(rows), sorted({domain.items[code] for code in np.unique(domain.item)})
+    most = [item for item, _ in Counter(domain.items[domain.item[rows - 1]]).most_common(WRITTEN)]
+    return Task(
+        "hit rate of ten items / the ten commonest",
+        prompts,
+        lambda answer, prompt: answer == prompt.target[-1],
+        [most] * len(rows),
+        [may] * len(rows),
+        answers=WRITTEN,
+    )
 
 
 def _word_f1(answer: str, prompt: Prompt) -> float:
