@@ -148,7 +148,7 @@ def test_other_contents_are_those_that_are_ranked_by_and_the_model_keeps_its_own
 def test_a_swapped_photograph_is_another_of_the_same_class_or_of_another_class(shop, model, within):
     there = model.features.present[:, MODALITIES.index("image")]
     groups = shop.data.items["category"].where(there)
-    marked = np.broadcast_to(np.arange(len(there), dtype=np.float32)[:, None, None], model.features.image.shape)
+    marked = np.zeros_like(model.features.image) + np.arange(len(there), dtype=np.float32)[:, None, None]
     numbered = model.with_contents(model.features._replace(image=marked))
     donors = swapped(numbered, "image", groups, within).features.image[:, 0, 0].astype(int)
     assert (donors[~there] == np.flatnonzero(~there)).all() and (donors[there] != np.flatnonzero(there)).all()
