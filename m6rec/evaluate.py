@@ -303,6 +303,16 @@ def auc_by_user(scores: np.ndarray, positive: np.ndarray, user: np.ndarray) -> n
     return auc + (user.max() + 1) * np.bincount(user, apart)
 
 
+def gauc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The AUC of each row: scores (..., B, C), labels (B, C) of 1, 0 or, where nothing counts, -1 -> (..., B).
+
+    Its mean over users is GAUC (Zhu et al. 2017). A tie is half a win. NaN for a row without a 1 or a 0.
+    """
+    rank, hit = stats.rankdata(np.where(labels < 0, np.inf, scores), axis=-1), labels == 1
+    n = hit.sum(-1)
+    return (np.where(hit, rank, 0).sum(-1) - n * (n + 1) / 2) / (n * (labels == 0).sum(-1))
+
+
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
     """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 

@@ -327,11 +327,13 @@ def best_items(
     """The k best allowed (B, N) of items (N, D), by any of METHODS: states (B, D).
 
     "hybrid" is the dense head's order of what the beam finds and of the cold items, whose digits no event has taught.
-    A row with fewer allowed items ends in -1 at -inf. cold_boost: as in `item_scores`, of all methods but "generated".
+    A row with fewer allowed items ends in -1 at -inf. cold_boost: as in `item_scores`; for "generated" see
+    `DigitDecoder.boosted`.
     """
     check_method(method)
     if method == "generated":
-        return generate(network.digits, state, k, beam=beam, allowed=allowed, short=True)
+        digits = network.digits.boosted(network.codes < 0, cold_boost) if cold_boost else network.digits
+        return generate(digits, state, k, beam=beam, allowed=allowed, short=True)
     if method == "hybrid":
         widest = min(max(beam, k), len(items))
         found = generate(network.digits, state, widest, beam=beam, allowed=allowed, short=True)

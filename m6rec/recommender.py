@@ -246,7 +246,8 @@ class M6Rec:
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> torch.Tensor:
         """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
 
-        Their image and sound may be a path or bytes.
+        Their image and sound may be a path or bytes. `InputError` for one without anything that the model reads; what
+        else it has is ignored.
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -254,8 +255,10 @@ class M6Rec:
         items = network.encode_items(drop=drop).vectors if drop else self._items
         if not new:
             return items
-        content = self.preprocess(table(new), cache=False).drop(*drop).to(self.device)
-        return torch.cat((items, network.items(content).vectors))
+        content, read = self.preprocess(table(new), cache=False), network.items.modalities
+        if not content.drop(*(m for m in MODALITIES if m not in read)).present.any(1).all():
+            raise InputError(f"a new item has nothing that this model reads: give it {' or '.join(read) or 'an id'}.")
+        return torch.cat((items, network.items(content.drop(*drop).to(self.device)).vectors))
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""

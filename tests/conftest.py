@@ -12,7 +12,7 @@ import pytest
 import torch
 from fixtures import SEGMENTS, small_data, small_model
 
-from m6rec.data.prompts import RatingWindows
+from m6rec.data.prompts import ClickWindows
 from m6rec.data.sources import home
 from m6rec.model.network import TextTransformer
 
@@ -93,7 +93,7 @@ def trained():
 @pytest.fixture(scope="session")
 def segmented():
     """The made-up data as segments."""
-    return RatingWindows(small_data(), length=6, history=4, vocabulary=300, held=2)
+    return ClickWindows(small_data(), length=6, history=4, vocabulary=300, held=2, candidates=4)
 
 
 @pytest.fixture

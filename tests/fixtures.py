@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 import m6rec
-from m6rec.data.prompts import RatingWindows, Windows
+from m6rec.data.prompts import ClickWindows, Windows
 
 sys.path.append(str(Path(__file__).parents[1] / "notebooks" / "peers"))  # tiger.py
 
@@ -85,6 +85,6 @@ def small_model(data: m6rec.Dataset | None = None, **changes: object) -> m6rec.M
     return m6rec.M6Rec(data or small_data(), "small", **{**CONFIG, **changes})
 
 
-def requests(segmented: RatingWindows, count: int = 5) -> Windows:
+def requests(segmented: ClickWindows, count: int = 5) -> Windows:
     """The first windows of the test part."""
-    return segmented.windows(segmented.test[:count])
+    return segmented.requests(segmented.test).rows(slice(count))

@@ -59,8 +59,9 @@ def problems(path: Path) -> list[str]:
 
 
 def code_lines(notebook: NotebookNode) -> int:
-    """Lines of code that a reader meets: no blank lines, no comments, no exercises or solutions."""
+    """Lines of code that a reader meets: no blank lines, no comments, no exercises, solutions or rendered sentences."""
     skipped = tagged(notebook, "solution") + tagged(notebook, "exercise")
+    skipped += [cell for cell in notebook.cells if cell.source.startswith("Markdown(")]
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell not in skipped]
     lines = [line.strip() for source in cells for line in source.splitlines()]
     return sum(1 for line in lines if line and not line.startswith("#"))

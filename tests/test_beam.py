@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from functools import partial
 
@@ -239,3 +240,15 @@ def test_hybrid_is_a_method_of_the_model_and_of_its_scorer(trained):
     scorers = [trained.scorer(method, beam=wide, mask_seen=False) for method in ("hybrid", "dense")]
     lists = [evaluate(scorer, trained.data, k=5, mask_seen=False).lists for scorer in scorers]
     np.testing.assert_array_equal(*lists)
+
+
+def test_a_cold_item_with_a_bonus_counts_as_several_at_every_node(shop):
+    network = copy.deepcopy(shop[0])
+    cold, nobody = network.codes < 0, torch.zeros(1, 16)  # a state that prefers nothing: only the counts are left
+    network.digits.project.weight.data.zero_()
+    likely = exact_scores(network.digits.boosted(cold, 1.5), nobody)
+    torch.testing.assert_close(likely, (1.5 * cold).log_softmax(0)[None])
+    items, allowed = network.encode_items().vectors, torch.ones(1, 30, dtype=torch.bool)
+    for bonus, share in ((0.0, 0), (50.0, 1)):  # from untouched to new items alone
+        found = best_items(network, nobody, items, 5, "generated", beam=30, allowed=allowed, cold_boost=bonus)
+        assert bool((found.items >= 25).all()) == bool(share)

@@ -106,11 +106,11 @@ def tasks() -> None:
     assert len(write(made, prompts)) == len(write(made, prompts, among=[["film"]] * 3)) == 3
     shop = test_golden.segmented()
     network = TextTransformer(test_golden.SEGMENTS, len(shop.tokenizer), scores=True).to(pick_device()).eval()
-    windows = shop.windows(shop.test)
+    windows = shop.requests(shop.test)
     cache = SegmentCache(network, 2)
     served = [score(cache, windows.source[0], windows.candidates[0]) for _ in range(2)]  # computed, then found
     assert max(float((one - network.scores(windows, 2)[0].detach()).abs().max()) for one in served) < 1e-5
-    assert np.isfinite(compress.exit_logits(network, shop, shop.test)).all()
+    assert np.isfinite(compress.exit_logits(network, windows)).all()
     assert compress.early_exit(network.exits(windows), 0.0).layers.max() == 1
     print("every task", flush=True)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
-from m6rec.evaluate import evaluate
+from m6rec.evaluate import evaluate, gauc
 
 TEXTS = ["red car", "blue car", "red bike", "tall green tree", "old stone", "Red CAR car"]
 HISTORIES = {"ann": "abcd", "bob": "bcde", "cat": "fade"}  # the last item is the test target, the one before it valid
@@ -240,3 +241,13 @@ def test_what_cannot_be_ranked_is_refused_by_name(model, options, message):
 def test_a_part_without_targets_is_refused():
     with pytest.raises(InputError, match="no targets"):
         evaluate(Fixed([1] * 6), dataset({"ann": "ab"}), k=2)
+
+
+def test_gauc_is_each_rows_auc_without_what_does_not_count():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, (2, 5, 12)).astype(float), rng.integers(-1, 2, (5, 12))
+    labels[:, :2] = 0, 1
+    found = gauc(scores, labels)
+    for head, row in np.ndindex(2, 5):
+        counts = labels[row] >= 0
+        assert found[head, row] == pytest.approx(roc_auc_score(labels[row][counts], scores[head, row][counts]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import m6rec
-from m6rec.explain.explainers import capture, one, target_log_prob
+from m6rec.explain.explainers import capture, distinctive, one, target_log_prob
 from m6rec.model import attention
 
 
@@ -107,3 +107,9 @@ def test_what_is_not_there_is_refused_in_a_sentence(trained):
         one(context, row=1)
     with pytest.raises(m6rec.InputError, match="item code 30 is not in the catalogue"):
         capture(trained, context, item=30)
+
+
+def test_the_distinctive_words_of_a_group_are_those_that_others_lack():
+    texts = ["red silk dress"] * 8 + ["red wool coat"] * 8 + ["rare"]
+    found = distinctive(texts, np.repeat([0, 1, 2], (8, 8, 1)), show=2)
+    assert [set(found[group].split(", ")) for group in (0, 1)] == [{"dress", "silk"}, {"coat", "wool"}]

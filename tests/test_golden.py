@@ -23,7 +23,7 @@ from tiger import Tiger
 import m6rec
 from m6rec.baselines import ESASRec, GRU4Rec, SASRec, din
 from m6rec.config import FUSIONS, Config
-from m6rec.data.prompts import SCALES, Domain, Ratings, RatingWindows, domain
+from m6rec.data.prompts import SCALES, ClickWindows, Domain, Ratings, domain
 from m6rec.data.text import Tokenizer
 from m6rec.train import text as text_training
 from m6rec.train.compress import Variants
@@ -112,12 +112,9 @@ def items() -> list[float]:
     return pretraining(bazaar(), item_epochs=1, local_layers=2, **CONTENT)
 
 
-def jointly(stage: str) -> list[float]:
-    """Contents and prompts beside the events; then the digits alone."""
-    one = model(bazaar(), identity=False, item_epochs=0, text_weight=0.2, **CONTENT)
-    if stage == "digits":
-        one.pretrain()
-    return losses(one.pretrain if stage == "events" else one.fine_tune)
+def jointly() -> list[float]:
+    """Contents and prompts beside the events."""
+    return pretraining(bazaar(), identity=False, text_weight=0.2, **CONTENT)
 
 
 def events_and_content(fusion: str) -> list[float]:
@@ -133,7 +130,8 @@ def noise(_: object, tokenizer: Tokenizer, width: int, seed: int) -> torch.Tenso
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((len(tokenizer), width)) / width**0.5).float()
 
 
-evenly = patch.object(text_training, "cooccurrence_init", noise)
+evenly = patch.multiple("m6rec.train.text", cooccurrence_init=noise)
+evenly_too = patch.multiple("m6rec.train.compress", cooccurrence_init=noise)
 
 
 @evenly
@@ -162,14 +160,15 @@ def adaptation(method: str) -> list[float]:
 
 
 @cache
-def segmented() -> RatingWindows:
-    return RatingWindows(rated(), length=6, history=4, vocabulary=300, held=2)
+def segmented() -> ClickWindows:
+    return ClickWindows(rated(), length=6, history=4, vocabulary=300, held=2, candidates=4)
 
 
 def variants() -> Variants:
     return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
 
 
+@evenly_too
 def segments(network: Callable[[Variants], object], before: Callable[[Variants], object] | None = None) -> list[float]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
         patch.setenv("M6REC_HOME", home)  # nothing comes from a cache
@@ -186,9 +185,11 @@ def trained() -> tempfile.TemporaryDirectory:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", home.name)
         variants().full()
+        variants()._base(2, 32, shared=True, embedding_size=6)  # the student's
     return home
 
 
+@evenly_too
 def from_full(network: Callable[[Variants], object]) -> list[float]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("M6REC_HOME", trained().name)
@@ -212,15 +213,10 @@ def likes() -> list[float]:
     return losses(lambda: din(known, known.test))
 
 
-def distilled(variants: Variants) -> object:
-    return variants.distilled(2)
-
-
 RECIPES: dict[str, Callable[[], list[float]]] = {
     "items": items,
     **{f"events and content, {way}": lambda way=way: events_and_content(way) for way in FUSIONS},
-    "jointly, events": lambda: jointly("events"),
-    "jointly, digits": lambda: jointly("digits"),
+    "jointly": jointly,
     "events": lambda: pretraining(small_data()),
     "events, from the count": lambda: pretraining(small_data(), spectral=0.1, recency=0.8, infill_weight=0.0),
     "events, derived features": lambda: pretraining(bazaar(), derived_features=("season", "session", "pace", "tastes")),
@@ -237,7 +233,7 @@ RECIPES: dict[str, Callable[[], list[float]]] = {
     "segments": lambda: segments(lambda variants: variants.full()),
     "segments, tuned": lambda: segments(lambda variants: variants.full(), lambda variants: variants.late(2)),
     "segments, late": lambda: from_full(lambda variants: variants.late(2)),
-    "segments, distilled": lambda: from_full(distilled),
+    "segments, shallow": lambda: segments(lambda variants: variants.shallow(2)),
     "segments, student": lambda: from_full(lambda variants: variants.edge(2)),
     "segments, pruned": lambda: from_full(lambda variants: variants.pruned()),
     "likes, DIN": likes,

@@ -12,7 +12,7 @@ import torch
 from fixtures import DEPTH, SEGMENTS, requests, small_data
 
 from m6rec.config import InputError
-from m6rec.data.prompts import RatingWindows
+from m6rec.data.prompts import ClickWindows
 from m6rec.data.text import PAD
 from m6rec.generate import SegmentCache, score
 from m6rec.model.network import TextTransformer
@@ -24,61 +24,53 @@ def cached(network, local_layers, capacity=200):
     return SegmentCache(network, local_layers, capacity)
 
 
-def test_a_window_holds_what_came_before_its_candidates_and_nothing_later(segmented):
-    windows, data = segmented.windows(segmented.test), segmented.data
-    shown = segmented.items[segmented.item, segmented._bucket]  # (E, L)
-    for row, start in list(enumerate(segmented.test[:, 0]))[:10]:
-        user = data.events["user"][start]
+def test_a_window_holds_the_next_events_as_many_others_and_what_came_before(segmented):
+    windows, data = segmented.requests(segmented.test), segmented.data
+    assert segmented.popularity.sum() == len(segmented.train)
+    for row, user in enumerate(np.unique(segmented.user[segmented.test])):
+        start, end = data.offsets[user + 1] - 2, data.offsets[user + 1]  # the user's last two events
         before = data.events.iloc[max(data.offsets[user], start - 4) : start]
         wanted = [segmented.events[i, int(v) - 1] for i, v in zip(before["item"], before["value"], strict=True)]
         wanted = [np.zeros(6, np.int64)] * (4 - len(wanted)) + wanted
         assert (windows.source[row, 1:].numpy() == np.array(wanted)).all()
-        assert segmented.test[row, -1] + 1 == data.offsets[user + 1]  # the user's last events
-        assert (windows.candidates[row].numpy() == shown[start : start + 2]).all()
-    assert not segmented.is_train[segmented.test].any()
-    assert not segmented.is_train[segmented.valid].any()
+        shown = windows.item[row].tolist()
+        assert (windows.candidates[row].numpy() == segmented.items[shown]).all()
+        assert shown[:2] == segmented.item[start:end].tolist() and len(set(shown)) == 4
+        assert not set(shown[2:]) & set(segmented.item[data.offsets[user] : end].tolist())
+        assert windows.clicked[row].tolist() == [1, 1, 0, 0]
 
 
-def test_training_windows_hold_training_events_alone(segmented):
-    rows = segmented.items[segmented.item, segmented._bucket][segmented.is_train]
-    kept = {tuple(row) for row in rows.tolist()}
-    for windows in segmented.batches(np.random.default_rng(0), steps=5, size=4, candidates=6):
-        there = windows.liked >= 0
-        assert there.any() and {tuple(row) for row in windows.candidates[there].tolist()} <= kept
-        assert (windows.candidates[~there] == PAD).all()
+def test_training_windows_know_training_events_alone():
+    data = small_data()
+
+    def drawn(data):
+        shop = ClickWindows(data, length=6, history=4, vocabulary=300, held=2, candidates=6)
+        return list(shop.batches(np.random.default_rng(0), steps=5, size=4)), shop
+
+    windows, shop = drawn(data)
+    clicked = np.concatenate([some.item[some.clicked == 1].numpy() for some in windows])
+    assert np.isin(clicked, shop.item[shop.train]).all()
+    assert all((some.candidates[some.clicked < 0] == PAD).all() for some in windows)
+    held = np.setdiff1d(np.arange(data.n_events), shop.train)
+    events = data.events.copy()
+    events.loc[held, "item"] = events.loc[held, "item"].to_numpy()[::-1]
+    events.loc[held, "value"] = 6 - events.loc[held, "value"]
+    for one, other in zip(windows, drawn(dataclasses.replace(data, events=events))[0], strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("local_layers", range(DEPTH))
 def test_a_candidate_is_judged_alike_with_whatever_others_and_padding(segmented, network, local_layers):
     windows = requests(segmented)
     together = network.scores(windows, local_layers)
-    for place in range(2):
-        one = windows._replace(candidates=windows.candidates[:, [place]], liked=windows.liked[:, [place]])
+    for place in range(4):
+        one = windows._replace(candidates=windows.candidates[:, [place]], clicked=windows.clicked[:, [place]])
         torch.testing.assert_close(network.scores(one, local_layers)[:, 0], together[:, place], atol=1e-5, rtol=0)
     wider = torch.nn.functional.pad(windows.candidates, (0, 3))
     source = torch.nn.functional.pad(windows.source, (0, 3))
     torch.testing.assert_close(
         network.scores(windows._replace(source=source, candidates=wider), local_layers), together
     )
-
-
-def test_the_baseline_counts_training_ratings_alone(segmented):
-    item, liked = int(segmented.item[segmented.test[0, 0]]), segmented.liked
-    mine = (segmented.item == item) & segmented.is_train
-    wanted = (liked[mine].sum() + 5 * liked[segmented.is_train].mean()) / (mine.sum() + 5)
-    assert segmented.others[segmented.test[0, 0]] == pytest.approx(wanted)
-
-
-def test_what_a_candidate_is_told_of_others_knows_no_rating_of_its_own_users_and_none_held_out():
-    data = small_data()
-    before = RatingWindows(data, length=6, history=4, vocabulary=300, held=2)
-    user = int(np.diff(data.offsets).argmax())
-    mine = before.user == user
-    for changed, unmoved in ((mine, mine & before.is_train), (~before.is_train, np.ones_like(mine))):
-        events = data.events.assign(value=np.where(changed, 6 - data.events["value"], data.events["value"]))
-        after = RatingWindows(dataclasses.replace(data, events=events), length=6, history=4, vocabulary=300, held=2)
-        assert (after.liked != before.liked)[changed].any()
-        np.testing.assert_array_equal(after.others[unmoved], before.others[unmoved])
 
 
 def test_segments_do_not_meet_before_their_layers_alone_are_done(segmented, network):
@@ -99,7 +91,7 @@ def test_serving_equals_the_training_path_for_every_depth(segmented, network, lo
     plain = network.scores(windows, local_layers)
     served = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]
     assert (torch.stack(served) - plain).abs().max() <= 1e-5 < plain.std()
-    assert cache.hits + cache.misses == 5 * 7 and cache.misses == len(cache)
+    assert cache.hits + cache.misses == 5 * 9 and cache.misses == len(cache)
     again = [score(cache, s, c) for s, c in zip(windows.source, windows.candidates, strict=True)]  # all of it found
     assert cache.misses == len(cache) and (torch.stack(again) - plain).abs().max() <= 1e-5
 
@@ -179,7 +171,7 @@ def test_bad_requests_are_named(segmented, network):
     untold = small_data()
     untold.events["value"] = 1.0
     with pytest.raises(InputError, match="has none"):
-        RatingWindows(untold)
+        ClickWindows(untold)
 
 
 def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented, tmp_path, monkeypatch):
@@ -191,7 +183,7 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
             shutil.rmtree(tmp_path / "models", ignore_errors=True)
         torch.manual_seed(0)
         net = TextTransformer(SEGMENTS, len(segmented.tokenizer), scores=True)
-        windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30, candidates=6))
+        windows = next(segmented.batches(np.random.default_rng(0), steps=1, size=30))
         before = late(net.eval(), windows)["exits"].item()
         compress.Variants(segmented, SEGMENTS, steps=50, tune=50).train("late-1", net, late)
         made.append((version(net), before - late(net, windows)["exits"].item()))
@@ -201,7 +193,8 @@ def test_labels_teach_and_the_same_training_ends_with_the_same_weights(segmented
 def test_exits_weigh_as_two_k_over_l_times_l_plus_one(segmented, network):
     windows = requests(segmented)
     steps = [
-        torch.nn.functional.binary_cross_entropy_with_logits(logits, windows.liked) for logits in network.exits(windows)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, windows.clicked)
+        for logits in network.exits(windows)
     ]
     by_hand = sum(2 * k / (DEPTH * (DEPTH + 1)) * loss for k, loss in enumerate(steps, 1))
     torch.testing.assert_close(losses.exit_losses(network, windows)["exits"], by_hand)

@@ -42,7 +42,7 @@ def shop() -> Bazaar:
 @pytest.fixture(scope="module")
 def model(shop: Bazaar) -> M6Rec:
     """Untrained: what it draws and writes is noise, but of the right shape and in the right place."""
-    return M6Rec(shop.train, "tiny", width=16, identity=False)
+    return M6Rec(shop.train, "tiny", width=16, identity=False, infill_weight=0.2)
 
 
 def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(shop):
@@ -148,7 +148,7 @@ def test_other_contents_are_those_that_are_ranked_by_and_the_model_keeps_its_own
 def test_a_swapped_photograph_is_another_of_the_same_class_or_of_another_class(shop, model, within):
     there = model.features.present[:, MODALITIES.index("image")]
     groups = shop.data.items["category"].where(there)
-    marked = np.zeros_like(model.features.image) + np.arange(len(there), dtype=np.float32)[:, None, None]
+    marked = np.broadcast_to(np.arange(len(there), dtype=np.float32)[:, None, None], model.features.image.shape).copy()
     numbered = model.with_contents(model.features._replace(image=marked))
     donors = swapped(numbered, "image", groups, within).features.image[:, 0, 0].astype(int)
     assert (donors[~there] == np.flatnonzero(~there)).all() and (donors[there] != np.flatnonzero(there)).all()

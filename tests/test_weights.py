@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from fixtures import small_model
 
 import m6rec
 from m6rec.baselines import Popularity
+from m6rec.data.features import Media
 from m6rec.data.prompts import domain
 from m6rec.data.sources import shipped
-from m6rec.explain.explainers import captions
+from m6rec.explain.explainers import captioned, captions, reconstruct
 from m6rec.generate import write
 from m6rec.tasks.heldout import Bazaar
 from m6rec.tasks.text import DotProduct
@@ -74,3 +79,46 @@ def test_it_recommends_goods_that_it_has_never_seen_beside_those_that_it_has(mod
     new = {"title": "Bold silk coat"}
     listed = model.recommend(history=[new, model.data.items["item_id"].iloc[3]], context={"hour": 9}, k=5)
     assert listed["item_id"].nunique() == 5 and np.isfinite(listed["score"]).all()
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """It reads texts, as its catalogue has nothing else, and was taught nothing but the next event."""
+    model = small_model(infill_weight=0.0, patch_weight=0.0)
+    model.pretrain()
+    return model
+
+
+PNG = Media(shipped("bazaar") / "media.zip").read("G0001.png")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m: m.recommend(history=[{"image": PNG}], k=3), "nothing that this model reads: give it text"),
+        (lambda m: m.recommend(history=[{"title": "Film", "image": PNG[:60]}], k=3), "damaged image|no image"),
+        (lambda m: m.recommend(history=[{"image": "none.png"}], k=3), "none.png. is no file"),
+        (lambda m: captions(m, np.arange(2)), "cannot write captions: train one with infill_weight"),
+        (lambda m: captioned(m, 0), "cannot write captions"),
+        (lambda m: reconstruct(m, "image", np.arange(2)), "cannot restore image: train one with patch"),
+    ],
+)
+def test_what_a_checkpoint_never_learnt_is_refused_in_one_sentence(reader, tmp_path, call, says):
+    again = m6rec.M6Rec.from_pretrained(reader.save_pretrained(tmp_path / "kept"), reader.data)
+    with pytest.raises(m6rec.InputError, match=says) as error:
+        call(again)
+    assert "\n" not in str(error.value)
+
+
+def test_what_else_a_new_item_has_is_ignored_by_a_model_that_does_not_read_it(reader):
+    plain, more = ({"text": "film number 3 | drama"}, {"text": "film number 3 | drama", "image": PNG})
+    assert torch.equal(*(reader.item_vectors([item])[-1] for item in (plain, more)))
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"config": {"width": 16}}, {"fields": {}}])
+def test_a_checkpoint_of_an_older_m6rec_is_refused_with_what_can_be_done(reader, tmp_path, change):
+    folder = reader.save_pretrained(tmp_path / "old")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change | {"m6rec": "0.0.9"}))
+    with pytest.raises(m6rec.InputError, match=r"was written by m6rec 0\.0\.9, .* train it again"):
+        m6rec.M6Rec.from_pretrained(folder, reader.data)

@@ -4,7 +4,7 @@ A rating of 4 or 5 is a like. What describes an event comes from training events
 the item's ratings by *other* users, so that no label is among its own features.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -257,63 +257,77 @@ class Windows(NamedTuple):
 
     source: torch.Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: torch.Tensor  # (B, C, L) int64
-    liked: torch.Tensor  # (B, C) float32: 1 liked, 0 not, -1 no candidate
+    clicked: torch.Tensor  # (B, C) float32: 1 clicked, 0 not, -1 no candidate
+    item: torch.Tensor  # (B, C) int64: the candidates' codes, -1 where there is none
+
+    def rows(self, rows: slice) -> "Windows":
+        return Windows(*(part[rows] for part in self))
 
 
-class RatingWindows(Ratings):
-    """Rated events as segments; `valid` and `test` are (W, held) rows.
+class ClickWindows(Ratings):
+    """Click-through: which of the shown items does a user rate next? Events and candidates are segments of words.
 
-    A candidate begins with a feature: "others-60" says that more of the others liked it than 60 % of all rated items.
+    Half of the `candidates` are the user's next events. The others are items without an event of the user, drawn in
+    proportion to their training events: popularity alone is worth little.
     """
 
-    def __init__(self, data: Dataset, *, length: int = 8, history: int = 16, vocabulary: int = 3000, held: int = 8):
+    def __init__(
+        self, data: Dataset, *, length: int = 6, history: int = 16, vocabulary: int = 3000, held: float = 0.1,
+        candidates: int = 24,
+    ):  # fmt: skip
         super().__init__(data, held)
-        self.n_history = history
-        self.valid, self.test = self.valid.reshape(-1, held), self.test.reshape(-1, held)
-        # For a training event the share of the other folds; for a later one, of all users.
-        fold = np.where(self.is_train, self.user % FOLDS, FOLDS)
-        self.others = self.item_means(self.liked, fold)[0]  # (E,) share of likes
-        edges = np.quantile(self.others[self.is_train], np.arange(1, BUCKETS) / BUCKETS)
-        self._bucket = np.searchsorted(edges, self.others, side="right")  # (E,) 0 to 19
-        words = [text.replace("|", " ").replace(",", " ") for text in data.items["text"]]
-        profiles = domain(data).profiles
-        rated = [event(text, value) for text in words for value in range(1, 6)]
-        ranks = [f"others-{rank}" for rank in range(0, 100, 100 // BUCKETS)]
-        read = np.unique(self.item[self.is_train])
-        training = [words[i] for i in read] + [rated[5 * i + i % 5] for i in read] + len(read) // BUCKETS * ranks
-        self.tokenizer = Tokenizer.fit([*training, *profiles], vocabulary)
+        self.n_history, self.n_clicked = history, candidates // 2
+        words = domain(data)
+        rated = [event(text, value) for text in words.items for value in range(1, 6)]
+        read = np.unique(self.item[self.train])
+        self.tokenizer = Tokenizer.fit(
+            [*words.items[read], *(rated[5 * i + i % 5] for i in read), *words.profiles], vocabulary
+        )
 
-        def table(texts: list[str], *first: int) -> np.ndarray:
+        def table(texts: Sequence[str], *first: int) -> np.ndarray:
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
-        self.profiles = table(profiles, SOURCE_BOS)  # (U, L): never empty
-        self.events = table(rated).reshape(len(words), 5, length)  # (N, 5, L)
-        candidates = table([f"{rank} {text}" for text in words for rank in ranks], BOS)  # [BOS] holds the score
-        self.items = candidates.reshape(len(words), BUCKETS, length)  # (N, 20, L)
-        self.fingerprint = f"{data.fingerprint} {length} {history} {len(self.tokenizer)} {held}"
+        self.profiles = table(words.profiles, SOURCE_BOS)  # (U, L): never empty
+        self.events = table(rated).reshape(-1, 5, length)  # (N, 5, L)
+        self.items = table(words.items, BOS)  # (N, L): [BOS] holds the score
+        self.popularity = np.bincount(self.item[self.train], minlength=data.n_items)  # (N,) training events
+        self._part = np.isin(np.arange(data.n_events), self.test) - 1 * self.is_train  # (E,)
+        self.fingerprint = f"{data.fingerprint} {length} {history} {len(self.tokenizer)} {held} {candidates}"
 
-    def batches(self, rng: np.random.Generator, *, steps: int, size: int, candidates: int) -> Iterator[Windows]:
+    def batches(self, rng: np.random.Generator, *, steps: int, size: int) -> Iterator[Windows]:
         """`steps` batches of windows from anywhere in the training events."""
+        known = self._known(self.train)
         for _ in range(steps):
             drawn = rng.choice(self.train, size)
             first = self.data.offsets[self.user[drawn]]  # a window over the end begins earlier
-            last = np.maximum(first, first + self.n_train[self.user[drawn]] - candidates)
-            yield self.windows(self.span(np.minimum(drawn, last), candidates))
+            last = np.maximum(first, first + self.n_train[self.user[drawn]] - self.n_clicked)
+            yield self._windows(np.minimum(drawn, last), known, rng)
 
-    def span(self, starts: np.ndarray, count: int) -> np.ndarray:
-        """(W, count) rows from each of starts (W,), -1 after the user's last (training) event."""
-        rows, user = starts[:, None] + np.arange(count), self.user[starts]
-        first, end = self.data.offsets[user], self.data.offsets[user + 1]
-        return np.where(rows < np.where(self.is_train[starts], first + self.n_train[user], end)[:, None], rows, -1)
+    def requests(self, rows: np.ndarray) -> Windows:
+        """One window per user, from the first of their events among `rows`: of `valid` or `test`."""
+        rows = rows[np.unique(self.user[rows], return_index=True)[1]]
+        return self._windows(rows, self._known(slice(None)), np.random.default_rng(0))
 
-    def windows(self, rows: np.ndarray) -> Windows:
-        """Candidate events (W, C), -1 where there is none, with the profile and the last T events before them."""
-        user, there = self.user[rows[:, 0]], rows >= 0
-        before = rows[:, :1] - np.arange(self.n_history, 0, -1)  # (W, T)
-        rating = np.rint(self.value[before]).astype(np.int64) - 1
-        present = before >= self.data.offsets[user][:, None]
-        events = np.where(present[..., None], self.events[self.item[before], rating], PAD)
-        items = np.where(there[..., None], self.items[self.item[rows], self._bucket[rows]], PAD)
+    def _known(self, rows: np.ndarray | slice) -> np.ndarray:
+        """(U, N) bool: which items users have among these events."""
+        known = np.zeros((self.data.n_users, self.data.n_items), bool)
+        known[self.user[rows], self.item[rows]] = True
+        return known
+
+    def _windows(self, starts: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> Windows:
+        """Events from `starts` (B,) on, of the same user and part, and drawn items; the last T events before them."""
+        user, n = self.user[starts], self.n_clicked
+        rows = np.minimum(starts[:, None] + np.arange(n), len(self.item) - 1)  # (B, n)
+        clicked = (self.user[rows] == user[:, None]) & (self._part[rows] == self._part[starts, None])
+        keys = np.where(known[user] | (self.popularity == 0), -np.inf, np.log(self.popularity.clip(min=1)))
+        keys += rng.gumbel(size=keys.shape)  # the largest are draws without replacement: `generate.gumbel_top_k`
+        drawn = np.argpartition(-keys, n)[:, :n]
+        shown = clicked & (np.take_along_axis(keys, drawn, 1) > -np.inf)  # one drawn for each clicked
+        item = np.concatenate((np.where(clicked, self.item[rows], -1), np.where(shown, drawn, -1)), 1)
+        items = np.where(item[..., None] < 0, PAD, self.items[item])
+        labels = np.where(item < 0, -1, np.arange(2 * n) < n).astype(np.float32)
+        before = starts[:, None] - np.arange(self.n_history, 0, -1)  # (B, T)
+        events = self.events[self.item[before], np.rint(self.value[before]).astype(np.int64) - 1]
+        events = np.where((before >= self.data.offsets[user][:, None])[..., None], events, PAD)
         source = np.concatenate((self.profiles[user][:, None], events), 1)
-        liked = np.where(there, self.liked[rows], -1).astype(np.float32)
-        return Windows(*map(torch.from_numpy, (source, items, liked)))
+        return Windows(*map(torch.from_numpy, (source, items, labels, item)))

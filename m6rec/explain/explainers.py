@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, InputError
 from m6rec.data.context import Context
 from m6rec.data.features import Features
+from m6rec.data.text import words
 from m6rec.generate import fill
 from m6rec.train import losses
 
@@ -162,7 +164,14 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
-    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound"."""
+    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound".
+
+    InputError for a model that reads none of it, or was not taught to.
+    """
+    if modality not in model.network.items.patches or not model.config.patch_weight:
+        raise InputError(
+            f"this model cannot restore {modality}: train one with patch_weight > 0 on items that have it."
+        )
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
@@ -191,10 +200,25 @@ def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]
 
 
 def _untold(model: Model, items: np.ndarray) -> Features:
-    """Contents of items (codes), the whole text a gap."""
+    """Contents of items (codes), the whole text a gap. InputError for a model that never learnt to fill one."""
+    if not model.config.infill_weight:
+        raise InputError("this model cannot write captions: train one with infill_weight > 0.")
     content = model.features.take(items)
     gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
     return content._replace(text=gap).to(model.device)
+
+
+def distinctive(texts: Sequence[str], groups: np.ndarray, show: int = 3, least: int = 8) -> pd.Series:
+    """The words that tell a group from the catalogue: highest share · log(share / overall share). group -> "a, b, c".
+
+    groups (N,) of the items with these texts (N,). least: items that have a word.
+    """
+    counter = CountVectorizer(analyzer=words, binary=True, min_df=least)
+    held = counter.fit_transform(texts).toarray().astype(float)  # (N, words)
+    shares = {group: held[groups == group].mean(0) for group in np.unique(groups)}
+    weights = {group: share * np.log(share.clip(min=1e-9) / held.mean(0)) for group, share in shares.items()}
+    names = counter.get_feature_names_out()
+    return pd.Series({group: ", ".join(names[np.argsort(-w)[:show]]) for group, w in weights.items()})
 
 
 MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100

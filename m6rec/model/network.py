@@ -463,6 +463,8 @@ class TextTransformer(nn.Module):
         std = 0.02 if scores else width**-0.5  # small: the first steps already change them much
         for embedding in (self.tokens, self.segments):
             nn.init.normal_(embedding.weight, std=std)
+        for head in self.heads:
+            nn.init.constant_(head.weight, width**-0.5)  # at first the dot product of a user's and an item's state
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
@@ -553,19 +555,23 @@ class TextTransformer(nn.Module):
         return run.states.index_select(0, rows)
 
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
-        """`exits` of states (B, S + C, L, D) after the local layers; S = `source`."""
+        """`exits` of states (B, S + C, L, D) after the local layers; S = `source`.
+
+        A head reads the product of the candidate's and the profile's first token: both begin as bags of words.
+        """
         (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)
         mask = candidate_mask(present[:, :source].flatten(1), present[:, source:])
         positions = torch.arange(length, device=x.device).repeat(n)  # in each segment from 0
-        first, keys = slice(source * length, None, length), None  # candidates' first tokens: scores are read there
+        first, keys = [0, *range(source * length, n * length, length)], None  # the profile's and the candidates'
         for layer in range(local_layers, self.depth):
             if layer + 1 == self.depth:  # the last layer needs no other queries
                 keys, x, mask, positions = (x, positions), x[:, first], mask[:, :, first], positions[first]
                 first = slice(None)
             x = self.blocks(x, mask, positions, keys=keys, first=layer, last=layer + 1).states
-            yield self.heads[layer](self.norm(x[:, first])).squeeze(-1)
+            user, candidates = self.norm(x[:, first]).split((1, n - source), 1)
+            yield self.heads[layer](user * candidates).squeeze(-1)
 
 
 def positions_of(present: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Nodes of a level have nearly equally many items. Free leaves are spread, so that a new item finds one near its content.
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -173,6 +174,15 @@ class DigitDecoder(nn.Module):
             bias.copy_(counts.clamp(min=1).log())
         self.project.weight.zero_()
         self.project.bias.zero_()
+
+    @torch.no_grad()
+    def boosted(self, cold: Tensor, boost: float) -> "DigitDecoder":
+        """A copy in whose choices a cold (N,) item counts as exp(boost) items, at every node above it."""
+        other, counts = copy.deepcopy(self), (boost * cold).exp()
+        for at, bias in zip(self.tree.prefixes(torch.arange(len(cold), device=cold.device)).T, other.bias, strict=True):
+            new, old = (torch.zeros_like(bias).index_add_(0, at, c) for c in (counts, torch.ones_like(counts)))
+            bias += torch.where(old > 0, new / old.clamp(min=1), 1).log()
+        return other
 
     @torch.no_grad()
     def insert(self, vectors: Tensor) -> None:

@@ -170,7 +170,9 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.
     return decoder.eval(), vectors
 
 
-def milliseconds(run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer) -> np.ndarray:
-    """Of a call, for each block of calls in so many seconds."""
-    measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=torch.get_num_threads())
+def milliseconds(
+    run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer, *, threads: int = 0
+) -> np.ndarray:
+    """Of a call, for each block of calls in so many seconds. threads: 0 for as many as PyTorch uses."""
+    measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=threads or torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

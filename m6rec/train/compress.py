@@ -13,50 +13,50 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from m6rec.config import Config, InputError
-from m6rec.data.prompts import RatingWindows, Windows
+from m6rec.data.cooccurrence import cooccurrence_init
+from m6rec.data.prompts import ClickWindows, Windows, domain
 from m6rec.model.network import TextTransformer
 from m6rec.train.fit import Stage, fit, version
 from m6rec.train.losses import distillation, exit_losses
 
-CANDIDATES = 24  # judged by one history while training
-
 
 @torch.no_grad()
-def exit_logits(network: TextTransformer, data: RatingWindows, part: np.ndarray, local_layers: int = 0) -> np.ndarray:
-    """Logits (K, W, C) of every exit after the local layers, for a part's rows (W, C)."""
-    rows = []
-    for at in range(0, len(part), 32):
-        windows = data.windows(part[at : at + 32])
-        rows.append(torch.stack([*network.eval().exits(windows, local_layers)]))
-    return torch.cat(rows, 1).cpu().numpy()
+def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 0) -> np.ndarray:
+    """Logits (K, B, C) of every exit after the local layers."""
+    parts = (windows.rows(slice(at, at + 32)) for at in range(0, len(windows.source), 32))
+    return torch.cat([torch.stack([*network.eval().exits(part, local_layers)]) for part in parts], 1).cpu().numpy()
+
+
+def any_cut(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
+    """`exit_losses` after a drawn number of local layers: matching is learnt soonest where segments are read apart."""
+    return exit_losses(network, windows, int(torch.randint(network.depth, ())))
 
 
 class Variants:
     """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
 
-    They begin from one network of full depth (`config.joint_layers`) after `steps`, and see labels for `tune` more.
+    A network first sees labels for `steps` with any number of local layers, then for `tune` more in its own way.
     """
 
-    def __init__(self, data: RatingWindows, config: Config, *, steps: int, tune: int):
+    def __init__(self, data: ClickWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
+        self._tables: dict[int, Tensor] = {}  # of token embeddings by size
 
     def full(self) -> TextTransformer:
-        return self.train("full", self._base(), exit_losses)
+        return self.shallow(self.config.joint_layers)
 
     def late(self, joint: int) -> TextTransformer:
         """Segments interact in the last `joint` layers only."""
         loss = partial(exit_losses, local_layers=self.config.joint_layers - joint)
-        return self.train(f"late-{joint}", self._base(), loss)
+        return self.train(f"late-{joint}", self._base(self.config.joint_layers), loss)
 
-    def distilled(self, depth: int) -> TextTransformer:
-        """The first layers of `full`, distilled from it."""
-        teacher, small = self.full(), self._new(depth)
-        small.load_state_dict({name: teacher.state_dict()[name] for name in small.state_dict()})
-        return self.train(f"distilled-{depth}", small, partial(distillation, teacher=teacher))
+    def shallow(self, depth: int) -> TextTransformer:
+        """Of fewer layers from the first step on; all of them joint."""
+        return self.train(f"joint-{depth}", self._base(depth), exit_losses)
 
-    def edge(self, depth: int = 6, embedding_size: int = 4) -> TextTransformer:
+    def edge(self, depth: int = 4, width: int = 32, embedding_size: int = 6) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
-        small = self._new(depth, shared=True, embedding_size=embedding_size)
+        small = self._base(depth, width, shared=True, embedding_size=embedding_size)
         return self.train("edge", small, partial(distillation, teacher=self.full()), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
@@ -84,19 +84,23 @@ class Variants:
     def train(self, name: str, network: TextTransformer, loss: Callable, steps: int | None = None) -> TextTransformer:
         """In place, with loss(network, windows) -> dict[str, Tensor]."""
         steps = steps or self.tune
-        batches = partial(self.data.batches, steps=steps, size=self.config.batch, candidates=CANDIDATES)
+        batches = partial(self.data.batches, steps=steps, size=self.config.batch)
         stage = Stage(name, 1, batches, lambda net, windows, _: loss(net, windows))
         told = (version(one) if isinstance(one, nn.Module) else one for one in getattr(loss, "keywords", {}).values())
         fit(network, stage, self.config, steps, *told, self.data.fingerprint, keep=True)
         return network
 
-    def _base(self) -> TextTransformer:
-        return self.train("base", self._new(self.config.joint_layers), exit_losses, steps=self.steps)
-
-    def _new(self, depth: int, **options: object) -> TextTransformer:
+    def _base(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
+        """Words that follow each other in training histories begin with near vectors."""
         torch.manual_seed(self.config.seed)
-        config = replace(self.config, joint_layers=depth)
-        return TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
+        config, data = replace(self.config, joint_layers=depth, width=width or self.config.width), self.data
+        network = TextTransformer(config, len(data.tokenizer), scores=True, **options)
+        if (size := network.tokens.embedding_dim) not in self._tables:
+            read = domain(data.data, data.is_train)
+            self._tables[size] = cooccurrence_init([read], data.tokenizer, size, self.config.seed)
+        with torch.no_grad():
+            network.tokens.weight[1:] = self._tables[size][1:]
+        return self.train("base", network, any_cut, self.steps)
 
 
 def _matrices(network: nn.Module) -> list[nn.Module]:

@@ -383,18 +383,18 @@ def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))
-        total, norm = total + weight * likes(logits, windows.liked), norm + weight
+        total, norm = total + weight * clicks(logits, windows.clicked), norm + weight
     return {"exits": total / norm}
 
 
-def likes(logits: Tensor, liked: Tensor) -> Tensor:
+def clicks(logits: Tensor, clicked: Tensor) -> Tensor:
     """Binary cross-entropy of logits (B, C) and labels or probabilities; -1 counts nowhere."""
-    return F.binary_cross_entropy_with_logits(logits[liked >= 0], liked[liked >= 0])
+    return F.binary_cross_entropy_with_logits(logits[clicked >= 0], clicked[clicked >= 0])
 
 
 def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
     """The labels and the teacher's probabilities."""
     logits = network.scores(windows)
     with torch.no_grad():
-        soft = teacher.scores(windows).sigmoid().where(windows.liked >= 0, -1)
-    return {"liked": likes(logits, windows.liked), "teacher": likes(logits, soft)}
+        soft = teacher.scores(windows).sigmoid().where(windows.clicked >= 0, -1)
+    return {"clicked": clicks(logits, windows.clicked), "teacher": clicks(logits, soft)}
