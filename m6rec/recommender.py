@@ -90,9 +90,10 @@ class M6Rec:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
         self.network.items.requires_grad_(not self.config.text_weight)
-        rows = self._train(stage, {"start": self._pretrained, **options})
-        self.network.items.requires_grad_(True)
-        return rows
+        try:
+            return self._train(stage, {"start": self._pretrained, **options})
+        finally:
+            self.network.items.requires_grad_(True)
 
     @property
     def text(self) -> Backbone:

@@ -43,7 +43,9 @@ def test_fine_tuning_leaves_what_reads_contents_and_prompts_as_it_is(model):
     tuned.fine_tune()
     moved = {name for name, value in tuned.network.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.split(".")[0] for name in moved} == {"digits", "fusion"}
-    assert all(p.requires_grad for p in tuned.network.parameters())
+    with pytest.raises(m6rec.InputError, match="keep=True has a folder of its own"):
+        tuned.fine_tune(keep=True, folder="anywhere")
+    assert all(p.requires_grad for p in tuned.network.parameters()), "a refused training freezes nothing"
 
 
 def test_what_was_saved_writes_the_same_and_a_task_taught_to_a_copy_leaves_it_alone(model, tmp_path):

@@ -131,8 +131,7 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
 LIKED = 4.0  # a like from here on
 SHRINK = 5.0  # weight of the overall mean in every mean, in events
 FOLDS = 10  # of users, for item means
-BUCKETS = 20  # quantiles of features in words
-LEVELS = 50  # the same where they are words of their own
+LEVELS = 50  # quantiles of features in words
 NEIGHBOURS = 10  # of an item, among the user's rated ones
 FEATURES = ("user", "others", "count", "genres", "similar")
 SCALES = [[f"{name}-{100 // LEVELS * level}" for level in range(LEVELS)] for name in FEATURES]

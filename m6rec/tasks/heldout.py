@@ -19,7 +19,7 @@ CONTENTS = {
     "identity": False, "patch_weight": 0.0, "align_weight": 0.0, "dropout": 0.1, "text_length": 16,
     "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32, "validate_every": 2,
 }  # fmt: skip
-# One training that teaches everything: contents, then events beside contents and prompts, then the digits.
+# One training that teaches everything: contents, then events beside contents and prompts, then digits and fusion.
 JOINT = {
     **CONTENTS, "vocabulary": 1500, "recency": 0.0, "item_epochs": 60, "pretrain_epochs": 20, "finetune_epochs": 3,
     "catalogue_dropout": 0.15, "infill_weight": 0.2, "patch_weight": 0.2, "align_weight": 0.1, "text_weight": 0.2,
