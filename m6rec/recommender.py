@@ -1,13 +1,20 @@
 import copy
+import importlib
+import json
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import MODALITIES, Config, InputError, pick_device
+from m6rec.config import MODALITIES, Config, InputError, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -22,11 +29,23 @@ from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
+from m6rec.train.fit import Epoch, Log, Stage, fit, foreign, load_model, save_model, version
 from m6rec.train.text import Backbone
 
 History = Sequence[object] | pd.DataFrame | None
 Values = Mapping[str, object] | None
+
+
+CARD = """---
+library_name: m6rec
+tags: [recommendation]
+---
+# m6rec on {0}
+```
+{1}
+```
+Load it with `m6rec.M6Rec.from_pretrained("this folder or repository", data)`, data: the `m6rec.Dataset` {0}.
+"""
 
 
 class Person(NamedTuple):
@@ -35,6 +54,7 @@ class Person(NamedTuple):
     new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
+@typed
 class M6Rec:
     """Raw ids and content in, a DataFrame out.
 
@@ -65,6 +85,11 @@ class M6Rec:
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
         self._items: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.network.parameters())
+        trained = [f"{name}: {rows}" for name, rows in self.stages.items()] or ["untrained: call pretrain()"]
+        return "\n".join((f"M6Rec, {weights:,} weights on {self.device}, of {self.data}", *trained))
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items, and the next event of every prefix; then grow the tree.
@@ -229,6 +254,11 @@ class M6Rec:
     def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
+        if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
+            shape = f"({self.data.n_items}, {self.config.width})"
+            raise InputError(
+                f"items of the shape {tuple(items.shape)} are no item vectors {shape}: take item_vectors()."
+            )
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
@@ -299,18 +329,31 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values, card=CARD.format(self.data.name, self))
         return Path(folder)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Save to the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
+        with tempfile.TemporaryDirectory() as folder, from_hub(repo) as hub:
+            self.save_pretrained(folder)
+            hub.create_repo(repo, private=private, token=token, exist_ok=True)
+            return str(hub.upload_folder(repo_id=repo, folder_path=folder, token=token))
 
-        data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None
+    ) -> Self:  # fmt: skip
+        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
+
+        data: by default loaded by name. revision: a branch, tag or commit on the Hub. `InputError` for a missing or
+        damaged folder, and for other data.
         """
-        folder = Path(folder)
-        if not folder.exists() and (ours := shipped("weights") / folder).exists():
+        name, folder = str(folder), Path(folder)
+        if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():
             folder = ours
+        elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            with from_hub(name) as hub:
+                folder = Path(hub.snapshot_download(name, revision=revision))
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
@@ -320,15 +363,18 @@ class M6Rec:
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data = data or load(of["name"])
+        try:
+            data = data or load(of["name"])
+        except InputError as error:
+            raise InputError(f"{folder} knows the data {of['name']}: give them as data=, or --data ({error})") from None
         if data.fingerprint != of["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
+            raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
         model = cls(data, config=config, fitted=(fields, tokenizer))
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
-        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
+        model.stages = {name: Log(Epoch(**row) for row in rows) for name, rows in values["stages"].items()}
         return model
 
     @classmethod
@@ -340,6 +386,18 @@ class M6Rec:
             model.fine_tune(keep=True)
         print(f"trained {data.name} in {sum(rows[-1].seconds for rows in model.stages.values() if rows):.0f} s")
         return model
+
+
+@contextmanager
+def from_hub(name: str) -> Iterator[ModuleType]:
+    """huggingface_hub; `InputError` in place of its errors."""
+    try:
+        yield importlib.import_module("huggingface_hub")
+    except Exception as error:  # its own, its HTTP client's, and where it is not installed
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(
+            f"{name} is no folder here, and cannot be had or put on the Hugging Face Hub: {reason}."
+        ) from error
 
 
 class Scale(NamedTuple):
@@ -358,8 +416,13 @@ class Scale(NamedTuple):
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 
 
+@typed
 def scale(name: str, seed: int = 0) -> Scale:
-    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds."""
+    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds.
+
+    A sweep's preset and settings, in M6REC_CONFIG as JSON, replace them.
+    """
+    own = json.loads(os.environ.get("M6REC_CONFIG") or "{}")
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
@@ -368,4 +431,5 @@ def scale(name: str, seed: int = 0) -> Scale:
     }
     if name not in sizes:
         raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')
-    return sizes[name]
+    size, preset = sizes[name], own.pop("preset", sizes[name].preset)
+    return size._replace(preset=preset, changes={**size.changes, **own})

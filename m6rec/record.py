@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from m6rec.cache import PACKAGE, code_key, whole
-from m6rec.config import InputError
+from m6rec.config import InputError, typed
 from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
@@ -42,6 +42,7 @@ class Figure(NamedTuple):
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
+@typed
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
     """Record one figure under a name of its own, and return it.
 
@@ -50,16 +51,16 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
     for NaN.
     """
-    if not isinstance(name, str) or name in ("", "run") or name.split() != [name]:
+    if name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
-    if per_user is None and given.ndim > 1:
-        raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
+        given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
+        if per_user is None and given.ndim > 1:
+            raise InputError(f"it has the shape {given.shape}; give one number, or one a seed.")
         interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
-    except InputError as error:
+    except (TypeError, ValueError, OverflowError) as error:  # InputError among them
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
         interval = interval._replace(n=0, seeds=given.size, **({"low": None, "high": None} if given.size == 1 else {}))
