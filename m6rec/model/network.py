@@ -361,7 +361,7 @@ class Network(nn.Module):
         if self.segments is None:
             raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
         config, decoder = self.items.config, self.text_decoder
-        with torch.device("meta"):  # no numbers are drawn
+        with torch.random.fork_rng(devices=()):  # all that is drawn is replaced
             network = TextTransformer(replace(config, joint_layers=1), 1)
         network.depth = config.local_layers + config.decoder_layers
         network.tokens, network.segments, network.norm = self.items.tokens, self.segments, decoder.norm
