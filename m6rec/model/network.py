@@ -322,7 +322,7 @@ class Network(nn.Module):
         n = len(content.present)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
-        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
+        self.register_buffer("codes", torch.as_tensor(codes))  # -1: no event of it was read, and it has no ID embedding
         files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
