@@ -303,6 +303,9 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
                     row |= {name: figure.value} | (interval if figure.low is not None else {})
                 write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
+        raise
     finally:
         if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
             # "width=64" and the default of 64 are one run.
@@ -311,5 +314,6 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
             table = table.drop_duplicates(own).sort_values(own)
             with whole(out / "results.csv") as new:
                 table.to_csv(new, index=False)
-            print(best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by))
+            if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
+                print(ranked)
     return ends
