@@ -265,7 +265,7 @@ def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, va
         _save_tensors(network.state_dict(), part / WEIGHTS)
         if tokenizer:
             tokenizer.bpe.save(str(part / "tokenizer.json"))
-        if card:
+        if card and not (folder / "README.md").exists():  # the one there may be written by hand
             (part / "README.md").write_text(card, encoding="utf-8")
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
