@@ -56,7 +56,7 @@ def verbs(model: M6Rec) -> Iterator[tuple[str, Callable, dict]]:
     named = [getattr(m6rec, name) for name in m6rec.__all__ if name != "InputError"]
     owners = {Config: Config, Dataset: data, M6Rec: model}
     for cls, one in owners.items():
-        public = [name for name in vars(cls) if not name.startswith("_") and callable(getattr(one, name))]
+        public = [name for name in vars(cls) if not name.startswith("_") and inspect.isroutine(getattr(cls, name))]
         named += [getattr(idle if name in ("pretrain", "fine_tune") else one, name) for name in public]
     for verb in named:
         name, parameters = verb.__name__, inspect.signature(verb).parameters
