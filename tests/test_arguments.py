@@ -10,6 +10,7 @@ from dataclasses import fields
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pandas as pd
@@ -43,24 +44,27 @@ def verbs(model: M6Rec) -> Iterator[tuple[str, Callable, dict]]:
         "new": [{"title": "new"}], "fused": fused, "users": targets, "features": model.features, "folder": None,
         "model": model, "split": "leave_one_out", "part": "valid", "pool": None, "chunk": 7, "name": "bazaar",
         "seed": 1, "raw_ids": [], "titles": ["Film 3"], "events": [5], "kind": "leave_one_out", "n_users": 3,
-        "interactions": pd.DataFrame(raw), "per_user": None, "value": 1.0, "over": None, "changes": {}, "words": "x",
+        "interactions": pd.DataFrame(raw), "per_user": None, "value": 1.0, "over": None,
+        "config": None, "fitted": None, "epochs": 1, "loss": print, "judged_by": "dense",
     }  # fmt: skip
     own = {
         "fuse": {"context": person.context}, "with_items": {"items": films}, "preprocess": {"items": ["x"]},
         "from_frames": {"items": films, "users": None}, "validate": {"items": films, "users": None},
         "without": {"items": [1], "users": [1]}, "candidates": {"history": [1]}, "scale": {"name": "quick"},
         "record": {"name": "odd"}, "preset": {"name": "tiny"}, "history_codes": {"history": [500]},
+        "from_folder": {"name": "x"}, "M6Rec": {"preset": "tiny"}, "subset": {}, "stage": {"name": "x"},
     }  # fmt: skip
     idle = M6Rec(data, config=Config(width=16, vocabulary=300, pretrain_epochs=0, finetune_epochs=0))
     idle.pretrain()
-    named = [getattr(m6rec, name) for name in m6rec.__all__ if name != "InputError"]
-    owners = {Config: Config, Dataset: data, M6Rec: model}
-    for cls, one in owners.items():
-        public = [name for name in vars(cls) if not name.startswith("_") and inspect.isroutine(getattr(cls, name))]
+    named = [M6Rec, m6rec.evaluate, m6rec.load, m6rec.record, m6rec.scale]
+    for cls, one in {Config: Config(), Dataset: data, M6Rec: model}.items():
+        public = [name for name in vars(cls) if not name.startswith("_") and name != "push_to_hub"]  # asks a server
+        public = [name for name in public if isinstance(vars(cls)[name], FunctionType | classmethod | staticmethod)]
         named += [getattr(idle if name in ("pretrain", "fine_tune") else one, name) for name in public]
     for verb in named:
         name, parameters = verb.__name__, inspect.signature(verb).parameters
-        usual = {p: own.get(name, {}).get(p, good.get(p)) for p in parameters if p in good or p in own.get(name, {})}
+        usual = {**good, **own.get(name, {})}
+        usual = {p: usual[p] for p, one in parameters.items() if p in usual and one.kind != one.VAR_KEYWORD}
         yield name, verb, usual
 
 
