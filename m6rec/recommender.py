@@ -1,24 +1,27 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 
+from m6rec.cache import key, whole
 from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import Dataset, Targets
+from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, texts
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate import Generated, Scorer, best_items, check_length, generate
+from m6rec.generate import Generated, Scorer, best_items, check_length, check_method, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
@@ -50,10 +53,10 @@ class M6Rec:
         self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         if fresh := fitted is None:
-            texts, special = [*data.items["text"].iloc[trained]], SPECIAL
+            read, special = [*data.items["text"].iloc[trained]], SPECIAL
             if config.text_weight:
-                texts, special = [*dict.fromkeys([*texts, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
-            fitted = Fields.fit(data, self.split, config), Tokenizer.fit(texts, config.vocabulary, special)
+                read, special = [*dict.fromkeys([*read, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
+            fitted = Fields.fit(data, self.split, config), Tokenizer.fit(read, config.vocabulary, special)
         self.fields, self.tokenizer = fitted
         self.features = self.preprocess(data.items, data.media)
         self._training_content = self.features.take(trained)
@@ -154,24 +157,102 @@ class M6Rec:
 
     def recommend(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
-        k: int = 10, method: str = "generated", seen: bool = False, drop: Sequence[str] = (), explain: bool = False,
+        k: int = 10, method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
+        without: Sequence[object] = (), drop: Sequence[str] = (), explain: bool = False,
     ) -> pd.DataFrame:  # fmt: skip
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
-        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what is unknown,
-        and for a k that is too large.
+        user, history, profile, context: see `person`. seen: whether items of the history may be listed; by default
+        where `data.repeats` is large. only, without: ids or titles of the candidates, and of what is none. drop:
+        modalities to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what
+        is unknown, and for a k that is too large; the list is empty where no candidate is left.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
-        codes = found.items[0].tolist()
-        table = self.data.items[["item_id", "title"]].iloc[codes].reset_index(drop=True)
-        table.insert(0, "rank", np.arange(1, k + 1))
-        table["score"] = found.scores[0].cpu().numpy().astype(float)
+        person = person._replace(history=[]) if self._may_repeat(seen) else person
+        found = self.top_items(person, k, method, drop=drop, pool=self.pool(only, without))
+        table = self._table(found)[1]
         if explain:
+            codes = found.items[0, : len(table)].tolist()
             given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
+
+    def _table(self, found: Generated) -> tuple[np.ndarray, pd.DataFrame]:
+        """The lists one below the other: the row (n,) in `found`, and what is shown of each item."""
+        items, scores = found.items.cpu().numpy(), found.scores.cpu().double().numpy()
+        row, rank = listed = np.nonzero(items >= 0)
+        table = self.data.items[["item_id", "title"]].iloc[items[listed]].reset_index(drop=True)
+        table.insert(0, "rank", rank + 1)
+        return row, table.assign(score=scores[listed])
+
+    def recommend_many(
+        self, users: Sequence[object] | pd.DataFrame | None = None, k: int = 10, *, context: Values = None,
+        method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
+        without: Sequence[object] = (), folder: str | Path | None = None, chunk: int = 256,
+    ) -> pd.DataFrame:  # fmt: skip
+        """The lists that `recommend` gives one by one: user_id, rank, item_id, title, score.
+
+        users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
+        optionally timestamp and value); otherwise each row is a request (user_id and request fields, which override
+        `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
+        user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
+        """
+        check_method(method)
+        check_length(k, self.data.n_items)
+        users = self.data.users[["user_id"]] if users is None else users
+        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": list(users)})
+        if "user_id" not in frame or frame["user_id"].isna().any():
+            raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
+        if "item_id" in frame:
+            asked = [(user, past, {}) for user, past in frame.groupby("user_id", sort=False)]
+        else:
+            requests = frame.drop(columns="user_id").to_dict("records")
+            asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
+        pool, seen = self.pool(only, without), self._may_repeat(seen)
+        weights = version(self.network), version(pool), self.data.fingerprint
+        kept = key(*weights, frame.to_csv(), context, k, method, seen, chunk)
+        if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
+            raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
+        parts = []
+        for start in range(0, len(asked), chunk):
+            file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
+            with suppress(OSError):  # none yet, or a damaged one
+                part = file and pd.read_parquet(file, page_checksum_verification=True)
+            if part is None:
+                for row, (_, _, request) in enumerate(asked[start : start + chunk]):
+                    groups.setdefault(repr(request), []).append(start + row)
+                lists = [self._lists(asked, np.array(rows), context, k, method, seen, pool) for rows in groups.values()]
+                part = pd.concat(lists).sort_index(kind="stable").reset_index(drop=True)
+                if file:
+                    with whole(file) as new:
+                        part.to_parquet(new, write_page_checksum=True)
+            parts.append(part)
+        empty = pd.DataFrame(columns=["user_id", "rank", "item_id", "title", "score"])
+        return pd.concat(parts, ignore_index=True) if parts else empty
+
+    def _lists(
+        self, asked: list[tuple], rows: np.ndarray, context: Values, k: int, method: str, seen: bool, pool: torch.Tensor
+    ) -> pd.DataFrame:
+        """Of users (n,) with the same request, whose rows are the index."""
+        data, (user, history, requests) = self.data, zip(*(asked[row] for row in rows), strict=True)
+        if history[0] is None:
+            code = data.user_codes(user)
+            past, size = contexts.past_events(data, code), np.diff(data.offsets)[code]
+        else:
+            code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
+            pasts = [contexts.past_events(data, [], one) for one in history]
+            past, size = pd.concat(pasts), np.array([*map(len, pasts)])
+            if (past["item"] >= data.n_items).any():
+                raise InputError("the frame of users has new items: add them by with_items, and name their ids.")
+        request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
+        profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
+        encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
+        allowed, row = pool.repeat(len(rows), 1), np.repeat(np.arange(len(rows)), size)
+        if not seen:
+            allowed[row, past["item"].to_numpy()] = False
+        row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
+        table.insert(0, "user_id", np.array(user)[row])
+        return table.set_index(rows[row])
 
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
@@ -185,11 +266,12 @@ class M6Rec:
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        code = None if user is None else int(self.data.user_codes([user])[0])
+        code = [] if user is None else self.data.user_codes([user])
         past = contexts.past_events(self.data, code, history)
-        own = code is not None and profile is None
-        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
+        own = len(code) and profile is None
+        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)[None]
+        of = past, np.array([len(past)]), context, codes, self.config.history
+        encoded = contexts.people_context(self.data, self.fields, *of)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
         return Person(encoded, past["item"].tolist(), new)
 
@@ -197,18 +279,41 @@ class M6Rec:
         """Of the catalogue's items, then of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
-    def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
-        state = self.fuse(person.context, items).state[:, -1]
+    def top_items(
+        self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = (),
+        pool: torch.Tensor | None = None,
+    ) -> Generated:  # fmt: skip
+        allowed, items = self.candidates(person.history, k, pool), self.item_vectors(person.new, drop=drop)
+        return self._best(person.context, items, allowed, k, method)
+
+    def _best(self, context: Context, items: torch.Tensor, allowed: torch.Tensor, k: int, method: str) -> Generated:
+        state = self.fuse(context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def candidates(self, history: Sequence[int], k: int) -> torch.Tensor:
-        """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
+    def _may_repeat(self, seen: bool | None) -> bool:
+        return self.data.repeats >= REPEATS if seen is None else bool(seen)
+
+    def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> torch.Tensor:
+        """(1, N) bool: the candidates, by ids or titles."""
         n = len(self.network.digits.built_tree.leaf)
-        allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
-        allowed[0, [code for code in history if code < n]] = False
-        check_length(k, int(allowed.sum()))
+        allowed = torch.full((1, n), only is None, device=self.device)
+        for items, inside in ((() if only is None else only, True), (without, False)):
+            allowed[0, self.data.history_codes(items)] = inside
         return allowed
+
+    def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
+        allowed = self.pool() if pool is None else pool.clone()
+        allowed[0, [code for code in history if code < allowed.shape[1]]] = False
+        check_length(k, int(allowed.sum()) or k)
+        return allowed
+
+    def similar(self, item: object, k: int = 10) -> pd.DataFrame:
+        """The k items whose vectors have the largest cosine with that of an id, a title or, as a dict, a new item."""
+        code, new = int(self.data.history_codes([item])[0]), [item] if isinstance(item, Mapping) else []
+        allowed, vectors = self.candidates([code], k), normalize(self.item_vectors(new), dim=-1)
+        cosine = (vectors[code] @ vectors[: allowed.shape[1]].T).masked_fill(~allowed, -torch.inf).topk(k)
+        return self._table(Generated.of(cosine.indices, cosine.values))[1]
 
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
@@ -237,10 +342,15 @@ class M6Rec:
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
-        return Scorer(network or self.network, self.target_context, method, **options)
+        return Scorer(network or self.network, self.target_context, method, fitted_on=self.fitted_on, **options)
+
+    @property
+    def fitted_on(self) -> tuple[Dataset, Split]:
+        return self.data, self.split
 
     def scores(self, users: Targets) -> torch.Tensor:
         """All items' dense scores -> (B, N)."""
+        _ = self.network.digits.built_tree  # InputError before training
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
