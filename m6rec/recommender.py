@@ -1,6 +1,9 @@
 import copy
+import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -30,6 +33,7 @@ from m6rec.train.text import Backbone
 
 History = Sequence[object] | pd.DataFrame | None
 Values = Mapping[str, object] | None
+UPDATE_RATE = 0.1  # learning rate of `M6Rec.update`, as a share of training's
 
 
 class Person(NamedTuple):
@@ -45,12 +49,15 @@ class M6Rec:
     """
 
     def __init__(
-        self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
-        fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
+        self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, split: str = "leave_one_out",
+        fitted: tuple[Fields, Tokenizer] | None = None, added: Features | None = None, **changes: object,
     ):  # fmt: skip
-        """fitted: the fields and tokenizer of a saved model."""
+        """split: of `data.split`; "all" trains every event, for a fixed number of epochs, see `settled`.
+
+        fitted: the fields and tokenizer of a saved model. added: the contents of what `with_items` had added to it.
+        """
         config = config or Config.preset(preset, **changes)
-        self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
+        self.data, self.config, self.split, self.device = data, config, data.split(split), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         if fresh := fitted is None:
             read, special = [*data.items["text"].iloc[trained]], SPECIAL
@@ -58,16 +65,37 @@ class M6Rec:
                 read, special = [*dict.fromkeys([*read, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
             fitted = Fields.fit(data, self.split, config), Tokenizer.fit(read, config.vocabulary, special)
         self.fields, self.tokenizer = fitted
-        self.features = self.preprocess(data.items, data.media)
-        self._training_content = self.features.take(trained)
+        self.features = self.preprocess(data.items.iloc[: data.n_items - (len(added.text) if added else 0)], data.media)
         torch.manual_seed(config.seed)
-        known = np.isin(np.arange(data.n_items), trained)
+        known = np.isin(np.arange(len(self.features.text)), trained)
         self.network = Network(config, self.fields, self.features, len(self.tokenizer), known).to(self.device).eval()
         if fresh and config.spectral and (config.identity or config.item_epochs):
             self.network.start(self._spectral())
+        if added:
+            self._add(added)
+            self.network.digits.leaf = torch.zeros(data.n_items, dtype=torch.long)
+            self.network.to(self.device)
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
         self._items: torch.Tensor | None = None
+
+    def _add(self, content: Features) -> None:
+        """New items' contents; the network is a copy on the CPU."""
+        self.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
+        self.network, self._items = self.network.extended(self.features), None
+
+    @property
+    def _training_content(self) -> Features:
+        return self.features.take(np.unique(self.data.events["item"].to_numpy()[self.split.train]))
+
+    @property
+    def settled(self) -> Config:
+        """The config with as many epochs as validated best, for a model of `split="all"`, which nothing validates."""
+        best, names = {}, {"pretrain": "pretrain_epochs", "fine_tune": "finetune_epochs", "items": "item_epochs"}
+        for stage in names.keys() & self.stages:
+            rows = [row for row in self.stages[stage] if row.validation is not None] or self.stages[stage][-1:]
+            best[names[stage]] = max(rows, key=lambda row: row.validation).epoch
+        return replace(self.config, **best)
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items, and the next event of every prefix; then grow the tree.
@@ -92,20 +120,45 @@ class M6Rec:
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
-        self.network.items.requires_grad_(not self.config.text_weight)
-        try:
-            return self._train(stage, {"start": self._pretrained, **options})
-        finally:
-            self.network.items.requires_grad_(True)
+        return self._train(stage, {"start": self._pretrained, **options}, frozen=self.config.text_weight)
+
+    def update(self, interactions: pd.DataFrame, epochs: int = 1) -> Self:
+        """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
+
+        The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
+        events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
+        """
+        model = copy.copy(self)
+        model.data = data = self.data.with_events(interactions)
+        model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
+        network, items, tuned = model.network, model.network.items, "fine_tune" in self.stages
+        among = model.split.train & np.isin(data.events["user"], data.user_codes(interactions["user_id"]))
+        new = torch.from_numpy(data.events["item"].to_numpy()[among]).to(self.device)
+        new = new[network.codes[new] < 0]  # of these, no event was read before
+        network.codes[new] = new
+        if items.identity is not None:
+            items.identity.weight.data[new] = 0
+        loss, judged_by = (losses.finetuning, "generated") if tuned else (losses.pretraining, "dense")
+        stage = model.stage("update", epochs, loss, judged_by, among)
+        before = Epoch(0, 0.0, {}, stage.validate(network))
+        model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
+        rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
+        model.config, model.stages["update"] = self.config, [before, *rows]
+        if (after := max(row.validation for row in rows)) < before.validation:
+            model.network = self.network
+            said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
+            warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=2)
+        return model
 
     @property
     def text(self) -> Backbone:
         """The same weights for prompts: see `train.text`, and `Network.text` for errors."""
         return Backbone(self.network.text, self.tokenizer, self.config)
 
-    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events, validated by a method's NDCG@10."""
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: np.ndarray | None = None) -> Stage:
+        """Training on all training events, or on those among (E,) bool, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
+        taught = split if among is None else split._replace(train=among)
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         sizes, prompts = {"length": config.history, "batch": config.batch}, None
         if config.text_weight:
@@ -115,7 +168,7 @@ class M6Rec:
         corpus = losses.Corpus(self._training_content, near, prompts)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
-            return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
+            return contexts.training_batches(data, taught, self.codes, **sizes, rng=rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -123,7 +176,7 @@ class M6Rec:
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return loss(network, batch, config, corpus, rng)
 
-        return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
+        return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
 
     def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
@@ -147,10 +200,14 @@ class M6Rec:
         steps = [None] * -(-len(content.present) // losses.ITEMS)
         return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
 
-    def _train(self, stage: Stage, options: dict) -> list[Epoch]:
+    def _train(self, stage: Stage, options: dict, frozen: object = False) -> list[Epoch]:
+        """frozen: the item encoder."""
+        self.network.items.requires_grad_(not frozen)
         try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, self.data.fingerprint, **options)
+            parts = self.data.fingerprint, self.split.name
+            self.stages[stage.name] = fit(self.network, stage, self.config, *parts, **options)
         finally:
+            self.network.items.requires_grad_(True)
             self.network.eval()
             self._items = None
         return self.stages[stage.name]
@@ -216,7 +273,7 @@ class M6Rec:
         parts = []
         for start in range(0, len(asked), chunk):
             file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
-            with suppress(OSError):  # none yet, or a damaged one
+            with suppress(OSError, ValueError):  # none yet, or a damaged one
                 part = file and pd.read_parquet(file, page_checksum_verification=True)
             if part is None:
                 for row, (_, _, request) in enumerate(asked[start : start + chunk]):
@@ -249,7 +306,7 @@ class M6Rec:
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
         allowed, row = pool.repeat(len(rows), 1), np.repeat(np.arange(len(rows)), size)
         if not seen:
-            allowed[row, past["item"].to_numpy()] = False
+            allowed[row, past["item"].tolist()] = False
         row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
         table.insert(0, "user_id", np.array(user)[row])
         return table.set_index(rows[row])
@@ -376,11 +433,14 @@ class M6Rec:
         data = self.data.with_items(items)
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media(media) if media else None)
-        model = copy.copy(self)
-        model.data, model._items = data, None
-        model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
-        vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
-        model.network = self.network.extended(model.features, vectors).to(self.device).eval()
+        model, items = copy.copy(self), self.item_vectors()
+        model.data = data
+        model._add(content)
+        events = np.unique(np.linspace(0, data.n_events - 1, 64).astype(np.int64))  # enough for a mean
+        state = self.fuse(self.target_context(self.data.targets(events)), items).state[:, -1]
+        vectors = self.network.items(content.to(self.device)).vectors.detach()
+        model.network.digits.insert(vectors.cpu(), items.cpu(), state.cpu())
+        model.network.to(self.device)
         return model
 
     def with_contents(self, features: Features) -> Self:
@@ -400,16 +460,19 @@ class M6Rec:
         return contexts.encode_events(self.data, self.fields)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
-        if len(self.network.codes) != self.network.digits.size:
-            raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
+        """Save weights (safetensors) and settings (JSON), and what `with_items` has added."""
+        rows, old = self.data.items, self.network.digits.size
+        new = json.loads(rows.iloc[old:].dropna(axis=1, how="all").to_json(orient="records"))
+        content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
         values = {
+            "split": self.split.name,
+            "added": new,
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "config": self.config.to_dict(),
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values, content)
         return Path(folder)
 
     @classmethod
@@ -430,10 +493,16 @@ class M6Rec:
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data = data or load(of["name"])
+        data, size = data or load(of["name"]), len(weights["digits.leaf"])
+        added = None
+        if values.get("added"):
+            added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
+        if added and data.n_items + len(added.text) == size:
+            data = data.with_items(pd.DataFrame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
             raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
-        model = cls(data, config=config, fitted=(fields, tokenizer))
+        split = values.get("split", "leave_one_out")
+        model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:

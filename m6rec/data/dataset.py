@@ -389,7 +389,8 @@ class Dataset:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
+        events only train. "latest": the last event is validation, and "all": none is, both for use after the test.
+        "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
         the rest the test targets: a user's first event of the period that has an earlier one.
         """
         if kind == "leave_one_out":
@@ -397,8 +398,12 @@ class Dataset:
             train = np.ones(self.n_events, dtype=bool)
             train[last] = train[last - 1] = False
             return Split(kind, train, last - 1, last)
+        if kind in ("all", "latest"):
+            rows, none = np.arange(self.n_events), np.zeros(0, np.int64)
+            last = none if kind == "all" else self.offsets[1:][np.diff(self.offsets) >= 2] - 1
+            return Split(kind, ~np.isin(rows, last), last, none)
         if kind != "global_time":
-            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out', 'global_time', 'latest' or 'all'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
@@ -430,6 +435,19 @@ class Dataset:
         if len(taken := new["item_id"][texts(new["item_id"]).isin(self._ids["item"])]):
             raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
+
+    def with_events(self, interactions: pd.DataFrame) -> "Dataset":
+        """More events of known items, as in `from_frames`. New users have no profile."""
+        new = _events(interactions, self.items, None, Report())
+        new = new.assign(**{name: 1.0 if name == "value" else "event" for name in {"value", "action"} - {*new}})
+        ids = texts(new["user_id"])
+        fresh = new.loc[~ids.isin(self._ids["user"]) & ~ids.duplicated(), ["user_id"]]
+        users = pd.concat([self.users, fresh]) if len(fresh) else self.users
+        old = self.events.drop(columns=["user", "item"] if self.timed else ["user", "item", "timestamp"])
+        for name, table in (("user", self.users), ("item", self.items)):
+            old[f"{name}_id"] = table[f"{name}_id"].to_numpy()[self.events[name]]
+        media = self.media and self.media.path
+        return Dataset.from_frames(self.items, users, pd.concat([old, new]), media, name=self.name)
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
