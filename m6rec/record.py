@@ -55,12 +55,14 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
+    given = np.atleast_1d(value) if per_user is None else np.asarray(per_user)
+    for values in (given, np.atleast_1d(1 if over is None else over)):
+        if values.dtype.kind not in "biuf" or (per_user is None and values.ndim > 1):
+            kind = f"{values.dtype} of the shape {values.shape}"
+            raise InputError(f"{name} is {kind}: give one number, or one a seed, or per_user=array of numbers.")
     try:
-        given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
-        if per_user is None and given.ndim > 1:
-            raise InputError(f"it has the shape {given.shape}; give one number, or one a seed.")
         interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
-    except (TypeError, ValueError, OverflowError) as error:  # InputError among them
+    except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
         interval = interval._replace(n=0, seeds=given.size, **({"low": None, "high": None} if given.size == 1 else {}))

@@ -258,11 +258,15 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
 
 
-def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict, card: str = "") -> None:
-    """Weights, a tokenizer and a model card if any, and JSON values. Raises as `claim`."""
+def save_model(
+    folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict,
+    added: Mapping[str, np.ndarray] = {}, card: str = "",
+) -> None:  # fmt: skip
+    """Weights, a tokenizer if any, JSON values, arrays beside the weights, and a model card. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
-        _save_tensors(network.state_dict(), part / WEIGHTS)
+        more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
+        _save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
         if tokenizer:
             tokenizer.bpe.save(str(part / "tokenizer.json"))
         if card and not (folder / "README.md").exists():  # the one there may be written by hand
