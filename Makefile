@@ -22,7 +22,8 @@ INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check --progre
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo 'NB=03_context_attention takes one notebook, ARGS="hour=21 seed=1" gives it parameters (run) or options (test, lab).'
+	@echo 'NB=03_context_attention takes one notebook, ARGS="hour=21 seed=1" gives it parameters (run) or options (test, fuzz, lab).'
+	@echo '.venv/bin/python -m m6rec --help names the other commands: sweep, recommend.'
 
 run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations, write runs/latest/index.html [NB, ARGS]
 	@$(PY) -m m6rec run $(NB) $(ARGS)

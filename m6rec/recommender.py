@@ -6,10 +6,9 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -49,7 +48,7 @@ tags: [recommendation]
 ```
 {1}
 ```
-Load it with `m6rec.M6Rec.from_pretrained("this folder or repository", data)`, data: the `m6rec.Dataset` {0}.
+`m6rec.M6Rec.from_pretrained("folder or repository", data)` loads it; data is the `m6rec.Dataset` {0}.
 """
 
 
@@ -420,10 +419,7 @@ class M6Rec:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
-            shape = f"({self.data.n_items}, {self.config.width})"
-            raise InputError(
-                f"items of the shape {tuple(items.shape)} are no item vectors {shape}: take item_vectors()."
-            )
+            raise InputError(f"items of the shape {tuple(items.shape)} are no vectors: take item_vectors().")
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
@@ -511,15 +507,13 @@ class M6Rec:
 
     def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
         """Save to the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
-        with tempfile.TemporaryDirectory() as folder, from_hub(repo) as hub:
+        with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            hub.create_repo(repo, private=private, token=token, exist_ok=True)
-            return str(hub.upload_folder(repo_id=repo, folder_path=folder, token=token))
+            on_hub("create_repo", repo, private=private, token=token, exist_ok=True)
+            return on_hub("upload_folder", repo, folder_path=folder, token=token)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None
-    ) -> Self:  # fmt: skip
+    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
 
         data: by default loaded by name. revision: a branch, tag or commit on the Hub. `InputError` for a missing or
@@ -529,8 +523,7 @@ class M6Rec:
         if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():
             folder = ours
         elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            with from_hub(name) as hub:
-                folder = Path(hub.snapshot_download(name, revision=revision))
+            folder = Path(on_hub("snapshot_download", name, revision=revision))
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
@@ -571,15 +564,14 @@ class M6Rec:
         return model
 
 
-@contextmanager
-def from_hub(name: str) -> Iterator[ModuleType]:
-    """huggingface_hub; `InputError` in place of its errors."""
+def on_hub(verb: str, name: str, **options: object) -> str:
+    """A verb of huggingface_hub for a repository; `InputError` in place of its errors."""
     try:
-        yield importlib.import_module("huggingface_hub")
+        return str(getattr(importlib.import_module("huggingface_hub"), verb)(repo_id=name, **options))
     except Exception as error:  # its own, its HTTP client's, and where it is not installed
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(
-            f"{name} is no folder here, and cannot be had or put on the Hugging Face Hub: {reason}."
+            f"{name} is no folder here, and the Hugging Face Hub has no {verb} of it: {reason}."
         ) from error
 
 

@@ -120,10 +120,10 @@ def test_a_model_travels_over_the_hub(trained, monkeypatch, tmp_path):
     def up(repo_id: str, folder_path: str, token: str | None) -> Path:
         return shutil.copytree(folder_path, tmp_path / repo_id)
 
-    def down(name: str, revision: str | None) -> Path:
-        if not (tmp_path / name).exists():
+    def down(repo_id: str, revision: str | None) -> Path:
+        if not (tmp_path / repo_id).exists():
             raise OSError("404\nmuch more")
-        return tmp_path / name
+        return tmp_path / repo_id
 
     monkeypatch.setattr(hub, "create_repo", lambda *_, **__: None)
     monkeypatch.setattr(hub, "upload_folder", up)

@@ -68,7 +68,8 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [*dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)]
+    stems = dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)
+    stems = [next((full for full in known if full.startswith(f"{stem}_")), stem) for stem in stems]  # 03 is enough
     if wrong := [stem for stem in stems if stem not in known]:
         near = did_you_mean(wrong[0], known)
         raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
@@ -87,6 +88,9 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if wrong := [name for name, equals, _ in pairs if not equals or not name.removeprefix("config.").isidentifier()]:
         raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
+    names = [name for name, *_ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{twice[0]} is given twice: write {twice[0]}=a,b for several values.")
     return {name: value for name, _, value in pairs}
 
 
