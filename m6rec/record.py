@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +56,11 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(value) if per_user is None else np.asarray(per_user)
-    for values in (given, np.atleast_1d(1 if over is None else over)):
-        if values.dtype.kind not in "biuf" or (per_user is None and values.ndim > 1):
-            kind = f"{values.dtype} of the shape {values.shape}"
-            raise InputError(f"{name} is {kind}: give one number, or one a seed, or per_user=array of numbers.")
+    given = np.atleast_1d(_floats(name, value)) if per_user is None else _floats(name, per_user)
+    if per_user is None and given.ndim > 1:
+        raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
-        interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
+        interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(_floats(name, over)))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
@@ -75,6 +74,13 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
     write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     return figure
+
+
+def _floats(name: str, values: object) -> np.ndarray:
+    with suppress(TypeError, ValueError, OverflowError):
+        if not np.iscomplexobj(values):
+            return np.asarray(values).astype(float)
+    raise InputError(f"{name}: {repr(values)[:60]} is no number, and no array of numbers: give one.")
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:
