@@ -280,8 +280,12 @@ class M6Rec:
         """
         check_method(method)
         check_length(k, self.data.n_items)
+        if chunk < 1:
+            raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
         users = self.data.users[["user_id"]] if users is None else users
-        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": list(users)})
+        frame = (
+            users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": [*conform("users", users, tuple)]})
+        )
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:
@@ -292,11 +296,12 @@ class M6Rec:
         pool, seen = self.pool(only, without), self._may_repeat(seen)
         weights = version(self.network), version(pool), self.data.fingerprint
         kept = key(*weights, frame.to_csv(), context, k, method, seen, chunk)
-        if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
+        folder = None if folder is None else Path(folder)
+        if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
         parts = []
         for start in range(0, len(asked), chunk):
-            file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
+            file, part, groups = folder and folder / f"lists-{kept}-{start:09}.parquet", None, {}
             with suppress(OSError, ValueError):  # none yet, or a damaged one
                 part = file and pd.read_parquet(file, page_checksum_verification=True)
             if part is None:
@@ -385,6 +390,8 @@ class M6Rec:
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
         """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
+        if allowed.dtype != torch.bool or allowed.ndim != 2:
+            raise InputError("pool does not say of each item whether it may be listed: take pool(only, without).")
         allowed[0, [code for code in history if code < allowed.shape[1]]] = False
         check_length(k, int(allowed.sum()) or k)
         return allowed
@@ -400,8 +407,7 @@ class M6Rec:
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
-        items = items if isinstance(items, pd.DataFrame) else conform("items", items, Sequence)
-        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
+        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": [*conform("items", items, tuple)]})
         if "text" not in frame:
             raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
