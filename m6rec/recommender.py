@@ -576,9 +576,7 @@ def on_hub(verb: str, name: str, **options: object) -> str:
         return str(getattr(importlib.import_module("huggingface_hub"), verb)(repo_id=name, **options))
     except Exception as error:  # its own, its HTTP client's, and where it is not installed
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise InputError(
-            f"{name} is no folder here, and the Hugging Face Hub has no {verb} of it: {reason}."
-        ) from error
+        raise InputError(f"{name} is no folder here, and huggingface_hub.{verb} ends with: {reason}.") from error
 
 
 class Scale(NamedTuple):

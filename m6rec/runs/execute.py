@@ -101,10 +101,11 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     """
     code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
-    choices = known.keys() | (SETTINGS.keys() if re.search(r"\.model\(|\.changes\b", code) else ())
+    models = re.search(r"\.model\(|\.changes\b", code)
+    choices = [*known, *(name for name in SETTINGS if models and name.removeprefix("config.") not in known)]
     for name, value in given.items():
         name = "config.preset" if name == "preset" and name not in known else name
-        if name not in choices or name.removeprefix("config.") in known.keys() - {name}:
+        if name not in choices:
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
             raise InputError(f"{where} has no parameter {name!r}{did_you_mean(name, choices)}; it knows {own}.")
         default = ast.literal_eval(known[name]["default"]) if name in known else SETTINGS[name]
