@@ -101,7 +101,16 @@ def test_recommend_prints_a_saved_models_list_with_ranks_and_titles(m6rec, data,
     expected = trained.recommend(history=["Film 3", "Film 4"], k=5, method="dense")
     history = ["--history", "Film 3", "--history", "Film 4"]
     code, said, _ = m6rec(
-        "recommend", *history, "-k", "5", "--method", "dense", "--checkpoint", str(tmp_path / "saved")
+        "recommend",
+        *history,
+        "-k",
+        "5",
+        "--method",
+        "dense",
+        "--data",
+        "circles",
+        "--checkpoint",
+        str(tmp_path / "saved"),
     )
     places = [line.split() for line in said.splitlines() if "Film" in line and line.strip()[0].isdigit()]
     assert code == 0 and [int(words[0]) for words in places] == [1, 2, 3, 4, 5]

@@ -427,10 +427,10 @@ class Dataset:
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
         """`n_users` whole users, drawn by `seed`, and all items with their codes."""
-        if not 1 <= n_users <= self.n_users or seed < 0:
-            raise InputError(
-                f"n_users={n_users}, seed={seed} do not fit {self.name}; use 1 to {self.n_users}, 0 or more."
-            )
+        if not 1 <= n_users <= self.n_users:
+            raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
+        if seed < 0:
+            raise InputError(f"seed={seed} is below 0; use 0 or more.")
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
         user = np.searchsorted(chosen, self.events["user"])
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
