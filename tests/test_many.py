@@ -214,6 +214,8 @@ def test_new_events_are_history_at_once_and_teach_unless_the_last_events_are_pre
     assert grown.network.codes[30] == -1 and grown.data.n_events == trained.data.n_events
     loaded = M6Rec.from_pretrained(updated.save_pretrained(tmp_path / "updated"), data)
     assert loaded.recommend("ann", k=5).equals(updated.recommend("ann", k=5))
+    with pytest.raises(InputError, match=r"call pretrain\(\) first"):
+        small_model().update(new)
     with pytest.raises(InputError, match="row 1, column 'item_id': '999' is not in items"):
         grown.update(new.assign(item_id=[501, 999, 501, 501, 501]))
 
