@@ -231,7 +231,8 @@ class M6Rec:
         table = self._table(found)[1]
         if explain:
             codes = found.items[0, : len(table)].tolist()
-            given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
+            vectors = self.item_vectors(person.new, drop=drop)
+            given = reasons(self, person.context, codes, vectors=vectors) if codes else []
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -256,8 +257,9 @@ class M6Rec:
         user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
         """
         check_length(k, self.data.n_items)
-        users = self.data.users[["user_id"]] if users is None else users
-        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": list(users)})
+        frame = self.data.users[["user_id"]] if users is None else users
+        if not isinstance(frame, pd.DataFrame):
+            frame = pd.DataFrame({"user_id": [users] if np.isscalar(users) else list(users)})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:
@@ -299,8 +301,7 @@ class M6Rec:
             code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
             pasts = [contexts.past_events(data, [], one) for one in history]
             past, size = pd.concat(pasts), np.array([*map(len, pasts)])
-            if (past["item"] >= data.n_items).any():
-                raise InputError("the frame of users has new items: add them by with_items, and name their ids.")
+            data.known_items(past["item"])
         request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
         profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
@@ -352,7 +353,7 @@ class M6Rec:
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.full((1, n), only is None, device=self.device)
         for items, inside in ((() if only is None else only, True), (without, False)):
-            allowed[0, self.data.history_codes(items)] = inside
+            allowed[0, self.data.known_items(self.data.history_codes(items)).tolist()] = inside
         return allowed
 
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
