@@ -493,7 +493,7 @@ class Dataset:
     def __repr__(self) -> str:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} events"
         if self.repeats >= REPEATS:
-            counts += f" ({self.repeats:.0%} repeats: lists may hold what was seen)"
+            counts += f" ({100 * self.repeats:.0f} % repeats: lists may hold what was seen)"
         if not self.timed:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
