@@ -397,7 +397,7 @@ class Dataset:
 
     def known_items(self, codes: np.ndarray) -> np.ndarray:
         """`InputError` where `history_codes` has given codes to new items."""
-        if (codes >= self.n_items).any():
+        if (row_numbers("item codes", codes, 2**62, "data.history_codes()") >= self.n_items).any():
             raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
         return codes
 
