@@ -64,7 +64,9 @@ def conform(name: str, value: Any, kind: Any) -> Any:
                 each = of if base is tuple and of[-1] is not ... else of[:1] * len(value)
                 if len(each) == len(value):
                     return tuple(conform(name, *pair) for pair in zip(value, each, strict=True))
-        elif getattr(base, "__name__", "") in _UNCHECKED or not isinstance(base, type) or isinstance(value, base):
+        elif getattr(base, "__name__", "") == "DataFrame" and value is not None:  # any table: checked as it is read
+            return value
+        elif base in (object, Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base):
             return value
     nouns = [_NOUNS.get(get_origin(one) or one, f"a {getattr(one, '__name__', one)}") for one in kinds]
     due = " or ".join(noun for noun in nouns if noun)
@@ -72,7 +74,6 @@ def conform(name: str, value: Any, kind: Any) -> Any:
 
 
 _NUMBERS = {bool: (bool, np.bool_), int: Integral, float: Real}
-_UNCHECKED = ("object", "Any", "_empty", "DataFrame")  # tables of any library are checked as they are read
 _NOUNS = {
     bool: "True or False", int: "a whole number", float: "a finite number", str: "a text", tuple: "a list",
     Sequence: "a list", Iterable: "a list", Mapping: "a dict", NoneType: "",

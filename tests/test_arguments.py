@@ -89,6 +89,7 @@ def test_numbers_of_numpy_are_pythons_and_a_flag_is_no_number():
             conform("x", value, kind)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # they say what is odd
 def test_every_public_verb_answers_an_odd_argument_or_says_what_is_wrong(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     raw = []
