@@ -143,6 +143,7 @@ def fork(job: Callable[..., None], args: tuple, log: Path) -> multiprocessing.Pr
 
 def everything(folder: Path) -> None:
     """Two jobs at a time; each leaves its exit code."""
+    from librosa.feature import melspectrogram  # noqa: F401
     from sklearn.linear_model import LogisticRegression  # noqa: F401
 
     import m6rec.runs.bench
