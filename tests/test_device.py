@@ -119,7 +119,10 @@ def tasks() -> None:
 
 def notebook(path: Path, folder: Path) -> None:
     """Its cells at smoke."""
-    os.environ |= {"M6REC_RECORD": str(folder / f"{path.stem}.json"), "IPYTHONDIR": str(folder / "ipython" / path.stem)}
+    os.environ |= {
+        "M6REC_RECORD": str(folder / f"{path.stem}.json"),
+        "IPYTHONDIR": str(folder / f"{path.stem}-ipython"),
+    }
     os.chdir(path.parent)
     shell = InteractiveShell.instance()
     for cell in nbformat.read(path, 4).cells:
