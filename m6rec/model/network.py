@@ -322,7 +322,7 @@ class Network(nn.Module):
         n = len(content.present)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
-        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
+        self.register_buffer("codes", torch.as_tensor(codes))  # -1: no event of it was read, and it has no ID embedding
         files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
@@ -361,7 +361,7 @@ class Network(nn.Module):
         if self.segments is None:
             raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
         config, decoder = self.items.config, self.text_decoder
-        with torch.device("meta"):  # no numbers are drawn
+        with torch.random.fork_rng(devices=()):  # all that is drawn is replaced
             network = TextTransformer(replace(config, joint_layers=1), 1)
         network.depth = config.local_layers + config.decoder_layers
         network.tokens, network.segments, network.norm = self.items.tokens, self.segments, decoder.norm
@@ -424,13 +424,13 @@ class Network(nn.Module):
         vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
-    def extended(self, content: Features, vectors: Tensor | None = None) -> "Network":
-        """A copy with other content, of all items; new ones of vectors (n, D) are on free leaves."""
-        new = copy.deepcopy(self).cpu()
+    def extended(self, content: Features) -> "Network":
+        """A copy on the CPU with other content, of all items. New ones at the end have ID embeddings of 0."""
+        new, more = copy.deepcopy(self).cpu(), len(content.present) - len(self.codes)
         new._keep(content)
-        if vectors is not None:
-            new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
-            new.digits.insert(vectors.cpu())
+        new.codes = torch.cat((new.codes, torch.full((more,), -1)))
+        if (own := new.items.identity) is not None:
+            own.weight = nn.Parameter(nn.functional.pad(own.weight.detach(), (0, 0, 0, more)))
         return new.eval()
 
     @staticmethod
