@@ -424,13 +424,13 @@ class Network(nn.Module):
         vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
-    def extended(self, content: Features, vectors: Tensor | None = None) -> "Network":
-        """A copy with other content, of all items; new ones of vectors (n, D) are on free leaves."""
-        new = copy.deepcopy(self).cpu()
+    def extended(self, content: Features) -> "Network":
+        """A copy on the CPU with other content, of all items. New ones at the end have ID embeddings of 0."""
+        new, more = copy.deepcopy(self).cpu(), len(content.present) - len(self.codes)
         new._keep(content)
-        if vectors is not None:
-            new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
-            new.digits.insert(vectors.cpu())
+        new.codes = torch.cat((new.codes, torch.full((more,), -1)))
+        if (own := new.items.identity) is not None:
+            own.weight = nn.Parameter(nn.functional.pad(own.weight.detach(), (0, 0, 0, more)))
         return new.eval()
 
     @staticmethod
@@ -464,7 +464,7 @@ class TextTransformer(nn.Module):
         for embedding in (self.tokens, self.segments):
             nn.init.normal_(embedding.weight, std=std)
         for head in self.heads:
-            nn.init.constant_(head.weight, width**-0.5)  # at first the dot product of a user's and an item's state
+            nn.init.normal_(head.weight, 1 / width, 0.1 / width)  # at first nearly the cosine of a user and an item
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
