@@ -64,8 +64,12 @@ def conform(name: str, value: Any, kind: Any) -> Any:
                 each = of if base is tuple and of[-1] is not ... else of[:1] * len(value)
                 if len(each) == len(value):
                     return tuple(conform(name, *pair) for pair in zip(value, each, strict=True))
-        elif (getattr(base, "__name__", "") == "DataFrame" and value is not None) or base in (object, Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base):  # any table: checked as it is read
-            return value
+        else:
+            fits = (
+                base in (object, Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base)
+            )
+            if fits or (base.__name__ == "DataFrame" and value is not None):  # any table: checked as it is read
+                return value
     nouns = [_NOUNS.get(get_origin(one) or one, f"a {getattr(one, '__name__', one)}") for one in kinds]
     due = " or ".join(noun for noun in nouns if noun)
     raise InputError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}: give {due}.")

@@ -106,8 +106,9 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     for name, value in given.items():
         name = "config.preset" if name == "preset" and name not in known else name
         if name not in choices:
+            near = did_you_mean(name.removeprefix("config."), choices)
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
-            raise InputError(f"{where} has no parameter {name!r}{did_you_mean(name, choices)}; it knows {own}.")
+            raise InputError(f"{where} has no parameter {name!r}{near}; it knows {own}.")
         default = ast.literal_eval(known[name]["default"]) if name in known else SETTINGS[name]
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
