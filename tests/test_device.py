@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fixtures import small_data, small_model
@@ -80,10 +79,6 @@ def verbs(folder: Path, device: str) -> None:
     assert len(model.recommend(history=[500, {"text": "film number 99 | drama"}], k=3)) == 3
     more = model.with_items(model.data.items.iloc[:1].assign(item_id=999, title="new"))
     assert 999 in more.recommend(105, k=more.data.n_items, seen=True)["item_id"].tolist()
-    events = pd.DataFrame({"user_id": [105, 105, 106], "item_id": [999, 501, 502], "timestamp": 9e8})
-    later = more.update(events)
-    assert len(later.recommend_many([105, 106], 3, only=[*range(500, 520)])) == 6 and len(later.similar(999, 3)) == 3
-    m6rec.M6Rec.from_pretrained(later.save_pretrained(folder / "later"), later.data).recommend(105)
     assert model.item_vectors([{"text": "film"}]).device == model.scores(model.data.targets([3])).device == model.device
     context = model.extract_context(user=105, request={"hour": 21})
     for explain in EXPLAINERS.values():
