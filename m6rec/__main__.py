@@ -43,10 +43,11 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    ok = all(done.ok for done in execute.run_all(notebooks(names), out, execute.assignments(given)))
+    done = execute.run_all(notebooks(names), out, execute.assignments(given))
+    ok = all(one.ok for one in done)
     if ok and not words:
         recommend(user="196")
-    print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
+    print(f"Report: {done[0].path.parent / 'index.html'}")
     raise typer.Exit(int(not ok))
 
 

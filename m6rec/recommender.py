@@ -41,6 +41,7 @@ class M6Rec:
     What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
+    @torch.random.fork_rng()
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
         fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,

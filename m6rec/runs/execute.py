@@ -16,11 +16,12 @@ from unittest.mock import patch
 import nbformat
 import pandas as pd
 import papermill
+from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
-from m6rec.cache import key, whole
+from m6rec.cache import PART, key, whole, writing
 from m6rec.config import InputError, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
@@ -176,7 +177,8 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
     origin |= {} if len(paths) == 1 else {"threads": 1}
     folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
-    folder.mkdir(parents=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
     done = []
     for execution in execute_all(paths, folder, typed):
         done.append(execution)
@@ -192,9 +194,11 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
         metrics = figures | metrics
     write_json(folder / "metrics.json", metrics | {"run": origin})
     report(folder, done, paths[0].parent.absolute())
-    fresh = runs / f".latest.{os.getpid()}"
-    fresh.symlink_to(folder.name, target_is_directory=True)
-    os.replace(fresh, runs / "latest")
+    fresh, latest = runs / f".latest.{os.getpid()}", runs / "latest"
+    if latest.is_symlink() or not latest.exists():
+        with suppress(OSError):  # where there are no links
+            fresh.symlink_to(folder.name, target_is_directory=True)
+            os.replace(fresh, latest)
     return done
 
 
@@ -248,7 +252,8 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
     Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
-    out/results.csv has a row of each finished one, after an interrupt, too. InputError for a grid that does not fit.
+    out/results.csv has a row of each finished one, after an interrupt, too. InputError for a grid that does not fit,
+    a results.csv of another kind, and where another sweep is at work.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
@@ -257,8 +262,17 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
     runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
     own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
     origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
-    ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
-    threads = max(1, cpu_count() // jobs)
+    table, threads = out / "results.csv", max(1, cpu_count() // jobs)
+    if table.exists() and "code_hash" not in table.open(errors="replace").readline():
+        raise InputError(f"{table} is no table of a sweep: name another folder.")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(out / f"{PART}sweep.lock", mode=0o666)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(f"another sweep is at work in {out}: wait for it, or name another folder.") from None
+    ends = {folder: "finished before" for folder in runs if _row(folder / DONE)}
     todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
     print(f"{len(todo)} of {len(runs)} runs are to be done")
     try:
@@ -276,9 +290,16 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
                 write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
     finally:
-        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
+        if rows := [*filter(None, map(_row, sorted(out.glob(f"{code}/*/{DONE}"))))]:
             # "width=64" and the default of 64 are one run.
-            table = pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own])
-            with whole(out / "results.csv") as new:
-                table.to_csv(new, index=False)
+            with whole(table) as new:
+                pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own]).to_csv(new, index=False)
+        lock.release()
     return ends
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """{} of a run that is not finished, or whose row is damaged."""
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")) or {}
+    return {}
