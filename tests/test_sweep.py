@@ -14,6 +14,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from filelock import FileLock
 
 from m6rec.config import InputError
 from m6rec.record import code_hash
@@ -69,9 +70,10 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     assert f"threads {shared}" in (runs / "seed=0,width=32" / "toy.log").read_text()
 
     (toy.parent / "fail-64-1").unlink()
-    second = quietly(toy, grid, jobs=2)
-    assert second == dict.fromkeys(first, "finished before") | {runs / "seed=1,width=64": "finished"}
-    assert ran(toy) == 5 and ran(toy, "64-1") == 2
+    (runs / "seed=0,width=64" / "done.json").write_text('{"width"')  # damaged
+    second, anew = quietly(toy, grid, jobs=2), (runs / "seed=0,width=64", runs / "seed=1,width=64")
+    assert second == dict.fromkeys(first, "finished before") | dict.fromkeys(anew, "finished")
+    assert ran(toy) == 6 and ran(toy, "64-1") == 2
 
     table = pd.read_csv(out / "results.csv")
     assert table[["width", "seed", "toy.sum"]].values.tolist() == [[32, 0, 32], [64, 0, 64], [32, 1, 33], [64, 1, 65]]
@@ -119,6 +121,17 @@ def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
     assert len(set(names)) == 3 and not any("/" in name for name in names)
     long = plan(toy, {"kind": ",".join("x" * 300 + end for end in "ab")}, Path("out"))
     assert len(long) == 2 and all(len(folder.name) < 200 for folder in long)
+
+
+def test_nobody_s_run_and_nobody_s_table_is_overwritten(toy):
+    out = toy.parent / "out"
+    out.mkdir()
+    with FileLock(out / ".m6rec-sweep.lock"), pytest.raises(InputError, match="another sweep is at work in"):
+        quietly(toy, {"seed": "0"})
+    (out / "results.csv").write_text("mine\n1\n")
+    with pytest.raises(InputError, match=r"results.csv is no table of a sweep: name another folder"):
+        quietly(toy, {"seed": "0"})
+    assert ran(toy) == 0 and (out / "results.csv").read_text() == "mine\n1\n"
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])

@@ -27,6 +27,7 @@ from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
+LARGEST = 60  # inches, which are 130 MB of pixels
 
 
 class Picture(NamedTuple):
@@ -78,7 +79,7 @@ def canvas(
 
     In inches. margins: left, right, bottom, top; fixed ones halve the time of a redraw.
     """
-    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+    figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
     if margins:
         left, right, bottom, top = margins
