@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "tempfile.mkdtemp", "shutil.rmtree", "os.chmod")
+WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "tempfile.mkdtemp", "os.chmod")
 _at: list = []  # what happens at a file operation: a hook stays for the life of a process
 
 

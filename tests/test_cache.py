@@ -127,7 +127,7 @@ def test_who_stops_waiting_takes_nobodys_lock_away(tmp_path, monkeypatch):
 
     def make() -> str:
         with monkeypatch.context() as patched, ThreadPoolExecutor() as others:
-            patched.setattr(cache, "FileLock", lambda lock: FileLock(lock, timeout=0.1))
+            patched.setattr(cache, "FileLock", lambda lock, **_: FileLock(lock, timeout=0.1))
             for _ in range(2):
                 with pytest.raises(InputError):
                     others.submit(get, lambda: "made beside").result()

@@ -37,6 +37,9 @@ class Media:
         except (zipfile.BadZipFile, OSError, TypeError, ValueError) as error:
             raise InputError(f"media {path} is no folder and no zip file ({error}); give one.") from None
 
+    def __reduce__(self) -> tuple:
+        return Media, (self.path,)  # a copy opens the archive anew
+
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
