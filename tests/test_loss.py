@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import errno
+import io
 import os
 import pickle
 import random
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import torch
 from faults import at_operation, damaged, die, fail, forked, kill_at_each
 from fixtures import small_model
+from PIL import Image
 from torch import nn
 
 import m6rec
@@ -25,8 +28,10 @@ from m6rec import Config, InputError, cache
 from m6rec.data.features import MEDIA_LIMIT, Media
 from m6rec.data.sources import home, shipped
 from m6rec.data.text import Tokenizer
+from m6rec.evaluate import Interval
 from m6rec.record import recorded, write_json
 from m6rec.train.fit import Stage, fit, load_model, save_model
+from m6rec.view import figures
 
 unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -235,3 +240,14 @@ def test_long_texts_and_endless_words_cost_what_is_read_of_them():
     assert time.perf_counter() - begun < 5 and (ids > 0).all()  # it was quadratic
     text = " ".join("".join(draw.choices("ab", k=draw.randrange(1, 90))) for _ in range(200))
     assert tokenizer.tokens([text], 24)[0].tolist() == tokenizer.bpe.encode(text).ids[:24]
+
+
+@pytest.mark.parametrize("name", ["$$", "x" * 10_000, r"\frac{$a_b^", "\x1b[31m\u202e\n" * 500])
+def test_names_of_any_kind_and_length_are_drawn_on_a_bounded_picture(name):
+    mask = figures.mask_map({name: np.eye(300, dtype=bool)}, [name] * 300, name)
+    rows = figures.image_rows({name: ("image", [np.zeros((28, 28))])}, name, below=[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a layout has no space left
+        for picture in (mask, rows, figures.comparison({name: Interval(1.0, 0.5, 1.5, 9, 1)}, name)):
+            width, height = Image.open(io.BytesIO(picture.png())).size
+            assert width * height < 30e6

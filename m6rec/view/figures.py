@@ -27,7 +27,7 @@ from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
-LARGEST = 60  # inches, which are 130 MB of pixels
+LARGEST = 40  # inches a side: 60 MB of pixels
 
 
 class Picture(NamedTuple):
@@ -396,7 +396,7 @@ def image_rows(
     over: of some lines, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
     """
     count = max(len(images) for _, images in rows.values())
-    size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * max(map(len, rows)), 0.8 if below else 0.4
+    size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
     for line, (name, (modality, images)) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(drawable(name, 40), rotation=0, ha="right", va="center", fontsize=9)
