@@ -101,6 +101,9 @@ class Tokenizer:
             lambda text: tuple(bpe.encode(clean(text)).ids)
         )
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.bpe,)
+
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
         """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
