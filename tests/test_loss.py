@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -36,15 +37,16 @@ from m6rec.view import figures
 unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def toy(*parts: object, seed: int = 0, epochs: int = 2, **options: object) -> tuple[list, torch.Tensor]:
+def toy(*parts: object, meanwhile=lambda: None, **options: object) -> tuple[list, torch.Tensor]:
     """A training of milliseconds -> its log and weights."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     network = nn.Linear(3, 1)
 
     def losses(network: nn.Module, batch: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        meanwhile()
         return {"mean": (network(batch) - 1).square().mean()}
 
-    stage = Stage("toy", epochs, lambda rng: [torch.from_numpy(rng.normal(size=(4, 3))).float()], losses)
+    stage = Stage("toy", 2, lambda rng: [torch.from_numpy(rng.normal(size=(4, 3))).float()], losses)
     return fit(network, stage, Config(device="cpu"), *parts, **options), network.weight.detach().clone()
 
 
@@ -112,6 +114,12 @@ def test_what_is_kept_is_read_where_nothing_can_be_written(tmp_path, monkeypatch
     assert torch.equal(toy("data", keep=True)[1], due)
     with pytest.raises(InputError, match="Read-only"):
         toy("others", keep=True)
+
+
+def test_a_home_that_vanishes_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
+    due = toy("data", keep=True, meanwhile=lambda: shutil.rmtree(tmp_path / "home", ignore_errors=True))[1]
+    assert torch.equal(toy("data", keep=True, meanwhile=fail)[1], due)  # it is kept
 
 
 def test_a_home_that_nobody_can_find_is_a_sentence(monkeypatch):
