@@ -59,8 +59,9 @@ def whole(path: str | Path) -> Iterator[Path]:
             if sum(file.exists() for file in files) in (0, len(files)):
                 shutil.rmtree(part, ignore_errors=True)
         for old in folder.glob(f"{PART}*/"):
-            if time.time() - old.stat().st_mtime > ABANDONED:
-                shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):  # its own process may end it now
+                if time.time() - old.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(old)
 
 
 def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
