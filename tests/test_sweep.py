@@ -14,11 +14,11 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
-from filelock import FileLock
 
 from m6rec.config import InputError
+from m6rec.recommender import scale
 from m6rec.record import code_hash
-from m6rec.runs.execute import plan, sweep
+from m6rec.runs.execute import best, plan, sweep
 
 PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
 # The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
@@ -70,10 +70,9 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     assert f"threads {shared}" in (runs / "seed=0,width=32" / "toy.log").read_text()
 
     (toy.parent / "fail-64-1").unlink()
-    (runs / "seed=0,width=64" / "done.json").write_text('{"width"')  # damaged
-    second, anew = quietly(toy, grid, jobs=2), (runs / "seed=0,width=64", runs / "seed=1,width=64")
-    assert second == dict.fromkeys(first, "finished before") | dict.fromkeys(anew, "finished")
-    assert ran(toy) == 6 and ran(toy, "64-1") == 2
+    second = quietly(toy, grid, jobs=2)
+    assert second == dict.fromkeys(first, "finished before") | {runs / "seed=1,width=64": "finished"}
+    assert ran(toy) == 5 and ran(toy, "64-1") == 2
 
     table = pd.read_csv(out / "results.csv")
     assert table[["width", "seed", "toy.sum"]].values.tolist() == [[32, 0, 32], [64, 0, 64], [32, 1, 33], [64, 1, 65]]
@@ -115,23 +114,41 @@ def test_values_take_the_notebooks_types_and_each_combination_a_folder_of_its_ow
     assert [*swapped] == [*again] == [Path("out") / "rate=1.0,seed=1"]
 
 
+def test_any_setting_of_the_models_is_swept_and_only_where_the_notebook_makes_them(toy, monkeypatch):
+    with pytest.raises(InputError, match=r"no parameter 'config.preset'"):
+        plan(toy, {"preset": "small"}, Path("out"))
+    toy.write_text(toy.read_text().replace('\\"as asked\\"', '\\"as asked\\"  # size.model(data)'))
+    runs = plan(toy, {"preset": "tiny,small", "config.dropout": "0.1,0", "config.modalities": "['text']"}, Path("out"))
+    assert len(runs) == 4 and {run["config.dropout"] for run in runs.values()} == {0.1, 0.0}
+    assert all(run["config.modalities"] == ("text",) for run in runs.values())
+    for grid, words in (
+        ({"config.width": "33"}, "did you mean width"),  # the notebook's own parameter
+        ({"config.heads": "3"}, "cannot be split into heads=3"),
+        ({"config.dropot": "0.1"}, r"did you mean config.dropout"),
+        ({"config.dropout": "2"}, "0 <= dropout < 1"),
+        ({"preset": "huge"}, "huge"),
+    ):
+        with pytest.raises(InputError, match=words):
+            plan(toy, grid, Path("out"))
+    monkeypatch.setenv("M6REC_CONFIG", json.dumps({"preset": "small", "dropout": 0.1}))
+    assert scale("quick").preset == "small" and scale("quick").changes == {"dropout": 0.1}
+
+
+def test_the_best_combination_is_by_the_mean_over_its_seeds():
+    rows = {"config.dropout": [0.1, 0.1, 0.3, 0.3], "seed": [0, 1, 0, 1], "x.ndcg10": [0.9, 0.1, 0.6, 0.6]}
+    table = pd.DataFrame(rows)
+    first = best(table, ["config.dropout", "seed"]).splitlines()[3].split()
+    assert first == ["0.3", "0.6000", "2"]
+    assert best(table, ["config.dropout", "seed"], "-x.ndcg10").splitlines()[3].split()[1] == "0.5000"
+    assert "did you mean x.ndcg10" in best(table, ["seed"], "x.ndcg")
+
+
 def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
     toy.write_text(toy.read_text().replace("# plain | fancy", "# any word"))
     names = [folder.name for folder in plan(toy, {"kind": "a/b,a b,../b"}, Path("out"))]
     assert len(set(names)) == 3 and not any("/" in name for name in names)
     long = plan(toy, {"kind": ",".join("x" * 300 + end for end in "ab")}, Path("out"))
     assert len(long) == 2 and all(len(folder.name) < 200 for folder in long)
-
-
-def test_nobody_s_run_and_nobody_s_table_is_overwritten(toy):
-    out = toy.parent / "out"
-    out.mkdir()
-    with FileLock(out / ".m6rec-sweep.lock"), pytest.raises(InputError, match="another sweep is at work in"):
-        quietly(toy, {"seed": "0"})
-    (out / "results.csv").write_text("mine\n1\n")
-    with pytest.raises(InputError, match=r"results.csv is no table of a sweep: name another folder"):
-        quietly(toy, {"seed": "0"})
-    assert ran(toy) == 0 and (out / "results.csv").read_text() == "mine\n1\n"
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
