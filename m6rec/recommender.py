@@ -1,5 +1,9 @@
 import copy
+import importlib
 import json
+import os
+import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +17,7 @@ import torch
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Config, InputError, pick_device
+from m6rec.config import MODALITIES, Config, InputError, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -24,16 +28,29 @@ from m6rec.data.sources import home, load, shipped
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate import Generated, Scorer, best_items, check_length, check_method, generate
+from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
+from m6rec.train.fit import Epoch, Log, Stage, fit, foreign, load_model, save_model, version
 from m6rec.train.text import Backbone
 
 History = Sequence[object] | pd.DataFrame | None
 Values = Mapping[str, object] | None
-UPDATE_RATE = 0.1  # learning rate of `M6Rec.update`, as a share of training's
+# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; at 0.1 it gave +.0007.
+UPDATE_RATE = 0.3
+
+
+CARD = """---
+library_name: m6rec
+tags: [recommendation]
+---
+# m6rec on {0}
+```
+{1}
+```
+`m6rec.M6Rec.from_pretrained("folder or repository", data)` loads it; data is the `m6rec.Dataset` {0}.
+"""
 
 
 class Person(NamedTuple):
@@ -42,6 +59,7 @@ class Person(NamedTuple):
     new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
+@typed
 class M6Rec:
     """Raw ids and content in, a DataFrame out.
 
@@ -80,6 +98,11 @@ class M6Rec:
         self._pretrained = ""
         self._items: torch.Tensor | None = None
 
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.network.parameters())
+        trained = [f"{name}: {rows}" for name, rows in self.stages.items()] or ["untrained: call pretrain()"]
+        return "\n".join((f"M6Rec, {weights:,} weights on {self.device}, of {self.data}", *trained))
+
     def _add(self, content: Features) -> None:
         """New items' contents; the network is a copy on the CPU."""
         self.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
@@ -92,10 +115,10 @@ class M6Rec:
     @property
     def settled(self) -> Config:
         """The config with as many epochs as validated best, for a model of `split="all"`, which nothing validates."""
-        best, names = {}, {"pretrain": "pretrain_epochs", "fine_tune": "finetune_epochs", "items": "item_epochs"}
-        for stage in names.keys() & self.stages:
-            rows = [row for row in self.stages[stage] if row.validation is not None] or self.stages[stage][-1:]
-            best[names[stage]] = max(rows, key=lambda row: row.validation).epoch
+        best = {}
+        for name, stage in (("pretrain_epochs", "pretrain"), ("finetune_epochs", "fine_tune")):
+            if rows := self.stages.get(stage):
+                best[name] = max(rows, key=lambda row: (row.validation or 0, row.epoch)).epoch
         return replace(self.config, **best)
 
     def pretrain(self, **options: object) -> list[Epoch]:
@@ -129,7 +152,9 @@ class M6Rec:
         The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
         events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
         """
-        model = copy.copy(self)
+        if epochs < 1:
+            raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
+        model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions)
         model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
         network, items, tuned = model.network, model.network.items, "fine_tune" in self.stages
@@ -144,7 +169,7 @@ class M6Rec:
         before = Epoch(0, 0.0, {}, stage.validate(network))
         model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
         rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
-        model.config, model.stages["update"] = self.config, [before, *rows]
+        model.config, model.stages["update"] = self.config, Log([before, *rows])
         if (after := max(row.validation for row in rows)) < before.validation:
             model.network = self.network
             said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
@@ -226,12 +251,14 @@ class M6Rec:
         is unknown, and for a k that is too large; the list is empty where no candidate is left.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        person = person._replace(history=[]) if self._may_repeat(seen) else person
+        if self.data.repeats >= REPEATS if seen is None else seen:
+            person = person._replace(history=[])
         found = self.top_items(person, k, method, drop=drop, pool=self.pool(only, without))
         table = self._table(found)[1]
         if explain:
             codes = found.items[0, : len(table)].tolist()
-            given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
+            vectors = self.item_vectors(person.new, drop=drop)
+            given = reasons(self, person.context, codes, vectors=vectors) if codes else []
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -255,10 +282,12 @@ class M6Rec:
         `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
         user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
         """
-        check_method(method)
         check_length(k, self.data.n_items)
-        users = self.data.users[["user_id"]] if users is None else users
-        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": list(users)})
+        if chunk < 1:
+            raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
+        frame = self.data.users[["user_id"]] if users is None else users
+        if not isinstance(frame, pd.DataFrame):
+            frame = pd.DataFrame({"user_id": [users] if np.isscalar(users) else [*conform("users", users, tuple)]})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:
@@ -266,33 +295,34 @@ class M6Rec:
         else:
             requests = frame.drop(columns="user_id").to_dict("records")
             asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
-        pool, seen = self.pool(only, without), self._may_repeat(seen)
-        weights = version(self.network), version(pool), self.data.fingerprint
-        kept = key(*weights, frame.to_csv(), context, k, method, seen, chunk)
-        if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
+        options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else bool(seen)}
+        pool, equal, parts = self.pool(only, without), {}, []
+        of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
+        kept = key(*of, context, options, chunk)
+        folder = None if folder is None else Path(folder)
+        if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
-        parts = []
-        for start in range(0, len(asked), chunk):
-            file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
+        for row, (_, _, request) in enumerate(asked):
+            equal.setdefault(repr(request), []).append(row)
+        for rows in (same[at : at + chunk] for same in equal.values() for at in range(0, len(same), chunk)):
+            file, part = folder and folder / f"lists-{kept}-{rows[0]:09}.parquet", None
             with suppress(OSError, ValueError):  # none yet, or a damaged one
                 part = file and pd.read_parquet(file, page_checksum_verification=True)
             if part is None:
-                for row, (_, _, request) in enumerate(asked[start : start + chunk]):
-                    groups.setdefault(repr(request), []).append(start + row)
-                lists = [self._lists(asked, np.array(rows), context, k, method, seen, pool) for rows in groups.values()]
-                part = pd.concat(lists).sort_index(kind="stable").reset_index(drop=True)
+                part = self._lists([asked[row] for row in rows], context, pool, **options)
+                part.index = np.array(rows)[part.index]
                 if file:
                     with whole(file) as new:
                         part.to_parquet(new, write_page_checksum=True)
             parts.append(part)
         empty = pd.DataFrame(columns=["user_id", "rank", "item_id", "title", "score"])
-        return pd.concat(parts, ignore_index=True) if parts else empty
+        return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True) if parts else empty
 
     def _lists(
-        self, asked: list[tuple], rows: np.ndarray, context: Values, k: int, method: str, seen: bool, pool: torch.Tensor
+        self, asked: list[tuple], context: Values, pool: torch.Tensor, k: int, method: str, seen: bool
     ) -> pd.DataFrame:
-        """Of users (n,) with the same request, whose rows are the index."""
-        data, (user, history, requests) = self.data, zip(*(asked[row] for row in rows), strict=True)
+        """Of users with the same request; the index says whose."""
+        data, (user, history, requests) = self.data, zip(*asked, strict=True)
         if history[0] is None:
             code = data.user_codes(user)
             past, size = contexts.past_events(data, code), np.diff(data.offsets)[code]
@@ -300,17 +330,16 @@ class M6Rec:
             code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
             pasts = [contexts.past_events(data, [], one) for one in history]
             past, size = pd.concat(pasts), np.array([*map(len, pasts)])
-            if (past["item"] >= data.n_items).any():
-                raise InputError("the frame of users has new items: add them by with_items, and name their ids.")
+            data.known_items(past["item"])
         request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
         profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
-        allowed, row = pool.repeat(len(rows), 1), np.repeat(np.arange(len(rows)), size)
+        allowed, row = pool.repeat(len(user), 1), np.repeat(np.arange(len(user)), size)
         if not seen:
             allowed[row, past["item"].tolist()] = False
         row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
         table.insert(0, "user_id", np.array(user)[row])
-        return table.set_index(rows[row])
+        return table.set_index(row)
 
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
@@ -348,20 +377,19 @@ class M6Rec:
         state = self.fuse(context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def _may_repeat(self, seen: bool | None) -> bool:
-        return self.data.repeats >= REPEATS if seen is None else bool(seen)
-
     def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> torch.Tensor:
         """(1, N) bool: the candidates, by ids or titles."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.full((1, n), only is None, device=self.device)
         for items, inside in ((() if only is None else only, True), (without, False)):
-            allowed[0, self.data.history_codes(items)] = inside
+            allowed[0, self.data.known_items(self.data.history_codes(items)).tolist()] = inside
         return allowed
 
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
         """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
+        if allowed.dtype != torch.bool or allowed.ndim != 2:
+            raise InputError("pool does not say of each item whether it may be listed: take pool(only, without).")
         allowed[0, [code for code in history if code < allowed.shape[1]]] = False
         check_length(k, int(allowed.sum()) or k)
         return allowed
@@ -377,7 +405,9 @@ class M6Rec:
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
-        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
+        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": [*conform("items", items, tuple)]})
+        if "text" not in frame:
+            raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
         content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
@@ -392,6 +422,8 @@ class M6Rec:
     def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
+        if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
+            raise InputError(f"items of the shape {tuple(items.shape)} are no vectors: take item_vectors().")
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
@@ -473,18 +505,29 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        save_model(Path(folder), self.network, self.tokenizer, values, content)
+        card = CARD.format(self.data.name, self)
+        save_model(Path(folder), self.network, self.tokenizer, values, content, card)
         return Path(folder)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Save to the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            on_hub("create_repo", repo, private=private, token=token, exist_ok=True)
+            return on_hub("upload_folder", repo, folder_path=folder, token=token)
 
-        data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None) -> Self:
+        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
+
+        data: by default loaded by name. revision: a branch, tag or commit on the Hub. `InputError` for a missing or
+        damaged folder, and for other data.
         """
-        folder = Path(folder)
-        if not folder.exists() and (ours := shipped("weights") / folder).exists():
+        name, folder = str(folder), Path(folder)
+        if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():
             folder = ours
+        elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            folder = Path(on_hub("snapshot_download", name, revision=revision))
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
@@ -494,21 +537,24 @@ class M6Rec:
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data, size = data or load(of["name"]), len(weights["digits.leaf"])
-        added = None
+        try:
+            data = data or load(of["name"])
+        except InputError as error:
+            raise InputError(f"{folder} knows the data {of['name']}: give them as data=, or --data ({error})") from None
+        added, size = None, len(weights["digits.leaf"])
         if values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
         if added and data.n_items + len(added.text) == size:
             data = data.with_items(pd.DataFrame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
+            raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
-        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
+        model.stages = {name: Log(Epoch(**row) for row in rows) for name, rows in values["stages"].items()}
         return model
 
     @classmethod
@@ -520,6 +566,15 @@ class M6Rec:
             model.fine_tune(keep=True)
         print(f"trained {data.name} in {sum(rows[-1].seconds for rows in model.stages.values() if rows):.0f} s")
         return model
+
+
+def on_hub(verb: str, name: str, **options: object) -> str:
+    """A verb of huggingface_hub for a repository; `InputError` in place of its errors."""
+    try:
+        return str(getattr(importlib.import_module("huggingface_hub"), verb)(repo_id=name, **options))
+    except Exception as error:  # its own, its HTTP client's, and where it is not installed
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"{name} is no folder here, and huggingface_hub.{verb} ends with: {reason}.") from error
 
 
 class Scale(NamedTuple):
@@ -538,8 +593,13 @@ class Scale(NamedTuple):
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 
 
+@typed
 def scale(name: str, seed: int = 0) -> Scale:
-    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds."""
+    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds.
+
+    A sweep's preset and settings, in M6REC_CONFIG as JSON, replace them.
+    """
+    own = json.loads(os.environ.get("M6REC_CONFIG") or "{}")
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
@@ -548,4 +608,5 @@ def scale(name: str, seed: int = 0) -> Scale:
     }
     if name not in sizes:
         raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')
-    return sizes[name]
+    size, preset = sizes[name], own.pop("preset", sizes[name].preset)
+    return size._replace(preset=preset, changes={**size.changes, **own})
