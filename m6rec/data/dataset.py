@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import InputError, did_you_mean, nearest
+from m6rec.config import InputError, did_you_mean, nearest, typed
 from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
 from m6rec.data.text import LONGEST
 
@@ -205,6 +205,14 @@ def numbers(column: pd.Series) -> np.ndarray:
     return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
 
+def row_numbers(what: str, raw: object, size: int, source: str) -> np.ndarray:
+    """(n,) int64. InputError for one that is none of `size` rows."""
+    rows = np.asarray(raw)
+    if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= size)):
+        raise InputError(f"{what} must lie in 0..{size - 1}; take them from {source}.")
+    return rows.astype(np.int64)
+
+
 class Split(NamedTuple):
     """Training events as a mask, targets as rows of events."""
 
@@ -222,6 +230,7 @@ def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
 
 
+@typed
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Items, users and their events; change nothing in place."""
@@ -335,16 +344,17 @@ class Dataset:
                 found.setdefault(spelling, []).append(code)
         return found
 
-    def user_codes(self, raw_ids: Iterable) -> np.ndarray:
+    def user_codes(self, raw_ids: object) -> np.ndarray:
         """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
         return self._codes("user", raw_ids)
 
-    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
+    def item_codes(self, raw_ids: object) -> np.ndarray:
         """The same of items."""
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
-        known, raw_ids = self._ids[word], [raw_ids] if np.isscalar(raw_ids) else raw_ids
+        several = isinstance(raw_ids, Iterable) and not isinstance(raw_ids, str | bytes) and getattr(raw_ids, "ndim", 1)
+        known, raw_ids = self._ids[word], raw_ids if several else [raw_ids]
         wanted = list(map(_id, raw_ids))
         found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
         if (found < 0).any():
@@ -371,7 +381,7 @@ class Dataset:
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
-    def history_codes(self, history: Sequence[object]) -> np.ndarray:
+    def history_codes(self, history: object) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
         if isinstance(history, str) or not isinstance(history, Iterable):
             kind = "one text" if isinstance(history, str) else "no list"
@@ -387,7 +397,7 @@ class Dataset:
 
     def known_items(self, codes: np.ndarray) -> np.ndarray:
         """`InputError` where `history_codes` has given codes to new items."""
-        if (codes >= self.n_items).any():
+        if (row_numbers("item codes", codes, 2**62, "data.history_codes()") >= self.n_items).any():
             raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
         return codes
 
@@ -418,13 +428,15 @@ class Dataset:
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
-    def targets(self, events: np.ndarray) -> "Targets":
-        return Targets(self, np.asarray(events, dtype=np.int64))
+    def targets(self, events: np.ndarray | Sequence[int]) -> "Targets":
+        return Targets(self, events)
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
         """`n_users` whole users, drawn by `seed`, and all items with their codes."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
+        if seed < 0:
+            raise InputError(f"seed={seed} is below 0; use 0 or more.")
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
         user = np.searchsorted(chosen, self.events["user"])
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
@@ -457,13 +469,11 @@ class Dataset:
         media = self.media and self.media.path
         return Dataset.from_frames(self.items, users, pd.concat([old, new]), media, name=self.name)
 
-    def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
+    def without(self, items: np.ndarray | Sequence[int], users: np.ndarray | Sequence[int] = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
-            codes = np.asarray(gone, dtype=np.int64).reshape(-1)
-            if not ((codes >= 0) & (codes < size)).all():
-                raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
+            codes = row_numbers(f"{word} codes", gone, size, f"data.{word}_codes()")
             left &= ~np.isin(self.events[word], codes)
         if not left.any():
             raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
@@ -506,11 +516,11 @@ class Targets:
     pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before.
     """
 
-    def __init__(self, data: Dataset, events: np.ndarray, pool: np.ndarray | None = None, mask_seen: bool = True):
-        if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
-            raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
-        self.data, self.events = data, events  # (B,) int64 rows of data.events
-        self.pool, self.mask_seen = pool, mask_seen
+    def __init__(
+        self, data: Dataset, events: np.ndarray | Sequence[int], pool: np.ndarray | None = None, mask_seen: bool = True
+    ):  # fmt: skip
+        self.data, self.pool, self.mask_seen = data, pool, mask_seen
+        self.events = row_numbers("target events", events, len(data.events), "data.split()")  # (B,) of data.events
 
     @property
     def users(self) -> np.ndarray:
