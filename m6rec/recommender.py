@@ -66,6 +66,7 @@ class M6Rec:
     What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
+    @torch.random.fork_rng()
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, split: str = "leave_one_out",
         fitted: tuple[Fields, Tokenizer] | None = None, added: Features | None = None, **changes: object,
@@ -172,7 +173,7 @@ class M6Rec:
         if (after := max(row.validation for row in rows)) < before.validation:
             model.network = self.network
             said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
-            warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=2)
+            warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=3)
         return model
 
     @property
