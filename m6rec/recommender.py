@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -15,6 +15,7 @@ from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
+from m6rec.data.tables import listed
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
@@ -25,7 +26,7 @@ from m6rec.train import losses
 from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
 from m6rec.train.text import Backbone
 
-History = Sequence[object] | pd.DataFrame | None
+History = Iterable[object] | pd.DataFrame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
 
 
@@ -186,7 +187,7 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = None if user is None else int(self.data.user_codes([user])[0])
-        past = contexts.past_events(self.data, code, history)
+        past = contexts.past_events(self.data, code, history := listed(history))
         own = code is not None and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
         encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)

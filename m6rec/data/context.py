@@ -16,7 +16,8 @@ import torch
 from scipy.sparse import csr_array
 
 from m6rec.config import Config, InputError
-from m6rec.data.dataset import Dataset, Split, numbers, seconds
+from m6rec.data.dataset import Dataset, Split
+from m6rec.data.tables import CORE_COLUMNS, distinct, numbers, plain, seconds, text
 from m6rec.data.text import clean
 
 HOURS = tuple(map(str, range(24)))
@@ -28,7 +29,6 @@ MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
 LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
 RECENT = 5  # events whose texts are the recent tastes
-CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,13 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, more than 12 different numbers make a number, and others are categorical.
+        all. By default, datetimes are times, more than 12 different numbers make a number, and others are categorical,
+        but texts that are all different are left out.
         """
         values = values.dropna()
-        if kind == "time":
+        if not kind and distinct(values):  # `Dataset.from_frames` has warned
+            return ()
+        if kind == "time" or (not kind and values.dtype.kind == "M"):
             seconds(values, name)
             return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in LEVELS.items())
         if kind == "text":
@@ -73,11 +76,11 @@ class Field:
             if np.isnan(known).all():
                 raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
             return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
-        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
+        return (cls(name, levels=tuple(sorted({text(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
-        series = pd.Series(values)
+        series = pd.Series(values, dtype=object if isinstance(values, list) else None)
         if self.weights:
             rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
             return np.append(self.top_word(self.words(texts)), 0)[rows]
@@ -86,7 +89,7 @@ class Field:
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
-        labels = series.map(_label, na_action="ignore").astype(object)
+        labels = series.map(text, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
     def words(self, texts: Iterable[object]) -> csr_array:
@@ -102,7 +105,7 @@ class Field:
 
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
-        if self.levels == WEEKDAYS and isinstance(value, int) and 0 <= value < 7:
+        if self.levels == WEEKDAYS and isinstance(value, int | np.integer) and 0 <= value < 7:
             value = WEEKDAYS[value]
         code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
         if code == 0 and value is not None:
@@ -265,8 +268,8 @@ def derive(
 def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.DataFrame | None) -> pd.DataFrame:
     """item (code; of new items from N on), its text, value and timestamp, NaN where unknown; oldest first.
 
-    history: ids, titles or dicts, oldest first; or a frame with item_id and optionally value and timestamp; None: the
-    user's own. InputError for no item_id, and for a cell that is no time.
+    history: as `listed` gives it: ids, titles or dicts; or a frame with item_id and optionally value and timestamp;
+    None: the user's own. InputError for no item_id, and for a cell that is no time.
     """
     known = data.items["text"]
     if history is None:
@@ -276,14 +279,15 @@ def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.
     if frame is history:
         if "item_id" not in frame:
             raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
-        history = frame["item_id"].tolist()
-    item = data.history_codes(history)
-    text = known.reindex(item).to_numpy(object, copy=True)
+        item, history = data.item_codes(frame["item_id"]), []
+    else:
+        item = data.history_codes(history)
+    texts = known.reindex(item).to_numpy(object, copy=True)
     new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
-    text[item >= len(known)] = pd.Series(new, dtype=object)
-    past = pd.DataFrame({"item": item, "text": text, "value": np.nan, "timestamp": np.nan})
+    texts[item >= len(known)] = pd.Series(new, dtype=object)
+    past = pd.DataFrame({"item": item, "text": texts, "value": np.nan, "timestamp": np.nan})
     if "value" in frame:
-        past["value"] = numbers(frame["value"])
+        past["value"] = numbers(plain(frame["value"]))
     if "timestamp" in frame:
         past["timestamp"] = seconds(frame["timestamp"], "the history's timestamp")
         if past["timestamp"].isna().any():
@@ -301,7 +305,7 @@ def user_context(
     """
     request, size = dict(request or {}), len(past)
     moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
-    now = seconds(pd.Series([moment]), "the request's timestamp")
+    now = seconds(pd.Series([text(moment) if isinstance(moment, str) else moment]), "the request's timestamp")
     time = past["timestamp"].to_numpy(float) if data.timed else np.full(size, np.nan)
     if (now < time[-1:]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
@@ -365,8 +369,3 @@ def _counter(**options: object):
     from sklearn.feature_extraction.text import CountVectorizer  # takes a second
 
     return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
-
-
-def _label(value: object) -> str:
-    """3.0, 3 and "3" are one category."""
-    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)

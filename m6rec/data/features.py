@@ -1,6 +1,7 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ class Media:
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
-            path = self._root / checked(name)
+            path = self._file(name)
             if isinstance(path, Path) and not path.resolve().is_relative_to(self._root):  # a link may point anywhere
                 raise _outside(name)
             if not path.is_file():  # a pipe would block for ever
@@ -60,8 +61,13 @@ class Media:
     def holds(self, name: str) -> bool:
         """Whether there is such a file; it is not read."""
         with suppress(InputError, OSError):
-            return (self._root / checked(name)).is_file()
+            return self._file(name).is_file()
         return False
+
+    def _file(self, name: str) -> Path | zipfile.Path:
+        path = self._root / checked(name)
+        written = self._root / unicodedata.normalize("NFD", checked(name))  # by a Mac: é as e and an accent
+        return written if not path.is_file() and written.is_file() else path
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""
@@ -76,13 +82,13 @@ class Media:
 
 
 def checked(name: object) -> str:
-    """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
+    """A name in its plain form ("./a.png" is a.png; NFC); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
     path = PureWindowsPath(name)
     if path.anchor or ".." in path.parts or "\\" in name:
         raise _outside(name)
-    return str(PurePosixPath(name))
+    return unicodedata.normalize("NFC", str(PurePosixPath(name)))
 
 
 def _outside(name: str) -> InputError:
