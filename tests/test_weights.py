@@ -55,6 +55,8 @@ def test_its_card_lists_what_the_truth_holds_out(model, shop):
     listed = {line.split(" held out: ")[0]: line.split()[3:] for line in card.splitlines() if " held out: " in line}
     assert listed["Items"] == list(shop.data.items["item_id"].iloc[shop.items])
     assert listed["Users"] == list(shop.data.users["user_id"][np.flatnonzero(shop.truth.cold_users)])
+    never = np.bincount(shop.train.events["item"][shop.train.split().train], minlength=shop.data.n_items) == 0
+    assert never[shop.items].all() and np.array_equal(model.network.codes.cpu().numpy() < 0, never)
 
 
 def test_the_same_weights_rank_by_words_write_and_caption(model, shop):

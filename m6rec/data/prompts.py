@@ -119,8 +119,8 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     if own and data.timed:
         time = table["timestamp"]
         rows = pd.DataFrame({"hour": time % 86400 // 3600, "weekday": (time // 86400 + 3) % 7, **table[own]})
-        texts = rows.astype(str).agg("\0".join, axis=1)
-        first, codes = np.unique(texts, return_index=True, return_inverse=True)[1:]
+        codes = rows.groupby(list(rows), sort=False, dropna=False, observed=True).ngroup().to_numpy()
+        first = np.unique(codes, return_index=True)[1]
         requests = np.array([fields(row) for row in rows.iloc[first].to_dict("records")], dtype=object)[codes]
     rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
     profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], dtype=object)

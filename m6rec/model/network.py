@@ -322,7 +322,7 @@ class Network(nn.Module):
         n = len(content.present)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
-        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)  # -1: no ID embedding
+        self.register_buffer("codes", torch.as_tensor(codes))  # -1: no event of it was read, and it has no ID embedding
         files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
@@ -361,7 +361,7 @@ class Network(nn.Module):
         if self.segments is None:
             raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
         config, decoder = self.items.config, self.text_decoder
-        with torch.device("meta"):  # no numbers are drawn
+        with torch.random.fork_rng(devices=()):  # all that is drawn is replaced
             network = TextTransformer(replace(config, joint_layers=1), 1)
         network.depth = config.local_layers + config.decoder_layers
         network.tokens, network.segments, network.norm = self.items.tokens, self.segments, decoder.norm
