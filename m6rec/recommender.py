@@ -15,7 +15,7 @@ from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
-from m6rec.data.tables import listed
+from m6rec.data.tables import as_frame, listed
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
@@ -264,7 +264,7 @@ class M6Rec:
 
     def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
-        data = self.data.with_items(items)
+        data = self.data.with_items(items := as_frame(items, "items"))
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media(media) if media else None)
         model = copy.copy(self)

@@ -131,8 +131,9 @@ def test_ids_of_any_type_are_found_again_as_they_are_given_and_as_they_are_shown
         parts[table]["item_id"] = pd.Series([ids[i] for i in parts[table]["item_id"]])
     data = d.Dataset.from_frames(**parts)
     shown = data.items["item_id"]
-    for asked in (ids, shown, shown.astype(str)):
-        assert data.item_codes(asked).tolist() == list(range(12)) == data.history_codes(list(asked)).tolist()
+    for asked in (ids, shown, map(str, shown)):
+        asked = list(asked)
+        assert data.item_codes(asked).tolist() == list(range(12)) == data.history_codes(asked).tolist()
     if isinstance(ids[0], float) and ids[0].is_integer():
         assert shown.dtype == np.int64 and data.item_codes(7).tolist() == [7]
 

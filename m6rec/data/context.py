@@ -52,12 +52,9 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, datetimes are times, more than 12 different numbers make a number, and others are categorical,
-        but texts that are all different are left out.
+        all. By default, datetimes are times, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
-        if not kind and distinct(values):  # `Dataset.from_frames` has warned
-            return ()
         if kind == "time" or (not kind and values.dtype.kind == "M"):
             seconds(values, name)
             return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in LEVELS.items())
@@ -168,10 +165,11 @@ class Fields:
             has = ", ".join(columns) or "none"
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
-        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(field for name in names for field in Field.fit(name, table[name], types.get(name, "")))
+        def read(names: Sequence[str], table: pd.DataFrame, whole: pd.DataFrame) -> tuple[Field, ...]:
+            read = [name for name in names if name in types or not distinct(whole[name])]  # `from_frames` has warned
+            return tuple(field for name in read for field in Field.fit(name, table[name], types.get(name, "")))
 
-        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users, data.users)
         profile = profile if config.profile else ()
         if not config.request:
             return cls(value, profile)
@@ -182,7 +180,7 @@ class Fields:
         for name in asked:
             texts = data.items["text"].iloc[np.unique(train["item"])]
             derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
-        return cls(value, profile, (*derived, *read(own, train)))
+        return cls(value, profile, (*derived, *read(own, train, data.events)))
 
     def typed(self, part: str, values: Mapping | None, derived: Mapping[str, int] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.

@@ -65,10 +65,12 @@ class Dataset:
         files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
         of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; of
         equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
-        InputError names the first problem's table, row, column and fix; `validate` finds all.
+        InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
+        `validate` finds all.
         """
         media = Media(media) if media else None
-        items, users, events, timed = check(items, users, interactions, media, Report())
+        items, users, events, timed = check(items, users, interactions, media, report := Report())
+        report.tell()
         order = np.lexsort([events["timestamp"], events["user"]])
         return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
 
@@ -236,7 +238,10 @@ class Dataset:
 
         items: as in `from_frames`. InputError for an id that is there already.
         """
-        new = catalogue(as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore"), None, Report())
+        new = catalogue(
+            as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore"), None, report := Report()
+        )
+        report.tell()
         if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))

@@ -26,6 +26,7 @@ MEANT = {  # columns that people name otherwise
         "image": "photo picture img image_path",
         "sound": "audio recording sound_path",
     },
+    "users": {},
     "interactions": {"timestamp": "date time datetime ts created_at", "value": "rating stars score"},
 }
 AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
@@ -35,7 +36,7 @@ class Report:
     """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
 
     def __init__(self, strict: bool = True):
-        self.strict, self.rows = strict, []
+        self.strict, self.rows, self.doubts = strict, [], []
 
     def add(self, table: str, row: int | None, column: str, problem: str) -> None:
         """`row` counts from 0 without the header; None for the whole table. problem: what is wrong; the fix."""
@@ -44,11 +45,15 @@ class Report:
         self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
 
     def warn(self, table: str, column: str, problem: str) -> None:
-        """What is probably not meant: a UserWarning, or a row of `validate`."""
+        """What is probably not meant."""
         if self.strict:
-            warnings.warn(f"{table} column '{column}': {problem}.", stacklevel=5)
+            self.doubts.append(f"{table} column '{column}': {problem}.")
         else:
             self.add(table, None, column, problem)
+
+    def tell(self) -> None:
+        for doubt in self.doubts:
+            warnings.warn(doubt, stacklevel=3)
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
         """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
@@ -102,11 +107,6 @@ def check(
     items = catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = _events(events, items, users, report)
-    for table, rows in (("users", users), ("interactions", events)):
-        for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if rows is not None else ():
-            if distinct(rows[name]):
-                fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
-                report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     if taken := {"user", "item"} & set(events.columns):
@@ -123,7 +123,6 @@ def check(
 def catalogue(items: object, media: Media | None, report: Report) -> pd.DataFrame:
     """The good rows; image and sound as names of files or None, several categories of an item as "Crime|Drama"."""
     items, checks = _table(items, "items", ["item_id"], report), []
-    _misnamed("items", items, report)
     written = pd.Series(texts(items["item_id"]), items.index)
     for name, other in (("title", "id"), ("text", "title")):
         if name in items.columns:
@@ -148,11 +147,16 @@ def _categories(cell: object) -> str:
     return "|".join(map(text, cell)) if pd.api.types.is_list_like(cell) else text(cell)
 
 
-def _misnamed(table: str, rows: pd.DataFrame, report: Report) -> None:
+def _doubt(table: str, rows: pd.DataFrame, report: Report) -> None:
+    """Warn of columns that are probably misnamed, and of those that no model can learn from."""
     for name, others in MEANT[table].items():
         for column in rows.columns if name not in rows.columns else ():
             if column.lower() in (name, *others.split()):
                 report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
+    for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if table != "items" else ():
+        if distinct(rows[name]):
+            fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
+            report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
@@ -172,7 +176,6 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
 
 def _events(events: object, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
-    _misnamed("interactions", events, report)
     for table, known, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if known is not None:
             found = texts(known[key]).get_indexer(texts(events[key])) >= 0
@@ -213,16 +216,19 @@ def as_frame(table: object, name: str, keys: Iterable[str] = ("item_id",)) -> pd
 def listed(history: object) -> pd.DataFrame | list | None:
     """A history of any sort, oldest first, as a table with item_id or as a list; None stays None."""
     history = history.to_pandas() if hasattr(history, "to_pandas") else history
-    table = hasattr(history, "__arrow_c_stream__") and not isinstance(history, pd.Series)
-    if history is None or table or isinstance(history, Mapping):
-        return None if history is None else as_frame(history, "history")
+    if history is None:
+        return None
+    if isinstance(history, Mapping) or (hasattr(history, "__arrow_c_stream__") and not isinstance(history, pd.Series)):
+        return as_frame(history, "history")
     try:
         if isinstance(history, (str, bytes, set, frozenset)):
             raise TypeError
-        return list(history)
+        history = list(history)
     except TypeError:  # a number, a tensor without dimensions
-        kind = "one text" if isinstance(history, (str, bytes)) else f"a {type(history).__name__}"
+        kind = "one text" if isinstance(history, (str, bytes)) else "no list"
         raise InputError(f"history={history!r} is {kind}: give a list of ids or titles, oldest first.") from None
+    events = all(isinstance(item, Mapping) and "item_id" in item for item in history)
+    return as_frame(history, "history") if history and events else history
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataFrame:
@@ -250,7 +256,9 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataF
     if len(keys) == 1:
         once = ~texts(rows[keys[0]]).duplicated()
         rows = report.good(table, rows, (rows[keys[0]], once, "is there already; keep one row for each id"))
-    return pd.DataFrame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
+    rows = pd.DataFrame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
+    _doubt(table, rows, report)
+    return rows
 
 
 def whole(text: str) -> bool:
@@ -313,7 +321,7 @@ def seconds(column: pd.Series, name: str = "") -> np.ndarray:
 
     Numbers that would lie behind the year 5138 in seconds are milli-, micro- or nanoseconds. Without a zone: UTC.
     """
-    column = plain(column)
+    precise, dtype, column = exact(column), column.dtype, plain(column)
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
     rest = np.isnan(out)
     while len(large := np.abs(out[np.isfinite(out) & (out != 0)])) and large.min() >= LATEST:
@@ -324,6 +332,8 @@ def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     if name and np.isnan(out).all() and column.notna().any():
         raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
+    if name and not precise.all():
+        raise InputError(f"{name} is rounded in its type {dtype}: give integers or float64.")
     if name and (np.abs(out) >= LATEST).any():
         raise InputError(f"{name} mixes seconds and milliseconds: give UTC seconds.")
     return out
