@@ -217,7 +217,8 @@ class M6Rec:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
         frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
         folder = home() / "features" if cache else None
-        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder)
+        like = getattr(self, "features", None)
+        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder, like)
         return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
 
     def extract_context(

@@ -203,6 +203,11 @@ def test_a_time_in_any_form_is_utc_seconds(form, dtype):
     assert seconds(pd.Series([form(t) for t in times], dtype=dtype)).tolist() == times
 
 
+def test_zeros_decide_no_unit_and_what_is_no_time_in_any_unit_stays_so():
+    assert seconds(pd.Series([0, START * 1000])).tolist() == [0, START]
+    assert seconds(pd.Series([1e300]))[0] > 1e200
+
+
 def test_days_are_their_midnights_and_milliseconds_among_seconds_are_refused():
     assert seconds(pd.Series([dt.date(2020, 9, 13)])).tolist() == [1599955200]
     times = frames()["interactions"]["timestamp"].copy()
@@ -213,7 +218,7 @@ def test_days_are_their_midnights_and_milliseconds_among_seconds_are_refused():
 
 @pytest.mark.parametrize("dtype", ["float32", "Float32", "float[pyarrow]"])
 def test_float32_seconds_which_are_128_apart_are_refused(model, dtype):
-    events = frames()["interactions"].astype({"timestamp": dtype})
+    events = frames()["interactions"].astype({"timestamp": "float32"}).astype({"timestamp": dtype})
     with pytest.raises(InputError, match=r"row 0, column 'timestamp': .* is a rounded number; give integers, float64"):
         d.Dataset.from_frames(frames()["items"], None, events)
     with pytest.raises(InputError, match="the history's timestamp is rounded"):
@@ -307,3 +312,44 @@ def test_a_missing_title_shows_the_id_and_a_missing_text_the_title():
         data = d.Dataset.from_frames(**parts)
     assert data.items["title"].iloc[2] == "2" and data.items["text"].iloc[11] == "Film 11"
     assert d.Dataset.validate(**parts)["column"].tolist() == ["title", "text"]
+
+
+# --------------------------------------------------------------------------------------------------------- vectors
+
+
+def test_vectors_of_a_frozen_encoder_are_a_modality_of_known_and_new_items():
+    vectors = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    cells = [*vectors[:11], None]
+    data = d.Dataset.from_frames(**changed("items", image=pd.Series(cells)))
+    model = small_model(data)
+    assert data.modalities == ("text", "image") and model.features.image.shape == (12, 1, 5)
+    assert model.features.present[:, 1].tolist() == [True] * 11 + [False]
+    np.testing.assert_allclose(np.square(model.features.image[:11, 0]).mean(1), 1, rtol=1e-5)
+    model.pretrain()
+    model.fine_tune()
+    new = {"title": "New", "image": vectors[0] * 100}  # of a vector only the direction counts
+    fresh = model.item_vectors([new, {**new, "image": vectors[0]}, {**new, "image": -vectors[0]}])[-3:]
+    torch.testing.assert_close(fresh[0], fresh[1])
+    assert (fresh[0] - fresh[2]).abs().max() > 1e-3
+    assert model.with_items({"item_id": [77], "image": [vectors[3].tolist()]}).features.present[-1, 1]
+    with pytest.warns(UserWarning, match="is no vector of 5 finite numbers"):
+        assert not model.with_items({"item_id": [77], "title": "x", "image": [[1.0, 2.0]]}).features.present[-1, 1]
+
+
+def test_a_vector_is_the_same_as_a_list_and_any_of_its_numbers_counts():
+    matrix = np.random.default_rng(0).normal(size=(12, 2000)).astype(np.float32)
+    items, _, events = frames().values()
+    prints = set()
+    for column in (list(matrix), matrix.tolist(), list(torch.from_numpy(matrix))):
+        prints.add(d.Dataset.from_frames(items.assign(sound=pd.Series(column, dtype=object)), None, events).fingerprint)
+    prints.add(d.Dataset.from_frames(items.to_dict("list") | {"sound": matrix}, None, events).fingerprint)
+    assert len(prints) == 1
+    matrix[5, 1000] += 1
+    assert d.Dataset.from_frames(items.assign(sound=list(matrix)), None, events).fingerprint not in prints
+
+
+@pytest.mark.parametrize("cell", [[1.0], [1.0, np.nan], ["a", "b"], "a.png", b"raw", [[1.0, 2.0]], 5.0])
+def test_a_cell_that_is_no_vector_among_vectors_is_named(cell):
+    cells = pd.Series([[1.0, 2.0]] * 4 + [cell] + [None] * 7)
+    with pytest.raises(InputError, match=r"items row 4, column 'image': .* is no vector of 2 finite numbers; give one"):
+        d.Dataset.from_frames(**changed("items", image=cells))

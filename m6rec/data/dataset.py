@@ -61,10 +61,12 @@ class Dataset:
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
-        items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
-        files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
-        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; of
-        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
+        A table is a frame of pandas or polars, or whatever `tables.as_frame` takes. items: item_id, and optionally
+        title (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or a
+        .zip file; or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile
+        columns; None: those of `interactions`. interactions: user_id, item_id, and optionally timestamp (see
+        `tables.seconds`; of equal times, or without the column, the row order rules), action, value (default 1.0) and
+        context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
         `validate` finds all.
         """
@@ -272,11 +274,12 @@ class Dataset:
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
-                    cells = zip(column, column.isna(), strict=True)  # a cell may be a list
-                    digest.update(json.dumps([None if gone else str(cell) for cell, gone in cells]).encode())
+                    cells = [None if gone else cell for cell, gone in zip(column, column.isna(), strict=True)]
+                    cells = [c if c is None else str(c.tolist() if isinstance(c, np.ndarray) else c) for c in cells]
+                    digest.update(json.dumps(cells).encode())  # a cell may be a list or a vector
         if self.media:
             names = (name for modality in FILE_MODALITIES for name in self._files(modality))
-            digest.update(self.media.fingerprint(names).encode())
+            digest.update(self.media.fingerprint(n for n in names if isinstance(n, str)).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from m6rec.config import InputError, did_you_mean
-from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
+from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, direction, given, is_vector, shown
 from m6rec.data.text import LONGEST
 
 CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # of events; others are request fields
@@ -161,13 +161,16 @@ def _doubt(table: str, rows: pd.DataFrame, report: Report) -> None:
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     names = given(column).set_axis(column.index)
-    if media is None and names.notna().any():
+    size = next((len(cell) for cell in names.dropna() if is_vector(cell)), 0)
+    if media is None and not size and names.notna().any():
         report.add("items", None, column.name, "names files that are nowhere; give media=, or drop the column")
         return names.mask(names.notna(), None)
     for row, name in names.dropna().items():
         try:
-            names[row] = checked(name)
-            if not report.strict:
+            if size:
+                direction(name, size)
+            names.at[row] = np.asarray(name, np.float32) if size else checked(name)
+            if not report.strict and not size:
                 decoded(column.name, name, media)
         except InputError as error:
             report.add("items", row, column.name, str(error).rstrip("."))
@@ -203,7 +206,9 @@ def as_frame(table: object, name: str, keys: Iterable[str] = ("item_id",)) -> pd
             table = table.to_pandas()
         elif hasattr(table, "__arrow_c_stream__") and not isinstance(table, (pd.DataFrame, pd.Series)):
             table = pd.DataFrame.from_arrow(table)
-        elif isinstance(table, Mapping) or (isinstance(table, list) and all(isinstance(row, Mapping) for row in table)):
+        elif isinstance(table, Mapping):  # a matrix is a column of vectors
+            table = pd.DataFrame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in table.items()})
+        elif isinstance(table, list) and all(isinstance(row, Mapping) for row in table):
             table = pd.DataFrame(table)
     except Exception as error:  # each library has its own
         raise InputError(f"{name} cannot be read as a table ({error}); give a pandas DataFrame.") from None
@@ -324,8 +329,9 @@ def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     precise, dtype, column = exact(column), column.dtype, plain(column)
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
     rest = np.isnan(out)
-    while len(large := np.abs(out[np.isfinite(out) & (out != 0)])) and large.min() >= LATEST:
-        out /= 1000
+    for _ in range(3):
+        if len(large := np.abs(out[np.isfinite(out) & (out != 0)])) and large.min() >= LATEST:
+            out /= 1000
     dates = column[rest].astype("str") if column.dtype == object else column[rest]
     dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
     times = pd.DatetimeIndex(dates).as_unit("us")
