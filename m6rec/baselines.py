@@ -41,7 +41,7 @@ class Count:
     profile_decay: float | None = None
 
     def fit(self, data: Dataset, split: Split) -> Self:
-        self.weights = self.count(data, split)
+        self.weights, self.fitted_on = self.count(data, split), (data, split)
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:
@@ -266,7 +266,7 @@ class Sequential:
         stage = Stage(type(self).__name__, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
-        self.network = network
+        self.network, self.fitted_on = network, (data, split)
         return self
 
     @torch.no_grad()

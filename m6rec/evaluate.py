@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn.preprocessing import normalize
 
 from m6rec.config import InputError
-from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
+from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, training_matrix
 from m6rec.data.text import words
 
 LEVEL = 0.95
@@ -44,16 +44,18 @@ def evaluate(
     *,
     split: str | Split = "leave_one_out",
     part: str = "test",
-    mask_seen: bool = True,
+    mask_seen: bool | None = None,
     pool: np.ndarray | None = None,
     k: int = 10,
     chunk: int = 256,
 ) -> Evaluation:
     """Rank all items for each target; `chunk` users are scored at a time.
 
-    pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is.
+    pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is; by default
+    where `data.repeats` is small.
     rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
-    InputError: no scores method, a wrong shape, NaN, no targets, k outside the catalogue or above `model.longest`.
+    InputError: no scores method, a wrong shape, NaN, no targets, a model fitted on them or on other items, k outside
+    the catalogue or above `model.longest`.
     """
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
@@ -65,8 +67,9 @@ def evaluate(
     if chunk < 1:
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
     split, targets = targets_of(data, split, part)
-    outside = np.zeros(data.n_items, bool) if pool is None else ~np.isin(np.arange(data.n_items), pool)
-    targets = targets[~outside[targets.items]]
+    mask_seen = data.repeats < REPEATS if mask_seen is None else mask_seen
+    inside = np.ones(data.n_items, bool) if pool is None else np.isin(np.arange(data.n_items), pool)
+    targets = Targets(data, targets.events[inside[targets.items]], inside, mask_seen)
     if not len(targets):
         raise InputError(f"the pool has no targets of the {part} part: add the items of some")
 
@@ -74,7 +77,7 @@ def evaluate(
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
         scores = scored(model, users)
-        scores[:, outside] = -np.inf
+        scores[:, ~inside] = -np.inf
         ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
 
@@ -117,8 +120,13 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
 
 
 def scored(model: Any, users: Targets) -> np.ndarray:
-    """A float64 copy of the scores (B, N). InputError for a wrong shape or NaN."""
-    name, items, scores = name_of(model), users.data.items["item_id"], model.scores(users)
+    """A float64 copy of the scores (B, N). InputError for a wrong shape or NaN, and a model fitted on other items."""
+    name, items, (data, split) = name_of(model), users.data.items["item_id"], getattr(model, "fitted_on", (None, None))
+    if data is not None and data.catalogue != users.data.catalogue:
+        raise InputError(f"{name} was fitted on other items than those of {users.data.name}: fit it on this catalogue.")
+    if data is users.data and split.train[users.events].any():
+        raise InputError(f"{name} was fitted on events that it should predict: evaluate it on later ones.")
+    scores = model.scores(users)
     if isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu().double().numpy()
     scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
@@ -258,6 +266,10 @@ class Interpolation(NamedTuple):
     model: Any
     prior: Any
     weight: float
+
+    @property
+    def fitted_on(self) -> tuple[Dataset, Split]:
+        return self.model.fitted_on
 
     def scores(self, users: Targets) -> torch.Tensor:
         log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from m6rec.config import InputError
 from m6rec.data.context import Context
-from m6rec.data.dataset import Targets
+from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.features import Features
 from m6rec.data.text import BOS, EOS, PAD, SEP, SPECIAL, Prompt, Tokenizer, pad
 from m6rec.model.attention import Run
@@ -346,16 +346,17 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 
-    context: of targets. drop: modalities that no item has. mask_seen: generated and hybrid lists hold nothing that was
-    seen, for data without repeats; for other methods `evaluate` masks that. beam, cold_boost: of `best_items`.
+    context: of targets. fitted_on: the model's data and split. drop: modalities that no item has. beam, cold_boost: of
+    `best_items`. Generated and hybrid lists hold what `users.allowed()` says; the rest is closed in the tree.
     """
 
     def __init__(
         self, network: Network, context: Callable[[Targets], Context], method: str = "dense", *,
-        mask_seen: bool = True, beam: int = 50, drop: Sequence[str] = (), cold_boost: float = 0.0,
+        fitted_on: tuple[Dataset | None, Split | None] = (None, None), beam: int = 50, drop: Sequence[str] = (),
+        cold_boost: float = 0.0,
     ):  # fmt: skip
         check_method(method)
-        self.network, self.context, self.method, self.mask_seen = network, context, method, mask_seen
+        self.network, self.context, self.method, self.fitted_on = network, context, method, fitted_on
         self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
         self.beam, self.cold_boost = beam, cold_boost
         with torch.no_grad():
@@ -369,10 +370,8 @@ class Scorer:
         state = network.fusion(self.context(users).to(items.device), items).state[:, -1]
         if self.method in ("dense", "exact"):
             return item_scores(network, state, items, self.method, self.cold_boost)
-        allowed = torch.ones(len(users), n, dtype=torch.bool)
-        if self.mask_seen:
-            allowed[users.seen().nonzero()] = False
-        options = {"allowed": allowed.to(state.device), "beam": self.beam, "cold_boost": self.cold_boost}
+        allowed = torch.from_numpy(users.allowed()).to(state.device)
+        options = {"allowed": allowed, "beam": self.beam, "cold_boost": self.cold_boost}
         return best_items(network, state, items, min(self.longest, n), self.method, **options).table(n)
 
 

@@ -1,25 +1,31 @@
 import copy
+import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 
+from m6rec.cache import key, whole
 from m6rec.config import MODALITIES, Config, InputError, pick_device
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import Dataset, Targets
+from m6rec.data.dataset import REPEATS, Dataset, Split, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
-from m6rec.data.tables import as_frame, listed
+from m6rec.data.tables import as_frame, listed, texts
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate import Generated, Scorer, best_items, check_length, generate
+from m6rec.generate import Generated, Scorer, best_items, check_length, check_method, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
@@ -28,6 +34,7 @@ from m6rec.train.text import Backbone
 
 History = Iterable[object] | pd.DataFrame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
+UPDATE_RATE = 0.1  # learning rate of `M6Rec.update`, as a share of training's
 
 
 class Person(NamedTuple):
@@ -43,29 +50,53 @@ class M6Rec:
     """
 
     def __init__(
-        self, data: Dataset, preset: str = "tiny", *, config: Config | None = None,
-        fitted: tuple[Fields, Tokenizer] | None = None, **changes: object,
+        self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, split: str = "leave_one_out",
+        fitted: tuple[Fields, Tokenizer] | None = None, added: Features | None = None, **changes: object,
     ):  # fmt: skip
-        """fitted: the fields and tokenizer of a saved model."""
+        """split: of `data.split`; "all" trains every event, for a fixed number of epochs, see `settled`.
+
+        fitted: the fields and tokenizer of a saved model. added: the contents of what `with_items` had added to it.
+        """
         config = config or Config.preset(preset, **changes)
-        self.data, self.config, self.split, self.device = data, config, data.split(), pick_device(config.device)
+        self.data, self.config, self.split, self.device = data, config, data.split(split), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
         if fresh := fitted is None:
-            texts, special = [*data.items["text"].iloc[trained]], SPECIAL
+            read, special = [*data.items["text"].iloc[trained]], SPECIAL
             if config.text_weight:
-                texts, special = [*dict.fromkeys([*texts, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
-            fitted = Fields.fit(data, self.split, config), Tokenizer.fit(texts, config.vocabulary, special)
+                read, special = [*dict.fromkeys([*read, *domain(data, self.split.train).texts()])], PROMPT_SPECIAL
+            fitted = Fields.fit(data, self.split, config), Tokenizer.fit(read, config.vocabulary, special)
         self.fields, self.tokenizer = fitted
-        self.features = self.preprocess(data.items, data.media)
-        self._training_content = self.features.take(trained)
+        self.features = self.preprocess(data.items.iloc[: data.n_items - (len(added.text) if added else 0)], data.media)
         torch.manual_seed(config.seed)
-        known = np.isin(np.arange(data.n_items), trained)
+        known = np.isin(np.arange(len(self.features.text)), trained)
         self.network = Network(config, self.fields, self.features, len(self.tokenizer), known).to(self.device).eval()
         if fresh and config.spectral and (config.identity or config.item_epochs):
             self.network.start(self._spectral())
+        if added:
+            self._add(added)
+            self.network.digits.leaf = torch.zeros(data.n_items, dtype=torch.long)
+            self.network.to(self.device)
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
         self._items: torch.Tensor | None = None
+
+    def _add(self, content: Features) -> None:
+        """New items' contents; the network is a copy on the CPU."""
+        self.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
+        self.network, self._items = self.network.extended(self.features), None
+
+    @property
+    def _training_content(self) -> Features:
+        return self.features.take(np.unique(self.data.events["item"].to_numpy()[self.split.train]))
+
+    @property
+    def settled(self) -> Config:
+        """The config with as many epochs as validated best, for a model of `split="all"`, which nothing validates."""
+        best, names = {}, {"pretrain": "pretrain_epochs", "fine_tune": "finetune_epochs", "items": "item_epochs"}
+        for stage in names.keys() & self.stages:
+            rows = [row for row in self.stages[stage] if row.validation is not None] or self.stages[stage][-1:]
+            best[names[stage]] = max(rows, key=lambda row: row.validation).epoch
+        return replace(self.config, **best)
 
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items, and the next event of every prefix; then grow the tree.
@@ -90,20 +121,45 @@ class M6Rec:
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
-        self.network.items.requires_grad_(not self.config.text_weight)
-        try:
-            return self._train(stage, {"start": self._pretrained, **options})
-        finally:
-            self.network.items.requires_grad_(True)
+        return self._train(stage, {"start": self._pretrained, **options}, frozen=self.config.text_weight)
+
+    def update(self, interactions: pd.DataFrame, epochs: int = 1) -> Self:
+        """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
+
+        The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
+        events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
+        """
+        model = copy.copy(self)
+        model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))
+        model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
+        network, items, tuned = model.network, model.network.items, "fine_tune" in self.stages
+        among = model.split.train & np.isin(data.events["user"], data.user_codes(interactions["user_id"]))
+        new = torch.from_numpy(data.events["item"].to_numpy()[among]).to(self.device)
+        new = new[network.codes[new] < 0]  # of these, no event was read before
+        network.codes[new] = new
+        if items.identity is not None:
+            items.identity.weight.data[new] = 0
+        loss, judged_by = (losses.finetuning, "generated") if tuned else (losses.pretraining, "dense")
+        stage = model.stage("update", epochs, loss, judged_by, among)
+        before = Epoch(0, 0.0, {}, stage.validate(network))
+        model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
+        rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
+        model.config, model.stages["update"] = self.config, [before, *rows]
+        if (after := max(row.validation for row in rows)) < before.validation:
+            model.network = self.network
+            said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
+            warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=2)
+        return model
 
     @property
     def text(self) -> Backbone:
         """The same weights for prompts: see `train.text`, and `Network.text` for errors."""
         return Backbone(self.network.text, self.tokenizer, self.config)
 
-    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str) -> Stage:
-        """Training on all events, validated by a method's NDCG@10."""
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: np.ndarray | None = None) -> Stage:
+        """Training on all training events, or on those among (E,) bool, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
+        taught = split if among is None else split._replace(train=among)
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         sizes, prompts = {"length": config.history, "batch": config.batch}, None
         if config.text_weight:
@@ -113,7 +169,7 @@ class M6Rec:
         corpus = losses.Corpus(self._training_content, near, prompts)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
-            return contexts.training_batches(data, split, self.codes, **sizes, rng=rng)
+            return contexts.training_batches(data, taught, self.codes, **sizes, rng=rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -121,7 +177,7 @@ class M6Rec:
         def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
             return loss(network, batch, config, corpus, rng)
 
-        return Stage(name, epochs, batches, teach, validate, losses.loss_weights(config))
+        return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
 
     def _spectral(self) -> torch.Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
@@ -145,34 +201,117 @@ class M6Rec:
         steps = [None] * -(-len(content.present) // losses.ITEMS)
         return Stage("items", config.item_epochs, lambda rng: steps, loss, validate, weights)
 
-    def _train(self, stage: Stage, options: dict) -> list[Epoch]:
+    def _train(self, stage: Stage, options: dict, frozen: object = False) -> list[Epoch]:
+        """frozen: the item encoder."""
+        self.network.items.requires_grad_(not frozen)
         try:
-            self.stages[stage.name] = fit(self.network, stage, self.config, self.data.fingerprint, **options)
+            parts = self.data.fingerprint, self.split.name
+            self.stages[stage.name] = fit(self.network, stage, self.config, *parts, **options)
         finally:
+            self.network.items.requires_grad_(True)
             self.network.eval()
             self._items = None
         return self.stages[stage.name]
 
     def recommend(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
-        k: int = 10, method: str = "generated", seen: bool = False, drop: Sequence[str] = (), explain: bool = False,
+        k: int = 10, method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
+        without: Sequence[object] = (), drop: Sequence[str] = (), explain: bool = False,
     ) -> pd.DataFrame:  # fmt: skip
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
-        user, history, profile, context: see `person`. Items of the history are left out unless `seen`. drop: modalities
-        to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what is unknown,
-        and for a k that is too large.
+        user, history, profile, context: see `person`. seen: whether items of the history may be listed; by default
+        where `data.repeats` is large. only, without: ids or titles of the candidates, and of what is none. drop:
+        modalities to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what
+        is unknown, and for a k that is too large; the list is empty where no candidate is left.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        found = self.top_items(person._replace(history=[]) if seen else person, k, method, drop=drop)
-        codes = found.items[0].tolist()
-        table = self.data.items[["item_id", "title"]].iloc[codes].reset_index(drop=True)
-        table.insert(0, "rank", np.arange(1, k + 1))
-        table["score"] = found.scores[0].cpu().numpy().astype(float)
+        person = person._replace(history=[]) if self._may_repeat(seen) else person
+        found = self.top_items(person, k, method, drop=drop, pool=self.pool(only, without))
+        table = self._table(found)[1]
         if explain:
+            codes = found.items[0, : len(table)].tolist()
             given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
+
+    def _table(self, found: Generated) -> tuple[np.ndarray, pd.DataFrame]:
+        """The lists one below the other: the row (n,) in `found`, and what is shown of each item."""
+        items, scores = found.items.cpu().numpy(), found.scores.cpu().double().numpy()
+        row, rank = listed = np.nonzero(items >= 0)
+        table = self.data.items[["item_id", "title"]].iloc[items[listed]].reset_index(drop=True)
+        table.insert(0, "rank", rank + 1)
+        return row, table.assign(score=scores[listed])
+
+    def recommend_many(
+        self, users: Sequence[object] | pd.DataFrame | None = None, k: int = 10, *, context: Values = None,
+        method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
+        without: Sequence[object] = (), folder: str | Path | None = None, chunk: int = 256,
+    ) -> pd.DataFrame:  # fmt: skip
+        """The lists that `recommend` gives one by one: user_id, rank, item_id, title, score.
+
+        users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
+        optionally timestamp and value); otherwise each row is a request (user_id and request fields, which override
+        `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
+        user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
+        """
+        check_method(method)
+        check_length(k, self.data.n_items)
+        users = self.data.users[["user_id"]] if users is None else users
+        users = listed(users, "users", "user_id")
+        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": users})
+        if "user_id" not in frame or frame["user_id"].isna().any():
+            raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
+        if "item_id" in frame:
+            asked = [(user, past, {}) for user, past in frame.groupby("user_id", sort=False)]
+        else:
+            requests = frame.drop(columns="user_id").to_dict("records")
+            asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
+        pool, seen = self.pool(only, without), self._may_repeat(seen)
+        weights = version(self.network), version(pool), self.data.fingerprint
+        kept = key(*weights, frame.to_csv(), context, k, method, seen, chunk)
+        if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
+            raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
+        parts = []
+        for start in range(0, len(asked), chunk):
+            file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
+            with suppress(OSError, ValueError):  # none yet, or a damaged one
+                part = file and pd.read_parquet(file, page_checksum_verification=True)
+            if part is None:
+                for row, (_, _, request) in enumerate(asked[start : start + chunk]):
+                    groups.setdefault(repr(request), []).append(start + row)
+                lists = [self._lists(asked, np.array(rows), context, k, method, seen, pool) for rows in groups.values()]
+                part = pd.concat(lists).sort_index(kind="stable").reset_index(drop=True)
+                if file:
+                    with whole(file) as new:
+                        part.to_parquet(new, write_page_checksum=True)
+            parts.append(part)
+        empty = pd.DataFrame(columns=["user_id", "rank", "item_id", "title", "score"])
+        return pd.concat(parts, ignore_index=True) if parts else empty
+
+    def _lists(
+        self, asked: list[tuple], rows: np.ndarray, context: Values, k: int, method: str, seen: bool, pool: torch.Tensor
+    ) -> pd.DataFrame:
+        """Of users (n,) with the same request, whose rows are the index."""
+        data, (user, history, requests) = self.data, zip(*(asked[row] for row in rows), strict=True)
+        if history[0] is None:
+            code = data.user_codes(user)
+            past, size = contexts.past_events(data, code), np.diff(data.offsets)[code]
+        else:
+            code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
+            pasts = [contexts.past_events(data, [], one) for one in history]
+            past, size = pd.concat(pasts), np.array([*map(len, pasts)])
+            if (past["item"] >= data.n_items).any():
+                raise InputError("the frame of users has new items: add them by with_items, and name their ids.")
+        request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
+        profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
+        encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
+        allowed, row = pool.repeat(len(rows), 1), np.repeat(np.arange(len(rows)), size)
+        if not seen:
+            allowed[row, past["item"].tolist()] = False
+        row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
+        table.insert(0, "user_id", np.array(user)[row])
+        return table.set_index(rows[row])
 
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
@@ -186,11 +325,12 @@ class M6Rec:
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
-        code = None if user is None else int(self.data.user_codes([user])[0])
+        code = [] if user is None else self.data.user_codes([user])
         past = contexts.past_events(self.data, code, history := listed(history))
-        own = code is not None and profile is None
-        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)
-        encoded = contexts.user_context(self.data, self.fields, past, context, codes, self.config.history)
+        own = len(code) and profile is None
+        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)[None]
+        of = past, np.array([len(past)]), context, codes, self.config.history
+        encoded = contexts.people_context(self.data, self.fields, *of)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
         return Person(encoded, past["item"].tolist(), new)
 
@@ -198,18 +338,42 @@ class M6Rec:
         """Of the catalogue's items, then of the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
-    def top_items(self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = ()) -> Generated:
-        allowed, items = self.candidates(person.history, k), self.item_vectors(person.new, drop=drop)
-        state = self.fuse(person.context, items).state[:, -1]
+    def top_items(
+        self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = (),
+        pool: torch.Tensor | None = None,
+    ) -> Generated:  # fmt: skip
+        allowed, items = self.candidates(person.history, k, pool), self.item_vectors(person.new, drop=drop)
+        return self._best(person.context, items, allowed, k, method)
+
+    def _best(self, context: Context, items: torch.Tensor, allowed: torch.Tensor, k: int, method: str) -> Generated:
+        state = self.fuse(context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def candidates(self, history: Sequence[int], k: int) -> torch.Tensor:
-        """(1, N) bool: what may follow a history of item codes. `InputError` where it is fewer than k."""
+    def _may_repeat(self, seen: bool | None) -> bool:
+        return self.data.repeats >= REPEATS if seen is None else bool(seen)
+
+    def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> torch.Tensor:
+        """(1, N) bool: the candidates, by ids or titles."""
         n = len(self.network.digits.built_tree.leaf)
-        allowed = torch.ones(1, n, dtype=torch.bool, device=self.device)
-        allowed[0, [code for code in history if code < n]] = False
-        check_length(k, int(allowed.sum()))
+        allowed = torch.full((1, n), only is None, device=self.device)
+        for items, inside in ((() if only is None else only, True), (without, False)):
+            items = [*items] if isinstance(items, (set, frozenset)) else items
+            allowed[0, self.data.history_codes(items)] = inside
         return allowed
+
+    def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
+        allowed = self.pool() if pool is None else pool.clone()
+        allowed[0, [code for code in history if code < allowed.shape[1]]] = False
+        check_length(k, int(allowed.sum()) or k)
+        return allowed
+
+    def similar(self, item: object, k: int = 10) -> pd.DataFrame:
+        """The k items whose vectors have the largest cosine with that of an id, a title or, as a dict, a new item."""
+        code, new = int(self.data.history_codes([item])[0]), [item] if isinstance(item, Mapping) else []
+        allowed, vectors = self.candidates([code], k), normalize(self.item_vectors(new), dim=-1)
+        cosine = (vectors[code] @ vectors[: allowed.shape[1]].T).masked_fill(~allowed, -torch.inf).topk(k)
+        return self._table(Generated.of(cosine.indices, cosine.values))[1]
 
     def preprocess(
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
@@ -239,10 +403,15 @@ class M6Rec:
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
-        return Scorer(network or self.network, self.target_context, method, **options)
+        return Scorer(network or self.network, self.target_context, method, fitted_on=self.fitted_on, **options)
+
+    @property
+    def fitted_on(self) -> tuple[Dataset, Split]:
+        return self.data, self.split
 
     def scores(self, users: Targets) -> torch.Tensor:
         """All items' dense scores -> (B, N)."""
+        _ = self.network.digits.built_tree  # InputError before training
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
@@ -268,11 +437,14 @@ class M6Rec:
         data = self.data.with_items(items := as_frame(items, "items"))
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
         content = self.preprocess(new, Media(media) if media else None)
-        model = copy.copy(self)
-        model.data, model._items = data, None
-        model.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
-        vectors = self.network.eval().items(content.to(self.device)).vectors.detach()
-        model.network = self.network.extended(model.features, vectors).to(self.device).eval()
+        model, items = copy.copy(self), self.item_vectors()
+        model.data = data
+        model._add(content)
+        events = np.unique(np.linspace(0, data.n_events - 1, 64).astype(np.int64))  # enough for a mean
+        state = self.fuse(self.target_context(self.data.targets(events)), items).state[:, -1]
+        vectors = self.network.items(content.to(self.device)).vectors.detach()
+        model.network.digits.insert(vectors.cpu(), items.cpu(), state.cpu())
+        model.network.to(self.device)
         return model
 
     def with_contents(self, features: Features) -> Self:
@@ -292,16 +464,19 @@ class M6Rec:
         return contexts.encode_events(self.data, self.fields)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors) and settings (JSON). `InputError` for a catalogue that `with_items` has grown."""
-        if len(self.network.codes) != self.network.digits.size:
-            raise InputError("a catalogue that with_items grew is not saved: save the model before, and grow it anew.")
+        """Save weights (safetensors) and settings (JSON), and what `with_items` has added."""
+        rows, old = self.data.items, self.network.digits.size
+        new = json.loads(rows.iloc[old:].dropna(axis=1, how="all").to_json(orient="records"))
+        content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
         values = {
+            "split": self.split.name,
+            "added": new,
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "config": self.config.to_dict(),
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        save_model(Path(folder), self.network, self.tokenizer, values)
+        save_model(Path(folder), self.network, self.tokenizer, values, content)
         return Path(folder)
 
     @classmethod
@@ -322,10 +497,16 @@ class M6Rec:
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data = data or load(of["name"])
+        data, size = data or load(of["name"]), len(weights["digits.leaf"])
+        added = None
+        if values.get("added"):
+            added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
+        if added and data.n_items + len(added.text) == size:
+            data = data.with_items(pd.DataFrame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
             raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
-        model = cls(data, config=config, fitted=(fields, tokenizer))
+        split = values.get("split", "leave_one_out")
+        model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:

@@ -237,7 +237,7 @@ def test_hybrid_is_a_method_of_the_model_and_of_its_scorer(trained):
     assert trained.recommend(105, k=5, method="hybrid")["item_id"].tolist() == (
         trained.recommend(105, k=5, method="dense")["item_id"].tolist()
     )  # the catalogue is smaller than the beam
-    scorers = [trained.scorer(method, beam=wide, mask_seen=False) for method in ("hybrid", "dense")]
+    scorers = [trained.scorer(method, beam=wide) for method in ("hybrid", "dense")]
     lists = [evaluate(scorer, trained.data, k=5, mask_seen=False).lists for scorer in scorers]
     np.testing.assert_array_equal(*lists)
 

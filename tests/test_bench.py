@@ -15,6 +15,7 @@ from fixtures import CONFIG, small_data
 import m6rec
 from m6rec import baselines
 from m6rec.config import InputError
+from m6rec.data.dataset import Targets
 from m6rec.evaluate import Interpolation, Precomputed
 from m6rec.generate import generate
 from m6rec.model.tree import build_tree
@@ -146,7 +147,7 @@ def test_a_planted_tree_says_every_item_and_leaves_the_model_its_own(trunk):
     other.digits.init_from_tree(
         build_tree(np.random.default_rng(1).normal(size=vectors.shape), other.digits.widths), vectors
     )
-    scores = trunk.scorer("generated", network=other, mask_seen=False).scores(users)
+    scores = trunk.scorer("generated", network=other).scores(Targets(users.data, users.events, None, False))
     assert torch.isfinite(scores).all(), "a beam that is wider than the catalogue misses no item"
     torch.testing.assert_close(trunk.scorer("generated").scores(users), before)
 

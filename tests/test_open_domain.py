@@ -165,11 +165,10 @@ def test_a_history_is_left_out_whole_however_little_of_it_is_read(model):
     assert not set(long) & set(model.recommend(history=long, k=10)["item_id"])
 
 
-def test_a_grown_catalogue_is_not_saved(model, tmp_path):
-    grown = model.with_items(pd.DataFrame({"item_id": [900]}))
-    with pytest.raises(InputError, match="grow it anew"):
-        grown.save_pretrained(tmp_path / "grown")
-    assert not list(tmp_path.iterdir())
+def test_a_grown_catalogue_is_saved_with_the_pictures_of_its_new_items(model, tmp_path):
+    grown = model.with_items(pd.DataFrame({"item_id": [900], "image": [picture(5)]}))
+    loaded = m6rec.M6Rec.from_pretrained(grown.save_pretrained(tmp_path / "grown"), model.data)
+    torch.testing.assert_close(loaded.item_vectors(), grown.item_vectors(), rtol=0, atol=0)
 
 
 def test_a_model_of_three_senses_is_loaded_as_it_was(model, tmp_path):

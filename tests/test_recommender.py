@@ -76,7 +76,7 @@ def test_evaluation_ranks_dense_generated_and_exact_by_the_same_code(trained):
 
 def test_generated_lists_are_as_long_as_is_asked_for(trained):
     """With a beam as wide as the catalogue, a long generated list misses nobody that the exact scores find."""
-    scorers = [trained.scorer(method, beam=30, mask_seen=False) for method in ("generated", "exact")]
+    scorers = [trained.scorer(method, beam=30) for method in ("generated", "exact")]
     generated, exact = (evaluate(scorer, trained.data, k=15, mask_seen=False) for scorer in scorers)
     assert generated.metrics["hit@15"] == exact.metrics["hit@15"] > 0
     assert (generated.lists >= 0).all()

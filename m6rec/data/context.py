@@ -182,10 +182,10 @@ class Fields:
             derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
         return cls(value, profile, (*derived, *read(own, train, data.events)))
 
-    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, int] | None = None) -> np.ndarray:
+    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
-        derived: codes of this event, which typed values override. InputError for an unknown field or value.
+        derived: codes (B,) of events, which typed values override -> (B, C). InputError for an unknown field or value.
         """
         fields, values, derived = getattr(self, part), dict(values or {}), derived or {}
         times = {name: [values.pop(name)] for name in {f.column for f in fields if f.column} & set(values)}
@@ -196,7 +196,10 @@ class Fields:
         given = {f.name: f.encode(times[f.column])[0] for f in fields if f.column in times}
         given |= {f.name: derived[f.part] for f in fields if f.part in derived and not f.column}
         given |= {f.name: f.encode_one(values[f.name]) for f in fields if f.name in values}
-        return np.array([given.get(name, 0) for name in names], dtype=np.int64)
+        out = np.zeros((*np.shape(next(iter(derived.values()), 0)), len(names)), np.int64)
+        for i, name in enumerate(names):
+            out[..., i] = given.get(name, 0)
+        return out
 
     to_dict = asdict  # as JSON values
 
@@ -263,23 +266,20 @@ def derive(
     return codes | _parts(time)
 
 
-def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.DataFrame | None) -> pd.DataFrame:
+def past_events(
+    data: Dataset, users: Sequence[int], history: Sequence[object] | pd.DataFrame | None = None
+) -> pd.DataFrame:
     """item (code; of new items from N on), its text, value and timestamp, NaN where unknown; oldest first.
 
     history: as `listed` gives it: ids, titles or dicts; or a frame with item_id and optionally value and timestamp;
-    None: the user's own. InputError for no item_id, and for a cell that is no time.
+    None: the users' own, user after user. InputError for no item_id, and for a cell that is no time.
     """
     known = data.items["text"]
     if history is None:
-        past = data.events.iloc[data.offsets[user] : data.offsets[user + 1]]
+        past = data.events.iloc[np.concatenate([np.arange(*data.offsets[user : user + 2]) for user in users])]
         return past.assign(text=known.iloc[past["item"]].to_numpy())
     frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
-    if frame is history:
-        if "item_id" not in frame:
-            raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
-        item, history = data.item_codes(frame["item_id"]), []
-    else:
-        item = data.history_codes(history)
+    item = data.history_codes(history)
     texts = known.reindex(item).to_numpy(object, copy=True)
     new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
     texts[item >= len(known)] = pd.Series(new, dtype=object)
@@ -294,25 +294,31 @@ def past_events(data: Dataset, user: int | None, history: Sequence[object] | pd.
     return past
 
 
-def user_context(
-    data: Dataset, fields: Fields, past: pd.DataFrame, request: Mapping | None, profile: np.ndarray, length: int
-) -> Context:
-    """B = Q = 1: the last `length` events of `past`, profile codes (C,), and the request as one more event.
+def people_context(
+    data: Dataset, fields: Fields, past: pd.DataFrame, size: np.ndarray, request: Mapping | None, profile: np.ndarray,
+    length: int,
+) -> Context:  # fmt: skip
+    """Q = 1: the last `length` of each person's size (B,) events in `past`, and the same request as one more event.
 
-    InputError for a time before the last event.
+    past: as of `past_events`, person after person. profile: codes (B, C). InputError for a time before the last event.
     """
-    request, size = dict(request or {}), len(past)
+    request = dict(request or {})
     moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
-    now = seconds(pd.Series([text(moment) if isinstance(moment, str) else moment]), "the request's timestamp")
-    time = past["timestamp"].to_numpy(float) if data.timed else np.full(size, np.nan)
-    if (now < time[-1:]).any():
+    now = seconds(pd.Series([text(moment) if isinstance(moment, str) else moment]), "the request's timestamp")[0]
+    at = (size + 1).cumsum() - 1  # (B,) rows of the requests
+    stored, rows = np.ones(len(past) + len(size), bool), np.arange(len(past) + len(size))
+    stored[at] = False
+    time, texts = np.full(len(rows), np.nan), np.full(len(rows), "", object)
+    time[stored], texts[stored], time[at] = past["timestamp"] if data.timed else np.nan, past["text"], now
+    if (now < time[at - 1][size > 0]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    rows = np.arange(size + 1)
-    derived = derive(fields, np.append(time, now), rows == 0, rows, [*past["text"], ""])
-    history = [past["item"].to_numpy(), fields.value.encode(past["value"]), derived["gap"][:-1]]
-    history = [column[-length:] for column in history] if size else np.array([[-1], [0], [0]])
-    codes = fields.typed("request", request, {name: values[-1] for name, values in derived.items()})
-    return Context(*(torch.tensor(column)[None] for column in (*history, profile, codes[None], [min(size, length)])))
+    derived = derive(fields, time, np.isin(rows, at - size), rows, texts)
+    codes, taken = np.zeros((3, len(rows)), np.int64), np.minimum(size, length)
+    codes[:, stored] = past["item"], fields.value.encode(past["value"]), derived["gap"][stored]
+    row = (at - taken)[:, None] + np.arange(max(1, taken.max()))  # (B, T)
+    history = np.where(row < at[:, None], codes[:, np.minimum(row, len(rows) - 1)], [[[-1]], [[0]], [[0]]])
+    asked = fields.typed("request", request, {name: values[at] for name, values in derived.items()})
+    return Context(*map(torch.from_numpy, (*history, profile, asked[:, None], taken[:, None])))
 
 
 def training_batches(

@@ -18,9 +18,10 @@ from scipy.sparse import csr_array, csr_matrix
 
 from m6rec.config import InputError, nearest
 from m6rec.data.features import FILE_MODALITIES, Media
-from m6rec.data.tables import Report, as_frame, catalogue, check, listed, read_folder, text, texts
+from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
 YEAR = re.compile(r"\s*\((\d{4})\)")
+REPEATS = 0.1  # share of repeated items in events from which on lists may repeat, too
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
@@ -126,6 +127,16 @@ class Dataset:
         """Sorts of content: text always, image and sound where any item has one."""
         return ("text", *(m for m in FILE_MODALITIES if self._files(m)))
 
+    @cached_property
+    def repeats(self) -> float:
+        """The share of events whose item the user had before. From REPEATS on, rankings hold what was seen."""
+        return float(self.events.duplicated(["user", "item"]).mean())
+
+    @cached_property
+    def catalogue(self) -> str:
+        """A hash of the items' ids in their order, which is what codes stand for."""
+        return hashlib.sha256(json.dumps([*self._ids["item"]]).encode()).hexdigest()
+
     def _files(self, modality: str) -> list[str]:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
@@ -182,12 +193,16 @@ class Dataset:
         return np.array(found, dtype=np.int64)
 
     def history_codes(self, history: Iterable[object]) -> np.ndarray:
-        """(n,) int64 codes of raw item ids or titles; dicts have codes from N on.
+        """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
         InputError for a text that is one item's id and another's title.
         """
-        known, codes, new = self._ids["item"], [], 0
-        for item in listed(history):
+        history, known, codes, new = listed(history), self._ids["item"], [], 0
+        if isinstance(history, pd.DataFrame):
+            if "item_id" not in history:
+                raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
+            return self.item_codes(history["item_id"])
+        for item in history:
             if isinstance(item, Mapping):
                 codes.append(self.n_items + new)
                 new += 1
@@ -205,7 +220,8 @@ class Dataset:
         """Which events may be fitted on, and which are predicted.
 
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
+        events only train. "latest": the last event is validation, and "all": none is, both for use after the test.
+        "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
         the rest the test targets: a user's first event of the period that has an earlier one.
         """
         if kind == "leave_one_out":
@@ -213,8 +229,12 @@ class Dataset:
             train = np.ones(self.n_events, dtype=bool)
             train[last] = train[last - 1] = False
             return Split(kind, train, last - 1, last)
+        if kind in ("all", "latest"):
+            rows, none = np.arange(self.n_events), np.zeros(0, np.int64)
+            last = none if kind == "all" else self.offsets[1:][np.diff(self.offsets) >= 2] - 1
+            return Split(kind, ~np.isin(rows, last), last, none)
         if kind != "global_time":
-            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out' or 'global_time'.")
+            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out', 'global_time', 'latest' or 'all'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
@@ -247,6 +267,19 @@ class Dataset:
         if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
+
+    def with_events(self, interactions: pd.DataFrame) -> "Dataset":
+        """More events of known items, as in `from_frames`. New users have no profile."""
+        new = checked_events(interactions, self.items, None, Report())
+        new = new.assign(**{name: 1.0 if name == "value" else "event" for name in {"value", "action"} - {*new}})
+        ids = texts(new["user_id"])
+        fresh = new.loc[~ids.isin(self._ids["user"]) & ~ids.duplicated(), ["user_id"]]
+        users = pd.concat([self.users, fresh]) if len(fresh) else self.users
+        old = self.events.drop(columns=["user", "item"] if self.timed else ["user", "item", "timestamp"])
+        for name, table in (("user", self.users), ("item", self.items)):
+            old[f"{name}_id"] = table[f"{name}_id"].to_numpy()[self.events[name]]
+        media = self.media and self.media.path
+        return Dataset.from_frames(self.items, users, pd.concat([old, new]), media, name=self.name)
 
     def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
@@ -284,6 +317,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} events"
+        if self.repeats >= REPEATS:
+            counts += f" ({self.repeats:.0%} repeats: lists may hold what was seen)"
         if not self.timed:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
@@ -291,12 +326,16 @@ class Dataset:
 
 
 class Targets:
-    """Events to predict. As an array, they are raw user ids, so that any model can be ranked."""
+    """Events to predict. As an array, they are raw user ids, so that any model can be ranked.
 
-    def __init__(self, data: Dataset, events: np.ndarray):
+    pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before.
+    """
+
+    def __init__(self, data: Dataset, events: np.ndarray, pool: np.ndarray | None = None, mask_seen: bool = True):
         if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
             raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
         self.data, self.events = data, events  # (B,) int64 rows of data.events
+        self.pool, self.mask_seen = pool, mask_seen
 
     @property
     def users(self) -> np.ndarray:
@@ -318,7 +357,14 @@ class Targets:
         return np.array(self.data.users["user_id"].iloc[self.users], dtype=dtype)
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Targets":
-        return Targets(self.data, np.atleast_1d(self.events[rows]))
+        return Targets(self.data, np.atleast_1d(self.events[rows]), self.pool, self.mask_seen)
+
+    def allowed(self) -> np.ndarray:
+        """(B, N) bool: what a list may hold."""
+        allowed = np.ones((len(self), self.data.n_items), bool) & (True if self.pool is None else self.pool)
+        if self.mask_seen:
+            allowed[self.seen().nonzero()] = False
+        return allowed
 
     def history(self, length: int | None = None) -> np.ndarray:
         """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""

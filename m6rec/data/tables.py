@@ -106,11 +106,9 @@ def check(
     """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
     items = catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
-    events = _events(events, items, users, report)
+    events = checked_events(events, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
-    if taken := {"user", "item"} & set(events.columns):
-        raise InputError(f"interactions has a column '{min(taken)}', which m6rec adds as a code; rename it.")
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
     new = {name: default for name, default in new.items() if name not in events.columns}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
@@ -177,8 +175,10 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def _events(events: object, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
+def checked_events(events: object, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
+    if taken := {"user", "item"} & set(events.columns):
+        raise InputError(f"interactions has a column '{min(taken)}', which m6rec adds as a code; rename it.")
     for table, known, key in (("users", users, "user_id"), ("items", items, "item_id")):
         if known is not None:
             found = texts(known[key]).get_indexer(texts(events[key])) >= 0
@@ -218,22 +218,22 @@ def as_frame(table: object, name: str, keys: Iterable[str] = ("item_id",)) -> pd
     return table
 
 
-def listed(history: object) -> pd.DataFrame | list | None:
-    """A history of any sort, oldest first, as a table with item_id or as a list; None stays None."""
-    history = history.to_pandas() if hasattr(history, "to_pandas") else history
-    if history is None:
+def listed(values: object, name: str = "history", key: str = "item_id") -> pd.DataFrame | list | None:
+    """A table with `key`, or any sequence as a list; None stays None. A history has an order, and a set has none."""
+    values = values.to_pandas() if hasattr(values, "to_pandas") else values
+    if values is None:
         return None
-    if isinstance(history, Mapping) or (hasattr(history, "__arrow_c_stream__") and not isinstance(history, pd.Series)):
-        return as_frame(history, "history")
+    if isinstance(values, Mapping) or (hasattr(values, "__arrow_c_stream__") and not isinstance(values, pd.Series)):
+        return as_frame(values, name, [key])
     try:
-        if isinstance(history, (str, bytes, set, frozenset)):
+        if isinstance(values, (str, bytes, set, frozenset)):
             raise TypeError
-        history = list(history)
+        values = list(values)
     except TypeError:  # a number, a tensor without dimensions
-        kind = "one text" if isinstance(history, (str, bytes)) else "no list"
-        raise InputError(f"history={history!r} is {kind}: give a list of ids or titles, oldest first.") from None
-    events = all(isinstance(item, Mapping) and "item_id" in item for item in history)
-    return as_frame(history, "history") if history and events else history
+        kind = "one text" if isinstance(values, (str, bytes)) else "no list"
+        raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.") from None
+    rows = all(isinstance(item, Mapping) and key in item for item in values)
+    return as_frame(values, name, [key]) if values and rows else values
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataFrame:

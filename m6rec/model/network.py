@@ -424,13 +424,13 @@ class Network(nn.Module):
         vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
-    def extended(self, content: Features, vectors: Tensor | None = None) -> "Network":
-        """A copy with other content, of all items; new ones of vectors (n, D) are on free leaves."""
-        new = copy.deepcopy(self).cpu()
+    def extended(self, content: Features) -> "Network":
+        """A copy on the CPU with other content, of all items. New ones at the end have ID embeddings of 0."""
+        new, more = copy.deepcopy(self).cpu(), len(content.present) - len(self.codes)
         new._keep(content)
-        if vectors is not None:
-            new.codes = torch.cat((new.codes, torch.full((len(vectors),), -1)))
-            new.digits.insert(vectors.cpu())
+        new.codes = torch.cat((new.codes, torch.full((more,), -1)))
+        if (own := new.items.identity) is not None:
+            own.weight = nn.Parameter(nn.functional.pad(own.weight.detach(), (0, 0, 0, more)))
         return new.eval()
 
     @staticmethod

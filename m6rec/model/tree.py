@@ -185,15 +185,24 @@ class DigitDecoder(nn.Module):
         return other
 
     @torch.no_grad()
-    def insert(self, vectors: Tensor) -> None:
+    def insert(self, vectors: Tensor, items: Tensor, state: Tensor) -> None:
         """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
 
-        A node without items takes its first item's vector. InputError where there is no tree or no leaf is left.
+        A node without items takes its first item's vector, which is not on the scale of its trained siblings. Biases
+        make the odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, in which
+        the others have the vectors items (N, D).
+        InputError where there is no tree or no leaf is left.
         """
         if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
             raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
-        before = [node.clone() for node in self.nodes]
+        before, trained, opened = [node.clone() for node in self.nodes], self.tree.valid_nodes(), {}
+        above = nn.functional.pad(self.tree.prefixes(torch.arange(len(items))), (1, 0))  # of each level; the root is 0
+
+        def apart(level: int, node: int, vector: Tensor) -> Tensor:
+            """(B,) the dense logit of a vector less that of all items below a node."""
+            return state @ vector - (state @ items[above[:, level + 1] == node].T).logsumexp(1)
+
         for vector in vectors:
             at = 0
             for level, width in enumerate(self.widths):
@@ -204,8 +213,17 @@ class DigitDecoder(nn.Module):
                 at = at * width + child
                 if not taken[child].any():
                     self.nodes[level][at], self.bias[level][at] = vector, 0
+                    opened.setdefault(len(self.leaf), (level, at))
+                elif trained[level][at]:
+                    self.bias[level][at] += apart(level, at, vector).exp().log1p().mean()
             self.item[at] = len(self.leaf)
             self.leaf = torch.cat((self.leaf, self.leaf.new_tensor([at])))
+        for item, (level, at) in opened.items():
+            parent, child = divmod(at, self.widths[level])
+            if (siblings := trained[level].view(-1, self.widths[level])[parent]).any():
+                logits = self.teacher_forced(state, torch.full((len(state),), item))[level]
+                odds = logits[:, child] - logits[:, siblings].logsumexp(1)
+                self.bias[level][at] = (apart(level - 1, parent, vectors[item - len(items)]) - odds).mean()
 
     def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
         """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).

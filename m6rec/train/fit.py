@@ -220,11 +220,14 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
 
 
-def save_model(folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict) -> None:
-    """Weights, a tokenizer if any, and JSON values. Raises as `claim`."""
+def save_model(
+    folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict, added: Mapping[str, np.ndarray] = {}
+) -> None:
+    """Weights, a tokenizer if any, JSON values, and arrays beside the weights. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
-        _save_tensors(network.state_dict(), part / WEIGHTS)
+        more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
+        _save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
         if tokenizer:
             tokenizer.bpe.save(str(part / "tokenizer.json"))
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
