@@ -159,6 +159,9 @@ class M6Rec:
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: np.ndarray | None = None) -> Stage:
         """Training on all training events, or on those among (E,) bool, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
+        if split.name != "all" and not (data.n_items >= 10 and len(split.valid)):  # NDCG@10 of validation events
+            has = f"{data.n_items} items and {len(split.valid)} users with three events"
+            raise InputError(f'{data.name} has {has}: training needs 10 and 1, or M6Rec(data, split="all").')
         taught = split if among is None else split._replace(train=among)
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
         sizes, prompts = {"length": config.history, "batch": config.batch}, None

@@ -353,3 +353,17 @@ def test_a_cell_that_is_no_vector_among_vectors_is_named(cell):
     cells = pd.Series([[1.0, 2.0]] * 4 + [cell] + [None] * 7)
     with pytest.raises(InputError, match=r"items row 4, column 'image': .* is no vector of 2 finite numbers; give one"):
         d.Dataset.from_frames(**changed("items", image=cells))
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "has"),
+    [(9, slice(None), "9 items and 6 users"), (12, slice(0, None, 5), "12 items and 0 users with three events")],
+)
+def test_a_set_that_is_too_small_is_told_before_any_training(items, events, has):
+    parts = frames()
+    parts["items"], seen = parts["items"].head(items), parts["interactions"].iloc[events]
+    model = small_model(d.Dataset.from_frames(**parts | {"interactions": seen[seen["item_id"] < items]}))
+    with pytest.raises(
+        InputError, match=rf"frames has {has}.*: training needs 10 and 1, or M6Rec\(data, split=.all.\)"
+    ):
+        model.pretrain(on_epoch=lambda row: pytest.fail("an epoch"))

@@ -199,46 +199,46 @@ def checked_events(events: object, items: pd.DataFrame, users: pd.DataFrame | No
     return events.astype({name: np.int64 for name in clean if name == "timestamp"})
 
 
-def as_frame(table: object, name: str, keys: Iterable[str] = ("item_id",)) -> pd.DataFrame:
-    """A table of any library that has `to_pandas` or speaks Arrow, a dict of columns, or a list of dicts."""
-    try:
-        if hasattr(table, "to_pandas"):  # polars, pyarrow, Hugging Face datasets
-            table = table.to_pandas()
-        elif hasattr(table, "__arrow_c_stream__") and not isinstance(table, (pd.DataFrame, pd.Series)):
-            table = pd.DataFrame.from_arrow(table)
-        elif isinstance(table, Mapping):  # a matrix is a column of vectors
-            table = pd.DataFrame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in table.items()})
-        elif isinstance(table, list) and all(isinstance(row, Mapping) for row in table):
-            table = pd.DataFrame(table)
-    except Exception as error:  # each library has its own
-        raise InputError(f"{name} cannot be read as a table ({error}); give a pandas DataFrame.") from None
-    if not isinstance(table, pd.DataFrame):
-        some = "a DataFrame of pandas or polars, an Arrow table, a dict of columns or a list of dicts"
-        raise InputError(f"{name} is a {type(table).__name__}; give {some}, with {', '.join(keys)}.")
-    return table
+def as_frame(values: object, name: str, key: str = "item_id") -> pd.DataFrame:
+    """A table of any library that has `to_pandas` or speaks Arrow, a dict of columns, or a list of dicts with `key`."""
+    if isinstance(table := _table_or_not(values, name, key), pd.DataFrame):
+        return table
+    some = "a DataFrame of pandas or polars, an Arrow table, a dict of columns or a list of dicts"
+    raise InputError(f"{name} is a {type(values).__name__}; give {some}, with {key}.")
 
 
 def listed(values: object, name: str = "history", key: str = "item_id") -> pd.DataFrame | list | None:
-    """A table with `key`, or any sequence as a list; None stays None. A history has an order, and a set has none."""
-    values = values.to_pandas() if hasattr(values, "to_pandas") else values
-    if values is None:
-        return None
-    if isinstance(values, Mapping) or (hasattr(values, "__arrow_c_stream__") and not isinstance(values, pd.Series)):
-        return as_frame(values, name, [key])
+    """A table as of `as_frame`, or any sequence as a list; None stays None. A history has an order, a set has none."""
+    values = _table_or_not(values, name, key)
+    if values is None or isinstance(values, pd.DataFrame):
+        return values
+    if (
+        isinstance(values, Iterable)
+        and not isinstance(values, (str, bytes, set, frozenset))
+        and getattr(values, "ndim", 1)
+    ):
+        return list(values)
+    kind = "one text" if isinstance(values, (str, bytes)) else "no list"
+    raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.")
+
+
+def _table_or_not(values: object, name: str, key: str) -> object:
     try:
-        if isinstance(values, (str, bytes, set, frozenset)):
-            raise TypeError
-        values = list(values)
-    except TypeError:  # a number, a tensor without dimensions
-        kind = "one text" if isinstance(values, (str, bytes)) else "no list"
-        raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.") from None
-    rows = all(isinstance(item, Mapping) and key in item for item in values)
-    return as_frame(values, name, [key]) if values and rows else values
+        if hasattr(values, "to_pandas"):  # polars, pyarrow, Hugging Face datasets
+            return values.to_pandas()
+        if hasattr(values, "__arrow_c_stream__") and not isinstance(values, (pd.DataFrame, pd.Series)):
+            return pd.DataFrame.from_arrow(values)
+        if isinstance(values, Mapping):  # a matrix is a column of vectors
+            return pd.DataFrame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in values.items()})
+        rows = isinstance(values, list) and values and all(isinstance(row, Mapping) and key in row for row in values)
+        return pd.DataFrame(values) if rows else values
+    except Exception as error:  # each library has its own
+        raise InputError(f"{name} cannot be read as a table ({error}); give a pandas DataFrame.") from None
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataFrame:
     """The rows with good ids and texts, each column in `plain` form."""
-    rows = as_frame(raw, table, keys).reset_index(drop=True)
+    rows = as_frame(raw, table, keys[0]).reset_index(drop=True)
     rows.columns = rows.columns.map(str)
     if missing := [key for key in keys if key not in rows.columns]:
         told = " and ".join(f"'{key}'{did_you_mean(key, rows.columns)}" for key in missing)
