@@ -363,7 +363,17 @@ def test_a_set_that_is_too_small_is_told_before_any_training(items, events, has)
     parts = frames()
     parts["items"], seen = parts["items"].head(items), parts["interactions"].iloc[events]
     model = small_model(d.Dataset.from_frames(**parts | {"interactions": seen[seen["item_id"] < items]}))
-    with pytest.raises(
-        InputError, match=rf"frames has {has}.*: training needs 10 and 1, or"
-    ):
+    with pytest.raises(InputError, match=rf"frames has {has}.*: training needs 10 and 1, or"):
         model.pretrain(on_epoch=lambda row: pytest.fail("an epoch"))
+
+
+def test_the_caller_s_tables_are_never_changed_and_never_change_the_data(model):
+    items, _, events = frames().values()
+    copies, past = (items.copy(), events.copy()), events[events["user_id"] == 1].copy()
+    data = d.Dataset.from_frames(items, None, events)
+    model.person(history=past)
+    pd.testing.assert_frame_equal(past, events[events["user_id"] == 1])
+    for mine, copy in zip((items, events), copies, strict=True):
+        pd.testing.assert_frame_equal(mine, copy)
+        mine.iloc[:, 1] = mine.iloc[0, 1]
+    assert data.fingerprint == d.Dataset.from_frames(copies[0], None, copies[1]).fingerprint
