@@ -26,7 +26,6 @@ MEANT = {  # columns that people name otherwise
         "image": "photo picture img image_path",
         "sound": "audio recording sound_path",
     },
-    "users": {},
     "interactions": {"timestamp": "date time datetime ts created_at", "value": "rating stars score"},
 }
 AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
@@ -147,7 +146,7 @@ def _categories(cell: object) -> str:
 
 def _doubt(table: str, rows: pd.DataFrame, report: Report) -> None:
     """Warn of columns that are probably misnamed, and of those that no model can learn from."""
-    for name, others in MEANT[table].items():
+    for name, others in MEANT.get(table, {}).items():
         for column in rows.columns if name not in rows.columns else ():
             if column.lower() in (name, *others.split()):
                 report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
@@ -296,9 +295,9 @@ def plain(column: pd.Series) -> pd.Series:
 def _ids(column: pd.Series) -> pd.Series:
     """Integers where a merge made floats, text where a file has bytes."""
     column = plain(column)
-    if column.dtype.kind == "f":
-        return column.astype(np.int64) if (column % 1 == 0).all() else column
-    return column.map(lambda raw: text(raw) if isinstance(raw, bytes) else raw)
+    if column.dtype.kind == "f" and (column % 1 == 0).all():
+        return column.astype(np.int64)
+    return column.map(lambda raw: text(raw) if isinstance(raw, bytes) else raw) if column.dtype == object else column
 
 
 def _front(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
