@@ -175,6 +175,8 @@ def test_ids_are_found_as_numbers_or_as_text():
 def test_an_unknown_id_is_named_with_the_nearest_known_ones():
     with pytest.raises(InputError, match="user '99' is not in frames; the nearest known ids are 9, 8, 7"):
         small().user_codes([7, 99])
+    with pytest.raises(InputError, match="user '' is not in frames"):
+        small().user_codes([""])
     named = frames() | {"users": None}
     named["interactions"]["user_id"] = named["interactions"]["user_id"].map({7: "anna", 8: "bert", 9: "carl"})
     with pytest.raises(InputError, match=r"user 'ana'.* are anna"):

@@ -168,7 +168,7 @@ class Dataset:
         one = isinstance(raw_ids, (str, bytes)) or getattr(raw_ids, "shape", None) == ()
         raw_ids = [raw_ids] if one or not isinstance(raw_ids, Iterable) else raw_ids
         known, wanted = self._ids[word], list(map(text, raw_ids))
-        if unknown := next((raw for raw in wanted if raw not in known), None):
+        if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
         return np.array([known[raw] for raw in wanted], dtype=np.int64)
