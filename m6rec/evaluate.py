@@ -267,9 +267,7 @@ class Interpolation(NamedTuple):
     prior: Any
     weight: float
 
-    @property
-    def fitted_on(self) -> tuple[Dataset, Split]:
-        return self.model.fitted_on
+    fitted_on = property(lambda self: self.model.fitted_on)
 
     def scores(self, users: Targets) -> torch.Tensor:
         log_p, counts = (torch.as_tensor(one.scores(users)).cpu().double() for one in (self.model, self.prior))

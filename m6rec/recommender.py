@@ -25,7 +25,7 @@ from m6rec.data.tables import as_frame, listed, texts
 from m6rec.data.text import PROMPT_SPECIAL, SPECIAL, Tokenizer
 from m6rec.evaluate import evaluate
 from m6rec.explain.explainers import reasons
-from m6rec.generate import Generated, Scorer, best_items, check_length, check_method, generate
+from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
@@ -92,10 +92,10 @@ class M6Rec:
     @property
     def settled(self) -> Config:
         """The config with as many epochs as validated best, for a model of `split="all"`, which nothing validates."""
-        best, names = {}, {"pretrain": "pretrain_epochs", "fine_tune": "finetune_epochs", "items": "item_epochs"}
-        for stage in names.keys() & self.stages:
-            rows = [row for row in self.stages[stage] if row.validation is not None] or self.stages[stage][-1:]
-            best[names[stage]] = max(rows, key=lambda row: row.validation).epoch
+        best = {}
+        for name, stage in (("pretrain_epochs", "pretrain"), ("finetune_epochs", "fine_tune")):
+            if rows := self.stages.get(stage):
+                best[name] = max(rows, key=lambda row: (row.validation or 0, row.epoch)).epoch
         return replace(self.config, **best)
 
     def pretrain(self, **options: object) -> list[Epoch]:
@@ -129,7 +129,7 @@ class M6Rec:
         The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
         events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
         """
-        model = copy.copy(self)
+        model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))
         model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
         network, items, tuned = model.network, model.network.items, "fine_tune" in self.stages
@@ -229,12 +229,14 @@ class M6Rec:
         is unknown, and for a k that is too large; the list is empty where no candidate is left.
         """
         person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
-        person = person._replace(history=[]) if self._may_repeat(seen) else person
+        if self.data.repeats >= REPEATS if seen is None else seen:
+            person = person._replace(history=[])
         found = self.top_items(person, k, method, drop=drop, pool=self.pool(only, without))
         table = self._table(found)[1]
         if explain:
             codes = found.items[0, : len(table)].tolist()
-            given = reasons(self, person.context, codes, vectors=self.item_vectors(person.new, drop=drop))
+            vectors = self.item_vectors(person.new, drop=drop)
+            given = reasons(self, person.context, codes, vectors=vectors) if codes else []
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
@@ -258,11 +260,10 @@ class M6Rec:
         `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
         user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
         """
-        check_method(method)
         check_length(k, self.data.n_items)
-        users = self.data.users[["user_id"]] if users is None else users
-        users = listed(users, "users", "user_id")
-        frame = users if isinstance(users, pd.DataFrame) else pd.DataFrame({"user_id": users})
+        frame = self.data.users[["user_id"]] if users is None else users
+        frame = [users] if np.isscalar(users) else listed(frame, "users", "user_id")
+        frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame({"user_id": frame})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:
@@ -270,33 +271,33 @@ class M6Rec:
         else:
             requests = frame.drop(columns="user_id").to_dict("records")
             asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
-        pool, seen = self.pool(only, without), self._may_repeat(seen)
-        weights = version(self.network), version(pool), self.data.fingerprint
-        kept = key(*weights, frame.to_csv(), context, k, method, seen, chunk)
+        options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else bool(seen)}
+        pool, equal, parts = self.pool(only, without), {}, []
+        of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
+        kept = key(*of, context, options, chunk)
         if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
-        parts = []
-        for start in range(0, len(asked), chunk):
-            file, part, groups = folder and Path(folder) / f"lists-{kept}-{start:09}.parquet", None, {}
+        for row, (_, _, request) in enumerate(asked):
+            equal.setdefault(repr(request), []).append(row)
+        for rows in (same[at : at + chunk] for same in equal.values() for at in range(0, len(same), chunk)):
+            file, part = folder and Path(folder) / f"lists-{kept}-{rows[0]:09}.parquet", None
             with suppress(OSError, ValueError):  # none yet, or a damaged one
                 part = file and pd.read_parquet(file, page_checksum_verification=True)
             if part is None:
-                for row, (_, _, request) in enumerate(asked[start : start + chunk]):
-                    groups.setdefault(repr(request), []).append(start + row)
-                lists = [self._lists(asked, np.array(rows), context, k, method, seen, pool) for rows in groups.values()]
-                part = pd.concat(lists).sort_index(kind="stable").reset_index(drop=True)
+                part = self._lists([asked[row] for row in rows], context, pool, **options)
+                part.index = np.array(rows)[part.index]
                 if file:
                     with whole(file) as new:
                         part.to_parquet(new, write_page_checksum=True)
             parts.append(part)
         empty = pd.DataFrame(columns=["user_id", "rank", "item_id", "title", "score"])
-        return pd.concat(parts, ignore_index=True) if parts else empty
+        return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True) if parts else empty
 
     def _lists(
-        self, asked: list[tuple], rows: np.ndarray, context: Values, k: int, method: str, seen: bool, pool: torch.Tensor
+        self, asked: list[tuple], context: Values, pool: torch.Tensor, k: int, method: str, seen: bool
     ) -> pd.DataFrame:
-        """Of users (n,) with the same request, whose rows are the index."""
-        data, (user, history, requests) = self.data, zip(*(asked[row] for row in rows), strict=True)
+        """Of users with the same request; the index says whose."""
+        data, (user, history, requests) = self.data, zip(*asked, strict=True)
         if history[0] is None:
             code = data.user_codes(user)
             past, size = contexts.past_events(data, code), np.diff(data.offsets)[code]
@@ -304,17 +305,16 @@ class M6Rec:
             code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
             pasts = [contexts.past_events(data, [], one) for one in history]
             past, size = pd.concat(pasts), np.array([*map(len, pasts)])
-            if (past["item"] >= data.n_items).any():
-                raise InputError("the frame of users has new items: add them by with_items, and name their ids.")
+            data.known_items(past["item"])
         request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
         profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
-        allowed, row = pool.repeat(len(rows), 1), np.repeat(np.arange(len(rows)), size)
+        allowed, row = pool.repeat(len(user), 1), np.repeat(np.arange(len(user)), size)
         if not seen:
             allowed[row, past["item"].tolist()] = False
         row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
         table.insert(0, "user_id", np.array(user)[row])
-        return table.set_index(rows[row])
+        return table.set_index(row)
 
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
@@ -352,16 +352,13 @@ class M6Rec:
         state = self.fuse(context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def _may_repeat(self, seen: bool | None) -> bool:
-        return self.data.repeats >= REPEATS if seen is None else bool(seen)
-
     def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> torch.Tensor:
         """(1, N) bool: the candidates, by ids or titles."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.full((1, n), only is None, device=self.device)
         for items, inside in ((() if only is None else only, True), (without, False)):
-            items = [*items] if isinstance(items, (set, frozenset)) else items
-            allowed[0, self.data.history_codes(items)] = inside
+            items = [*items] if isinstance(items, set) else items
+            allowed[0, self.data.known_items(self.data.history_codes(items)).tolist()] = inside
         return allowed
 
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:

@@ -96,11 +96,14 @@ def test_generated_lists_of_a_few_candidates_are_exact(trained):
     for method in ("generated", "exact"):
         found = trained.recommend(history=[501], k=4, method=method, only=only, without=without)
         assert found["item_id"].tolist() == wanted
-    frame = pd.DataFrame({"user_id": "ann", "item_id": [501]})
+    frame, news = pd.DataFrame({"user_id": "ann", "item_id": [501]}), pd.DataFrame({"user_id": ["a"], "item_id": [{}]})
     assert trained.recommend_many(frame, 4, only=only, without=without)["item_id"].tolist() == wanted
     with pytest.raises(InputError, match="k=5 does not fit: only 4"):
         trained.recommend(history=[501], k=5, only=only, without=without)
-    assert trained.recommend(history=[501], k=5, only=[501]).empty
+    assert trained.recommend(history=[501], k=5, only=[501], explain=True).empty
+    for call in (lambda: trained.recommend(105, only=[{"title": "new"}]), lambda: trained.recommend_many(news, 3)):
+        with pytest.raises(InputError, match="dicts of new items are for one history alone"):
+            call()
 
 
 def test_a_pool_is_closed_in_the_tree_when_generated_lists_are_evaluated(trained):
@@ -214,6 +217,10 @@ def test_new_events_are_history_at_once_and_teach_unless_the_last_events_are_pre
     assert grown.network.codes[30] == -1 and grown.data.n_events == trained.data.n_events
     loaded = M6Rec.from_pretrained(updated.save_pretrained(tmp_path / "updated"), data)
     assert loaded.recommend("ann", k=5).equals(updated.recommend("ann", k=5))
+    with pytest.raises(InputError, match=r"call pretrain\(\) first"):
+        small_model().update(new)
+    with pytest.raises(InputError, match="must both have a timestamp, or none"):
+        grown.update(new.drop(columns="timestamp"))
     with pytest.raises(InputError, match="row 1, column 'item_id': '999' is not in items"):
         grown.update(new.assign(item_id=[501, 999, 501, 501, 501]))
 

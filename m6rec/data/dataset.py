@@ -216,6 +216,12 @@ class Dataset:
                 raise InputError(f"{name!r} is the id of {both[0]} and the title of {both[1]}: {fix}.")
         return np.array(codes, dtype=np.int64)
 
+    def known_items(self, codes: np.ndarray) -> np.ndarray:
+        """`InputError` where `history_codes` has given codes to new items."""
+        if (codes >= self.n_items).any():
+            raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
+        return codes
+
     def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
 
@@ -271,6 +277,8 @@ class Dataset:
     def with_events(self, interactions: pd.DataFrame) -> "Dataset":
         """More events of known items, as in `from_frames`. New users have no profile."""
         new = checked_events(interactions, self.items, None, Report())
+        if self.timed != ("timestamp" in new.columns):
+            raise InputError(f"interactions and {self.name} must both have a timestamp, or none: add or drop it.")
         new = new.assign(**{name: 1.0 if name == "value" else "event" for name in {"value", "action"} - {*new}})
         ids = texts(new["user_id"])
         fresh = new.loc[~ids.isin(self._ids["user"]) & ~ids.duplicated(), ["user_id"]]
@@ -318,7 +326,7 @@ class Dataset:
     def __repr__(self) -> str:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_events:,} events"
         if self.repeats >= REPEATS:
-            counts += f" ({self.repeats:.0%} repeats: lists may hold what was seen)"
+            counts += f" ({100 * self.repeats:.0f} % repeats: lists may hold what was seen)"
         if not self.timed:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
