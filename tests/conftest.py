@@ -33,14 +33,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def fresh_home(tmp_path_factory, worker_id) -> Path:
     """An M6REC_HOME without checkpoints, so that everything is trained anew, by one worker for all; raw data is
-    downloaded only once."""
-    data = home() / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    downloaded, and decoded, only once."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "home"
     folder.mkdir(exist_ok=True)
-    with suppress(FileExistsError):
-        (folder / "data").symlink_to(data, target_is_directory=True)
+    for kept in ("data", "features"):
+        (home() / kept).mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (folder / kept).symlink_to(home() / kept, target_is_directory=True)
     return folder
 
 

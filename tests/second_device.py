@@ -8,9 +8,9 @@ Python call per operator. It needs torch 2.13's experimental Python backend; it 
 Known limits: no streams, no autocast, no pinned memory (choose those where device.type == "cuda"); strided views are
 copied when they are not contiguous (writes through such a view are lost); as_strided beyond a view's own memory. Give
 it a process of its own and import it before torch computes anything (a backward pass on the CPU before it breaks the
-next one); executed notebooks get it through a start-up file of their kernel. `calls` counts operators by name, so that
-a test can ask for no aten::_local_scalar_dense (.item()) in a training step. A failure in here and not in your code is
-to be mended here. Run as a program it checks itself.
+next one); forks of that process have it too. `calls` counts operators by name, so that a test can ask for no
+aten::_local_scalar_dense (.item()) in a training step. A failure in here and not in your code is to be mended here. Run
+as a program it checks itself.
 """
 
 import collections

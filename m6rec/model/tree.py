@@ -38,7 +38,7 @@ class Tree(NamedTuple):
 
     def digits(self, items: Tensor) -> Tensor:
         """Item codes (...,) -> (..., G)."""
-        return torch.stack(torch.unravel_index(self.leaf[items], self.widths), -1)
+        return self.prefixes(items) % torch.tensor(self.widths, device=self.leaf.device)
 
     def prefixes(self, items: Tensor) -> Tensor:
         """The nodes on the way to items, numbered within their level: codes (...,) -> (..., G)."""
