@@ -195,22 +195,22 @@ class Dataset:
     def history_codes(self, history: Iterable[object]) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
-        InputError for a text that is one item's id and another's title.
+        InputError for a text that is one item's id and another's title; in a table it is the id.
         """
         history, known, codes, new = listed(history), self._ids["item"], [], 0
-        if isinstance(history, pd.DataFrame):
+        if in_table := isinstance(history, pd.DataFrame):
             if "item_id" not in history:
                 raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
-            return self.item_codes(history["item_id"])
+            history = history["item_id"]
         for item in history:
-            if isinstance(item, Mapping):
+            if isinstance(item, Mapping) and not in_table:
                 codes.append(self.n_items + new)
                 new += 1
                 continue
             name = text(item)
             codes.append(known[name] if name in known else self.find(name)[0])
             titled = self._spellings.get(_plain(name), [])
-            if isinstance(item, str) and titled and codes[-1] not in titled:
+            if isinstance(item, str) and not in_table and titled and codes[-1] not in titled:
                 both = [f"{row.item_id} {row.title!r}" for row in self.items.iloc[[codes[-1], titled[0]]].itertuples()]
                 fix = "write the title in full, or give ids as numbers or as a frame's item_id"
                 raise InputError(f"{name!r} is the id of {both[0]} and the title of {both[1]}: {fix}.")
