@@ -31,9 +31,9 @@ def test_the_student_has_one_block_for_all_layers(segmented, network):
 def test_pruning_ends_at_its_share_and_the_zeros_stay(segmented, network, tmp_path, monkeypatch):
     shares, learn = [], losses.exit_losses
 
-    def watched(net, windows):
+    def watched(net, windows, *local):
         shares.append(float((net.blocks[0].q.weight == 0).float().mean()))
-        return learn(net, windows)
+        return learn(net, windows, *local)
 
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
     monkeypatch.setattr(compress, "exit_losses", watched)

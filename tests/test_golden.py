@@ -125,7 +125,7 @@ def text_config() -> Config:
     return text_training.config(**TEXT, device=DEVICE)
 
 
-def noise(_: object, tokenizer: Tokenizer, width: int, seed: int) -> torch.Tensor:
+def noise(_: object, tokenizer: Tokenizer, width: int, seed: int, **__: object) -> torch.Tensor:
     """In place of singular vectors, which follow the processor where singular values are nearly equal."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((len(tokenizer), width)) / width**0.5).float()
 

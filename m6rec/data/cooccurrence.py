@@ -70,11 +70,11 @@ def _symmetric(data: Dataset, split: Split) -> sp.csr_array:
     return counts
 
 
-def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, seed: int = 0) -> torch.Tensor:
+def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, seed=0, power=0.0) -> torch.Tensor:
     """(V, D) from how often the words of an event follow those of its history, request and profile.
 
-    Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984): rows of mean length 1, and
-    noise of a tenth of that length, which keeps apart tokens that were never counted.
+    Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984), times singular values to a
+    power: rows of mean length 1, and noise of a tenth of it, which keeps apart tokens that were never counted.
     """
     size = len(tokenizer)
     bags = CountVectorizer(analyzer=tokenizer.ids, vocabulary=range(size)).transform  # texts -> (n, V) counts
@@ -94,7 +94,8 @@ def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, s
     out = np.random.default_rng(seed).standard_normal((size, width)) / width**0.5
     rank = min(width, size - 1)
     if table.nnz > rank:
-        rows = sp.linalg.svds(table, k=rank, v0=np.ones(size) / size**0.5)[0]
+        vectors, values, _ = sp.linalg.svds(table, k=rank, v0=np.ones(size) / size**0.5)
+        rows = vectors * values**power
         out *= 0.1
         out[:, :rank] += rows / max(np.linalg.norm(rows, axis=1)[each > 0].mean(), 1e-9)
     return torch.from_numpy(out).float()

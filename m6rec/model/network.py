@@ -464,7 +464,7 @@ class TextTransformer(nn.Module):
         for embedding in (self.tokens, self.segments):
             nn.init.normal_(embedding.weight, std=std)
         for head in self.heads:
-            nn.init.constant_(head.weight, width**-0.5)  # at first the dot product of a user's and an item's state
+            nn.init.normal_(head.weight, 1 / width, 0.1 / width)  # at first nearly the cosine of a user and an item
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 

@@ -4,7 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 
 
 
 def any_cut(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-    """`exit_losses` after a drawn number of local layers: matching is learnt soonest where segments are read apart."""
+    """After a drawn number of local layers: matching is learnt soonest where segments are read apart."""
     return exit_losses(network, windows, int(torch.randint(network.depth, ())))
 
 
@@ -40,7 +40,8 @@ class Variants:
 
     def __init__(self, data: ClickWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
-        self._tables: dict[int, Tensor] = {}  # of token embeddings by size
+        words = [domain(data.data, data.is_train)], data.tokenizer
+        self._table = cache(partial(cooccurrence_init, *words, seed=config.seed, power=0.5))  # of tokens, by its width
 
     def full(self) -> TextTransformer:
         return self.shallow(self.config.joint_layers)
@@ -51,8 +52,8 @@ class Variants:
         return self.train(f"late-{joint}", self._base(self.config.joint_layers), loss)
 
     def shallow(self, depth: int) -> TextTransformer:
-        """Of fewer layers from the first step on; all of them joint."""
-        return self.train(f"joint-{depth}", self._base(depth), exit_losses)
+        """Of fewer layers from the first step on, read with all of them joint."""
+        return self.train(f"joint-{depth}", self._base(depth), any_cut)
 
     def edge(self, depth: int = 4, width: int = 32, embedding_size: int = 6) -> TextTransformer:
         """One shared block and a factorised token table (Lan et al. 2020), distilled from `full`."""
@@ -68,20 +69,20 @@ class Variants:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
         network, done = self.full(), itertools.count(1)
         for module in (matrices := _matrices(network)):
-            parametrize.register_parametrization(module, "weight", Sparse(module.weight.detach()))
+            parametrize.register_parametrization(module, "weight", Sparse(module.weight))
 
         def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
             left = max(0.0, 1 - next(done) / (0.8 * self.tune))
             for weight in (module.parametrizations.weight for module in matrices):
                 weight[0].cut(weight.original, share * (1 - left**3))
-            return exit_losses(net, windows)
+            return any_cut(net, windows)
 
         self.train(f"pruned-{share}", network, loss)
         for module in matrices:
             parametrize.remove_parametrizations(module, "weight")  # with its zeros
         return network
 
-    def train(self, name: str, network: TextTransformer, loss: Callable, steps: int | None = None) -> TextTransformer:
+    def train(self, name: str, network: TextTransformer, loss: Callable, steps: int = 0) -> TextTransformer:
         """In place, with loss(network, windows) -> dict[str, Tensor]."""
         steps = steps or self.tune
         batches = partial(self.data.batches, steps=steps, size=self.config.batch)
@@ -91,15 +92,17 @@ class Variants:
         return network
 
     def _base(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
-        """Words that follow each other in training histories begin with near vectors."""
+        """Words that follow each other in training histories begin with near vectors; attention, with the mean."""
         torch.manual_seed(self.config.seed)
-        config, data = replace(self.config, joint_layers=depth, width=width or self.config.width), self.data
-        network = TextTransformer(config, len(data.tokenizer), scores=True, **options)
-        if (size := network.tokens.embedding_dim) not in self._tables:
-            read = domain(data.data, data.is_train)
-            self._tables[size] = cooccurrence_init([read], data.tokenizer, size, self.config.seed)
+        config = replace(self.config, joint_layers=depth, width=width or self.config.width)
+        network = TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
+        size, eye = network.tokens.embedding_dim, torch.eye(config.width)
         with torch.no_grad():
-            network.tokens.weight[1:] = self._tables[size][1:]
+            network.tokens.weight[1:] = self._table(size)[1:] * size**0.5
+            for block in network.blocks:
+                block.kv.weight.unflatten(0, (block.heads, 2, -1))[:, 1] = eye.unflatten(0, (block.heads, -1))
+                block.out.weight.copy_(eye)
+                block.ffn[-1].weight.zero_()
         return self.train("base", network, any_cut, self.steps)
 
 

@@ -393,8 +393,8 @@ def clicks(logits: Tensor, clicked: Tensor) -> Tensor:
 
 
 def distillation(network: TextTransformer, windows: Windows, teacher: TextTransformer) -> dict[str, Tensor]:
-    """The labels and the teacher's probabilities."""
-    logits = network.scores(windows)
+    """The labels and the teacher's probabilities, after a drawn number of local layers."""
+    logits = network.scores(windows, int(torch.randint(network.depth, ())))
     with torch.no_grad():
         soft = teacher.scores(windows).sigmoid().where(windows.clicked >= 0, -1)
     return {"clicked": clicks(logits, windows.clicked), "teacher": clicks(logits, soft)}
