@@ -18,11 +18,12 @@ TESTED := .venv/tested-$(SUM)
 INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab class results page notebooks weights cuda
+.PHONY: help run test fuzz lint lab class results page notebooks weights cuda
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo 'NB=03_context_attention takes one notebook, ARGS="hour=21 seed=1" gives it parameters (run) or options (test, lab).'
+	@echo 'NB=03_context_attention takes one notebook, ARGS="hour=21 seed=1" gives it parameters (run) or options (test, fuzz, lab).'
+	@echo '.venv/bin/python -m m6rec --help names the other commands: sweep, recommend.'
 
 run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations, write runs/latest/index.html [NB, ARGS]
 	@$(PY) -m m6rec run $(NB) $(ARGS)
@@ -30,12 +31,15 @@ run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations,
 test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
 	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
+fuzz: $(TESTED) ## thousands of generated tables and requests: each answered, or refused in a sentence [ARGS]
+	@$(PY) tests/fuzz.py $(ARGS)
+
 lint: $(TESTED) ## ruff, on the package, the tests and the notebooks
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
 lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
-	@$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks:$$JUPYTER_CONFIG_PATH" $(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
 	@test ! -e $(CLASS) || { echo "$(CLASS) is there already: move it away for new copies." >&2; exit 1; }

@@ -1,7 +1,9 @@
 """The command line. Exit codes: 0 done, 1 failed, 2 bad input (one sentence on stderr), 130 interrupted."""
 
+import logging
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +21,13 @@ Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what
 def main() -> None:
     # A scheduler's SIGTERM ends a run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("m6rec").setLevel(logging.INFO)
     try:
         app(prog_name="m6rec")
-    except m6rec.InputError as error:
+    except (m6rec.InputError, OSError) as error:  # such as a folder that cannot be written
         print(f"m6rec: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, m6rec.InputError) else 1)
 
 
 def notebooks(names: list[str] | None) -> list[Path]:
@@ -55,12 +59,16 @@ def sweep(
     notebook: Annotated[str, typer.Argument(help="A notebook's path or name.")],
     grid: Annotated[list[str] | None, typer.Argument(metavar="name=value,value...")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")] = 1,
+    by: Annotated[str, typer.Option(help="Figure that ranks the runs; -name: lower is better.")] = "",
     out: Out = None,
 ) -> None:
-    """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2"""
+    """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2
+
+    preset=tiny,small and config.dropout=0.1,0.3 vary any setting of the models.
+    """
     path = Path(notebook) if Path(notebook).is_file() else notebooks([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
-    ends = execute.sweep(path, values, out, jobs=jobs)
+    ends = execute.sweep(path, values, out, jobs=jobs, by=by)
     print(f"The table of finished runs: {out / 'results.csv'}")
     raise typer.Exit(int(any(not end.startswith("finished") for end in ends.values())))
 
@@ -71,23 +79,26 @@ def recommend(
     history: Annotated[list[str] | None, typer.Option(help="A title or id, oldest first; repeat it.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="How many.")] = 10,
     hour: Annotated[int | None, typer.Option(help="Hour of the request, 0 to 23.")] = None,
-    data: Annotated[str, typer.Option(help="Data set.")] = "ml-100k",
+    data: Annotated[str | None, typer.Option(help="Data set, or a folder of your own; default ml-100k.")] = None,
     preset: Annotated[str, typer.Option(help="Size of the model.")] = "tiny",
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "generated",
 ) -> None:
     """Recommend for a known user or for a history given on the spot."""
     if (user is None) == (not history):
         raise m6rec.InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
     check_method(method)
-    loaded = m6rec.load(data)
+    loaded = m6rec.load(data or "ml-100k") if data or not checkpoint else None
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
-    check_length(k, loaded.n_items)
     model = m6rec.M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else m6rec.M6Rec(loaded, preset)
+    check_length(k, model.data.n_items)
     person = model.person(**asked)  # bad input fails before a minute of training
     if user is not None:
-        print_items(f"the last of user {user}, oldest first", loaded.items.iloc[person.history[-10:]])
-    found = (model if checkpoint else m6rec.M6Rec.cached(loaded, preset)).recommend(**asked, k=k, method=method)
+        print_items(f"the last of user {user}, oldest first", model.data.items.iloc[person.history[-10:]])
+    if not checkpoint:
+        with redirect_stdout(sys.stderr):
+            model = m6rec.M6Rec.cached(loaded, preset)
+    found = model.recommend(**asked, k=k, method=method)
     print_items(f"{method} for user {user}" if user is not None else f"{method} after {', '.join(history)}", found)
 
 

@@ -2,11 +2,19 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
+import numpy as np
 import torch
 
 MODALITIES = ("text", "image", "sound")
@@ -14,10 +22,15 @@ FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
+Verb = TypeVar("Verb", bound=Callable)  # a function or class
 
 
 class InputError(ValueError):
     """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence alone."""
+        return [f"InputError: {self}"]
 
 
 def nearest(word: str, known: Iterable[str], n: int = 3, cutoff: float = 0.0) -> list[str]:
@@ -29,6 +42,78 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def conform(name: str, value: Any, kind: Any) -> Any:
+    """`value` where it fits `kind`, an annotation; NumPy's numbers as Python's. `InputError` where it does not."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if Path in kinds and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise InputError(f"{name}={value[:60]!r} cannot name a file: take other characters.")
+    for one in kinds:
+        base, of = get_origin(one) or one, get_args(one)
+        if numbers := _NUMBERS.get(base):
+            flag = isinstance(value, bool | np.bool_)
+            if isinstance(value, numbers) and flag == (base is bool) and (base is not float or abs(value) < 1e30):
+                return base(value)
+        elif base is Mapping and of and isinstance(value, Mapping):
+            return {conform(name, key, of[0]): conform(name, one, of[1]) for key, one in value.items()}
+        elif base in (tuple, Sequence, Iterable):
+            several = isinstance(value, Iterable) and getattr(value, "ndim", 1)
+            if several and not isinstance(value, str | bytes | Mapping):
+                if not of or of[0] is object:
+                    return value
+                value = tuple(value)
+                each = of if base is tuple and of[-1] is not ... else of[:1] * len(value)
+                if len(each) == len(value):
+                    return tuple(conform(name, *pair) for pair in zip(value, each, strict=True))
+        else:
+            fits = (
+                base in (object, Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base)
+            )
+            if fits or (base.__name__ == "DataFrame" and value is not None):  # any table: checked as it is read
+                return value
+    nouns = [_NOUNS.get(get_origin(one) or one, f"a {getattr(one, '__name__', one)}") for one in kinds]
+    due = " or ".join(noun for noun in nouns if noun)
+    raise InputError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}: give {due}.")
+
+
+_NUMBERS = {bool: (bool, np.bool_), int: Integral, float: Real}
+_NOUNS = {
+    bool: "True or False", int: "a whole number", float: "a finite number", str: "a text", tuple: "a list",
+    Sequence: "a list", Iterable: "a list", Mapping: "a dict", NoneType: "",
+}  # fmt: skip
+
+
+def typed(verb: Verb) -> Verb:
+    """Checks the arguments of each call, and a class's of each public method, by `conform`.
+
+    `InputError` also for one that the verb does not take.
+    """
+    if isinstance(verb, type):
+        for name, one in list(vars(verb).items()):
+            if name == "__init__" or not name.startswith("_"):
+                if isinstance(one, classmethod | staticmethod):
+                    setattr(verb, name, type(one)(typed(one.__func__)))
+                elif inspect.isfunction(one):
+                    setattr(verb, name, typed(one))
+        return verb
+    signature, of = inspect.signature(verb), verb.__qualname__.removesuffix(".__init__").lstrip("_")
+
+    @functools.wraps(verb)
+    def called(*args: object, **options: object) -> object:
+        try:
+            given = signature.bind(*args, **options)
+        except TypeError as error:
+            near = did_you_mean(str(error).rpartition("argument ")[2].strip("'"), signature.parameters)
+            raise InputError(f"{of}: {error}{near}.") from None
+        for name, value in given.arguments.items():
+            parameter = signature.parameters[name]
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                given.arguments[name] = conform(f"{of}: {name}", value, parameter.annotation)
+        return verb(*given.args, **given.kwargs)
+
+    return called
+
+
+@typed
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One run's settings. `InputError` for an unknown name or for numbers that do not fit together."""
@@ -54,7 +139,7 @@ class Config:
     derived_features: tuple[str, ...] = ()
     # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
     # season) or text (its top TF-IDF word). Others are numbers or categories.
-    columns: tuple[tuple[str, str], ...] = ()
+    columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
@@ -87,8 +172,6 @@ class Config:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("modalities", "derived_features"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "columns", tuple(sorted(dict(self.columns).items())))
         if wrong := next((sentence for holds, sentence in self._checks() if not holds), ""):
             raise InputError(f"{wrong}.")
@@ -102,8 +185,8 @@ class Config:
             yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
         for name, value in values.items():
             if isinstance(value, int | float):
-                low = _LOWEST.get(name, 0)
-                yield value >= low, f"{name}={value} is too small: it starts at {low}"
+                low, high = _RANGES.get(name, (0, 10**6))
+                yield low <= value <= high, f"{name}={value} is outside its range: take {low} to {high}"
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
@@ -137,9 +220,10 @@ _KNOWN = {
     "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
 }  # fmt: skip
 _SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
-_LOWEST = {  # of the others it is 0
-    "width": 4, "heads": 1, "joint_layers": 1, "decoder_layers": 1, "history": 2, "vocabulary": 300, "text_length": 2,
-    "digits": 1, "batch": 1, "patience": 1, "validate_every": 1,
+_RANGES = {  # of others 0 to a million; what lies above would fill any memory
+    "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
+    "decoder_layers": (1, 256), "history": (2, 100_000), "vocabulary": (300, 10**6), "text_length": (2, 10_000),
+    "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
     # In a hundred steps the average has to follow faster.

@@ -3,7 +3,7 @@
 A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.preprocessing import normalize
 
-from m6rec.config import InputError
-from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, training_matrix
+from m6rec.config import InputError, typed
+from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
 LEVEL = 0.95
@@ -37,7 +37,15 @@ class Evaluation(NamedTuple):
     per_user: pd.DataFrame
     lists: np.ndarray
 
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"Evaluation of {self.name}, {len(self.per_user):,} targets: {means}"
 
+    def _repr_html_(self) -> str:
+        return pd.Series(self.metrics, name=self.name).to_frame().round(4).to_html()
+
+
+@typed
 def evaluate(
     model: Any,
     data: Dataset,
@@ -45,7 +53,7 @@ def evaluate(
     split: str | Split = "leave_one_out",
     part: str = "test",
     mask_seen: bool | None = None,
-    pool: np.ndarray | None = None,
+    pool: np.ndarray | Sequence[int] | None = None,
     k: int = 10,
     chunk: int = 256,
 ) -> Evaluation:
@@ -68,7 +76,8 @@ def evaluate(
         raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
     split, targets = targets_of(data, split, part)
     mask_seen = data.repeats < REPEATS if mask_seen is None else mask_seen
-    inside = np.ones(data.n_items, bool) if pool is None else np.isin(np.arange(data.n_items), pool)
+    inside = np.full(data.n_items, pool is None)
+    inside[row_numbers("the pool's codes", () if pool is None else pool, data.n_items, "data.item_codes()")] = True
     targets = Targets(data, targets.events[inside[targets.items]], inside, mask_seen)
     if not len(targets):
         raise InputError(f"the pool has no targets of the {part} part: add the items of some")
@@ -223,6 +232,7 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
 
+@typed
 def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
     """What scores of validation targets give away, in a sentence each; empty = nothing found.
 

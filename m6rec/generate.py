@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m6rec.config import InputError
+from m6rec.config import InputError, typed
 from m6rec.data.context import Context
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.features import Features
@@ -79,6 +79,7 @@ class Trie(nn.Module):
         return node.new_full((len(node), self.widths[level]), -1).index_put((row, self.token[child]), child)
 
 
+@typed
 def generate(
     decoder: Any, state: Tensor, k: int, *, beam: int = 50, allowed: Tensor | None = None,
     trace: list[Step] | None = None, short: bool = False, **options: object,
@@ -106,6 +107,7 @@ def check_length(k: int, possible: int) -> None:
 
 
 @torch.no_grad()
+@typed
 def search(
     step: Callable[..., tuple[Tensor, Run]], successors: Callable[[int, Tensor], Tensor], state: Tensor, start: Tensor,
     sizes: Sequence[int], *, past: list | None = None, valid: list[Tensor] | None = None,
@@ -343,6 +345,7 @@ def best_items(
     return Generated.of(best.indices, best.values)
 
 
+@typed
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 

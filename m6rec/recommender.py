@@ -1,5 +1,9 @@
 import copy
+import importlib
 import json
+import os
+import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +17,7 @@ import torch
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Config, InputError, pick_device
+from m6rec.config import MODALITIES, Config, InputError, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -29,12 +33,24 @@ from m6rec.generate import Generated, Scorer, best_items, check_length, generate
 from m6rec.model.network import Fused, Network
 from m6rec.model.tree import build_tree
 from m6rec.train import losses
-from m6rec.train.fit import Epoch, Stage, fit, foreign, load_model, save_model, version
+from m6rec.train.fit import Epoch, Log, Stage, fit, foreign, load_model, save_model, version
 from m6rec.train.text import Backbone
 
 History = Iterable[object] | pd.DataFrame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
 UPDATE_RATE = 0.1  # learning rate of `M6Rec.update`, as a share of training's
+
+
+CARD = """---
+library_name: m6rec
+tags: [recommendation]
+---
+# m6rec on {0}
+```
+{1}
+```
+`m6rec.M6Rec.from_pretrained("folder or repository", data)` loads it; data is the `m6rec.Dataset` {0}.
+"""
 
 
 class Person(NamedTuple):
@@ -43,6 +59,7 @@ class Person(NamedTuple):
     new: list[Mapping[str, object]]  # items that the catalogue lacks; their codes are N, N + 1, …
 
 
+@typed
 class M6Rec:
     """Raw ids and content in, a DataFrame out.
 
@@ -79,6 +96,11 @@ class M6Rec:
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
         self._items: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.network.parameters())
+        trained = [f"{name}: {rows}" for name, rows in self.stages.items()] or ["untrained: call pretrain()"]
+        return "\n".join((f"M6Rec, {weights:,} weights on {self.device}, of {self.data}", *trained))
 
     def _add(self, content: Features) -> None:
         """New items' contents; the network is a copy on the CPU."""
@@ -129,6 +151,8 @@ class M6Rec:
         The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
         events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
         """
+        if epochs < 1:
+            raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))
         model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
@@ -144,7 +168,7 @@ class M6Rec:
         before = Epoch(0, 0.0, {}, stage.validate(network))
         model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
         rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
-        model.config, model.stages["update"] = self.config, [before, *rows]
+        model.config, model.stages["update"] = self.config, Log([before, *rows])
         if (after := max(row.validation for row in rows)) < before.validation:
             model.network = self.network
             said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
@@ -261,6 +285,8 @@ class M6Rec:
         user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
         """
         check_length(k, self.data.n_items)
+        if chunk < 1:
+            raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
         frame = self.data.users[["user_id"]] if users is None else users
         frame = [users] if np.isscalar(users) else listed(frame, "users", "user_id")
         frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame({"user_id": frame})
@@ -275,12 +301,13 @@ class M6Rec:
         pool, equal, parts = self.pool(only, without), {}, []
         of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
         kept = key(*of, context, options, chunk)
-        if folder and Path(folder).exists() and any(kept not in file.name for file in Path(folder).iterdir()):
+        folder = None if folder is None else Path(folder)
+        if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
         for row, (_, _, request) in enumerate(asked):
             equal.setdefault(repr(request), []).append(row)
         for rows in (same[at : at + chunk] for same in equal.values() for at in range(0, len(same), chunk)):
-            file, part = folder and Path(folder) / f"lists-{kept}-{rows[0]:09}.parquet", None
+            file, part = folder and folder / f"lists-{kept}-{rows[0]:09}.parquet", None
             with suppress(OSError, ValueError):  # none yet, or a damaged one
                 part = file and pd.read_parquet(file, page_checksum_verification=True)
             if part is None:
@@ -364,6 +391,8 @@ class M6Rec:
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
         """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
+        if allowed.dtype != torch.bool or allowed.ndim != 2:
+            raise InputError("pool does not say of each item whether it may be listed: take pool(only, without).")
         allowed[0, [code for code in history if code < allowed.shape[1]]] = False
         check_length(k, int(allowed.sum()) or k)
         return allowed
@@ -379,7 +408,9 @@ class M6Rec:
         self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
-        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": list(items)})
+        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": [*conform("items", items, tuple)]})
+        if "text" not in frame:
+            raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
         like = getattr(self, "features", None)
         content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder, like)
@@ -395,6 +426,8 @@ class M6Rec:
     def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
+        if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
+            raise InputError(f"items of the shape {tuple(items.shape)} are no vectors: take item_vectors().")
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
@@ -476,18 +509,29 @@ class M6Rec:
             "fields": self.fields.to_dict(),
             "stages": {name: [row._asdict() for row in rows] for name, rows in self.stages.items()},
         }
-        save_model(Path(folder), self.network, self.tokenizer, values, content)
+        card = CARD.format(self.data.name, self)
+        save_model(Path(folder), self.network, self.tokenizer, values, content, card)
         return Path(folder)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None) -> Self:
-        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec.
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Save to the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            on_hub("create_repo", repo, private=private, token=token, exist_ok=True)
+            return on_hub("upload_folder", repo, folder_path=folder, token=token)
 
-        data: by default loaded by name. `InputError` for a missing or damaged folder, and for other data.
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None) -> Self:
+        """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
+
+        data: by default loaded by name. revision: a branch, tag or commit on the Hub. `InputError` for a missing or
+        damaged folder, and for other data.
         """
-        folder = Path(folder)
-        if not folder.exists() and (ours := shipped("weights") / folder).exists():
+        name, folder = str(folder), Path(folder)
+        if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():
             folder = ours
+        elif not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            folder = Path(on_hub("snapshot_download", name, revision=revision))
         weights, tokenizer, values = load_model(folder)
         try:
             device = "cpu" if values["config"]["device"] == "cpu" else "auto"  # a GPU may not be here
@@ -497,21 +541,24 @@ class M6Rec:
             of, fields = values["data"], Fields.from_dict(values["fields"])
         except (KeyError, TypeError) as error:
             raise foreign(folder, values) from error
-        data, size = data or load(of["name"]), len(weights["digits.leaf"])
-        added = None
+        try:
+            data = data or load(of["name"])
+        except InputError as error:
+            raise InputError(f"{folder} knows the data {of['name']}: give them as data=, or --data ({error})") from None
+        added, size = None, len(weights["digits.leaf"])
         if values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
         if added and data.n_items + len(added.text) == size:
             data = data.with_items(pd.DataFrame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data than {data.name}: give {of['name']} as it was then.")
+            raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:
             model.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"the weights in {folder} do not fit its config: delete it and train again.") from error
-        model.stages = {name: [Epoch(**row) for row in rows] for name, rows in values["stages"].items()}
+        model.stages = {name: Log(Epoch(**row) for row in rows) for name, rows in values["stages"].items()}
         return model
 
     @classmethod
@@ -523,6 +570,15 @@ class M6Rec:
             model.fine_tune(keep=True)
         print(f"trained {data.name} in {sum(rows[-1].seconds for rows in model.stages.values() if rows):.0f} s")
         return model
+
+
+def on_hub(verb: str, name: str, **options: object) -> str:
+    """A verb of huggingface_hub for a repository; `InputError` in place of its errors."""
+    try:
+        return str(getattr(importlib.import_module("huggingface_hub"), verb)(repo_id=name, **options))
+    except Exception as error:  # its own, its HTTP client's, and where it is not installed
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"{name} is no folder here, and huggingface_hub.{verb} ends with: {reason}.") from error
 
 
 class Scale(NamedTuple):
@@ -541,8 +597,13 @@ class Scale(NamedTuple):
         return M6Rec.cached(data, self.preset, seed=seed, **{**self.changes, **changes})
 
 
+@typed
 def scale(name: str, seed: int = 0) -> Scale:
-    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds."""
+    """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds.
+
+    A sweep's preset and settings, in M6REC_CONFIG as JSON, replace them.
+    """
+    own = json.loads(os.environ.get("M6REC_CONFIG") or "{}")
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {
         "smoke": Scale("smoke", (seed,), "tiny", smoke, 60),
@@ -551,4 +612,5 @@ def scale(name: str, seed: int = 0) -> Scale:
     }
     if name not in sizes:
         raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')
-    return sizes[name]
+    size, preset = sizes[name], own.pop("preset", sizes[name].preset)
+    return size._replace(preset=preset, changes={**size.changes, **own})

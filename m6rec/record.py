@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from m6rec.cache import PACKAGE, code_key, whole
-from m6rec.config import InputError
+from m6rec.config import InputError, typed
 from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
@@ -42,6 +43,7 @@ class Figure(NamedTuple):
         return short(self.value) if self.low is None else f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
+@typed
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
     """Record one figure under a name of its own, and return it.
 
@@ -50,15 +52,15 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
     for NaN.
     """
-    if not isinstance(name, str) or name in ("", "run") or name.split() != [name]:
+    if name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):
         raise InputError(f"{name} needs either per_user=array or value=number: give one of them.")
-    given = np.atleast_1d(value).astype(float) if per_user is None else np.asarray(per_user, dtype=float)
+    given = np.atleast_1d(_floats(name, value)) if per_user is None else _floats(name, per_user)
     if per_user is None and given.ndim > 1:
         raise InputError(f"{name} has the shape {given.shape}: give one number, or one a seed.")
     try:
-        interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(over))
+        interval = mean_interval(given) if over is None else ratio_interval(given, np.atleast_1d(_floats(name, over)))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
@@ -72,6 +74,13 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
         raise InputError(f"{name} is recorded twice in one run: give the second figure a name of its own.")
     write_json(path, {one.name: one.plain() for one in (*figures.values(), figure)})
     return figure
+
+
+def _floats(name: str, values: object) -> np.ndarray:
+    with suppress(TypeError, ValueError, OverflowError):
+        if not np.iscomplexobj(values):
+            return np.asarray(values).astype(float)
+    raise InputError(f"{name}: {repr(values)[:60]} is no number, and no array of numbers: give one.")
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:

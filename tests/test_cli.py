@@ -101,12 +101,47 @@ def test_recommend_prints_a_saved_models_list_with_ranks_and_titles(m6rec, data,
     expected = trained.recommend(history=["Film 3", "Film 4"], k=5, method="dense")
     history = ["--history", "Film 3", "--history", "Film 4"]
     code, said, _ = m6rec(
-        "recommend", *history, "-k", "5", "--method", "dense", "--checkpoint", str(tmp_path / "saved")
+        "recommend",
+        *history,
+        "-k",
+        "5",
+        "--method",
+        "dense",
+        "--data",
+        "circles",
+        "--checkpoint",
+        str(tmp_path / "saved"),
     )
     places = [line.split() for line in said.splitlines() if "Film" in line and line.strip()[0].isdigit()]
     assert code == 0 and [int(words[0]) for words in places] == [1, 2, 3, 4, 5]
     assert [" ".join(words[1:-1]) for words in places] == expected["title"].tolist()
     assert [float(words[-1]) for words in places] == pytest.approx(expected["score"].tolist(), abs=6e-4)
+
+
+def test_a_folder_of_ones_own_is_a_data_set_and_a_saved_model_names_what_it_lacks(m6rec, data, trained, tmp_path):
+    """The model of other data is refused in a sentence that says how to give them; with them it answers."""
+    raw = data.events.assign(
+        user_id=data.users["user_id"].to_numpy()[data.events["user"]],
+        item_id=data.items["item_id"].to_numpy()[data.events["item"]],
+    )
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    events = raw[["user_id", "item_id", "timestamp", "value"]]
+    for name, table in (("items", data.items), ("users", data.users), ("interactions", events)):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    saved = str(trained.save_pretrained(tmp_path / "saved"))
+    assert "circles" in (tmp_path / "saved" / "README.md").read_text()
+    asked = ["recommend", "--user", "100", "-k", "3", "--checkpoint", saved]
+    code, _, complaint = m6rec(*asked)
+    assert code == 2 and "--data" in complaint and complaint.count("\n") == 1
+    code, said, _ = m6rec(*asked, "--data", str(folder))
+    assert code == 0 and all(title in said for title in trained.recommend(100, k=3)["title"])
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(m6rec, clone):
+    (clone / "file").touch()
+    code, _, complaint = m6rec("run", "01_toy", "--out", "file/runs")
+    assert code in (1, 2) and "Traceback" not in complaint and complaint.startswith("m6rec: ")
 
 
 def test_a_title_neither_styles_nor_steers_the_terminal(data, capsys):

@@ -174,7 +174,7 @@ def test_an_untrained_model_takes_no_new_items():
         (lambda m: Config.preset("tiny", width=30, heads=4), "width=30 cannot be split into heads=4"),
         (lambda m: Config.preset("tiny", dropout=1.0), "dropout=1.0 is outside"),
         (lambda m: Config.preset("tiny", modalities=(), identity=False), "leave nothing"),
-        (lambda m: Config.preset("tiny", batch=0), "batch=0 is too small"),
+        (lambda m: Config.preset("tiny", batch=0), "batch=0 is outside its range: take 1"),
         (lambda m: small_model(device="tpu"), 'device="tpu"'),
         pytest.param(
             lambda m: small_model(device="cuda"),

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from m6rec.config import InputError
+from m6rec.recommender import scale
 from m6rec.record import code_hash
-from m6rec.runs.execute import plan, sweep
+from m6rec.runs.execute import best, plan, sweep
 
 PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
 # The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
@@ -111,6 +112,35 @@ def test_values_take_the_notebooks_types_and_each_combination_a_folder_of_its_ow
     swapped = plan(toy, {"rate": "1", "seed": "1"}, Path("out"))
     again = plan(toy, {"seed": "1", "rate": "1"}, Path("out"))
     assert [*swapped] == [*again] == [Path("out") / "rate=1.0,seed=1"]
+
+
+def test_any_setting_of_the_models_is_swept_and_only_where_the_notebook_makes_them(toy, monkeypatch):
+    with pytest.raises(InputError, match=r"no parameter 'config.preset'"):
+        plan(toy, {"preset": "small"}, Path("out"))
+    toy.write_text(toy.read_text().replace('\\"as asked\\"', '\\"as asked\\"  # size.model(data)'))
+    runs = plan(toy, {"preset": "tiny,small", "config.dropout": "0.1,0", "config.modalities": "['text']"}, Path("out"))
+    assert len(runs) == 4 and {run["config.dropout"] for run in runs.values()} == {0.1, 0.0}
+    assert all(run["config.modalities"] == ("text",) for run in runs.values())
+    for grid, words in (
+        ({"config.width": "33"}, "did you mean width"),  # the notebook's own parameter
+        ({"config.heads": "3"}, "cannot be split into heads=3"),
+        ({"config.dropot": "0.1"}, r"did you mean config.dropout"),
+        ({"config.dropout": "2"}, "0 <= dropout < 1"),
+        ({"preset": "huge"}, "huge"),
+    ):
+        with pytest.raises(InputError, match=words):
+            plan(toy, grid, Path("out"))
+    monkeypatch.setenv("M6REC_CONFIG", json.dumps({"preset": "small", "dropout": 0.1}))
+    assert scale("quick").preset == "small" and scale("quick").changes == {"dropout": 0.1}
+
+
+def test_the_best_combination_is_by_the_mean_over_its_seeds():
+    rows = {"config.dropout": [0.1, 0.1, 0.3, 0.3], "seed": [0, 1, 0, 1], "x.ndcg10": [0.9, 0.1, 0.6, 0.6]}
+    table = pd.DataFrame(rows)
+    first = best(table, ["config.dropout", "seed"]).splitlines()[3].split()
+    assert first == ["0.3", "0.6000", "2"]
+    assert best(table, ["config.dropout", "seed"], "-x.ndcg10").splitlines()[3].split()[1] == "0.5000"
+    assert "did you mean x.ndcg10" in best(table, ["seed"], "x.ndcg")
 
 
 def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -102,8 +103,8 @@ class Field:
 
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
-        if self.levels == WEEKDAYS and isinstance(value, int | np.integer) and 0 <= value < 7:
-            value = WEEKDAYS[value]
+        if self.levels == WEEKDAYS and value is not None:
+            value = WEEKDAYS[value] if isinstance(value, Integral) and 0 <= value < 7 else str(value).capitalize()
         code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
         if code == 0 and value is not None:
             some = f"one of {', '.join(self.levels[:12])}{' …' if len(self.levels) > 12 else ''}"

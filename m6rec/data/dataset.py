@@ -6,7 +6,7 @@ Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by u
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,21 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import InputError, nearest
+from m6rec.config import InputError, nearest, typed
 from m6rec.data.features import FILE_MODALITIES, Media
 from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
 YEAR = re.compile(r"\s*\((\d{4})\)")
 REPEATS = 0.1  # share of repeated items in events from which on lists may repeat, too
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
+
+
+def row_numbers(what: str, raw: object, size: int, source: str) -> np.ndarray:
+    """(n,) int64. InputError for one that is none of `size` rows."""
+    rows = np.asarray(raw)
+    if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= size)):
+        raise InputError(f"{what} must lie in 0..{size - 1}; take them from {source}.")
+    return rows.astype(np.int64)
 
 
 class Split(NamedTuple):
@@ -38,6 +46,7 @@ def _plain(title: str) -> str:
     return " ".join(title.casefold().split())
 
 
+@typed
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Items, users and their events; change nothing in place."""
@@ -156,11 +165,11 @@ class Dataset:
                 found.setdefault(spelling, []).append(code)
         return found
 
-    def user_codes(self, raw_ids: Iterable) -> np.ndarray:
+    def user_codes(self, raw_ids: object) -> np.ndarray:
         """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
         return self._codes("user", raw_ids)
 
-    def item_codes(self, raw_ids: Iterable) -> np.ndarray:
+    def item_codes(self, raw_ids: object) -> np.ndarray:
         """The same of items."""
         return self._codes("item", raw_ids)
 
@@ -192,7 +201,7 @@ class Dataset:
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
-    def history_codes(self, history: Iterable[object]) -> np.ndarray:
+    def history_codes(self, history: object) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
         InputError for a text that is one item's id and another's title; in a table it is the id.
@@ -218,7 +227,7 @@ class Dataset:
 
     def known_items(self, codes: np.ndarray) -> np.ndarray:
         """`InputError` where `history_codes` has given codes to new items."""
-        if (codes >= self.n_items).any():
+        if (row_numbers("item codes", codes, 2**62, "data.history_codes()") >= self.n_items).any():
             raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
         return codes
 
@@ -249,13 +258,15 @@ class Dataset:
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
-    def targets(self, events: np.ndarray) -> "Targets":
-        return Targets(self, np.asarray(events, dtype=np.int64))
+    def targets(self, events: np.ndarray | Sequence[int]) -> "Targets":
+        return Targets(self, events)
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
         """`n_users` whole users, drawn by `seed`, and all items with their codes."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
+        if seed < 0:
+            raise InputError(f"seed={seed} is below 0; use 0 or more.")
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
         user = np.searchsorted(chosen, self.events["user"])
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
@@ -289,13 +300,11 @@ class Dataset:
         media = self.media and self.media.path
         return Dataset.from_frames(self.items, users, pd.concat([old, new]), media, name=self.name)
 
-    def without(self, items: np.ndarray, users: np.ndarray = ()) -> "Dataset":
+    def without(self, items: np.ndarray | Sequence[int], users: np.ndarray | Sequence[int] = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
-            codes = np.asarray(gone, dtype=np.int64).reshape(-1)
-            if not ((codes >= 0) & (codes < size)).all():
-                raise InputError(f"{word} codes must lie in 0..{size - 1}; take them from data.{word}_codes().")
+            codes = row_numbers(f"{word} codes", gone, size, f"data.{word}_codes()")
             left &= ~np.isin(self.events[word], codes)
         if not left.any():
             raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
@@ -339,11 +348,11 @@ class Targets:
     pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before.
     """
 
-    def __init__(self, data: Dataset, events: np.ndarray, pool: np.ndarray | None = None, mask_seen: bool = True):
-        if len(events) and not (events.min() >= 0 and events.max() < len(data.events)):
-            raise InputError(f"target events must lie in 0..{len(data.events) - 1}; take them from data.split().")
-        self.data, self.events = data, events  # (B,) int64 rows of data.events
-        self.pool, self.mask_seen = pool, mask_seen
+    def __init__(
+        self, data: Dataset, events: np.ndarray | Sequence[int], pool: np.ndarray | None = None, mask_seen: bool = True
+    ):  # fmt: skip
+        self.data, self.pool, self.mask_seen = data, pool, mask_seen
+        self.events = row_numbers("target events", events, len(data.events), "data.split()")  # (B,) of data.events
 
     @property
     def users(self) -> np.ndarray:

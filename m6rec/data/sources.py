@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pooch
 
-from m6rec.config import InputError
+from m6rec.config import InputError, typed
 from m6rec.data.dataset import YEAR, Dataset
 
 TIMEOUT = 5.0  # seconds
@@ -111,13 +111,18 @@ def shipped(name: str) -> Path:
     raise InputError(f"{name}'s files are not in {place}; install m6rec anew, or in a clone run `git checkout data`.")
 
 
-def load(name: str) -> Dataset:
+@typed
+def load(name: str | Path) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
 
-    InputError if it is unknown or cannot be had.
+    name: also the path of a folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be
+    had.
     """
     if name not in SOURCES:
-        raise InputError(f"data set {name!r} is unknown; use {', '.join(map(repr, SOURCES))}.")
+        if Path(name).is_dir():
+            return Dataset.from_folder(name)
+        has = ", ".join(map(repr, SOURCES))
+        raise InputError(f"data set {str(name)!r} is unknown; use {has}, or name a folder of your own.")
     source = SOURCES[name]
     if "shipped" in source:
         return Dataset.from_folder(shipped(source["shipped"]), name=name)

@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
 from m6rec.cache import key, whole
-from m6rec.config import InputError, did_you_mean
+from m6rec.config import Config, InputError, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
@@ -35,6 +35,7 @@ img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{
 a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
+SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
 DONE = "done.json"  # a finished run's row of the table: written last and whole
 
 
@@ -67,7 +68,8 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = [*dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)]
+    stems = dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)
+    stems = [next((full for full in known if full.startswith(f"{stem}_")), stem) for stem in stems]  # 03 is enough
     if wrong := [stem for stem in stems if stem not in known]:
         near = did_you_mean(wrong[0], known)
         raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
@@ -84,31 +86,48 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
-    if wrong := [name for name, equals, _ in pairs if not equals or not name.isidentifier()]:
+    if wrong := [name for name, equals, _ in pairs if not equals or not name.removeprefix("config.").isidentifier()]:
         raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
+    names = [name for name, *_ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{twice[0]} is given twice: write {twice[0]}=a,b for several values.")
     return {name: value for name, _, value in pairs}
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """The given parameters with the types of the notebook's own. InputError for an unknown name, type or choice."""
-    read(notebook)
+    """The given parameters with the types of the notebook's own. InputError for an unknown name, type or choice.
+
+    preset and config.<name> are settings of the models that `m6rec.scale` makes there: see `recommender.scale`.
+    """
+    code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
+    models = re.search(r"\.model\(|\.changes\b", code)
+    choices = [*known, *(name for name in SETTINGS if models and name.removeprefix("config.") not in known)]
     for name, value in given.items():
-        if name not in known:
+        name = "config.preset" if name == "preset" and name not in known else name
+        if name not in choices:
+            near = did_you_mean(name.removeprefix("config."), choices)
             own = ", ".join(f"{other}={parameter['default']}" for other, parameter in known.items()) or "none"
-            raise InputError(f"{where} has no parameter {name!r}{did_you_mean(name, known)}; it knows {own}.")
-        default = ast.literal_eval(known[name]["default"])
+            raise InputError(f"{where} has no parameter {name!r}{near}; it knows {own}.")
+        default = ast.literal_eval(known[name]["default"]) if name in known else SETTINGS[name]
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
                 value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
-        due = float if known[name]["inferred_type_name"] == "float" else type(default)
+        due = float if name in known and known[name]["inferred_type_name"] == "float" else type(default)
+        value = tuple(value) if due is tuple and isinstance(value, list) else value
         values[name] = value = float(value) if due is float and type(value) is int else value
         if default is not None and type(value) is not due:
             raise InputError(f"{where}: {name} is {due.__name__}, for instance {default!r}, not {value!r}.")
-        found = re.match(r"[\w-]+(?: \| [\w-]+)+", known[name]["help"])
-        if found and default in (choices := found[0].split(" | ")) and value not in choices:
+        found = re.match(r"[\w-]+(?: \| [\w-]+)+", known[name]["help"] if name in known else "")
+        if found and default in (some := found[0].split(" | ")) and value not in some:
             raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
+    if settings := _settings(values):
+        Config.preset(**{"name": settings.pop("preset", "tiny"), **settings})  # they fit together
     return values
+
+
+def _settings(values: Mapping[str, object]) -> dict[str, object]:
+    return {name.removeprefix("config."): value for name, value in values.items() if name in SETTINGS}
 
 
 def execute(
@@ -123,14 +142,17 @@ def execute(
     out.parent.mkdir(parents=True, exist_ok=True)
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
+    environ = dict.fromkeys(THREADS * bool(threads), str(threads)) | {"M6REC_RECORD": str(record)}
+    environ |= {"M6REC_CONFIG": json.dumps(_settings(values))}
+    own = {name: value for name, value in values.items() if name not in SETTINGS}
     with (
         tempfile.TemporaryDirectory() as cwd,
         log.open("w", encoding="utf-8") as lines,
-        patch.dict(os.environ, dict.fromkeys(THREADS * bool(threads), str(threads)) | {"M6REC_RECORD": str(record)}),
+        patch.dict(os.environ, environ),
     ):
         try:
             papermill.execute_notebook(
-                Path(notebook).absolute(), out.absolute(), values, kernel_name="python3", language="python", cwd=cwd,
+                Path(notebook).absolute(), out.absolute(), own, kernel_name="python3", language="python", cwd=cwd,
                 progress_bar=bar, stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
                 extra_arguments=["--log-level=CRITICAL"],  # else a kernel writes to this terminal
             )  # fmt: skip
@@ -238,17 +260,29 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
         typed = [check_parameters(notebook, {name: value}) for value in values]
         combinations = [one | other for one in combinations for other in typed]
     for given in combinations:
+        check_parameters(notebook, given)  # together
         name = ",".join(f"{one}={value}" for one, value in given.items()) or "defaults"
         safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
         runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
     return runs
 
 
-def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) -> dict[Path, str]:
+def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
+    """Means over seeds of a figure, the best first; by: its name, by default the first NDCG; -name: lower is better."""
+    low, by = by.startswith("-"), by.removeprefix("-") or next((name for name in table if "ndcg" in name), "")
+    groups = [name for name in varied if name != "seed"] or ["seed"]
+    if by not in table or by in groups:
+        return f"No run has the figure {by!r}{did_you_mean(by, table)}, so none is the best." if by else ""
+    means = table.groupby(groups, dropna=False)[by].agg(["mean", "count"]).sort_values("mean", ascending=low)
+    return f"{by}, the best first:\n{means.rename(columns={'count': 'runs'}).head().to_string(float_format='%.4f')}"
+
+
+def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, by: str = "") -> dict[Path, str]:
     """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
     Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
-    out/results.csv has a row of each finished one, after an interrupt, too. InputError for a grid that does not fit.
+    out/results.csv has a row of each finished one, after an interrupt, too. by: of `best`. InputError
+    for a grid that does not fit.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
@@ -269,16 +303,23 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1) 
                 ends[folder] = "the code has changed since the sweep began: sweep again"
             elif done.ok:
                 values = (own | runs[folder]).items()
-                row = {name: json.dumps(one) if isinstance(one, list | dict) else one for name, one in values}
+                row = {name: json.dumps(one) if isinstance(one, list | tuple | dict) else one for name, one in values}
                 for name, figure in done.figures.items():
                     interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
                     row |= {name: figure.value} | (interval if figure.low is not None else {})
                 write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
             print(f"{folder.name}: {ends[folder]}")
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
+        raise
     finally:
         if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
             # "width=64" and the default of 64 are one run.
-            table = pd.json_normalize(rows).drop_duplicates([*own]).sort_values([*own])
+            table = pd.json_normalize(rows)
+            own = [*own, *(name for name in table if name in SETTINGS)]
+            table = table.drop_duplicates(own).sort_values(own)
             with whole(out / "results.csv") as new:
                 table.to_csv(new, index=False)
+            if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
+                print(ranked)
     return ends

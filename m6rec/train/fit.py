@@ -7,6 +7,7 @@ Saving needs no pickle: tensors are in safetensors, all else in JSON.
 import copy
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,10 +27,11 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from m6rec.cache import PART, cached, key, whole
-from m6rec.config import Config, InputError, pick_device, pick_precision
+from m6rec.config import Config, InputError, pick_device, pick_precision, typed
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
+LOG = logging.getLogger("m6rec")  # INFO: before and after a training; the command line shows it
 FORMAT = 1  # of saved models: a new one where older ones cannot be read
 WEIGHTS, STATE = "model.safetensors", "state.safetensors"
 T = TypeVar("T")
@@ -41,6 +44,24 @@ class Epoch(NamedTuple):
     validation: float | None  # of the averaged weights, where it was measured
 
 
+class Log(list[Epoch]):
+    """A stage's epochs, shown as a table."""
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
+
+    def __str__(self) -> str:
+        best = max((row.validation for row in self if row.validation is not None), default=None)
+        measured = "" if best is None else f", best validation {best:.4f}"
+        return f"{len(self)} epochs in {self[-1].seconds if self else 0:.0f} s{measured}"
+
+    def __repr__(self) -> str:
+        return self.table().to_string(index=False, float_format="{:.4g}".format)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False, float_format="{:.4g}".format)
+
+
 class Stage(NamedTuple):
     name: str
     epochs: int
@@ -50,6 +71,7 @@ class Stage(NamedTuple):
     weights: Mapping[str, float] = {}  # of the losses in the gradient, where it is not 1
 
 
+@typed
 def fit(
     network: nn.Module, stage: Stage, config: Config, *parts: object, code: tuple = (), keep: bool = False,
     start: str = "", **options,
@@ -61,8 +83,20 @@ def fit(
     checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
     `InputError` for these beside keep, and for a loss that is not finite.
     """
+
+    def run(how: str, **options: object) -> Log:
+        LOG.info("%s: at most %d epochs; %s", stage.name, stage.epochs, how)
+        try:
+            rows = _fit(network, stage, config, **options)
+        except KeyboardInterrupt:
+            LOG.warning("%s was interrupted: %s", stage.name, how)
+            raise
+        LOG.info("%s: %s", stage.name, rows)
+        return rows
+
     if not keep:
-        return _fit(network, stage, config, **options)
+        to = options.get("folder")
+        return run(f"resume=True goes on from {to}" if to else "nothing is kept without folder=", **options)
     if options:
         raise InputError(f"keep=True has a folder of its own and goes on by itself: leave {', '.join(options)} out.")
     known = key(config.fingerprint, start or version(network), stage.epochs, *parts, code=(stage.losses, *code))
@@ -77,16 +111,18 @@ def fit(
         weights, _, values = load_model(folder)
         network.to(pick_device(config.device)).load_state_dict(weights)
         network.eval()
-        return [Epoch(**row) for row in values["stages"][stage.name]]
+        return Log(Epoch(**row) for row in values["stages"][stage.name])
 
-    rows = cached(path, lambda: _fit(network, stage, config, folder=work, resume=True), save, load)
+    rows = cached(path, lambda: run("asked again, it goes on from where it was", folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
     return rows
 
 
+@typed
 def _fit(
-    network: nn.Module, stage: Stage, config: Config, folder: Path | None = None, resume: bool = False, on_epoch=None
-) -> list[Epoch]:
+    network: nn.Module, stage: Stage, config: Config, folder: str | Path | None = None, resume: bool = False,
+    on_epoch: Callable[[Epoch], object] | None = None,
+) -> Log:  # fmt: skip
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
     torch.manual_seed(config.seed)
@@ -102,7 +138,7 @@ def _fit(
     folder = claim(folder) if folder else None
     if resume and folder and (folder / STATE).exists():
         state = load_state(folder, state, *parts)
-    rows = state["rows"] = [Epoch(*row) for row in state["rows"]]
+    rows = state["rows"] = Log(Epoch(*row) for row in state["rows"])
     leader = max((row for row in rows if row.validation is not None), key=lambda row: row.validation, default=None)
 
     @torch.no_grad()
@@ -114,9 +150,11 @@ def _fit(
         for mine, theirs in zip(average.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
         state["steps"] += 1
+        bar.set_postfix_str(f"step {state['steps']}", refresh=False)
+        bar.update(0)  # the clock moves within an epoch, too
 
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
-    bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", disable=not watched)
+    bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", miniters=0, disable=not watched)
     patience = config.patience * config.validate_every
     while len(rows) < stage.epochs and not (leader and leader.epoch <= len(rows) - patience):
         begun, epoch, validation = time.perf_counter(), len(rows) + 1, None
@@ -221,15 +259,18 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, st
 
 
 def save_model(
-    folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict, added: Mapping[str, np.ndarray] = {}
-) -> None:
-    """Weights, a tokenizer if any, JSON values, and arrays beside the weights. Raises as `claim`."""
+    folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict,
+    added: Mapping[str, np.ndarray] = {}, card: str = "",
+) -> None:  # fmt: skip
+    """Weights, a tokenizer if any, JSON values, arrays beside the weights, and a model card. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
         more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
         _save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
         if tokenizer:
             tokenizer.bpe.save(str(part / "tokenizer.json"))
+        if card and not (folder / "README.md").exists():  # the one there may be written by hand
+            (part / "README.md").write_text(card, encoding="utf-8")
         values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 

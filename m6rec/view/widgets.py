@@ -11,7 +11,7 @@ import ipywidgets
 import torch
 import traitlets
 
-from m6rec.config import InputError
+from m6rec.config import InputError, typed
 from m6rec.explain.explainers import Record, one
 from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
@@ -106,6 +106,7 @@ def slider(description: str, options: Iterable, value: object) -> ipywidgets.Sel
     )  # fmt: skip
 
 
+@typed
 class HeadsAndLayers(Panel):
     """goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
 
@@ -130,6 +131,7 @@ class HeadsAndLayers(Panel):
         super().__init__(title, controls, picture)
 
 
+@typed
 class BeamTree(Panel):
     """How a list is generated: goto(digit=2) opens two digits, goto(beam=10) keeps ten nodes at each.
 
@@ -159,6 +161,7 @@ class BeamTree(Panel):
         super().__init__(title, controls, picture)
 
 
+@typed
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
