@@ -243,6 +243,7 @@ class Sequential:
         """States (B, D) -> scores (B, N)."""
         return states @ network.embedding.weight.T
 
+    @torch.random.fork_rng()
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
         """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
         config = self.config
@@ -406,6 +407,7 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
+@torch.random.fork_rng()
 def din(
     ratings: Ratings, rows: np.ndarray, train: np.ndarray | None = None, *, epochs: int = 4, seed: int = 0
 ) -> np.ndarray:

@@ -67,6 +67,7 @@ class M6Rec:
     What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
     """
 
+    @torch.random.fork_rng()
     def __init__(
         self, data: Dataset, preset: str = "tiny", *, config: Config | None = None, split: str = "leave_one_out",
         fitted: tuple[Fields, Tokenizer] | None = None, added: Features | None = None, **changes: object,

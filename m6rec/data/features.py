@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from m6rec.cache import key, whole
+from m6rec.cache import key, load_tensors, save_tensors, whole
 from m6rec.config import MODALITIES, InputError
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
@@ -38,6 +37,9 @@ class Media:
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
         except (zipfile.BadZipFile, OSError, TypeError, ValueError) as error:
             raise InputError(f"media {path} is no folder and no zip file ({error}); give one.") from None
+
+    def __reduce__(self) -> tuple:
+        return Media, (self.path,)  # a copy opens the archive anew
 
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
@@ -170,8 +172,8 @@ def _patches(
     """Content -> source into content -> patches, which the cache keeps."""
     module, good, new = FILE_MODALITIES[name], {}, {}
     path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
-    with suppress(OSError, SafetensorError):  # none yet, or a damaged one
-        good = load_file(path) if path else {}
+    with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
+        good = load_tensors(path)[0] if path else {}
     for content in sorted(sources.keys() - good.keys()):
         try:
             new[content] = decoded(name, sources[content], media)
@@ -179,10 +181,10 @@ def _patches(
             problems.append(str(error))
     if new:
         good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
-        with suppress(OSError, SafetensorError):  # a full disk costs time, not the result
+        with suppress(InputError):  # a full disk costs time, not the result
             if path:
                 with whole(path) as part:
-                    save_file(good, part)
+                    save_tensors(good, part)
     return good
 
 

@@ -480,6 +480,7 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
             yield context, top_item(model, context)
 
 
+@torch.random.fork_rng()
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
     """The model with random layers after the last joint block's attention.
 
