@@ -205,8 +205,8 @@ def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[st
     found = {"text": TruncatedSVD(size, random_state=0).fit_transform(tfidf(data))}
     for name in FILE_MODALITIES:
         there, found[name] = content.present[:, MODALITIES.index(name)], np.zeros((data.n_items, size))
-        if there.sum() > size:
-            raw = getattr(content, name)[there].reshape(there.sum(), -1)
+        raw = getattr(content, name)[there].reshape(there.sum(), np.prod(getattr(content, name).shape[1:]))
+        if min(raw.shape) > size:
             found[name][there] = PCA(size, random_state=0).fit_transform(raw)
     return {m: (x / np.sqrt((x[x.any(1)] ** 2).mean() + 1e-12)).astype(np.float32) for m, x in found.items()}
 
