@@ -334,7 +334,7 @@ class M6Rec:
             code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
             pasts = [contexts.past_events(data, [], one) for one in history]
             past, size = pd.concat(pasts), np.array([*map(len, pasts)])
-            data.known_items(past["item"])
+            data.known_items(past["item"].to_numpy())
         request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
         profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
@@ -358,7 +358,8 @@ class M6Rec:
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
         code = [] if user is None else self.data.user_codes([user])
-        past = contexts.past_events(self.data, code, history := listed(history))
+        history = None if history is None else listed(history)
+        past = contexts.past_events(self.data, code, history)
         own = len(code) and profile is None
         codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)[None]
         of = past, np.array([len(past)]), context, codes, self.config.history

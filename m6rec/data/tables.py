@@ -206,10 +206,10 @@ def as_frame(values: object, name: str, key: str = "item_id") -> pd.DataFrame:
     raise InputError(f"{name} is a {type(values).__name__}; give {some}, with {key}.")
 
 
-def listed(values: object, name: str = "history", key: str = "item_id") -> pd.DataFrame | list | None:
-    """A table as of `as_frame`, or any sequence as a list; None stays None. A history has an order, a set has none."""
+def listed(values: object, name: str = "history", key: str = "item_id") -> pd.DataFrame | list:
+    """A table as of `as_frame`, or any sequence as a list. A history has an order, a set has none."""
     values = _table_or_not(values, name, key)
-    if values is None or isinstance(values, pd.DataFrame):
+    if isinstance(values, pd.DataFrame):
         return values
     if (
         isinstance(values, Iterable)
