@@ -291,7 +291,9 @@ class M6Rec:
             raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
         frame = self.data.users[["user_id"]] if users is None else users
         frame = [users] if np.isscalar(users) else listed(frame, "users", "user_id")
-        frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame({"user_id": frame})
+        if not isinstance(frame, pd.DataFrame):
+            self.data.user_codes(frame := [*frame])
+            frame = pd.DataFrame({"user_id": frame})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:

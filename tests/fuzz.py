@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parent))
 from fixtures import HOSTILE, small_data, small_model
 
 SLOW, MEMORY = 10.0, 1 << 20  # seconds, KiB above the start
-TEXTS = (*HOSTILE, "", " ", "Film 3", "Film 3 (1953)", "1999", "nan", "None", "a" * 30_000, "é", "e\u0301")
+TEXTS = (*HOSTILE, "", " ", "Film 3", "Film 3 (1953)", "1999", "nan", "None", "\ud83d", "a" * 30_000, "é", "e\u0301")
 CELLS = (None, np.nan, np.inf, True, -1, 0, 1, 3, 3.0, 2.5, 10**30, np.int64(7), b"x", [1], {"a": 1}, (), pd.NaT)
 
 

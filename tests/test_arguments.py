@@ -25,9 +25,9 @@ from m6rec.config import conform
 
 ODD = (
     None, True, np.bool_(True), -1, 0, 1, 2, 3.0, 2.5, 10**30, 10**400, -(10**30), math.nan, math.inf, 1e300,
-    np.int64(3), np.int8(-1), np.float32(0.5), Fraction(1, 2), Decimal("0.1"), 1 + 2j, "", "x", "3", b"x",
-    [], [1], ["x"], [None], (), (1, 2), {}, {"a": 1}, {1: 2}, {None}, [[1, 2], [3]], np.array([1, 2]),
-    np.array(["x"]), np.zeros((0, 2)), pd.Series([1.5]), pd.DataFrame(), pd.NaT, pd.NA, torch.zeros(2),
+    np.int64(3), np.int8(-1), np.float32(0.5), Fraction(1, 2), Decimal("0.1"), 1 + 2j, "", "x", "3", "\ud800", b"x",
+    [], [1], ["x"], [None], (), (1, 2), {}, {"a": 1}, {1: 2}, {None}, [[1, 2], [3]], np.array(3), np.array([1, 2]),
+    np.array(["x"]), np.zeros((0, 2)), pd.Series([1.5]), pd.DataFrame(), pd.NaT, pd.NA, torch.tensor(3), torch.zeros(2),
     object(), lambda *_: None, iter([1]), range(3),
 )  # fmt: skip
 

@@ -201,7 +201,7 @@ class Dataset:
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
-    def history_codes(self, history: object) -> np.ndarray:
+    def history_codes(self, history: Iterable[object] | pd.DataFrame) -> np.ndarray:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
         InputError for a text that is one item's id and another's title; in a table it is the id.
