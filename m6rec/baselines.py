@@ -205,8 +205,8 @@ def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[st
     found = {"text": TruncatedSVD(size, random_state=0).fit_transform(tfidf(data))}
     for name in FILE_MODALITIES:
         there, found[name] = content.present[:, MODALITIES.index(name)], np.zeros((data.n_items, size))
-        if there.sum() > size:
-            raw = getattr(content, name)[there].reshape(there.sum(), -1)
+        raw = getattr(content, name)[there].reshape(there.sum(), np.prod(getattr(content, name).shape[1:]))
+        if min(raw.shape) > size:
             found[name][there] = PCA(size, random_state=0).fit_transform(raw)
     return {m: (x / np.sqrt((x[x.any(1)] ** 2).mean() + 1e-12)).astype(np.float32) for m, x in found.items()}
 
@@ -243,6 +243,7 @@ class Sequential:
         """States (B, D) -> scores (B, N)."""
         return states @ network.embedding.weight.T
 
+    @torch.random.fork_rng()
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
         """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
         config = self.config
@@ -406,6 +407,7 @@ class ESASRec(Sequential):
         return first_class(sampled_logits(states, items, target, negatives, len(items)))
 
 
+@torch.random.fork_rng()
 def din(
     ratings: Ratings, rows: np.ndarray, train: np.ndarray | None = None, *, epochs: int = 4, seed: int = 0
 ) -> np.ndarray:

@@ -2,39 +2,80 @@
 
 import ast
 import hashlib
+import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from m6rec.config import InputError
 
 PACKAGE = Path(__file__).parent
 PART = ".m6rec-"  # begins the names of temporary files
+ABANDONED = 24 * 3600  # seconds: what is older was left by a kill
 SILENT = ("m6rec.cache.", "m6rec.view.")  # they compute no number
 # The fingerprint of a data set covers its loading, and explanations do not train.
 NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """`InputError` where the disk is full, read-only or gone."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        fix = "free space, or name another folder (M6REC_HOME for what is kept)"
+        raise InputError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): {fix}.") from error
+
+
+@contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=PART, dir=path if path.is_dir() else path.parent) as part:
-        yield (new := Path(part) / path.name)
-        for file in sorted(new.iterdir()) if path.is_dir() else [new]:
-            os.replace(file, path / file.name if path.is_dir() else path)
+    """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files.
+
+    A folder's files are replaced one by one in alphabetical order; if that is cut off, the rest stays in `PART`…/.
+    """
+    path, files = Path(path), []
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = path if path.is_dir() else path.parent
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
+        try:
+            yield (new := part / path.name)
+            files = sorted(new.iterdir()) if path.is_dir() else [new]
+            for file in files:
+                os.replace(file, path / file.name if path.is_dir() else path)
+        finally:
+            if sum(file.exists() for file in files) in (0, len(files)):
+                shutil.rmtree(part, ignore_errors=True)
+        for old in folder.glob(f"{PART}*/"):
+            with suppress(OSError):  # its own process may end it now
+                if time.time() - old.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(old)
 
 
 def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
-    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew.
+
+    The lock ends with its process, but where a file system has none (`flock`): there it is a file, which a kill leaves.
+    """
+    if path.exists() and (kept := load(path)) is not None:
+        return kept  # a read-only home can be read
     lock = path.with_name(f"{PART}{path.name}.lock")
-    with FileLock(lock):
+    with ExitStack() as held:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(lock, mode=0o666))
         if (kept := load(path) if path.exists() else None) is None:
             kept = make()
             with whole(path) as new:
@@ -42,6 +83,32 @@ def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object
         with suppress(OSError):  # not before: a lock that others hold or wait for stays
             lock.unlink()
         return kept
+
+
+def save_tensors(tensors: Mapping[str, object], file: Path, values: Mapping[str, object] = {}) -> None:
+    """With JSON values and a checksum of all. Shared and strided ones are copied."""
+    tensors = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
+    save_file(tensors, file, {"values": (text := json.dumps(values)), "sha256": checksum(tensors, text)})
+
+
+def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """OSError, SafetensorError or ValueError of a missing or damaged file."""
+    with safe_open(file, "pt") as opened:
+        values, names = opened.metadata() or {}, opened.keys()
+        tensors = {name: opened.get_tensor(name) for name in names}
+    text = values.get("values", "{}")
+    if values.get("sha256", found := checksum(tensors, text)) != found:
+        raise ValueError("its checksum is another")
+    return tensors, json.loads(text)
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of names, shapes, types and values, the same on every machine."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def key(*parts: object, code: tuple = ()) -> str:

@@ -87,8 +87,11 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
     """Those in a run's file, or without a path those in memory."""
     if not path:
         return dict(_in_memory)
-    figures = json.loads(Path(path).read_text()) if Path(path).exists() else {}
-    return {name: Figure(name, **figure) for name, figure in figures.items()}
+    try:
+        figures = json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else {}
+        return {name: Figure(name, **figure) for name, figure in figures.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} holds no figures ({error}): delete it and run again.") from error
 
 
 def measured(notebook: str) -> dict[str, Figure]:

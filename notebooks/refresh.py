@@ -67,9 +67,10 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def measure(notebook: Path, *, only: str = "") -> Execution:
     """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
 
-    only: measure the figures whose names begin so, which the notebook must offer as its parameter `only`. Whatever is
-    not measured stays, each figure with the code that it came from, until a whole run. The executed copy and its log
-    stay under runs/results/. InputError if another notebook owns a name or nothing is measured.
+    only: measure the figures whose names begin so, or with one of several ("a.,b."), which the notebook must offer as
+    its parameter `only`. Whatever is not measured stays, each figure with the code that it came from, until a whole
+    run. The executed copy and its log stay under runs/results/. InputError if another notebook owns a name or nothing
+    is measured.
     """
     stem, folder = notebook.stem, notebook.parent / "results"
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
@@ -82,7 +83,7 @@ def measure(notebook: Path, *, only: str = "") -> Execution:
     done = execute(notebook, place / notebook.name, asked)
     if not done.ok:
         return done._replace(error=f"{done.error} (see {done.log}); the old results stay")
-    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(only)}
+    figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(tuple(only.split(",")))}
     if only and not figures:
         raise InputError(f"{only} is not measured so, and nothing is written: {stem} says what only may be.")
     for owner, result in others.items():

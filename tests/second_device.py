@@ -26,6 +26,9 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "second"
 _setup_privateuseone_for_python_backend(NAME)
+module = torch.get_device_module(NAME)  # its random numbers are the CPU's: for torch.random.fork_rng
+module.get_rng_state = lambda _: torch.get_rng_state()
+module.set_rng_state = lambda state, _: torch.set_rng_state(state)
 DEVICE = torch.device(NAME, 0)
 _held: dict[int, tuple[StorageWeakRef, torch.Tensor]] = {}  # a storage's address -> whether it lives, its CPU tensor
 _made = 0

@@ -165,7 +165,7 @@ def segmented() -> ClickWindows:
 
 
 def variants() -> Variants:
-    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=50, tune=50)
+    return Variants(segmented(), Config(**{**SEGMENTS.to_dict(), "device": DEVICE}), steps=10, tune=10)
 
 
 @evenly_too

@@ -7,6 +7,7 @@ import os
 import struct
 import time
 import tracemalloc
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -116,6 +117,15 @@ def test_no_name_reaches_a_file_outside_of_the_folder_or_the_zip(folder, name):
             Media(archive).read(name)
 
 
+def test_an_accented_name_is_found_however_the_letters_are_composed(folder):
+    names = [unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD")]
+    for written in names:
+        (folder / written).write_bytes(MUG)
+        for place in (folder, zipped(folder)):
+            assert all(Media(place).holds(name) and Media(place).read(name) == MUG for name in names)
+        (folder / written).unlink()
+
+
 def test_a_link_that_stays_within_the_folder_is_followed(folder):
     (folder / "same.png").symlink_to("images/mug.png")
     assert Media(folder).read("same.png") == MUG
@@ -196,6 +206,11 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     deep = io.BytesIO()
     Image.fromarray(np.full((28, 28), 32896, np.uint16)).save(deep, "PNG")
     assert np.allclose(image.decode(deep.getvalue()), 128 / 255)
+
+
+def test_damaged_exif_does_not_spoil_a_photograph():
+    raw = picture(RANDOM, "JPEG", exif=b"Exif\0\0" + b"\xff" * 99)
+    np.testing.assert_array_equal(image.decode(raw), image.decode(picture(RANDOM, "JPEG")))
 
 
 def test_a_photograph_is_turned_upright_by_its_exif():
@@ -304,6 +319,16 @@ def test_ten_hours_cost_no_more_than_their_first_seconds():
     seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1 and peak < 5_000_000
+
+
+def test_channels_that_cancel_each_other_are_heard_and_loud_floats_are_not_clipped():
+    wave = tone(1)
+    heard = sound.decode(recording(wave))
+    for channels in (np.c_[wave, -wave], np.c_[0 * wave, wave, -wave]):
+        np.testing.assert_allclose(np.abs(sound.decode(recording(channels))), np.abs(heard), atol=1e-3)
+    np.testing.assert_allclose(sound.decode(recording(np.c_[wave, 0 * wave])), heard / 2, atol=1e-3)
+    loud = sound.decode(recording(8 * wave, subtype="FLOAT"))
+    np.testing.assert_allclose(loud, heard / np.abs(heard).max(), atol=1e-2)
 
 
 def test_log_mel_is_0_in_silence_and_about_1_at_full_scale_and_shows_the_pitch():

@@ -63,7 +63,7 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     with pytest.raises(InputError, match="c is not measured so, and nothing is written"):
         results.measure(notebook, only="c")
     assert json.loads(path.read_text()) == found
-    results.measure(notebook, only="b.")
+    results.measure(notebook, only="c.,b.")  # several beginnings
     later = json.loads(path.read_text())
     assert later["a.x"] == found["a.x"] and "from" not in later["b.new"]
     assert later["b.y"]["value"] == 3 and later["b.y"]["from"]["command"].endswith("ONLY=b."), "nothing is lost"

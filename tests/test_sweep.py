@@ -70,7 +70,7 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     assert f"threads {shared}" in (runs / "seed=0,width=32" / "toy.log").read_text()
 
     (toy.parent / "fail-64-1").unlink()
-    second = quietly(toy, grid, jobs=2)
+    second = quietly(toy, grid)
     assert second == dict.fromkeys(first, "finished before") | {runs / "seed=1,width=64": "finished"}
     assert ran(toy) == 5 and ran(toy, "64-1") == 2
 

@@ -17,7 +17,8 @@ import torch
 from scipy.sparse import csr_array
 
 from m6rec.config import Config, InputError
-from m6rec.data.dataset import Dataset, Split, numbers, seconds
+from m6rec.data.dataset import Dataset, Split
+from m6rec.data.tables import CORE_COLUMNS, distinct, numbers, plain, seconds, text
 from m6rec.data.text import clean
 
 HOURS = tuple(map(str, range(24)))
@@ -29,7 +30,6 @@ MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
 LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
 RECENT = 5  # events whose texts are the recent tastes
-CORE_COLUMNS = {"user", "item", "timestamp", "action", "value"}  # others are request fields
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, more than 12 different numbers make a number, and others are categorical.
+        all. By default, datetimes are times, more than 12 different numbers make a number, and others are categorical.
         """
         values = values.dropna()
-        if kind == "time":
+        if kind == "time" or (not kind and values.dtype.kind == "M"):
             seconds(values, name)
             return tuple(cls(f"{name}_{part}", levels, column=name, part=part) for part, levels in LEVELS.items())
         if kind == "text":
@@ -74,11 +74,11 @@ class Field:
             if np.isnan(known).all():
                 raise InputError(f"the column {name} is declared a number and holds none: declare another type.")
             return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
-        return (cls(name, levels=tuple(sorted({_label(v) for v in values}))),)
+        return (cls(name, levels=tuple(sorted({text(v) for v in values}))),)
 
     def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
-        series = pd.Series(values)
+        series = pd.Series(values, dtype=object if isinstance(values, list) else None)
         if self.weights:
             rows, texts = pd.factorize(series)  # each text is read once; missing ones are row -1
             return np.append(self.top_word(self.words(texts)), 0)[rows]
@@ -87,7 +87,7 @@ class Field:
         if self.edges:
             known = numbers(series)
             return np.where(np.isnan(known), 0, 1 + np.digitize(known, self.edges)).astype(np.int64)
-        labels = series.map(_label, na_action="ignore").astype(object)
+        labels = series.map(text, na_action="ignore").astype(object)
         return pd.Index(self.levels, dtype=object).get_indexer(labels) + 1
 
     def words(self, texts: Iterable[object]) -> csr_array:
@@ -166,10 +166,11 @@ class Fields:
             has = ", ".join(columns) or "none"
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
-        def read(names: Sequence[str], table: pd.DataFrame) -> tuple[Field, ...]:
-            return tuple(field for name in names for field in Field.fit(name, table[name], types.get(name, "")))
+        def read(names: Sequence[str], table: pd.DataFrame, whole: pd.DataFrame) -> tuple[Field, ...]:
+            read = [name for name in names if name in types or not distinct(whole[name])]  # `from_frames` has warned
+            return tuple(field for name in read for field in Field.fit(name, table[name], types.get(name, "")))
 
-        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users)
+        value, profile = Field.fit("value", train["value"])[0], read(data.profile_columns, users, data.users)
         profile = profile if config.profile else ()
         if not config.request:
             return cls(value, profile)
@@ -180,7 +181,7 @@ class Fields:
         for name in asked:
             texts = data.items["text"].iloc[np.unique(train["item"])]
             derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
-        return cls(value, profile, (*derived, *read(own, train)))
+        return cls(value, profile, (*derived, *read(own, train, data.events)))
 
     def typed(self, part: str, values: Mapping | None, derived: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
@@ -271,25 +272,21 @@ def past_events(
 ) -> pd.DataFrame:
     """item (code; of new items from N on), its text, value and timestamp, NaN where unknown; oldest first.
 
-    history: ids, titles or dicts, oldest first; or a frame with item_id and optionally value and timestamp; None: the
-    users' own, user after user. InputError for no item_id, and for a cell that is no time.
+    history: as `listed` gives it: ids, titles or dicts; or a frame with item_id and optionally value and timestamp;
+    None: the users' own, user after user. InputError for no item_id, and for a cell that is no time.
     """
     known = data.items["text"]
     if history is None:
         past = data.events.iloc[np.concatenate([np.arange(*data.offsets[user : user + 2]) for user in users])]
         return past.assign(text=known.iloc[past["item"]].to_numpy())
     frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
-    if frame is history:
-        if "item_id" not in frame:
-            raise InputError(f"the history has the columns {', '.join(map(str, frame))}: item_id is missing.")
-        history = frame["item_id"].tolist()
     item = data.history_codes(history)
-    text = known.reindex(item).to_numpy(object, copy=True)
+    texts = known.reindex(item).to_numpy(object, copy=True)
     new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
-    text[item >= len(known)] = pd.Series(new, dtype=object)
-    past = pd.DataFrame({"item": item, "text": text, "value": np.nan, "timestamp": np.nan})
+    texts[item >= len(known)] = pd.Series(new, dtype=object)
+    past = pd.DataFrame({"item": item, "text": texts, "value": np.nan, "timestamp": np.nan})
     if "value" in frame:
-        past["value"] = numbers(frame["value"])
+        past["value"] = numbers(plain(frame["value"]))
     if "timestamp" in frame:
         past["timestamp"] = seconds(frame["timestamp"], "the history's timestamp")
         if past["timestamp"].isna().any():
@@ -308,15 +305,15 @@ def people_context(
     """
     request = dict(request or {})
     moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
-    now = seconds(pd.Series([moment]), "the request's timestamp")[0]
+    now = seconds(pd.Series([text(moment) if isinstance(moment, str) else moment]), "the request's timestamp")[0]
     at = (size + 1).cumsum() - 1  # (B,) rows of the requests
     stored, rows = np.ones(len(past) + len(size), bool), np.arange(len(past) + len(size))
     stored[at] = False
-    time, text = np.full(len(rows), np.nan), np.full(len(rows), "", object)
-    time[stored], text[stored], time[at] = past["timestamp"] if data.timed else np.nan, past["text"], now
+    time, texts = np.full(len(rows), np.nan), np.full(len(rows), "", object)
+    time[stored], texts[stored], time[at] = past["timestamp"] if data.timed else np.nan, past["text"], now
     if (now < time[at - 1][size > 0]).any():
         raise InputError("the request's timestamp lies before the last event of the history: ask about a later moment.")
-    derived = derive(fields, time, np.isin(rows, at - size), rows, text)
+    derived = derive(fields, time, np.isin(rows, at - size), rows, texts)
     codes, taken = np.zeros((3, len(rows)), np.int64), np.minimum(size, length)
     codes[:, stored] = past["item"], fields.value.encode(past["value"]), derived["gap"][stored]
     row = (at - taken)[:, None] + np.arange(max(1, taken.max()))  # (B, T)
@@ -377,8 +374,3 @@ def _counter(**options: object):
     from sklearn.feature_extraction.text import CountVectorizer  # takes a second
 
     return CountVectorizer(token_pattern=LETTERS, binary=True, **options)
-
-
-def _label(value: object) -> str:
-    """3.0, 3 and "3" are one category."""
-    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)

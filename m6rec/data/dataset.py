@@ -6,7 +6,6 @@ Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by u
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,192 +16,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import InputError, did_you_mean, nearest, typed
-from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, given, shown
-from m6rec.data.text import LONGEST
+from m6rec.config import InputError, nearest, typed
+from m6rec.data.features import FILE_MODALITIES, Media
+from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
-LATEST = 10**11  # UTC seconds of the year 5138: more must be milliseconds
-IDS = ("item_id", "user_id")
-AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 007 is not 7
 YEAR = re.compile(r"\s*\((\d{4})\)")
 REPEATS = 0.1  # share of repeated items in events from which on lists may repeat, too
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
-
-
-class Report:
-    """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
-
-    def __init__(self, strict: bool = True):
-        self.strict, self.rows = strict, []
-
-    def add(self, table: str, row: int | None, column: str, problem: str) -> None:
-        """`row` counts from 0 without the header; None for the whole table. problem: what is wrong; the fix."""
-        if self.strict:
-            raise InputError(f"{table}{'' if row is None else f' row {row},'} column '{column}': {problem}.")
-        self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
-
-    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
-        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
-        good = np.ones(len(frame), dtype=bool)
-        for column, passed, problem in checks:
-            for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
-                self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}")
-                good[i] = False
-        if not good.any():
-            raise InputError(f"{table} has no good row; mend at least one.")
-        return frame[good]
-
-
-def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Path | None]:
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
-    items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
-    names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
-    places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
-    return items, *others, max(places, key=lambda place: sum(map(Media(place).holds, names)), default=None)
-
-
-def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
-    paths = [path for end in ("csv", "parquet") if (path := folder / f"{table}.{end}").is_file()]
-    if not paths and table == "users":
-        return None
-    if len(paths) != 1:
-        raise InputError(f"{folder} has {len(paths)} files of {table}; keep or add {table}.csv or {table}.parquet.")
-    try:
-        if paths[0].suffix == ".parquet":
-            fix = "save it again"
-            return pd.read_parquet(paths[0])
-        fix = "save it in UTF-8 with a header, put texts with commas in quotes, and close every quote"
-        with warnings.catch_warnings(action="error"):  # a first row with too many fields
-            options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
-            frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(f"{paths[0].name} cannot be read ({reason}); {fix}.") from None
-    for name in frame.columns.intersection(IDS):
-        if len(frame) and frame[name].str.fullmatch(r"0|[1-9]\d{0,17}").fillna(False).all():
-            frame[name] = frame[name].astype(np.int64)
-    return frame
-
-
-def check(
-    items: pd.DataFrame, users: pd.DataFrame | None, events: pd.DataFrame, media: Media | None, report: Report
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
-    """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
-    items = catalogue(items, media, report)
-    users = None if users is None else _table(users, "users", ["user_id"], report)
-    events = _events(events, items, users, report)
-    if users is None:
-        users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
-    timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
-    new = {name: default for name, default in new.items() if name not in events.columns}
-    for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
-        new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
-    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
-    events = _front(events, "user", "item", "timestamp", "action", "value")
-    return *(frame.reset_index(drop=True) for frame in (items, users, events)), timed
-
-
-def catalogue(items: pd.DataFrame, media: Media | None, report: Report) -> pd.DataFrame:
-    """The good rows; image and sound as names of files or None."""
-    items, checks = _table(items, "items", ["item_id"], report), []
-    for name in items.columns.intersection(["title", "text"]):
-        column, short = items[name], items[name].astype("str").str.len().fillna(0) <= LONGEST
-        checks.append((column, column.notna(), f"is no {name}; give one, or leave the column out for all rows"))
-        checks.append((column, short, f"is longer than {LONGEST:,} characters; shorten it"))
-    items = report.good("items", items, *checks)
-    title = items.get("title", items["item_id"]).astype("str")
-    items = _front(items.assign(title=title, text=items.get("text", title).astype("str")), "item_id", "title", "text")
-    for name in items.columns.intersection(FILE_MODALITIES):
-        items[name] = _files(items[name], media, report)
-    return items
-
-
-def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
-    names = given(column).set_axis(column.index)
-    if media is None and names.notna().any():
-        report.add("items", None, column.name, "names files that are nowhere; give media=, or drop the column")
-        return names.mask(names.notna(), None)
-    for row, name in names.dropna().items():
-        try:
-            names[row] = checked(name)
-            if not report.strict:
-                decoded(column.name, name, media)
-        except InputError as error:
-            report.add("items", row, column.name, str(error).rstrip("."))
-    return names
-
-
-def _events(events: pd.DataFrame, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
-    events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
-    for table, frame, key in (("users", users, "user_id"), ("items", items, "item_id")):
-        if frame is not None:
-            found = texts(frame[key]).get_indexer(texts(events[key])) >= 0
-            checks.append((events[key], found, f"is not in {table}; add it to {table} or drop the row"))
-    clean = {}
-    if "timestamp" in events.columns:
-        column, times = events["timestamp"], seconds(events["timestamp"])
-        finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
-        fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
-        checks.append((column, finite, f"is no number; {fix}"))
-        checks.append((column, ~finite | (np.abs(times) < LATEST), "looks like milliseconds; give UTC seconds"))
-    if "value" in events.columns:
-        clean["value"] = numbers(events["value"])
-        good = np.isfinite(clean["value"])
-        checks.append((events["value"], good, "is no number; give a number such as a rating"))
-    events = report.good("interactions", events.assign(**clean), *checks)
-    return events.astype({name: np.int64 for name in clean if name == "timestamp"})
-
-
-def _table(frame: pd.DataFrame, table: str, keys: list[str], report: Report) -> pd.DataFrame:
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"{table} is a {type(frame).__name__}; give a pandas DataFrame with {', '.join(keys)}.")
-    for key in keys:
-        if key not in frame.columns:
-            near = did_you_mean(key, map(str, frame.columns))
-            raise InputError(f"{table} has no column '{key}'{near}; rename a column or add it.")
-    if not frame.columns.is_unique:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise InputError(f"{table} has two columns '{twice}'; rename one or drop it.")
-    if frame.empty:
-        raise InputError(f"{table} has no rows; give at least one.")
-    frame = frame.reset_index(drop=True)
-    checks = [(frame[key], frame[key].notna(), "is no id; drop the row or give the id") for key in keys]
-    if len(keys) == 1:
-        once = frame[keys[0]].isna() | ~texts(frame[keys[0]]).duplicated()
-        checks.append((frame[keys[0]], once, "is there already; keep one row for each id"))
-    return report.good(table, _front(frame, *keys), *checks)
-
-
-def _front(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    return frame[[*columns, *frame.columns.drop([*columns])]]
-
-
-def texts(ids: pd.Series) -> pd.Index:
-    """Ids as text: 196, 196.0 and "196" are one id."""
-    if ids.dtype.kind == "f" and ((ids.dropna() % 1 == 0) & (ids.dropna().abs() < 2**53)).all():
-        ids = ids.astype("Int64")
-    return pd.Index(ids.astype("str"))
-
-
-def seconds(column: pd.Series, name: str = "") -> np.ndarray:
-    """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are."""
-    out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
-    rest = np.isnan(out)
-    dates = pd.to_datetime(column[rest], format="ISO8601", utc=True, errors="coerce")
-    times = pd.DatetimeIndex(dates).as_unit("us")
-    out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
-    if name and np.isnan(out).all() and column.notna().any():
-        raise InputError(f"{name} is no time: give UTC seconds, a datetime, or a text such as 2025-03-01 21:00.")
-    if name and (np.abs(out) >= LATEST).any():
-        raise InputError(f"{name} looks like milliseconds: give UTC seconds.")
-    return out
-
-
-def numbers(column: pd.Series) -> np.ndarray:
-    """(n,) float64, NaN where a cell is no number."""
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
 
 
 def row_numbers(what: str, raw: object, size: int, source: str) -> np.ndarray:
@@ -220,10 +40,6 @@ class Split(NamedTuple):
     train: np.ndarray  # (E,) bool: may be fitted on
     valid: np.ndarray  # (≤U,) int64
     test: np.ndarray  # (≤U,) int64
-
-
-def _id(raw: object) -> str:
-    return str(int(raw) if isinstance(raw, (float, np.floating)) and raw.is_integer() else raw)  # a merge made it 196.0
 
 
 def _plain(title: str) -> str:
@@ -255,14 +71,18 @@ class Dataset:
     ) -> "Dataset":
         """Check raw frames and give them codes.
 
-        items: item_id, and optionally title (default: the id), text (default: the title), image and sound (names of
-        files in `media`, a folder or a .zip file, or empty) and extras. users: user_id and profile columns; None: those
-        of `interactions`. interactions: user_id, item_id, and optionally timestamp (UTC s, datetimes or ISO 8601; of
-        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
-        InputError names the first problem's table, row, column and fix; `validate` finds all.
+        A table is a frame of pandas or polars, or whatever `tables.as_frame` takes. items: item_id, and optionally
+        title (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or a
+        .zip file; or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile
+        columns; None: those of `interactions`. interactions: user_id, item_id, and optionally timestamp (see
+        `tables.seconds`; of equal times, or without the column, the row order rules), action, value (default 1.0) and
+        context columns.
+        InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
+        `validate` finds all.
         """
         media = Media(media) if media else None
-        items, users, events, timed = check(items, users, interactions, media, Report())
+        items, users, events, timed = check(items, users, interactions, media, report := Report())
+        report.tell()
         order = np.lexsort([events["timestamp"], events["user"]])
         return cls(name, timed, items, users, events, np.empty(0), media)._with(events=events.iloc[order])
 
@@ -330,8 +150,9 @@ class Dataset:
         return list(self.items[modality].dropna()) if modality in self.items.columns else []
 
     @cached_property
-    def _ids(self) -> dict[str, pd.Index]:
-        return {"user": texts(self.users["user_id"]), "item": texts(self.items["item_id"])}
+    def _ids(self) -> dict[str, dict[str, int]]:
+        tables = {"user": self.users["user_id"], "item": self.items["item_id"]}
+        return {word: {raw: code for code, raw in enumerate(texts(ids))} for word, ids in tables.items()}
 
     @cached_property
     def _spellings(self) -> dict[str, list[int]]:
@@ -353,14 +174,13 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
-        several = isinstance(raw_ids, Iterable) and not isinstance(raw_ids, str | bytes) and getattr(raw_ids, "ndim", 1)
-        known, raw_ids = self._ids[word], raw_ids if several else [raw_ids]
-        wanted = list(map(_id, raw_ids))
-        found = known.get_indexer(pd.Index(wanted, dtype="str")).astype(np.int64)
-        if (found < 0).any():
-            near = ", ".join(nearest(unknown := wanted[found.argmin()], known))
+        one = isinstance(raw_ids, (str, bytes)) or getattr(raw_ids, "shape", None) == ()
+        raw_ids = [raw_ids] if one or not isinstance(raw_ids, Iterable) else raw_ids
+        known, wanted = self._ids[word], list(map(text, raw_ids))
+        if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
+            near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
-        return found
+        return np.array([known[raw] for raw in wanted], dtype=np.int64)
 
     def find(self, titles: str | Iterable[str]) -> np.ndarray:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -382,17 +202,27 @@ class Dataset:
         return np.array(found, dtype=np.int64)
 
     def history_codes(self, history: object) -> np.ndarray:
-        """(n,) int64 codes of raw item ids or titles; dicts have codes from N on."""
-        if isinstance(history, str) or not isinstance(history, Iterable):
-            kind = "one text" if isinstance(history, str) else "no list"
-            raise InputError(f"history={history!r} is {kind}: give a list of ids or titles, such as [{history!r}].")
-        known, codes, new = self._ids["item"], [], 0
+        """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
+
+        InputError for a text that is one item's id and another's title; in a table it is the id.
+        """
+        history, known, codes, new = listed(history), self._ids["item"], [], 0
+        if in_table := isinstance(history, pd.DataFrame):
+            if "item_id" not in history:
+                raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
+            history = history["item_id"]
         for item in history:
-            if isinstance(item, Mapping):
+            if isinstance(item, Mapping) and not in_table:
                 codes.append(self.n_items + new)
                 new += 1
-            else:
-                codes += (self.item_codes if _id(item) in known else self.find)(_id(item)).tolist()
+                continue
+            name = text(item)
+            codes.append(known[name] if name in known else self.find(name)[0])
+            titled = self._spellings.get(_plain(name), [])
+            if isinstance(item, str) and not in_table and titled and codes[-1] not in titled:
+                both = [f"{row.item_id} {row.title!r}" for row in self.items.iloc[[codes[-1], titled[0]]].itertuples()]
+                fix = "write the title in full, or give ids as numbers or as a frame's item_id"
+                raise InputError(f"{name!r} is the id of {both[0]} and the title of {both[1]}: {fix}.")
         return np.array(codes, dtype=np.int64)
 
     def known_items(self, codes: np.ndarray) -> np.ndarray:
@@ -447,16 +277,17 @@ class Dataset:
 
         items: as in `from_frames`. InputError for an id that is there already.
         """
-        frame = isinstance(items, pd.DataFrame)
-        items = items.drop(columns=list(FILE_MODALITIES), errors="ignore") if frame else items
-        new = catalogue(items, None, Report())
-        if len(taken := new["item_id"][texts(new["item_id"]).isin(self._ids["item"])]):
-            raise InputError(f"item {taken.tolist()[0]!r} is in {self.name} already; give new items ids of their own.")
+        new = catalogue(
+            as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore"), None, report := Report()
+        )
+        report.tell()
+        if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
+            raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
     def with_events(self, interactions: pd.DataFrame) -> "Dataset":
         """More events of known items, as in `from_frames`. New users have no profile."""
-        new = _events(interactions, self.items, None, Report())
+        new = checked_events(interactions, self.items, None, Report())
         if self.timed != ("timestamp" in new.columns):
             raise InputError(f"interactions and {self.name} must both have a timestamp, or none: add or drop it.")
         new = new.assign(**{name: 1.0 if name == "value" else "event" for name in {"value", "action"} - {*new}})
@@ -493,11 +324,12 @@ class Dataset:
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
-                    cells = zip(column, column.isna(), strict=True)  # a cell may be a list
-                    digest.update(json.dumps([None if gone else str(cell) for cell, gone in cells]).encode())
+                    cells = [None if gone else cell for cell, gone in zip(column, column.isna(), strict=True)]
+                    cells = [c if c is None else str(c.tolist() if isinstance(c, np.ndarray) else c) for c in cells]
+                    digest.update(json.dumps(cells).encode())  # a cell may be a list or a vector
         if self.media:
             names = (name for modality in FILE_MODALITIES for name in self._files(modality))
-            digest.update(self.media.fingerprint(names).encode())
+            digest.update(self.media.fingerprint(n for n in names if isinstance(n, str)).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

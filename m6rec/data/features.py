@@ -1,6 +1,7 @@
 """From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
 
 import hashlib
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from m6rec.cache import key, whole
+from m6rec.cache import key, load_tensors, save_tensors, whole
 from m6rec.config import MODALITIES, InputError
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
@@ -38,10 +38,13 @@ class Media:
         except (zipfile.BadZipFile, OSError, TypeError, ValueError) as error:
             raise InputError(f"media {path} is no folder and no zip file ({error}); give one.") from None
 
+    def __reduce__(self) -> tuple:
+        return Media, (self.path,)  # a copy opens the archive anew
+
     def read(self, name: str) -> bytes:
         """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
         try:
-            path = self._root / checked(name)
+            path = self._file(name)
             if isinstance(path, Path) and not path.resolve().is_relative_to(self._root):  # a link may point anywhere
                 raise _outside(name)
             if not path.is_file():  # a pipe would block for ever
@@ -60,8 +63,13 @@ class Media:
     def holds(self, name: str) -> bool:
         """Whether there is such a file; it is not read."""
         with suppress(InputError, OSError):
-            return (self._root / checked(name)).is_file()
+            return self._file(name).is_file()
         return False
+
+    def _file(self, name: str) -> Path | zipfile.Path:
+        path = self._root / checked(name)
+        written = self._root / unicodedata.normalize("NFD", checked(name))  # by a Mac: é as e and an accent
+        return written if not path.is_file() and written.is_file() else path
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""
@@ -76,13 +84,13 @@ class Media:
 
 
 def checked(name: object) -> str:
-    """A name in its plain form ("./a.png" is a.png); InputError if it is none or leaves its folder."""
+    """A name in its plain form ("./a.png" is a.png; NFC); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
     path = PureWindowsPath(name)
     if path.anchor or ".." in path.parts or "\\" in name:
         raise _outside(name)
-    return str(PurePosixPath(name))
+    return unicodedata.normalize("NFC", str(PurePosixPath(name)))
 
 
 def _outside(name: str) -> InputError:
@@ -98,8 +106,8 @@ def shown(value: object) -> str:
 
 class Features(NamedTuple):
     text: np.ndarray  # (N, L) int64 token ids, 0 = padding
-    image: np.ndarray  # (N, 16, 49) float32, zeros where absent
-    sound: np.ndarray  # (N, 8, 128) float32, zeros where absent
+    image: np.ndarray  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
+    sound: np.ndarray  # (N, 8, 128) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
     present: np.ndarray  # (N, 3) bool, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> "Features":
@@ -119,29 +127,38 @@ class Features(NamedTuple):
 
 
 def preprocess(
-    items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None
-) -> Features:
+    items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
+    like: Features | None = None,
+) -> Features:  # fmt: skip
     """Items' contents as token ids, `length` a text, and patches.
 
-    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes or a Path.
-    cache: folder for patches. What is damaged or missing is absent; one MediaWarning names the first three.
+    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
+    `direction`). cache: folder for patches. like: contents whose shapes these take. What is damaged or missing is
+    absent; one MediaWarning names the first three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
         hashes, sources = {}, {}  # row -> content -> one of its sources: each content is decoded once
-        for row, source in given(items.get(name, ())).dropna().items():
+        cells = given(items.get(name, ())).dropna()
+        shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.PATCHES)
+        shape = shape if like is None else getattr(like, name).shape[1:]
+        patches, there = np.zeros((len(items), *shape), np.float32), np.zeros(len(items), bool)
+        for row, source in cells.items():
             try:
+                if shape[0] == 1:
+                    patches[row], there[row] = direction(source, shape[1]), True
+                    continue
                 hashes[row] = hashlib.sha256(read(source, media)).hexdigest()
                 sources[hashes[row]] = source
             except InputError as error:
                 problems.append(str(error))
         good = _patches(name, sources, media, cache, problems)
-        parts.append(np.zeros((len(items), *module.PATCHES), np.float32))
-        present.append(np.zeros(len(items), bool))
         for row, content in hashes.items():
             if content in good:
-                parts[-1][row], present[-1][row] = good[content], True
+                patches[row], there[row] = good[content], True
+        parts.append(patches)
+        present.append(there)
     if problems:
         first = "; ".join(problem.rstrip(".") for problem in problems[:3]) + "; …" * (len(problems) > 3)
         said = f"files of the items that cannot be used count as absent ({len(problems):,}): {first}"
@@ -155,8 +172,8 @@ def _patches(
     """Content -> source into content -> patches, which the cache keeps."""
     module, good, new = FILE_MODALITIES[name], {}, {}
     path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
-    with suppress(OSError, SafetensorError):  # none yet, or a damaged one
-        good = load_file(path) if path else {}
+    with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
+        good = load_tensors(path)[0] if path else {}
     for content in sorted(sources.keys() - good.keys()):
         try:
             new[content] = decoded(name, sources[content], media)
@@ -164,11 +181,26 @@ def _patches(
             problems.append(str(error))
     if new:
         good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
-        with suppress(OSError, SafetensorError):  # a full disk costs time, not the result
+        with suppress(InputError):  # a full disk costs time, not the result
             if path:
                 with whole(path) as part:
-                    save_file(good, part)
+                    save_tensors(good, part)
     return good
+
+
+def is_vector(cell: object) -> bool:
+    return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) == 1
+
+
+def direction(cell: object, size: int) -> np.ndarray:
+    """A vector (size,) of a frozen encoder (CLIP, CLAP, of sentences), scaled to a mean square of 1. InputError."""
+    try:
+        vector = np.asarray(cell, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0)
+    if vector.shape != (size,) or not np.isfinite(vector).all():
+        raise InputError(f"{shown(cell)} is no vector of {size} finite numbers; give one, or None.")
+    return vector / (np.sqrt(np.square(vector).mean()) or 1)
 
 
 def given(column: Iterable) -> pd.Series:
@@ -204,7 +236,8 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     for item in items:
         row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}
         for modality, source in row.items():
-            decoded(modality, source, None)
+            if not is_vector(source):
+                decoded(modality, source, None)
         row["text"] = item.get("text", item.get("title"))
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")

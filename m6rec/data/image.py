@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
@@ -36,7 +37,9 @@ def decode(raw: bytes) -> np.ndarray:
             scale = SIDE / max(flat.size)
             small = flat.resize(tuple(max(1, round(side * scale)) for side in flat.size), Image.Resampling.LANCZOS)
             small.info = dict(image.info)
-            upright = ImageOps.exif_transpose(small)
+            upright = small
+            with suppress(Exception):  # damaged EXIF does not spoil the pixels
+                upright = ImageOps.exif_transpose(small)
             square = Image.new("L", (SIDE, SIDE))
             square.paste(upright, tuple((SIDE - side) // 2 for side in upright.size))
             return np.asarray(square, dtype=np.float32) / 255

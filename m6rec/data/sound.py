@@ -19,6 +19,7 @@ FLOOR, RANGE = -8.0, 10.0  # log10 of power
 def decode(raw: bytes) -> np.ndarray:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
 
+    Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
     Only the first ten seconds are read; a shorter sound is padded with zeros. InputError if damaged, empty or silent.
     """
     try:
@@ -27,18 +28,22 @@ def decode(raw: bytes) -> np.ndarray:
             if not (1000 <= rate <= 192_000 and file.channels <= 8):
                 found = f"{rate:,} Hz and {file.channels} channels"
                 raise InputError(f"is a sound of {found}; give 1 to 192 kHz and at most 8 channels.")
-            wave = file.read(LOOK * rate, dtype="float32", always_2d=True).mean(1)
+            wave = file.read(LOOK * rate, dtype="float32", always_2d=True)
     except InputError:
         raise
     except Exception as error:  # a damaged file fails in many ways
         reason = str(error).rpartition(": ")[2].rstrip(". ")
         raise InputError(f"is no sound that can be read ({reason}); save it as WAV, FLAC, OGG or MP3.") from None
-    loud = np.abs(wave)
-    if not 0 < (peak := loud.max(initial=0)) < 1e6:  # nor is NaN
+    if not 0 < (peak := np.abs(wave).max(initial=0)) < 1e6:  # nor is NaN
         said = f"is a sound whose peak in its first {LOOK} seconds is {peak:g} (full scale is 1)"
         raise InputError(f"{said}; cut silence off, or record it again.")
-    start = int(np.argmax(loud > 0.01 * peak))
-    piece = soxr.resample(wave[start : start + rate * LENGTH // RATE + 1], rate, RATE)[:LENGTH]
+    power, mono = np.square(wave).mean(0), wave.mean(1)
+    if np.square(mono).mean() < 0.05 * power.mean():  # in opposite phase; one of eight channels alone keeps 0.125
+        mono = wave[:, power.argmax()]
+    mono = mono / max(peak, 1)
+    loud = np.abs(mono)
+    start = int(np.argmax(loud > 0.01 * loud.max()))
+    piece = soxr.resample(mono[start : start + rate * LENGTH // RATE + 1], rate, RATE)[:LENGTH]
     return np.pad(piece, (0, LENGTH - len(piece))).clip(-1, 1).astype(np.float32)
 
 

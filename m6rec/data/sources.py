@@ -99,7 +99,11 @@ READERS = {
 
 
 def home() -> Path:
-    return Path(os.environ.get("M6REC_HOME") or pooch.os_cache("m6rec")).expanduser().absolute()
+    folder = Path(os.environ.get("M6REC_HOME") or pooch.os_cache("m6rec"))
+    try:
+        return folder.expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # a user without a home, a working directory that is gone
+        raise InputError(f"{folder} cannot be found ({error}): set M6REC_HOME to an absolute path.") from None
 
 
 def shipped(name: str) -> Path:
@@ -126,7 +130,11 @@ def load(name: str | Path) -> Dataset:
     source = SOURCES[name]
     if "shipped" in source:
         return Dataset.from_folder(shipped(source["shipped"]), name=name)
-    tables = READERS[source["reader"]](files(name), **source["options"])
+    folder = files(name)
+    try:
+        tables = READERS[source["reader"]](folder, **source["options"])
+    except Exception as error:  # a damaged archive fails in many ways
+        raise InputError(f"{folder} cannot be read ({error}): delete it, and load {name} again.") from error
     return Dataset.from_frames(*tables, name=name)
 
 

@@ -26,6 +26,7 @@ PAD, UNK, MASK, BOS, EOS = range(5)
 PROMPT_SPECIAL = (*SPECIAL, "[BOS']", "[EOS']", "[SEP]")
 SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
 LONGEST = 100_000  # characters
+PIECE = 64  # characters of a word that are read together: training is quadratic in them
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 NOT_LATIN = re.compile(r"[^\W\0-\u024f]")  # a letter beyond Latin Extended-B
 # Thai, Lao, Burmese, Khmer, kana and Chinese have no spaces. \w lacks their vowel signs.
@@ -100,6 +101,9 @@ class Tokenizer:
             lambda text: tuple(bpe.encode(clean(text)).ids)
         )
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.bpe,)
+
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
         """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
@@ -110,7 +114,9 @@ class Tokenizer:
         known = {chr(code).lower() for code in range(33, 127)} if special == PROMPT_SPECIAL else set()
         bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)
         bytewise = spare > 0 and any(map(NOT_LATIN.search, texts))
-        bpe.normalizer, bpe.pre_tokenizer = hf.normalizers.Lowercase(), hf.pre_tokenizers.Metaspace()
+        pieces = hf.pre_tokenizers.Split(hf.Regex(f".{{1,{PIECE}}}"), "isolated")
+        bpe.pre_tokenizer = hf.pre_tokenizers.Sequence([hf.pre_tokenizers.Metaspace(), pieces])
+        bpe.normalizer = hf.normalizers.Lowercase()
         bpe.decoder = hf.decoders.Metaspace()  # words with single spaces
         trainer = hf.trainers.BpeTrainer(
             vocab_size=vocabulary - bytewise * len(BYTES),
@@ -143,7 +149,8 @@ class Tokenizer:
 
     def tokens(self, texts: Iterable[object], length: int) -> np.ndarray:
         """Raw texts -> (N, length) int64, 0 = padding on the right; a missing text is all 0."""
-        return pad([e.ids[:length] for e in self.bpe.encode_batch([clean(t) for t in texts])], length)
+        texts = [clean(text)[: PIECE * (length + 1)] for text in texts]  # no token is longer than a piece
+        return pad([e.ids[:length] for e in self.bpe.encode_batch(texts)], length)
 
     def segment(self, text: str) -> tuple[int, ...]:
         return (*self.ids(text), SEP)

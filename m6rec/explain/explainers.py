@@ -168,7 +168,8 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
 
     InputError for a model that reads none of it, or was not taught to.
     """
-    if modality not in model.network.items.patches or not model.config.patch_weight:
+    patches = getattr(model.features, modality).shape[1] if modality in model.network.items.patches else 0
+    if patches < 2 or not model.config.patch_weight:
         raise InputError(
             f"this model cannot restore {modality}: train one with patch_weight > 0 on items that have it."
         )
@@ -479,6 +480,7 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
             yield context, top_item(model, context)
 
 
+@torch.random.fork_rng()
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
     """The model with random layers after the last joint block's attention.
 

@@ -94,6 +94,7 @@ class DotProduct:
         return network.read(source, given) @ self.items.T
 
 
+@torch.random.fork_rng()
 def few_shot(
     backbone: Backbone, domain: Domain, rows: np.ndarray, items: np.ndarray, seed: int = 0, *, scratch: bool = False
 ) -> DotProduct:

@@ -91,6 +91,7 @@ class Variants:
         fit(network, stage, self.config, steps, *told, self.data.fingerprint, keep=True)
         return network
 
+    @torch.random.fork_rng()
     def _base(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
         """Words that follow each other in training histories begin with near vectors; attention, with the mean."""
         torch.manual_seed(self.config.seed)

@@ -21,19 +21,18 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from m6rec.cache import PART, cached, key, whole
+from m6rec.cache import PART, cached, checksum, key, load_tensors, save_tensors, whole
 from m6rec.config import Config, InputError, pick_device, pick_precision, typed
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
 LOG = logging.getLogger("m6rec")  # INFO: before and after a training; the command line shows it
 FORMAT = 1  # of saved models: a new one where older ones cannot be read
-WEIGHTS, STATE = "model.safetensors", "state.safetensors"
+WEIGHTS, WORDS, STATE = "model.safetensors", "tokenizer.json", "state.safetensors"
 T = TypeVar("T")
 
 
@@ -81,13 +80,18 @@ def fit(
     keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same.
     start: the `version` that stands for these weights where last bits do not count. Else options are: folder, for a
     checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
-    `InputError` for these beside keep, and for a loss that is not finite.
+    The caller's random numbers are left as they were. `InputError` for these beside keep, for a loss that is not
+    finite, and for one of several processes.
     """
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if grouped else os.environ.get("WORLD_SIZE", 1)
+    if str(processes) != "1":
+        raise InputError(f"training needs one process, and this is one of {processes}: start it without a launcher.")
 
-    def run(how: str, **options: object) -> Log:
+    def run(how: str, data: str, **options: object) -> Log:
         LOG.info("%s: at most %d epochs; %s", stage.name, stage.epochs, how)
         try:
-            rows = _fit(network, stage, config, **options)
+            rows = _fit(network, stage, config, data, **options)
         except KeyboardInterrupt:
             LOG.warning("%s was interrupted: %s", stage.name, how)
             raise
@@ -96,7 +100,8 @@ def fit(
 
     if not keep:
         to = options.get("folder")
-        return run(f"resume=True goes on from {to}" if to else "nothing is kept without folder=", **options)
+        how = f"resume=True goes on from {to}" if to else "nothing is kept without folder="
+        return run(how, key(*parts) if to else "", **options)
     if options:
         raise InputError(f"keep=True has a folder of its own and goes on by itself: leave {', '.join(options)} out.")
     known = key(config.fingerprint, start or version(network), stage.epochs, *parts, code=(stage.losses, *code))
@@ -113,14 +118,16 @@ def fit(
         network.eval()
         return Log(Epoch(**row) for row in values["stages"][stage.name])
 
-    rows = cached(path, lambda: run("asked again, it goes on from where it was", folder=work, resume=True), save, load)
+    again = "asked again, it goes on from where it was"
+    rows = cached(path, lambda: run(again, key(*parts), folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
     return rows
 
 
 @typed
+@torch.random.fork_rng()
 def _fit(
-    network: nn.Module, stage: Stage, config: Config, folder: str | Path | None = None, resume: bool = False,
+    network: nn.Module, stage: Stage, config: Config, data: str, folder: str | Path | None = None, resume: bool = False,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Log:  # fmt: skip
     device = pick_device(config.device)
@@ -133,7 +140,7 @@ def _fit(
         fused=device.type == "cuda" or None,
     )  # fmt: skip
     average, best = copy.deepcopy(network), copy.deepcopy(network)
-    state = {"stage": stage.name, "config": config.fingerprint, "steps": 0, "rows": []}
+    state = {"stage": stage.name, "config": config.fingerprint, "data": data, "steps": 0, "rows": []}
     parts = nn.ModuleDict({"network": network, "average": average, "best": best}), optimizer, rng
     folder = claim(folder) if folder else None
     if resume and folder and (folder / STATE).exists():
@@ -224,7 +231,7 @@ def claim(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
     others = folder.exists() and any(not f.name.startswith(PART) for f in folder.iterdir())
-    if others and not _is_model(folder) and "state" not in _metadata(folder / STATE):
+    if others and not _is_model(folder) and not _is_state(folder / STATE):
         raise InputError(f"{folder} holds other files and no checkpoint of this kind: name a new or an empty folder.")
     return folder
 
@@ -235,11 +242,10 @@ def _is_model(folder: Path) -> bool:
     return False
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    """{} of a missing or damaged file."""
+def _is_state(file: Path) -> bool:
     with suppress(Exception), safe_open(file, "pt") as opened:
-        return opened.metadata() or {}
-    return {}
+        return "stage" in json.loads(opened.metadata()["values"])
+    return False
 
 
 def _read(file: Path, by: Callable[[Path], T]) -> T:
@@ -253,11 +259,6 @@ def _json(folder: Path) -> dict:
     return _read(folder / "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
 
 
-def _save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Shared and strided ones are copied."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata)
-
-
 def save_model(
     folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict,
     added: Mapping[str, np.ndarray] = {}, card: str = "",
@@ -266,12 +267,13 @@ def save_model(
     with whole(claim(folder)) as part:
         part.mkdir()
         more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
-        _save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
+        save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
         if tokenizer:
-            tokenizer.bpe.save(str(part / "tokenizer.json"))
+            tokenizer.bpe.save(str(part / WORDS))
         if card and not (folder / "README.md").exists():  # the one there may be written by hand
             (part / "README.md").write_text(card, encoding="utf-8")
-        values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(part), **values}
+        values = {"format": FORMAT, "m6rec": _version(), "sha256": _sha256(_files(part)), **values}
+        values["config_sha256"] = _config_sha256(values)
         (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
@@ -279,16 +281,19 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
     """`InputError` where a model is missing, damaged or of another version."""
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
-    values, words = _json(folder), folder / "tokenizer.json"
+    values = _json(folder)
     if not _is_model(folder):
         raise InputError(f"{folder} is no m6rec checkpoint: name a folder that save_pretrained wrote.")
     if values["format"] != FORMAT:
         raise foreign(folder, values)
-    weights = _read(folder / WEIGHTS, load_file)
-    tokenizer = _read(words, Tokenizer.from_file) if words.exists() else None
-    if values.get("sha256", _sha256(folder)) != _sha256(folder):
+    if values.get("config_sha256", found := _config_sha256(values)) != found:
+        raise InputError(f"{folder}/config.json is damaged or was edited: delete the folder and train again.")
+    # A save that was cut off between two files left the others in a folder of its own.
+    versions = [_files(folder), *(_files(part, folder) for part in folder.glob(f"{PART}*/*/"))]
+    if not (files := next((files for files in versions if _sha256(files) == values.get("sha256")), [])):
         raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
-    return weights, tokenizer, values
+    tokenizer = _read(files[1], Tokenizer.from_file) if len(files) > 1 else None
+    return _read(files[0], load_tensors)[0], tokenizer, values
 
 
 def foreign(folder: Path, values: dict) -> InputError:
@@ -303,9 +308,19 @@ def _version() -> str:
     return sys.modules["m6rec"].__version__  # an import would be a cycle
 
 
-def _sha256(folder: Path) -> str:
-    files = (folder / name for name in (WEIGHTS, "tokenizer.json"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+def _files(*folders: Path) -> list[Path]:
+    """Of weights and, if any, tokenizer, each in the first folder that has it."""
+    places = ([folder / name for folder in folders if (folder / name).exists()] for name in (WEIGHTS, WORDS))
+    return [found[0] for found in places if found]
+
+
+def _sha256(files: list[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _config_sha256(values: dict) -> str:
+    text = json.dumps({name: value for name, value in values.items() if name != "config_sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:
@@ -316,19 +331,17 @@ def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optim
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    state = json.dumps({**values, "rng": rng.bit_generator.state})
-    with whole(folder) as part:
-        part.mkdir()
-        _save_tensors(tensors, part / STATE, {"state": state})  # one file: replaced at once
+    with whole(folder / STATE) as part:
+        save_tensors(tensors, part, {**values, "rng": rng.bit_generator.state})
 
 
 def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> dict:
-    """Put it back -> the values. `InputError` for another stage or config."""
-    tensors = _read(folder / STATE, load_file)
-    values = json.loads(_metadata(folder / STATE).get("state", "{}"))
-    if any(values.get(name) != asked[name] for name in ("stage", "config")) or values.keys() != {*asked, "rng"}:
+    """Put it back -> the values. `InputError` for another stage, config or data."""
+    tensors, values = _read(folder / STATE, load_tensors)
+    other = [name for name in ("stage", "config", "data") if values.get(name) != asked[name]]
+    if other or values.keys() != {*asked, "rng"}:
         raise InputError(
-            f"{folder} holds a checkpoint of another run (stage {values.get('stage')}, another config or version): "
+            f"{folder} holds a checkpoint of another run (another {' and '.join(other) or 'version of m6rec'}): "
             "name another folder, or train without resume."
         )
 
@@ -348,8 +361,4 @@ def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimi
 
 def version(values: nn.Module | Tensor) -> str:
     """A hash of a tensor or of all weights, the same on every machine."""
-    digest = hashlib.sha256()
-    for name, tensor in (values.state_dict() if isinstance(values, nn.Module) else {"": values}).items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return checksum(values.state_dict() if isinstance(values, nn.Module) else {"": values})[:16]

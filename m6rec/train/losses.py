@@ -282,7 +282,7 @@ def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
 
 def augment(content: Features, rng: np.random.Generator) -> Features:
     for name, module in FILE_MODALITIES.items():
-        if content.present[:, MODALITIES.index(name)].any():
+        if getattr(content, name).shape[1] > 1 and content.present[:, MODALITIES.index(name)].any():  # no vectors
             moved = module.augment(module.unpatch(getattr(content, name)), rng)
             content = content._replace(**{name: module.patches(moved)})
     return content

@@ -54,6 +54,7 @@ def config(seed: int = 0, **changes: object) -> Config:
     return Config(**{**size, **training, "seed": seed, **changes})
 
 
+@torch.random.fork_rng()
 def pretrain(
     domains: Sequence[Domain], config: Config, whole: bool = False, *, keep: bool = False, **options: object
 ) -> Backbone:
@@ -242,6 +243,7 @@ class Classifier(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
+@torch.random.fork_rng()
 def adapt(
     made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
     batch: int = 64, seed: int = 0, keep: bool = False,

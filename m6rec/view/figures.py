@@ -27,6 +27,7 @@ from m6rec.generate import Step
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
+LARGEST = 40  # inches a side: 60 MB of pixels
 
 
 class Picture(NamedTuple):
@@ -78,7 +79,7 @@ def canvas(
 
     In inches. margins: left, right, bottom, top; fixed ones halve the time of a redraw.
     """
-    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+    figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
     if margins:
         left, right, bottom, top = margins
@@ -296,7 +297,7 @@ def mask_map(
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
         heatmap(ax, table, groups=(range(rows), range(columns)), numbers=False)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(drawable(name, 40), fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
     ends = {"may attend": 1.0, "masked": 0.0}
@@ -395,10 +396,10 @@ def image_rows(
     over: of some lines, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
     """
     count = max(len(images) for _, images in rows.values())
-    size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * max(map(len, rows)), 0.8 if below else 0.4
+    size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
     for line, (name, (modality, images)) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        line[0].set_ylabel(drawable(name, 40), rotation=0, ha="right", va="center", fontsize=9)
         for column, (ax, one) in enumerate(zip(line, images, strict=False)):
             ax.set_facecolor(LINES[6])  # a gap is neither black nor white
             drawn = ax.imshow(one, **STYLES[modality])
