@@ -52,7 +52,7 @@ class Report:
 
     def tell(self) -> None:
         for doubt in self.doubts:
-            warnings.warn(doubt, stacklevel=4)
+            warnings.warn(doubt, stacklevel=4)  # 3 is the check of arguments
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
         """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
