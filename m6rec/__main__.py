@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 import m6rec
-from m6rec.generate import METHODS, check_length, check_method
+from m6rec.config import choose
+from m6rec.generate import METHODS, check_length
 from m6rec.runs import execute
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -87,7 +88,7 @@ def recommend(
     """Recommend for a known user or for a history given on the spot."""
     if (user is None) == (not history):
         raise m6rec.InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
-    check_method(method)
+    choose("method", method, METHODS)
     loaded = m6rec.load(data or "ml-100k") if data or not checkpoint else None
     asked = {"user": user, "history": history, "context": None if hour is None else {"hour": hour}}
     model = m6rec.M6Rec.from_pretrained(checkpoint, loaded) if checkpoint else m6rec.M6Rec(loaded, preset)

@@ -42,6 +42,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def choose(name: str, value: object, known: Iterable[str]) -> None:
+    """`InputError` for a value that is not known."""
+    if value not in known:
+        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
+
+
 def conform(name: str, value: Any, kind: Any) -> Any:
     """`value` where it fits `kind`, an annotation; NumPy's numbers as Python's. `InputError` where it does not."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
@@ -65,9 +71,7 @@ def conform(name: str, value: Any, kind: Any) -> Any:
                 if len(each) == len(value):
                     return tuple(conform(name, *pair) for pair in zip(value, each, strict=True))
         else:
-            fits = (
-                base in (object, Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base)
-            )
+            fits = base in (Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base)
             if fits or (base.__name__ == "DataFrame" and value is not None):  # any table: checked as it is read
                 return value
     nouns = [_NOUNS.get(get_origin(one) or one, f"a {getattr(one, '__name__', one)}") for one in kinds]
@@ -197,12 +201,7 @@ class Config:
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
         """tiny: a minute on a laptop. small: five minutes, the committed results. base: for a GPU."""
-        if name not in PRESETS:
-            raise InputError(f'preset="{name}" is unknown: take one of {", ".join(PRESETS)}.')
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [key for key in changes if key not in known]:
-            near = did_you_mean(unknown[0], known) or f": it has {', '.join(known)}"
-            raise InputError(f"Config has no {unknown[0]}{near}.")
+        choose("preset", name, PRESETS)
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, object]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.preprocessing import normalize
 
-from m6rec.config import InputError, typed
+from m6rec.config import InputError, choose, typed
 from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
@@ -119,8 +119,7 @@ def name_of(model: Any) -> str:
 
 def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Targets]:
     """InputError for an unknown part, or one without targets."""
-    if part not in ("valid", "test"):
-        raise InputError(f"part={part!r} is unknown: choose 'valid' or 'test'")
+    choose("part", part, ("valid", "test"))
     split = data.split(split) if isinstance(split, str) else split
     targets = data.targets(getattr(split, part))
     if not len(targets):

@@ -4,13 +4,14 @@ Then what is made of it: written texts, a `Scorer` for `evaluate`, and late inte
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m6rec.config import InputError, typed
+from m6rec.config import InputError, choose, typed
 from m6rec.data.context import Context
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.features import Features
@@ -27,7 +28,7 @@ METHODS = ("generated", "dense", "exact", "hybrid")
 
 
 class Generated(NamedTuple):
-    """Items, best first: distinct, in the catalogue, and allowed."""
+    """Items, best first: distinct and allowed."""
 
     items: Tensor  # (B, K) item codes, -1 where there are not so many
     scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
@@ -53,7 +54,7 @@ class Step(NamedTuple):
 class Trie(nn.Module):
     """The sequences (N, G) of tokens that may be generated. Sparse, unlike `Tree`: there are few.
 
-    widths: how many tokens each level has. roots (N,): where each sequence starts, for several tries in one.
+    widths: tokens of each level. roots (N,): where each sequence starts, for several tries in one.
     """
 
     def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
@@ -90,9 +91,8 @@ def generate(
     fewer than k allowed items; with `short`, such a row ends in -1.
     """
     tree = decoder.built_tree
-    allowed = None if allowed is None else allowed.to(state.device)
     check_length(k, len(tree.leaf) if allowed is None or short else int(allowed.sum(-1).min()))
-    valid = None if allowed is None else tree.valid_nodes(allowed)
+    valid = None if allowed is None else tree.valid_nodes(allowed.to(state.device))
     # Beyond k, the beam after the last digit matters to a trace alone.
     sizes = [max(beam, k)] * (len(tree.widths) - 1) + [k if trace is None else max(beam, k)]
     root = torch.zeros(len(state), dtype=torch.long, device=state.device)
@@ -305,13 +305,8 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
 def exact_scores(decoder: Any, state: Tensor) -> Tensor:
     """Log-likelihood of all items: states (B, D) -> (B, N). The beam is as wide as the tree."""
     tree = decoder.built_tree
-    n, rows = len(tree.leaf), max(1, MAX_PREFIXES // int(np.prod(tree.widths[:-1])))
+    n, rows = len(tree.leaf), max(1, MAX_PREFIXES // prod(tree.widths[:-1]))
     return torch.cat([generate(decoder, part, n, beam=len(tree.item)).table(n) for part in state.split(rows)])
-
-
-def check_method(method: str) -> None:
-    if method not in METHODS:
-        raise InputError(f'method="{method}" is unknown: take one of {", ".join(METHODS)}.')
 
 
 @torch.no_grad()
@@ -332,7 +327,7 @@ def best_items(
     A row with fewer allowed items ends in -1 at -inf. cold_boost: as in `item_scores`; for "generated" see
     `DigitDecoder.boosted`.
     """
-    check_method(method)
+    choose("method", method, METHODS)
     if method == "generated":
         digits = network.digits.boosted(network.codes < 0, cold_boost) if cold_boost else network.digits
         return generate(digits, state, k, beam=beam, allowed=allowed, short=True)
@@ -358,12 +353,12 @@ class Scorer:
         fitted_on: tuple[Dataset | None, Split | None] = (None, None), beam: int = 50, drop: Sequence[str] = (),
         cold_boost: float = 0.0,
     ):  # fmt: skip
-        check_method(method)
+        choose("method", method, METHODS)
         self.network, self.context, self.method, self.fitted_on = network, context, method, fitted_on
         self.name = f"m6rec {method}" + (f" without {' and '.join(drop)}" if drop else "")
         self.beam, self.cold_boost = beam, cold_boost
         with torch.no_grad():
-            self.items = network.encode_items(drop=tuple(drop)).vectors
+            self.items = network.encode_items(drop=drop).vectors
         self.longest = beam if method in ("generated", "hybrid") else len(self.items)  # of its lists
 
     @torch.no_grad()
@@ -373,22 +368,18 @@ class Scorer:
         state = network.fusion(self.context(users).to(items.device), items).state[:, -1]
         if self.method in ("dense", "exact"):
             return item_scores(network, state, items, self.method, self.cold_boost)
-        allowed = torch.from_numpy(users.allowed()).to(state.device)
-        options = {"allowed": allowed, "beam": self.beam, "cold_boost": self.cold_boost}
-        return best_items(network, state, items, min(self.longest, n), self.method, **options).table(n)
+        own = {"allowed": torch.from_numpy(users.allowed()).to(state.device), "cold_boost": self.cold_boost}
+        return best_items(network, state, items, min(self.beam, n), self.method, beam=self.beam, **own).table(n)
 
 
 class SegmentCache:
-    """States (L, D) of the `capacity` segments asked for most recently, after `local_layers` layers.
-
-    A key is a segment's content and the model's version: states of other weights are never used.
-    """
+    """States (L, D) of the `capacity` latest segments after `local_layers` layers; never those of other weights."""
 
     def __init__(self, network: TextTransformer, local_layers: int, capacity: int = 4096):
         self.network, self.local_layers, self.capacity = network, local_layers, capacity
         self.hits = self.misses = 0
         self.version, self._writes = "", None
-        self._states: dict[tuple[str, bytes], Tensor] = {}  # the least recent first
+        self._states: dict[tuple[str, bytes], Tensor] = {}  # by version and content, the least recent first
 
     def __len__(self) -> int:
         return len(self._states)
@@ -412,8 +403,8 @@ class SegmentCache:
             self._states |= {key: state.clone() for key, state in zip(new, computed, strict=True)}
         for key in keys:
             self._states[key] = self._states.pop(key)
-        while len(self._states) > self.capacity:
-            del self._states[next(iter(self._states))]
+        for key in [*self._states][: -self.capacity]:
+            del self._states[key]
         return torch.stack([self._states[key] for key in keys])
 
 

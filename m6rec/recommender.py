@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Config, InputError, conform, pick_device, typed
+from m6rec.config import MODALITIES, Config, InputError, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -128,9 +128,8 @@ class M6Rec:
         options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
         """
         if self.config.item_epochs:
-            folder = options.get("folder") and Path(options["folder"])  # of its own: each resumes by itself
-            beside = {"folder": folder.with_name(f"{folder.name}-items")} if folder else {}
-            self._train(self._items_stage(), {**options, **beside})
+            own = {"folder": f"{Path(options['folder'])}-items"} if options.get("folder") else {}  # resumes by itself
+            self._train(self._items_stage(), {**options, **own})
         rows = self._train(self.stage("pretrain", self.config.pretrain_epochs, losses.pretraining, "dense"), options)
         self._pretrained = version(self.network)  # the tree's vectors follow the number of threads in their last bits
         vectors, digits = self.item_vectors(), self.network.digits
@@ -190,7 +189,7 @@ class M6Rec:
             raise InputError(f'{data.name} has {has}: training needs 10 and 1, or M6Rec(data, split="all").')
         taught = split if among is None else split._replace(train=among)
         near = [t.to(self.device) for t in neighbourhood(data, split, config.smoothing)] if config.smoothing else None
-        sizes, prompts = {"length": config.history, "batch": config.batch}, None
+        prompts = None
         if config.text_weight:
             read = domain(data, split.train)
             items = losses.catalogue_of(read.items[np.unique(read.item)], self.tokenizer, self.device)
@@ -198,7 +197,9 @@ class M6Rec:
         corpus = losses.Corpus(self._training_content, near, prompts)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
-            return contexts.training_batches(data, taught, self.codes, **sizes, rng=rng)
+            return contexts.training_batches(
+                data, taught, self.codes, length=config.history, batch=config.batch, rng=rng
+            )
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -254,7 +255,7 @@ class M6Rec:
         modalities to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what
         is unknown, and for a k that is too large; the list is empty where no candidate is left.
         """
-        person, drop = self.person(user, history=history, profile=profile, context=context), tuple(drop)
+        person = self.person(user, history=history, profile=profile, context=context)
         if self.data.repeats >= REPEATS if seen is None else seen:
             person = person._replace(history=[])
         found = self.top_items(person, k, method, drop=drop, pool=self.pool(only, without))
@@ -289,10 +290,9 @@ class M6Rec:
         check_length(k, self.data.n_items)
         if chunk < 1:
             raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
-        frame = self.data.users[["user_id"]] if users is None else users
-        frame = [users] if np.isscalar(users) else listed(frame, "users", "user_id")
-        if not isinstance(frame, pd.DataFrame):
-            self.data.user_codes(frame := [*frame])
+        users = self.data.users[["user_id"]] if users is None else [users] if np.isscalar(users) else users
+        if not isinstance(frame := listed(users, "users", "user_id"), pd.DataFrame):
+            self.data.user_codes(frame)
             frame = pd.DataFrame({"user_id": frame})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
@@ -301,7 +301,7 @@ class M6Rec:
         else:
             requests = frame.drop(columns="user_id").to_dict("records")
             asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
-        options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else bool(seen)}
+        options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else seen}
         pool, equal, parts = self.pool(only, without), {}, []
         of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
         kept = key(*of, context, options, chunk)
@@ -336,13 +336,12 @@ class M6Rec:
             code = texts(data.users["user_id"]).get_indexer(texts(pd.Series(user)))
             pasts = [contexts.past_events(data, [], one) for one in history]
             past, size = pd.concat(pasts), np.array([*map(len, pasts)])
-            data.known_items(past["item"].to_numpy())
         request = {**(context or {}), **{name: value for name, value in requests[0].items() if not pd.isna(value)}}
         profile = np.where(code[:, None] >= 0, self.codes.profile[code], 0)
         encoded = contexts.people_context(data, self.fields, past, size, request, profile, self.config.history)
-        allowed, row = pool.repeat(len(user), 1), np.repeat(np.arange(len(user)), size)
+        allowed, items = pool.repeat(len(user), 1), self._known(past["item"].to_numpy())
         if not seen:
-            allowed[row, past["item"].tolist()] = False
+            allowed[np.repeat(np.arange(len(user)), size), items] = False
         row, table = self._table(self._best(encoded, self.item_vectors(), allowed, k, method))
         table.insert(0, "user_id", np.array(user)[row])
         return table.set_index(row)
@@ -362,8 +361,9 @@ class M6Rec:
         code = [] if user is None else self.data.user_codes([user])
         history = None if history is None else listed(history)
         past = contexts.past_events(self.data, code, history)
-        own = len(code) and profile is None
-        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)[None]
+        codes = (
+            self.codes.profile[code] if len(code) and profile is None else self.fields.typed("profile", profile)[None]
+        )
         of = past, np.array([len(past)]), context, codes, self.config.history
         encoded = contexts.people_context(self.data, self.fields, *of)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]
@@ -390,8 +390,13 @@ class M6Rec:
         allowed = torch.full((1, n), only is None, device=self.device)
         for items, inside in ((() if only is None else only, True), (without, False)):
             items = [*items] if isinstance(items, set) else items
-            allowed[0, self.data.known_items(self.data.history_codes(items)).tolist()] = inside
+            allowed[0, self._known(self.data.history_codes(items))] = inside
         return allowed
+
+    def _known(self, codes: np.ndarray) -> list[int]:
+        if (codes >= self.data.n_items).any():
+            raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
+        return codes.tolist()
 
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
         """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
@@ -615,7 +620,6 @@ def scale(name: str, seed: int = 0) -> Scale:
         "quick": Scale("quick", (seed,), "tiny"),
         "full": Scale("full", (seed, seed + 1, seed + 2), "small"),
     }
-    if name not in sizes:
-        raise InputError(f'scale="{name}" is unknown: take {", ".join(sizes)}.')
+    choose("scale", name, sizes)
     size, preset = sizes[name], own.pop("preset", sizes[name].preset)
     return size._replace(preset=preset, changes={**size.changes, **own})

@@ -134,7 +134,7 @@ def test_logits_do_not_depend_on_order_or_padding(made, told):
 
 
 def test_bad_input_is_named(made, told):
-    with pytest.raises(InputError, match="'magic' is unknown: take one of full"):
+    with pytest.raises(InputError, match='method="magic" is unknown: take one of full'):
         text_training.adapt(made, "magic", told, CLASSES)
     for bad in (2, -1):
         with pytest.raises(InputError, match=f"label {bad} is outside the 2 classes"):

@@ -227,7 +227,7 @@ def test_a_saved_frame_comes_back_with_what_it_is_about(tmp_path):
         (Fixed([1] * 6), {"k": 7}, "k=7 is outside the catalogue of 6"),
         (Fixed([1] * 6), {"k": 0}, "k=0 is outside"),
         (Fixed([1] * 6), {"k": 2, "chunk": 0}, "chunk=0"),
-        (Fixed([1] * 6), {"k": 2, "part": "train"}, "'train' is unknown"),
+        (Fixed([1] * 6), {"k": 2, "part": "train"}, 'part="train" is unknown'),
         (Fixed([1] * 5), {"k": 2}, r"Fixed.scores gave the shape \(3, 5\) .* return \(3, 6\)"),
         (Fixed([1, 1, 1, 1, np.nan, 1]), {"k": 2}, "Fixed.scores gave NaN, first for user ann and item e"),
         (object(), {"k": 2}, "object cannot be ranked"),

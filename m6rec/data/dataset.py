@@ -225,12 +225,6 @@ class Dataset:
                 raise InputError(f"{name!r} is the id of {both[0]} and the title of {both[1]}: {fix}.")
         return np.array(codes, dtype=np.int64)
 
-    def known_items(self, codes: np.ndarray) -> np.ndarray:
-        """`InputError` where `history_codes` has given codes to new items."""
-        if (row_numbers("item codes", codes, 2**62, "data.history_codes()") >= self.n_items).any():
-            raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
-        return codes
-
     def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
 

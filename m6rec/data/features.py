@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from m6rec.cache import key, load_tensors, save_tensors, whole
-from m6rec.config import MODALITIES, InputError
+from m6rec.config import MODALITIES, InputError, choose
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 
@@ -117,8 +117,7 @@ class Features(NamedTuple):
         """The same items as if they lacked these modalities; InputError for an unknown one."""
         present = self.present & True  # a copy
         for name in modalities:
-            if name not in MODALITIES:
-                raise InputError(f"modality {name!r} is unknown: take some of {', '.join(MODALITIES)}.")
+            choose("modality", name, MODALITIES)
             present[:, MODALITIES.index(name)] = False
         return self._replace(present=present)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from m6rec.config import MODALITIES, InputError
+from m6rec.config import MODALITIES, choose
 from m6rec.data import Dataset, bazaar, load
 from m6rec.data.context import encode_events
 from m6rec.evaluate import Interpolation, evaluate
@@ -69,8 +69,7 @@ class ColdStart:
 
     def ndcg(self, models: Sequence[object], case: str = "warm", first: int | None = None) -> np.ndarray:
         """NDCG@10 (S, U) of each model and each of a case's `first` targets. InputError for an unknown case."""
-        if case not in self.cases:
-            raise InputError(f"the case {case!r} is unknown: take one of {', '.join(self.cases)}.")
+        choose("case", case, self.cases)
         rows, pool = self.cases[case]
         split = self.split._replace(test=rows[:first])
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config, InputError, pick_device
+from m6rec.config import Config, InputError, choose, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
@@ -254,8 +254,7 @@ def adapt(
     classes, or a class without examples.
     """
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: take one of {', '.join(METHODS)}.")
+    choose("method", method, METHODS)
     if strange := labels - known:
         raise InputError(f"label {min(strange)} is outside the {len(known)} classes: labels go from 0 to {max(known)}.")
     if missing := known - labels:
