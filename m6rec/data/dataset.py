@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from m6rec.data.features import FILE_MODALITIES, Media
 from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
 YEAR = re.compile(r"\s*\((\d{4})\)")
-REPEATS = 0.1  # share of repeated items in events from which on lists may repeat, too
+REPEATS = 0.1  # `Dataset.repeats` from which on rankings hold what was seen
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
@@ -61,22 +62,16 @@ class Dataset:
 
     @classmethod
     def from_frames(
-        cls,
-        items: pd.DataFrame,
-        users: pd.DataFrame | None,
-        interactions: pd.DataFrame,
-        media: str | Path | None = None,
-        *,
-        name: str = "frames",
-    ) -> "Dataset":
+        cls, items: pd.DataFrame, users: pd.DataFrame | None, interactions: pd.DataFrame,
+        media: str | Path | None = None, *, name: str = "frames",
+    ) -> "Dataset":  # fmt: skip
         """Check raw frames and give them codes.
 
-        A table is a frame of pandas or polars, or whatever `tables.as_frame` takes. items: item_id, and optionally
-        title (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or a
-        .zip file; or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile
-        columns; None: those of `interactions`. interactions: user_id, item_id, and optionally timestamp (see
-        `tables.seconds`; of equal times, or without the column, the row order rules), action, value (default 1.0) and
-        context columns.
+        A table is a frame of pandas or polars, or what `tables.as_frame` takes. items: item_id, optionally title
+        (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or .zip file;
+        or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile columns;
+        None: those of `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of
+        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
         `validate` finds all.
         """
@@ -96,11 +91,9 @@ class Dataset:
 
     @staticmethod
     def validate(
-        items: pd.DataFrame | str | Path,
-        users: pd.DataFrame | None = None,
-        interactions: pd.DataFrame | None = None,
+        items: pd.DataFrame | str | Path, users: pd.DataFrame | None = None, interactions: pd.DataFrame | None = None,
         media: str | Path | None = None,
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame:  # fmt: skip
         """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
         Every image and sound is decoded. A table that cannot be used at all ends the list.
@@ -133,17 +126,17 @@ class Dataset:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Sorts of content: text always, image and sound where any item has one."""
-        return ("text", *(m for m in FILE_MODALITIES if self._files(m)))
+        """text always, image and sound where any item has one."""
+        return "text", *(m for m in FILE_MODALITIES if self._files(m))
 
     @cached_property
     def repeats(self) -> float:
-        """The share of events whose item the user had before. From REPEATS on, rankings hold what was seen."""
+        """The share of events whose item the user had before."""
         return float(self.events.duplicated(["user", "item"]).mean())
 
     @cached_property
     def catalogue(self) -> str:
-        """A hash of the items' ids in their order, which is what codes stand for."""
+        """A hash of the items' ids in their order."""
         return hashlib.sha256(json.dumps([*self._ids["item"]]).encode()).hexdigest()
 
     def _files(self, modality: str) -> list[str]:
@@ -174,9 +167,10 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
-        one = isinstance(raw_ids, (str, bytes)) or getattr(raw_ids, "shape", None) == ()
-        raw_ids = [raw_ids] if one or not isinstance(raw_ids, Iterable) else raw_ids
-        known, wanted = self._ids[word], list(map(text, raw_ids))
+        one = (
+            isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
+        )
+        known, wanted = self._ids[word], list(map(text, [raw_ids] if one else raw_ids))
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
@@ -206,15 +200,14 @@ class Dataset:
 
         InputError for a text that is one item's id and another's title; in a table it is the id.
         """
-        history, known, codes, new = listed(history), self._ids["item"], [], 0
+        history, known, codes, new = listed(history), self._ids["item"], [], count(self.n_items)
         if in_table := isinstance(history, pd.DataFrame):
             if "item_id" not in history:
                 raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
             history = history["item_id"]
         for item in history:
             if isinstance(item, Mapping) and not in_table:
-                codes.append(self.n_items + new)
-                new += 1
+                codes.append(next(new))
                 continue
             name = text(item)
             codes.append(known[name] if name in known else self.find(name)[0])
@@ -228,10 +221,10 @@ class Dataset:
     def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
 
-        "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three
-        events only train. "latest": the last event is validation, and "all": none is, both for use after the test.
-        "global_time": the first 80 % of all events train, the next 10 % hold the validation targets,
-        the rest the test targets: a user's first event of the period that has an earlier one.
+        "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three only
+        train. "latest": the last is validation, and "all": none is, both for use after the test. "global_time": 80 % of
+        all events train, the next 10 % hold the validation targets, the rest the test targets: a user's first event of
+        the period that has an earlier one.
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
@@ -267,13 +260,12 @@ class Dataset:
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
     def with_items(self, items: pd.DataFrame) -> "Dataset":
-        """More items behind the others, without events and files (`M6Rec.with_items` reads them).
+        """More items behind the others, as in `from_frames`, without files (`M6Rec.with_items` reads them).
 
-        items: as in `from_frames`. InputError for an id that is there already.
+        InputError for an id that is there already.
         """
-        new = catalogue(
-            as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore"), None, report := Report()
-        )
+        items = as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore")
+        new = catalogue(items, None, report := Report())
         report.tell()
         if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
@@ -318,9 +310,9 @@ class Dataset:
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
-                    cells = [None if gone else cell for cell, gone in zip(column, column.isna(), strict=True)]
-                    cells = [c if c is None else str(c.tolist() if isinstance(c, np.ndarray) else c) for c in cells]
-                    digest.update(json.dumps(cells).encode())  # a cell may be a list or a vector
+                    cells = (c.tolist() if isinstance(c, np.ndarray) else c for c in column)  # lists and vectors
+                    cells = [None if gone else str(c) for c, gone in zip(cells, column.isna(), strict=True)]
+                    digest.update(json.dumps(cells).encode())
         if self.media:
             names = (name for modality in FILE_MODALITIES for name in self._files(modality))
             digest.update(self.media.fingerprint(n for n in names if isinstance(n, str)).encode())

@@ -32,13 +32,13 @@ AS_WRITTEN = dict.fromkeys((*IDS, "title", "text", *FILE_MODALITIES), str)  # 00
 
 
 class Report:
-    """strict: the first problem is raised; otherwise all are kept, and every file is decoded."""
+    """strict: the first problem is raised. Else all are kept, and every file is decoded."""
 
     def __init__(self, strict: bool = True):
         self.strict, self.rows, self.doubts = strict, [], []
 
     def add(self, table: str, row: int | None, column: str, problem: str) -> None:
-        """`row` counts from 0 without the header; None for the whole table. problem: what is wrong; the fix."""
+        """row: None for the whole table. problem: what is wrong; the fix."""
         if self.strict:
             raise InputError(f"{table}{'' if row is None else f' row {row},'} column '{column}': {problem}.")
         self.rows.append((table, row, column, *problem.rpartition("; ")[::2]))
@@ -55,10 +55,10 @@ class Report:
             warnings.warn(doubt, stacklevel=4)  # 3 is the check of arguments
 
     def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
-        """The rows that pass all checks: a column, (n,) bool, what is wrong with the others and the fix."""
-        good = np.ones(len(frame), dtype=bool)
+        """The rows that pass all checks: a column, (n,) bool, the problem of the others."""
+        good = np.ones(len(frame), bool)
         for column, passed, problem in checks:
-            for i in np.flatnonzero(~np.asarray(passed, dtype=bool)):
+            for i in np.flatnonzero(~np.asarray(passed, bool)):
                 self.add(table, int(column.index[i]), str(column.name), f"{shown(column.iloc[i])} {problem}")
                 good[i] = False
         if not good.any():
@@ -72,8 +72,8 @@ def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, 
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
     items, *others = (_read_table(folder, table) for table in ("items", "users", "interactions"))
     names = {name for m in items.columns.intersection(FILE_MODALITIES) for name in items[m] if isinstance(name, str)}
-    places = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
-    return items, *others, max(places, key=lambda place: sum(map(Media(place).holds, names)), default=None)
+    media = [place for place in (folder / "media.zip", folder / "media", folder) if names and place.exists()]
+    return items, *others, max(media, key=lambda place: sum(map(Media(place).holds, names)), default=None)
 
 
 def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
@@ -102,23 +102,22 @@ def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
 def check(
     items: object, users: object | None, events: object, media: Media | None, report: Report
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
-    """The good rows of items, users and events, the latter with codes for ids, and whether events have times."""
+    """The good rows of items, users and events, these with codes for ids, and whether they have times."""
     items = catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = checked_events(events, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
-    new = {name: default for name, default in new.items() if name not in events.columns}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
         new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
-    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
+    events = events.assign(**{**new, **events}).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
     events = _front(events, "user", "item", "timestamp", "action", "value")
     return *(table.reset_index(drop=True) for table in (items, users, events)), timed
 
 
 def catalogue(items: object, media: Media | None, report: Report) -> pd.DataFrame:
-    """The good rows; image and sound as names of files or None, several categories of an item as "Crime|Drama"."""
+    """The good rows; image and sound as file names or None, several categories as "Crime|Drama"."""
     items, checks = _table(items, "items", ["item_id"], report), []
     written = pd.Series(texts(items["item_id"]), items.index)
     for name, other in (("title", "id"), ("text", "title")):
@@ -145,7 +144,7 @@ def _categories(cell: object) -> str:
 
 
 def _doubt(table: str, rows: pd.DataFrame, report: Report) -> None:
-    """Warn of columns that are probably misnamed, and of those that no model can learn from."""
+    """Of columns that are probably misnamed, and of those that no model can learn from."""
     for name, others in MEANT.get(table, {}).items():
         for column in rows.columns if name not in rows.columns else ():
             if column.lower() in (name, *others.split()):
@@ -211,13 +210,10 @@ def listed(values: object, name: str = "history", key: str = "item_id") -> pd.Da
     values = _table_or_not(values, name, key)
     if isinstance(values, pd.DataFrame):
         return values
-    if (
-        isinstance(values, Iterable)
-        and not isinstance(values, (str, bytes, set, frozenset))
-        and getattr(values, "ndim", 1)
-    ):
+    unordered = isinstance(values, str | bytes | set | frozenset) or getattr(values, "ndim", 1) == 0
+    if isinstance(values, Iterable) and not unordered:
         return list(values)
-    kind = "one text" if isinstance(values, (str, bytes)) else "no list"
+    kind = "one text" if isinstance(values, str | bytes) else "no list"
     raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.")
 
 
@@ -225,7 +221,7 @@ def _table_or_not(values: object, name: str, key: str) -> object:
     try:
         if hasattr(values, "to_pandas"):  # polars, pyarrow, Hugging Face datasets
             return values.to_pandas()
-        if hasattr(values, "__arrow_c_stream__") and not isinstance(values, (pd.DataFrame, pd.Series)):
+        if hasattr(values, "__arrow_c_stream__") and not isinstance(values, pd.DataFrame | pd.Series):
             return pd.DataFrame.from_arrow(values)
         if isinstance(values, Mapping):  # a matrix is a column of vectors
             return pd.DataFrame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in values.items()})
@@ -266,12 +262,12 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataF
 
 
 def whole(text: str) -> bool:
-    """False for a lone surrogate, half of an emoji, which no file can hold."""
+    """False for half of an emoji, a lone surrogate."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def distinct(column: pd.Series) -> bool:
-    """Whether 20 or more texts are all different, as ids and dates are: nothing can be learnt of one."""
+    """Whether 20 or more texts all differ, as ids and dates do: nothing can be learnt of one."""
     column = column.dropna()
     return len(column) >= 20 and column.dtype.kind not in "biufM" and texts(column).is_unique
 
@@ -279,13 +275,13 @@ def distinct(column: pd.Series) -> bool:
 def exact(column: pd.Series) -> np.ndarray:
     """(n,) bool: False where a float is infinite, or too large for its precision to tell integers apart."""
     if column.dtype.kind != "f":
-        return np.ones(len(column), dtype=bool)
+        return np.ones(len(column), bool)
     limit = {2: 2.0**11, 4: 2.0**24}.get(column.dtype.itemsize, 2.0**53 if column.name in IDS else np.inf)
     return ~(column.abs().to_numpy(np.float64, na_value=0) >= limit)
 
 
 def plain(column: pd.Series) -> pd.Series:
-    """The same cells as NumPy's numbers, datetimes or strings, whether they were nullable, Arrow's, categories, …"""
+    """As NumPy's numbers, datetimes or strings, whether they were nullable, Arrow's, categories, …"""
     if column.dtype == "str" or (isinstance(column.dtype, np.dtype) and column.dtype != object):
         return column
     cells = column.astype(object)
@@ -317,13 +313,13 @@ def text(raw: object) -> str:
         return raw.decode(errors="backslashreplace")
     if isinstance(raw, str) and not whole(raw):
         raise InputError(f"{raw!r} has half a character: give it as UTF-8.")
-    return str(int(raw) if isinstance(raw, (float, np.floating)) and raw.is_integer() else raw)
+    return str(int(raw) if isinstance(raw, float | np.floating) and raw.is_integer() else raw)
 
 
 def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are.
 
-    Numbers that would lie behind the year 5138 in seconds are milli-, micro- or nanoseconds. Without a zone: UTC.
+    Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC.
     """
     precise, dtype, column = exact(column), column.dtype, plain(column)
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
