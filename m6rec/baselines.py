@@ -33,7 +33,7 @@ BLOCK = 1_024  # scored items at a time
 class Count:
     """Scores = history profile (B, N) x weights (N, N): row = item of the history, column = item scored.
 
-    A sparse profile is summed in one order, so that scores do not depend on the chunk.
+    A sparse profile is summed in one order: scores do not depend on the chunk.
     """
 
     weights: np.ndarray | sp.csr_array | None = None
@@ -45,7 +45,7 @@ class Count:
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:
-        """(B, N) float32: profile_decay ^ events ago, summed over the history; without a decay 1 for each item."""
+        """(B, N) float32: sums of profile_decay ^ events ago; without a decay 1 for each item."""
         if self.profile_decay is None:
             return sp.csr_array(users.seen(), dtype=np.float32)
         history = users.history(self.length)  # (B, T), -1 before the first
@@ -55,7 +55,7 @@ class Count:
         return sp.csr_array((gains.astype(np.float32), (rows, history[rows, positions])), shape=shape)
 
     def scores(self, users: Targets) -> np.ndarray:
-        """(B, N) float32, higher = better. InputError before `fit`."""
+        """(B, N) float32. InputError before `fit`."""
         if self.weights is None:
             raise InputError(f"{type(self).__name__} has no weights yet: call fit(data, split) before scores(users)")
         scores = self.profile(users) @ self.weights
@@ -63,7 +63,7 @@ class Count:
 
 
 class Popularity(Count):
-    """Score = number of users with the item in training, the same for everybody."""
+    """Score = number of users with the item in training."""
 
     def count(self, data: Dataset, split: Split) -> np.ndarray:
         return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]  # (1, N)
@@ -115,7 +115,7 @@ class ItemKNN(Count):
 class EASE(Count):
     """argmin_B |X - XB|^2 + l2 |B|^2 with diag(B) = 0: P = (X'X + l2 I)^-1, B = I - P / diag(P) (Steck 2019).
 
-    N^2 memory, N^3 time. The default has ML-100K's best validation NDCG@10 among 20 to 5000.
+    The default has ML-100K's best validation NDCG@10 among 20 to 5000.
     """
 
     l2: float = 100.0
@@ -189,7 +189,7 @@ class Mixture:
 
 
 def tfidf(data: Dataset) -> sp.csr_array:
-    """(N, words) float32, rows of unit length. InputError where no text has a word."""
+    """(N, words) float32, unit rows. InputError where no text has a word."""
     try:
         bag = TfidfVectorizer(analyzer=words, dtype=np.float32).fit_transform(data.items["text"])
     except ValueError as error:
@@ -212,7 +212,7 @@ def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[st
 
 
 def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:
-    """(N, N): each item's column has its `neighbours`, and ties with the last."""
+    """(N, N): a column has its `neighbours`, and ties with the last."""
     blocks = []
     for start in range(0, items, BLOCK):
         block = similar(slice(start, start + BLOCK))
@@ -232,11 +232,11 @@ class Sequential:
     config: Config  # this and later fields decide what is learnt
 
     def build(self, data: Dataset) -> nn.Module:
-        """Item ids (B, T), padded on the right with -1, -> states (B, T, D)."""
+        """Item ids (B, T), -1 on the right, -> states (B, T, D)."""
         return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
-        """Mean full softmax loss of the items (n,) that came after states (n, D)."""
+        """Mean loss of the items (n,) that came after states (n, D)."""
         return full_softmax(states, network.embedding.weight, target)
 
     def rank(self, network: nn.Module, states: Tensor, users: Targets) -> Tensor:
@@ -245,7 +245,7 @@ class Sequential:
 
     @torch.random.fork_rng()
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """options: `m6rec.train.fit`'s; `keep=True` takes what was kept of the same data, split, fields and code."""
+        """options: `m6rec.train.fit`'s; keep: what was kept of the same data, split, fields and code."""
         config = self.config
         torch.manual_seed(config.seed)
         network = self.build(data)
@@ -272,10 +272,7 @@ class Sequential:
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """(B, N), higher = better, after `config.history` - 1 events: a window's last position is never learnt.
-
-        InputError before `fit`.
-        """
+        """(B, N), of `config.history` - 1 events: no window's last position is learnt. InputError before `fit`."""
         if self.network is None:
             raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) before it is asked")
         history = users.history(self.config.history - 1)  # (B, T), padded on the left
@@ -347,7 +344,7 @@ class SASRecNetwork(nn.Module):
 
 
 class FrozenFeatures(nn.Module):
-    """Item vectors (N, D) of ID embeddings and an MLP over features (N, F) that are not trained.
+    """Item vectors (N, D) of ID embeddings and an MLP over frozen features (N, F).
 
     fuse: their "sum", a linear map of both ("concat"), or a "gated" mean of them.
     """
@@ -411,9 +408,9 @@ class ESASRec(Sequential):
 def din(
     ratings: Ratings, rows: np.ndarray, train: np.ndarray | None = None, *, epochs: int = 4, seed: int = 0
 ) -> np.ndarray:
-    """Log-odds that these rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts.
+    """Log-odds that rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts.
 
-    train: the labelled examples, by default all of them.
+    train: the labelled examples, by default all.
     """
     train = ratings.train if train is None else train
     torch.manual_seed(seed)
@@ -442,7 +439,7 @@ def din(
 class DINNetwork(nn.Module):
     """The candidate c attends to the last twenty items h rated before (Zhou et al. 2018, section 4.3).
 
-    Weights come from an MLP over [h, c, h - c, h · c] and are not normalised. It has all features of `Ratings`, too.
+    Weights come from an MLP over [h, c, h - c, h · c], not normalised. It has all features of `Ratings`, too.
     """
 
     def __init__(self, ratings: Ratings, width: int = 16):

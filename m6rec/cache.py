@@ -1,4 +1,4 @@
-"""What was computed is kept under a key of the data, the settings and the code, without its comments and docstrings."""
+"""What was computed is kept under a key of data, settings and code, without comments and docstrings."""
 
 import ast
 import hashlib
@@ -31,7 +31,7 @@ NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """`InputError` where the disk is full, read-only or gone."""
+    """InputError where the disk is full, read-only or gone."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -43,7 +43,7 @@ def writing(path: Path) -> Iterator[None]:
 def whole(path: str | Path) -> Iterator[Path]:
     """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files.
 
-    A folder's files are replaced one by one in alphabetical order; if that is cut off, the rest stays in `PART`…/.
+    Its files are replaced one by one in alphabetical order; if that is cut off, the rest stays in `PART`…/.
     """
     path, files = Path(path), []
     with writing(path):
@@ -67,7 +67,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
     """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew.
 
-    The lock ends with its process, but where a file system has none (`flock`): there it is a file, which a kill leaves.
+    The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves.
     """
     if path.exists() and (kept := load(path)) is not None:
         return kept  # a read-only home can be read
@@ -86,9 +86,9 @@ def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object
 
 
 def save_tensors(tensors: Mapping[str, object], file: Path, values: Mapping[str, object] = {}) -> None:
-    """With JSON values and a checksum of all. Shared and strided ones are copied."""
-    tensors = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
-    save_file(tensors, file, {"values": (text := json.dumps(values)), "sha256": checksum(tensors, text)})
+    """With JSON values and a checksum of all."""
+    own = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
+    save_file(own, file, {"values": (text := json.dumps(values)), "sha256": checksum(own, text)})  # none is shared
 
 
 def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
@@ -103,7 +103,7 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of names, shapes, types and values, the same on every machine."""
+    """SHA-256 of names, shapes, types and values."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -118,7 +118,7 @@ def key(*parts: object, code: tuple = ()) -> str:
 def code_key(*of: object, skip: tuple[str, ...] = NO_TRAINING, source: str = "") -> str:
     """A hash of the modules of functions, classes or modules, and of all of the package that these import.
 
-    Renaming a function changes nothing. skip: modules that do not count. source: code outside the package.
+    Names of functions do not count. skip: nor do these modules. source: code outside the package.
     """
     (text, todo), found = _read(source), {}
     todo = [*todo, *(getattr(one, "__module__", None) or one.__name__ for one in of)]
@@ -128,7 +128,7 @@ def code_key(*of: object, skip: tuple[str, ...] = NO_TRAINING, source: str = "")
             todo += imported
     text = "\0".join((text, *(found[name] for name in sorted(found))))
     number = {name: f"#{i}" for i, name in enumerate(dict.fromkeys(re.findall(r"def (\w+)", text)))}
-    return _hash(re.sub(r"\w+", lambda word: number.get(word[0], word[0]), text))  # names of functions do not count
+    return _hash(re.sub(r"\w+", lambda word: number.get(word[0], word[0]), text))
 
 
 def _hash(*parts: str) -> str:
@@ -141,7 +141,7 @@ def _path(module: str) -> Path:
 
 
 def _module(name: str) -> str | None:
-    """Where a full name is defined, also if an __init__ passes it on; None outside the package."""
+    """Where a full name is defined, whatever __init__ passes it on; None outside the package."""
     if name.partition(".")[0] != "m6rec" or _path(name).exists():
         return name if name.startswith("m6rec") else None
     module, _, last = name.rpartition(".")

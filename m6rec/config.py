@@ -43,13 +43,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def choose(name: str, value: object, known: Iterable[str]) -> None:
-    """`InputError` for a value that is not known."""
+    """InputError for a value that is not known."""
     if value not in known:
         raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
 
 
 def conform(name: str, value: Any, kind: Any) -> Any:
-    """`value` where it fits `kind`, an annotation; NumPy's numbers as Python's. `InputError` where it does not."""
+    """`value` where it fits `kind`, an annotation; NumPy's numbers as Python's. InputError where it does not."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if Path in kinds and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
         raise InputError(f"{name}={value[:60]!r} cannot name a file: take other characters.")
@@ -89,7 +89,7 @@ _NOUNS = {
 def typed(verb: Verb) -> Verb:
     """Checks the arguments of each call, and a class's of each public method, by `conform`.
 
-    `InputError` also for one that the verb does not take.
+    InputError also for one that the verb does not take.
     """
     if isinstance(verb, type):
         for name, one in list(vars(verb).items()):
@@ -120,7 +120,7 @@ def typed(verb: Verb) -> Verb:
 @typed
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run's settings. `InputError` for an unknown name or for numbers that do not fit together."""
+    """One run's settings. InputError for an unknown name or for numbers that do not fit together."""
 
     # --- the network
     width: int = 64  # D
@@ -233,7 +233,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. `InputError` where it is none."""
+    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where it is none."""
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -244,7 +244,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """See `Config.precision`. `InputError` for bf16 where there is none."""
+    """See `Config.precision`. InputError for bf16 where there is none."""
     gpu, cpu = device.type == "cuda", device.type == "cpu"
     has = torch.cuda.is_bf16_supported(False) if gpu else cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if name == "bf16" and not has:

@@ -128,7 +128,7 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
 
 
 def scored(model: Any, users: Targets) -> np.ndarray:
-    """A float64 copy of the scores (B, N). InputError for a wrong shape or NaN, and a model fitted on other items."""
+    """(B, N) float64, a copy. InputError for a wrong shape or NaN, and a model fitted on other items."""
     name, items, (data, split) = name_of(model), users.data.items["item_id"], getattr(model, "fitted_on", (None, None))
     if data is not None and data.catalogue != users.data.catalogue:
         raise InputError(f"{name} was fitted on other items than those of {users.data.name}: fit it on this catalogue.")
@@ -162,7 +162,7 @@ def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """(B, k) item codes, best first, -1 for a score of -inf. Ties fall the same way on every machine."""
+    """(B, k) item codes, best first, -1 for -inf. Ties fall the same way on every machine."""
     # np.partition is fifty times slower on rows of mostly equal counts.
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
     above, tied = scores > least, scores == least
@@ -210,7 +210,7 @@ def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_arra
 
 @lru_cache(2)  # validation needs them after every epoch
 def _contents(data: Dataset) -> tuple[sp.csr_array, sp.csr_array]:
-    """(N, words) unit rows of the texts; (N, categories) shares of `genres` or `category`, else of words; sum 1."""
+    """(N, words) unit rows of texts; (N, categories) shares of `genres` or `category`, else of words; sum 1."""
     bag = texts = _bag(data.items["text"].map(words))
     if column := next((name for name in ("genres", "category") if name in data.items.columns), None):
         bag = _bag(data.items[column].str.lower().str.findall(r"[^\s|,]+"))
@@ -218,7 +218,7 @@ def _contents(data: Dataset) -> tuple[sp.csr_array, sp.csr_array]:
 
 
 def _bag(words: pd.Series) -> sp.csr_array:
-    """Lists (N,) -> (N, words): 1 where the item has the word."""
+    """Lists (N,) -> (N, words) of 0 and 1."""
     each = words.reset_index(drop=True).explode().dropna()
     codes, vocabulary = pd.factorize(each)
     bag = sp.csr_array((np.ones(len(each)), (each.index, codes)), shape=(len(words), max(len(vocabulary), 1)))
@@ -233,7 +233,7 @@ def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
 
 @typed
 def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
-    """What scores of validation targets give away, in a sentence each; empty = nothing found.
+    """What scores of validation targets give away, in a sentence each.
 
     fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
     a fitted one. It is asked again with other targets and later events, and fitted again with other events outside
@@ -257,7 +257,7 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
 
 
 def _replaced(data: Dataset, outside: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
-    """Other items, values and actions at events `outside` (E,); in `whole`, all but the user. Places stay."""
+    """Other items, values and actions at events `outside` (E,); in `whole`, all but the user."""
     rng, events = np.random.default_rng(seed), data.events.copy()
     events["item"] = (events["item"] + outside * rng.integers(1, data.n_items, data.n_events)) % data.n_items  # another
     donors = data.events.iloc[rng.integers(data.n_events, size=data.n_events)]
@@ -366,7 +366,7 @@ def ratio_interval(
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """One model against several, paired over users: a row for each peer.
+    """Paired over users: a row for each peer.
 
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
     p (two-sided t); p_holm (Holm 1979); holm_low, holm_high: `mean_interval` at the level 1 - .05 / (m - j + 1) for the

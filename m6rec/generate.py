@@ -38,7 +38,7 @@ class Generated(NamedTuple):
         return cls(items.masked_fill(scores == -torch.inf, -1), scores)
 
     def table(self, n_items: int) -> Tensor:
-        """(B, N) scores, -inf for items that are not listed."""
+        """(B, N) scores, -inf where not listed."""
         out = self.scores.new_full((len(self.scores), n_items + 1), -torch.inf)
         return out.scatter(1, self.items % (n_items + 1), self.scores)[:, :-1]  # what is no item falls off the end
 
@@ -87,7 +87,7 @@ def generate(
 ) -> Generated:  # fmt: skip
     """k items for each state (B, D): the source document's `generate`.
 
-    allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. `InputError` for
+    allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. InputError for
     fewer than k allowed items; with `short`, such a row ends in -1.
     """
     tree = decoder.built_tree
@@ -101,7 +101,7 @@ def generate(
 
 
 def check_length(k: int, possible: int) -> None:
-    """`InputError` where k items are too many, or none."""
+    """InputError where k is too large, or 0."""
     if not 1 <= k <= possible:
         raise InputError(f"k={k} does not fit: only {possible} can be recommended here, so take 1 to {possible}.")
 
@@ -114,7 +114,7 @@ def search(
     ended: Callable[[Tensor], Tensor] | None = None, temperature: float = 0.0, seed: int = 0, weights: bool = False,
     trace: list[Step] | None = None,
 ) -> list[Step]:  # fmt: skip
-    """The likeliest sequences of each state (B, ...) from the nodes start (B,): sizes[level] of them at a level.
+    """The likeliest sequences of each state (B, ...) from the nodes start (B,): sizes[level] at a level.
 
     step(states, level, nodes (n,), past) gives logits (n, W) and the `Run` whose caches are the next `past`; successors
     is as in `Trie`. valid: of each level (B, nodes) bool. ended: of nodes, whether nothing follows. temperature: above
@@ -191,7 +191,7 @@ def best_paths(steps: Sequence[Step], count: int = 1) -> Tensor:
 def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
     """Children's log-probabilities and keys (B, K, W); the k largest keys are k draws without replacement.
 
-    logits (B, K, W), -inf for invalid children; above, most (B, K): the parents' two. A leaf's key is its
+    logits (B, K, W), -inf for invalid children; above, most (B, K): the parents'. A leaf's key is its
     log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
     """
     log_probs = above[..., None] + logits.log_softmax(-1)
@@ -207,9 +207,9 @@ def write_words(
     read: Callable[..., TextOutput], given: Tensor, start: Tensor, past: TextCache, length: int, special: int,
     vocabulary: int, trie: Trie | None = None, beam: int = 1, **options: object,
 ) -> list[Step]:  # fmt: skip
-    """At most `length` words after the last given ones (B,). start (B,): nodes of a trie if there is one, else given.
+    """At most `length` words after the last given ones (B,). start (B,): nodes of a trie, else given.
 
-    read: words (n, 1), how many were written before, the cache, whether with weights -> what follows. Of the first
+    read: words (n, 1), how many were written, the cache, whether with weights -> what follows. Of the first
     `special` tokens, only [EOS] and [SEP] are written. options: of `search`.
     """
     words = torch.arange(vocabulary, device=given.device)
@@ -238,7 +238,7 @@ def begun(text: Prompt, turn: int) -> tuple[str, ...]:
 
 
 def trie(tokenizer: Tokenizer, sets: Sequence[Sequence[str]]) -> Trie:
-    """Of the sentences that may be said, with a root for each set. InputError for an empty set or sentence."""
+    """Of the sentences that may be said, a root for each set. InputError for an empty set or sentence."""
     said = [(root, tokenizer.ids(sentence)) for root, some in enumerate(sets) for sentence in some]
     if not all(sets) or not all(ids for _, ids in said):
         raise InputError("nothing may be said: give sentences to choose among, and none that is empty.")
@@ -255,7 +255,7 @@ def write(
 ) -> list[list[str]]:  # fmt: skip
     """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
-    among: for each text the whole sentences that may answer, however long: their trie masks all else. answers: those of
+    among: for each text the sentences that may answer, of any length: their trie masks all else. answers: those of
     so many, the likeliest first. options: beam, and of `search`, for 64 texts at a time.
     """
     network, tokenizer, out = made.network, made.tokenizer, []
@@ -311,7 +311,7 @@ def exact_scores(decoder: Any, state: Tensor) -> Tensor:
 
 @torch.no_grad()
 def item_scores(network: Network, state: Tensor, items: Tensor, method: str, cold_boost: float = 0.0) -> Tensor:
-    """Log-probabilities (B, N) of all items, "exact" or of the dense head. cold_boost: added to those of cold items."""
+    """Log-probabilities (B, N), "exact" or of the dense head. cold_boost: added to cold items'."""
     scores = exact_scores(network.digits, state) if method == "exact" else network.score(state, items).log_softmax(-1)
     return scores + cold_boost * (network.codes < 0)
 
@@ -344,7 +344,7 @@ def best_items(
 class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 
-    context: of targets. fitted_on: the model's data and split. drop: modalities that no item has. beam, cold_boost: of
+    context: of targets. fitted_on: data and split. drop: modalities that no item has. beam, cold_boost: of
     `best_items`. Generated and hybrid lists hold what `users.allowed()` says; the rest is closed in the tree.
     """
 
@@ -363,7 +363,7 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
-        """-inf for all that generated and hybrid lists, of up to `beam` items, do not hold."""
+        """-inf for what generated and hybrid lists, of up to `beam` items, do not hold."""
         network, items, n = self.network, self.items, len(self.items)
         state = network.fusion(self.context(users).to(items.device), items).state[:, -1]
         if self.method in ("dense", "exact"):

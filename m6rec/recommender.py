@@ -38,7 +38,7 @@ from m6rec.train.text import Backbone
 
 History = Iterable[object] | pd.DataFrame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
-# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; at 0.1 it gave +.0007.
+# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; 0.1 gave +.0007.
 UPDATE_RATE = 0.3
 
 
@@ -105,7 +105,7 @@ class M6Rec:
         return "\n".join((f"M6Rec, {weights:,} weights on {self.device}, of {self.data}", *trained))
 
     def _add(self, content: Features) -> None:
-        """New items' contents; the network is a copy on the CPU."""
+        """New items' contents, with a copy of the network on the CPU."""
         self.features = Features(*map(np.concatenate, zip(self.features, content, strict=True)))
         self.network, self._items = self.network.extended(self.features), None
 
@@ -115,7 +115,7 @@ class M6Rec:
 
     @property
     def settled(self) -> Config:
-        """The config with as many epochs as validated best, for a model of `split="all"`, which nothing validates."""
+        """The config with the epochs that validated best, for `split="all"`, which nothing validates."""
         best = {}
         for name, stage in (("pretrain_epochs", "pretrain"), ("finetune_epochs", "fine_tune")):
             if rows := self.stages.get(stage):
@@ -149,7 +149,7 @@ class M6Rec:
     def update(self, interactions: pd.DataFrame, epochs: int = 1) -> Self:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
-        The last event of every user validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
+        Every user's last event validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
         events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
         """
         if epochs < 1:
@@ -178,11 +178,11 @@ class M6Rec:
 
     @property
     def text(self) -> Backbone:
-        """The same weights for prompts: see `train.text`, and `Network.text` for errors."""
+        """The same weights for prompts: see `train.text` and `Network.text`."""
         return Backbone(self.network.text, self.tokenizer, self.config)
 
     def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: np.ndarray | None = None) -> Stage:
-        """Training on all training events, or on those among (E,) bool, validated by a method's NDCG@10."""
+        """On all training events, or those among (E,) bool, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
         if split.name != "all" and not (data.n_items >= 10 and len(split.valid)):  # NDCG@10 of validation events
             has = f"{data.n_items} items and {len(split.valid)} users with three events"
@@ -252,8 +252,8 @@ class M6Rec:
 
         user, history, profile, context: see `person`. seen: whether items of the history may be listed; by default
         where `data.repeats` is large. only, without: ids or titles of the candidates, and of what is none. drop:
-        modalities to ignore. explain: adds `reason` and the share of the effect that it covers. `InputError` for what
-        is unknown, and for a k that is too large; the list is empty where no candidate is left.
+        modalities to ignore. explain: adds `reason` and the share of the effect that it covers. InputError for what is
+        unknown and for too large a k; the list is empty where no candidate is left.
         """
         person = self.person(user, history=history, profile=profile, context=context)
         if self.data.repeats >= REPEATS if seen is None else seen:
@@ -268,7 +268,7 @@ class M6Rec:
         return table
 
     def _table(self, found: Generated) -> tuple[np.ndarray, pd.DataFrame]:
-        """The lists one below the other: the row (n,) in `found`, and what is shown of each item."""
+        """One list below the other: the row (n,) in `found`, and what is shown of each item."""
         items, scores = found.items.cpu().numpy(), found.scores.cpu().double().numpy()
         row, rank = listed = np.nonzero(items >= 0)
         table = self.data.items[["item_id", "title"]].iloc[items[listed]].reset_index(drop=True)
@@ -285,7 +285,7 @@ class M6Rec:
         users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
         optionally timestamp and value); otherwise each row is a request (user_id and request fields, which override
         `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
-        user with fewer than k items left gets those. `InputError` as in `recommend`, and for a folder of anything else.
+        user with fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else.
         """
         check_length(k, self.data.n_items)
         if chunk < 1:
@@ -349,12 +349,12 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom to recommend to. The source document's section 3.3.1. `InputError` for nobody.
+        """Whom to recommend to. The source document's section 3.3.1. InputError for nobody.
 
-        user: a raw user id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
+        user: a raw id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
         ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, …; or it is a frame
         of item_id and optionally timestamp and value. context: request fields, as {"hour": 21}; others are absent.
-        {"timestamp": …} stands for hour, weekday and every derived feature.
+        {"timestamp": …} gives hour, weekday and every derived feature.
         """
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
@@ -399,7 +399,7 @@ class M6Rec:
         return codes.tolist()
 
     def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
-        """(1, N) bool: what of a pool may follow a history of item codes. `InputError` where it is 1 to k - 1 items."""
+        """(1, N) bool: what of a pool may follow a history of item codes. InputError where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
         if allowed.dtype != torch.bool or allowed.ndim != 2:
             raise InputError("pool does not say of each item whether it may be listed: take pool(only, without).")
@@ -408,7 +408,7 @@ class M6Rec:
         return allowed
 
     def similar(self, item: object, k: int = 10) -> pd.DataFrame:
-        """The k items whose vectors have the largest cosine with that of an id, a title or, as a dict, a new item."""
+        """The k items with the largest cosine to an id, a title or, as a dict, a new item."""
         code, new = int(self.data.history_codes([item])[0]), [item] if isinstance(item, Mapping) else []
         allowed, vectors = self.candidates([code], k), normalize(self.item_vectors(new), dim=-1)
         cosine = (vectors[code] @ vectors[: allowed.shape[1]].T).masked_fill(~allowed, -torch.inf).topk(k)
@@ -429,7 +429,7 @@ class M6Rec:
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
     ) -> Context:
-        """One user now, as in `person`: B = Q = 1."""
+        """`person`'s context."""
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
@@ -453,16 +453,15 @@ class M6Rec:
         return self.data, self.split
 
     def scores(self, users: Targets) -> torch.Tensor:
-        """All items' dense scores -> (B, N)."""
+        """(B, N), dense."""
         _ = self.network.digits.built_tree  # InputError before training
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> torch.Tensor:
-        """(N, D) of the catalogue, kept until weights change, and behind them new items: see `person`.
+        """(N, D) of the catalogue, kept until weights change, then those of new items: see `person`.
 
-        Their image and sound may be a path or bytes. `InputError` for one without anything that the model reads; what
-        else it has is ignored.
+        Their image and sound may be a path or bytes. InputError for one that has nothing that the model reads.
         """
         network = self.network.eval()
         if self._items is None and not drop:
@@ -491,7 +490,7 @@ class M6Rec:
         return model
 
     def with_contents(self, features: Features) -> Self:
-        """This model where its items have other contents. InputError for those of other items."""
+        """This model with other contents of its items. InputError for those of other items."""
         if [part.shape for part in features] != [part.shape for part in self.features]:
             raise InputError("these contents do not fit the catalogue: give each of its items one row, as `features`.")
         model = copy.copy(self)
@@ -507,7 +506,7 @@ class M6Rec:
         return contexts.encode_events(self.data, self.fields)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Save weights (safetensors) and settings (JSON), and what `with_items` has added."""
+        """Weights (safetensors) and settings (JSON), and what `with_items` has added."""
         rows, old = self.data.items, self.network.digits.size
         new = json.loads(rows.iloc[old:].dropna(axis=1, how="all").to_json(orient="records"))
         content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
@@ -524,7 +523,7 @@ class M6Rec:
         return Path(folder)
 
     def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
-        """Save to the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
+        """To the Hugging Face Hub as "org/name" -> the address. token: by default of `hf auth login`."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             on_hub("create_repo", repo, private=private, token=token, exist_ok=True)
@@ -534,7 +533,7 @@ class M6Rec:
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
 
-        data: by default loaded by name. revision: a branch, tag or commit on the Hub. `InputError` for a missing or
+        data: by default loaded by name. revision: a branch, tag or commit. InputError for a missing or
         damaged folder, and for other data.
         """
         name, folder = str(folder), Path(folder)
@@ -573,7 +572,7 @@ class M6Rec:
 
     @classmethod
     def cached(cls, data: Dataset, preset: str = "tiny", **changes: object) -> Self:
-        """The kept model of this config, data and code, or one trained now. An interrupted training goes on."""
+        """The kept model of this config, data and code, or one trained now; a training that was cut off goes on."""
         model = cls(data, preset, **changes)
         model.pretrain(keep=True)
         if model.config.finetune_epochs:
@@ -583,7 +582,7 @@ class M6Rec:
 
 
 def on_hub(verb: str, name: str, **options: object) -> str:
-    """A verb of huggingface_hub for a repository; `InputError` in place of its errors."""
+    """A verb of huggingface_hub, with InputError in place of its errors."""
     try:
         return str(getattr(importlib.import_module("huggingface_hub"), verb)(repo_id=name, **options))
     except Exception as error:  # its own, its HTTP client's, and where it is not installed

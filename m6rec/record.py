@@ -23,11 +23,11 @@ _in_memory: "dict[str, Figure]" = {}
 
 
 class Figure(NamedTuple):
-    """A number with its 95 % interval, None where nothing was resampled."""
+    """A number with its 95 % interval."""
 
     name: str
     value: float
-    low: float | None
+    low: float | None  # None: not resampled
     high: float | None
     n: int  # users behind it, 0 if it is no mean over users
     seeds: int
@@ -47,10 +47,9 @@ class Figure(NamedTuple):
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
     """Record one figure under a name of its own, and return it.
 
-    per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds.
-    value: one number, which has no interval, or one a seed. over: of the same users; the figure is then
-    mean(per_user) / mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and
-    for NaN.
+    per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds. value:
+    one number, which has no interval, or one a seed. over: of the same users; the figure is then mean(per_user) /
+    mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and for NaN.
     """
     if name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
@@ -84,7 +83,7 @@ def _floats(name: str, values: object) -> np.ndarray:
 
 
 def recorded(path: str | Path | None = None) -> dict[str, Figure]:
-    """Those in a run's file, or without a path those in memory."""
+    """Of a run's file, or those in memory."""
     if not path:
         return dict(_in_memory)
     try:
@@ -95,7 +94,7 @@ def recorded(path: str | Path | None = None) -> dict[str, Figure]:
 
 
 def measured(notebook: str) -> dict[str, Figure]:
-    """What a clone's notebooks/results has of a notebook, at full size; NaN, shown as a dash, for what it lacks."""
+    """A notebook's full-size figures in a clone; NaN, a dash, for what it lacks."""
     path, found = PACKAGE.parent / "notebooks" / "results" / f"{notebook}.json", {}
     for name, figure in json.loads(path.read_text(encoding="utf-8")).items() if path.exists() else ():
         if name != "run":
@@ -109,7 +108,7 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def short(number: float | None) -> str:
-    """Four significant digits, but all left of the point: 12101 stays, .123456 is .1235; a dash for none."""
+    """Four significant digits, but all left of the point: 12101, .1235; a dash for none."""
     if number is None or not np.isfinite(number):
         return "–"
     places = 3 - int(np.floor(np.log10(abs(number)))) if number % 1 else 0
@@ -117,7 +116,7 @@ def short(number: float | None) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure came from. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
+    """Of a figure. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
     clone = PACKAGE.resolve().parent
 
     def git(*words: str) -> str | None:
@@ -142,7 +141,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_hash(notebook: str | Path) -> str:
-    """A hash of a notebook's code, without comments, and of all of the package that it can reach."""
+    """Of a notebook's code, without comments, and of all of the package that it can reach."""
     try:
         cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -64,7 +64,7 @@ def truth() -> Truth:
 
 
 def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
-    """UTC seconds (E,), names of devices (E,) -> (E, 4) int64 places in the values of LEVELS."""
+    """UTC seconds (E,), names of devices (E,) -> (E, 4) int64 places in LEVELS."""
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     device = pd.Index(LEVELS["device"]).get_indexer(device)
@@ -86,7 +86,7 @@ class Market:
     def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
-        Chance pulls nowhere. Rounded, so that later sums do not depend on the machine.
+        Chance pulls nowhere. Rounded: later sums do not depend on the machine.
         """
         if cause.kind == "chance":
             return np.zeros_like(taste)
@@ -105,7 +105,7 @@ class Market:
 
 
 class BayesOptimal:
-    """Ranks by the sum of p(cause) p(item | cause) with true places and tastes: no model is better but by luck."""
+    """Ranks by the sum of p(cause) p(item | cause) with true places and tastes: the upper bound."""
 
     name = "Bayes-optimal"
 

@@ -1,7 +1,7 @@
 """Profile, history and request as codes (the source document's section 3.3.1).
 
-Code 0 means absent and is masked. `Fields` are fitted on training events only. What is derived for an event, stored or
-requested now, comes from the events before it and from its own time.
+Code 0 means absent and is masked. What is derived for an event, stored or requested now, comes from those before it and
+its own time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ RECENT = 5  # events whose texts are the recent tastes
 
 @dataclass(frozen=True)
 class Field:
-    """One column's codes: categories by name, numbers by interval, texts by a word."""
+    """A column's codes: categories by name, numbers by interval, texts by a word."""
 
     name: str
     levels: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Field:
 
     @property
     def size(self) -> int:
-        """How many codes, the absent one included."""
+        """How many codes, with the absent one."""
         return 1 + (len(self.levels) or len(self.edges) + 1)
 
     @classmethod
@@ -53,7 +53,7 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, datetimes are times, more than 12 different numbers make a number, and others are categorical.
+        all. By default, datetimes are times, more than 12 different numbers a number, and others categorical.
         """
         values = values.dropna()
         if kind == "time" or (not kind and values.dtype.kind == "M"):
@@ -95,7 +95,7 @@ class Field:
         return csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
 
     def top_word(self, counts: csr_array) -> np.ndarray:
-        """Counts (n, W) -> (n,) int64 code of each row's word with the highest TF-IDF, 0 for none."""
+        """Counts (n, W) -> (n,) int64 codes of the words with the highest TF-IDF, 0 for none."""
         if not counts.shape[0]:
             return np.zeros(0, np.int64)
         score = csr_array(counts.multiply(np.array(self.weights)[None]))
@@ -248,8 +248,8 @@ def derive(
 ) -> dict[str, np.ndarray]:
     """Codes (E,) by derived feature. time: UTC seconds, item: (E,); first: (E,), a user's first event.
 
-    gap: seconds since the event before; session: its events before; pace: its seconds per event so far; tastes: the
-    word with the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
+    gap: seconds since the event before; session: its events before; pace: its seconds per event; tastes: the word with
+    the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
     """
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
@@ -270,10 +270,10 @@ def derive(
 def past_events(
     data: Dataset, users: Sequence[int], history: Sequence[object] | pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """item (code; of new items from N on), its text, value and timestamp, NaN where unknown; oldest first.
+    """item (code; new ones from N on), text, value and timestamp, NaN where unknown; oldest first.
 
-    history: as `listed` gives it: ids, titles or dicts; or a frame with item_id and optionally value and timestamp;
-    None: the users' own, user after user. InputError for no item_id, and for a cell that is no time.
+    history: of `listed`: ids, titles or dicts; or a frame with item_id and optionally value and timestamp; None: the
+    users' own, user after user. InputError for no item_id, and for a cell that is no time.
     """
     known = data.items["text"]
     if history is None:
@@ -301,7 +301,7 @@ def people_context(
 ) -> Context:  # fmt: skip
     """Q = 1: the last `length` of each person's size (B,) events in `past`, and the same request as one more event.
 
-    past: as of `past_events`, person after person. profile: codes (B, C). InputError for a time before the last event.
+    past: of `past_events`, person after person. profile: codes (B, C). InputError for a time before the last event.
     """
     request = dict(request or {})
     moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
@@ -325,10 +325,10 @@ def people_context(
 def training_batches(
     data: Dataset, split: Split, codes: EventCodes, *, length: int, batch: int, rng: np.random.Generator
 ) -> Iterator[Context]:
-    """One epoch in which every training event is a target once, except in windows of one event.
+    """One epoch: every training event is a target once, except in windows of one event.
 
-    Every user's training events are cut into windows of at most `length`, at other positions in each epoch. Event t
-    of a window is target t, seen from the events before it and from its own request.
+    Users' training events are cut into windows of at most `length`, at other positions in each epoch. Event t of a
+    window is target t, seen from the events before it and its own request.
     """
     total, windows = np.concatenate([[0], np.cumsum(split.train)])[data.offsets], []
     for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):

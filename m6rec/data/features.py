@@ -24,14 +24,14 @@ MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 
 
 class MediaWarning(UserWarning):
-    """Some photographs or recordings cannot be used; their items go on without them."""
+    """Photographs or recordings that cannot be used; their items go on without them."""
 
 
 class Media:
-    """Files of a folder or of a zip archive; nothing outside of it is ever read."""
+    """Files of a folder or a zip archive; nothing outside is ever read."""
 
     def __init__(self, path: str | Path):
-        """InputError if the path is neither a folder nor a zip archive."""
+        """InputError for neither."""
         try:
             self.path = Path(path).expanduser().absolute()
             self._root = self.path.resolve() if self.path.is_dir() else zipfile.Path(self.path)
@@ -42,7 +42,7 @@ class Media:
         return Media, (self.path,)  # a copy opens the archive anew
 
     def read(self, name: str) -> bytes:
-        """InputError if the file is missing, larger than MEDIA_LIMIT, or outside of the folder."""
+        """InputError for a file that is missing, larger than MEDIA_LIMIT, or outside."""
         try:
             path = self._file(name)
             if isinstance(path, Path) and not path.resolve().is_relative_to(self._root):  # a link may point anywhere
@@ -61,7 +61,7 @@ class Media:
         return raw
 
     def holds(self, name: str) -> bool:
-        """Whether there is such a file; it is not read."""
+        """Whether there is such a file."""
         with suppress(InputError, OSError):
             return self._file(name).is_file()
         return False
@@ -72,7 +72,7 @@ class Media:
         return written if not path.is_file() and written.is_file() else path
 
     def fingerprint(self, names: Iterable[str]) -> str:
-        """SHA-256 over names and contents, the same for a folder and for its zip; a missing file counts."""
+        """SHA-256 over names and contents, the same for a folder and its zip; a missing file counts."""
         digest = hashlib.sha256()
         for name in sorted(set(names)):
             try:
@@ -84,7 +84,7 @@ class Media:
 
 
 def checked(name: object) -> str:
-    """A name in its plain form ("./a.png" is a.png; NFC); InputError if it is none or leaves its folder."""
+    """A name in plain form ("./a.png" is a.png; NFC); InputError if it is none or leaves its folder."""
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(f"{shown(name)} is no file name; give a path relative to the media folder.")
     path = PureWindowsPath(name)
@@ -114,7 +114,7 @@ class Features(NamedTuple):
         return Features(*(values[rows] for values in self))
 
     def drop(self, *modalities: str) -> "Features":
-        """The same items as if they lacked these modalities; InputError for an unknown one."""
+        """As if items lacked these modalities; InputError for an unknown one."""
         present = self.present & True  # a copy
         for name in modalities:
             choose("modality", name, MODALITIES)
@@ -129,11 +129,11 @@ def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
     like: Features | None = None,
 ) -> Features:  # fmt: skip
-    """Items' contents as token ids, `length` a text, and patches.
+    """Token ids, `length` a text, and patches.
 
-    items: column `text`, and optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
+    items: column `text`, optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
     `direction`). cache: folder for patches. like: contents whose shapes these take. What is damaged or missing is
-    absent; one MediaWarning names the first three.
+    absent; a MediaWarning names three.
     """
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
@@ -203,13 +203,13 @@ def direction(cell: object, size: int) -> np.ndarray:
 
 
 def given(column: Iterable) -> pd.Series:
-    """By row number: a file's name, path or content; None for None, NaN and an empty text."""
+    """By row number: a file's name, path or content; None for NaN and an empty text."""
     cells = pd.Series(list(column), dtype=object)
     return cells.mask(cells.isna() | np.array([isinstance(cell, str) and not cell for cell in cells], bool), None)
 
 
 def read(source: object, media: Media | None) -> bytes:
-    """The content that an item's cell stands for; InputError as `Media.read`."""
+    """A cell's content; InputError as `Media.read`."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Path):
@@ -230,7 +230,7 @@ def decoded(modality: str, source: object, media: Media | None) -> np.ndarray:
 
 
 def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Items given as dicts, for `preprocess`; InputError for a file that cannot be used."""
+    """Dicts of items for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
         row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}

@@ -1,7 +1,7 @@
 """A data set in words, and its histories cut into training prompts.
 
 A rating of 4 or 5 is a like. What describes an event comes from training events alone: the user's own *before* it, and
-the item's ratings by *other* users, so that no label is among its own features.
+the item's ratings by *other* users.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +69,7 @@ class Domain(NamedTuple):
         return event(self.items[self.item[row]], self.values[row])
 
     def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
-        """All events once, as targets of `size` after up to `before` events; users in order."""
+        """All events once, `size` targets after up to `before` events; users in order."""
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
             for first in range(start - int(rng.integers(size)), end, size):
@@ -85,7 +85,7 @@ class Domain(NamedTuple):
         return [self.prompt(range(*rows), s) for *rows, s in zip(first, last, since, strict=True)]
 
     def prompt(self, rows: range, since: int) -> Prompt:
-        """Events `rows` of one user as a target, each after its request where that is new; the history from `since`."""
+        """Events `rows` of one user as a target, each after its request if new; the history from `since`."""
         target, last = [], ""
         for row in rows:
             request, item = self.requests[row], self.items[self.item[row]]
@@ -95,13 +95,13 @@ class Domain(NamedTuple):
         return Prompt(profile=self.profiles[self.user[rows[0]]], history=history, target=tuple(target))
 
     def prompts(self, rows: np.ndarray, history: int = HISTORY, *, in_source: bool = False) -> list[Prompt]:
-        """Single events `rows`, each after up to `history` events; in_source: with the request in the source, too."""
+        """Events `rows`, each after up to `history` events; in_source: with the request in the source, too."""
         starts = np.searchsorted(self.user, self.user[rows])
         prompts = (self.prompt(range(r, r + 1), max(start, r - history)) for r, start in zip(rows, starts, strict=True))
         return [p._replace(request=self.requests[r]) if in_source else p for r, p in zip(rows, prompts, strict=True)]
 
     def texts(self) -> Iterator[str]:
-        """All that a tokenizer has to know."""
+        """For a tokenizer."""
         yield from map(self.event, range(len(self.item)))
         yield from self.profiles
         yield from (f"{request}:" for request in np.unique(self.requests))
@@ -140,8 +140,8 @@ SCALES = [[f"{name}-{100 // LEVELS * level}" for level in range(LEVELS)] for nam
 class Ratings:
     """Rated events; `train`, `valid` and `test` are rows of data.events.
 
-    held: how many, or which share, of each user's last events are test, and as many before them validation. A user with
-    too few only trains. InputError for a data set without ratings from 1 to 5, or without any like or dislike.
+    held: how many, or which share, of each user's last events are test, and as many before them validation. Users with
+    too few only train. InputError without ratings from 1 to 5, likes or dislikes.
     """
 
     def __init__(self, data: Dataset, held: float = 0.1):
@@ -163,7 +163,7 @@ class Ratings:
     def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(E,) each: out-of-fold means of `value` by item, their counts, and the overall means.
 
-        Of training events of all users but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
+        Of all users' training events but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
         would tell its label: the mean is low where its own rating is high.
         """
         train, n = self.is_train, self.data.n_items
@@ -180,7 +180,7 @@ class Ratings:
         return self.data.items["genres"].str.get_dummies(" ").to_numpy(float)
 
     def history(self, rows: np.ndarray, length: int) -> np.ndarray:
-        """(n, T) the user's training events before each event, most recent last, left-padded with -1."""
+        """(n, T) the user's training events before each, most recent last, left-padded with -1."""
         back, before = np.arange(length, 0, -1), self.n_before[rows, None]
         return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
 
@@ -229,7 +229,7 @@ class Ratings:
 
     @cached_property
     def words(self) -> Domain:
-        """All events in words: a request holds the quantiles of the event's numbers in training, as in `SCALES`."""
+        """In words: a request holds the quantiles of the event's numbers in training, as in `SCALES`."""
         train = np.sort(self.numbers.iloc[self.train].to_numpy(), 0)
         edges = train[(np.arange(1, LEVELS) * len(train)) // LEVELS].T  # (5, 49)
         levels = [np.searchsorted(*pair, side="right") for pair in zip(edges, self.numbers.to_numpy().T, strict=True)]
@@ -238,7 +238,7 @@ class Ratings:
         return domain(self.data)._replace(requests=requests)
 
     def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
-        """Examples in words, all given: the profile, the last events, and the event's item and numbers."""
+        """All given: the profile, the last events, and the event's item and numbers."""
         words, found = self.words, []
         for row, past in zip(rows, self.history(rows, events), strict=True):
             target = f"{words.items[self.item[row]]}:", f"{words.requests[row]}:"
@@ -247,12 +247,12 @@ class Ratings:
         return found
 
     def unrated(self) -> Domain:
-        """All events without a word or a number of a rating."""
+        """In words, without ratings."""
         return domain(self.data)._replace(values=np.full(self.data.n_events, np.nan))
 
 
 class Windows(NamedTuple):
-    """Segments of L tokens, 0 = padding on the right; a missing segment is all padding."""
+    """Segments of L tokens, 0 = padding on the right."""
 
     source: torch.Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: torch.Tensor  # (B, C, L) int64
@@ -266,8 +266,8 @@ class Windows(NamedTuple):
 class ClickWindows(Ratings):
     """Click-through: which of the shown items does a user rate next? Events and candidates are segments of words.
 
-    Half of the `candidates` are the user's next events. The others are items without an event of the user, drawn in
-    proportion to their training events: popularity alone is worth little.
+    Half of the `candidates` are the user's next events. The others, which the user never rates, are drawn in proportion
+    to their training events: popularity alone is worth little.
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class ClickWindows(Ratings):
         self.fingerprint = f"{data.fingerprint} {length} {history} {len(self.tokenizer)} {held} {candidates}"
 
     def batches(self, rng: np.random.Generator, *, steps: int, size: int) -> Iterator[Windows]:
-        """`steps` batches of windows from anywhere in the training events."""
+        """`steps` batches from anywhere in the training events."""
         known = self._known(self.train)
         for _ in range(steps):
             drawn = rng.choice(self.train, size)
@@ -303,7 +303,7 @@ class ClickWindows(Ratings):
             yield self._windows(np.minimum(drawn, last), known, rng)
 
     def requests(self, rows: np.ndarray) -> Windows:
-        """One window per user, from the first of their events among `rows`: of `valid` or `test`."""
+        """One window per user, from their first event among `rows`: of `valid` or `test`."""
         rows = rows[np.unique(self.user[rows], return_index=True)[1]]
         return self._windows(rows, self._known(slice(None)), np.random.default_rng(0))
 
@@ -314,7 +314,7 @@ class ClickWindows(Ratings):
         return known
 
     def _windows(self, starts: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> Windows:
-        """Events from `starts` (B,) on, of the same user and part, and drawn items; the last T events before them."""
+        """Events from `starts` (B,) on, of the same user and part, and drawn items; T events before them."""
         user, n = self.user[starts], self.n_clicked
         rows = np.minimum(starts[:, None] + np.arange(n), len(self.item) - 1)  # (B, n)
         clicked = (self.user[rows] == user[:, None]) & (self._part[rows] == self._part[starts, None])

@@ -17,10 +17,10 @@ FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
 def decode(raw: bytes) -> np.ndarray:
-    """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak.
+    """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak, or zeros.
 
     Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
-    Only the first ten seconds are read; a shorter sound is padded with zeros. InputError if damaged, empty or silent.
+    Only the first ten seconds are read. InputError if damaged, empty or silent.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
@@ -60,7 +60,7 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
 
 
 def patches(mels: np.ndarray) -> np.ndarray:
-    """(N, 32, 32) -> (N, 8, 128): patches in time, within each frame by frame, within each the 32 mels."""
+    """(N, 32, 32) -> (N, 8, 128): patches in time, in each frame by frame the 32 mels."""
     cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
     return cut.transpose(0, 2, 3, 1).reshape(len(mels), *PATCHES)
 

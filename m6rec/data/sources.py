@@ -24,8 +24,8 @@ PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-p
 def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[pd.DataFrame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
-    archives: file -> encoding, and name, separator and header of each table; the first one that is there is read.
-    occupations: what the numbers of ml-1m stand for; its `age` is the lowest of a range.
+    archives: file -> encoding, and name, separator and header of each table; the first that is there is read.
+    occupations: of the numbers of ml-1m; its `age` is the lowest of a range.
     """
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
@@ -53,9 +53,9 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
 
 
 def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
-    """A line for each user: its number, and item numbers in time order, as S3-Rec has Amazon 2014 and Last.fm.
+    """A line for each user: its number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
-    attributes: a JSON file of item number -> attribute numbers, which become texts. noun: begins the titles.
+    attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles.
     """
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]
@@ -69,7 +69,7 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.D
 def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[pd.DataFrame, ...]:
     """Microsoft News: title | category | subcategory, and the clicked news of each impression, times taken as UTC.
 
-    Before them each user's first history (action "history"), which has an order but no times: MIND's first day.
+    Before them each user's first history (action "history"), in order, without times: MIND's first day.
     """
     tables, options = [], dict(sep="\t", quoting=3, keep_default_na=False, encoding="utf-8")
     for table, names in (("news.tsv", news), ("behaviors.tsv", behaviors)):
@@ -107,7 +107,7 @@ def home() -> Path:
 
 
 def shipped(name: str) -> Path:
-    """Data that come with m6rec, in a clone or a wheel; InputError if they are in neither."""
+    """Data that come with m6rec, in a clone or a wheel."""
     package = Path(__file__).resolve().parents[1]
     for place in (package / f"_{name}", package.parent / "data" / name):
         if place.is_dir():
@@ -117,10 +117,8 @@ def shipped(name: str) -> Path:
 
 @typed
 def load(name: str | Path) -> Dataset:
-    """A data set: "bazaar", which comes with m6rec, or a public one such as "ml-100k", fetched unless in the cache.
-
-    name: also the path of a folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be
-    had.
+    """A data set: "bazaar", which comes with m6rec, a public one such as "ml-100k", fetched unless in the cache, or a
+    folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be had.
     """
     if name not in SOURCES:
         if Path(name).is_dir():
@@ -141,7 +139,7 @@ def load(name: str | Path) -> Dataset:
 def files(name: str) -> Path:
     """The folder of a source's files, checked, by the first route that has them all; InputError if none does.
 
-    What is missing or damaged is fetched. A file gets its name only whole and with its hash.
+    What is missing or damaged is fetched. A file gets its name with its hash alone.
     """
     source, folder, problems = SOURCES[name], home() / "data" / name, []
     mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name

@@ -2,9 +2,8 @@
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
-The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment,
-which can be encoded alone or masked. A target segment that ends in a colon is given: it is no part of the loss.
-Source: M6-Rec section 3.1.
+The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment. A
+target segment that ends in a colon is given: it is no part of the loss. Source: M6-Rec section 3.1.
 """
 
 import html
@@ -44,7 +43,7 @@ def clean(text: object) -> str:
 
 
 def words(text: object) -> list[str]:
-    """Lower-case words; where a script has no spaces, every two neighbouring characters."""
+    """Lower-case words; in scripts without spaces, every two neighbouring characters."""
     found = []
     for match in WORD.finditer(clean(text).lower()):
         run = match[0]
@@ -53,7 +52,7 @@ def words(text: object) -> list[str]:
 
 
 def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
-    """Rows of token ids -> (B, length) int64, 0 on the right; None: as long as the longest."""
+    """Token ids -> (B, length) int64, 0 on the right; None: as long as the longest."""
     out = np.full((len(rows), max(map(len, rows), default=0) if length is None else length), PAD, dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
@@ -61,7 +60,7 @@ def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
 
 
 class Prompt(NamedTuple):
-    """One example in words: the segments of both regions."""
+    """One example in words."""
 
     profile: str = ""  # "age twenties gender m"
     request: str = ""  # "evening phone"
@@ -106,9 +105,9 @@ class Tokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
-        """At most `vocabulary` tokens, learnt from cleaned, lower-cased texts; SPECIAL is enough for items' texts.
+        """At most `vocabulary` tokens, of cleaned, lower-cased texts; SPECIAL is enough for items.
 
-        Prompts know all printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
+        Prompts know printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
         """
         texts = list(map(clean, texts))
         known = {chr(code).lower() for code in range(33, 127)} if special == PROMPT_SPECIAL else set()
@@ -156,7 +155,7 @@ class Tokenizer:
         return (*self.ids(text), SEP)
 
     def source(self, prompt: Prompt, length: int) -> list[int]:
-        """The source region, without its oldest events where it is longer than `length`; InputError if still."""
+        """The source region, without its oldest events where longer than `length`; InputError if still."""
         for first in range(len(prompt.history) + 1):
             parts = prompt._replace(history=prompt.history[first:]).segments
             ids = [SOURCE_BOS, *(token for part in parts for token in self.segment(part)), SOURCE_EOS]
@@ -168,7 +167,7 @@ class Tokenizer:
         )
 
     def given(self, parts: Sequence[str]) -> list[int]:
-        """The beginning of a target region, which generation continues."""
+        """A target region's beginning, which generation continues."""
         return [BOS, *(token for part in parts for token in self.segment(part))]
 
     def encode(self, prompts: Sequence[Prompt], source: int = 96, target: int = 80) -> Tokens:

@@ -1,4 +1,4 @@
-"""Where a model attends, what each token contributes to an item, whether that holds, and what it knows of contents.
+"""Where a model attends, what each token contributes to an item, whether that holds, what it knows of contents.
 
 An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
 taken apart. `against` a foil, it explains the difference of two logits.
@@ -30,7 +30,7 @@ Model = Any  # an M6Rec, or what has its network, fields, data, device, features
 
 
 class Record(NamedTuple):
-    """Attention over the n present tokens of one target, the target last: where, not yet why."""
+    """Attention over the n present tokens of a target, itself last: where, not yet why."""
 
     labels: list[str]  # (n,)
     types: list[str]  # (n,) start | profile | history | request | target
@@ -62,7 +62,7 @@ class Record(NamedTuple):
 def capture(model: Model, context: Context, *, item: int | None = None, against: int | None = None) -> Record:
     """Attention of the last target of the first row, in each joint layer.
 
-    item: also gradients of this code's `target_log_prob`. InputError for an unknown item or foil.
+    item: also gradients of its `target_log_prob`. InputError for an unknown item or foil.
     """
     with torch.set_grad_enabled(item is not None):
         context, items = prepared(model, context)
@@ -93,7 +93,7 @@ def one(context: Context, row: int = 0) -> Context:
 
 
 def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Types, positions and weights' columns (n - 1,) of one target's (B = Q = 1) present tokens without the target."""
+    """Types, positions and weights' columns (n - 1,) of one target's (B = Q = 1) present tokens before it."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
     types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
     present = torch.cat((context.profile[0] > 0, context.item[0] >= 0, context.request[0, 0] > 0)).cpu().numpy()
@@ -102,7 +102,7 @@ def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
-    """Values (K, n - 1) of present tokens -> of all profile (K, C), history (K, T), request (K, R)."""
+    """Values (K, n - 1) of present tokens -> profile (K, C), history (K, T), request (K, R)."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
     columns = torch.from_numpy(tokens(context)[2]).to(values.device)
     return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
@@ -150,23 +150,23 @@ def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndar
 
 
 class Reconstruction(NamedTuple):
-    """Half of the patches are masked, and predicted from the rest of the item."""
+    """Half of the patches, masked and predicted from the rest."""
 
     true: np.ndarray  # (n, P, values)
     predicted: np.ndarray  # (n, P, values)
     masked: np.ndarray  # (n, P) bool
 
     def errors(self, instead: np.ndarray | None = None) -> np.ndarray:
-        """Mean squared error of masked patches (n,), predicted or `instead`."""
+        """Mean squared error of masked patches (n,); of others `instead`."""
         error = ((self.true - (self.predicted if instead is None else instead)) ** 2).mean(-1)
         return (error * self.masked).sum(1) / self.masked.sum(1)
 
 
 @torch.no_grad()
 def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
-    """Mask and predict half of the patches of items (codes) that have the modality, "image" or "sound".
+    """Mask and predict half of the patches of items (codes) that have "image" or "sound".
 
-    InputError for a model that reads none of it, or was not taught to.
+    InputError for a model that has not learnt to.
     """
     patches = getattr(model.features, modality).shape[1] if modality in model.network.items.patches else 0
     if patches < 2 or not model.config.patch_weight:
@@ -181,13 +181,13 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
 
 
 def captions(model: Model, items: np.ndarray) -> list[str]:
-    """Texts of items (codes), written from their photographs alone."""
+    """Texts of items (codes), from their photographs alone."""
     ids = fill(model.network, _untold(model, items).drop("sound"))
     return [model.tokenizer.bpe.decode(row[row > 0].tolist()) for row in ids]
 
 
 def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The words (W) of a caption from all that an item has but its text, and what each attended to.
+    """The words (W) of a caption from all but an item's text, and what each attended to.
 
     Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words.
     """
@@ -201,7 +201,7 @@ def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]
 
 
 def _untold(model: Model, items: np.ndarray) -> Features:
-    """Contents of items (codes), the whole text a gap. InputError for a model that never learnt to fill one."""
+    """Contents of items (codes), the text a gap. InputError for a model that never learnt to fill one."""
     if not model.config.infill_weight:
         raise InputError("this model cannot write captions: train one with infill_weight > 0.")
     content = model.features.take(items)
@@ -210,9 +210,9 @@ def _untold(model: Model, items: np.ndarray) -> Features:
 
 
 def distinctive(texts: Sequence[str], groups: np.ndarray, show: int = 3, least: int = 8) -> pd.Series:
-    """The words that tell a group from the catalogue: highest share · log(share / overall share). group -> "a, b, c".
+    """A group's words of highest share · log(share / overall share): group -> "a, b, c".
 
-    groups (N,) of the items with these texts (N,). least: items that have a word.
+    groups: (N,) of the texts (N,). least: items that have a word.
     """
     counter = CountVectorizer(analyzer=words, binary=True, min_df=least)
     held = counter.fit_transform(texts).toarray().astype(float)  # (N, words)
@@ -248,13 +248,13 @@ def unseen(logits: Tensor, context: Context) -> np.ndarray:
 
 
 def top_item(model: Model, context: Context) -> int:
-    """The code of the best unseen item (dense head)."""
+    """The best unseen item's code (dense head)."""
     context = one(context)
     return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
 
 
 def keep_tokens(context: Context, retained: np.ndarray) -> Context:
-    """One target's context in K versions. retained: (K, n - 1) bool; the start always stays.
+    """One target's context in K versions, with tokens `retained` (K, n - 1); the start always stays.
 
     Removed fields become absent, events close up but keep their gaps.
     """
@@ -272,7 +272,7 @@ def keep_tokens(context: Context, retained: np.ndarray) -> Context:
 
 @torch.no_grad()
 def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Tensor | None = None) -> Tensor:
-    """Logits (K, N) with tokens (K, n - 1) retained. vectors: of the catalogue, then of new items in the history."""
+    """Logits (K, N) with tokens (K, n - 1) retained. vectors: of the catalogue, then of the history's new items."""
     context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
     parts = [retained[at : at + rows] for at in range(0, len(retained), rows)]
@@ -297,9 +297,9 @@ def gradient_weighted(model: Model, context: Context, item: int, against: int | 
 
 
 def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
-    """The target's row of the product of the layers (L, n, n) up to each: (L, n - 1).
+    """The target's row of the product of layers (L, n, n) up to each: (L, n - 1).
 
-    residual: the identity's share in each layer; None adds the identity unweighted.
+    residual: the identity's share in each; None adds it unweighted.
     """
     path = identity = np.eye(layers.shape[-1])
     rows = []
@@ -314,8 +314,8 @@ def integrate(
 ) -> tuple[np.ndarray, float]:
     """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
 
-    The path starts at averages over the catalogue or a field's levels: the norms have no slope at 0. The gap is
-    |sum of the effects - difference of the end scores|.
+    The path starts at means over the catalogue or a field's levels: the norms have no slope at 0. The gap is |sum of
+    effects - difference of the end scores|.
     """
     context, items = prepared(model, context)
     factors = torch.cat(((torch.arange(steps) + 0.5) / steps, torch.tensor([0.0, 1.0])))  # midpoints, then both ends
@@ -349,7 +349,7 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
 
 
 def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
-    """What the item's score loses without each token, in nats; 0 for the start. The history closes up."""
+    """Nats that the item's score loses without each token; 0 for the start. The history closes up."""
     return _removed(model, one(context), [item], against)[0][0]
 
 
@@ -366,7 +366,7 @@ def _removed(
 
 
 def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:
-    """Tokens, removed greedily, without which another item is on top, and that item; None if `most` are too few."""
+    """Tokens, removed greedily, without which another item is on top, and it; None if `most` are too few."""
     context = one(context)
     first = before = top_item(model, context)
     retained, gone = np.ones(len(tokens(context)[0]), bool), []
@@ -399,7 +399,7 @@ EXPLAINERS: dict[str, Explainer] = {
 
 
 def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tensor | None = None) -> list[Reason]:
-    """Why items (codes) have their log-probability, by removing tokens. vectors: as in `logits_of`."""
+    """Of items' (codes) log-probability, by removing tokens. vectors: as in `logits_of`."""
     context = one(context).to(model.device)
     types, names = tokens(context)[0], labels(model, context)
     effects, wholes, scores = _removed(model, context, items, vectors=vectors)
@@ -451,8 +451,8 @@ class Faithfulness(NamedTuple):
 def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Explainer] = EXPLAINERS) -> Faithfulness:
     """Evaluate explainers on the top item of each row's last target (B = U).
 
-    deletion: area under the curve as the named tokens go (lower is better). insertion: as they come (higher).
-    milliseconds: of one explanation. All use the removal that defines leave-one-out.
+    deletion: area under the curve as named tokens go (lower is better). insertion: as they come (higher). milliseconds:
+    of an explanation. All use the removal of leave-one-out.
     """
     spent, curves = [], []
     for context, item in _targets(model, contexts, least=2):
@@ -482,9 +482,9 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
 
 @torch.random.fork_rng()
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
-    """The model with random layers after the last joint block's attention.
+    """With random layers after the last joint block's attention.
 
-    The head's matrix is the items' vectors, which are also input: the state is rotated at random instead.
+    The head's matrix, the items' vectors, is also input: instead the state is rotated at random.
     """
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]

@@ -1,9 +1,7 @@
-"""Attention, written once: `attend` computes it, and masks say what may attend to what.
+"""Attention, written once: `attend` computes it, masks say what may attend to what.
 
-Every network stacks the same `Block`: its masks tell it from others. They are Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True
-where the row's query may attend to the column's key.
-
-Rotary positions need no table, so that a served prefix can be cached and extended.
+Every network stacks the same `Block`. Its masks are Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where a row's query may
+attend to a column's key. Rotary positions need no table: a served prefix can be cached and extended.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +18,7 @@ class KVCache(NamedTuple):
     v: Tensor  # (B, H, Tk, D/H)
 
     def extend(self, other: "KVCache") -> "KVCache":
-        """Followed by the other's tokens; one row here may stand for all."""
+        """Then the other's tokens; one row here may stand for all."""
         k, v = (part.expand(len(other.k), -1, -1, -1) for part in self)
         return KVCache(torch.cat((k, other.k), -2), torch.cat((v, other.v), -2))
 
@@ -32,15 +30,14 @@ class Attended(NamedTuple):
     """What attention or a layer returns."""
 
     out: Tensor  # of attention (B, H, Tq, d), of a layer (B, Tq, D)
-    weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or to 0 where every key is masked; or None
+    weights: Tensor | None  # (B, H, Tq, Tk), rows sum to 1, or 0 where every key is masked
     cache: KVCache | None = None  # of a layer: what its queries attended to
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
     """softmax(QKᵀ/√d_k + mask) V: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
 
-    q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk), True where a query may attend. A query
-    without any gets zeros.
+    q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk). A query without any key gets zeros.
     """
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
@@ -56,7 +53,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
 def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
     """Rotary embedding (Su et al. 2021, eq. 34): x (B, H, T, d), positions (T,) or (B, T); None: x as it is.
 
-    Products of rotated vectors depend on the difference of their positions alone.
+    Products of rotated vectors depend on differences of positions alone.
     """
     if positions is None:
         return x
@@ -72,7 +69,7 @@ def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
 class Block(nn.Module):
     """Attention, then a feed-forward net, each normed before (RMSNorm, Zhang & Sennrich 2019), gated and added.
 
-    The gates are those of LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
+    Gates as in LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -144,8 +141,8 @@ class Stack(nn.ModuleList):
     ) -> Run:  # fmt: skip
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
-        In each they attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
-        keys: other tokens (B, K, D) and their positions, in place of x. past: the caches of these layers so far.
+        They attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
+        keys: other tokens (B, K, D) and their positions, in place of x. past: these layers' caches so far.
         """
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
@@ -156,7 +153,7 @@ class Stack(nn.ModuleList):
 
 
 def segment_mask(present: Tensor) -> Tensor:
-    """Tokens see all present ones of their segment: (B, T) -> (B, 1, 1, T)."""
+    """All present tokens of a segment are seen: (B, T) -> (B, 1, 1, T)."""
     return present[:, None, None, :]
 
 

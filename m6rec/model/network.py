@@ -1,12 +1,12 @@
 """The model: items, context, digits, contents, and texts.
 
-- an item's text, image and sound tokens run through the local layers. Then an [ITEM] token attends to them and becomes
-  its vector; `item_mask` says how they fuse. A step encodes an item once for all events that hold it
-- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream* holds profile
-  and events and never sees a request, so its cache serves every later one. The *target stream* has a token per target,
-  which attends to the profile, to the events before it and to its own request: one pass answers all
+- an item's text, image and sound tokens run through the local layers; then an [ITEM] token attends to them and becomes
+  its vector. `item_mask` says how they fuse. A step encodes an item once
+- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream*, profile and
+  events, never sees a request: its cache serves all later ones. The *target stream* has a token per target. It attends
+  to the profile, the events before it and its own request: one pass answers all
 - over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
-  segment apart, so that its states can be cached (late interaction)
+  segment apart, to be cached (late interaction)
 """
 
 import copy
@@ -26,26 +26,26 @@ from m6rec.data.text import PAD
 from m6rec.model.attention import KVCache, Run, Stack, candidate_mask, item_mask, segment_mask, target_mask, unilm_mask
 from m6rec.model.tree import DigitDecoder, widths_for
 
-STEP = 8  # text lengths are rounded up to multiples of so many tokens: items fall into few groups
+STEP = 8  # texts are cut at multiples of so many tokens: items fall into few groups
 SOURCE, TARGET = 0, 1  # segments of a written text
 
 
 class Tokens(NamedTuple):
     x: Tensor  # (N, L, D)
     present: Tensor  # (N, L) bool
-    modality: Tensor  # (L,) which of MODALITIES each token belongs to
+    modality: Tensor  # (L,) each token's among MODALITIES
     positions: Tensor  # (L,) rotary positions, from 1 in each modality
 
 
 class Encoded(NamedTuple):
     vectors: Tensor  # (N, D)
     weights: Tensor | None = None  # (N, H, 1, L) over the tokens, if asked for
-    modality: Tensor | None = None  # (L,) which of MODALITIES each of these belongs to
+    modality: Tensor | None = None  # (L,) of these
 
     def modality_weights(self) -> Tensor:
-        """The attention mass on each of MODALITIES, mean over heads: (N, M).
+        """The attention on each of MODALITIES, mean over heads: (N, M).
 
-        Rows sum to 1, but for "cross", where the first modality is the query and has no share.
+        Rows sum to 1; with "cross" the first modality, the query, has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
         return weights @ nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
@@ -63,7 +63,7 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("variance", torch.ones(patches), persistent=False)
 
     def forward(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """hidden (N, P) bool: patches whose position alone is given."""
+        """hidden (N, P) bool: of these, only the position is given."""
         x = self.mlp(patches)
         if hidden is not None:
             x = torch.where(hidden[..., None], self.hidden, x)
@@ -71,7 +71,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """`Features` -> item vectors (N, D). sizes: (patches, values) of image and sound, if there are any."""
+    """`Features` -> item vectors (N, D). sizes: (patches, values) of image and sound, if any."""
 
     def __init__(self, config: Config, vocabulary: int, items: int, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -102,7 +102,7 @@ class ItemEncoder(nn.Module):
     def forward(
         self, content: Features, *, modalities: tuple[str, ...] | None = None, weights: bool = False
     ) -> Encoded:
-        """Contents alone, without IDs. modalities: those that any of these items has, if known."""
+        """Without IDs. modalities: those that any of these items has, if known."""
         if not self.modalities:  # only the ID embedding is left
             return Encoded(self.query.new_zeros(len(content.present), len(self.query)))
         if self.training and self.config.modality_dropout and len(self.modalities) > 1:
@@ -133,7 +133,7 @@ class ItemEncoder(nn.Module):
     def embed(
         self, content: Features, hidden: dict[str, Tensor] | None = None, modalities: tuple[str, ...] | None = None
     ) -> Tokens:
-        """Tokens before any layer. hidden: of each modality, as in `PatchEmbedding.forward`."""
+        """Before any layer. hidden: of each modality, as in `PatchEmbedding`."""
         parts = []
         for m in self.modalities if modalities is None else modalities or self.modalities[:1]:  # or empty tokens
             number, raw = MODALITIES.index(m), getattr(content, m)
@@ -146,7 +146,7 @@ class ItemEncoder(nn.Module):
         return Tokens(torch.cat(x, 1), torch.cat(present, 1), torch.cat(numbers), torch.cat(positions))
 
     def _means(self, x: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Each modality's mean token, or its absent vector (N, M, D), and its tokens (1, M, L) bool."""
+        """Each modality's mean token or absent vector (N, M, D), and its tokens (1, M, L) bool."""
         numbers = torch.tensor([MODALITIES.index(m) for m in self.modalities], device=x.device)
         own = (tokens.modality == numbers[:, None])[None]
         picked = (own & tokens.present[:, None]).to(x.dtype)  # (N, M, L)
@@ -154,7 +154,7 @@ class ItemEncoder(nn.Module):
         return torch.where(count > 0, picked @ x / count.clamp(min=1), self.absent(numbers)), own
 
     def hidden_modalities(self) -> tuple[str, ...]:
-        """What this step drops of every item: in a share of the steps some, never all."""
+        """What this step drops of every item: some in a share of the steps, never all."""
         count, share = len(self.modalities), self.config.catalogue_dropout
         if not self.training or not share or count < 2 or torch.rand(()) >= share:
             return ()
@@ -168,12 +168,12 @@ class ItemEncoder(nn.Module):
 
 class Fused(NamedTuple):
     state: Tensor  # (B, Q, D)
-    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R), or empty; columns as in `target_mask`
+    weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R) as in `target_mask`, or empty
     history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
 class History(NamedTuple):
-    """What later requests need of the history stream."""
+    """The history stream, for later requests."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
     recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
@@ -184,8 +184,8 @@ class History(NamedTuple):
 class ContextFusion(nn.Module):
     """Events, profile and requests -> one state per target.
 
-    A target begins with the mean of the events before it, each weighted `recency` times as much as the next. "adding"
-    adds the fields of its request, "gating" scales them first, "attention" also attends to them in every layer.
+    A target begins with the mean of the events before it, each weighted `recency` times the next. "adding" adds the
+    fields of its request, "gating" scales them first, "attention" also attends to them in every layer.
     """
 
     def __init__(self, config: Config, fields: Fields):
@@ -207,7 +207,7 @@ class ContextFusion(nn.Module):
         return self.answer(self.read(context, items, weights=weights), context, weights=weights)
 
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
-        """The history stream. Profile tokens see each other, events the profile and the past."""
+        """Profile tokens see each other, events the profile and the past."""
         # Not by indexing: threads sum its gradient in an order that changes from run to run.
         vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
@@ -267,7 +267,7 @@ class TextOutput(NamedTuple):
 
 
 class ContentDecoder(nn.Module):
-    """An item with gaps -> its words or patches. The items' local layers run first, and so learn from it."""
+    """An item with gaps -> its words or patches. The items' local layers run first, and learn from it."""
 
     def __init__(self, config: Config, sizes: dict[str, tuple[int, int]]):
         super().__init__()
@@ -276,7 +276,7 @@ class ContentDecoder(nn.Module):
         self.output = nn.ModuleDict({m: nn.Linear(config.width, size) for m, (_, size) in sizes.items()})
 
     def write(self, items: ItemEncoder, source: Features, target: Tensor) -> tuple[TextOutput, Tensor]:
-        """An item with a gap in its text, and ids (B, T) that fill it; also the position (1,) of the first id."""
+        """Of an item with a gap in its text, ids (B, T) that fill it; also the first's position (1,)."""
         tokens, present = items.embed(source), target > 0
         x = torch.cat((tokens.x, items.tokens(target) + items.modality.weight[0]), 1)  # (B, L + T, D)
         first = tokens.positions.max()[None] + 1  # after the source's longest modality
@@ -294,7 +294,7 @@ class ContentDecoder(nn.Module):
         return TextOutput(x, x @ items.tokens.weight.T, TextCache(present, caches), seen)
 
     def patches(self, items: ItemEncoder, content: Features, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All patches (N, P, values) of each modality in `hidden`, whose masks are (N, P) bool."""
+        """All patches (N, P, values) of the modalities in `hidden`, masks (N, P) bool."""
         tokens = items.embed(content, hidden)
         x = self._read(items, tokens.x, segment_mask(tokens.present), tokens.positions).states
         return {m: self.output[m](x[:, tokens.modality == MODALITIES.index(m)]) for m in hidden}
@@ -310,10 +310,7 @@ class ContentDecoder(nn.Module):
 
 
 class Network(nn.Module):
-    """content: the catalogue's features, kept on the network's device.
-
-    known (N,) bool: the items of the training set; the others have no ID embedding.
-    """
+    """content: the catalogue's, on the network's device. known (N,) bool: training items, with ID embeddings."""
 
     def __init__(
         self, config: Config, fields: Fields, content: Features, vocabulary: int, known: np.ndarray | None = None
@@ -338,7 +335,7 @@ class Network(nn.Module):
         self.initialise()
 
     def _keep(self, content: Features) -> None:
-        """Equal contents are encoded once, those of equal shape together."""
+        """Equal contents are encoded once, equal shapes together."""
         for name, values in content._asdict().items():
             self.register_buffer(f"content_{name}", torch.as_tensor(values), persistent=False)
         text, *others = (part.cpu().numpy() for part in self.content)
@@ -354,10 +351,7 @@ class Network(nn.Module):
 
     @property
     def text(self) -> "TextTransformer":
-        """The same weights for prompts: the token table, the local layers, then the text decoder's.
-
-        `InputError` for a network that no prompt has taught.
-        """
+        """The same weights for prompts: token table, local layers, text decoder. InputError where none taught them."""
         if self.segments is None:
             raise InputError("this model has not learnt prompts in words: train one with text_weight=1.")
         config, decoder = self.items.config, self.text_decoder
@@ -374,7 +368,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents small, so that none dominates."""
+        """Embeddings at std .02, linear maps at 1/√fan-in, biases 0; contents small: none dominates."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -391,7 +385,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """Vectors (N, D) become ID embeddings, but for rows of zeros. Contents and joint layers add nothing yet."""
+        """Vectors (N, D) become ID embeddings, but for zeros. Contents and joint layers add nothing yet."""
         silent = [linear for block in self.fusion.joint for linear in (block.out, block.ffn[-1])]
         if self.items.identity is not None:
             own = self.items.identity.weight
@@ -403,7 +397,7 @@ class Network(nn.Module):
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
         """The catalogue's vectors (N, D), or of the ascending codes `only` (n,).
 
-        drop: modalities masked for every item; by default, in training, random ones.
+        drop: modalities masked for every item; by default random ones in training.
         """
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
@@ -425,7 +419,7 @@ class Network(nn.Module):
         return Encoded(vectors + self.items.id_embedding(codes))
 
     def extended(self, content: Features) -> "Network":
-        """A copy on the CPU with other content, of all items. New ones at the end have ID embeddings of 0."""
+        """A copy on the CPU with other content. New items at the end have ID embeddings of 0."""
         new, more = copy.deepcopy(self).cpu(), len(content.present) - len(self.codes)
         new._keep(content)
         new.codes = torch.cat((new.codes, torch.full((more,), -1)))
@@ -442,7 +436,7 @@ class Network(nn.Module):
 class TextTransformer(nn.Module):
     """`config.joint_layers` blocks over texts: M6-Rec sections 3.1, 3.2 and, for late interaction, 4.1.
 
-    scores: a score head after each layer. shared: see `Stack`. embedding_size: of the token table; 0: the width.
+    scores: a head after each layer. shared: see `Stack`. embedding_size: of the token table; 0: the width.
     """
 
     def __init__(
@@ -473,7 +467,7 @@ class TextTransformer(nn.Module):
         return self.tokens.weight.device
 
     def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
-        """Token ids (..., L) -> (..., L, D), with the segment's embedding where it is named."""
+        """Token ids (..., L) -> (..., L, D), plus the segment's embedding, if named."""
         x = self.widen(self.tokens(tokens))
         return self.dropout(x if segment is None else x + self.segments.weight[segment])
 
@@ -482,7 +476,7 @@ class TextTransformer(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor | None = None, *, logits: bool = True, weights: bool = False
     ) -> TextOutput:
-        """Token ids source (B, S), target (B, T), with padding on the right. logits=False: states alone."""
+        """Token ids source (B, S), target (B, T), padded on the right. logits=False: states alone."""
         x, present, mask = self._tokens(source, target)
         run = self.blocks(x, mask, positions_of(present), weights=weights)
         return self._output(run, present, source.shape[1] if logits else None)
@@ -500,7 +494,7 @@ class TextTransformer(nn.Module):
         return self.norm(run.states.squeeze(1))
 
     def _tokens(self, source: Tensor, target: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Embedded tokens (B, S + T, D), which of them are present, and the mask."""
+        """Embedded tokens (B, S + T, D), which are present, and the mask."""
         target = source[:, :0] if target is None else target
         source, target = source.to(self.device), target.to(self.device)
         x = torch.cat((self.embed(source, SOURCE), self.embed(target, TARGET)), 1)
@@ -511,7 +505,7 @@ class TextTransformer(nn.Module):
         return x, torch.cat((read, begun), 1), unilm_mask(read, begun)
 
     def decode_step(self, target: Tensor, past: TextCache, *, weights: bool = False) -> TextOutput:
-        """More target tokens (B, T), as if by one `forward`. One row of `past` serves all rows of target."""
+        """More target tokens (B, T). One row of `past` serves all of target."""
         target, read = target.to(self.device), past.present.expand(len(target), -1)
         present, mask = torch.cat((read, target != PAD), 1), unilm_mask(read, target != PAD)
         new = slice(read.shape[1], None)
@@ -542,7 +536,7 @@ class TextTransformer(nn.Module):
         return self.joint(states, segments != PAD, windows.source.shape[1], local_layers)
 
     def local(self, tokens: Tensor, layers: int) -> Tensor:
-        """Segments (n, L) through the first layers, each apart: (n, L, D)."""
+        """Segments (n, L) through the first layers, apart: (n, L, D)."""
         if not 0 <= layers < self.depth:
             raise InputError(f"{layers} local layers do not fit {self.depth} layers: take 0 to {self.depth - 1}.")
         tokens = tokens.to(self.device)
@@ -557,7 +551,7 @@ class TextTransformer(nn.Module):
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """`exits` of states (B, S + C, L, D) after the local layers; S = `source`.
 
-        A head reads the product of the candidate's and the profile's first token: both begin as bags of words.
+        A head reads the product of the candidate's and the profile's first token.
         """
         (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
@@ -575,5 +569,5 @@ class TextTransformer(nn.Module):
 
 
 def positions_of(present: Tensor) -> Tensor:
-    """Present (B, T) bool -> positions (B, T) that count present tokens only, from 0."""
+    """Present (B, T) bool -> positions (B, T) that count only these, from 0."""
     return (present.long().cumsum(1) - 1).clamp(min=0)

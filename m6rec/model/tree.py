@@ -1,6 +1,6 @@
 """Semantic IDs: a balanced tree over item vectors. A path of digits from the root to a leaf names one item.
 
-Nodes of a level have nearly equally many items. Free leaves are spread, so that a new item finds one near its content.
+Nodes of a level have nearly equally many items. Free leaves are spread: a new item finds one near its content.
 """
 
 import copy
@@ -28,7 +28,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, digits: np.ndarray, widths: tuple[int, ...] | None = None) -> "Tree":
-        """From semantic IDs (N, G), as wide as they need by default. InputError where two are equal."""
+        """From semantic IDs (N, G), by default as wide as they need. InputError where two are equal."""
         widths = widths or tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
         item[leaf] = np.arange(len(leaf))
@@ -41,7 +41,7 @@ class Tree(NamedTuple):
         return self.prefixes(items) % torch.tensor(self.widths, device=self.leaf.device)
 
     def prefixes(self, items: Tensor) -> Tensor:
-        """The nodes on the way to items, numbered within their level: codes (...,) -> (..., G)."""
+        """Nodes on the way to items, numbered within their level: codes (...,) -> (..., G)."""
         leaves = [math.prod(self.widths[g + 1 :]) for g in range(len(self.widths))]  # below a node of each level
         leaf = self.leaf[items].unsqueeze(-1)
         return leaf // torch.tensor(leaves, device=leaf.device)
@@ -62,7 +62,7 @@ class Tree(NamedTuple):
 
 
 def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
-    """The smallest equal widths whose leaves hold all items and the share of free ones."""
+    """The smallest equal ones whose leaves hold all items and the share of free ones."""
     width = 2
     while width**digits * (1 - free) < items:
         width += 1
@@ -72,7 +72,7 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
 def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
     """Capacity-limited k-means of item vectors (N, D) at every node, from the root down.
 
-    Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and some items share all their digits.
+    Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and items may share all digits.
     """
     n = len(vectors)
     if not np.isfinite(vectors).all():
@@ -156,7 +156,7 @@ class DigitDecoder(nn.Module):
 
     @property
     def built_tree(self) -> Tree:
-        """The tree; `InputError` before there is one."""
+        """The tree; InputError before there is one."""
         if not (self.item >= 0).any():
             raise InputError("this model has no semantic IDs yet: call pretrain() first, or load one that is trained.")
         return self.tree
@@ -177,7 +177,7 @@ class DigitDecoder(nn.Module):
 
     @torch.no_grad()
     def boosted(self, cold: Tensor, boost: float) -> "DigitDecoder":
-        """A copy in whose choices a cold (N,) item counts as exp(boost) items, at every node above it."""
+        """A copy in whose choices a cold (N,) item counts as exp(boost) items, at all nodes above it."""
         other, counts = copy.deepcopy(self), (boost * cold).exp()
         for at, bias in zip(self.tree.prefixes(torch.arange(len(cold), device=cold.device)).T, other.bias, strict=True):
             new, old = (torch.zeros_like(bias).index_add_(0, at, c) for c in (counts, torch.ones_like(counts)))
@@ -190,8 +190,7 @@ class DigitDecoder(nn.Module):
 
         A node without items takes its first item's vector, which is not on the scale of its trained siblings. Biases
         make the odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, in which
-        the others have the vectors items (N, D).
-        InputError where there is no tree or no leaf is left.
+        the others have the vectors items (N, D). InputError where there is no tree or no leaf is left.
         """
         if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
@@ -250,10 +249,7 @@ class DigitDecoder(nn.Module):
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
     def choices(self, states: Tensor, level: int, parent: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of a node's children: (B, D), parents (B,) within the level above -> (B, W); -inf without an item.
-
-        valid (nodes,) bool narrows them.
-        """
+        """Of children: (B, D), parents (B,) in the level above -> (B, W); -inf where not valid (nodes,)."""
         width = self.widths[level]
         valid = (self.tree.valid_nodes()[level] if valid is None else valid).view(-1, width)
         bias, nodes = self.bias[level].view(-1, width), self.nodes[level].view(len(valid), -1)  # (parents, W·D)

@@ -1,4 +1,4 @@
-"""m6rec, its baselines and their blends on one data set."""
+"""m6rec, baselines and blends on one data set."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
@@ -40,7 +40,7 @@ Rows = dict[str, list[pd.DataFrame]]  # name -> `Evaluation.per_user` of the tes
 
 
 class Bench:
-    """`models[name](seed)` makes what is ranked; a model of your own is one more. changes: of the preset."""
+    """`models[name](seed)` makes what is ranked; add your own. changes: of the preset."""
 
     def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: object):
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
@@ -69,7 +69,7 @@ class Bench:
             self.models[name] = lambda seed, of=of: of(config(seed=seed)).fit(data, self.split, keep=True)
 
     def rows(self, names: Iterable[str], seeds: Sequence[int] | None = None) -> Rows:
-        """Seen items are masked; a count is the same for all seeds, and has one."""
+        """Seen items are masked. Counts have one seed."""
         found, seeds = {}, self.seeds if seeds is None else seeds
         for name in names:
             made = [self.models[name](seed) for seed in (seeds[:1] if name in (*COUNTS, *TUNED) else seeds)]
@@ -77,7 +77,7 @@ class Bench:
         return found
 
     def cooccurrence(self) -> baselines.CoOccurrence:
-        """The count, with the settings that are best on validation."""
+        """With the settings that are best on validation."""
         return self._count(**self._alone)
 
     def prior(self) -> baselines.Mixture:
@@ -85,7 +85,7 @@ class Bench:
         return self._mixture(self._mixed)
 
     def blend(self, models: Sequence[object]) -> list[Interpolation]:
-        """Models with a prior, each; its settings and weight are one choice for all, by their mean on validation."""
+        """Models, each with a prior; its settings and weight are one choice, by the mean on validation."""
         own = [remembered(model) for model in models]
 
         def score(at: dict[str, float]) -> float:
@@ -122,14 +122,14 @@ class Bench:
 
 
 def remembered(model: object) -> SimpleNamespace:
-    """Keeps the scores of each `Targets` object."""
+    """Keeps the scores of each `Targets`."""
     return SimpleNamespace(scores=cache(lambda users: torch.as_tensor(model.scores(users)).cpu()))
 
 
 def coordinate_ascent(
     score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Move one setting after another along its grid while the score rises, until no step helps."""
+    """Move each setting in turn along its grid while the score rises, until no step helps."""
     value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:
@@ -155,14 +155,14 @@ def summary(rows: Rows) -> pd.DataFrame:
 
 
 def versus(rows: Rows) -> pd.DataFrame:
-    """m6rec against its peers, the best first, paired over users, Holm-corrected (`m6rec.evaluate.compare`)."""
+    """m6rec against its peers, the best first: `m6rec.evaluate.compare`."""
     found = per_user(rows)
     peers = {name: values for name, values in found.items() if name not in OURS and not name.startswith("m6rec")}
     return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.Tensor]:
-    """For speed: a decoder over random item vectors (N, width) in a balanced tree, and these."""
+    """To time: a decoder over random item vectors (N, width) in a balanced tree, and these."""
     vectors, widths = torch.randn(items, width), widths_for(items, 3, free=0.15)
     leaves = np.arange(items) * np.prod(widths) // items
     decoder = DigitDecoder(Config(width=width), widths, items)
@@ -173,6 +173,6 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.
 def milliseconds(
     run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer, *, threads: int = 0
 ) -> np.ndarray:
-    """Of a call, for each block of calls in so many seconds. threads: 0 for as many as PyTorch uses."""
+    """Of a call, for each block of calls in so many seconds. threads: 0 for PyTorch's."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=threads or torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

@@ -1,4 +1,4 @@
-"""Notebooks executed by papermill, alone, together or with every combination of parameters."""
+"""Notebooks executed, alone, together or with every combination of parameters."""
 
 import ast
 import json
@@ -40,7 +40,7 @@ DONE = "done.json"  # a finished run's row of the table: written last and whole
 
 
 class Execution(NamedTuple):
-    """A copy with outputs, its time, and why it stopped, if it did; figures and log lie beside it."""
+    """A copy with outputs, its time, and why it stopped, if it did."""
 
     path: Path
     seconds: float
@@ -64,7 +64,7 @@ class Execution(NamedTuple):
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """A folder's notebooks in their order, or those named, with or without path and suffix."""
+    """A folder's notebooks in order, or those named, with or without path and suffix."""
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
@@ -95,7 +95,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """The given parameters with the types of the notebook's own. InputError for an unknown name, type or choice.
+    """With the types of the notebook's own. InputError for an unknown name, type or choice.
 
     preset and config.<name> are settings of the models that `m6rec.scale` makes there: see `recommender.scale`.
     """
@@ -135,7 +135,7 @@ def execute(
 ) -> Execution:
     """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs at a time, with no progress bar.
+    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs, without a progress bar.
     """
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
@@ -166,7 +166,7 @@ def execute(
 
 
 def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
-    """Yields execute(*call) in processes, `jobs` at a time, as they end."""
+    """Yields execute(*call), `jobs` at a time, as they end."""
     try:
         run = Parallel(jobs, return_as="generator_unordered", batch_size=1)
         yield from run(delayed(execute)(*one) for one in calls)
@@ -182,7 +182,7 @@ def apart(paths: Sequence[Path]) -> list[Path]:
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each; yields them as they end.
 
-    With a thread each, several compute the same numbers on every machine, and sooner than in turn.
+    With a thread each, they compute the same numbers on every machine.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
@@ -191,7 +191,7 @@ def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, ob
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
-    One that fails does not stop the others. InputError, before any starts, if parameters or code do not fit.
+    One that fails does not stop the others. InputError, before any starts, for parameters or code.
     """
     for path in paths:
         typed = check_parameters(path, parameters)
@@ -221,7 +221,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
-    """Write a page for each executed notebook, and index.html, which is returned. They allow no script, no network.
+    """A page for each executed notebook, and index.html, which is returned. They allow no script, no network.
 
     source: where the notebooks' links start; those to executed ones lead to their pages.
     """
@@ -251,7 +251,7 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
-    """Folder -> parameters, for every combination of {"width": "32,64", "seed": "0,1"}."""
+    """Folder -> parameters, of every combination of {"width": "32,64", "seed": "0,1"}."""
     runs, combinations = {}, [{}]
     for name, text in sorted(grid.items()):
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
@@ -268,7 +268,7 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
 
 
 def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
-    """Means over seeds of a figure, the best first; by: its name, by default the first NDCG; -name: lower is better."""
+    """Means over seeds, the best first; by: a figure, by default the first NDCG; -name: lower is better."""
     low, by = by.startswith("-"), by.removeprefix("-") or next((name for name in table if "ndcg" in name), "")
     groups = [name for name in varied if name != "seed"] or ["seed"]
     if by not in table or by in groups:
@@ -280,9 +280,8 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, by: str = "") -> dict[Path, str]:
     """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
-    Returns by folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed;
-    out/results.csv has a row of each finished one, after an interrupt, too. by: of `best`. InputError
-    for a grid that does not fit.
+    By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
+    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")

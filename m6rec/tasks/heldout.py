@@ -1,4 +1,4 @@
-"""Items and users that training never sees, and bazaar, whose truth is known: why its simulated shoppers bought."""
+"""Items and users that training never sees, and bazaar, where it is known why shoppers bought."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,17 +14,17 @@ from m6rec.evaluate import Interpolation, evaluate
 from m6rec.explain.explainers import Explainer, one, tokens
 from m6rec.recommender import M6Rec
 
-# Training on next events alone, at full size: items are known by their contents, not as themselves.
+# Training on next events alone, at full size: items are known by their contents.
 CONTENTS = {
     "identity": False, "patch_weight": 0.0, "align_weight": 0.0, "dropout": 0.1, "text_length": 16,
     "pretrain_epochs": 16, "learning_rate": 4e-3, "batch": 32, "validate_every": 2,
 }  # fmt: skip
-# One training that teaches everything: contents, then events beside contents and prompts, then digits and fusion.
+# Everything: contents, then events beside contents and prompts, then digits and fusion.
 JOINT = {
     **CONTENTS, "vocabulary": 1500, "recency": 0.0, "item_epochs": 60, "pretrain_epochs": 20, "finetune_epochs": 3,
     "catalogue_dropout": 0.15, "infill_weight": 0.2, "patch_weight": 0.2, "align_weight": 0.1, "text_weight": 0.2,
 }  # fmt: skip
-REQUESTS = 10  # a user's last requests, whose scores are averaged: no single purchase decides
+REQUESTS = 10  # a user's last, whose scores are averaged: no single purchase decides
 
 
 class ColdStart:
@@ -64,11 +64,11 @@ class ColdStart:
 
     @property
     def chance(self) -> float:
-        """The expected NDCG@10 of a random ranking of the held-out items; of all, if none is held out."""
+        """The expected NDCG@10 of a random ranking of held-out items; of all, if there are none."""
         return float((1 / np.log2(np.arange(2, 12))).sum() / (len(self.items) or self.data.n_items))
 
     def ndcg(self, models: Sequence[object], case: str = "warm", first: int | None = None) -> np.ndarray:
-        """NDCG@10 (S, U) of each model and each of a case's `first` targets. InputError for an unknown case."""
+        """NDCG@10 (S, U) of each model and a case's `first` targets. InputError for an unknown case."""
         choose("case", case, self.cases)
         rows, pool = self.cases[case]
         split = self.split._replace(test=rows[:first])
@@ -110,13 +110,13 @@ class Bazaar(ColdStart):
         self.modality_weights = shares[:, [("image", "sound", "text").index(m) for m in MODALITIES]]
 
     def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
-        """Spearman's correlation of measured weights (U, M) with the true ones."""
+        """Spearman's correlation of weights (U, M) with the true ones."""
         return [float(spearmanr(weights.ravel(), self.modality_weights.ravel()).statistic) for weights in runs]
 
 
 @torch.no_grad()
 def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> torch.Tensor:
-    """Logits (U, N) for the validation users, the mean over their last REQUESTS."""
+    """Mean logits (U, N) of validation users' last REQUESTS."""
     targets = trial.data.targets(trial.cases["valid"][0])
     back = np.minimum(np.arange(REQUESTS), (targets.events - trial.data.offsets[targets.users])[:, None])  # (U, 10)
     context = model.target_context(targets)
@@ -128,10 +128,9 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
 
 
 def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
-    """Each modality's weight for each validation user: (U, M), rows add up to 1.
+    """Each modality's weight for validation users: (U, M), rows sum to 1.
 
-    The standard deviation over items of the change that dropping it makes, over the mean user's: an equal change of all
-    items changes no list.
+    The standard deviation over items of the change that dropping it makes, over the mean user's.
     """
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
@@ -140,7 +139,7 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
 
 
 def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: int = 0) -> M6Rec:
-    """A model whose items have the photographs or recordings of others, `within` their group or of other groups.
+    """Items have the photographs or recordings of others, `within` their group or of other groups.
 
     groups: (N,), NaN for items that lack the modality and stay as they are.
     """
@@ -155,7 +154,7 @@ def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: 
 def caused_events(
     models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None
 ) -> np.ndarray:
-    """Warm test events (E,) caused by an event or a request field, of items among every model's first `top`.
+    """Warm test events (E,) caused by an event or request field, of items in every model's first `top`.
 
     top=None: at any rank. most: draw so many.
     """
@@ -170,7 +169,7 @@ def caused_events(
 def causes_found(
     model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """(E,) bool of each explainer: whether a purchase's stored cause ranks first of all events and request fields."""
+    """(E,) bool of each: whether a purchase's stored cause ranks first of all events and request fields."""
     found = {name: np.zeros(len(events), bool) for name in explainers}
     names = [f.name for f in model.fields.request]
     for row, (event, stored) in enumerate(zip(events, shop.truth.events.iloc[events].itertuples(), strict=True)):
@@ -190,7 +189,7 @@ def causes_found(
 def bayes_optimal(shop: Bazaar, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `causes_found`, the most probable event or field given all true vectors and the purchase; its probability.
 
-    Taste, the last purchase and the request influence every choice, so that even this is often wrong: the upper bound.
+    The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong.
     """
     stored = shop.truth.events.iloc[events]
     ways = [cause.which if cause.kind in ("event", "request") else None for cause in bazaar.CAUSES]

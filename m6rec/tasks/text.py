@@ -19,7 +19,7 @@ from m6rec.model.network import TextTransformer
 from m6rec.train.losses import text_vectors
 from m6rec.train.text import SOURCE, Backbone, fine_tune
 
-# Few-shot passes and step sizes, chosen on the validation users of bazaar's jingled garments; from scratch, separately.
+# Few-shot passes and step sizes, chosen on validation users of bazaar's jingled garments; from scratch, separately.
 PASSES, SCRATCH_RATE = 10, 3e-3
 SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
 
@@ -35,7 +35,7 @@ WRITTEN = 10  # items that are written of what may be next
 
 @torch.no_grad()
 def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> np.ndarray:
-    """Mean log-likelihood (N,) of each candidate's tokens after a prompt and its target."""
+    """Mean log-likelihood (N,) of candidates' tokens after a prompt."""
     network, tokenizer = backbone.network, backbone.tokenizer
     given = tokenizer.given(prompt.target)
     source = torch.tensor([tokenizer.source(prompt, SOURCE)])
@@ -59,7 +59,7 @@ def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> li
 class Likelihood:
     """Mean log-likelihoods of items' tokens after profile, history and request.
 
-    candidates: the item codes that are scored; the others get -inf.
+    candidates: item codes; others get -inf.
     """
 
     name = "zero-shot, token log-likelihood"
@@ -98,7 +98,7 @@ class DotProduct:
 def few_shot(
     backbone: Backbone, domain: Domain, rows: np.ndarray, items: np.ndarray, seed: int = 0, *, scratch: bool = False
 ) -> DotProduct:
-    """After fine-tuning on events `rows`, contrasted with these item codes. scratch: from untrained weights."""
+    """Fine-tuned on events `rows`, contrasted with item codes. scratch: from untrained weights."""
     rate = SMALL_RATE if len(rows) < SMALL else RATE
     if scratch:
         torch.manual_seed(seed)
@@ -140,7 +140,7 @@ class Task(NamedTuple):
 def tasks(
     domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]], features: Collection[str]
 ) -> dict[str, Task]:
-    """Of events `rows`; "next" is what pretraining teaches. features: the words that are noticed of an item."""
+    """Of events `rows`; "next" is pretraining's. features: the words that are noticed of an item."""
     return {
         "explanation": explanation(domain, rows, features),
         "design": design(domain, rows, items),
@@ -168,7 +168,7 @@ def explanation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> 
 
 
 def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
-    """All sentences of a feature of the candidate and an earlier purchase, the last first -> whether it has it, too."""
+    """Sentences of a candidate's feature and an earlier purchase, the last first -> whether it has it, too."""
     events = [event.split()[:CITED] for event in reversed(prompt.history)]
     pairs = ((word, event) for event in events for word in _noticed(prompt.candidate, features))
     found = {" ".join([word, "as in", *event]): word in event for word, event in pairs}
@@ -176,7 +176,7 @@ def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
 
 
 def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
-    """The category that a user buys next, and a title in it that need not exist."""
+    """The category bought next, and a title in it that need not exist."""
     category, title = (np.array([item(text) for text in items[name]]) for name in ("category", "title"))
     prompts = [
         prompt._replace(target=("category:", str(category[code]), "title:", str(title[code])))
@@ -200,10 +200,7 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
 
 
 def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
-    """From templates and real histories: a wish, a question, another wish, an offer of an item with both.
-
-    The wishes are the first and the last noticed word of the item bought.
-    """
+    """By templates: a wish, a question, another wish, an offer with both, the first and last noticed word of the item."""
     has = {f"{OFFERS} {text}": set(text.split()) for text in sorted(set(domain.items))}
     prompts, allowed = [], []
     for prompt in domain.prompts(rows, 6, in_source=True):

@@ -28,14 +28,14 @@ def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 
 
 
 def any_cut(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
-    """After a drawn number of local layers: matching is learnt soonest where segments are read apart."""
+    """After a drawn number of local layers: matching is learnt soonest on segments apart."""
     return exit_losses(network, windows, int(torch.randint(network.depth, ())))
 
 
 class Variants:
-    """Each method trains a network or takes it from the cache; averaged weights of the end, chosen by no test.
+    """Each method trains a network or takes it from the cache; the end's averaged weights.
 
-    A network first sees labels for `steps` with any number of local layers, then for `tune` more in its own way.
+    A network sees labels for `steps` with any number of local layers, then for `tune` more in its own way.
     """
 
     def __init__(self, data: ClickWindows, config: Config, *, steps: int, tune: int):
@@ -52,7 +52,7 @@ class Variants:
         return self.train(f"late-{joint}", self._base(self.config.joint_layers), loss)
 
     def shallow(self, depth: int) -> TextTransformer:
-        """Of fewer layers from the first step on, read with all of them joint."""
+        """Of fewer layers from the first step on."""
         return self.train(f"joint-{depth}", self._base(depth), any_cut)
 
     def edge(self, depth: int = 4, width: int = 32, embedding_size: int = 6) -> TextTransformer:
@@ -61,9 +61,9 @@ class Variants:
         return self.train("edge", small, partial(distillation, teacher=self.full()), 3 * self.tune)
 
     def pruned(self, share: float = 0.8) -> TextTransformer:
-        """`full`, tuned on while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
+        """`full`, tuned while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
 
-        The last fifth of the steps only heals. `InputError` for a share outside 0..1.
+        The last fifth of the steps only heals. InputError for a share outside 0..1.
         """
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
@@ -93,7 +93,7 @@ class Variants:
 
     @torch.random.fork_rng()
     def _base(self, depth: int, width: int = 0, **options: object) -> TextTransformer:
-        """Words that follow each other in training histories begin with near vectors; attention, with the mean."""
+        """Words that follow each other in training histories begin near; attention is a mean."""
         torch.manual_seed(self.config.seed)
         config = replace(self.config, joint_layers=depth, width=width or self.config.width)
         network = TextTransformer(config, len(self.data.tokenizer), scores=True, **options)
@@ -117,7 +117,7 @@ def parameters(network: nn.Module) -> int:
 
 
 class Sparse(nn.Module):
-    """W ⊙ mask: only the largest stay, in the gradient, too."""
+    """W ⊙ mask, in the gradient, too."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -142,7 +142,7 @@ class Exits(NamedTuple):
 def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
     """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
 
-    When all are sure it asks for no further exit: later layers of `network.exits(windows)` are not run.
+    Once all are sure, later layers of `network.exits(windows)` are not run.
     """
     for count, logits in enumerate(map(torch.as_tensor, exits), 1):
         if count == 1:
@@ -162,7 +162,7 @@ def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], ke
 
 @torch.no_grad()
 def int8(network: TextTransformer) -> TextTransformer:
-    """A copy whose matrices are rounded to 8 bits, with a scale for each row. It computes in 32 bits."""
+    """A copy with matrices rounded to 8 bits, a scale for each row. It computes in 32 bits."""
     network = copy.deepcopy(network)
     for module in _matrices(network):
         scale = module.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127

@@ -1,7 +1,7 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
 A step never waits for a GPU: losses are added up there, and read once an epoch. There matrix products are in bf16.
-Saving needs no pickle: tensors are in safetensors, all else in JSON.
+Tensors are saved in safetensors, all else in JSON.
 """
 
 import copy
@@ -80,8 +80,7 @@ def fit(
     keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same.
     start: the `version` that stands for these weights where last bits do not count. Else options are: folder, for a
     checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
-    The caller's random numbers are left as they were. `InputError` for these beside keep, for a loss that is not
-    finite, and for one of several processes.
+    InputError for these beside keep, for a loss that is not finite, and for one of several processes.
     """
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if grouped else os.environ.get("WORLD_SIZE", 1)
@@ -150,7 +149,7 @@ def _fit(
 
     @torch.no_grad()
     def follow() -> None:
-        """Exponential, but a plain mean at first, which soon forgets the random start."""
+        """Exponential, but a mean at first, which soon forgets the random start."""
         steps = state["steps"]
         share = min(config.average, (steps + 1) / (steps + 10)) if steps else 0.0
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - share)
@@ -196,7 +195,7 @@ def train_epoch(
     weights: Mapping[str, float] = {}, dtype: torch.dtype = torch.float32, clip: float | None = None,
     after: Callable[[], object] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """One pass -> each loss's mean, still on the device. clip: the gradient's longest norm; after: of each step."""
+    """One pass -> each loss's mean, on the device. clip: the gradient's longest norm; after: of each step."""
     device, sums, steps = next(network.parameters()).device, {}, 0
     network.train()
     for batch in batches:
@@ -215,7 +214,7 @@ def train_epoch(
 
 
 def _on(batch: object, device: torch.device) -> object:
-    """A nest of NamedTuples. From pinned memory a copy to a GPU goes on while the next batch is made."""
+    """Of nested tuples. From pinned memory a copy to a GPU goes on while the next batch is made."""
     if isinstance(batch, Tensor):
         pinned = batch.pin_memory() if batch.is_cpu and device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
@@ -226,7 +225,7 @@ def _on(batch: object, device: torch.device) -> object:
 
 
 def claim(folder: Path) -> Path:
-    """The absolute path of a folder to write to. `InputError` for a file, or a folder with other things in it."""
+    """A folder to write to, absolute. InputError for a file, or other things in it."""
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
@@ -263,7 +262,7 @@ def save_model(
     folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict,
     added: Mapping[str, np.ndarray] = {}, card: str = "",
 ) -> None:  # fmt: skip
-    """Weights, a tokenizer if any, JSON values, arrays beside the weights, and a model card. Raises as `claim`."""
+    """Weights, arrays beside them, a tokenizer if any, JSON values, and a model card. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
         more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
@@ -278,7 +277,7 @@ def save_model(
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]:
-    """`InputError` where a model is missing, damaged or of another version."""
+    """InputError where a model is missing, damaged or of another version."""
     if not folder.is_dir():
         raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
     values = _json(folder)
@@ -324,7 +323,7 @@ def _config_sha256(values: dict) -> str:
 
 
 def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:
-    """All that a bit-for-bit continuation needs. values: JSON, with stage and config."""
+    """All that a bit-for-bit continuation needs. values: JSON."""
     moments = optimizer.state_dict()["state"].items()
     tensors = {f"networks.{name}": tensor for name, tensor in networks.state_dict().items()}
     tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, one in moments for name, v in one.items()}
@@ -336,7 +335,7 @@ def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optim
 
 
 def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> dict:
-    """Put it back -> the values. `InputError` for another stage, config or data."""
+    """Put it back -> the values. InputError for another stage, config or data."""
     tensors, values = _read(folder / STATE, load_tensors)
     other = [name for name in ("stage", "config", "data") if values.get(name) != asked[name]]
     if other or values.keys() != {*asked, "rng"}:

@@ -1,6 +1,6 @@
-"""Every loss of every model: unweighted means in nats, of patches a share of the mean patch's error.
+"""Every loss: unweighted means in nats, of patches a share of the mean patch's error.
 
-Targets of -1 count nowhere, and items outside the training set are no negatives.
+Targets of -1 count nowhere; items outside the training set are no negatives.
 """
 
 import math
@@ -61,7 +61,7 @@ class Prompts(NamedTuple):
 def pretraining(
     network: Network, batch: Context, config: Config, corpus: Corpus, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """The next event; contents, in whatever has a weight; prompts in words."""
+    """The next event; contents, where they have a weight; prompts in words."""
     losses = {"next": predict(network, mask_request(batch), config).cross_entropy(corpus.near)}
     if config.infill_weight or config.patch_weight or config.align_weight:
         losses |= item_content(network, corpus.content, config, rng)
@@ -73,7 +73,7 @@ def pretraining(
 
 
 def finetuning(network: Network, batch: Context, config: Config, corpus: Corpus, *_: object) -> dict[str, Tensor]:
-    """The dense head learns the next event, and teaches the digits, too."""
+    """The dense head learns the next event and teaches the digits."""
     found = predict(network, mask_request(batch), config)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
     return {"next": found.cross_entropy(corpus.near), "digits": path, "teacher": distilled}
@@ -85,7 +85,7 @@ def mask_request(batch: Context) -> Context:
 
 
 def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """States and targets. Of large catalogues only histories, true items and sampled negatives are encoded."""
+    """Of large catalogues, only histories, true items and sampled negatives are encoded."""
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
     if not count:
@@ -116,7 +116,7 @@ class FullPrediction(NamedTuple):
 
     @torch.no_grad()
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
-        """The dense head's probability below each child of the true path's nodes: G × (n, W)."""
+        """The dense head's probability below each child of the true path: G × (n, W)."""
         of_leaf = tree.item.clamp(min=0)
         leaves = self.items[of_leaf]  # (leaves, D): those of a subtree are adjacent
         bias = candidate_bias((tree.item >= 0) & self.candidates[of_leaf], leaves)
@@ -136,8 +136,7 @@ def full_softmax(
 ) -> Tensor:
     """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
-    A few positions at a time: memory does not grow with positions times items. Sums over a catalogue have 32 bits or
-    more.
+    A few positions at a time, to spare memory. Sums over a catalogue have 32 bits or more.
     """
     device = state.device.type
     state, items = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (state, items))
@@ -180,9 +179,9 @@ class SampledPrediction(NamedTuple):
 
 
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
-    """States (n, D), items (N, D) -> logits (n, 1 + m) of the true item, then of negatives (m,) for all others.
+    """States (n, D), items (N, D) -> logits (n, 1 + m) of the true item, then of negatives (m,).
 
-    A negative's grows by the log of how many of `among` items it stands for (log-Q correction, Jean et al. 2015).
+    A negative's gains the log of how many of `among` items it stands for (log-Q correction, Jean et al. 2015).
     """
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
@@ -197,7 +196,7 @@ def first_class(logits: Tensor) -> Tensor:
 
 
 def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the true path, and of the dense head's `subtrees` G × (n, W), summed over levels."""
+    """Cross-entropy of the true path and of the dense head's `subtrees` G × (n, W), summed over levels."""
     path = distilled = state.new_zeros(())
     true = network.digits.tree.digits(target)
     students = network.digits.teacher_forced(state, target, network.codes >= 0)
@@ -212,7 +211,7 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 def item_content(
     network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Infilling, patches and alignment, for some items. spectral (n, D): what contents predict, in variances."""
+    """Infilling, patches, alignment of some items. spectral (n, D): what contents predict, in variances."""
     modalities, losses = network.items.modalities, {}
     if spectral is not None:
         rows = rng.integers(len(content.present), size=config.batch)
@@ -229,7 +228,7 @@ def item_content(
 
 
 def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
-    """Cross-entropy of masked spans of item texts (T5's objective), some of them captions."""
+    """Cross-entropy of masked spans of texts (T5's objective), some of them captions."""
     caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
     known = content._replace(text=source).to(network.codes.device)
@@ -256,7 +255,7 @@ def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
 
 
 def alignment(network: Network, content: Features) -> Tensor:
-    """`info_nce`, both ways, of an item's first modality and its others."""
+    """`info_nce`, both ways, of the first modality and the others."""
     first, *others = network.items.modalities
     rest = [MODALITIES.index(m) for m in others]
     both = content.present[:, MODALITIES.index(first)] & content.present[:, rest].any(1)
@@ -291,7 +290,7 @@ def augment(content: Features, rng: np.random.Generator) -> Features:
 def corrupt(
     texts: np.ndarray, rng: np.random.Generator, whole: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random span of each text, on average a third, becomes [MASK]; all of it where `whole` (n,) says so.
+    """A random span of each text, on average a third, becomes [MASK]; all where `whole` (n,) says so.
 
     texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
     """
@@ -305,7 +304,7 @@ def corrupt(
 
 
 def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int]]:
-    """With [MASK] for a span; and [BOS] span [EOS]."""
+    """[MASK] for a span; [BOS] span [EOS]."""
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
 
@@ -319,7 +318,7 @@ def catalogue_of(items: Iterable[str], tokenizer: Tokenizer, device: torch.devic
 
 
 def text_vectors(network: TextTransformer, tokens: Tensor) -> Tensor:
-    """Tokens (N, L) -> (N, D): the sum of their embeddings over the root of their number."""
+    """Tokens (N, L) -> (N, D): the sum of embeddings over the root of their number."""
     size = (tokens != PAD).sum(1, keepdim=True).clamp(min=1)
     return F.embedding_bag(tokens, network.tokens.weight, mode="sum", padding_idx=PAD) / size.sqrt()
 
@@ -335,7 +334,7 @@ def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = N
 
 
 def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
-    """Text infilling: in some rows one span of the source becomes [MASK], and the target."""
+    """Text infilling: in some rows a span of the source becomes [MASK], and the target."""
     source, target, loss_mask = (part.copy() for part in tokens)
     for row in np.flatnonzero(rng.random(len(source)) < INFILL):
         given = source[row][source[row] != PAD]
@@ -351,9 +350,9 @@ def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
 def item_contrast(
     network: TextTransformer, hidden: Tensor, begun: Tensor, truth: Tensor, catalogue: Catalogue | None = None
 ) -> Tensor:
-    """The state before an item, of hidden (B, T, D), against items' words (InfoNCE). Tokens read and to come (B, T).
+    """States before items, of hidden (B, T, D), against their words (InfoNCE). Tokens read and to come (B, T).
 
-    Negatives are the other items of the batch, or of a catalogue; segments outside it count nowhere.
+    Negatives: the batch's other items, or a catalogue's; segments outside it count nowhere.
     """
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
@@ -373,13 +372,13 @@ def item_contrast(
 
 
 def _token_key(tokens: Tensor) -> Tensor:
-    """Pseudo-random 64-bit keys (as in splitmix64), 0 for padding; a bag's key is their sum."""
+    """Pseudo-random 64-bit (as in splitmix64), 0 for padding; a bag's key is their sum."""
     key = tokens * -7046029254386353131
     return (key ^ (key >> 31)) * -4658895280553007687
 
 
 def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
-    """The labels at every exit after the local layers; weights 2k / (L(L + 1)) add up to 1, M6-Rec's printed do not."""
+    """The labels at every exit after the local layers; weights 2k / (L(L + 1)) sum to 1, M6-Rec's printed do not."""
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))

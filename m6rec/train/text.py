@@ -3,7 +3,7 @@
 Pretraining writes what follows and fills in hidden spans, for all domains in one backbone. Adapting has these METHODS:
 
 - full: everything is trained; head: a linear map of the last state
-- prompt: soft tokens before the source; the frozen output reads the answer, as words (Lester et al. 2021)
+- prompt: soft tokens before the source; the frozen output reads the answer as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
 - lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
@@ -28,8 +28,7 @@ from m6rec.train import losses
 from m6rec.train.fit import Stage, fit, version
 
 SOURCE, TARGET = 96, 80  # tokens of an example's regions, at most
-# Step sizes for at most FEW examples, and for more: of full tuning and option-adapters the better of two by AUC in
-# validation; the others were not searched.
+# Step sizes for at most FEW examples, and for more: of full and option_adapter the better of two by validation AUC.
 METHODS = {
     "full": (1e-3, 1e-3), "head": (1e-2, 1e-2), "prompt": (1e-2, 1e-2), "option": (1e-2, 1e-2),
     "option_adapter": (1e-2, 1e-2), "lora": (5e-3, 5e-3),
@@ -58,9 +57,9 @@ def config(seed: int = 0, **changes: object) -> Config:
 def pretrain(
     domains: Sequence[Domain], config: Config, whole: bool = False, *, keep: bool = False, **options: object
 ) -> Backbone:
-    """A backbone of these domains' windows, validated on users kept apart. keep, options: of `fit`.
+    """Of these domains' windows, validated on users kept apart. keep, options: of `fit`.
 
-    whole: an item's negatives are all items of the domains, not the batch's.
+    whole: negatives are all items of the domains, not the batch's.
     """
     tokenizer = Tokenizer.fit((text for domain in domains for text in domain.texts()), config.vocabulary)
     torch.manual_seed(config.seed)
@@ -95,7 +94,7 @@ def pretrain(
 def fine_tune(
     backbone: Backbone, prompts: list[Prompt], epochs: int = 1, rate: float = 1e-3, seed: int = 0, items: Sequence = ()
 ) -> Backbone:
-    """A copy, after some passes over these prompts' targets. items: with which theirs are contrasted, too."""
+    """A copy, after some passes over these targets. items: with which theirs are contrasted, too."""
     config = replace(backbone.config, pretrain_epochs=epochs, learning_rate=rate, seed=seed)
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
     catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
@@ -131,7 +130,7 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: n
 
 @torch.no_grad()
 def add_words(made: Backbone, scales: Sequence[Sequence[str]], seed: int = 0) -> Backbone:
-    """A copy with new words, each one token: the words of a scale lie on a line, in order, at the others' length."""
+    """A copy with new words, each one token: those of a scale lie on a line, in order, at the others' length."""
     network, tokenizer = copy.deepcopy(made.network), made.tokenizer.extended(word for row in scales for word in row)
     old, rng = network.tokens.weight, torch.Generator().manual_seed(seed)
     size, lines = float(old.norm(dim=1).median()), [old]
@@ -154,9 +153,9 @@ class Examples(NamedTuple):
 
 
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
-    """Prompts whose target is what is judged, without its [EOS], where the paper reads the state: we read the [SEP].
+    """Prompts whose target is judged, without its [EOS], where the paper reads the state: we read the [SEP].
 
-    No loss of pretraining reads [EOS]: a frozen backbone knows nothing there.
+    No loss of pretraining reads [EOS].
     """
     tokens = tokenizer.encode(texts, SOURCE, TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
@@ -164,7 +163,7 @@ def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int
 
 
 class Adapter(nn.Module):
-    """λ·[σ(Z W1 + b1) W2 + b2], zero at first: (B, T, D) -> (B, T, D). σ is the feed-forward net's GELU."""
+    """λ·[σ(Z W1 + b1) W2 + b2], zero at first, σ the GELU: (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width: int, rank: int = RANK):
         super().__init__()
@@ -177,7 +176,7 @@ class Adapter(nn.Module):
         return self.scale * self.up(F.gelu(self.down(z)))
 
     def beside(self, ffn: nn.Module) -> None:
-        """From now on its outputs are added to the feed-forward net's."""
+        """Its outputs are added to the feed-forward net's."""
         ffn.register_forward_hook(self._add)
 
     def _add(self, _: nn.Module, given: tuple[Tensor, ...], fed: Tensor) -> Tensor:
@@ -224,7 +223,7 @@ class Classifier(nn.Module):
         self.to(backbone.device)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """What is frozen drops nothing: it cannot learn to live with the noise."""
+        """What is frozen drops nothing."""
         super().train(mode)
         self.backbone.train(mode and self.full)
         return self
@@ -248,7 +247,7 @@ def adapt(
     made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
     batch: int = 64, seed: int = 0, keep: bool = False,
 ) -> Classifier:  # fmt: skip
-    """Train a copy of a backbone to tell `classes` (a few words each) apart, by one of METHODS; averaged weights.
+    """A copy that tells `classes` (a few words each) apart, by one of METHODS; averaged weights.
 
     passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
     classes, or a class without examples.
@@ -283,7 +282,7 @@ def adapt(
 
 @torch.no_grad()
 def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
-    """The mean vector (C, D) by which pretraining would write each class's words."""
+    """The mean vector (C, D) by which pretraining writes each class's words."""
     words = made.network.tokens.weight  # (V, D): what a state is multiplied with
     return torch.stack([words[list(made.tokenizer.ids(name))].mean(0) for name in classes])
 

@@ -1,4 +1,4 @@
-"""Views: functions of numbers and a title that states the finding, which return a `Picture`.
+"""Views: numbers and a title that states the finding -> a `Picture`.
 
 Layers and heads count from 1; 0 is the mean over all.
 """
@@ -75,9 +75,9 @@ def canvas(
     bare=False,
     **options,
 ) -> tuple[Figure, object]:
-    """A figure and its axes (one, or an array). bare: without ticks and frames.
+    """A figure and its axes (one, or an array), in inches. bare: without ticks and frames.
 
-    In inches. margins: left, right, bottom, top; fixed ones halve the time of a redraw.
+    margins: left, right, bottom, top; fixed ones halve the time of a redraw.
     """
     figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
@@ -100,13 +100,13 @@ def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note:
 
 
 def plain(text: object, length: int = 80) -> str:
-    """At most `length` characters in one line; what could steer a terminal becomes a space."""
+    """At most `length` characters of a line; what could steer a terminal becomes a space."""
     line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def drawable(text: object, length: int = 160) -> str:
-    """For a figure: no formulas, a space for an underscore; what rcParams["font.family"] lacks is a box."""
+    """No formulas, a space for an underscore; what rcParams["font.family"] lacks is a box."""
     glyphs, line = _glyphs(tuple(rcParams["font.family"])), plain(text, length).replace("_", " ")
     return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
@@ -124,10 +124,10 @@ def curves(
     series: Mapping[str, Sequence], title: str, axes: tuple[str, str], *, levels: Mapping[str, float] = {},
     notes: Mapping[str, Sequence[str]] = {}, dots: bool = False, **limits,
 ) -> Picture:  # fmt: skip
-    """A line for each name -> (x, y) or (x, y, low, high), y (n,) or (n, seeds): their mean and range.
+    """Lines: name -> (x, y) or (x, y, low, high), y (n,) or (n, seeds): their mean and range.
 
-    levels: grey horizontal lines. notes: name -> texts at its points. dots: points alone, beside y = x. limits: of the
-    axes, such as xscale="log".
+    levels: grey horizontal lines. notes: texts at its points. dots: points alone, beside y = x. limits: of the axes, as
+    xscale="log".
     """
     _, ax = canvas(8, 3.6)
     parts, style = {}, {"linestyle": "none", "markersize": 2, "alpha": 0.4} if dots else {"markersize": 4}
@@ -204,8 +204,7 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
             colour = LINES[0] if to < rank else LINES[1] if to > rank else LINES[5]
             ax.plot((0.37, 0.63), (-rank, -to), color=colour, linewidth=1.5, linestyle="-" if to <= rank else "--")
     ax.set(xlim=(0, 1), ylim=(-most - 0.6, 0.6))
-    # Two items may share a title: its first rank counts.
-    first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]
+    first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]  # of equal titles
     ranks = pd.DataFrame(dict(zip(names, first, strict=True)))
     return finish(ax, title, ranks, "Bold: on one list only. Solid lines rise or stay, dashed lines fall.")
 
@@ -216,7 +215,7 @@ def beam_tree(
 ) -> Picture:  # fmt: skip
     """The nodes that a beam kept at each digit, and which of them lead to the list.
 
-    leaves: leaf -> title. depth: digits opened. chosen: a leaf whose path stands out. InputError for an unknown depth.
+    leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out. InputError for another depth.
     """
     depth = len(steps) if depth is None else depth
     if not 1 <= depth <= len(steps):
@@ -266,9 +265,9 @@ MAX_NUMBERS = 12  # columns whose cells have room for numbers
 
 
 def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
-    """A table as colours from 0 to top, NaN grey; few columns have numbers.
+    """Colours from 0 to top, NaN grey; few columns have numbers.
 
-    groups: of rows and of columns, with white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
+    groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
     """
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     scale = colors.PowerNorm(1 if few else 0.5, 0, top)
@@ -361,7 +360,7 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
 
 
 def check(record: Record, layer: int = 0, head: int = 0) -> None:
-    """InputError for what is no record, or a layer or head that it lacks."""
+    """InputError for no record, or a layer or head that it lacks."""
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
@@ -391,9 +390,9 @@ def image_rows(
     rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = (),
     over: Mapping[str, np.ndarray] = {},
 ) -> Picture:  # fmt: skip
-    """A line for each name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
+    """Lines: name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
-    over: of some lines, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
+    over: of some, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
     """
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
@@ -421,7 +420,7 @@ def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
-    """Modality -> patches, of which three items' are shown."""
+    """Of each modality three items' patches."""
     rows = {}
     for modality, (true, predicted, masked) in pieces.items():
         gap, whole = masked[..., None], {"image": image.unpatch, "sound": sound.unpatch}[modality]

@@ -1,6 +1,6 @@
-"""Controls and a picture that follows them; without a kernel, the picture alone.
+"""Controls and a picture that follows them; without a kernel the picture alone.
 
-Redraws have a lock and a grad mode of their own, for JupyterLab's callbacks run on another thread. Data are escaped.
+Redraws have their own lock and grad mode: JupyterLab's callbacks run on another thread. Data are escaped.
 """
 
 import html
@@ -22,7 +22,7 @@ BEAMS = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Panel:
-    """controls: name -> ipywidget with a value; draw(**values) runs at once and at every move."""
+    """controls: name -> ipywidget; draw(**values) runs at once and at every move."""
 
     def __init__(
         self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]
@@ -98,7 +98,7 @@ class Panel:
 
 
 def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
-    """Over numbers or (name, value); it answers when it stands still."""
+    """Over numbers or (name, value)."""
     return ipywidgets.SelectionSlider(
         options=[option if isinstance(option, tuple) else (str(option), option) for option in options],
         value=value, description=plain(description, 40), continuous_update=False, style=STYLE,
@@ -110,7 +110,7 @@ def slider(description: str, options: Iterable, value: object) -> ipywidgets.Sel
 class HeadsAndLayers(Panel):
     """goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
 
-    recent: events drawn one by one; earlier ones are one token.
+    recent: events that are drawn; earlier ones are one token.
     """
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
@@ -165,8 +165,8 @@ class BeamTree(Panel):
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
-    Values and arguments as `recommend`, None for unknown. without_3: without the third event that the model reads (1:
-    the oldest). add: an id or a title that comes last.
+    Values and arguments as `recommend`, None for unknown. without_3: without the third event read (1: the oldest). add:
+    an id or title that comes last.
     """
 
     def __init__(
