@@ -548,7 +548,7 @@ class M6Rec:
             if config.to_dict().keys() != values["config"].keys():
                 raise KeyError("config")  # a setting that it lacks is not guessed
             of, fields = values["data"], Fields.from_dict(values["fields"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise foreign(folder, values) from error
         try:
             data = data or load(of["name"])

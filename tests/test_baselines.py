@@ -29,7 +29,8 @@ def dataset(events: np.ndarray) -> Dataset:
 
 def fitted(baseline) -> list[bytes]:
     """Everything an instance holds after `fit`, as bytes."""
-    dense = [value.toarray() if sp.issparse(value) else np.asarray(value) for value in vars(baseline).values()]
+    values = [value for name, value in vars(baseline).items() if name != "fitted_on"]
+    dense = [value.toarray() if sp.issparse(value) else np.asarray(value) for value in values]
     return [array.tobytes() for array in dense]
 
 

@@ -71,7 +71,7 @@ def test_a_save_killed_at_any_file_operation_leaves_the_old_or_the_new_model(tmp
 def test_a_training_killed_at_any_file_operation_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path / "home"))
     due = toy("data")[1]
-    for number in kill_at_each(tmp_path / "home", lambda: toy("data", keep=True), step=5):
+    for number in kill_at_each(tmp_path / "home", lambda: toy("data", keep=True), step=9):
         assert torch.equal(toy("data", keep=True)[1], due)
         (tmp_path / "home").rename(tmp_path / f"before {number}")
     assert number > 20
@@ -242,17 +242,21 @@ def test_a_member_of_a_zip_that_lies_about_its_size_is_not_unpacked_whole(tmp_pa
 def test_long_texts_and_endless_words_cost_what_is_read_of_them():
     draw = random.Random(0)
     endless = ["".join(draw.choices("ACGT", k=10**5)) * 10 for _ in range(3)]
-    begun = time.perf_counter()
+    begun = time.process_time()
     tokenizer = Tokenizer.fit([*endless, "long words of ten letters " * 40_000], 400)
     ids = tokenizer.tokens(endless, 24)
-    assert time.perf_counter() - begun < 5 and (ids > 0).all()  # it was quadratic
+    assert time.process_time() - begun < 5 and (ids > 0).all()  # it was quadratic
     text = " ".join("".join(draw.choices("ab", k=draw.randrange(1, 90))) for _ in range(200))
     assert tokenizer.tokens([text], 24)[0].tolist() == tokenizer.bpe.encode(text).ids[:24]
 
 
+def test_a_picture_of_a_large_mask_is_bounded():
+    assert max(figures.mask_map({"mask": np.eye(300, dtype=bool)}, range(300), "").figure.get_size_inches()) <= 40
+
+
 @pytest.mark.parametrize("name", ["$$", "x" * 10_000, r"\frac{$a_b^", "\x1b[31m\u202e\n" * 500])
 def test_names_of_any_kind_and_length_are_drawn_on_a_bounded_picture(name):
-    mask = figures.mask_map({name: np.eye(300, dtype=bool)}, [name] * 300, name)
+    mask = figures.mask_map({name: np.eye(30, dtype=bool)}, [name] * 30, name)
     rows = figures.image_rows({name: ("image", [np.zeros((28, 28))])}, name, below=[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a layout has no space left

@@ -90,7 +90,7 @@ def test_more_items_than_free_leaves_are_refused(model):
     many = pd.DataFrame({"item_id": range(1000, 1100)})
     with pytest.raises(InputError, match="free leaves, too few for 100 new items"):
         model.with_items(many)
-    with pytest.raises(InputError, match="501 is in circles already"):
+    with pytest.raises(InputError, match="item '501' is in circles already"):
         model.with_items(pd.DataFrame({"item_id": [501]}))
 
 

@@ -18,7 +18,9 @@ def shop() -> Bazaar:
 @pytest.fixture(scope="module")
 def model(shop: Bazaar) -> M6Rec:
     """Untrained: only where things stand is asked of it."""
-    return M6Rec(shop.train, "tiny", width=16, identity=False)
+    made = M6Rec(shop.train, "tiny", width=16, identity=False, pretrain_epochs=0)
+    made.pretrain()  # the tree alone
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -243,7 +243,7 @@ def test_saving_and_loading_changes_nothing(trained, tmp_path):
     assert loaded.fields == trained.fields and loaded.stages == trained.stages
     pair = [m.recommend(user=103, context={"hour": 21}, k=5) for m in (trained, loaded)]
     assert pair[0].equals(pair[1])
-    assert not [f for f in folder.iterdir() if f.suffix not in (".json", ".safetensors")]  # no pickle
+    assert not [f for f in folder.iterdir() if f.suffix not in (".json", ".safetensors", ".md")]  # no pickle
 
 
 def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monkeypatch):

@@ -42,7 +42,9 @@ def shop() -> Bazaar:
 @pytest.fixture(scope="module")
 def model(shop: Bazaar) -> M6Rec:
     """Untrained: what it draws and writes is noise, but of the right shape and in the right place."""
-    return M6Rec(shop.train, "tiny", width=16, identity=False, infill_weight=0.2)
+    made = M6Rec(shop.train, "tiny", width=16, identity=False, infill_weight=0.2, pretrain_epochs=0)
+    made.pretrain()  # the tree alone
+    return made
 
 
 def test_nothing_that_is_held_out_is_trained_on_and_each_target_has_one_kind(shop):

@@ -71,11 +71,13 @@ def test_the_same_weights_rank_by_words_write_and_caption(model, shop):
     assert all(parts and all(parts) for parts in said)
 
 
-def test_a_name_that_nothing_has_is_refused_and_a_folder_of_that_name_goes_first(model, tmp_path, monkeypatch):
+def test_a_name_that_nothing_has_is_refused_and_a_model_of_that_name_goes_first(model, tmp_path, monkeypatch):
     with pytest.raises(m6rec.InputError, match="there is no checkpoint at bazar"):
         m6rec.M6Rec.from_pretrained("bazar")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bazaar").mkdir()
+    (tmp_path / "bazaar").mkdir()  # of something else
+    assert m6rec.M6Rec.from_pretrained("bazaar").data.name == "bazaar"
+    (tmp_path / "bazaar" / "config.json").write_text("{")
     with pytest.raises(m6rec.InputError, match="missing or damaged"):
         m6rec.M6Rec.from_pretrained("bazaar")
 

@@ -268,8 +268,8 @@ def whole(text: str) -> bool:
 
 def distinct(column: pd.Series) -> bool:
     """Whether 20 or more texts all differ, as ids and dates do: nothing can be learnt of one."""
-    column = column.dropna()
-    return len(column) >= 20 and column.dtype.kind not in "biufM" and texts(column).is_unique
+    column = column.iloc[:0] if column.dtype.kind in "biufM" else column.dropna()
+    return len(column) >= 20 and texts(column.head(20)).is_unique and texts(column).is_unique
 
 
 def exact(column: pd.Series) -> np.ndarray:

@@ -200,7 +200,7 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
 
 
 def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
-    """By templates: a wish, a question, another wish, an offer with both, the first and last noticed word of the item."""
+    """By templates: a wish, a question, another wish, an offer with both: the first and last noticed words."""
     has = {f"{OFFERS} {text}": set(text.split()) for text in sorted(set(domain.items))}
     prompts, allowed = [], []
     for prompt in domain.prompts(rows, 6, in_source=True):
