@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
@@ -97,7 +98,7 @@ class M6Rec:
             self.network.to(self.device)
         self.stages: dict[str, list[Epoch]] = {}
         self._pretrained = ""
-        self._items: torch.Tensor | None = None
+        self._items: Tensor | None = None
 
     def __repr__(self) -> str:
         weights = sum(weight.numel() for weight in self.network.parameters())
@@ -204,12 +205,12 @@ class M6Rec:
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
             return loss(network, batch, config, corpus, rng)
 
         return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
 
-    def _spectral(self) -> torch.Tensor:
+    def _spectral(self) -> Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
         return torch.from_numpy(vectors).to(self.device)
 
@@ -220,7 +221,7 @@ class M6Rec:
             taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
             raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
-        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
             return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
@@ -325,7 +326,7 @@ class M6Rec:
         return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True) if parts else empty
 
     def _lists(
-        self, asked: list[tuple], context: Values, pool: torch.Tensor, k: int, method: str, seen: bool
+        self, asked: list[tuple], context: Values, pool: Tensor, k: int, method: str, seen: bool
     ) -> pd.DataFrame:
         """Of users with the same request; the index says whose."""
         data, (user, history, requests) = self.data, zip(*asked, strict=True)
@@ -375,16 +376,16 @@ class M6Rec:
 
     def top_items(
         self, person: Person, k: int, method: str = "generated", *, drop: tuple[str, ...] = (),
-        pool: torch.Tensor | None = None,
+        pool: Tensor | None = None,
     ) -> Generated:  # fmt: skip
         allowed, items = self.candidates(person.history, k, pool), self.item_vectors(person.new, drop=drop)
         return self._best(person.context, items, allowed, k, method)
 
-    def _best(self, context: Context, items: torch.Tensor, allowed: torch.Tensor, k: int, method: str) -> Generated:
+    def _best(self, context: Context, items: Tensor, allowed: Tensor, k: int, method: str) -> Generated:
         state = self.fuse(context, items).state[:, -1]
         return best_items(self.network, state, items[: allowed.shape[1]], k, method, allowed=allowed)
 
-    def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> torch.Tensor:
+    def pool(self, only: Sequence[object] | None = None, without: Sequence[object] = ()) -> Tensor:
         """(1, N) bool: the candidates, by ids or titles."""
         n = len(self.network.digits.built_tree.leaf)
         allowed = torch.full((1, n), only is None, device=self.device)
@@ -398,7 +399,7 @@ class M6Rec:
             raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
         return codes.tolist()
 
-    def candidates(self, history: Sequence[int], k: int, pool: torch.Tensor | None = None) -> torch.Tensor:
+    def candidates(self, history: Sequence[int], k: int, pool: Tensor | None = None) -> Tensor:
         """(1, N) bool: what of a pool may follow a history of item codes. InputError where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
         if allowed.dtype != torch.bool or allowed.ndim != 2:
@@ -433,7 +434,7 @@ class M6Rec:
         return self.person(user, history=history, profile=profile, context=request).context
 
     @torch.no_grad()
-    def fuse(self, context: Context, items: torch.Tensor | None = None, *, weights: bool = False) -> Fused:
+    def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
         """One state per target (B, Q, D). The source document's section 3.3.2."""
         items = self.item_vectors() if items is None else items
         if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
@@ -452,13 +453,13 @@ class M6Rec:
     def fitted_on(self) -> tuple[Dataset, Split]:
         return self.data, self.split
 
-    def scores(self, users: Targets) -> torch.Tensor:
+    def scores(self, users: Targets) -> Tensor:
         """(B, N), dense."""
         _ = self.network.digits.built_tree  # InputError before training
         return self.scorer("dense").scores(users)
 
     @torch.no_grad()
-    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> torch.Tensor:
+    def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
         """(N, D) of the catalogue, kept until weights change, then those of new items: see `person`.
 
         Their image and sound may be a path or bytes. InputError for one that has nothing that the model reads.

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset, Split
@@ -135,12 +136,12 @@ DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items
 class Context(NamedTuple):
     """Integer codes, 0 = absent (items: -1 = no event). Q = T while training (every event is a target), else Q = 1."""
 
-    item: torch.Tensor  # (B, T), oldest first, padded on the right
-    value: torch.Tensor  # (B, T) rating codes
-    gap: torch.Tensor  # (B, T) times since the event before
-    profile: torch.Tensor  # (B, C) profile codes
-    request: torch.Tensor  # (B, Q, R) codes of each target's request
-    position: torch.Tensor  # (B, Q) how many events each target may see
+    item: Tensor  # (B, T), oldest first, padded on the right
+    value: Tensor  # (B, T) rating codes
+    gap: Tensor  # (B, T) times since the event before
+    profile: Tensor  # (B, C) profile codes
+    request: Tensor  # (B, Q, R) codes of each target's request
+    position: Tensor  # (B, Q) how many events each target may see
 
     def to(self, device: torch.device) -> "Context":
         return Context(*(t.to(device) for t in self))

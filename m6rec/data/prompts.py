@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from m6rec.config import InputError
 from m6rec.data.context import CORE_COLUMNS
@@ -254,10 +255,10 @@ class Ratings:
 class Windows(NamedTuple):
     """Segments of L tokens, 0 = padding on the right."""
 
-    source: torch.Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
-    candidates: torch.Tensor  # (B, C, L) int64
-    clicked: torch.Tensor  # (B, C) float32: 1 clicked, 0 not, -1 no candidate
-    item: torch.Tensor  # (B, C) int64: the candidates' codes, -1 where there is none
+    source: Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
+    candidates: Tensor  # (B, C, L) int64
+    clicked: Tensor  # (B, C) float32: 1 clicked, 0 not, -1 no candidate
+    item: Tensor  # (B, C) int64: the candidates' codes, -1 where there is none
 
     def rows(self, rows: slice) -> "Windows":
         return Windows(*(part[rows] for part in self))
