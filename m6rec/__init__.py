@@ -7,8 +7,8 @@ V vocabulary; and Q targets, R request fields, L text tokens, U users, E events,
 
 import os
 
-# OpenMP reads these once, as torch is loaded. Spinning threads slow everything 3 to 25 times beside another process;
-# without any spinning an idle machine takes 1.4 times as long.
+# Read as torch is loaded. Spinning threads slow everything 3 to 25 times beside another process; without any spinning
+# an idle machine takes 1.4 times as long.
 if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -26,7 +26,7 @@ def main() -> None:
     logging.getLogger("m6rec").setLevel(logging.INFO)
     try:
         app(prog_name="m6rec")
-    except (m6rec.InputError, OSError) as error:  # such as a folder that cannot be written
+    except (m6rec.InputError, OSError) as error:
         print(f"m6rec: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, m6rec.InputError) else 1)
 
@@ -107,7 +107,7 @@ def print_items(title: str, items) -> None:
     score = "  {0.score:.3f}" if "score" in items else ""
     rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
     for line in (title, *rows):
-        print("".join(c if c.isprintable() else " " for c in line))  # a title does not steer the terminal
+        print("".join(c if c.isprintable() else " " for c in line))  # it steers no terminal
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from m6rec.config import InputError
 
 PACKAGE = Path(__file__).parent
 PART = ".m6rec-"  # begins the names of temporary files
-ABANDONED = 24 * 3600  # seconds: what is older was left by a kill
+ABANDONED = 24 * 3600  # seconds: left by a kill
 SILENT = ("m6rec.cache.", "m6rec.view.")  # they compute no number
 # The fingerprint of a data set covers its loading, and explanations do not train.
 NO_TRAINING = ("m6rec.data.sources.", "m6rec.data.bazaar.", "m6rec.explain.")
@@ -80,7 +80,7 @@ def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object
             kept = make()
             with whole(path) as new:
                 save(kept, new)
-        with suppress(OSError):  # not before: a lock that others hold or wait for stays
+        with suppress(OSError):  # others hold it or wait for it
             lock.unlink()
         return kept
 

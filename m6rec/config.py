@@ -1,4 +1,4 @@
-"""Every setting of a training, three presets, and the error for what does not fit."""
+"""Every setting of a training, three presets, and the error for bad input."""
 
 import dataclasses
 import difflib
@@ -49,7 +49,7 @@ def choose(name: str, value: object, known: Iterable[str]) -> None:
 
 
 def conform(name: str, value: Any, kind: Any) -> Any:
-    """`value` where it fits `kind`, an annotation; NumPy's numbers as Python's. InputError where it does not."""
+    """`value` as `kind`, an annotation, with Python's numbers for NumPy's. InputError where it does not fit."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if Path in kinds and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
         raise InputError(f"{name}={value[:60]!r} cannot name a file: take other characters.")
@@ -87,7 +87,7 @@ _NOUNS = {
 
 
 def typed(verb: Verb) -> Verb:
-    """Checks the arguments of each call, and a class's of each public method, by `conform`.
+    """Checks the arguments of each call, or of a class's public methods, by `conform`.
 
     InputError also for one that the verb does not take.
     """
@@ -120,31 +120,31 @@ def typed(verb: Verb) -> Verb:
 @typed
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run's settings. InputError for an unknown name or for numbers that do not fit together."""
+    """InputError for an unknown name or numbers that do not fit together."""
 
     # --- the network
     width: int = 64  # D
     heads: int = 2  # H
-    local_layers: int = 1  # blocks over one item's tokens. 0: a bag of them
+    local_layers: int = 1  # blocks over an item's tokens. 0: a bag of them
     joint_layers: int = 2  # blocks over profile, history and target
     decoder_layers: int = 1  # blocks over the digits, or over text
     dropout: float = 0.2  # share of channels, before and after each sub-layer
-    history: int = 100  # T, the most recent events that are encoded
+    history: int = 100  # T, the latest events that are encoded
     recency: float = 0.8  # a target begins with a mean of the events, each this much of the next. 0: the last alone
     # --- what it encodes
-    identity: bool = True  # an ID embedding for every known item. Off: content alone, as in the paper
+    identity: bool = True  # ID embeddings of known items. Off: content alone, as in the paper
     modalities: tuple[str, ...] = MODALITIES
     fusion: str = "joint"  # [ITEM] attends to all tokens; "gated": to each modality apart; "cross": from text to others
-    modality_dropout: float = 0.1  # chance that a modality of an item is dropped; one always stays
-    catalogue_dropout: float = 0.0  # share of steps in which all items lose the same modalities
+    modality_dropout: float = 0.1  # chance that an item lacks a modality; one stays
+    catalogue_dropout: float = 0.0  # share of steps in which all items lack the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
-    # Some of: season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
+    # Of season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
     derived_features: tuple[str, ...] = ()
     # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
     # season) or text (its top TF-IDF word). Others are numbers or categories.
     columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
-    context_fusion: str = "attention"  # to the request's tokens, after it is added; or "gating", or "adding" alone
+    context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
     # --- semantic IDs
@@ -156,14 +156,14 @@ class Config:
     batch: int = 64  # B, sequences per step
     learning_rate: float = 1e-3  # of AdamW
     weight_decay: float = 0.01  # of AdamW, decoupled
-    average: float = 0.99  # decay per step of the weights' moving average, which is validated and kept
-    patience: int = 3  # validations without a better NDCG@10 that end training
+    average: float = 0.99  # decay per step of the weights' average, which is validated and kept
+    patience: int = 3  # validations without a better NDCG@10 that end it
     validate_every: int = 5  # epochs
-    item_epochs: int = 0  # passes over the items' contents alone, before the first event
+    item_epochs: int = 0  # passes over items' contents alone, before any event
     infill_weight: float = 0.0  # of text infilling, captions included: it costs a tenth of the NDCG@10
     patch_weight: float = 0.2  # of masked image and sound patches
     align_weight: float = 0.1  # of the contrast between an item's modalities
-    text_weight: float = 0.0  # of prompts in words, in pretraining
+    text_weight: float = 0.0  # of prompts in words
     teacher_weight: float = 1.0  # of the dense head's distillation into the digits
     # Standard deviation of the items' `cooccurrence.spectral` vectors: ID embeddings start there, or, with
     # identity=False, contents learn to predict them in `item_epochs`. 0: neither.
@@ -172,7 +172,7 @@ class Config:
     negatives: int = 0  # per step, of the softmax and the distillation. 0: all items, but 2,048 above 50,000
     seed: int = 0  # of initialisation, order and dropout
     device: str = "auto"  # see `pick_device`
-    # "fp32", "bf16" or "auto": bf16 on a GPU that has it. Weights, losses and lists are in 32 bits: in 16, scores tie.
+    # "fp32", "bf16" or "auto": bf16 on a GPU that has it. Weights, losses and lists have 32 bits: in 16, scores tie.
     precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -200,7 +200,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
-        """tiny: a minute on a laptop. small: five minutes, the committed results. base: for a GPU."""
+        """tiny: a minute on a laptop. small: five, the committed results. base: for a GPU."""
         choose("preset", name, PRESETS)
         return cls(**{**PRESETS[name], **changes})
 
@@ -209,7 +209,7 @@ class Config:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides what is computed: not of device and precision."""
+        """Of all that decides what is computed: not device and precision."""
         values = {k: v for k, v in self.to_dict().items() if k not in ("device", "precision")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -219,9 +219,9 @@ _KNOWN = {
     "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
 }  # fmt: skip
 _SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
-_RANGES = {  # of others 0 to a million; what lies above would fill any memory
+_RANGES = {  # of others 0 to a million: more would fill any memory
     "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
-    "decoder_layers": (1, 256), "history": (2, 100_000), "vocabulary": (300, 10**6), "text_length": (2, 10_000),
+    "decoder_layers": (1, 256), "history": (2, 10**5), "vocabulary": (300, 10**6), "text_length": (2, 10**4),
     "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
@@ -233,7 +233,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where it is none."""
+    """By name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where there is none."""
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -31,7 +31,7 @@ class Generated(NamedTuple):
     """Items, best first: distinct and allowed."""
 
     items: Tensor  # (B, K) item codes, -1 where there are not so many
-    scores: Tensor  # (B, K) log-likelihood of the item's digits, -inf where there is no item
+    scores: Tensor  # (B, K) log-likelihood, -inf where there is no item
 
     @classmethod
     def of(cls, items: Tensor, scores: Tensor) -> "Generated":
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     nodes: Tensor  # (B, K) nodes kept at this level
     scores: Tensor  # (B, K) log-likelihood so far
     tokens: Tensor  # (B, K) the digit or word that led to each
-    parents: Tensor  # (B, K) which of the nodes before each continues
+    parents: Tensor  # (B, K) of the nodes before
     weights: Sequence[Tensor] = ()  # of each layer (B, K, H, Tk), if asked for
 
 
@@ -152,7 +152,7 @@ def search(
             logits, scores, run = children(level, index[:, :first].flatten())
             logits, scores = logits.unflatten(0, (b, first)), scores.unflatten(0, (b, first))  # (B, K, W)
             if first < k:
-                # No child is likelier than its parent: few of the other beams can have one among the likeliest.
+                # No child is likelier than its parent: few other beams can have one of the likeliest.
                 least = scores.flatten(1).topk(size).values[:, -1:]
                 more = index[:, first:][last.scores[:, first:] > least]
                 scores = nn.functional.pad(scores, (0, 0, 0, k - first), value=-torch.inf)
@@ -197,7 +197,7 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
     log_probs = above[..., None] + logits.log_softmax(-1)
     log_probs = log_probs.nan_to_num(nan=-torch.inf)  # NaN: below an invalid node
     gumbel = log_probs - torch.empty_like(log_probs).exponential_(generator=noise).log()
-    # Gumbels on the condition that the largest of each parent's children is the parent's key: appendix B.3.
+    # Gumbels, given that the largest of a parent's children is its key: appendix B.3.
     v = most[..., None] - gumbel + torch.log1p(-(gumbel - gumbel.amax(-1, keepdim=True)).exp())
     keys = most[..., None] - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
     return log_probs, keys.masked_fill(log_probs == -torch.inf, -torch.inf)

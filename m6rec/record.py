@@ -126,7 +126,7 @@ def environment() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None
 
-    # A wheel inside somebody's clone does not take their commit.
+    # A wheel in somebody's clone does not take their commit.
     ours = git("rev-parse", "--show-toplevel") == str(clone)
     changed = ours and git("status", "--porcelain", "--", "m6rec", "notebooks", ":!notebooks/results")
     return {

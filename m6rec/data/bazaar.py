@@ -24,8 +24,8 @@ RECENT = 3  # events among which one can be a cause
 
 class Cause(NamedTuple):
     kind: str  # "taste", "event", "request" or "chance"
-    which: str | int  # "event": 1 for the last, 2 for the one before …; "request": the field; else ""
-    weight: float  # probability if all causes exist; else those that do share the rest in proportion
+    which: str | int  # "event": 1 for the last, 2 …; "request": the field; else ""
+    weight: float  # probability if all causes exist; else those that do share the rest
 
 
 CAUSES = (
@@ -68,7 +68,6 @@ def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     device = pd.Index(LEVELS["device"]).get_indexer(device)
-    # Day 0 of the epoch was a Thursday; winter is December to February.
     return np.stack([timestamp % 86400 // 21600, (days + 3) % 7 >= 5, device, (month + 1) % 12 // 3], axis=1)
 
 

@@ -27,10 +27,10 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 LEVELS = {"hour": HOURS, "weekday": WEEKDAYS, "season": ("winter", "spring", "summer", "autumn")}  # northern
 GAPS = ("< 1 s", "< 20 s", "< 1 min", "< 5 min", "< 30 min", "< 2 h", "< 1 day", "< 1 week", "< 30 days", "≥ 30 days")
 MAX_WORDS = 200  # codes of a text field
-MAX_SHARE = 0.8  # a word in more of the texts distinguishes nothing
+MAX_SHARE = 0.8  # of texts; a word in more distinguishes nothing
 LETTERS = r"(?u)\b[^\W\d_]{2,}\b"  # words without digits
 SESSION_PAUSE = 1800.0  # seconds that end a session
-RECENT = 5  # events whose texts are the recent tastes
+RECENT = 5  # events that show tastes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Field:
     levels: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()  # of a text's words: log(texts / texts with it)
-    column: str = ""  # of a part of an own time: the column that holds the time
+    column: str = ""  # of a part of an own time: the time's
     part: str = ""  # a key of `derive`
 
     @property
@@ -127,8 +127,8 @@ DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items
     name: Field(name, edges=edges, part=name)
     for name, edges in {
         "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
-        "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # events of the session before this one
-        "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event of the session so far
+        "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # its events before
+        "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event
     }.items()
 }  # of fields that need no fitting
 
@@ -349,7 +349,7 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     user = data.events["user"].to_numpy()[events]
     start = np.maximum(data.offsets[user], events - length)
     return _context(data, codes, np.stack((start, events), 1), length)._replace(
-        profile=torch.from_numpy(codes.profile[user]),  # an empty history does not name its user
+        profile=torch.from_numpy(codes.profile[user]),  # an empty window has no user
         request=torch.from_numpy(codes.request[events][:, None]),
         position=torch.from_numpy((events - start)[:, None]),
     )

@@ -7,7 +7,7 @@ from m6rec.data.dataset import Dataset, Split
 from m6rec.data.prompts import Domain
 from m6rec.data.text import Tokenizer
 
-WINDOW, DECAY = 10, 0.8  # events that count after one, and how much less each than the one before
+WINDOW, DECAY = 10, 0.8  # events that count, and how much less each than the one before
 TEXT_WINDOW = 12  # the same of events in words
 NEIGHBOURS = 20
 COMMON = 0.4  # exponent that weakens common items

@@ -107,7 +107,7 @@ def shown(value: object) -> str:
 class Features(NamedTuple):
     text: np.ndarray  # (N, L) int64 token ids, 0 = padding
     image: np.ndarray  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
-    sound: np.ndarray  # (N, 8, 128) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
+    sound: np.ndarray  # (N, 8, 128), likewise
     present: np.ndarray  # (N, 3) bool, in the order MODALITIES
 
     def take(self, rows: np.ndarray) -> "Features":
@@ -138,7 +138,7 @@ def preprocess(
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
-        hashes, sources = {}, {}  # row -> content -> one of its sources: each content is decoded once
+        hashes, sources = {}, {}  # row -> content -> a source: each content is decoded once
         cells = given(items.get(name, ())).dropna()
         shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.PATCHES)
         shape = shape if like is None else getattr(like, name).shape[1:]

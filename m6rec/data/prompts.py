@@ -60,7 +60,7 @@ class Domain(NamedTuple):
     user: np.ndarray  # (E,) int64, sorted; within a user by time
     item: np.ndarray  # (E,) int64
     requests: np.ndarray  # (E,) str, empty without request columns
-    values: np.ndarray  # (E,) float, NaN where there are no ratings of 1 to 5
+    values: np.ndarray  # (E,) float, NaN without ratings of 1 to 5
 
     def only(self, events: np.ndarray) -> "Domain":
         """With these events (E,) bool alone."""
@@ -208,7 +208,7 @@ class Ratings:
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
         np.fill_diagonal(similarity, 0)
-        similar = []  # residuals of the user's earlier items nearest to this one, by who rated both
+        similar = []  # residuals of the user's earlier items nearest by who rated both
         for rows in np.array_split(np.arange(len(residual)), max(1, len(residual) // 5000)):
             past = self.history(rows, 200)
             near = np.where(past >= 0, similarity[self.item[rows, None], self.item[past]], 0)
@@ -258,7 +258,7 @@ class Windows(NamedTuple):
     source: Tensor  # (B, 1 + T, L) int64: profile, then events, the most recent last
     candidates: Tensor  # (B, C, L) int64
     clicked: Tensor  # (B, C) float32: 1 clicked, 0 not, -1 no candidate
-    item: Tensor  # (B, C) int64: the candidates' codes, -1 where there is none
+    item: Tensor  # (B, C) int64: codes, -1 where there is none
 
     def rows(self, rows: slice) -> "Windows":
         return Windows(*(part[rows] for part in self))

@@ -176,7 +176,7 @@ def files(name: str) -> Path:
 def _download(origin: str, part: str, registry: pooch.Pooch) -> None:
     kind, _, requirement = origin.partition(":")
     if kind in ("http", "https"):
-        # Some hosts turn Python's own name away; a compressed answer would have another hash.
+        # Some hosts refuse Python's name; a compressed answer has another hash.
         headers = {"User-Agent": "m6rec", "Accept-Encoding": "identity"}
         pooch.HTTPDownloader(sys.stderr.isatty(), 1 << 16, timeout=TIMEOUT, headers=headers)(origin, part, registry)
     elif kind == "pip":

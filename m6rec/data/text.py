@@ -25,7 +25,7 @@ PAD, UNK, MASK, BOS, EOS = range(5)
 PROMPT_SPECIAL = (*SPECIAL, "[BOS']", "[EOS']", "[SEP]")
 SOURCE_BOS, SOURCE_EOS, SEP = range(5, 8)
 LONGEST = 100_000  # characters
-PIECE = 64  # characters of a word that are read together: training is quadratic in them
+PIECE = 64  # characters of a word that are read together: training is quadratic in it
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 NOT_LATIN = re.compile(r"[^\W\0-\u024f]")  # a letter beyond Latin Extended-B
 # Thai, Lao, Burmese, Khmer, kana and Chinese have no spaces. \w lacks their vowel signs.

@@ -26,7 +26,7 @@ from m6rec.generate import fill
 from m6rec.train import losses
 
 TYPES = ("profile", "history", "request")  # of tokens, in the order of the weights
-Model = Any  # an M6Rec, or what has its network, fields, data, device, features, tokenizer and item_vectors
+Model = Any  # an M6Rec
 
 
 class Record(NamedTuple):
@@ -34,10 +34,10 @@ class Record(NamedTuple):
 
     labels: list[str]  # (n,)
     types: list[str]  # (n,) start | profile | history | request | target
-    positions: np.ndarray  # (n,) index among all tokens of its type; -1 for start and target
-    weights: np.ndarray  # (L, H, n, n): row attends to column, rows sum to 1; identity where a layer computes no row
+    positions: np.ndarray  # (n,) among its type; -1 for start and target
+    weights: np.ndarray  # (L, H, n, n): rows attend and sum to 1; identity where a layer computes none
     logits: np.ndarray  # (N,) of the dense head
-    gradients: np.ndarray | None = None  # (L, H, n, n) of one item's log-probability (nats) by weight, else 0
+    gradients: np.ndarray | None = None  # (L, H, n, n) of an item's log-probability
 
     @property
     def attended(self) -> np.ndarray:
@@ -238,7 +238,7 @@ class Cause(NamedTuple):
 class Reason(NamedTuple):
     sentence: str
     causes: list[Cause]  # the strongest first; may be empty
-    coverage: float  # effect of removing the causes / the whole context, clipped to 0..1
+    coverage: float  # effect of removing them / the context, in 0..1
 
 
 def unseen(logits: Tensor, context: Context) -> np.ndarray:
@@ -443,8 +443,8 @@ STEPS = 20  # of a curve: 5 % of the tokens each
 
 
 class Faithfulness(NamedTuple):
-    table: pd.DataFrame  # explainer × (deletion, insertion, milliseconds), means over users, best deletion first
-    deletion: dict[str, np.ndarray]  # (U, STEPS + 1) share of the probability left
+    table: pd.DataFrame  # means over users: explainer × (deletion, insertion, milliseconds), best deletion first
+    deletion: dict[str, np.ndarray]  # (U, STEPS + 1): the probability left
     insertion: dict[str, np.ndarray]  # the same, from the start token alone
 
 

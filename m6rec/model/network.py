@@ -169,14 +169,14 @@ class ItemEncoder(nn.Module):
 class Fused(NamedTuple):
     state: Tensor  # (B, Q, D)
     weights: list[Tensor]  # per joint layer (B, H, Q, C + T + Q·R) as in `target_mask`, or empty
-    history: list[Tensor]  # the history stream's: (B, H, C + T, C + T) per joint layer but the last, or empty
+    history: list[Tensor]  # the history's: (B, H, C + T, C + T) per joint layer but the last, or empty
 
 
 class History(NamedTuple):
     """The history stream, for later requests."""
 
     caches: list[KVCache]  # one per joint layer, over C + T tokens
-    recent: Tensor  # (B, 1 + T, D): the start token, and the mean of the events up to each, weighted by recency
+    recent: Tensor  # (B, 1 + T, D): the start token, then weighted means of the events up to each
     present: Tensor  # (B, C + T) bool
     weights: list[Tensor]  # see `Fused.history`
 
@@ -191,7 +191,7 @@ class ContextFusion(nn.Module):
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
         width = config.width
-        self.start = nn.Parameter(torch.empty(width))  # always present, even without profile and history
+        self.start = nn.Parameter(torch.empty(width))  # always present
         self.value = nn.Embedding(fields.value.size, width, padding_idx=0)
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
@@ -208,7 +208,7 @@ class ContextFusion(nn.Module):
 
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """Profile tokens see each other, events the profile and the past."""
-        # Not by indexing: threads sum its gradient in an order that changes from run to run.
+        # Not by indexing, whose gradient is summed in an order that changes.
         vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
@@ -219,10 +219,10 @@ class ContextFusion(nn.Module):
             context.item >= 0,
         )  # (B, C), (B, T)
         mask = unilm_mask(profiled, happened)
-        # Only distances between events matter; the profile shares position 0 with the first event.
+        # The profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
         run = self.joint(x, mask, positions, last=-1, weights=weights)
-        last = self.joint[-1].prefill(run.states, positions)  # nobody needs this stream's last output
+        last = self.joint[-1].prefill(run.states, positions)  # nobody needs the last output
         events, present = torch.cat((start, events), 1), torch.cat((profiled, happened), 1)
         at = torch.arange(events.shape[1], device=x.device)
         share = (self.recency ** (at[:, None] - at).clamp(min=0).float()).tril()
@@ -319,7 +319,7 @@ class Network(nn.Module):
         n = len(content.present)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)
         present = dict(zip(MODALITIES, np.asarray(content.present).T, strict=True))
-        self.register_buffer("codes", torch.as_tensor(codes))  # -1: no event of it was read, and it has no ID embedding
+        self.register_buffer("codes", torch.as_tensor(codes))  # -1: cold, without an ID embedding
         files = (m for m in FILE_MODALITIES if m in config.modalities and present[m].any())
         sizes = {m: getattr(content, m).shape[1:] for m in files}
         self.items = ItemEncoder(config, vocabulary, n, sizes)
@@ -544,7 +544,7 @@ class TextTransformer(nn.Module):
             return self.embed(tokens)
         tokens, rows = tokens.unique(dim=0, return_inverse=True)  # each distinct segment is encoded once
         present, positions = tokens != PAD, torch.arange(tokens.shape[1], device=tokens.device)
-        present[:, 0] = True  # an empty segment attends to itself, and no other token attends to it
+        present[:, 0] = True  # an empty segment attends to itself
         run = self.blocks(self.embed(tokens), segment_mask(present), positions, last=layers)
         return run.states.index_select(0, rows)
 

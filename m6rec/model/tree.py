@@ -146,7 +146,7 @@ class DigitDecoder(nn.Module):
         self.bias = nn.ParameterList(torch.zeros(n) for n in nodes)
         self.blocks = Stack(config, config.decoder_layers)
         self.project = nn.Linear(config.width, config.width)
-        # The tree is part of the model: it is saved, loaded and moved with the weights.
+        # The tree is saved, loaded and moved with the weights.
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
         self.register_buffer("item", torch.full((math.prod(widths),), -1))
 

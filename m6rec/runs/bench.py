@@ -22,7 +22,7 @@ OURS = ("m6rec", *METHODS)
 UNTIMED = {"request": False, "finetune_epochs": 0}  # no peer has the request's time; a dense head needs no digits
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
 PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends training
-LARGE = 5_000  # items from which on SETTINGS hold: Beauty's, chosen on its validation
+LARGE = 5_000  # items from which on Beauty's SETTINGS hold, chosen on its validation
 SETTINGS = {
     "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
     "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,

@@ -123,9 +123,9 @@ class Task(NamedTuple):
     measure: str  # what is measured / the baseline
     prompts: list[Prompt]
     metric: Callable[[str, Prompt], float]  # of a written segment, 0 to 1
-    baseline: list[list[str]]  # the segments that are answered without a network, for each prompt
-    allowed: Sequence[Sequence[str]] | None = None  # sentences that may answer each prompt; None: any
-    turn: int = 0  # the answer that is written: the first, or -1 for the last
+    baseline: list[list[str]]  # the segments answered without a network
+    allowed: Sequence[Sequence[str]] | None = None  # that may answer each prompt; None: any
+    turn: int = 0  # of the answer: the first, or -1 for the last
     answers: int = 1  # how many may be written; the best of them counts
 
     def write(self, backbone: Backbone) -> list[list[str]]:

@@ -31,7 +31,7 @@ from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
 LOG = logging.getLogger("m6rec")  # INFO: before and after a training; the command line shows it
-FORMAT = 1  # of saved models: a new one where older ones cannot be read
+FORMAT = 1  # of saved models: a new one if older ones cannot be read
 WEIGHTS, WORDS, STATE = "model.safetensors", "tokenizer.json", "state.safetensors"
 T = TypeVar("T")
 
@@ -287,7 +287,7 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
         raise foreign(folder, values)
     if values.get("config_sha256", found := _config_sha256(values)) != found:
         raise InputError(f"{folder}/config.json is damaged or was edited: delete the folder and train again.")
-    # A save that was cut off between two files left the others in a folder of its own.
+    # A save cut off between two files left the others in a folder of its own.
     versions = [_files(folder), *(_files(part, folder) for part in folder.glob(f"{PART}*/*/"))]
     if not (files := next((files for files in versions if _sha256(files) == values.get("sha256")), [])):
         raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")

@@ -21,10 +21,10 @@ from m6rec.data.text import BOS, EOS, MASK, PAD, PROMPT_SPECIAL, SEP, UNK, Token
 from m6rec.model.network import Network, TextTransformer
 from m6rec.model.tree import Tree
 
-SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB stay in the processor's cache
+SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB fit the processor's cache
 FULL_SOFTMAX_ITEMS = 50_000  # up to so many, every item is a class
 NEGATIVES = 2048  # sampled per step beyond
-REQUEST_DROPOUT = 0.1  # share of request fields masked: a request may leave them out
+REQUEST_DROPOUT = 0.1  # share of request fields masked
 ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of items with image or sound whose whole text is the gap
 HIDDEN = 0.5  # share of an item's patches that are hidden
@@ -41,7 +41,7 @@ def loss_weights(config: Config) -> dict[str, float]:
     return {loss: getattr(config, f"{name}_weight") for loss, name in names.items()}
 
 
-Smoothed = Sequence[Tensor] | None  # the items over which each target is smoothed: `cooccurrence.neighbourhood`
+Smoothed = Sequence[Tensor] | None  # of `cooccurrence.neighbourhood`
 
 
 class Corpus(NamedTuple):

@@ -36,7 +36,7 @@ METHODS = {
 FEW = 1000
 PROMPTS = 8  # soft tokens of plain prompt tuning: more than options have
 RANK = 8  # channels of an adapter
-SCALE = 10.0  # λ at first: an adapter moves faster than the options at the same step size
+SCALE = 10.0  # λ at first: an adapter moves faster than the options
 LORA_RANK = 2  # of each of the three maps that LoRA changes
 
 

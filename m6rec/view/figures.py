@@ -225,7 +225,7 @@ def beam_tree(
         below = prod(widths[level:])
         part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
         part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in leaves])
-        # A beam wider than its nodes is padded with -inf; leaves are drawn if listed.
+        # A beam wider than its nodes has -inf; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
         kind = part["leads_to_the_list"] * (1 + (part["node"] == (-1 if chosen is None else chosen // below)))
         parts.append(part.assign(height=1 - (part["node"].rank() - 0.5) / len(part), kind=kind))
@@ -343,7 +343,7 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
 def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     n = len(record.labels)
     absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
-    # The start only attends to itself: its row is computed where others are.
+    # The start attends to itself: its row is computed where others are.
     absent = np.where(np.arange(n) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
     weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
     for number in (layer, head):  # a mean leaves out what no layer computes
