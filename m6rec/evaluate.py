@@ -47,16 +47,9 @@ class Evaluation(NamedTuple):
 
 @typed
 def evaluate(
-    model: Any,
-    data: Dataset,
-    *,
-    split: str | Split = "leave_one_out",
-    part: str = "test",
-    mask_seen: bool | None = None,
-    pool: np.ndarray | Sequence[int] | None = None,
-    k: int = 10,
-    chunk: int = 256,
-) -> Evaluation:
+    model: Any, data: Dataset, *, split: str | Split = "leave_one_out", part: str = "test",
+    mask_seen: bool | None = None, pool: np.ndarray | Sequence[int] | None = None, k: int = 10, chunk: int = 256,
+) -> Evaluation:  # fmt: skip
     """Rank all items for each target; `chunk` users are scored at a time.
 
     pool: the only item codes, of targets too. mask_seen: the history is not ranked, the target always is; by default
@@ -67,7 +60,7 @@ def evaluate(
     """
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
-        raise InputError(f"{name} cannot be ranked: give it a method scores(users) that returns (users, items) numbers")
+        raise InputError(f"{name} cannot be ranked: give it scores(users), which returns (users, items) numbers")
     if not 1 <= k <= data.n_items:
         raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose k from 1 to {data.n_items}")
     if k > (longest := getattr(model, "longest", k)):
@@ -77,7 +70,8 @@ def evaluate(
     split, targets = targets_of(data, split, part)
     mask_seen = data.repeats < REPEATS if mask_seen is None else mask_seen
     inside = np.full(data.n_items, pool is None)
-    inside[row_numbers("the pool's codes", () if pool is None else pool, data.n_items, "data.item_codes()")] = True
+    if pool is not None:
+        inside[row_numbers("the pool's codes", pool, data.n_items, "data.item_codes()")] = True
     targets = Targets(data, targets.events[inside[targets.items]], inside, mask_seen)
     if not len(targets):
         raise InputError(f"the pool has no targets of the {part} part: add the items of some")
@@ -142,10 +136,8 @@ def scored(model: Any, users: Targets) -> np.ndarray:
         raise InputError(f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item")
     if np.isnan(scores).any():
         row, column = np.argwhere(np.isnan(scores))[0]
-        raise InputError(
-            f"{name}.scores gave NaN, first for user {np.asarray(users)[row]} and item {items.iloc[column]}: "
-            f"mend the model, or use -inf for an item that must not be recommended"
-        )
+        first = f"user {np.asarray(users)[row]} and item {items.iloc[column]}"
+        raise InputError(f"{name}.scores gave NaN, first for {first}: mend it, or use -inf for what must not be listed")
     return scores
 
 
@@ -404,13 +396,9 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     popular = np.argsort(-count, kind="stable")
     head = popular[np.cumsum(count[popular]) - count[popular] < 0.2 * count.sum()]
     length = targets.events - data.offsets[targets.users]
-    found = {}
-    for one, other, inside in (
-        ("item known", "item cold", count[targets.items] > 0),
-        ("item head", "item tail", np.isin(targets.items, head)),
-        ("history short", "history long", length <= np.median(length)),
-    ):
-        found |= {one: inside, other: ~inside}
+    known, often, short = count[targets.items] > 0, np.isin(targets.items, head), length <= np.median(length)
+    found = {"item known": known, "item cold": ~known, "item head": often, "item tail": ~often}
+    found |= {"history short": short, "history long": ~short}
     for name in data.profile_columns:
         values, parts = data.users[name].iloc[targets.users].reset_index(drop=True), {}
         known = sorted(values.dropna().unique(), key=str)

@@ -91,11 +91,7 @@ def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[
 
 
 SOURCES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-READERS = {
-    "movielens": movielens,
-    "sequences": sequences,
-    "mind": mind,
-}  # folder of files, options -> items, users, interactions
+READERS = {"movielens": movielens, "sequences": sequences, "mind": mind}  # -> items, users, interactions
 
 
 def home() -> Path:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Config, InputError
@@ -48,7 +49,7 @@ class Encoded(NamedTuple):
         Rows sum to 1; with "cross" the first modality, the query, has no share.
         """
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
-        return weights @ nn.functional.one_hot(self.modality, len(MODALITIES)).to(weights)
+        return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
 
 
 class PatchEmbedding(nn.Module):
@@ -209,15 +210,12 @@ class ContextFusion(nn.Module):
     def read(self, context: Context, items: Tensor, *, weights: bool = False) -> History:
         """Profile tokens see each other, events the profile and the past."""
         # Not by indexing, whose gradient is summed in an order that changes.
-        vectors = nn.functional.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
+        vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
         events = vectors + self.value(context.value) + self.gap(context.gap)
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)
-        profiled, happened = (
-            nn.functional.pad(context.profile > 0, (1, 0), value=True),
-            context.item >= 0,
-        )  # (B, C), (B, T)
+        profiled, happened = F.pad(context.profile > 0, (1, 0), value=True), context.item >= 0  # (B, C), (B, T)
         mask = unilm_mask(profiled, happened)
         # The profile shares position 0 with the first event.
         positions = (torch.arange(mask.shape[-1], device=x.device) - profiled.shape[1]).clamp(min=0)
@@ -415,7 +413,7 @@ class Network(nn.Module):
             parts.append(self.items(batch._replace(text=batch.text[:, :length]), modalities=used).vectors)
         order, row = torch.cat(rows), torch.empty_like(self.same)
         row[order] = torch.arange(len(order), device=order.device)
-        vectors = nn.functional.embedding(row[same], torch.cat(parts))  # not by indexing, as above
+        vectors = F.embedding(row[same], torch.cat(parts))  # not by indexing, as above
         return Encoded(vectors + self.items.id_embedding(codes))
 
     def extended(self, content: Features) -> "Network":
@@ -424,7 +422,7 @@ class Network(nn.Module):
         new._keep(content)
         new.codes = torch.cat((new.codes, torch.full((more,), -1)))
         if (own := new.items.identity) is not None:
-            own.weight = nn.Parameter(nn.functional.pad(own.weight.detach(), (0, 0, 0, more)))
+            own.weight = nn.Parameter(F.pad(own.weight.detach(), (0, 0, 0, more)))
         return new.eval()
 
     @staticmethod

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
@@ -196,7 +197,7 @@ class DigitDecoder(nn.Module):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
             raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
         before, trained, opened = [node.clone() for node in self.nodes], self.tree.valid_nodes(), {}
-        above = nn.functional.pad(self.tree.prefixes(torch.arange(len(items))), (1, 0))  # of each level; the root is 0
+        above = F.pad(self.tree.prefixes(torch.arange(len(items))), (1, 0))  # of each level; the root is 0
 
         def apart(level: int, node: int, vector: Tensor) -> Tensor:
             """(B,) the dense logit of a vector less that of all items below a node."""
@@ -230,9 +231,7 @@ class DigitDecoder(nn.Module):
         allowed (N,) bool: the only positives and negatives.
         """
         prefixes = self.tree.prefixes(items)  # (B, G)
-        digits = [state] + [
-            state + nn.functional.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1)
-        ]
+        digits = [state, *(state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1))]
         x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)
         run = self.blocks(x, causal_mask(len(digits), state.device), positions)
         states = state[:, None] + self.project(run.states)
@@ -244,7 +243,7 @@ class DigitDecoder(nn.Module):
         self, state: Tensor, level: int, parent: Tensor, past: list[KVCache] | None, *, weights: bool = False
     ) -> tuple[Tensor, Run]:
         """One digit: states (B, D), the nodes reached (B,), the caches so far -> logits (B, W)."""
-        x = state if level == 0 else state + nn.functional.embedding(parent, self.nodes[level - 1])
+        x = state if level == 0 else state + F.embedding(parent, self.nodes[level - 1])
         run = self.blocks(x[:, None], positions=torch.tensor([level], device=x.device), past=past, weights=weights)
         return self.choices(state + self.project(run.states[:, 0]), level, parent), run
 
@@ -256,6 +255,6 @@ class DigitDecoder(nn.Module):
         if level == 0:
             logits = states @ nodes.view(width, -1).T + bias[0]
         else:
-            own = nn.functional.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
-            logits = torch.einsum("bd,bwd->bw", states, own) + nn.functional.embedding(parent, bias)
+            own = F.embedding(parent, nodes).unflatten(1, (width, -1))  # (B, W, D)
+            logits = torch.einsum("bd,bwd->bw", states, own) + F.embedding(parent, bias)
         return logits.masked_fill(~valid.index_select(0, parent), -torch.inf)

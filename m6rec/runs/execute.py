@@ -174,18 +174,14 @@ def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
         get_reusable_executor().shutdown()  # a later call has its own environment
 
 
-def apart(paths: Sequence[Path]) -> list[Path]:
-    """Long ones, the last, first; neighbours, which train the same model, not side by side."""
-    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
-
-
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each; yields them as they end.
 
     With a thread each, they compute the same numbers on every machine.
     """
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
+    apart = [*paths[::-2], *paths[len(paths) % 2 :: 2]]  # the long ones first, neighbours, of one model, not at a time
+    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart], jobs)
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
