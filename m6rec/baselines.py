@@ -57,7 +57,7 @@ class Count:
     def scores(self, users: Targets) -> np.ndarray:
         """(B, N) float32. InputError before `fit`."""
         if self.weights is None:
-            raise InputError(f"{type(self).__name__} has no weights yet: call fit(data, split) before scores(users)")
+            raise InputError(f"{type(self).__name__} has no weights yet: call fit(data, split) first")
         scores = self.profile(users) @ self.weights
         return scores.toarray() if sp.issparse(scores) else scores
 
@@ -274,7 +274,7 @@ class Sequential:
     def scores(self, users: Targets) -> Tensor:
         """(B, N), of `config.history` - 1 events: no window's last position is learnt. InputError before `fit`."""
         if self.network is None:
-            raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) before it is asked")
+            raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) first")
         history = users.history(self.config.history - 1)  # (B, T), padded on the left
         counts = (history >= 0).sum(1)
         packed = np.take_along_axis(history, (history < 0).argsort(1, kind="stable"), 1)  # padding moves to the right

@@ -62,7 +62,7 @@ def evaluate(
     if not callable(getattr(model, "scores", None)):
         raise InputError(f"{name} cannot be ranked: give it scores(users), which returns (users, items) numbers")
     if not 1 <= k <= data.n_items:
-        raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose k from 1 to {data.n_items}")
+        raise InputError(f"k={k} is outside the catalogue: choose 1 to {data.n_items}")
     if k > (longest := getattr(model, "longest", k)):
         raise InputError(f"k={k} is more than the {longest} items that {name} lists: make it with scorer(…, beam={k}).")
     if chunk < 1:
@@ -133,7 +133,7 @@ def scored(model: Any, users: Targets) -> np.ndarray:
         scores = scores.detach().cpu().double().numpy()
     scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
     if scores.shape != shape:
-        raise InputError(f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item")
+        raise InputError(f"{name}.scores gave the shape {scores.shape}: return {shape}, a column for each item")
     if np.isnan(scores).any():
         row, column = np.argwhere(np.isnan(scores))[0]
         first = f"user {np.asarray(users)[row]} and item {items.iloc[column]}"
@@ -344,7 +344,7 @@ def ratio_interval(
     """mean(per_user) / mean(over), paired: both of the same drawn users. InputError when over is all 0."""
     (top, bottom), seeds = _paired(per_user, over)
     if bottom.mean() == 0:
-        raise InputError("the ratio's denominator has mean 0: record the two figures apart, or their difference")
+        raise InputError("the ratio's denominator has mean 0: record both figures, or their difference")
     rng, users, found = np.random.default_rng(seed), len(top), np.empty(resamples)
     rows = max(1, _AT_ONCE // users)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros

@@ -358,7 +358,7 @@ class M6Rec:
         {"timestamp": …} gives hour, weekday and every derived feature.
         """
         if user is None and history is None:
-            raise InputError("say for whom: name a user, or give a history of items ([] for a person without one).")
+            raise InputError("say for whom: name a user, or give a history ([] for a person without one).")
         code = [] if user is None else self.data.user_codes([user])
         history = None if history is None else listed(history)
         past = contexts.past_events(self.data, code, history)
@@ -403,7 +403,7 @@ class M6Rec:
         """(1, N) bool: what of a pool may follow a history of item codes. InputError where it is 1 to k - 1 items."""
         allowed = self.pool() if pool is None else pool.clone()
         if allowed.dtype != torch.bool or allowed.ndim != 2:
-            raise InputError("pool does not say of each item whether it may be listed: take pool(only, without).")
+            raise InputError("pool is not (1, N) bool: take pool(only, without).")
         allowed[0, [code for code in history if code < allowed.shape[1]]] = False
         check_length(k, int(allowed.sum()) or k)
         return allowed
@@ -493,7 +493,7 @@ class M6Rec:
     def with_contents(self, features: Features) -> Self:
         """This model with other contents of its items. InputError for those of other items."""
         if [part.shape for part in features] != [part.shape for part in self.features]:
-            raise InputError("these contents do not fit the catalogue: give each of its items one row, as `features`.")
+            raise InputError("these contents do not fit the catalogue: give each item a row, as `features`.")
         model = copy.copy(self)
         model.features, model._items, model.network = features, None, self.network.extended(features).to(self.device)
         return model

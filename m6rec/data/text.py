@@ -162,7 +162,7 @@ class Tokenizer:
             if len(ids) <= length:
                 return ids
         raise InputError(
-            f"profile, request and candidate fill {len(ids)} tokens, and the region has {length}: "
+            f"profile, request and candidate fill {len(ids)} of the region's {length} tokens: "
             "shorten them, or give the region more."
         )
 

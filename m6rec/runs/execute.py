@@ -252,7 +252,7 @@ def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[
     for name, text in sorted(grid.items()):
         values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
         if "" in values:
-            raise InputError(f"{name}={text} leaves a value empty: write the values between single commas, {name}=a,b.")
+            raise InputError(f"{name}={text} leaves a value empty: write {name}=a,b.")
         typed = [check_parameters(notebook, {name: value}) for value in values]
         combinations = [one | other for one in combinations for other in typed]
     for given in combinations:

@@ -102,7 +102,7 @@ def fit(
         how = f"resume=True goes on from {to}" if to else "nothing is kept without folder="
         return run(how, key(*parts) if to else "", **options)
     if options:
-        raise InputError(f"keep=True has a folder of its own and goes on by itself: leave {', '.join(options)} out.")
+        raise InputError(f"keep=True has a folder of its own: leave {', '.join(options)} out.")
     known = key(config.fingerprint, start or version(network), stage.epochs, *parts, code=(stage.losses, *code))
     path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
@@ -231,7 +231,7 @@ def claim(folder: Path) -> Path:
         raise InputError(f"{folder} is a file: name a folder for the checkpoint.")
     others = folder.exists() and any(not f.name.startswith(PART) for f in folder.iterdir())
     if others and not _is_model(folder) and not _is_state(folder / STATE):
-        raise InputError(f"{folder} holds other files and no checkpoint of this kind: name a new or an empty folder.")
+        raise InputError(f"{folder} holds other files and no checkpoint: name a new or an empty folder.")
     return folder
 
 
@@ -286,11 +286,11 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]
     if values["format"] != FORMAT:
         raise foreign(folder, values)
     if values.get("config_sha256", found := _config_sha256(values)) != found:
-        raise InputError(f"{folder}/config.json is damaged or was edited: delete the folder and train again.")
+        raise InputError(f"{folder}/config.json is damaged or was edited: delete it and train again.")
     # A save cut off between two files left the others in a folder of its own.
     versions = [_files(folder), *(_files(part, folder) for part in folder.glob(f"{PART}*/*/"))]
     if not (files := next((files for files in versions if _sha256(files) == values.get("sha256")), [])):
-        raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete the folder and train again.")
+        raise InputError(f"{folder} is damaged, its files are of two checkpoints: delete it and train again.")
     tokenizer = _read(files[1], Tokenizer.from_file) if len(files) > 1 else None
     return _read(files[0], load_tensors)[0], tokenizer, values
 

@@ -255,7 +255,7 @@ def adapt(
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     choose("method", method, METHODS)
     if strange := labels - known:
-        raise InputError(f"label {min(strange)} is outside the {len(known)} classes: labels go from 0 to {max(known)}.")
+        raise InputError(f"label {min(strange)} is outside the {len(known)} classes: take 0 to {max(known)}.")
     if missing := known - labels:
         raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     torch.manual_seed(seed)
