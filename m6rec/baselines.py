@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config, InputError, pick_device
+from m6rec.config import MODALITIES, Config, InputError, choose, pick_device
 from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
@@ -383,10 +383,10 @@ class SASRec(Sequential):
         """InputError for features of other items, and for an unknown fuse."""
         if self.features is None:
             return super().build(data)
-        if len(self.features) != data.n_items or self.fuse not in ("sum", "concat", "gated"):
+        choose("fuse", self.fuse, ("sum", "concat", "gated"))
+        if len(self.features) != data.n_items:
             raise InputError(
-                f'{len(self.features)} rows of features and fuse="{self.fuse}" do not fit {data.n_items} items: '
-                "give a row for each, and take sum, concat or gated."
+                f"{len(self.features)} rows of features do not fit {data.n_items} items: give a row for each."
             )
         return self.architecture(FrozenFeatures(self.features, self.config.width, self.fuse), self.config)
 

@@ -108,7 +108,7 @@ class Domain(NamedTuple):
         yield from (f"{request}:" for request in np.unique(self.requests))
 
 
-def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> Domain:
+def domain(data: Dataset, events: np.ndarray | None = None) -> Domain:
     """events: (E,) bool, those that may be read (default all). InputError without a text."""
     items = data.items["text"].map(item).to_numpy(object)
     if not any(items):
@@ -126,7 +126,7 @@ def domain(data: Dataset, events: np.ndarray | None = None, name: str = "") -> D
     rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
     profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], dtype=object)
     values = value.astype(float) if rated else np.full(len(table), np.nan)
-    return Domain(name or data.name, items, profiles, user, item_, requests, values)
+    return Domain(data.name, items, profiles, user, item_, requests, values)
 
 
 LIKED = 4.0  # a like from here on

@@ -170,9 +170,7 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
     """
     patches = getattr(model.features, modality).shape[1] if modality in model.network.items.patches else 0
     if patches < 2 or not model.config.patch_weight:
-        raise InputError(
-            f"this model cannot restore {modality}: train one with patch_weight > 0 on items that have it."
-        )
+        raise InputError(f"this model cannot restore {modality}: train with patch_weight > 0 on items that have it.")
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
@@ -263,10 +261,8 @@ def keep_tokens(context: Context, retained: np.ndarray) -> Context:
     order = (~stays).long().argsort(dim=1, stable=True)
     count = stays.sum(1, keepdim=True)  # (K, 1)
     gone = torch.arange(stays.shape[1], device=device) >= count
-    events = [
-        part.expand(k, -1).gather(1, order).masked_fill(gone, absent)
-        for part, absent in ((context.item, -1), (context.value, 0), (context.gap, 0))
-    ]
+    parts = zip(context[:3], (-1, 0, 0), strict=True)
+    events = (part.expand(k, -1).gather(1, order).masked_fill(gone, absent) for part, absent in parts)
     return Context(*events, context.profile * profile, context.request * request[:, None], count)
 
 
@@ -428,12 +424,11 @@ def _sentence(causes: list[Cause], coverage: float) -> str:
         label = label if len(label) <= MAX_LENGTH else label[: MAX_LENGTH - 1] + "…"
         name, _, value = label.partition(" ")
         special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
+        clause = f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")
         if kind == "history":
             events.append(label)
         else:
-            clauses.append(
-                f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")
-            )
+            clauses.append(clause)
     if events:
         clauses.insert(0, f"you chose {', '.join(events[:-1])}{' and ' * (len(events) > 1)}{events[-1]}")
     return f"Because {', and '.join(clauses)}."

@@ -265,7 +265,7 @@ def save_model(
     """Weights, arrays beside them, a tokenizer if any, JSON values, and a model card. Raises as `claim`."""
     with whole(claim(folder)) as part:
         part.mkdir()
-        more = {f"added.{name}": torch.from_numpy(values) for name, values in added.items()}
+        more = {f"added.{name}": values for name, values in added.items()}
         save_tensors({**network.state_dict(), **more}, part / WEIGHTS)
         if tokenizer:
             tokenizer.bpe.save(str(part / WORDS))
@@ -278,11 +278,12 @@ def save_model(
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], Tokenizer | None, dict]:
     """InputError where a model is missing, damaged or of another version."""
+    fix = "name a folder that save_pretrained wrote"
     if not folder.is_dir():
-        raise InputError(f"there is no checkpoint at {folder}: name a folder that save_pretrained wrote.")
+        raise InputError(f"there is no checkpoint at {folder}: {fix}.")
     values = _json(folder)
     if not _is_model(folder):
-        raise InputError(f"{folder} is no m6rec checkpoint: name a folder that save_pretrained wrote.")
+        raise InputError(f"{folder} is no m6rec checkpoint: {fix}.")
     if values["format"] != FORMAT:
         raise foreign(folder, values)
     if values.get("config_sha256", found := _config_sha256(values)) != found:
@@ -318,8 +319,7 @@ def _sha256(files: list[Path]) -> str:
 
 
 def _config_sha256(values: dict) -> str:
-    text = json.dumps({name: value for name, value in values.items() if name != "config_sha256"})
-    return hashlib.sha256(text.encode()).hexdigest()
+    return checksum({}, json.dumps({name: value for name, value in values.items() if name != "config_sha256"}))
 
 
 def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:

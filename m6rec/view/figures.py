@@ -156,7 +156,9 @@ def curves(
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
     """The best on top; `ours` have the first colour."""
-    data = pd.DataFrame({column: {name: getattr(rows[name], column) for name in rows} for column in Interval._fields})
+    data = pd.DataFrame(
+        [[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields
+    )
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
     for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
@@ -365,8 +367,8 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
         raise InputError(
-            f"an attention record of {n} labels needs weights (layers, heads, {n}, {n}) of 0 or more, whose rows sum to "
-            f"1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
+            f"an attention record of {n} labels needs weights (layers, heads, {n}, {n}) of 0 or more, whose rows sum "
+            f"to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
             f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
         )
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
