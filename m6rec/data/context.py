@@ -348,11 +348,9 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     """Q = 1: the last `length` events before each of the events (B,), and its own request."""
     user = data.events["user"].to_numpy()[events]
     start = np.maximum(data.offsets[user], events - length)
-    return _context(data, codes, np.stack((start, events), 1), length)._replace(
-        profile=torch.from_numpy(codes.profile[user]),  # an empty window has no user
-        request=torch.from_numpy(codes.request[events][:, None]),
-        position=torch.from_numpy((events - start)[:, None]),
-    )
+    past = _context(data, codes, np.stack((start, events), 1), length)[:3]
+    asked = codes.profile[user], codes.request[events][:, None], (events - start)[:, None]
+    return Context(*past, *map(torch.from_numpy, asked))
 
 
 def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int) -> Context:
@@ -361,14 +359,9 @@ def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int)
     present = rows < windows[:, 1:]
     rows = np.where(present, rows, 0)
     user, item = (data.events[name].to_numpy() for name in ("user", "item"))
-    return Context(
-        item=torch.from_numpy(np.where(present, item[rows], -1)),
-        value=torch.from_numpy(codes.value[rows] * present),
-        gap=torch.from_numpy(codes.gap[rows] * present),
-        profile=torch.from_numpy(codes.profile[user[rows[:, 0]]]),
-        request=torch.from_numpy(codes.request[rows] * present[..., None]),
-        position=torch.arange(length).expand(len(rows), -1),
-    )
+    events = np.where(present, item[rows], -1), codes.value[rows] * present, codes.gap[rows] * present
+    parts = *events, codes.profile[user[rows[:, 0]]], codes.request[rows] * present[..., None]
+    return Context(*map(torch.from_numpy, parts), torch.arange(length).expand(len(rows), -1))
 
 
 def _counter(**options: object):

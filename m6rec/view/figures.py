@@ -66,15 +66,9 @@ class Picture(NamedTuple):
 
 
 def canvas(
-    width: float,
-    height: float,
-    columns: int = 1,
-    rows: int = 1,
-    *,
-    margins: Sequence[float] = (),
-    bare=False,
+    width: float, height: float, columns: int = 1, rows: int = 1, *, margins: Sequence[float] = (), bare: bool = False,
     **options,
-) -> tuple[Figure, object]:
+) -> tuple[Figure, object]:  # fmt: skip
     """A figure and its axes (one, or an array), in inches. bare: without ticks and frames.
 
     margins: left, right, bottom, top; fixed ones halve the time of a redraw.
