@@ -263,8 +263,8 @@ class Sequential:
             self.network = average
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
-        batches = partial(training_batches, data, split, codes, length=config.history, batch=config.batch)
-        stage = Stage(type(self).__name__, config.pretrain_epochs, lambda rng: batches(rng=rng), losses, validate)
+        batches = partial(training_batches, data, split, codes, config.history, config.batch)
+        stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, validate)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network, self.fitted_on = network, (data, split)

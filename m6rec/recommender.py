@@ -198,9 +198,7 @@ class M6Rec:
         corpus = losses.Corpus(self._training_content, near, prompts)
 
         def batches(rng: np.random.Generator) -> Iterator[Context]:
-            return contexts.training_batches(
-                data, taught, self.codes, length=config.history, batch=config.batch, rng=rng
-            )
+            return contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
@@ -236,13 +234,13 @@ class M6Rec:
         """frozen: the item encoder."""
         self.network.items.requires_grad_(not frozen)
         try:
-            parts = self.data.fingerprint, self.split.name
-            self.stages[stage.name] = fit(self.network, stage, self.config, *parts, **options)
+            rows = fit(self.network, stage, self.config, self.data.fingerprint, self.split.name, **options)
         finally:
             self.network.items.requires_grad_(True)
             self.network.eval()
             self._items = None
-        return self.stages[stage.name]
+        self.stages[stage.name] = rows
+        return rows
 
     def recommend(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
@@ -362,9 +360,8 @@ class M6Rec:
         code = [] if user is None else self.data.user_codes([user])
         history = None if history is None else listed(history)
         past = contexts.past_events(self.data, code, history)
-        codes = (
-            self.codes.profile[code] if len(code) and profile is None else self.fields.typed("profile", profile)[None]
-        )
+        own = len(code) and profile is None
+        codes = self.codes.profile[code] if own else self.fields.typed("profile", profile)[None]
         of = past, np.array([len(past)]), context, codes, self.config.history
         encoded = contexts.people_context(self.data, self.fields, *of)
         new = [] if history is None else [item for item in history if isinstance(item, Mapping)]

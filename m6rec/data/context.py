@@ -324,7 +324,7 @@ def people_context(
 
 
 def training_batches(
-    data: Dataset, split: Split, codes: EventCodes, *, length: int, batch: int, rng: np.random.Generator
+    data: Dataset, split: Split, codes: EventCodes, length: int, batch: int, rng: np.random.Generator
 ) -> Iterator[Context]:
     """One epoch: every training event is a target once, except in windows of one event.
 
