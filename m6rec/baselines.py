@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config, InputError, choose, pick_device
+from m6rec.config import MODALITIES, Array, Config, InputError, Rng, choose, pick_device
 from m6rec.data.context import Context, EventCodes, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
@@ -36,7 +36,7 @@ class Count:
     A sparse profile is summed in one order: scores do not depend on the chunk.
     """
 
-    weights: np.ndarray | sp.csr_array | None = None
+    weights: Array | sp.csr_array | None = None
     length: int | None = None  # of the history that counts; None: all of it
     profile_decay: float | None = None
 
@@ -54,7 +54,7 @@ class Count:
         shape = (len(users), users.data.n_items)
         return sp.csr_array((gains.astype(np.float32), (rows, history[rows, positions])), shape=shape)
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         """(B, N) float32. InputError before `fit`."""
         if self.weights is None:
             raise InputError(f"{type(self).__name__} has no weights yet: call fit(data, split) first")
@@ -65,10 +65,10 @@ class Count:
 class Popularity(Count):
     """Score = number of users with the item in training."""
 
-    def count(self, data: Dataset, split: Split) -> np.ndarray:
+    def count(self, data: Dataset, split: Split) -> Array:
         return training_matrix(data, split).sum(axis=0, dtype=np.float32)[None]  # (1, N)
 
-    def profile(self, users: Targets) -> np.ndarray:
+    def profile(self, users: Targets) -> Array:
         return np.ones((len(users), 1), np.float32)
 
 
@@ -85,7 +85,7 @@ class Markov(Count):
         counts = following(data, split, window=1)
         return (sp.diags_array(1 / (counts.sum(1) + self.smoothing)) @ counts).astype(np.float32)
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         """(B, N) float32 probabilities. InputError before `fit`."""
         moves = super().scores(users)
         return moves + (1 - moves.sum(1, keepdims=True)) * self.shares  # what the moves leave is smoothing / (n_i + it)
@@ -105,7 +105,7 @@ class ItemKNN(Count):
         users_items = training_matrix(data, split)
         both, norms = (users_items.T @ users_items).tocsr(), np.sqrt(users_items.sum(axis=0))
 
-        def similar(to: slice) -> np.ndarray:
+        def similar(to: slice) -> Array:
             return both[to].toarray() / np.maximum(np.outer(norms[to], norms) + self.shrink, 1e-9)
 
         return _nearest(similar, data.n_items, self.neighbours).astype(np.float32)
@@ -120,7 +120,7 @@ class EASE(Count):
 
     l2: float = 100.0
 
-    def count(self, data: Dataset, split: Split) -> np.ndarray:
+    def count(self, data: Dataset, split: Split) -> Array:
         users_items = training_matrix(data, split)
         gram = (users_items.T @ users_items).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += self.l2
@@ -145,7 +145,7 @@ class CoOccurrence(Count):
     col: float = 0.3
     profile_decay: float = 0.8
 
-    def count(self, data: Dataset, split: Split) -> np.ndarray | sp.csr_array:
+    def count(self, data: Dataset, split: Split) -> Array | sp.csr_array:
         return self.weigh(following(data, split, self.window, self.decay)).weights
 
     def weigh(self, forward: sp.csr_array) -> Self:
@@ -166,7 +166,7 @@ class ContentKNN(Count):
 
     neighbours: int = 500
     profile_decay: float = 0.8
-    vectors: np.ndarray | None = None
+    vectors: Array | None = None
 
     def count(self, data: Dataset, split: Split) -> sp.csr_array:
         rows = tfidf(data) if self.vectors is None else sp.csr_array(normalize(self.vectors))
@@ -179,7 +179,7 @@ class Mixture:
 
     parts: Sequence[tuple[Any, float]]  # fitted baselines, each with its share
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         """(B, N); a row's sum is 1, or less where a part has counted nothing."""
         mixed = np.zeros((len(users), users.data.n_items))
         for model, share in self.parts:
@@ -197,7 +197,7 @@ def tfidf(data: Dataset) -> sp.csr_array:
     return sp.csr_array(bag)
 
 
-def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[str, np.ndarray]:
+def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[str, Array]:
     """Each modality's (N, size), untrained: SVD of the texts' TF-IDF, PCA of pixels and of log-mels.
 
     Rows are 0 where it is absent; the others have a mean square of 1.
@@ -211,7 +211,7 @@ def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[st
     return {m: (x / np.sqrt((x[x.any(1)] ** 2).mean() + 1e-12)).astype(np.float32) for m, x in found.items()}
 
 
-def _nearest(similar: Callable[[slice], np.ndarray], items: int, neighbours: int) -> sp.csr_array:
+def _nearest(similar: Callable[[slice], Array], items: int, neighbours: int) -> sp.csr_array:
     """(N, N): a column has its `neighbours`, and ties with the last."""
     blocks = []
     for start in range(0, items, BLOCK):
@@ -255,7 +255,7 @@ class Sequential:
         no = np.zeros(data.n_events, np.int64)
         codes = EventCodes(no, no, np.zeros((data.n_events, 0), np.int64), np.zeros((data.n_users, 0), np.int64))
 
-        def losses(network: nn.Module, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
+        def losses(network: nn.Module, batch: Context, rng: Rng) -> dict[str, Tensor]:
             states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
@@ -349,7 +349,7 @@ class FrozenFeatures(nn.Module):
     fuse: their "sum", a linear map of both ("concat"), or a "gated" mean of them.
     """
 
-    def __init__(self, features: np.ndarray, width: int, fuse: str):
+    def __init__(self, features: Array, width: int, fuse: str):
         super().__init__()
         self.register_buffer("features", torch.as_tensor(features, dtype=torch.float32))  # saved: a cache key has it
         self.identity = nn.Embedding(len(features), width)
@@ -376,7 +376,7 @@ class SASRec(Sequential):
     """
 
     architecture = SASRecNetwork
-    features: np.ndarray | None = field(default=None, repr=False)
+    features: Array | None = field(default=None, repr=False)
     fuse: str = "sum"
 
     def build(self, data: Dataset) -> nn.Module:
@@ -405,9 +405,7 @@ class ESASRec(Sequential):
 
 
 @torch.random.fork_rng()
-def din(
-    ratings: Ratings, rows: np.ndarray, train: np.ndarray | None = None, *, epochs: int = 4, seed: int = 0
-) -> np.ndarray:
+def din(ratings: Ratings, rows: Array, train: Array | None = None, *, epochs: int = 4, seed: int = 0) -> Array:
     """Log-odds that rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts.
 
     train: the labelled examples, by default all.
@@ -417,13 +415,13 @@ def din(
     rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
-    def losses(network: nn.Module, rows: np.ndarray) -> dict[str, Tensor]:
+    def losses(network: nn.Module, rows: Array) -> dict[str, Tensor]:
         logits = network(rows)
         truth = torch.from_numpy(ratings.liked[rows]).to(logits)
         return {"liked": F.binary_cross_entropy_with_logits(logits, truth)}
 
     @torch.no_grad()
-    def scores(rows: np.ndarray) -> np.ndarray:
+    def scores(rows: Array) -> Array:
         parts = np.array_split(rows, max(1, len(rows) // 1000))
         return np.concatenate([network.eval()(part).cpu().numpy() for part in parts])
 
@@ -455,7 +453,7 @@ class DINNetwork(nn.Module):
         for embedding in (self.users, self.items):
             nn.init.normal_(embedding.weight, std=0.01)
 
-    def forward(self, rows: np.ndarray) -> Tensor:
+    def forward(self, rows: Array) -> Tensor:
         """Rated events (B,) -> logits (B,)."""
         known, past = self.ratings, self.ratings.history(rows, 20)  # (B, T), -1 where there are fewer
         stars = np.rint(known.value[past]).astype(np.int64)

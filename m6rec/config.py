@@ -23,6 +23,7 @@ CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 Verb = TypeVar("Verb", bound=Callable)  # a function or class
+Array, Rng = np.ndarray, np.random.Generator
 
 
 class InputError(ValueError):

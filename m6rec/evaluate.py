@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.preprocessing import normalize
 
-from m6rec.config import InputError, choose, typed
+from m6rec.config import Array, InputError, choose, typed
 from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
     name: str
     metrics: dict[str, float]
     per_user: pd.DataFrame
-    lists: np.ndarray
+    lists: Array
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
@@ -48,7 +48,7 @@ class Evaluation(NamedTuple):
 @typed
 def evaluate(
     model: Any, data: Dataset, *, split: str | Split = "leave_one_out", part: str = "test",
-    mask_seen: bool | None = None, pool: np.ndarray | Sequence[int] | None = None, k: int = 10, chunk: int = 256,
+    mask_seen: bool | None = None, pool: Array | Sequence[int] | None = None, k: int = 10, chunk: int = 256,
 ) -> Evaluation:  # fmt: skip
     """Rank all items for each target; `chunk` users are scored at a time.
 
@@ -102,7 +102,7 @@ def evaluate(
     return Evaluation(name, {f"{n}@{k}": float(value) for n, value in metrics.items()}, per_user, lists)
 
 
-def ndcg(rank: np.ndarray, k: int = 10) -> np.ndarray:
+def ndcg(rank: Array, k: int = 10) -> Array:
     """One relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
     return (rank <= k) / np.log2(1 + rank)
 
@@ -121,7 +121,7 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
     return split, targets
 
 
-def scored(model: Any, users: Targets) -> np.ndarray:
+def scored(model: Any, users: Targets) -> Array:
     """(B, N) float64, a copy. InputError for a wrong shape or NaN, and a model fitted on other items."""
     name, items, (data, split) = name_of(model), users.data.items["item_id"], getattr(model, "fitted_on", (None, None))
     if data is not None and data.catalogue != users.data.catalogue:
@@ -141,7 +141,7 @@ def scored(model: Any, users: Targets) -> np.ndarray:
     return scores
 
 
-def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray:
+def mid_ranks(scores: Array, users: Targets, mask_seen: bool) -> Array:
     """(B,) mid-ranks of the targets; masks `scores` in place."""
     rows = np.arange(len(users))
     truth = scores[rows, users.items]
@@ -153,7 +153,7 @@ def mid_ranks(scores: np.ndarray, users: Targets, mask_seen: bool) -> np.ndarray
     return np.where(truth > -np.inf, 1 + higher + equal / 2, np.inf)
 
 
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
+def _top(scores: Array, k: int) -> Array:
     """(B, k) item codes, best first, -1 for -inf. Ties fall the same way on every machine."""
     # np.partition is fifty times slower on rows of mostly equal counts.
     least = torch.from_numpy(scores).topk(k).values[:, -1:].numpy()
@@ -165,7 +165,7 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(np.where(found > -np.inf, codes, -1), order, 1)
 
 
-def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
+def novelty(lists: Array, training: sp.csr_array) -> Array:
     """(U,) bits: mean of -log2 of the share of users with the item, plus-one smoothed (Zhou et al. 2010).
 
     training: (users, N). NaN for an empty list.
@@ -175,7 +175,7 @@ def novelty(lists: np.ndarray, training: sp.csr_array) -> np.ndarray:
     return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
 
 
-def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
+def diversity(lists: Array, unit: sp.csr_array) -> Array:
     """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
     chosen = _chosen(lists, unit.shape[0])
     # Cosines of all ordered pairs: |sum of the unit rows|^2, less each row with itself.
@@ -184,7 +184,7 @@ def diversity(lists: np.ndarray, unit: sp.csr_array) -> np.ndarray:
     return np.where(length > 1, 1 - pairs / np.maximum(length * (length - 1), 1), np.nan)
 
 
-def miscalibration(lists: np.ndarray, history: sp.csr_array, shares: sp.csr_array) -> np.ndarray:
+def miscalibration(lists: Array, history: sp.csr_array, shares: sp.csr_array) -> Array:
     """(U,) nats: KL(p | .99 q + .01 p) of the history's mean category shares p and the list's q (Steck 2018).
 
     history: (U, N). shares: (N, categories). NaN where either has none.
@@ -218,7 +218,7 @@ def _bag(words: pd.Series) -> sp.csr_array:
     return bag
 
 
-def _chosen(lists: np.ndarray, n_items: int) -> sp.csr_array:
+def _chosen(lists: Array, n_items: int) -> sp.csr_array:
     rows, positions = np.nonzero(lists >= 0)
     return sp.csr_array((np.ones(len(rows)), (rows, lists[rows, positions])), shape=(len(lists), n_items))
 
@@ -248,7 +248,7 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
     return found
 
 
-def _replaced(data: Dataset, outside: np.ndarray, whole: np.ndarray, seed: int = 0) -> Dataset:
+def _replaced(data: Dataset, outside: Array, whole: Array, seed: int = 0) -> Dataset:
     """Other items, values and actions at events `outside` (E,); in `whole`, all but the user."""
     rng, events = np.random.default_rng(seed), data.events.copy()
     events["item"] = (events["item"] + outside * rng.integers(1, data.n_items, data.n_events)) % data.n_items  # another
@@ -278,10 +278,10 @@ class Interpolation(NamedTuple):
 
 class Precomputed(NamedTuple):
     name: str
-    events: np.ndarray  # (U,) target events
-    table: np.ndarray  # (U, N) their scores
+    events: Array  # (U,) target events
+    table: Array  # (U, N) their scores
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         """(B, N). InputError for a target without scores."""
         rows = pd.Index(self.events).get_indexer(users.events)
         if (rows < 0).any():
@@ -300,7 +300,7 @@ class Interval(NamedTuple):
     seeds: int
 
 
-def auc_by_user(scores: np.ndarray, positive: np.ndarray, user: np.ndarray) -> np.ndarray:
+def auc_by_user(scores: Array, positive: Array, user: Array) -> Array:
     """(U,) whose mean is the AUC over all pairs, and whose spread gives its interval over users (Obuchowski 1997).
 
     scores, positive (bool), user: (E,). A user's events add how far their shares of won pairs are from the AUC.
@@ -314,7 +314,7 @@ def auc_by_user(scores: np.ndarray, positive: np.ndarray, user: np.ndarray) -> n
     return auc + (user.max() + 1) * np.bincount(user, apart)
 
 
-def gauc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def gauc(scores: Array, labels: Array) -> Array:
     """The AUC of each row: scores (..., B, C), labels (B, C) of 1, 0 or, where nothing counts, -1 -> (..., B).
 
     Its mean over users is GAUC (Zhu et al. 2017). A tie is half a win. NaN for a row without a 1 or a 0.
@@ -425,7 +425,7 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     return pd.DataFrame.from_dict(found, "index", columns=["n", "mean", "low", "high"])
 
 
-def _paired(*per_user: ArrayLike) -> tuple[np.ndarray, int]:
+def _paired(*per_user: ArrayLike) -> tuple[Array, int]:
     """(figures, U) means over seeds, and the first's number of seeds."""
     rows = [np.asarray(values, dtype=np.float64) for values in per_user]
     for values in rows:

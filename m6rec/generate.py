@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m6rec.config import InputError, choose, typed
+from m6rec.config import Array, InputError, choose, typed
 from m6rec.data.context import Context
 from m6rec.data.dataset import Dataset, Split, Targets
 from m6rec.data.features import Features
@@ -57,7 +57,7 @@ class Trie(nn.Module):
     widths: tokens of each level. roots (N,): where each sequence starts, for several tries in one.
     """
 
-    def __init__(self, sequences: np.ndarray, widths: Sequence[int], roots: np.ndarray | None = None):
+    def __init__(self, sequences: Array, widths: Sequence[int], roots: Array | None = None):
         super().__init__()
         self.widths, largest = tuple(widths), max(widths)
         node = np.zeros(len(sequences), np.int64) if roots is None else roots

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Config, InputError, choose, conform, pick_device, typed
+from m6rec.config import MODALITIES, Array, Config, InputError, Rng, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -182,7 +182,7 @@ class M6Rec:
         """The same weights for prompts: see `train.text` and `Network.text`."""
         return Backbone(self.network.text, self.tokenizer, self.config)
 
-    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: np.ndarray | None = None) -> Stage:
+    def stage(self, name: str, epochs: int, loss: Callable, judged_by: str, among: Array | None = None) -> Stage:
         """On all training events, or those among (E,) bool, validated by a method's NDCG@10."""
         data, split, config = self.data, self.split, self.config
         if split.name != "all" and not (data.n_items >= 10 and len(split.valid)):  # NDCG@10 of validation events
@@ -197,13 +197,13 @@ class M6Rec:
             prompts = losses.Prompts(read, self.tokenizer, items)
         corpus = losses.Corpus(self._training_content, near, prompts)
 
-        def batches(rng: np.random.Generator) -> Iterator[Context]:
+        def batches(rng: Rng) -> Iterator[Context]:
             return contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng)
 
         def validate(network: Network) -> float:
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        def teach(network: Network, batch: Context, rng: np.random.Generator) -> dict[str, Tensor]:
+        def teach(network: Network, batch: Context, rng: Rng) -> dict[str, Tensor]:
             return loss(network, batch, config, corpus, rng)
 
         return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
@@ -219,7 +219,7 @@ class M6Rec:
             taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
             raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
-        def loss(network: Network, _: None, rng: np.random.Generator) -> dict[str, Tensor]:
+        def loss(network: Network, _: None, rng: Rng) -> dict[str, Tensor]:
             return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
@@ -266,7 +266,7 @@ class M6Rec:
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def _table(self, found: Generated) -> tuple[np.ndarray, pd.DataFrame]:
+    def _table(self, found: Generated) -> tuple[Array, pd.DataFrame]:
         """One list below the other: the row (n,) in `found`, and what is shown of each item."""
         items, scores = found.items.cpu().numpy(), found.scores.cpu().double().numpy()
         row, rank = listed = np.nonzero(items >= 0)
@@ -391,7 +391,7 @@ class M6Rec:
             allowed[0, self._known(self.data.history_codes(items))] = inside
         return allowed
 
-    def _known(self, codes: np.ndarray) -> list[int]:
+    def _known(self, codes: Array) -> list[int]:
         if (codes >= self.data.n_items).any():
             raise InputError("dicts of new items are for one history alone: add the items by with_items, and name ids.")
         return codes.tolist()

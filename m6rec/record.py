@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from m6rec.cache import PACKAGE, code_key, whole
-from m6rec.config import InputError, typed
+from m6rec.config import Array, InputError, typed
 from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
@@ -75,7 +75,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     return figure
 
 
-def _floats(name: str, values: object) -> np.ndarray:
+def _floats(name: str, values: object) -> Array:
     with suppress(TypeError, ValueError, OverflowError):
         if not np.iscomplexobj(values):
             return np.asarray(values).astype(float)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from m6rec.config import Array
 from m6rec.data.dataset import Targets
 from m6rec.data.sources import shipped
 
@@ -43,14 +44,14 @@ class Truth(NamedTuple):
     """What is hidden from a model. Modalities are in the order image, sound, text."""
 
     events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
-    items: np.ndarray  # (N, D) places, unit rows
-    shoppers: np.ndarray  # (U, D) tastes, unit rows
-    shares: np.ndarray  # (U, 3) of each modality; rows add up to 1
-    requests: dict[str, np.ndarray]  # field -> (values, D) unit rows, in the order of LEVELS
-    held_out: np.ndarray  # (N,) bool: whole photographs, recordings and nouns kept from training
-    cold_users: np.ndarray  # (U,) bool: kept from training
-    origins: np.ndarray  # (N,) str: the recording, else the photograph, else the noun
-    words: dict[str, np.ndarray]  # word that shoppers notice -> (8,) place
+    items: Array  # (N, D) places, unit rows
+    shoppers: Array  # (U, D) tastes, unit rows
+    shares: Array  # (U, 3) of each modality; rows add up to 1
+    requests: dict[str, Array]  # field -> (values, D) unit rows, in the order of LEVELS
+    held_out: Array  # (N,) bool: whole photographs, recordings and nouns kept from training
+    cold_users: Array  # (U,) bool: kept from training
+    origins: Array  # (N,) str: the recording, else the photograph, else the noun
+    words: dict[str, Array]  # word that shoppers notice -> (8,) place
 
 
 def truth() -> Truth:
@@ -63,7 +64,7 @@ def truth() -> Truth:
     return Truth(events=events, requests=requests, cold_users=cold_users, words=words, **latent)
 
 
-def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
+def levels(timestamp: Array, device: Array) -> Array:
     """UTC seconds (E,), names of devices (E,) -> (E, 4) int64 places in LEVELS."""
     days = timestamp // 86400
     month = timestamp.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
@@ -71,7 +72,7 @@ def levels(timestamp: np.ndarray, device: np.ndarray) -> np.ndarray:
     return np.stack([timestamp % 86400 // 21600, (days + 3) % 7 >= 5, device, (month + 1) % 12 // 3], axis=1)
 
 
-def existing(events_before: np.ndarray) -> np.ndarray:
+def existing(events_before: Array) -> Array:
     """(B,) numbers of events before -> (B, len(CAUSES)) probabilities of the causes."""
     back = np.array([cause.which if cause.kind == "event" else 0 for cause in CAUSES])
     weights = np.array([cause.weight for cause in CAUSES]) * (events_before[:, None] >= back)
@@ -79,10 +80,10 @@ def existing(events_before: np.ndarray) -> np.ndarray:
 
 
 class Market:
-    def __init__(self, items: np.ndarray, requests: dict[str, np.ndarray]):
+    def __init__(self, items: Array, requests: dict[str, Array]):
         self.items, self.requests = items, requests
 
-    def pull(self, cause: Cause, taste: np.ndarray, recent: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def pull(self, cause: Cause, taste: Array, recent: Array, values: Array) -> Array:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
         Chance pulls nowhere. Rounded: later sums do not depend on the machine.
@@ -95,7 +96,7 @@ class Market:
         pull = TASTE * taste + REQUEST * sum(share * fields[field] for field, share in FIELD_SHARES.items())
         return np.round(pull + LAST * places[0] + TIP * own, 4)
 
-    def chances(self, pull: np.ndarray, bought: np.ndarray) -> np.ndarray:
+    def chances(self, pull: Array, bought: Array) -> Array:
         """Pull (B, D), bought (B, N) bool -> (B, N) probabilities of what is not bought yet."""
         scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
         scores[bought] = -np.inf
@@ -111,12 +112,12 @@ class BayesOptimal:
     def __init__(self, known: Truth | None = None):
         self.known = known or truth()
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         """(B, N) log-probabilities; -inf for what was bought."""
         with np.errstate(divide="ignore"):
             return np.log(sum(self._joints(users)))
 
-    def causes(self, users: Targets) -> np.ndarray:
+    def causes(self, users: Targets) -> Array:
         """(B, len(CAUSES)) probabilities, given what was bought."""
         joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
         return joint / joint.sum(axis=1, keepdims=True)

@@ -17,7 +17,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from m6rec.config import Config, InputError
+from m6rec.config import Array, Config, InputError, Rng
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.tables import CORE_COLUMNS, distinct, numbers, plain, seconds, text
 from m6rec.data.text import clean
@@ -77,7 +77,7 @@ class Field:
             return (cls(name, edges=tuple(np.unique(np.nanquantile(known, np.arange(1, 8) / 8)).tolist())),)
         return (cls(name, levels=tuple(sorted({text(v) for v in values}))),)
 
-    def encode(self, values: pd.Series | np.ndarray | list) -> np.ndarray:
+    def encode(self, values: pd.Series | Array | list) -> Array:
         """(n,) -> (n,) int64; missing and unknown values are absent."""
         series = pd.Series(values, dtype=object if isinstance(values, list) else None)
         if self.weights:
@@ -95,7 +95,7 @@ class Field:
         """(n, W) of 0 and 1: which words each text has."""
         return csr_array(_counter(vocabulary=self.levels).transform([clean(t) for t in texts]))
 
-    def top_word(self, counts: csr_array) -> np.ndarray:
+    def top_word(self, counts: csr_array) -> Array:
         """Counts (n, W) -> (n,) int64 codes of the words with the highest TF-IDF, 0 for none."""
         if not counts.shape[0]:
             return np.zeros(0, np.int64)
@@ -184,7 +184,7 @@ class Fields:
             derived.append(DERIVED.get(name) or replace(Field.fit(name, texts, "text")[0], part=name))
         return cls(value, profile, (*derived, *read(own, train, data.events)))
 
-    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    def typed(self, part: str, values: Mapping | None, derived: Mapping[str, Array] | None = None) -> Array:
         """(C,) codes of a typed "profile" or "request", such as {"hour": 21}; others are absent.
 
         derived: codes (B,) of events, which typed values override -> (B, C). InputError for an unknown field or value.
@@ -216,10 +216,10 @@ class Fields:
 
 
 class EventCodes(NamedTuple):
-    value: np.ndarray  # (E,)
-    gap: np.ndarray  # (E,)
-    request: np.ndarray  # (E, R)
-    profile: np.ndarray  # (U, C)
+    value: Array  # (E,)
+    gap: Array  # (E,)
+    request: Array  # (E, R)
+    profile: Array  # (U, C)
 
 
 @lru_cache(8)  # every chunk of an evaluation needs it
@@ -228,7 +228,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
 
-    def encode(part: tuple[Field, ...], table: pd.DataFrame) -> np.ndarray:
+    def encode(part: tuple[Field, ...], table: pd.DataFrame) -> Array:
         codes = [f.encode(table[f.column or f.name]) if f.column or not f.part else derived[f.part] for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
@@ -236,7 +236,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     return EventCodes(fields.value.encode(data.events["value"]), derived["gap"], request, profile)
 
 
-def _parts(time: np.ndarray) -> dict[str, np.ndarray]:
+def _parts(time: Array) -> dict[str, Array]:
     """UTC seconds (n,) -> codes (n,) of LEVELS."""
     # Day 0 of the epoch was a Thursday; winter is December to February.
     season = pd.to_datetime(time, unit="s", errors="coerce").month.to_numpy(float) % 12 // 3
@@ -244,9 +244,7 @@ def _parts(time: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.nan_to_num(part + 1).astype(np.int64) for name, part in parts.items()}
 
 
-def derive(
-    fields: Fields, time: np.ndarray, first: np.ndarray, item: np.ndarray, texts: Sequence[object]
-) -> dict[str, np.ndarray]:
+def derive(fields: Fields, time: Array, first: Array, item: Array, texts: Sequence[object]) -> dict[str, Array]:
     """Codes (E,) by derived feature. time: UTC seconds, item: (E,); first: (E,), a user's first event.
 
     gap: seconds since the event before; session: its events before; pace: its seconds per event; tastes: the word with
@@ -297,7 +295,7 @@ def past_events(
 
 
 def people_context(
-    data: Dataset, fields: Fields, past: pd.DataFrame, size: np.ndarray, request: Mapping | None, profile: np.ndarray,
+    data: Dataset, fields: Fields, past: pd.DataFrame, size: Array, request: Mapping | None, profile: Array,
     length: int,
 ) -> Context:  # fmt: skip
     """Q = 1: the last `length` of each person's size (B,) events in `past`, and the same request as one more event.
@@ -324,7 +322,7 @@ def people_context(
 
 
 def training_batches(
-    data: Dataset, split: Split, codes: EventCodes, length: int, batch: int, rng: np.random.Generator
+    data: Dataset, split: Split, codes: EventCodes, length: int, batch: int, rng: Rng
 ) -> Iterator[Context]:
     """One epoch: every training event is a target once, except in windows of one event.
 
@@ -344,7 +342,7 @@ def training_batches(
         yield _context(data, codes, windows[groups[group]], int(sizes[groups[group]].max()))
 
 
-def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length: int) -> Context:
+def target_context(data: Dataset, codes: EventCodes, events: Array, length: int) -> Context:
     """Q = 1: the last `length` events before each of the events (B,), and its own request."""
     user = data.events["user"].to_numpy()[events]
     start = np.maximum(data.offsets[user], events - length)
@@ -353,7 +351,7 @@ def target_context(data: Dataset, codes: EventCodes, events: np.ndarray, length:
     return Context(*past, *map(torch.from_numpy, asked))
 
 
-def _context(data: Dataset, codes: EventCodes, windows: np.ndarray, length: int) -> Context:
+def _context(data: Dataset, codes: EventCodes, windows: Array, length: int) -> Context:
     """Windows (W, 2), first and past-the-last event, `length` wide; every event is a target."""
     rows = windows[:, :1] + np.arange(length)  # (W, T)
     present = rows < windows[:, 1:]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import InputError, nearest, typed
+from m6rec.config import Array, InputError, nearest, typed
 from m6rec.data.features import FILE_MODALITIES, Media
 from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
@@ -26,7 +26,7 @@ REPEATS = 0.1  # `Dataset.repeats` from which on rankings hold what was seen
 ARTICLE = re.compile(r"^(.*), (the|an?|l[ea]s?|das|der|die|il|el)$")
 
 
-def row_numbers(what: str, raw: object, size: int, source: str) -> np.ndarray:
+def row_numbers(what: str, raw: object, size: int, source: str) -> Array:
     """(n,) int64. InputError for one that is none of `size` rows."""
     rows = np.asarray(raw)
     if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= size)):
@@ -38,9 +38,9 @@ class Split(NamedTuple):
     """Training events as a mask, targets as rows of events."""
 
     name: str
-    train: np.ndarray  # (E,) bool: may be fitted on
-    valid: np.ndarray  # (≤U,) int64
-    test: np.ndarray  # (≤U,) int64
+    train: Array  # (E,) bool: may be fitted on
+    valid: Array  # (≤U,) int64
+    test: Array  # (≤U,) int64
 
 
 def _plain(title: str) -> str:
@@ -57,7 +57,7 @@ class Dataset:
     items: pd.DataFrame  # by item code: item_id, title, text, extras; image, sound: names in media or None
     users: pd.DataFrame  # by user code: user_id, profile columns
     events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
-    offsets: np.ndarray  # (U+1,) int64: user u has the rows offsets[u]:offsets[u+1]
+    offsets: Array  # (U+1,) int64: user u has the rows offsets[u]:offsets[u+1]
     media: Media | None = None
 
     @classmethod
@@ -158,15 +158,15 @@ class Dataset:
                 found.setdefault(spelling, []).append(code)
         return found
 
-    def user_codes(self, raw_ids: object) -> np.ndarray:
+    def user_codes(self, raw_ids: object) -> Array:
         """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
         return self._codes("user", raw_ids)
 
-    def item_codes(self, raw_ids: object) -> np.ndarray:
+    def item_codes(self, raw_ids: object) -> Array:
         """The same of items."""
         return self._codes("item", raw_ids)
 
-    def _codes(self, word: str, raw_ids: Iterable) -> np.ndarray:
+    def _codes(self, word: str, raw_ids: Iterable) -> Array:
         one = (
             isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
         )
@@ -176,7 +176,7 @@ class Dataset:
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
         return np.array([known[raw] for raw in wanted], dtype=np.int64)
 
-    def find(self, titles: str | Iterable[str]) -> np.ndarray:
+    def find(self, titles: str | Iterable[str]) -> Array:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
         Of items with the same title, the one with the most events. InputError lists the nearest.
@@ -195,7 +195,7 @@ class Dataset:
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
-    def history_codes(self, history: Iterable[object] | pd.DataFrame) -> np.ndarray:
+    def history_codes(self, history: Iterable[object] | pd.DataFrame) -> Array:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
         InputError for a text that is one item's id and another's title; in a table it is the id.
@@ -245,7 +245,7 @@ class Dataset:
         late = (np.flatnonzero(has_past & period) for period in periods)
         return Split(kind, time < first, *(events[np.unique(user[events], return_index=True)[1]] for events in late))
 
-    def targets(self, events: np.ndarray | Sequence[int]) -> "Targets":
+    def targets(self, events: Array | Sequence[int]) -> "Targets":
         return Targets(self, events)
 
     def subset(self, n_users: int, seed: int = 0) -> "Dataset":
@@ -286,7 +286,7 @@ class Dataset:
         media = self.media and self.media.path
         return Dataset.from_frames(self.items, users, pd.concat([old, new]), media, name=self.name)
 
-    def without(self, items: np.ndarray | Sequence[int], users: np.ndarray | Sequence[int] = ()) -> "Dataset":
+    def without(self, items: Array | Sequence[int], users: Array | Sequence[int] = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
         left = np.ones(self.n_events, dtype=bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
@@ -310,7 +310,7 @@ class Dataset:
                 if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
                     digest.update(column.to_numpy().astype("<f8" if column.dtype.kind == "f" else "<i8").tobytes())
                 else:
-                    cells = (c.tolist() if isinstance(c, np.ndarray) else c for c in column)  # lists and vectors
+                    cells = (c.tolist() if isinstance(c, Array) else c for c in column)  # lists and vectors
                     cells = [None if gone else str(c) for c, gone in zip(cells, column.isna(), strict=True)]
                     digest.update(json.dumps(cells).encode())
         if self.media:
@@ -335,18 +335,18 @@ class Targets:
     """
 
     def __init__(
-        self, data: Dataset, events: np.ndarray | Sequence[int], pool: np.ndarray | None = None, mask_seen: bool = True
+        self, data: Dataset, events: Array | Sequence[int], pool: Array | None = None, mask_seen: bool = True
     ):  # fmt: skip
         self.data, self.pool, self.mask_seen = data, pool, mask_seen
         self.events = row_numbers("target events", events, len(data.events), "data.split()")  # (B,) of data.events
 
     @property
-    def users(self) -> np.ndarray:
+    def users(self) -> Array:
         """(B,) int64 codes."""
         return self.data.events["user"].to_numpy()[self.events]
 
     @property
-    def items(self) -> np.ndarray:
+    def items(self) -> Array:
         """(B,) int64 codes: the truth."""
         return self.data.events["item"].to_numpy()[self.events]
 
@@ -356,20 +356,20 @@ class Targets:
     def __iter__(self) -> Iterator:
         return iter(self.data.users["user_id"].iloc[self.users])
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype=None, copy=None) -> Array:
         return np.array(self.data.users["user_id"].iloc[self.users], dtype=dtype)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> "Targets":
+    def __getitem__(self, rows: slice | Array) -> "Targets":
         return Targets(self.data, np.atleast_1d(self.events[rows]), self.pool, self.mask_seen)
 
-    def allowed(self) -> np.ndarray:
+    def allowed(self) -> Array:
         """(B, N) bool: what a list may hold."""
         allowed = np.ones((len(self), self.data.n_items), bool) & (True if self.pool is None else self.pool)
         if self.mask_seen:
             allowed[self.seen().nonzero()] = False
         return allowed
 
-    def history(self, length: int | None = None) -> np.ndarray:
+    def history(self, length: int | None = None) -> Array:
         """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""
         starts = self.data.offsets[self.users][:, None]  # (B, 1)
         length = int((self.events[:, None] - starts).max(initial=0)) if length is None else length

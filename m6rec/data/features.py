@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from m6rec.cache import key, load_tensors, save_tensors, whole
-from m6rec.config import MODALITIES, InputError, choose
+from m6rec.config import MODALITIES, Array, InputError, choose
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 
@@ -105,12 +105,12 @@ def shown(value: object) -> str:
 
 
 class Features(NamedTuple):
-    text: np.ndarray  # (N, L) int64 token ids, 0 = padding
-    image: np.ndarray  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
-    sound: np.ndarray  # (N, 8, 128), likewise
-    present: np.ndarray  # (N, 3) bool, in the order MODALITIES
+    text: Array  # (N, L) int64 token ids, 0 = padding
+    image: Array  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
+    sound: Array  # (N, 8, 128), likewise
+    present: Array  # (N, 3) bool, in the order MODALITIES
 
-    def take(self, rows: np.ndarray) -> "Features":
+    def take(self, rows: Array) -> "Features":
         return Features(*(values[rows] for values in self))
 
     def drop(self, *modalities: str) -> "Features":
@@ -167,7 +167,7 @@ def preprocess(
 
 def _patches(
     name: str, sources: dict[str, object], media: Media | None, cache: Path | None, problems: list[str]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """Content -> source into content -> patches, which the cache keeps."""
     module, good, new = FILE_MODALITIES[name], {}, {}
     path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
@@ -191,7 +191,7 @@ def is_vector(cell: object) -> bool:
     return isinstance(cell, list | tuple) or getattr(cell, "ndim", 0) == 1
 
 
-def direction(cell: object, size: int) -> np.ndarray:
+def direction(cell: object, size: int) -> Array:
     """A vector (size,) of a frozen encoder (CLIP, CLAP, of sentences), scaled to a mean square of 1. InputError."""
     try:
         vector = np.asarray(cell, np.float32)
@@ -220,7 +220,7 @@ def read(source: object, media: Media | None) -> bytes:
     return media.read(source)
 
 
-def decoded(modality: str, source: object, media: Media | None) -> np.ndarray:
+def decoded(modality: str, source: object, media: Media | None) -> Array:
     """Pixels (28, 28) or samples (8192,); InputError begins with the source."""
     raw = read(source, media)
     try:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
-from m6rec.config import InputError
+from m6rec.config import Array, InputError, Rng
 
 SIDE, PATCH = 28, 7  # pixels
 ACROSS = SIDE // PATCH
@@ -16,7 +16,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # no others: some of Pillow's r
 MOST_PIXELS = 50_000_000
 
 
-def decode(raw: bytes) -> np.ndarray:
+def decode(raw: bytes) -> Array:
     """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
 
     What is transparent becomes black. InputError if damaged, or above 50 megapixels.
@@ -51,7 +51,7 @@ def decode(raw: bytes) -> np.ndarray:
         raise InputError(f"is a damaged image ({error}); save it again.") from None
 
 
-def patches(images: np.ndarray) -> np.ndarray:
+def patches(images: Array) -> Array:
     """(N, 28, 28) -> (N, 16, 49), both row by row."""
     cut = images.reshape(len(images), ACROSS, PATCH, ACROSS, PATCH)
     return cut.swapaxes(2, 3).reshape(len(images), *PATCHES)
@@ -60,13 +60,13 @@ def patches(images: np.ndarray) -> np.ndarray:
 preprocess = patches
 
 
-def unpatch(patches: np.ndarray) -> np.ndarray:
+def unpatch(patches: Array) -> Array:
     """(N, 16, 49) -> (N, 28, 28)."""
     cut = patches.reshape(len(patches), ACROSS, ACROSS, PATCH, PATCH)
     return cut.swapaxes(2, 3).reshape(len(patches), SIDE, SIDE)
 
 
-def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment(images: Array, rng: Rng) -> Array:
     """Moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
     n, reach = len(images), 2
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))

@@ -14,7 +14,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from m6rec.config import InputError
+from m6rec.config import Array, InputError, Rng
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
 from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
@@ -55,21 +55,21 @@ class Domain(NamedTuple):
     """A data set in words: items and profiles by code, the others by event."""
 
     name: str
-    items: np.ndarray  # (N,) str
-    profiles: np.ndarray  # (U,) str
-    user: np.ndarray  # (E,) int64, sorted; within a user by time
-    item: np.ndarray  # (E,) int64
-    requests: np.ndarray  # (E,) str, empty without request columns
-    values: np.ndarray  # (E,) float, NaN without ratings of 1 to 5
+    items: Array  # (N,) str
+    profiles: Array  # (U,) str
+    user: Array  # (E,) int64, sorted; within a user by time
+    item: Array  # (E,) int64
+    requests: Array  # (E,) str, empty without request columns
+    values: Array  # (E,) float, NaN without ratings of 1 to 5
 
-    def only(self, events: np.ndarray) -> "Domain":
+    def only(self, events: Array) -> "Domain":
         """With these events (E,) bool alone."""
         return self._make([*self[:3], *(part[events] for part in self[3:])])
 
     def event(self, row: int) -> str:
         return event(self.items[self.item[row]], self.values[row])
 
-    def windows(self, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
+    def windows(self, rng: Rng, before: int = HISTORY, size: int = 8) -> Iterator[Prompt]:
         """All events once, `size` targets after up to `before` events; users in order."""
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
@@ -78,7 +78,7 @@ class Domain(NamedTuple):
                 if rows:
                     yield self.prompt(rows, max(start, rows[0] - int(rng.integers(before + 1))))
 
-    def drawn_windows(self, count: int, rng: np.random.Generator, before: int = HISTORY, size: int = 8) -> list[Prompt]:
+    def drawn_windows(self, count: int, rng: Rng, before: int = HISTORY, size: int = 8) -> list[Prompt]:
         """`count` windows as in `windows`, from anywhere."""
         first = rng.integers(len(self.user), size=count)
         start, end = (np.searchsorted(self.user, self.user[first], side) for side in ("left", "right"))
@@ -95,7 +95,7 @@ class Domain(NamedTuple):
         history = tuple(map(self.event, range(since, rows[0])))
         return Prompt(profile=self.profiles[self.user[rows[0]]], history=history, target=tuple(target))
 
-    def prompts(self, rows: np.ndarray, history: int = HISTORY, *, in_source: bool = False) -> list[Prompt]:
+    def prompts(self, rows: Array, history: int = HISTORY, *, in_source: bool = False) -> list[Prompt]:
         """Events `rows`, each after up to `history` events; in_source: with the request in the source, too."""
         starts = np.searchsorted(self.user, self.user[rows])
         prompts = (self.prompt(range(r, r + 1), max(start, r - history)) for r, start in zip(rows, starts, strict=True))
@@ -108,7 +108,7 @@ class Domain(NamedTuple):
         yield from (f"{request}:" for request in np.unique(self.requests))
 
 
-def domain(data: Dataset, events: np.ndarray | None = None) -> Domain:
+def domain(data: Dataset, events: Array | None = None) -> Domain:
     """events: (E,) bool, those that may be read (default all). InputError without a text."""
     items = data.items["text"].map(item).to_numpy(object)
     if not any(items):
@@ -161,7 +161,7 @@ class Ratings:
         test = position >= (sizes - held)[self.user]
         self.train, self.valid, self.test = map(np.flatnonzero, (self.is_train, ~self.is_train & ~test, test))
 
-    def item_means(self, value: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def item_means(self, value: Array, fold: Array) -> tuple[Array, Array, Array]:
         """(E,) each: out-of-fold means of `value` by item, their counts, and the overall means.
 
         Of all users' training events but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
@@ -176,11 +176,11 @@ class Ratings:
         return (total + SHRINK * overall) / (count + SHRINK), count, overall
 
     @cached_property
-    def genres(self) -> np.ndarray:
+    def genres(self) -> Array:
         """(N, genres)"""
         return self.data.items["genres"].str.get_dummies(" ").to_numpy(float)
 
-    def history(self, rows: np.ndarray, length: int) -> np.ndarray:
+    def history(self, rows: Array, length: int) -> Array:
         """(n, T) the user's training events before each, most recent last, left-padded with -1."""
         back, before = np.arange(length, 0, -1), self.n_before[rows, None]
         return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
@@ -191,7 +191,7 @@ class Ratings:
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
 
-        def before(values: np.ndarray) -> np.ndarray:
+        def before(values: Array) -> Array:
             """Sums of values (E, ·) over the user's earlier training events."""
             sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
             return sums[start + self.n_before] - sums[start]
@@ -220,7 +220,7 @@ class Ratings:
         return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
 
     @cached_property
-    def features(self) -> np.ndarray:
+    def features(self) -> Array:
         """(E, F) float32, standardised on training events: the numbers, year, genres and profile."""
         year = pd.to_numeric(self.data.items.get("year", pd.Series(0, self.data.items.index)), errors="coerce")
         year = year.where(year > 0, year.median()).to_numpy(float)[self.item]
@@ -238,7 +238,7 @@ class Ratings:
         requests = np.array([" ".join(event) for event in zip(*words, strict=True)], dtype=object)
         return domain(self.data)._replace(requests=requests)
 
-    def texts(self, rows: np.ndarray, events: int = 2) -> list[Prompt]:
+    def texts(self, rows: Array, events: int = 2) -> list[Prompt]:
         """All given: the profile, the last events, and the event's item and numbers."""
         words, found = self.words, []
         for row, past in zip(rows, self.history(rows, events), strict=True):
@@ -284,7 +284,7 @@ class ClickWindows(Ratings):
             [*words.items[read], *(rated[5 * i + i % 5] for i in read), *words.profiles], vocabulary
         )
 
-        def table(texts: Sequence[str], *first: int) -> np.ndarray:
+        def table(texts: Sequence[str], *first: int) -> Array:
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
         self.profiles = table(words.profiles, SOURCE_BOS)  # (U, L): never empty
@@ -294,7 +294,7 @@ class ClickWindows(Ratings):
         self._part = np.isin(np.arange(data.n_events), self.test) - 1 * self.is_train  # (E,)
         self.fingerprint = f"{data.fingerprint} {length} {history} {len(self.tokenizer)} {held} {candidates}"
 
-    def batches(self, rng: np.random.Generator, *, steps: int, size: int) -> Iterator[Windows]:
+    def batches(self, rng: Rng, *, steps: int, size: int) -> Iterator[Windows]:
         """`steps` batches from anywhere in the training events."""
         known = self._known(self.train)
         for _ in range(steps):
@@ -303,18 +303,18 @@ class ClickWindows(Ratings):
             last = np.maximum(first, first + self.n_train[self.user[drawn]] - self.n_clicked)
             yield self._windows(np.minimum(drawn, last), known, rng)
 
-    def requests(self, rows: np.ndarray) -> Windows:
+    def requests(self, rows: Array) -> Windows:
         """One window per user, from their first event among `rows`: of `valid` or `test`."""
         rows = rows[np.unique(self.user[rows], return_index=True)[1]]
         return self._windows(rows, self._known(slice(None)), np.random.default_rng(0))
 
-    def _known(self, rows: np.ndarray | slice) -> np.ndarray:
+    def _known(self, rows: Array | slice) -> Array:
         """(U, N) bool: which items users have among these events."""
         known = np.zeros((self.data.n_users, self.data.n_items), bool)
         known[self.user[rows], self.item[rows]] = True
         return known
 
-    def _windows(self, starts: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> Windows:
+    def _windows(self, starts: Array, known: Array, rng: Rng) -> Windows:
         """Events from `starts` (B,) on, of the same user and part, and drawn items; T events before them."""
         user, n = self.user[starts], self.n_clicked
         rows = np.minimum(starts[:, None] + np.arange(n), len(self.item) - 1)  # (B, n)

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from m6rec.config import InputError
+from m6rec.config import Array, InputError, Rng
 
 RATE, LENGTH = 8000, 8192  # samples a second, samples
 LOOK = 10  # seconds
@@ -16,7 +16,7 @@ PATCHES = (FRAMES // PATCH, PATCH * MELS)
 FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
-def decode(raw: bytes) -> np.ndarray:
+def decode(raw: bytes) -> Array:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak, or zeros.
 
     Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
@@ -47,7 +47,7 @@ def decode(raw: bytes) -> np.ndarray:
     return np.pad(piece, (0, LENGTH - len(piece))).clip(-1, 1).astype(np.float32)
 
 
-def log_mel(waves: np.ndarray) -> np.ndarray:
+def log_mel(waves: Array) -> Array:
     """(N, 8192) -> (N, 32, 32) float32, mel band × frame: log10 of power, from 0 (silence) to about 1 (full scale)."""
     import librosa  # takes a second
 
@@ -59,26 +59,26 @@ def log_mel(waves: np.ndarray) -> np.ndarray:
     return out / RANGE
 
 
-def patches(mels: np.ndarray) -> np.ndarray:
+def patches(mels: Array) -> Array:
     """(N, 32, 32) -> (N, 8, 128): patches in time, in each frame by frame the 32 mels."""
     cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
     return cut.transpose(0, 2, 3, 1).reshape(len(mels), *PATCHES)
 
 
-def unpatch(patches: np.ndarray) -> np.ndarray:
+def unpatch(patches: Array) -> Array:
     """(N, 8, 128) -> (N, 32, 32)."""
     cut = patches.reshape(len(patches), FRAMES // PATCH, PATCH, MELS)
     return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, FRAMES)
 
 
-def preprocess(waves: np.ndarray) -> np.ndarray:
+def preprocess(waves: Array) -> Array:
     return patches(log_mel(waves))
 
 
-def augment(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment(mels: Array, rng: Rng) -> Array:
     """Up to 6 bands and 6 frames of each (N, 32, 32) are silenced (SpecAugment, arXiv 1904.08779)."""
 
-    def hidden(size: int) -> np.ndarray:
+    def hidden(size: int) -> Array:
         width = rng.integers(0, 7, (len(mels), 1))
         start = rng.integers(0, size + 1 - width)
         place = np.arange(size)

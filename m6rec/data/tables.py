@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import InputError, did_you_mean
+from m6rec.config import Array, InputError, did_you_mean
 from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, direction, given, is_vector, shown
 from m6rec.data.text import LONGEST
 
@@ -54,7 +54,7 @@ class Report:
         for doubt in self.doubts:
             warnings.warn(doubt, stacklevel=4)  # 3 is the check of arguments
 
-    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, np.ndarray, str]) -> pd.DataFrame:
+    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, Array, str]) -> pd.DataFrame:
         """The rows that pass all checks: a column, (n,) bool, the problem of the others."""
         good = np.ones(len(frame), bool)
         for column, passed, problem in checks:
@@ -272,7 +272,7 @@ def distinct(column: pd.Series) -> bool:
     return len(column) >= 20 and texts(column.head(20)).is_unique and texts(column).is_unique
 
 
-def exact(column: pd.Series) -> np.ndarray:
+def exact(column: pd.Series) -> Array:
     """(n,) bool: False where a float is infinite, or too large for its precision to tell integers apart."""
     if column.dtype.kind != "f":
         return np.ones(len(column), bool)
@@ -316,7 +316,7 @@ def text(raw: object) -> str:
     return str(int(raw) if isinstance(raw, float | np.floating) and raw.is_integer() else raw)
 
 
-def seconds(column: pd.Series, name: str = "") -> np.ndarray:
+def seconds(column: pd.Series, name: str = "") -> Array:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are.
 
     Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC.
@@ -340,7 +340,7 @@ def seconds(column: pd.Series, name: str = "") -> np.ndarray:
     return out
 
 
-def numbers(column: pd.Series) -> np.ndarray:
+def numbers(column: pd.Series) -> Array:
     """(n,) float64, NaN where a cell is no number."""
     if column.dtype == object:
         column = column.mask(column.map(pd.api.types.is_list_like), None)

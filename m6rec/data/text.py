@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import tokenizers as hf
 
-from m6rec.config import InputError
+from m6rec.config import Array, InputError
 
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]")
 PAD, UNK, MASK, BOS, EOS = range(5)
@@ -51,7 +51,7 @@ def words(text: object) -> list[str]:
     return found
 
 
-def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> np.ndarray:
+def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> Array:
     """Token ids -> (B, length) int64, 0 on the right; None: as long as the longest."""
     out = np.full((len(rows), max(map(len, rows), default=0) if length is None else length), PAD, dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
@@ -81,9 +81,9 @@ class Prompt(NamedTuple):
 class Tokens(NamedTuple):
     """Token ids, 0 = padding on the right."""
 
-    source: np.ndarray  # (B, S) int64
-    target: np.ndarray  # (B, T) int64, [BOS] first and [EOS] last
-    loss_mask: np.ndarray  # (B, T) bool: generated tokens; [BOS] and given segments are not
+    source: Array  # (B, S) int64
+    target: Array  # (B, T) int64, [BOS] first and [EOS] last
+    loss_mask: Array  # (B, T) bool: generated tokens; [BOS] and given segments are not
 
 
 class Tokenizer:
@@ -146,7 +146,7 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
 
-    def tokens(self, texts: Iterable[object], length: int) -> np.ndarray:
+    def tokens(self, texts: Iterable[object], length: int) -> Array:
         """Raw texts -> (N, length) int64, 0 = padding on the right; a missing text is all 0."""
         texts = [clean(text)[: PIECE * (length + 1)] for text in texts]  # no token is longer than a piece
         return pad([e.ids[:length] for e in self.bpe.encode_batch(texts)], length)

@@ -18,7 +18,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, InputError
+from m6rec.config import MODALITIES, Array, InputError
 from m6rec.data.context import Context
 from m6rec.data.features import Features
 from m6rec.data.text import words
@@ -34,13 +34,13 @@ class Record(NamedTuple):
 
     labels: list[str]  # (n,)
     types: list[str]  # (n,) start | profile | history | request | target
-    positions: np.ndarray  # (n,) among its type; -1 for start and target
-    weights: np.ndarray  # (L, H, n, n): rows attend and sum to 1; identity where a layer computes none
-    logits: np.ndarray  # (N,) of the dense head
-    gradients: np.ndarray | None = None  # (L, H, n, n) of an item's log-probability
+    positions: Array  # (n,) among its type; -1 for start and target
+    weights: Array  # (L, H, n, n): rows attend and sum to 1; identity where a layer computes none
+    logits: Array  # (N,) of the dense head
+    gradients: Array | None = None  # (L, H, n, n) of an item's log-probability
 
     @property
-    def attended(self) -> np.ndarray:
+    def attended(self) -> Array:
         """The target's: (L, H, n - 1), rows sum to 1."""
         return self.weights[..., -1, :-1]
 
@@ -92,7 +92,7 @@ def one(context: Context, row: int = 0) -> Context:
     return Context(*events, context.profile[here], context.request[here, -1:], context.position[here, -1:])
 
 
-def tokens(context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def tokens(context: Context) -> tuple[Array, Array, Array]:
     """Types, positions and weights' columns (n - 1,) of one target's (B = Q = 1) present tokens before it."""
     sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
     types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
@@ -136,7 +136,7 @@ def labels(model: Model, context: Context) -> list[str]:
     return ["start", *profile, *events, *request]
 
 
-def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndarray:
+def _square(target: list[Tensor], history: list[Tensor], rest: float) -> Array:
     """Both streams as (L, H, W + 1, W + 1): W = C + T + R tokens, the target. rest: diagonal of other rows."""
     rows = torch.stack([m[0, :, 0] for m in target]).detach().cpu().numpy()  # L × (1, H, 1, W) -> (L, H, W)
     layers, heads, width = rows.shape
@@ -152,18 +152,18 @@ def _square(target: list[Tensor], history: list[Tensor], rest: float) -> np.ndar
 class Reconstruction(NamedTuple):
     """Half of the patches, masked and predicted from the rest."""
 
-    true: np.ndarray  # (n, P, values)
-    predicted: np.ndarray  # (n, P, values)
-    masked: np.ndarray  # (n, P) bool
+    true: Array  # (n, P, values)
+    predicted: Array  # (n, P, values)
+    masked: Array  # (n, P) bool
 
-    def errors(self, instead: np.ndarray | None = None) -> np.ndarray:
+    def errors(self, instead: Array | None = None) -> Array:
         """Mean squared error of masked patches (n,); of others `instead`."""
         error = ((self.true - (self.predicted if instead is None else instead)) ** 2).mean(-1)
         return (error * self.masked).sum(1) / self.masked.sum(1)
 
 
 @torch.no_grad()
-def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -> Reconstruction:
+def reconstruct(model: Model, modality: str, items: Array, seed: int = 0) -> Reconstruction:
     """Mask and predict half of the patches of items (codes) that have "image" or "sound".
 
     InputError for a model that has not learnt to.
@@ -178,13 +178,13 @@ def reconstruct(model: Model, modality: str, items: np.ndarray, seed: int = 0) -
     return Reconstruction(*(part.cpu().numpy() for part in (true, predicted, masked)))
 
 
-def captions(model: Model, items: np.ndarray) -> list[str]:
+def captions(model: Model, items: Array) -> list[str]:
     """Texts of items (codes), from their photographs alone."""
     ids = fill(model.network, _untold(model, items).drop("sound"))
     return [model.tokenizer.bpe.decode(row[row > 0].tolist()) for row in ids]
 
 
-def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]]:
+def captioned(model: Model, item: int) -> tuple[list[str], dict[str, Array]]:
     """The words (W) of a caption from all but an item's text, and what each attended to.
 
     Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words.
@@ -198,7 +198,7 @@ def captioned(model: Model, item: int) -> tuple[list[str], dict[str, np.ndarray]
     return [model.tokenizer.bpe.decode([word]) for word in ids], parts
 
 
-def _untold(model: Model, items: np.ndarray) -> Features:
+def _untold(model: Model, items: Array) -> Features:
     """Contents of items (codes), the text a gap. InputError for a model that never learnt to fill one."""
     if not model.config.infill_weight:
         raise InputError("this model cannot write captions: train one with infill_weight > 0.")
@@ -207,7 +207,7 @@ def _untold(model: Model, items: np.ndarray) -> Features:
     return content._replace(text=gap).to(model.device)
 
 
-def distinctive(texts: Sequence[str], groups: np.ndarray, show: int = 3, least: int = 8) -> pd.Series:
+def distinctive(texts: Sequence[str], groups: Array, show: int = 3, least: int = 8) -> pd.Series:
     """A group's words of highest share · log(share / overall share): group -> "a, b, c".
 
     groups: (N,) of the texts (N,). least: items that have a word.
@@ -239,7 +239,7 @@ class Reason(NamedTuple):
     coverage: float  # effect of removing them / the context, in 0..1
 
 
-def unseen(logits: Tensor, context: Context) -> np.ndarray:
+def unseen(logits: Tensor, context: Context) -> Array:
     """Logits (K, N), -inf for items of the first row's history."""
     codes = context.item[0][context.item[0] >= 0]
     return logits.index_fill(1, codes.to(logits.device), -torch.inf).cpu().numpy()
@@ -251,7 +251,7 @@ def top_item(model: Model, context: Context) -> int:
     return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
 
 
-def keep_tokens(context: Context, retained: np.ndarray) -> Context:
+def keep_tokens(context: Context, retained: Array) -> Context:
     """One target's context in K versions, with tokens `retained` (K, n - 1); the start always stays.
 
     Removed fields become absent, events close up but keep their gaps.
@@ -267,7 +267,7 @@ def keep_tokens(context: Context, retained: np.ndarray) -> Context:
 
 
 @torch.no_grad()
-def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Tensor | None = None) -> Tensor:
+def logits_of(model: Model, context: Context, retained: Array, vectors: Tensor | None = None) -> Tensor:
     """Logits (K, N) with tokens (K, n - 1) retained. vectors: of the catalogue, then of the history's new items."""
     context, items = prepared(model, context, vectors)
     rows = max(1, MAX_PAIRS // (context.item.shape[1] + context.profile.shape[1]) ** 2)
@@ -276,23 +276,23 @@ def logits_of(model: Model, context: Context, retained: np.ndarray, vectors: Ten
     return model.network.score(torch.cat(states), items[: model.data.n_items])
 
 
-def attention(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def attention(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """The target's, mean over layers and heads, sums to 1; the same for every item."""
     return capture(model, context).attended.mean((0, 1))
 
 
-def rollout(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def rollout(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """Half residual (Abnar & Zuidema 2020, eq. 1), without the target's own share; the same for every item."""
     return rolled(capture(model, context).weights.mean(1), residual=0.5)[-1]
 
 
-def gradient_weighted(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def gradient_weighted(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """Rollout of positive attention × gradient, mean over heads (Chefer et al. 2021, ICCV, eq. 5 and 6)."""
     record = capture(model, context, item=item, against=against)
     return rolled((record.weights * record.gradients).clip(min=0).mean(1), residual=None)[-1]
 
 
-def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
+def rolled(layers: Array, residual: float | None) -> Array:
     """The target's row of the product of layers (L, n, n) up to each: (L, n - 1).
 
     residual: the identity's share in each; None adds it unweighted.
@@ -307,7 +307,7 @@ def rolled(layers: np.ndarray, residual: float | None) -> np.ndarray:
 
 def integrate(
     model: Model, context: Context, item: int, against: int | None = None, *, steps: int = 32
-) -> tuple[np.ndarray, float]:
+) -> tuple[Array, float]:
     """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
 
     The path starts at means over the catalogue or a field's levels: the norms have no slope at 0. The gap is |sum of
@@ -322,7 +322,7 @@ def integrate(
     return effects, abs(float(effects.sum()) - (end - start))
 
 
-def integrated(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def integrated(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     return integrate(model, context, item, against)[0]
 
 
@@ -344,14 +344,14 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
     return model.network.score(fusion(rows, events).state[:, 0], items)
 
 
-def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """Nats that the item's score loses without each token; 0 for the start. The history closes up."""
     return _removed(model, one(context), [item], against)[0][0]
 
 
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Array, Array, Array]:
     """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
     n = len(tokens(context)[0])
     start = np.arange(n) == 0
@@ -376,19 +376,19 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
     return gone, None if first == before else first
 
 
-def recency(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def recency(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """The later the event the more, 0 for other tokens."""
     types, positions, _ = tokens(one(context))
     return np.where(types == "history", positions + 1.0, 0)
 
 
-def random(model: Model, context: Context, item: int, against: int | None = None) -> np.ndarray:
+def random(model: Model, context: Context, item: int, against: int | None = None) -> Array:
     """The same numbers for the same item and number of tokens."""
     n = len(tokens(one(context))[0])
     return np.random.default_rng((item, n)).random(n)
 
 
-Explainer = Callable[..., np.ndarray]
+Explainer = Callable[..., Array]
 EXPLAINERS: dict[str, Explainer] = {
     e.__name__: e for e in (leave_one_out, integrated, gradient_weighted, rollout, attention, recency, random)
 }
@@ -410,7 +410,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
     return out
 
 
-def _strongest(effects: np.ndarray) -> list[int]:
+def _strongest(effects: Array) -> list[int]:
     """Never the start, whose effect is 0."""
     least = max(WEAKEST * effects.max(), 0)
     return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
@@ -439,8 +439,8 @@ STEPS = 20  # of a curve: 5 % of the tokens each
 
 class Faithfulness(NamedTuple):
     table: pd.DataFrame  # means over users: explainer × (deletion, insertion, milliseconds), best deletion first
-    deletion: dict[str, np.ndarray]  # (U, STEPS + 1): the probability left
-    insertion: dict[str, np.ndarray]  # the same, from the start token alone
+    deletion: dict[str, Array]  # (U, STEPS + 1): the probability left
+    insertion: dict[str, Array]  # the same, from the start token alone
 
 
 def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Explainer] = EXPLAINERS) -> Faithfulness:
@@ -501,9 +501,7 @@ def uniform_attention(model: Model) -> Model:
     return other
 
 
-def agreement(
-    model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]
-) -> dict[str, np.ndarray]:
+def agreement(model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]) -> dict[str, Array]:
     """Spearman's correlation (U,) of effects on two models, for the first's top items.
 
     U: users with three tokens or more beside the start.

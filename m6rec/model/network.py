@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config, InputError
+from m6rec.config import MODALITIES, Array, Config, InputError
 from m6rec.data.context import Context, Fields
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Windows
@@ -310,9 +310,7 @@ class ContentDecoder(nn.Module):
 class Network(nn.Module):
     """content: the catalogue's, on the network's device. known (N,) bool: training items, with ID embeddings."""
 
-    def __init__(
-        self, config: Config, fields: Fields, content: Features, vocabulary: int, known: np.ndarray | None = None
-    ):
+    def __init__(self, config: Config, fields: Fields, content: Features, vocabulary: int, known: Array | None = None):
         super().__init__()
         n = len(content.present)
         codes = np.arange(n) if known is None else np.where(known, np.arange(n), -1)

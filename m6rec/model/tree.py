@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from m6rec.config import Config, InputError
+from m6rec.config import Array, Config, InputError, Rng
 from m6rec.model.attention import KVCache, Run, Stack, causal_mask
 
 ROUNDS = 12  # of k-means, at most
@@ -28,7 +28,7 @@ class Tree(NamedTuple):
     item: Tensor  # (leaves,) the item of each leaf, -1 where free
 
     @classmethod
-    def of(cls, digits: np.ndarray, widths: tuple[int, ...] | None = None) -> "Tree":
+    def of(cls, digits: Array, widths: tuple[int, ...] | None = None) -> "Tree":
         """From semantic IDs (N, G), by default as wide as they need. InputError where two are equal."""
         widths = widths or tuple((digits.max(0) + 1).tolist())
         leaf, item = np.ravel_multi_index(tuple(digits.T), widths), np.full(math.prod(widths), -1)
@@ -70,7 +70,7 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
     return (width,) * digits
 
 
-def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> Tree:
+def build_tree(vectors: Array, widths: tuple[int, ...], seed: int = 0) -> Tree:
     """Capacity-limited k-means of item vectors (N, D) at every node, from the root down.
 
     Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and items may share all digits.
@@ -86,7 +86,7 @@ def build_tree(vectors: np.ndarray, widths: tuple[int, ...], seed: int = 0) -> T
     return Tree.of(digits, widths)
 
 
-def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def _balanced(vectors: Array, k: int, rng: Rng) -> Array:
     """k-means whose clusters hold at most ⌈n/k⌉: (n, D) -> (n,). Fewer members than k: one each."""
     n = len(vectors)
     if n <= k:  # free leaves lie beside taken ones
@@ -106,7 +106,7 @@ def _balanced(vectors: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarr
     return cluster
 
 
-def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarray:
+def _assign(vectors: Array, centres: Array, capacity: int) -> Array:
     """Members propose to their nearest centre; a full centre keeps the nearest (Gale & Shapley 1962).
 
     At most n·k proposals, and nobody is left out while n ≤ k·capacity.
@@ -125,7 +125,7 @@ def _assign(vectors: np.ndarray, centres: np.ndarray, capacity: int) -> np.ndarr
             choice[members[distance[members, c].argsort(kind="stable")[capacity:]]] += 1
 
 
-def semantic_ids(vectors: np.ndarray, codes: int, seed: int = 0, levels: int = 3) -> np.ndarray:
+def semantic_ids(vectors: Array, codes: int, seed: int = 0, levels: int = 3) -> Array:
     """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1)."""
     digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
     for level in range(levels):

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from m6rec.config import MODALITIES, choose
+from m6rec.config import MODALITIES, Array, choose
 from m6rec.data import Dataset, bazaar, load
 from m6rec.data.context import encode_events
 from m6rec.evaluate import Interpolation, evaluate
@@ -36,7 +36,7 @@ class ColdStart:
     (held-out users' first and last event, if its item is known); "valid" and "valid_cold" of the validation part.
     """
 
-    def __init__(self, data: Dataset, items: np.ndarray, users: Sequence[int] = ()):
+    def __init__(self, data: Dataset, items: Array, users: Sequence[int] = ()):
         self.data, self.split, self.items = data, data.split(), np.asarray(items)
         self.train = data.without(items, users)
         user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
@@ -67,7 +67,7 @@ class ColdStart:
         """The expected NDCG@10 of a random ranking of held-out items; of all, if there are none."""
         return float((1 / np.log2(np.arange(2, 12))).sum() / (len(self.items) or self.data.n_items))
 
-    def ndcg(self, models: Sequence[object], case: str = "warm", first: int | None = None) -> np.ndarray:
+    def ndcg(self, models: Sequence[object], case: str = "warm", first: int | None = None) -> Array:
         """NDCG@10 (S, U) of each model and a case's `first` targets. InputError for an unknown case."""
         choose("case", case, self.cases)
         rows, pool = self.cases[case]
@@ -75,13 +75,13 @@ class ColdStart:
         return np.stack([evaluate(m, self.data, split=split, pool=pool).per_user["ndcg"].to_numpy() for m in models])
 
 
-def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[np.ndarray, ...]]:
+def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[Array, ...]]:
     """NDCG@10 in "cold_any" by trial: of models (S, U), a prior (1, U), and both (S, U) interpolated.
 
     trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials.
     """
 
-    def both(name: str, weight: float, case: str) -> np.ndarray:
+    def both(name: str, weight: float, case: str) -> Array:
         trial, models, prior = trials[name]
         return trial.ndcg([Interpolation(model, prior, weight) for model in models], case)
 
@@ -109,7 +109,7 @@ class Bazaar(ColdStart):
         # (U, M), in the order of MODALITIES, of the validation users
         self.modality_weights = shares[:, [("image", "sound", "text").index(m) for m in MODALITIES]]
 
-    def agreement(self, runs: Sequence[np.ndarray]) -> list[float]:
+    def agreement(self, runs: Sequence[Array]) -> list[float]:
         """Spearman's correlation of weights (U, M) with the true ones."""
         return [float(spearmanr(weights.ravel(), self.modality_weights.ravel()).statistic) for weights in runs]
 
@@ -127,7 +127,7 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
     return fused.state.mean(1) @ vectors.T
 
 
-def weights_by_dropping(model: M6Rec, trial: ColdStart) -> np.ndarray:
+def weights_by_dropping(model: M6Rec, trial: ColdStart) -> Array:
     """Each modality's weight for validation users: (U, M), rows sum to 1.
 
     The standard deviation over items of the change that dropping it makes, over the mean user's.
@@ -151,9 +151,7 @@ def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: 
     return model.with_contents(model.features._replace(**{modality: getattr(model.features, modality)[donors]}))
 
 
-def caused_events(
-    models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None
-) -> np.ndarray:
+def caused_events(models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None) -> Array:
     """Warm test events (E,) caused by an event or request field, of items in every model's first `top`.
 
     top=None: at any rank. most: draw so many.
@@ -166,9 +164,7 @@ def caused_events(
     return np.sort(np.random.default_rng(0).permutation(rows)[:most])
 
 
-def causes_found(
-    model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: np.ndarray
-) -> dict[str, np.ndarray]:
+def causes_found(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer], events: Array) -> dict[str, Array]:
     """(E,) bool of each: whether a purchase's stored cause ranks first of all events and request fields."""
     found = {name: np.zeros(len(events), bool) for name in explainers}
     names = [f.name for f in model.fields.request]
@@ -186,7 +182,7 @@ def causes_found(
     return found
 
 
-def bayes_optimal(shop: Bazaar, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bayes_optimal(shop: Bazaar, events: Array) -> tuple[Array, Array]:
     """As `causes_found`, the most probable event or field given all true vectors and the purchase; its probability.
 
     The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from m6rec.config import Array
 from m6rec.data.dataset import Dataset, Targets
 from m6rec.data.prompts import HISTORY, Domain, item
 from m6rec.data.text import PAD, Prompt, pad
@@ -34,7 +35,7 @@ WRITTEN = 10  # items that are written of what may be next
 
 
 @torch.no_grad()
-def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> np.ndarray:
+def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]) -> Array:
     """Mean log-likelihood (N,) of candidates' tokens after a prompt."""
     network, tokenizer = backbone.network, backbone.tokenizer
     given = tokenizer.given(prompt.target)
@@ -64,10 +65,10 @@ class Likelihood:
 
     name = "zero-shot, token log-likelihood"
 
-    def __init__(self, backbone: Backbone, domain: Domain, candidates: np.ndarray):
+    def __init__(self, backbone: Backbone, domain: Domain, candidates: Array):
         self.backbone, self.domain, self.candidates = backbone, domain, candidates
 
-    def scores(self, users: Targets) -> np.ndarray:
+    def scores(self, users: Targets) -> Array:
         out = np.full((len(users), len(self.domain.items)), -np.inf)
         for row, prompt in zip(out, target_prompts(self.domain, users), strict=True):
             row[self.candidates] = log_likelihood(self.backbone, prompt, self.domain.items[self.candidates])
@@ -96,7 +97,7 @@ class DotProduct:
 
 @torch.random.fork_rng()
 def few_shot(
-    backbone: Backbone, domain: Domain, rows: np.ndarray, items: np.ndarray, seed: int = 0, *, scratch: bool = False
+    backbone: Backbone, domain: Domain, rows: Array, items: Array, seed: int = 0, *, scratch: bool = False
 ) -> DotProduct:
     """Fine-tuned on events `rows`, contrasted with item codes. scratch: from untrained weights."""
     rate = SMALL_RATE if len(rows) < SMALL else RATE
@@ -108,7 +109,7 @@ def few_shot(
     return DotProduct(tuned, domain)
 
 
-def ranking(model: object, data: Dataset, rows: np.ndarray, others: np.ndarray, k: int = 100) -> dict[str, np.ndarray]:
+def ranking(model: object, data: Dataset, rows: Array, others: Array, k: int = 100) -> dict[str, Array]:
     """(n,) each, of events `rows`: "retrieval", whether the item is among k; "scoring", whether above others (n,)."""
     targets, line = data.targets(rows), np.arange(len(rows))
     near = evaluate(model, data, split=data.split()._replace(test=rows), k=k).per_user["hit"].to_numpy(float)
@@ -131,14 +132,14 @@ class Task(NamedTuple):
     def write(self, backbone: Backbone) -> list[list[str]]:
         return write(backbone, self.prompts, turn=self.turn, among=self.allowed, answers=self.answers)
 
-    def evaluate(self, written: Sequence[Sequence[str]]) -> np.ndarray:
+    def evaluate(self, written: Sequence[Sequence[str]]) -> Array:
         """(n,) of each prompt's segments."""
         pairs = zip((parts[: self.answers] or [""] for parts in written), self.prompts, strict=True)
         return np.array([max(self.metric(part, prompt) for part in parts) for parts, prompt in pairs], float)
 
 
 def tasks(
-    domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]], features: Collection[str]
+    domain: Domain, rows: Array, items: Mapping[str, Iterable[str]], features: Collection[str]
 ) -> dict[str, Task]:
     """Of events `rows`; "next" is pretraining's. features: the words that are noticed of an item."""
     return {
@@ -150,7 +151,7 @@ def tasks(
     }
 
 
-def explanation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+def explanation(domain: Domain, rows: Array, features: Collection[str]) -> Task:
     """What an item shares with an earlier purchase, as in "silk as in silk bag party bold": true or not."""
     prompts = []
     for prompt in domain.prompts(rows, 5, in_source=True):
@@ -175,7 +176,7 @@ def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
     return found | {NEW: not any(found.values())}
 
 
-def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]]) -> Task:
+def design(domain: Domain, rows: Array, items: Mapping[str, Iterable[str]]) -> Task:
     """The category bought next, and a title in it that need not exist."""
     category, title = (np.array([item(text) for text in items[name]]) for name in ("category", "title"))
     prompts = [
@@ -188,7 +189,7 @@ def design(domain: Domain, rows: np.ndarray, items: Mapping[str, Iterable[str]])
     )
 
 
-def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+def query(domain: Domain, rows: Array, features: Collection[str]) -> Task:
     """What a user types next. Nobody typed in bazaar: by rule, two noticed words of the item bought next."""
     prompts, usual = [], []
     for prompt in domain.prompts(rows, in_source=True):
@@ -199,7 +200,7 @@ def query(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
     return Task("F1 of words / the history's usual", prompts, _word_f1, usual)
 
 
-def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) -> Task:
+def conversation(domain: Domain, rows: Array, features: Collection[str]) -> Task:
     """By templates: a wish, a question, another wish, an offer with both: the first and last noticed words."""
     has = {f"{OFFERS} {text}": set(text.split()) for text in sorted(set(domain.items))}
     prompts, allowed = [], []
@@ -220,7 +221,7 @@ def conversation(domain: Domain, rows: np.ndarray, features: Collection[str]) ->
     )
 
 
-def next_item(domain: Domain, rows: np.ndarray) -> Task:
+def next_item(domain: Domain, rows: Array) -> Task:
     """Ten items in words, after the request: is the one among them that is bought?"""
     prompts, may = domain.prompts(rows), sorted({domain.items[code] for code in np.unique(domain.item)})
     most = [item for item, _ in Counter(domain.items[domain.item[rows - 1]]).most_common(WRITTEN)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from m6rec.config import Config, InputError
+from m6rec.config import Array, Config, InputError
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import ClickWindows, Windows, domain
 from m6rec.model.network import TextTransformer
@@ -21,7 +21,7 @@ from m6rec.train.losses import distillation, exit_losses
 
 
 @torch.no_grad()
-def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 0) -> np.ndarray:
+def exit_logits(network: TextTransformer, windows: Windows, local_layers: int = 0) -> Array:
     """Logits (K, B, C) of every exit after the local layers."""
     parts = (windows.rows(slice(at, at + 32)) for at in range(0, len(windows.source), 32))
     return torch.cat([torch.stack([*network.eval().exits(part, local_layers)]) for part in parts], 1).cpu().numpy()
@@ -134,12 +134,12 @@ class Sparse(nn.Module):
 
 
 class Exits(NamedTuple):
-    logits: np.ndarray  # (...): each from the exit that was sure enough
-    layers: np.ndarray  # (...): how many layers it took
+    logits: Array  # (...): each from the exit that was sure enough
+    layers: Array  # (...): how many layers it took
 
 
 @torch.no_grad()
-def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
+def early_exit(exits: Iterable[Tensor | Array], threshold: float) -> Exits:
     """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
 
     Once all are sure, later layers of `network.exits(windows)` are not run.
@@ -154,7 +154,7 @@ def early_exit(exits: Iterable[Tensor | np.ndarray], threshold: float) -> Exits:
     return Exits(out.cpu().numpy(), layers.cpu().numpy())
 
 
-def exit_threshold(every: np.ndarray, quality: Callable[[np.ndarray], float], keep: float) -> float:
+def exit_threshold(every: Array, quality: Callable[[Array], float], keep: float) -> float:
     """The lowest whose quality is at least `keep` of the last exit's; choose it on validation."""
     wanted, thresholds = keep * quality(every[-1]), np.quantile(np.abs(every), np.linspace(0, 1, 101))
     return next((float(t) for t in thresholds if quality(early_exit(every, t).logits) >= wanted), np.inf)

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from m6rec.cache import PART, cached, checksum, key, load_tensors, save_tensors, whole
-from m6rec.config import Config, InputError, pick_device, pick_precision, typed
+from m6rec.config import Array, Config, InputError, Rng, pick_device, pick_precision, typed
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
@@ -64,8 +64,8 @@ class Log(list[Epoch]):
 class Stage(NamedTuple):
     name: str
     epochs: int
-    batches: Callable[[np.random.Generator], Iterable]  # one epoch's batches
-    losses: Callable[[nn.Module, Any, np.random.Generator], dict[str, Tensor]]  # as they are logged
+    batches: Callable[[Rng], Iterable]  # one epoch's batches
+    losses: Callable[[nn.Module, Any, Rng], dict[str, Tensor]]  # as they are logged
     validate: Callable[[nn.Module], float] | None = None  # higher is better; None: the last weights are kept
     weights: Mapping[str, float] = {}  # of the losses in the gradient, where it is not 1
 
@@ -260,7 +260,7 @@ def _json(folder: Path) -> dict:
 
 def save_model(
     folder: Path, network: nn.Module, tokenizer: Tokenizer | None, values: dict,
-    added: Mapping[str, np.ndarray] = {}, card: str = "",
+    added: Mapping[str, Array] = {}, card: str = "",
 ) -> None:  # fmt: skip
     """Weights, arrays beside them, a tokenizer if any, JSON values, and a model card. Raises as `claim`."""
     with whole(claim(folder)) as part:
@@ -322,7 +322,7 @@ def _config_sha256(values: dict) -> str:
     return checksum({}, json.dumps({name: value for name, value in values.items() if name != "config_sha256"}))
 
 
-def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> None:
+def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optimizer, rng: Rng) -> None:
     """All that a bit-for-bit continuation needs. values: JSON."""
     moments = optimizer.state_dict()["state"].items()
     tensors = {f"networks.{name}": tensor for name, tensor in networks.state_dict().items()}
@@ -334,7 +334,7 @@ def save_state(folder: Path, values: dict, networks: nn.Module, optimizer: Optim
         save_tensors(tensors, part, {**values, "rng": rng.bit_generator.state})
 
 
-def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: np.random.Generator) -> dict:
+def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimizer, rng: Rng) -> dict:
     """Put it back -> the values. InputError for another stage, config or data."""
     tensors, values = _read(folder / STATE, load_tensors)
     other = [name for name in ("stage", "config", "data") if values.get(name) != asked[name]]

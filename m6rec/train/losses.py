@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Config
+from m6rec.config import MODALITIES, Array, Config, Rng
 from m6rec.data.context import Context
 from m6rec.data.features import FILE_MODALITIES, Features
 from m6rec.data.prompts import Domain, Windows
@@ -58,9 +58,7 @@ class Prompts(NamedTuple):
     items: "Catalogue"  # the negatives of an item
 
 
-def pretraining(
-    network: Network, batch: Context, config: Config, corpus: Corpus, rng: np.random.Generator
-) -> dict[str, Tensor]:
+def pretraining(network: Network, batch: Context, config: Config, corpus: Corpus, rng: Rng) -> dict[str, Tensor]:
     """The next event; contents, where they have a weight; prompts in words."""
     losses = {"next": predict(network, mask_request(batch), config).cross_entropy(corpus.near)}
     if config.infill_weight or config.patch_weight or config.align_weight:
@@ -209,7 +207,7 @@ def digits(network: Network, state: Tensor, target: Tensor, subtrees: Iterable[T
 
 
 def item_content(
-    network: Network, content: Features, config: Config, rng: np.random.Generator, spectral: Tensor | None = None
+    network: Network, content: Features, config: Config, rng: Rng, spectral: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Infilling, patches, alignment of some items. spectral (n, D): what contents predict, in variances."""
     modalities, losses = network.items.modalities, {}
@@ -227,7 +225,7 @@ def item_content(
     return losses
 
 
-def infilling(network: Network, content: Features, rng: np.random.Generator) -> Tensor:
+def infilling(network: Network, content: Features, rng: Rng) -> Tensor:
     """Cross-entropy of masked spans of texts (T5's objective), some of them captions."""
     caption = content.present[:, 1:].any(1) & (rng.random(len(content.present)) < CAPTIONS)
     source, target = corrupt(content.text, rng, whole=caption)
@@ -237,7 +235,7 @@ def infilling(network: Network, content: Features, rng: np.random.Generator) -> 
     return F.cross_entropy(said.logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
 
 
-def reconstruction(network: Network, content: Features, rng: np.random.Generator) -> dict[str, Tensor]:
+def reconstruction(network: Network, content: Features, rng: Rng) -> dict[str, Tensor]:
     """Squared error of hidden patches (He et al. 2022), over that of the mean patch."""
     known = content.to(network.codes.device)
     sizes = {m: getattr(known, m).shape[1] for m in network.items.patches}
@@ -250,7 +248,7 @@ def reconstruction(network: Network, content: Features, rng: np.random.Generator
     return losses
 
 
-def hide_patches(items: int, patches: int, rng: np.random.Generator) -> Tensor:
+def hide_patches(items: int, patches: int, rng: Rng) -> Tensor:
     return torch.from_numpy(rng.random((items, patches)).argsort(1) < round(HIDDEN * patches))
 
 
@@ -279,7 +277,7 @@ def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
     return F.cross_entropy(logits, own)
 
 
-def augment(content: Features, rng: np.random.Generator) -> Features:
+def augment(content: Features, rng: Rng) -> Features:
     for name, module in FILE_MODALITIES.items():
         if getattr(content, name).shape[1] > 1 and content.present[:, MODALITIES.index(name)].any():  # no vectors
             moved = module.augment(module.unpatch(getattr(content, name)), rng)
@@ -287,9 +285,7 @@ def augment(content: Features, rng: np.random.Generator) -> Features:
     return content
 
 
-def corrupt(
-    texts: np.ndarray, rng: np.random.Generator, whole: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(texts: Array, rng: Rng, whole: Array | None = None) -> tuple[Array, Array]:
     """A random span of each text, on average a third, becomes [MASK]; all where `whole` (n,) says so.
 
     texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
@@ -303,7 +299,7 @@ def corrupt(
     return tuple(pad(part, texts.shape[1] + more) for more, part in enumerate(zip(*rows, strict=True), 1))
 
 
-def _cut(tokens: np.ndarray, start: int, size: int) -> tuple[list[int], list[int]]:
+def _cut(tokens: Array, start: int, size: int) -> tuple[list[int], list[int]]:
     """[MASK] for a span; [BOS] span [EOS]."""
     return [*tokens[:start], MASK, *tokens[start + size :]], [BOS, *tokens[start : start + size], EOS]
 
@@ -333,7 +329,7 @@ def text(network: TextTransformer, some: Tokens, catalogue: Catalogue | None = N
     return {"tokens": tokens, "contrastive": item_contrast(network, hidden, begun, truth, catalogue)}
 
 
-def hide(tokens: Tokens, rng: np.random.Generator) -> Tokens:
+def hide(tokens: Tokens, rng: Rng) -> Tokens:
     """Text infilling: in some rows a span of the source becomes [MASK], and the target."""
     source, target, loss_mask = (part.copy() for part in tokens)
     for row in np.flatnonzero(rng.random(len(source)) < INFILL):

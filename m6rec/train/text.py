@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m6rec.config import Config, InputError, choose, pick_device
+from m6rec.config import Array, Config, InputError, Rng, choose, pick_device
 from m6rec.data.cooccurrence import cooccurrence_init
 from m6rec.data.prompts import Domain
 from m6rec.data.text import EOS, PAD, PROMPT_SPECIAL, Prompt, Tokenizer, Tokens
@@ -99,23 +99,23 @@ def fine_tune(
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
     catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
 
-    def loss(network: TextTransformer, some: Tokens, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: TextTransformer, some: Tokens, rng: Rng) -> dict[str, Tensor]:
         both = losses.text(network, some, catalogue)
         return both if catalogue else {"tokens": both["tokens"]}
 
-    def batches(rng: np.random.Generator) -> Iterator[Tokens]:
+    def batches(rng: Rng) -> Iterator[Tokens]:
         return _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng)
 
     fit(network, Stage("fine_tune", epochs, batches, loss), config)
     return Backbone(network, tokenizer, config)
 
 
-def _windows(domains: Sequence[Domain], rng: np.random.Generator) -> list[Prompt]:
+def _windows(domains: Sequence[Domain], rng: Rng) -> list[Prompt]:
     prompts = [prompt for domain in domains for prompt in domain.windows(rng)]
     return [prompts[i] for i in rng.permutation(len(prompts))]
 
 
-def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: np.random.Generator) -> Iterator[Tokens]:
+def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: Rng) -> Iterator[Tokens]:
     """In random order, of prompts of about equal length: little padding."""
     size, rows = config.batch, []
     for start in range(0, len(prompts), 16 * size):
@@ -146,7 +146,7 @@ class Examples(NamedTuple):
     target: Tensor  # (n, T), from [BOS]
     labels: Tensor  # (n,) int64
 
-    def rows(self, rows: np.ndarray) -> "Examples":
+    def rows(self, rows: Array) -> "Examples":
         """Without padding that none of them needs."""
         source, target, labels = (part[torch.from_numpy(rows)] for part in self)
         return Examples(*(part[:, : int((part != PAD).sum(1).max())] for part in (source, target)), labels)
@@ -263,14 +263,14 @@ def adapt(
     n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
     lengths = (data.source != PAD).sum(1).numpy()
 
-    def batches(rng: np.random.Generator) -> Iterator[Examples]:
+    def batches(rng: Rng) -> Iterator[Examples]:
         rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
         for block in np.array_split(rows, max(1, steps // 16)):  # little padding
             block = block[np.argsort(lengths[block], kind="stable")]
             parts = np.array_split(block, -(-len(block) // batch))
             yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
 
-    def loss(network: nn.Module, some: Examples, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(network: nn.Module, some: Examples, rng: Rng) -> dict[str, Tensor]:
         return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
 
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps
@@ -288,7 +288,7 @@ def options_of(made: Backbone, classes: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def logits(network: Classifier, some: Examples, batch: int = 500) -> np.ndarray:
+def logits(network: Classifier, some: Examples, batch: int = 500) -> Array:
     """(n, C); labels do not matter."""
     parts = (some.rows(rows) for rows in np.array_split(np.arange(len(some.labels)), -(-len(some.labels) // batch)))
     return torch.cat([network.eval()(part.source, part.target) for part in parts]).cpu().numpy()

@@ -19,7 +19,7 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.config import InputError
+from m6rec.config import Array, InputError
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
@@ -165,7 +165,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
-def contributions(scores: np.ndarray, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
+def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
     """Of tokens (n,) in nats, largest first: orange for the item, purple against it."""
     data = pd.DataFrame({"token": labels, "contribution": scores})
     data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
@@ -283,9 +283,7 @@ def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence
     return image
 
 
-def mask_map(
-    masks: Mapping[str, np.ndarray], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()
-) -> Picture:
+def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()) -> Picture:
     """Masks (Tq, Tk) bool by name, side by side."""
     tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
@@ -384,7 +382,7 @@ STYLES = {
 
 def image_rows(
     rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = (),
-    over: Mapping[str, np.ndarray] = {},
+    over: Mapping[str, Array] = {},
 ) -> Picture:  # fmt: skip
     """Lines: name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
