@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 import numpy as np
+import pandas as pd
 import torch
 
 MODALITIES = ("text", "image", "sound")
@@ -23,7 +24,7 @@ CONTEXT_FUSIONS = ("attention", "gating", "adding")
 DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 Verb = TypeVar("Verb", bound=Callable)  # a function or class
-Array, Rng = np.ndarray, np.random.Generator
+Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
 
 
 class InputError(ValueError):
@@ -73,7 +74,7 @@ def conform(name: str, value: Any, kind: Any) -> Any:
                     return tuple(conform(name, *pair) for pair in zip(value, each, strict=True))
         else:
             fits = base in (Any, inspect.Parameter.empty) or not isinstance(base, type) or isinstance(value, base)
-            if fits or (base.__name__ == "DataFrame" and value is not None):  # any table: checked as it is read
+            if fits or (base is Frame and value is not None):  # any table: checked as it is read
                 return value
     nouns = [_NOUNS.get(get_origin(one) or one, f"a {getattr(one, '__name__', one)}") for one in kinds]
     due = " or ".join(noun for noun in nouns if noun)

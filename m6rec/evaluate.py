@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.preprocessing import normalize
 
-from m6rec.config import Array, InputError, choose, typed
+from m6rec.config import Array, Frame, InputError, choose, typed
 from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 
     name: str
     metrics: dict[str, float]
-    per_user: pd.DataFrame
+    per_user: Frame
     lists: Array
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ def evaluate(
 
     rank, lists, (texts, categories) = np.concatenate(ranks), np.concatenate(lists), _contents(data)
     hit = rank <= k
-    per_user = pd.DataFrame({
+    per_user = Frame({
         "user_id": np.asarray(targets),
         "item_id": data.items["item_id"].to_numpy()[targets.items],
         "rank": rank,
@@ -357,7 +357,7 @@ def ratio_interval(
     return Interval(*map(float, (top.mean() / bottom.mean(), ordered[tail], ordered[-1 - tail])), users, seeds)
 
 
-def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
+def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
     """Paired over users: a row for each peer.
 
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
@@ -370,8 +370,8 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
         raise InputError("there is no model to compare with: name at least one")
     if len(one) < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
-    differences = pd.DataFrame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
-    found = pd.DataFrame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
+    differences = Frame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
+    found = Frame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
     found["difference"] = differences.mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
         found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
@@ -385,7 +385,7 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> pd.DataFrame:
     return found.loc[list(others)]
 
 
-def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> pd.DataFrame:
+def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> Frame:
     """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
@@ -410,10 +410,10 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
         elif len(known) <= 10:  # more make slices too small
             parts = {value: values.eq(value).to_numpy(dtype=bool, na_value=False) for value in known}
         found |= {f"{name} {part}": inside for part, inside in parts.items() if inside.any()}
-    return pd.DataFrame(found)
+    return Frame(found)
 
 
-def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFrame:
+def by_slice(per_user: ArrayLike, slices: Frame, **options) -> Frame:
     """A row for each slice: n (targets) and `mean_interval`; NaN if empty."""
     values = np.asarray(per_user, dtype=np.float64)
     if values.shape[-1:] != (len(slices),):
@@ -422,7 +422,7 @@ def by_slice(per_user: ArrayLike, slices: pd.DataFrame, **options) -> pd.DataFra
     for name, inside in slices.items():
         ends = mean_interval(values[..., inside], **options)[:3] if inside.any() else (np.nan,) * 3
         found[name] = int(inside.sum()), *ends
-    return pd.DataFrame.from_dict(found, "index", columns=["n", "mean", "low", "high"])
+    return Frame.from_dict(found, "index", columns=["n", "mean", "low", "high"])
 
 
 def _paired(*per_user: ArrayLike) -> tuple[Array, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Array, Config, InputError, Rng, choose, conform, pick_device, typed
+from m6rec.config import MODALITIES, Array, Config, Frame, InputError, Rng, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -37,7 +37,7 @@ from m6rec.train import losses
 from m6rec.train.fit import Epoch, Log, Stage, fit, foreign, load_model, save_model, version
 from m6rec.train.text import Backbone
 
-History = Iterable[object] | pd.DataFrame | None  # any table or sequence: see `listed`
+History = Iterable[object] | Frame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
 # Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; 0.1 gave +.0007.
 UPDATE_RATE = 0.3
@@ -147,7 +147,7 @@ class M6Rec:
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
         return self._train(stage, {"start": self._pretrained, **options}, frozen=self.config.text_weight)
 
-    def update(self, interactions: pd.DataFrame, epochs: int = 1) -> Self:
+    def update(self, interactions: Frame, epochs: int = 1) -> Self:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
         Every user's last event validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
@@ -246,7 +246,7 @@ class M6Rec:
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None,
         k: int = 10, method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
         without: Sequence[object] = (), drop: Sequence[str] = (), explain: bool = False,
-    ) -> pd.DataFrame:  # fmt: skip
+    ) -> Frame:  # fmt: skip
         """The k items to show next: rank, item_id, title, score (log-likelihood; dense, hybrid: log-probability).
 
         user, history, profile, context: see `person`. seen: whether items of the history may be listed; by default
@@ -266,7 +266,7 @@ class M6Rec:
             table["reason"], table["coverage"] = [r.sentence for r in given], [r.coverage for r in given]
         return table
 
-    def _table(self, found: Generated) -> tuple[Array, pd.DataFrame]:
+    def _table(self, found: Generated) -> tuple[Array, Frame]:
         """One list below the other: the row (n,) in `found`, and what is shown of each item."""
         items, scores = found.items.cpu().numpy(), found.scores.cpu().double().numpy()
         row, rank = listed = np.nonzero(items >= 0)
@@ -275,10 +275,10 @@ class M6Rec:
         return row, table.assign(score=scores[listed])
 
     def recommend_many(
-        self, users: Sequence[object] | pd.DataFrame | None = None, k: int = 10, *, context: Values = None,
+        self, users: Sequence[object] | Frame | None = None, k: int = 10, *, context: Values = None,
         method: str = "generated", seen: bool | None = None, only: Sequence[object] | None = None,
         without: Sequence[object] = (), folder: str | Path | None = None, chunk: int = 256,
-    ) -> pd.DataFrame:  # fmt: skip
+    ) -> Frame:  # fmt: skip
         """The lists that `recommend` gives one by one: user_id, rank, item_id, title, score.
 
         users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
@@ -290,9 +290,9 @@ class M6Rec:
         if chunk < 1:
             raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
         users = self.data.users[["user_id"]] if users is None else [users] if np.isscalar(users) else users
-        if not isinstance(frame := listed(users, "users", "user_id"), pd.DataFrame):
+        if not isinstance(frame := listed(users, "users", "user_id"), Frame):
             self.data.user_codes(frame)
-            frame = pd.DataFrame({"user_id": frame})
+            frame = Frame({"user_id": frame})
         if "user_id" not in frame or frame["user_id"].isna().any():
             raise InputError("the frame of users lacks user_id, as a column or in a row: add it.")
         if "item_id" in frame:
@@ -320,12 +320,10 @@ class M6Rec:
                     with whole(file) as new:
                         part.to_parquet(new, write_page_checksum=True)
             parts.append(part)
-        empty = pd.DataFrame(columns=["user_id", "rank", "item_id", "title", "score"])
+        empty = Frame(columns=["user_id", "rank", "item_id", "title", "score"])
         return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True) if parts else empty
 
-    def _lists(
-        self, asked: list[tuple], context: Values, pool: Tensor, k: int, method: str, seen: bool
-    ) -> pd.DataFrame:
+    def _lists(self, asked: list[tuple], context: Values, pool: Tensor, k: int, method: str, seen: bool) -> Frame:
         """Of users with the same request; the index says whose."""
         data, (user, history, requests) = self.data, zip(*asked, strict=True)
         if history[0] is None:
@@ -405,7 +403,7 @@ class M6Rec:
         check_length(k, int(allowed.sum()) or k)
         return allowed
 
-    def similar(self, item: object, k: int = 10) -> pd.DataFrame:
+    def similar(self, item: object, k: int = 10) -> Frame:
         """The k items with the largest cosine to an id, a title or, as a dict, a new item."""
         code, new = int(self.data.history_codes([item])[0]), [item] if isinstance(item, Mapping) else []
         allowed, vectors = self.candidates([code], k), normalize(self.item_vectors(new), dim=-1)
@@ -413,10 +411,10 @@ class M6Rec:
         return self._table(Generated.of(cosine.indices, cosine.values))[1]
 
     def preprocess(
-        self, items: pd.DataFrame | Sequence[object], media: Media | None = None, *, cache: bool = True
+        self, items: Frame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
         """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
-        frame = items if isinstance(items, pd.DataFrame) else pd.DataFrame({"text": [*conform("items", items, tuple)]})
+        frame = items if isinstance(items, Frame) else Frame({"text": [*conform("items", items, tuple)]})
         if "text" not in frame:
             raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
@@ -472,7 +470,7 @@ class M6Rec:
             raise InputError(f"a new item has nothing that this model reads: give it {' or '.join(read) or 'an id'}.")
         return torch.cat((items, network.items(content.drop(*drop).to(self.device)).vectors))
 
-    def with_items(self, items: pd.DataFrame, media: str | Path | None = None) -> "M6Rec":
+    def with_items(self, items: Frame, media: str | Path | None = None) -> "M6Rec":
         """This model with more items (as in `Dataset.from_frames`), on free leaves near those of like content."""
         data = self.data.with_items(items := as_frame(items, "items"))
         new = data.items.iloc[self.data.n_items :].assign(**{m: items[m].values for m in FILE_MODALITIES if m in items})
@@ -556,7 +554,7 @@ class M6Rec:
         if values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
         if added and data.n_items + len(added.text) == size:
-            data = data.with_items(pd.DataFrame(values["added"]))
+            data = data.with_items(Frame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
             raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
         split = values.get("split", "leave_one_out")

@@ -17,7 +17,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from m6rec.config import Array, Config, InputError, Rng
+from m6rec.config import Array, Config, Frame, InputError, Rng
 from m6rec.data.dataset import Dataset, Split
 from m6rec.data.tables import CORE_COLUMNS, distinct, numbers, plain, seconds, text
 from m6rec.data.text import clean
@@ -123,14 +123,13 @@ class Field:
         return f"{self.name} {' and '.join(part for part in (low, high) if part)}"
 
 
-DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items()} | {
-    name: Field(name, edges=edges, part=name)
-    for name, edges in {
-        "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
-        "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # its events before
-        "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event
-    }.items()
-}  # of fields that need no fitting
+EDGES = {
+    "gap": (1.0, 20.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0, 7 * 86400.0, 30 * 86400.0),  # seconds since the last
+    "session": (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),  # its events before
+    "pace": (1.0, 5.0, 20.0, 60.0, 300.0),  # seconds per event
+}
+DERIVED = {name: Field(name, levels, part=name) for name, levels in LEVELS.items()}  # they need no fitting
+DERIVED |= {name: Field(name, edges=edges, part=name) for name, edges in EDGES.items()}
 
 
 class Context(NamedTuple):
@@ -167,7 +166,7 @@ class Fields:
             has = ", ".join(columns) or "none"
             raise InputError(f"the declared column {unknown[0]!r} is no column of {data.name}'s own: it has {has}.")
 
-        def read(names: Sequence[str], table: pd.DataFrame, whole: pd.DataFrame) -> tuple[Field, ...]:
+        def read(names: Sequence[str], table: Frame, whole: Frame) -> tuple[Field, ...]:
             read = [name for name in names if name in types or not distinct(whole[name])]  # `from_frames` has warned
             return tuple(field for name in read for field in Field.fit(name, table[name], types.get(name, "")))
 
@@ -228,7 +227,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
 
-    def encode(part: tuple[Field, ...], table: pd.DataFrame) -> Array:
+    def encode(part: tuple[Field, ...], table: Frame) -> Array:
         codes = [f.encode(table[f.column or f.name]) if f.column or not f.part else derived[f.part] for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 
@@ -266,9 +265,7 @@ def derive(fields: Fields, time: Array, first: Array, item: Array, texts: Sequen
     return codes | _parts(time)
 
 
-def past_events(
-    data: Dataset, users: Sequence[int], history: Sequence[object] | pd.DataFrame | None = None
-) -> pd.DataFrame:
+def past_events(data: Dataset, users: Sequence[int], history: Sequence[object] | Frame | None = None) -> Frame:
     """item (code; new ones from N on), text, value and timestamp, NaN where unknown; oldest first.
 
     history: of `listed`: ids, titles or dicts; or a frame with item_id and optionally value and timestamp; None: the
@@ -278,12 +275,12 @@ def past_events(
     if history is None:
         past = data.events.iloc[np.concatenate([np.arange(*data.offsets[user : user + 2]) for user in users])]
         return past.assign(text=known.iloc[past["item"]].to_numpy())
-    frame = history if isinstance(history, pd.DataFrame) else pd.DataFrame()
+    frame = history if isinstance(history, Frame) else Frame()
     item = data.history_codes(history)
     texts = known.reindex(item).to_numpy(object, copy=True)
     new = [h.get("text", h.get("title")) for h in history if isinstance(h, Mapping)]
     texts[item >= len(known)] = pd.Series(new, dtype=object)
-    past = pd.DataFrame({"item": item, "text": texts, "value": np.nan, "timestamp": np.nan})
+    past = Frame({"item": item, "text": texts, "value": np.nan, "timestamp": np.nan})
     if "value" in frame:
         past["value"] = numbers(plain(frame["value"]))
     if "timestamp" in frame:
@@ -295,7 +292,7 @@ def past_events(
 
 
 def people_context(
-    data: Dataset, fields: Fields, past: pd.DataFrame, size: Array, request: Mapping | None, profile: Array,
+    data: Dataset, fields: Fields, past: Frame, size: Array, request: Mapping | None, profile: Array,
     length: int,
 ) -> Context:  # fmt: skip
     """Q = 1: the last `length` of each person's size (B,) events in `past`, and the same request as one more event.

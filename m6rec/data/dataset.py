@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import Array, InputError, nearest, typed
+from m6rec.config import Array, Frame, InputError, nearest, typed
 from m6rec.data.features import FILE_MODALITIES, Media
 from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
@@ -54,15 +54,15 @@ class Dataset:
 
     name: str
     timed: bool  # False: order is the file's, `timestamp` is 0
-    items: pd.DataFrame  # by item code: item_id, title, text, extras; image, sound: names in media or None
-    users: pd.DataFrame  # by user code: user_id, profile columns
-    events: pd.DataFrame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
+    items: Frame  # by item code: item_id, title, text, extras; image, sound: names in media or None
+    users: Frame  # by user code: user_id, profile columns
+    events: Frame  # user, item (codes), timestamp (UTC s), action, value, context columns; by user, then time
     offsets: Array  # (U+1,) int64: user u has the rows offsets[u]:offsets[u+1]
     media: Media | None = None
 
     @classmethod
     def from_frames(
-        cls, items: pd.DataFrame, users: pd.DataFrame | None, interactions: pd.DataFrame,
+        cls, items: Frame, users: Frame | None, interactions: Frame,
         media: str | Path | None = None, *, name: str = "frames",
     ) -> "Dataset":  # fmt: skip
         """Check raw frames and give them codes.
@@ -91,9 +91,9 @@ class Dataset:
 
     @staticmethod
     def validate(
-        items: pd.DataFrame | str | Path, users: pd.DataFrame | None = None, interactions: pd.DataFrame | None = None,
+        items: Frame | str | Path, users: Frame | None = None, interactions: Frame | None = None,
         media: str | Path | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
+    ) -> Frame:  # fmt: skip
         """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
         Every image and sound is decoded. A table that cannot be used at all ends the list.
@@ -106,7 +106,7 @@ class Dataset:
         except InputError as error:
             report.add("", None, "", str(error).rstrip("."))
         types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
-        return pd.DataFrame(report.rows, columns=list(types), dtype=object).astype(types)
+        return Frame(report.rows, columns=list(types), dtype=object).astype(types)
 
     @property
     def n_items(self) -> int:
@@ -195,13 +195,13 @@ class Dataset:
             found.append(codes[0])
         return np.array(found, dtype=np.int64)
 
-    def history_codes(self, history: Iterable[object] | pd.DataFrame) -> Array:
+    def history_codes(self, history: Iterable[object] | Frame) -> Array:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
         InputError for a text that is one item's id and another's title; in a table it is the id.
         """
         history, known, codes, new = listed(history), self._ids["item"], [], count(self.n_items)
-        if in_table := isinstance(history, pd.DataFrame):
+        if in_table := isinstance(history, Frame):
             if "item_id" not in history:
                 raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
             history = history["item_id"]
@@ -259,7 +259,7 @@ class Dataset:
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]
         return self._with(name=f"{self.name}-{n_users}users", users=self.users.iloc[chosen], events=events)
 
-    def with_items(self, items: pd.DataFrame) -> "Dataset":
+    def with_items(self, items: Frame) -> "Dataset":
         """More items behind the others, as in `from_frames`, without files (`M6Rec.with_items` reads them).
 
         InputError for an id that is there already.
@@ -271,7 +271,7 @@ class Dataset:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
         return self._with(items=pd.concat([self.items, new]))
 
-    def with_events(self, interactions: pd.DataFrame) -> "Dataset":
+    def with_events(self, interactions: Frame) -> "Dataset":
         """More events of known items, as in `from_frames`. New users have no profile."""
         new = checked_events(interactions, self.items, None, Report())
         if self.timed != ("timestamp" in new.columns):
@@ -296,7 +296,7 @@ class Dataset:
             raise InputError(f"{self.name} has no events then; leave at least one in of the {self.n_events}.")
         return self._with(events=self.events[left])
 
-    def _with(self, name: str = "", **tables: pd.DataFrame) -> "Dataset":
+    def _with(self, name: str = "", **tables: Frame) -> "Dataset":
         new = replace(self, name=name or self.name, **{k: t.reset_index(drop=True) for k, t in tables.items()})
         return replace(new, offsets=np.searchsorted(new.events["user"], np.arange(new.n_users + 1)))
 

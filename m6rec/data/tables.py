@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from m6rec.config import Array, InputError, did_you_mean
+from m6rec.config import Array, Frame, InputError, did_you_mean
 from m6rec.data.features import FILE_MODALITIES, Media, checked, decoded, direction, given, is_vector, shown
 from m6rec.data.text import LONGEST
 
@@ -54,7 +54,7 @@ class Report:
         for doubt in self.doubts:
             warnings.warn(doubt, stacklevel=4)  # 3 is the check of arguments
 
-    def good(self, table: str, frame: pd.DataFrame, *checks: tuple[pd.Series, Array, str]) -> pd.DataFrame:
+    def good(self, table: str, frame: Frame, *checks: tuple[pd.Series, Array, str]) -> Frame:
         """The rows that pass all checks: a column, (n,) bool, the problem of the others."""
         good = np.ones(len(frame), bool)
         for column, passed, problem in checks:
@@ -66,7 +66,7 @@ class Report:
         return frame[good]
 
 
-def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Path | None]:
+def read_folder(folder: str | Path) -> tuple[Frame, Frame | None, Frame, Path | None]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds items.csv and interactions.csv.")
@@ -76,7 +76,7 @@ def read_folder(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None, 
     return items, *others, max(media, key=lambda place: sum(map(Media(place).holds, names)), default=None)
 
 
-def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
+def _read_table(folder: Path, table: str) -> Frame | None:
     paths = [path for end in ("csv", "parquet") if (path := folder / f"{table}.{end}").is_file()]
     if not paths and table == "users":
         return None
@@ -101,7 +101,7 @@ def _read_table(folder: Path, table: str) -> pd.DataFrame | None:
 
 def check(
     items: object, users: object | None, events: object, media: Media | None, report: Report
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+) -> tuple[Frame, Frame, Frame, bool]:
     """The good rows of items, users and events, these with codes for ids, and whether they have times."""
     items = catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
@@ -116,7 +116,7 @@ def check(
     return *(table.reset_index(drop=True) for table in (items, users, events)), timed
 
 
-def catalogue(items: object, media: Media | None, report: Report) -> pd.DataFrame:
+def catalogue(items: object, media: Media | None, report: Report) -> Frame:
     """The good rows; image and sound as file names or None, several categories as "Crime|Drama"."""
     items, checks = _table(items, "items", ["item_id"], report), []
     written = pd.Series(texts(items["item_id"]), items.index)
@@ -143,7 +143,7 @@ def _categories(cell: object) -> str:
     return "|".join(map(text, cell)) if pd.api.types.is_list_like(cell) else text(cell)
 
 
-def _doubt(table: str, rows: pd.DataFrame, report: Report) -> None:
+def _doubt(table: str, rows: Frame, report: Report) -> None:
     """Of columns that are probably misnamed, and of those that no model can learn from."""
     for name, others in MEANT.get(table, {}).items():
         for column in rows.columns if name not in rows.columns else ():
@@ -173,7 +173,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def checked_events(events: object, items: pd.DataFrame, users: pd.DataFrame | None, report: Report) -> pd.DataFrame:
+def checked_events(events: object, items: Frame, users: Frame | None, report: Report) -> Frame:
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     if taken := {"user", "item"} & set(events.columns):
         raise InputError(f"interactions has a column '{min(taken)}', which m6rec adds as a code; rename it.")
@@ -197,18 +197,18 @@ def checked_events(events: object, items: pd.DataFrame, users: pd.DataFrame | No
     return events.astype({name: np.int64 for name in clean if name == "timestamp"})
 
 
-def as_frame(values: object, name: str, key: str = "item_id") -> pd.DataFrame:
+def as_frame(values: object, name: str, key: str = "item_id") -> Frame:
     """A table of any library that has `to_pandas` or speaks Arrow, a dict of columns, or a list of dicts with `key`."""
-    if isinstance(table := _table_or_not(values, name, key), pd.DataFrame):
+    if isinstance(table := _table_or_not(values, name, key), Frame):
         return table
     some = "a DataFrame of pandas or polars, an Arrow table, a dict of columns or a list of dicts"
     raise InputError(f"{name} is a {type(values).__name__}; give {some}, with {key}.")
 
 
-def listed(values: object, name: str = "history", key: str = "item_id") -> pd.DataFrame | list:
+def listed(values: object, name: str = "history", key: str = "item_id") -> Frame | list:
     """A table as of `as_frame`, or any sequence as a list. A history has an order, a set has none."""
     values = _table_or_not(values, name, key)
-    if isinstance(values, pd.DataFrame):
+    if isinstance(values, Frame):
         return values
     unordered = isinstance(values, str | bytes | set | frozenset) or getattr(values, "ndim", 1) == 0
     if isinstance(values, Iterable) and not unordered:
@@ -221,17 +221,17 @@ def _table_or_not(values: object, name: str, key: str) -> object:
     try:
         if hasattr(values, "to_pandas"):  # polars, pyarrow, Hugging Face datasets
             return values.to_pandas()
-        if hasattr(values, "__arrow_c_stream__") and not isinstance(values, pd.DataFrame | pd.Series):
-            return pd.DataFrame.from_arrow(values)
+        if hasattr(values, "__arrow_c_stream__") and not isinstance(values, Frame | pd.Series):
+            return Frame.from_arrow(values)
         if isinstance(values, Mapping):  # a matrix is a column of vectors
-            return pd.DataFrame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in values.items()})
+            return Frame({name: [*c] if getattr(c, "ndim", 1) > 1 else c for name, c in values.items()})
         rows = isinstance(values, list) and values and all(isinstance(row, Mapping) and key in row for row in values)
-        return pd.DataFrame(values) if rows else values
+        return Frame(values) if rows else values
     except Exception as error:  # each library has its own
         raise InputError(f"{name} cannot be read as a table ({error}); give a pandas DataFrame.") from None
 
 
-def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataFrame:
+def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
     """The rows with good ids and texts, each column in `plain` form."""
     rows = as_frame(raw, table, keys[0]).reset_index(drop=True)
     rows.columns = rows.columns.map(str)
@@ -256,7 +256,7 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> pd.DataF
     if len(keys) == 1:
         once = ~texts(rows[keys[0]]).duplicated()
         rows = report.good(table, rows, (rows[keys[0]], once, "is there already; keep one row for each id"))
-    rows = pd.DataFrame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
+    rows = Frame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
     _doubt(table, rows, report)
     return rows
 
@@ -296,7 +296,7 @@ def _ids(column: pd.Series) -> pd.Series:
     return column.map(lambda raw: text(raw) if isinstance(raw, bytes) else raw) if column.dtype == object else column
 
 
-def _front(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _front(frame: Frame, *columns: str) -> Frame:
     return frame[[*columns, *frame.columns.drop([*columns])]]
 
 

@@ -19,7 +19,7 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.config import Array, InputError
+from m6rec.config import Array, Frame, InputError
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
     """A figure that a cell shows as a PNG."""
 
     figure: Figure
-    data: pd.DataFrame
+    data: Frame
     alt: str  # the picture in a sentence
 
     def png(self) -> bytes:
@@ -85,7 +85,7 @@ def canvas(
     return figure, axes
 
 
-def finish(where: Axes | Figure, title: str, data: pd.DataFrame, alt: str, note: str = "") -> Picture:
+def finish(where: Axes | Figure, title: str, data: Frame, alt: str, note: str = "") -> Picture:
     if isinstance(where, Figure):
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
@@ -134,7 +134,7 @@ def curves(
             ax.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
         for text, *at in zip(notes.get(name, ()), x, y, strict=False):
             ax.annotate(drawable(text, 40), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
-        parts[name] = pd.DataFrame(dict(zip((*axes, "low", "high"), (x, y, *band), strict=False)))
+        parts[name] = Frame(dict(zip((*axes, "low", "high"), (x, y, *band), strict=False)))
     if dots:
         ax.axline((y[0], y[0]), slope=1, color="0.1", linestyle=":", label="equal")
         ax.set_aspect("equal")
@@ -150,9 +150,7 @@ def curves(
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
     """The best on top; `ours` have the first colour."""
-    data = pd.DataFrame(
-        [[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields
-    )
+    data = Frame([[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields)
     data = data.sort_values("value", kind="stable")
     _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
     for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
@@ -167,7 +165,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
 
 def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
     """Of tokens (n,) in nats, largest first: orange for the item, purple against it."""
-    data = pd.DataFrame({"token": labels, "contribution": scores})
+    data = Frame({"token": labels, "contribution": scores})
     data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
     top = data["contribution"][:show]
     figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
@@ -201,7 +199,7 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
             ax.plot((0.37, 0.63), (-rank, -to), color=colour, linewidth=1.5, linestyle="-" if to <= rank else "--")
     ax.set(xlim=(0, 1), ylim=(-most - 0.6, 0.6))
     first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]  # of equal titles
-    ranks = pd.DataFrame(dict(zip(names, first, strict=True)))
+    ranks = Frame(dict(zip(names, first, strict=True)))
     return finish(ax, title, ranks, "Bold: on one list only. Solid lines rise or stay, dashed lines fall.")
 
 
@@ -219,7 +217,7 @@ def beam_tree(
     parts = []
     for level, step in enumerate(steps[:depth], 1):
         below = prod(widths[level:])
-        part = pd.DataFrame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
+        part = Frame({"level": level, "node": step.nodes[0].tolist(), "log_likelihood": step.scores[0].tolist()})
         part["leads_to_the_list"] = part["node"].isin([leaf // below for leaf in leaves])
         # A beam wider than its nodes has -inf; leaves are drawn if listed.
         part = part[(part["log_likelihood"] > -np.inf) & (part["leads_to_the_list"] | (level < len(widths)))]
@@ -260,7 +258,7 @@ MAX_NAMES = 60  # more cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for numbers
 
 
-def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
+def heatmap(ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
     """Colours from 0 to top, NaN grey; few columns have numbers.
 
     groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
@@ -285,7 +283,7 @@ def heatmap(ax: Axes, table: pd.DataFrame, top: float = 1.0, *, groups: Sequence
 
 def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, keys: Sequence[str] = ()) -> Picture:
     """Masks (Tq, Tk) bool by name, side by side."""
-    tables = {name: pd.DataFrame(mask, labels, keys or labels) for name, mask in masks.items()}
+    tables = {name: Frame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
@@ -300,7 +298,7 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
 
-def attention_rows(table: pd.DataFrame, title: str, types: Sequence[str] = ()) -> Picture:
+def attention_rows(table: Frame, title: str, types: Sequence[str] = ()) -> Picture:
     """A column for each token; white lines separate types."""
     below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches for tilted names
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
@@ -325,13 +323,13 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     if view == "rollout":
         weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
         rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
-        return attention_rows(pd.DataFrame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
+        return attention_rows(Frame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
     if view == "groups":
         names = [t for t in GROUPS if t in types]
         weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
     layers = [layer - 1] if layer and view == "target" else range(len(weights))
     rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in range(weights.shape[1])]
-    return attention_rows(pd.DataFrame(weights[list(layers)].reshape(len(rows), -1), rows, names), title, types)
+    return attention_rows(Frame(weights[list(layers)].reshape(len(rows), -1), rows, names), title, types)
 
 
 def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
@@ -342,7 +340,7 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
     weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
     for number in (layer, head):  # a mean leaves out what no layer computes
         weights = weights[number - 1] if number else weights.mean(0)
-    table = pd.DataFrame(weights.filled(np.nan), record.labels, record.labels)
+    table = Frame(weights.filled(np.nan), record.labels, record.labels)
     _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
     top = _top(table.iloc[1:])
     # Columns have numbers: names take ten times as long to draw.
@@ -368,7 +366,7 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
             raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
 
 
-def _top(table: pd.DataFrame) -> float:
+def _top(table: Frame) -> float:
     """The largest of unfolded tokens: a folded one would outshine them."""
     single = [not label.endswith(" earlier events") for label in table.columns]
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
@@ -401,7 +399,7 @@ def image_rows(
                 ax.imshow(over[name][column], "viridis", extent=drawn.get_extent(), **style)
     for ax, text in zip(axes[-1], below, strict=False):
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
-    data = pd.DataFrame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
+    data = Frame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
     named = f"Rows: {', '.join(rows)}; " if any(rows) else ""
     return finish(figure, title, data, f"{named}{count} columns.")
 
