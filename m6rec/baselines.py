@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Array, Config, InputError, Rng, choose, pick_device
-from m6rec.data.context import Context, EventCodes, training_batches
+from m6rec.config import MODALITIES, Array, Config, InputError, choose, pick_device
+from m6rec.data.context import EventCodes, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.features import FILE_MODALITIES, Features
@@ -255,11 +255,11 @@ class Sequential:
         no = np.zeros(data.n_events, np.int64)
         codes = EventCodes(no, no, np.zeros((data.n_events, 0), np.int64), np.zeros((data.n_users, 0), np.int64))
 
-        def losses(network: nn.Module, batch: Context, rng: Rng) -> dict[str, Tensor]:
+        def losses(network, batch, rng):
             states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
-        def validate(average: nn.Module) -> float:
+        def validate(average):
             self.network = average
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
@@ -415,7 +415,7 @@ def din(ratings: Ratings, rows: Array, train: Array | None = None, *, epochs: in
     rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=1e-5)
 
-    def losses(network: nn.Module, rows: Array) -> dict[str, Tensor]:
+    def losses(network, rows):
         logits = network(rows)
         truth = torch.from_numpy(ratings.liked[rows]).to(logits)
         return {"liked": F.binary_cross_entropy_with_logits(logits, truth)}

@@ -62,7 +62,7 @@ def evaluate(
     if not callable(getattr(model, "scores", None)):
         raise InputError(f"{name} cannot be ranked: give it scores(users), which returns (users, items) numbers")
     if not 1 <= k <= data.n_items:
-        raise InputError(f"k={k} is outside the catalogue: choose 1 to {data.n_items}")
+        raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose 1 to {data.n_items}")
     if k > (longest := getattr(model, "longest", k)):
         raise InputError(f"k={k} is more than the {longest} items that {name} lists: make it with scorer(…, beam={k}).")
     if chunk < 1:
@@ -133,7 +133,7 @@ def scored(model: Any, users: Targets) -> Array:
         scores = scores.detach().cpu().double().numpy()
     scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
     if scores.shape != shape:
-        raise InputError(f"{name}.scores gave the shape {scores.shape}: return {shape}, a column for each item")
+        raise InputError(f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item")
     if np.isnan(scores).any():
         row, column = np.argwhere(np.isnan(scores))[0]
         first = f"user {np.asarray(users)[row]} and item {items.iloc[column]}"

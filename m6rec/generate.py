@@ -216,13 +216,13 @@ def write_words(
     may = torch.where((words < special) & (words != EOS) & (words != SEP), -1, words)
     closed, token = words.masked_fill(words != PAD, -1), words if trie is None else trie.token  # after [EOS]; of nodes
 
-    def ended(node: Tensor) -> Tensor:
+    def ended(node):
         return (token[node] == EOS) | (token[node] == PAD)
 
-    def successors(level: int, node: Tensor) -> Tensor:
+    def successors(level, node):
         return torch.where(ended(node)[:, None], closed, may) if trie is None else trie.successors(level, node)
 
-    def step(given: Tensor, level: int, node: Tensor, past: list, weights: bool) -> tuple[Tensor, Run]:
+    def step(given, level, node, past, weights):
         said = read((token[node] if level else given)[:, None], level, past[0], weights)
         padding = torch.where(closed < 0, -torch.inf, 0.0)
         logits = torch.where(ended(node)[:, None], padding, said.logits[:, -1])
@@ -264,7 +264,7 @@ def write(
         tree = trie(tokenizer, list(sets.values())).to(network.device)
         length = len(tree.widths)
 
-    def read(words: Tensor, level: int, past: TextCache, weights: bool) -> TextOutput:
+    def read(words, level, past, weights):
         return network.decode_step(words, past, weights=weights)
 
     options = {"beam": answers, "special": tokenizer.special, "vocabulary": len(tokenizer), "trie": tree, **options}
@@ -293,7 +293,7 @@ def fill(network: Network, source: Features, length: int = 12, **options: object
     decoder, given = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
     source_read, first = decoder.write(network.items, source, given[:, None][:, :0])
 
-    def read(words: Tensor, level: int, past: TextCache, weights: bool) -> TextOutput:
+    def read(words, level, past, weights):
         return decoder.decode_step(network.items, words, past, first + level, weights=weights)
 
     vocabulary = network.items.tokens.num_embeddings

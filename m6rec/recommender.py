@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Array, Config, Frame, InputError, Rng, choose, conform, pick_device, typed
+from m6rec.config import MODALITIES, Array, Config, Frame, InputError, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -197,16 +197,17 @@ class M6Rec:
             prompts = losses.Prompts(read, self.tokenizer, items)
         corpus = losses.Corpus(self._training_content, near, prompts)
 
-        def batches(rng: Rng) -> Iterator[Context]:
-            return contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng)
-
-        def validate(network: Network) -> float:
+        def validate(network):
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        def teach(network: Network, batch: Context, rng: Rng) -> dict[str, Tensor]:
-            return loss(network, batch, config, corpus, rng)
-
-        return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
+        return Stage(
+            name,
+            epochs,
+            lambda rng: contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng),
+            lambda network, batch, rng: loss(network, batch, config, corpus, rng),
+            validate if len(split.valid) else None,
+            losses.loss_weights(config),
+        )
 
     def _spectral(self) -> Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)
@@ -219,11 +220,11 @@ class M6Rec:
             taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
             raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
 
-        def loss(network: Network, _: None, rng: Rng) -> dict[str, Tensor]:
+        def loss(network, _, rng):
             return losses.item_content(network, content, config, rng, start)
 
         @torch.no_grad()
-        def validate(network: Network) -> float:
+        def validate(network):
             rows = [loss(network, None, np.random.default_rng(i)) for i in range(4)]
             return -sum(weights.get(name, 1.0) * float(loss) for row in rows for name, loss in row.items())
 

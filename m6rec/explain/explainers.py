@@ -276,17 +276,17 @@ def logits_of(model: Model, context: Context, retained: Array, vectors: Tensor |
     return model.network.score(torch.cat(states), items[: model.data.n_items])
 
 
-def attention(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def attention(model, context, item, against=None) -> Array:
     """The target's, mean over layers and heads, sums to 1; the same for every item."""
     return capture(model, context).attended.mean((0, 1))
 
 
-def rollout(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def rollout(model, context, item, against=None) -> Array:
     """Half residual (Abnar & Zuidema 2020, eq. 1), without the target's own share; the same for every item."""
     return rolled(capture(model, context).weights.mean(1), residual=0.5)[-1]
 
 
-def gradient_weighted(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def gradient_weighted(model, context, item, against=None) -> Array:
     """Rollout of positive attention × gradient, mean over heads (Chefer et al. 2021, ICCV, eq. 5 and 6)."""
     record = capture(model, context, item=item, against=against)
     return rolled((record.weights * record.gradients).clip(min=0).mean(1), residual=None)[-1]
@@ -322,7 +322,7 @@ def integrate(
     return effects, abs(float(effects.sum()) - (end - start))
 
 
-def integrated(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def integrated(model, context, item, against=None) -> Array:
     return integrate(model, context, item, against)[0]
 
 
@@ -344,7 +344,7 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
     return model.network.score(fusion(rows, events).state[:, 0], items)
 
 
-def leave_one_out(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def leave_one_out(model, context, item, against=None) -> Array:
     """Nats that the item's score loses without each token; 0 for the start. The history closes up."""
     return _removed(model, one(context), [item], against)[0][0]
 
@@ -376,13 +376,13 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
     return gone, None if first == before else first
 
 
-def recency(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def recency(model, context, item, against=None) -> Array:
     """The later the event the more, 0 for other tokens."""
     types, positions, _ = tokens(one(context))
     return np.where(types == "history", positions + 1.0, 0)
 
 
-def random(model: Model, context: Context, item: int, against: int | None = None) -> Array:
+def random(model, context, item, against=None) -> Array:
     """The same numbers for the same item and number of tokens."""
     n = len(tokens(one(context))[0])
     return np.random.default_rng((item, n)).random(n)

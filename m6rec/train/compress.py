@@ -71,7 +71,7 @@ class Variants:
         for module in (matrices := _matrices(network)):
             parametrize.register_parametrization(module, "weight", Sparse(module.weight))
 
-        def loss(net: TextTransformer, windows: Windows) -> dict[str, Tensor]:
+        def loss(net, windows):
             left = max(0.0, 1 - next(done) / (0.8 * self.tune))
             for weight in (module.parametrizations.weight for module in matrices):
                 weight[0].cut(weight.original, share * (1 - left**3))

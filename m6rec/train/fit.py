@@ -107,11 +107,11 @@ def fit(
     path = home() / "models" / f"{stage.name.lower()}-{known}"
     work = path.with_name(f"{path.name}-training")
 
-    def save(rows: list[Epoch], new: Path) -> None:
+    def save(rows, new):
         stages = {stage.name: [row._asdict() for row in rows]}
         save_model(new, network, None, {"config": config.to_dict(), "stages": stages})
 
-    def load(folder: Path) -> list[Epoch]:
+    def load(folder):
         weights, _, values = load_model(folder)
         network.to(pick_device(config.device)).load_state_dict(weights)
         network.eval()

@@ -72,7 +72,7 @@ def pretrain(
     judged = _windows(apart, np.random.default_rng(0))[:256]
 
     @torch.no_grad()
-    def validate(network: nn.Module) -> float:
+    def validate(network):
         parts = (tokenizer.encode(judged[i : i + 64], SOURCE, TARGET) for i in range(0, len(judged), 64))
         return -float(torch.stack([losses.text(network, part)["tokens"] for part in parts]).mean())
 
@@ -99,11 +99,11 @@ def fine_tune(
     network, tokenizer = copy.deepcopy(backbone.network), backbone.tokenizer
     catalogue = losses.catalogue_of(items, tokenizer, pick_device(config.device)) if items else None
 
-    def loss(network: TextTransformer, some: Tokens, rng: Rng) -> dict[str, Tensor]:
+    def loss(network, some, rng):
         both = losses.text(network, some, catalogue)
         return both if catalogue else {"tokens": both["tokens"]}
 
-    def batches(rng: Rng) -> Iterator[Tokens]:
+    def batches(rng):
         return _batches([prompts[i] for i in rng.permutation(len(prompts))], tokenizer, config, rng)
 
     fit(network, Stage("fine_tune", epochs, batches, loss), config)
@@ -263,14 +263,14 @@ def adapt(
     n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
     lengths = (data.source != PAD).sum(1).numpy()
 
-    def batches(rng: Rng) -> Iterator[Examples]:
+    def batches(rng):
         rows = np.concatenate([rng.permutation(n) for _ in range(-(-steps * batch // n))])[: steps * batch]
         for block in np.array_split(rows, max(1, steps // 16)):  # little padding
             block = block[np.argsort(lengths[block], kind="stable")]
             parts = np.array_split(block, -(-len(block) // batch))
             yield from (data.rows(parts[i]) for i in rng.permutation(len(parts)))
 
-    def loss(network: nn.Module, some: Examples, rng: Rng) -> dict[str, Tensor]:
+    def loss(network, some, rng):
         return {"class": F.cross_entropy(network(some.source, some.target), some.labels)}
 
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps

@@ -117,7 +117,7 @@ class HeadsAndLayers(Panel):
         check(record)
         folded, (layers, heads) = record.fold(recent), record.weights.shape[:2]
 
-        def picture(view: str, layer: int, head: int) -> Picture:
+        def picture(view, layer, head):
             where = f"layer {layer}" if layer else "all layers"
             head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
             shown = {"tokens": head_too, "target": where, "groups": "by group", "rollout": "rollout"}[view]
@@ -145,7 +145,7 @@ class BeamTree(Panel):
         allowed, titles = model.candidates(person.history, k), model.titles(person)
         fused = model.fuse(person.context, model.item_vectors(person.new))
 
-        def picture(digit: int, beam: int, place: int) -> Picture:
+        def picture(digit, beam, place):
             model.generate(fused, k, beam=beam, allowed=allowed, trace=(steps := []))
             leaves = steps[-1].nodes[0, :k].tolist()
             names = {leaf: titles[int(digits.tree.item[leaf])] for leaf in leaves}
