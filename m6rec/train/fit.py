@@ -46,12 +46,16 @@ class Epoch(NamedTuple):
 class Log(list[Epoch]):
     """A stage's epochs, shown as a table."""
 
+    @property
+    def best(self) -> Epoch | None:
+        """The first that validated best."""
+        return max((row for row in self if row.validation is not None), key=lambda row: row.validation, default=None)
+
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
 
     def __str__(self) -> str:
-        best = max((row.validation for row in self if row.validation is not None), default=None)
-        measured = "" if best is None else f", best validation {best:.4f}"
+        measured = f", best validation {self.best.validation:.4f}" if self.best else ""
         return f"{len(self)} epochs in {self[-1].seconds if self else 0:.0f} s{measured}"
 
     def __repr__(self) -> str:
@@ -117,8 +121,8 @@ def fit(
         network.eval()
         return Log(Epoch(**row) for row in values["stages"][stage.name])
 
-    again = "asked again, it goes on from where it was"
-    rows = cached(path, lambda: run(again, key(*parts), folder=work, resume=True), save, load)
+    how = "asked again, it goes on from where it was"
+    rows = cached(path, lambda: run(how, key(*parts), folder=work, resume=True), save, load)
     shutil.rmtree(work, ignore_errors=True)
     return rows
 
@@ -145,7 +149,6 @@ def _fit(
     if resume and folder and (folder / STATE).exists():
         state = load_state(folder, state, *parts)
     rows = state["rows"] = Log(Epoch(*row) for row in state["rows"])
-    leader = max((row for row in rows if row.validation is not None), key=lambda row: row.validation, default=None)
 
     @torch.no_grad()
     def follow() -> None:
@@ -162,7 +165,7 @@ def _fit(
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
     bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", miniters=0, disable=not watched)
     patience = config.patience * config.validate_every
-    while len(rows) < stage.epochs and not (leader and leader.epoch <= len(rows) - patience):
+    while len(rows) < stage.epochs and not (rows.best and rows.best.epoch <= len(rows) - patience):
         begun, epoch, validation = time.perf_counter(), len(rows) + 1, None
         means = train_epoch(
             network, optimizer, stage.batches(rng), lambda net, batch: stage.losses(net, batch, rng),
@@ -175,8 +178,7 @@ def _fit(
             validation = stage.validate(average.eval())
         seconds = (rows[-1].seconds if rows else 0.0) + time.perf_counter() - begun
         rows.append(row := Epoch(epoch, seconds, losses, validation))
-        if validation is not None and (leader is None or validation > leader.validation):
-            leader = row
+        if rows.best is row:
             best.load_state_dict(average.state_dict())
         if folder:
             save_state(folder, state, *parts)
