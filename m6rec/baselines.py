@@ -93,9 +93,9 @@ class Markov(Count):
 
 @dataclass(eq=False)
 class ItemKNN(Count):
-    """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), kept for the `neighbours` nearest i of each scored item j.
+    """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), for the `neighbours` nearest i of each scored item j.
 
-    n_ij: users who have both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200.
+    n_ij: users with both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200.
     """
 
     neighbours: int = 300

@@ -228,8 +228,8 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
     """What scores of validation targets give away, in a sentence each.
 
     fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
-    a fitted one. It is asked again with other targets and later events, and fitted again with other events outside
-    training: no score may move.
+    a fitted one. Asked again with other targets and later events, and fitted again with other events outside training,
+    no score may move.
     """
     split, targets = targets_of(data, split, "valid")
     users = targets[np.unique(np.linspace(0, len(targets) - 1, 256).astype(np.int64))]  # enough to show a leak

@@ -118,8 +118,8 @@ def search(
 
     step(states, level, nodes (n,), past) gives logits (n, W) and the `Run` whose caches are the next `past`; successors
     is as in `Trie`. valid: of each level (B, nodes) bool. ended: of nodes, whether nothing follows. temperature: above
-    0, sequences are sampled without replacement, by seed, in the order of the draws. weights: with every step's
-    attention. trace: a list that receives the steps. Scores are always log-likelihoods.
+    0, sequences are sampled without replacement, by seed. weights: with every step's attention. trace: receives the
+    steps. Scores are always log-likelihoods.
     """
     if temperature < 0:
         raise InputError(f"temperature={temperature} is no temperature: take 0 for the likeliest, or more to sample.")
@@ -209,8 +209,8 @@ def write_words(
 ) -> list[Step]:  # fmt: skip
     """At most `length` words after the last given ones (B,). start (B,): nodes of a trie, else given.
 
-    read: words (n, 1), how many were written, the cache, whether with weights -> what follows. Of the first
-    `special` tokens, only [EOS] and [SEP] are written. options: of `search`.
+    read: words (n, 1), how many were written, the cache, with weights? -> what follows. Of the first `special` tokens,
+    only [EOS] and [SEP] are written. options: of `search`.
     """
     words = torch.arange(vocabulary, device=given.device)
     may = torch.where((words < special) & (words != EOS) & (words != SEP), -1, words)
@@ -323,9 +323,8 @@ def best_items(
 ) -> Generated:  # fmt: skip
     """The k best allowed (B, N) of items (N, D), by any of METHODS: states (B, D).
 
-    "hybrid" is the dense head's order of what the beam finds and of the cold items, whose digits no event has taught.
-    A row with fewer allowed items ends in -1 at -inf. cold_boost: as in `item_scores`; for "generated" see
-    `DigitDecoder.boosted`.
+    "hybrid" is the dense head's order of what the beam finds and of cold items, whose digits no event has taught. A row
+    with fewer allowed items ends in -1 at -inf. cold_boost: of `item_scores`; for "generated", `DigitDecoder.boosted`.
     """
     choose("method", method, METHODS)
     if method == "generated":

@@ -75,7 +75,7 @@ class M6Rec:
     ):  # fmt: skip
         """split: of `data.split`; "all" trains every event, for a fixed number of epochs, see `settled`.
 
-        fitted: the fields and tokenizer of a saved model. added: the contents of what `with_items` had added to it.
+        fitted: a saved model's fields and tokenizer. added: contents that `with_items` had added.
         """
         config = config or Config.preset(preset, **changes)
         self.data, self.config, self.split, self.device = data, config, data.split(split), pick_device(config.device)
@@ -150,8 +150,8 @@ class M6Rec:
     def update(self, interactions: Frame, epochs: int = 1) -> Self:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
-        Every user's last event validates. Where its NDCG@10 falls, the weights stay, and a warning says so; the
-        events count as history all the same. `stages["update"]` begins with epoch 0, before the training.
+        Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events count as
+        history all the same. `stages["update"]` begins with epoch 0, before the training.
         """
         if epochs < 1:
             raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
@@ -284,8 +284,8 @@ class M6Rec:
 
         users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
         optionally timestamp and value); otherwise each row is a request (user_id and request fields, which override
-        `context`). folder: keeps each `chunk` of lists as a Parquet file; the same call goes on after the last one. A
-        user with fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else.
+        `context`). folder: keeps each `chunk` of lists as Parquet; the same call goes on after the last. A user with
+        fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else.
         """
         check_length(k, self.data.n_items)
         if chunk < 1:
@@ -530,8 +530,8 @@ class M6Rec:
     def from_pretrained(cls, folder: str | Path, data: Dataset | None = None, *, revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
 
-        data: by default loaded by name. revision: a branch, tag or commit. InputError for a missing or
-        damaged folder, and for other data.
+        data: by default loaded by name. revision: a branch, tag or commit. InputError for a missing or damaged folder,
+        and other data.
         """
         name, folder = str(folder), Path(folder)
         if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():

@@ -157,7 +157,7 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature that needs times, and for a declared column that does not exist.
+        InputError for a derived feature that needs times, and a declared column that does not exist.
         """
         train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]

@@ -164,8 +164,8 @@ class Ratings:
     def item_means(self, value: Array, fold: Array) -> tuple[Array, Array, Array]:
         """(E,) each: out-of-fold means of `value` by item, their counts, and the overall means.
 
-        Of all users' training events but the event's `fold` (E,); FOLDS leaves none out. To leave out the event alone
-        would tell its label: the mean is low where its own rating is high.
+        Of all users' training events but the event's `fold` (E,); FOLDS leaves none out. Without the event alone they
+        would tell its label: the mean is low where its rating is high.
         """
         train, n = self.is_train, self.data.n_items
         cell = (fold * n + self.item)[train]

@@ -152,10 +152,8 @@ def files(name: str) -> Path:
                     print(f"{name} ({source['terms']}): fetching {file} from {route['address']}", file=sys.stderr)
                 url = route["address"] + file * route["address"].startswith("http")
                 origin = str(mirror / file) if mirror != folder and (mirror / file).exists() else url
-                registry = pooch.create(
-                    folder, "", registry={file: sha256 or None}, urls={file: origin}, retry_if_failed=1
-                )
-                registry.fetch(file, downloader=_download)
+                own = {"registry": {file: sha256 or None}, "urls": {file: origin}}
+                pooch.create(folder, "", **own, retry_if_failed=1).fetch(file, downloader=_download)
             return folder
         except ValueError:
             problems.append(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")

@@ -189,9 +189,9 @@ class DigitDecoder(nn.Module):
     def insert(self, vectors: Tensor, items: Tensor, state: Tensor) -> None:
         """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
 
-        A node without items takes its first item's vector, which is not on the scale of its trained siblings. Biases
-        make the odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, in which
-        the others have the vectors items (N, D). InputError where there is no tree or no leaf is left.
+        A node without items takes its first item's vector, which is not on its trained siblings' scale. Biases make the
+        odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, where the others have
+        the vectors items (N, D). InputError without a tree or a free leaf.
         """
         if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"

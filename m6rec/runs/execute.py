@@ -97,7 +97,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """With the types of the notebook's own. InputError for an unknown name, type or choice.
 
-    preset and config.<name> are settings of the models that `m6rec.scale` makes there: see `recommender.scale`.
+    preset and config.<name> are settings of the models that `m6rec.scale` makes.
     """
     code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}

@@ -28,8 +28,8 @@ REQUESTS = 10  # a user's last, whose scores are averaged: no single purchase de
 
 
 class ColdStart:
-    """Items and users (codes) of a data set are held out; `train` has the other events, `shots` the rows of held-out
-    items that known users bought before any target.
+    """Items and users (codes) are held out; `train` has the other events, `shots` the rows of held-out items that known
+    users bought before any target.
 
     cases: name -> rows of data.events, and the codes that are ranked (None: all). "warm"; "cold" (known users, held-out
     items, ranked among these), "cold_both" (held-out users, too), "cold_any" (both); "cold_users" and "cold_last"

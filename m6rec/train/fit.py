@@ -81,10 +81,10 @@ def fit(
 ) -> list[Epoch]:  # fmt: skip
     """Train `network` in place, to the averaged weights that validated best, or else the last ones.
 
-    keep: in the cache, or taken from it if weights, config, `parts` and code (of the losses, and `code`) are the same.
-    start: the `version` that stands for these weights where last bits do not count. Else options are: folder, for a
-    checkpoint after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`.
-    InputError for these beside keep, for a loss that is not finite, and for one of several processes.
+    keep: in the cache, or from it if weights, config, `parts` and code (of the losses, and `code`) are the same. start:
+    the `version` that stands for these weights where last bits do not count. Else options are: folder, for a checkpoint
+    after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`. InputError for
+    these beside keep, for a loss that is not finite, and for one of several processes.
     """
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if grouped else os.environ.get("WORLD_SIZE", 1)
