@@ -50,7 +50,7 @@ class Count:
             return sp.csr_array(users.seen(), dtype=np.float32)
         history = users.history(self.length)  # (B, T), -1 before the first
         rows, positions = np.nonzero(history >= 0)
-        gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(np.float64))
+        gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(float))
         shape = (len(users), users.data.n_items)
         return sp.csr_array((gains.astype(np.float32), (rows, history[rows, positions])), shape=shape)
 
@@ -103,7 +103,7 @@ class ItemKNN(Count):
 
     def count(self, data: Dataset, split: Split) -> sp.csr_array:
         users_items = training_matrix(data, split)
-        both, norms = (users_items.T @ users_items).tocsr(), np.sqrt(users_items.sum(axis=0))
+        both, norms = (users_items.T @ users_items).tocsr(), np.sqrt(users_items.sum(0))
 
         def similar(to: slice) -> Array:
             return both[to].toarray() / np.maximum(np.outer(norms[to], norms) + self.shrink, 1e-9)
@@ -122,7 +122,7 @@ class EASE(Count):
 
     def count(self, data: Dataset, split: Split) -> Array:
         users_items = training_matrix(data, split)
-        gram = (users_items.T @ users_items).toarray().astype(np.float64)
+        gram = (users_items.T @ users_items).toarray().astype(float)
         gram[np.diag_indices_from(gram)] += self.l2
         inverse = np.linalg.inv(gram)
         weights = inverse / -np.diag(inverse)
@@ -183,7 +183,7 @@ class Mixture:
         """(B, N); a row's sum is 1, or less where a part has counted nothing."""
         mixed = np.zeros((len(users), users.data.n_items))
         for model, share in self.parts:
-            counts = np.asarray(model.scores(users), np.float64)
+            counts = np.asarray(model.scores(users), float)
             mixed += share / np.maximum(counts.sum(1, keepdims=True), 1e-12) * counts
         return mixed
 

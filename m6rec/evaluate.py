@@ -90,7 +90,7 @@ def evaluate(
         "user_id": np.asarray(targets),
         "item_id": data.items["item_id"].to_numpy()[targets.items],
         "rank": rank,
-        "hit": hit.astype(np.float64),
+        "hit": hit.astype(float),
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
         "novelty": novelty(lists, training_matrix(data, split)),
@@ -131,7 +131,7 @@ def scored(model: Any, users: Targets) -> Array:
     scores = model.scores(users)
     if isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu().double().numpy()
-    scores, shape = np.array(scores, dtype=np.float64), (len(users), len(items))
+    scores, shape = np.array(scores, float), (len(users), len(items))
     if scores.shape != shape:
         raise InputError(f"{name}.scores gave the shape {scores.shape} and must return {shape}: a column for each item")
     if np.isnan(scores).any():
@@ -170,7 +170,7 @@ def novelty(lists: Array, training: sp.csr_array) -> Array:
 
     training: (users, N). NaN for an empty list.
     """
-    share = (training.sum(axis=0).astype(np.float64) + 1) / (training.shape[0] + 1)
+    share = (training.sum(0).astype(float) + 1) / (training.shape[0] + 1)
     bits, length = np.where(lists >= 0, -np.log2(share)[lists], 0.0), (lists >= 0).sum(1)
     return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
 
@@ -179,8 +179,8 @@ def diversity(lists: Array, unit: sp.csr_array) -> Array:
     """(U,) 1 - mean cosine over the pairs of a list, NaN below two items. unit: (N, features), rows of length 1."""
     chosen = _chosen(lists, unit.shape[0])
     # Cosines of all ordered pairs: |sum of the unit rows|^2, less each row with itself.
-    pairs = (chosen @ unit).power(2).sum(axis=1) - chosen @ unit.power(2).sum(axis=1)
-    length = chosen.sum(axis=1)
+    pairs = (chosen @ unit).power(2).sum(1) - chosen @ unit.power(2).sum(1)
+    length = chosen.sum(1)
     return np.where(length > 1, 1 - pairs / np.maximum(length * (length - 1), 1), np.nan)
 
 
@@ -189,7 +189,7 @@ def miscalibration(lists: Array, history: sp.csr_array, shares: sp.csr_array) ->
 
     history: (U, N). shares: (N, categories). NaN where either has none.
     """
-    weights = history.astype(np.float64), _chosen(lists, shares.shape[0])
+    weights = history.astype(float), _chosen(lists, shares.shape[0])
     past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), sum 1 or empty
     # Where p is above 0, so is the mixture: both have the same entries.
     mixed = sp.csr_array(_SMOOTH * past + (1 - _SMOOTH) * listed.multiply(past > 0))
@@ -197,7 +197,7 @@ def miscalibration(lists: Array, history: sp.csr_array, shares: sp.csr_array) ->
     mixed.sort_indices()
     nats = sp.csr_array((past.data * np.log(past.data / mixed.data), past.indices, past.indptr), shape=past.shape)
     known = (np.diff(past.indptr) > 0) & (np.diff(listed.indptr) > 0)
-    return np.where(known, np.maximum(nats.sum(axis=1), 0), np.nan)  # rounding may leave -1e-17
+    return np.where(known, np.maximum(nats.sum(1), 0), np.nan)  # rounding may leave -1e-17
 
 
 @lru_cache(2)  # validation needs them after every epoch
@@ -350,7 +350,7 @@ def ratio_interval(
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
         for start in range(0, resamples, rows):
             drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-            found[start : start + rows] = top[drawn].mean(axis=1) / bottom[drawn].mean(axis=1)
+            found[start : start + rows] = top[drawn].mean(1) / bottom[drawn].mean(1)
     ordered = np.sort(found[~np.isnan(found)])
     tail = int(len(ordered) * (1 - level) / 2)
     # The ends are drawn figures: an infinite ratio cannot be interpolated.
@@ -372,9 +372,9 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
         raise InputError("one user shows no spread: compare models on two users or more")
     differences = Frame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
     found = Frame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
-    found["difference"] = differences.mean(axis=1)
+    found["difference"] = differences.mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
-        found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
+        found["effect"] = np.nan_to_num(found["difference"] / differences.std(1), posinf=np.inf, neginf=-np.inf)
     found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
     found = found.sort_values("p", kind="stable")
     left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
@@ -403,7 +403,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
         values, parts = data.users[name].iloc[targets.users].reset_index(drop=True), {}
         known = sorted(values.dropna().unique(), key=str)
         if len(known) > 3 and pd.api.types.is_numeric_dtype(values):
-            values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            values = values.to_numpy(dtype=float, na_value=np.nan)
             low, high = np.nanquantile(values, [1 / 3, 2 / 3], method="nearest")
             parts = {f"≤ {low:g}": values <= low, f"{low:g} – {high:g}": (values > low) & (values <= high)}
             parts[f"> {high:g}"] = values > high
@@ -415,7 +415,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
 
 def by_slice(per_user: ArrayLike, slices: Frame, **options) -> Frame:
     """A row for each slice: n (targets) and `mean_interval`; NaN if empty."""
-    values = np.asarray(per_user, dtype=np.float64)
+    values = np.asarray(per_user, float)
     if values.shape[-1:] != (len(slices),):
         raise InputError(f"slices of {len(slices)} targets do not fit values {values.shape}: take one split")
     found = {}
@@ -427,7 +427,7 @@ def by_slice(per_user: ArrayLike, slices: Frame, **options) -> Frame:
 
 def _paired(*per_user: ArrayLike) -> tuple[Array, int]:
     """(figures, U) means over seeds, and the first's number of seeds."""
-    rows = [np.asarray(values, dtype=np.float64) for values in per_user]
+    rows = [np.asarray(values, float) for values in per_user]
     for values in rows:
         if values.ndim not in (1, 2) or not values.size:
             raise InputError(f"per-user values of shape {values.shape}: give (users,) or (seeds, users), not empty")

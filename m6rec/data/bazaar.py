@@ -76,7 +76,7 @@ def existing(events_before: Array) -> Array:
     """(B,) numbers of events before -> (B, len(CAUSES)) probabilities of the causes."""
     back = np.array([cause.which if cause.kind == "event" else 0 for cause in CAUSES])
     weights = np.array([cause.weight for cause in CAUSES]) * (events_before[:, None] >= back)
-    return weights / weights.sum(axis=1, keepdims=True)
+    return weights / weights.sum(1, keepdims=True)
 
 
 class Market:
@@ -100,8 +100,8 @@ class Market:
         """Pull (B, D), bought (B, N) bool -> (B, N) probabilities of what is not bought yet."""
         scores = np.round(pull @ self.items.T, 8)  # both factors have four decimals: now exact
         scores[bought] = -np.inf
-        chances = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
-        return chances / chances.sum(axis=1, keepdims=True)
+        chances = np.exp(SHARPNESS * (scores - scores.max(1, keepdims=True)))
+        return chances / chances.sum(1, keepdims=True)
 
 
 class BayesOptimal:
@@ -120,7 +120,7 @@ class BayesOptimal:
     def causes(self, users: Targets) -> Array:
         """(B, len(CAUSES)) probabilities, given what was bought."""
         joint = np.stack([joint[np.arange(len(users)), users.items] for joint in self._joints(users)], axis=1)
-        return joint / joint.sum(axis=1, keepdims=True)
+        return joint / joint.sum(1, keepdims=True)
 
     def _joints(self, users: Targets):
         """(B, N) p(cause) p(item | cause), cause by cause."""

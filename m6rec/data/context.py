@@ -100,7 +100,7 @@ class Field:
         if not counts.shape[0]:
             return np.zeros(0, np.int64)
         score = csr_array(counts.multiply(np.array(self.weights)[None]))
-        return np.where(score.max(axis=1).toarray().ravel() > 0, 1 + score.argmax(axis=1).ravel(), 0).astype(np.int64)
+        return np.where(score.max(1).toarray().ravel() > 0, 1 + score.argmax(1).ravel(), 0).astype(np.int64)
 
     def encode_one(self, value: object) -> int:
         """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
@@ -330,7 +330,7 @@ def training_batches(
     for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):
         cuts = range(int(rng.integers(1, length + 1)), count, length) if count > length else ()
         windows += [(start + a, start + b) for a, b in pairwise([0, *cuts, count]) if b - a >= 2]
-    windows = rng.permutation(np.array(windows, dtype=np.int64).reshape(-1, 2))
+    windows = rng.permutation(np.array(windows, np.int64).reshape(-1, 2))
     sizes = windows[:, 1] - windows[:, 0]
     # Windows of like length share a batch, which halves the padding.
     mixed = rng.permutation(len(windows)) // (4 * batch)

@@ -88,7 +88,7 @@ def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, s
             known = known + sp.dia_array((gains, [-back]), shape=(len(user), len(user))) @ events
         counts = counts + events.T @ known  # rows: tokens of an event; columns: of what precedes it
     counts = sp.coo_array(counts + counts.T)
-    total, each = counts.sum(), counts.sum(axis=0)
+    total, each = counts.sum(), counts.sum(0)
     chance = each[counts.row] * each[counts.col] / total
     table = sp.csr_array(((counts.data - chance) / np.sqrt(chance * total), counts.coords), shape=counts.shape)
     out = np.random.default_rng(seed).standard_normal((size, width)) / width**0.5

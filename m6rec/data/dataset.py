@@ -174,7 +174,7 @@ class Dataset:
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
-        return np.array([known[raw] for raw in wanted], dtype=np.int64)
+        return np.array([known[raw] for raw in wanted], np.int64)
 
     def find(self, titles: str | Iterable[str]) -> Array:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
@@ -193,7 +193,7 @@ class Dataset:
             if len(names) > 1:
                 raise InputError(f"title {title!r} fits {len(names)} items: {', '.join(names[:5])}; write one in full.")
             found.append(codes[0])
-        return np.array(found, dtype=np.int64)
+        return np.array(found, np.int64)
 
     def history_codes(self, history: Iterable[object] | Frame) -> Array:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
@@ -216,7 +216,7 @@ class Dataset:
                 both = [f"{row.item_id} {row.title!r}" for row in self.items.iloc[[codes[-1], titled[0]]].itertuples()]
                 fix = "write the title in full, or give ids as numbers or as a frame's item_id"
                 raise InputError(f"{name!r} is the id of {both[0]} and the title of {both[1]}: {fix}.")
-        return np.array(codes, dtype=np.int64)
+        return np.array(codes, np.int64)
 
     def split(self, kind: str = "leave_one_out") -> Split:
         """Which events may be fitted on, and which are predicted.
@@ -228,7 +228,7 @@ class Dataset:
         """
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
-            train = np.ones(self.n_events, dtype=bool)
+            train = np.ones(self.n_events, bool)
             train[last] = train[last - 1] = False
             return Split(kind, train, last - 1, last)
         if kind in ("all", "latest"):
@@ -288,7 +288,7 @@ class Dataset:
 
     def without(self, items: Array | Sequence[int], users: Array | Sequence[int] = ()) -> "Dataset":
         """The same codes without events of these items and users. InputError for an unknown one, or if none is left."""
-        left = np.ones(self.n_events, dtype=bool)
+        left = np.ones(self.n_events, bool)
         for word, gone, size in (("item", items, self.n_items), ("user", users, self.n_users)):
             codes = row_numbers(f"{word} codes", gone, size, f"data.{word}_codes()")
             left &= ~np.isin(self.events[word], codes)

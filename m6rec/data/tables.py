@@ -277,7 +277,7 @@ def exact(column: pd.Series) -> Array:
     if column.dtype.kind != "f":
         return np.ones(len(column), bool)
     limit = {2: 2.0**11, 4: 2.0**24}.get(column.dtype.itemsize, 2.0**53 if column.name in IDS else np.inf)
-    return ~(column.abs().to_numpy(np.float64, na_value=0) >= limit)
+    return ~(column.abs().to_numpy(float, na_value=0) >= limit)
 
 
 def plain(column: pd.Series) -> pd.Series:
@@ -344,4 +344,4 @@ def numbers(column: pd.Series) -> Array:
     """(n,) float64, NaN where a cell is no number."""
     if column.dtype == object:
         column = column.mask(column.map(pd.api.types.is_list_like), None)
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan).copy()

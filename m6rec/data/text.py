@@ -53,7 +53,7 @@ def words(text: object) -> list[str]:
 
 def pad(rows: Sequence[Sequence[int]], length: int | None = None) -> Array:
     """Token ids -> (B, length) int64, 0 on the right; None: as long as the longest."""
-    out = np.full((len(rows), max(map(len, rows), default=0) if length is None else length), PAD, dtype=np.int64)
+    out = np.full((len(rows), max(map(len, rows), default=0) if length is None else length), PAD, np.int64)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
     return out

@@ -203,7 +203,7 @@ def _untold(model: Model, items: Array) -> Features:
     if not model.config.infill_weight:
         raise InputError("this model cannot write captions: train one with infill_weight > 0.")
     content = model.features.take(items)
-    gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), dtype=bool))
+    gap, _ = losses.corrupt(content.text, np.random.default_rng(0), whole=np.ones(len(items), bool))
     return content._replace(text=gap).to(model.device)
 
 

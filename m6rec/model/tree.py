@@ -127,7 +127,7 @@ def _assign(vectors: Array, centres: Array, capacity: int) -> Array:
 
 def semantic_ids(vectors: Array, codes: int, seed: int = 0, levels: int = 3) -> Array:
     """Residual k-means (TIGER) of vectors (N, D), and a digit that tells equal ones apart: (N, levels + 1)."""
-    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(np.float64)
+    digits, left = pd.DataFrame(index=range(len(vectors))), vectors.astype(float)
     for level in range(levels):
         left = left.round(6)  # what is alike but for rounding is one vector
         clusters = KMeans(min(codes, len(np.unique(left, axis=0))), n_init=1, random_state=seed).fit(left)
