@@ -194,7 +194,7 @@ def checked_events(events: object, items: Frame, users: Frame | None, report: Re
         good = np.isfinite(clean["value"])
         checks.append((events["value"], good, "is no number; give a number such as a rating"))
     events = report.good("interactions", events.assign(**clean), *checks)
-    return events.astype({name: np.int64 for name in clean if name == "timestamp"})
+    return events.astype({"timestamp": np.int64} if "timestamp" in clean else {})
 
 
 def as_frame(values: object, name: str, key: str = "item_id") -> Frame:

@@ -142,14 +142,10 @@ def execute(
     out.parent.mkdir(parents=True, exist_ok=True)
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
-    environ = dict.fromkeys(THREADS * bool(threads), str(threads)) | {"M6REC_RECORD": str(record)}
-    environ |= {"M6REC_CONFIG": json.dumps(_settings(values))}
+    env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
+    env |= dict.fromkeys(THREADS if threads else (), str(threads))
     own = {name: value for name, value in values.items() if name not in SETTINGS}
-    with (
-        tempfile.TemporaryDirectory() as cwd,
-        log.open("w", encoding="utf-8") as lines,
-        patch.dict(os.environ, environ),
-    ):
+    with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env):
         try:
             papermill.execute_notebook(
                 Path(notebook).absolute(), out.absolute(), own, kernel_name="python3", language="python", cwd=cwd,
@@ -226,12 +222,13 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
     index = "<h1>The executed notebooks</h1>"
 
-    def link(found: re.Match) -> str:
+    def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
     def write(stem: str, title: str, body: str, css: str = "") -> Path:
-        (folder / f"{stem}.html").write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
-        return folder / f"{stem}.html"
+        page = folder / f"{stem}.html"
+        page.write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
+        return page
 
     for done in executions:
         stem = title = done.path.stem
