@@ -357,8 +357,8 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
         raise InputError(
-            f"an attention record of {n} labels needs weights (layers, heads, {n}, {n}) of 0 or more, whose rows sum "
-            f"to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
+            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
+            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
             f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
         )
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
