@@ -2,8 +2,7 @@
 
 Shapes, in every docstring and comment:
 B batch, T history events, C context tokens, M modalities, P patches, G digits, D width, H heads, K beam, N items,
-V vocabulary; and Q targets, R request fields, L text tokens, U users, E events, S seeds.
-"""
+V vocabulary; and Q targets, R request fields, L text tokens, U users, E events, S seeds."""
 
 import os
 

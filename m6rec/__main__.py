@@ -65,8 +65,7 @@ def sweep(
 ) -> None:
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2
 
-    preset=tiny,small and config.dropout=0.1,0.3 vary any setting of the models.
-    """
+    preset=tiny,small and config.dropout=0.1,0.3 vary any setting of the models."""
     path = Path(notebook) if Path(notebook).is_file() else notebooks([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
     ends = execute.sweep(path, values, out, jobs=jobs, by=by)

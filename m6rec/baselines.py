@@ -33,8 +33,7 @@ BLOCK = 1_024  # scored items at a time
 class Count:
     """Scores = history profile (B, N) x weights (N, N): row = item of the history, column = item scored.
 
-    A sparse profile is summed in one order: scores do not depend on the chunk.
-    """
+    A sparse profile is summed in one order: scores do not depend on the chunk."""
 
     weights: Array | sp.csr_array | None = None
     length: int | None = None  # of the history that counts; None: all of it
@@ -95,8 +94,7 @@ class Markov(Count):
 class ItemKNN(Count):
     """similarity(i, j) = n_ij / (sqrt(n_i n_j) + shrink), for the `neighbours` nearest i of each scored item j.
 
-    n_ij: users with both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200.
-    """
+    n_ij: users with both. The defaults have ML-100K's best validation NDCG@10 among 20 to 1000 and 0 to 200."""
 
     neighbours: int = 300
     shrink: float = 5.0
@@ -115,8 +113,7 @@ class ItemKNN(Count):
 class EASE(Count):
     """argmin_B |X - XB|^2 + l2 |B|^2 with diag(B) = 0: P = (X'X + l2 I)^-1, B = I - P / diag(P) (Steck 2019).
 
-    The default has ML-100K's best validation NDCG@10 among 20 to 5000.
-    """
+    The default has ML-100K's best validation NDCG@10 among 20 to 5000."""
 
     l2: float = 100.0
 
@@ -135,8 +132,7 @@ class CoOccurrence(Count):
     """weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col).
 
     C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and `backward` times
-    that when before. It is the prior of the networks.
-    """
+    that when before. It is the prior of the networks."""
 
     window: int = WINDOW
     decay: float = DECAY
@@ -161,8 +157,7 @@ class CoOccurrence(Count):
 class ContentKNN(Count):
     """weights[i, j] = cosine of the texts' TF-IDF for the `neighbours` nearest i of each scored item j.
 
-    vectors: (N, F), instead of the TF-IDF. The defaults are within .001 of ML-100K's best validation NDCG@10.
-    """
+    vectors: (N, F), instead of the TF-IDF. The defaults are within .001 of ML-100K's best validation NDCG@10."""
 
     neighbours: int = 500
     profile_decay: float = 0.8
@@ -200,8 +195,7 @@ def tfidf(data: Dataset) -> sp.csr_array:
 def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[str, Array]:
     """Each modality's (N, size), untrained: SVD of the texts' TF-IDF, PCA of pixels and of log-mels.
 
-    Rows are 0 where it is absent; the others have a mean square of 1.
-    """
+    Rows are 0 where it is absent; the others have a mean square of 1."""
     found = {"text": TruncatedSVD(size, random_state=0).fit_transform(tfidf(data))}
     for name in FILE_MODALITIES:
         there, found[name] = content.present[:, MODALITIES.index(name)], np.zeros((data.n_items, size))
@@ -346,8 +340,7 @@ class SASRecNetwork(nn.Module):
 class FrozenFeatures(nn.Module):
     """Item vectors (N, D) of ID embeddings and an MLP over frozen features (N, F).
 
-    fuse: their "sum", a linear map of both ("concat"), or a "gated" mean of them.
-    """
+    fuse: their "sum", a linear map of both ("concat"), or a "gated" mean of them."""
 
     def __init__(self, features: Array, width: int, fuse: str):
         super().__init__()
@@ -372,8 +365,7 @@ class FrozenFeatures(nn.Module):
 class SASRec(Sequential):
     """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023).
 
-    features: (N, F) beside the ID embeddings, see `FrozenFeatures` for fuse.
-    """
+    features: (N, F) beside the ID embeddings, see `FrozenFeatures` for fuse."""
 
     architecture = SASRecNetwork
     features: Array | None = field(default=None, repr=False)
@@ -408,8 +400,7 @@ class ESASRec(Sequential):
 def din(ratings: Ratings, rows: Array, train: Array | None = None, *, epochs: int = 4, seed: int = 0) -> Array:
     """Log-odds that rated events (n,) are likes, by a `DINNetwork`; the epoch that validates best counts.
 
-    train: the labelled examples, by default all.
-    """
+    train: the labelled examples, by default all."""
     train = ratings.train if train is None else train
     torch.manual_seed(seed)
     rng, best, network = np.random.default_rng(seed), -1.0, DINNetwork(ratings).to(pick_device())
@@ -437,8 +428,7 @@ def din(ratings: Ratings, rows: Array, train: Array | None = None, *, epochs: in
 class DINNetwork(nn.Module):
     """The candidate c attends to the last twenty items h rated before (Zhou et al. 2018, section 4.3).
 
-    Weights come from an MLP over [h, c, h - c, h · c], not normalised. It has all features of `Ratings`, too.
-    """
+    Weights come from an MLP over [h, c, h - c, h · c], not normalised. It has all features of `Ratings`, too."""
 
     def __init__(self, ratings: Ratings, width: int = 16):
         super().__init__()

@@ -43,8 +43,7 @@ def writing(path: Path) -> Iterator[None]:
 def whole(path: str | Path) -> Iterator[Path]:
     """Yields where to write what then comes to `path`, whole or not at all. A folder keeps its other files.
 
-    Its files are replaced one by one in alphabetical order; if that is cut off, the rest stays in `PART`…/.
-    """
+    Its files are replaced one by one in alphabetical order; if that is cut off, the rest stays in `PART`…/."""
     path, files = Path(path), []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +66,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
     """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew.
 
-    The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves.
-    """
+    The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves."""
     if path.exists() and (kept := load(path)) is not None:
         return kept  # a read-only home can be read
     lock = path.with_name(f"{PART}{path.name}.lock")
@@ -118,8 +116,7 @@ def key(*parts: object, code: tuple = ()) -> str:
 def code_key(*of: object, skip: tuple[str, ...] = NO_TRAINING, source: str = "") -> str:
     """A hash of the modules of functions, classes or modules, and of all of the package that these import.
 
-    Names of functions do not count. skip: nor do these modules. source: code outside the package.
-    """
+    Names of functions do not count. skip: nor do these modules. source: code outside the package."""
     (text, todo), found = _read(source), {}
     todo = [*todo, *(getattr(one, "__module__", None) or one.__name__ for one in of)]
     while todo:

@@ -91,8 +91,7 @@ _NOUNS = {
 def typed(verb: Verb) -> Verb:
     """Checks the arguments of each call, or of a class's public methods, by `conform`.
 
-    InputError also for one that the verb does not take.
-    """
+    InputError also for one that the verb does not take."""
     if isinstance(verb, type):
         for name, one in list(vars(verb).items()):
             if name == "__init__" or not name.startswith("_"):

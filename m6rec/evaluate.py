@@ -1,7 +1,6 @@
 """Full ranking, measures of lists, a probe for leaks, blends; intervals, paired comparisons and slices of targets.
 
-A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none.
-"""
+A model is any object with scores(users: Targets) -> (B, N). Lists (U, k) hold item codes, -1 where there is none."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -56,8 +55,7 @@ def evaluate(
     where `data.repeats` is small.
     rank = 1 + items scored higher + half of the others scored equal; hit = rank <= k; mrr = hit / rank.
     InputError: no scores method, a wrong shape, NaN, no targets, a model fitted on them or on other items, k outside
-    the catalogue or above `model.longest`.
-    """
+    the catalogue or above `model.longest`."""
     name = name_of(model)
     if not callable(getattr(model, "scores", None)):
         raise InputError(f"{name} cannot be ranked: give it scores(users), which returns (users, items) numbers")
@@ -168,8 +166,7 @@ def _top(scores: Array, k: int) -> Array:
 def novelty(lists: Array, training: sp.csr_array) -> Array:
     """(U,) bits: mean of -log2 of the share of users with the item, plus-one smoothed (Zhou et al. 2010).
 
-    training: (users, N). NaN for an empty list.
-    """
+    training: (users, N). NaN for an empty list."""
     share = (training.sum(0).astype(float) + 1) / (training.shape[0] + 1)
     bits, length = np.where(lists >= 0, -np.log2(share)[lists], 0.0), (lists >= 0).sum(1)
     return np.where(length > 0, bits.sum(1) / np.maximum(length, 1), np.nan)
@@ -187,8 +184,7 @@ def diversity(lists: Array, unit: sp.csr_array) -> Array:
 def miscalibration(lists: Array, history: sp.csr_array, shares: sp.csr_array) -> Array:
     """(U,) nats: KL(p | .99 q + .01 p) of the history's mean category shares p and the list's q (Steck 2018).
 
-    history: (U, N). shares: (N, categories). NaN where either has none.
-    """
+    history: (U, N). shares: (N, categories). NaN where either has none."""
     weights = history.astype(float), _chosen(lists, shares.shape[0])
     past, listed = (normalize(rows @ shares, "l1") for rows in weights)  # (U, categories), sum 1 or empty
     # Where p is above 0, so is the mixture: both have the same entries.
@@ -229,8 +225,7 @@ def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Spli
 
     fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
     a fitted one. Asked again with other targets and later events, and fitted again with other events outside training,
-    no score may move.
-    """
+    no score may move."""
     split, targets = targets_of(data, split, "valid")
     users = targets[np.unique(np.linspace(0, len(targets) - 1, 256).astype(np.int64))]  # enough to show a leak
     model, first, found = fit(data, split), np.full(data.n_users, data.n_events), []
@@ -303,8 +298,7 @@ class Interval(NamedTuple):
 def auc_by_user(scores: Array, positive: Array, user: Array) -> Array:
     """(U,) whose mean is the AUC over all pairs, and whose spread gives its interval over users (Obuchowski 1997).
 
-    scores, positive (bool), user: (E,). A user's events add how far their shares of won pairs are from the AUC.
-    """
+    scores, positive (bool), user: (E,). A user's events add how far their shares of won pairs are from the AUC."""
     below, won = stats.rankdata(scores), np.empty(len(scores))
     for own in (positive, ~positive):
         won[own] = (below[own] - stats.rankdata(scores[own])) / (~own).sum()
@@ -317,8 +311,7 @@ def auc_by_user(scores: Array, positive: Array, user: Array) -> Array:
 def gauc(scores: Array, labels: Array) -> Array:
     """The AUC of each row: scores (..., B, C), labels (B, C) of 1, 0 or, where nothing counts, -1 -> (..., B).
 
-    Its mean over users is GAUC (Zhu et al. 2017). A tie is half a win. NaN for a row without a 1 or a 0.
-    """
+    Its mean over users is GAUC (Zhu et al. 2017). A tie is half a win. NaN for a row without a 1 or a 0."""
     rank, hit = stats.rankdata(np.where(labels < 0, np.inf, scores), axis=-1), labels == 1
     n = hit.sum(-1)
     return (np.where(hit, rank, 0).sum(-1) - n * (n + 1) / 2) / (n * (labels == 0).sum(-1))
@@ -327,8 +320,7 @@ def gauc(scores: Array, labels: Array) -> Array:
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
     """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 
-    InputError for NaN, nothing, or another shape.
-    """
+    InputError for NaN, nothing, or another shape."""
     return ratio_interval(per_user, np.ones(np.shape(per_user)[-1:]), **options)
 
 
@@ -363,8 +355,7 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
     ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
     p (two-sided t); p_holm (Holm 1979); holm_low, holm_high: `mean_interval` at the level 1 - .05 / (m - j + 1) for the
     j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
-    InputError: no others, fewer than two users, other users, NaN.
-    """
+    InputError: no others, fewer than two users, other users, NaN."""
     (one, *peers), _ = _paired(ours, *others.values())
     if not peers:
         raise InputError("there is no model to compare with: name at least one")
@@ -389,8 +380,7 @@ def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "tes
     """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
-    median. Then the profile, numbers in thirds: equal ones stay together.
-    """
+    median. Then the profile, numbers in thirds: equal ones stay together."""
     split, targets = targets_of(data, split, part)
     count = np.bincount(data.events["item"].to_numpy()[split.train], minlength=data.n_items)
     popular = np.argsort(-count, kind="stable")

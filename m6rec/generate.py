@@ -1,7 +1,6 @@
 """Beam search under a trie with cached keys and values: over digits or words, greedy or sampled.
 
-Then what is made of it: written texts, a `Scorer` for `evaluate`, and late interaction served by `SegmentCache`.
-"""
+Then what is made of it: written texts, a `Scorer` for `evaluate`, and late interaction served by `SegmentCache`."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -54,8 +53,7 @@ class Step(NamedTuple):
 class Trie(nn.Module):
     """The sequences (N, G) of tokens that may be generated. Sparse, unlike `Tree`: there are few.
 
-    widths: tokens of each level. roots (N,): where each sequence starts, for several tries in one.
-    """
+    widths: tokens of each level. roots (N,): where each sequence starts, for several tries in one."""
 
     def __init__(self, sequences: Array, widths: Sequence[int], roots: Array | None = None):
         super().__init__()
@@ -88,8 +86,7 @@ def generate(
     """k items for each state (B, D): the source document's `generate`.
 
     allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. InputError for
-    fewer than k allowed items; with `short`, such a row ends in -1.
-    """
+    fewer than k allowed items; with `short`, such a row ends in -1."""
     tree = decoder.built_tree
     check_length(k, len(tree.leaf) if allowed is None or short else int(allowed.sum(-1).min()))
     valid = None if allowed is None else tree.valid_nodes(allowed.to(state.device))
@@ -119,8 +116,7 @@ def search(
     step(states, level, nodes (n,), past) gives logits (n, W) and the `Run` whose caches are the next `past`; successors
     is as in `Trie`. valid: of each level (B, nodes) bool. ended: of nodes, whether nothing follows. temperature: above
     0, sequences are sampled without replacement, by seed. weights: with every step's attention. trace: receives the
-    steps. Scores are always log-likelihoods.
-    """
+    steps. Scores are always log-likelihoods."""
     if temperature < 0:
         raise InputError(f"temperature={temperature} is no temperature: take 0 for the likeliest, or more to sample.")
     row = torch.arange(len(state), device=state.device)[:, None]
@@ -192,8 +188,7 @@ def gumbel_top_k(logits: Tensor, above: Tensor, most: Tensor, noise: torch.Gener
     """Children's log-probabilities and keys (B, K, W); the k largest keys are k draws without replacement.
 
     logits (B, K, W), -inf for invalid children; above, most (B, K): the parents'. A leaf's key is its
-    log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019.
-    """
+    log-probability plus Gumbel noise, a node's the largest below it. Kool, van Hoof & Welling 2019."""
     log_probs = above[..., None] + logits.log_softmax(-1)
     log_probs = log_probs.nan_to_num(nan=-torch.inf)  # NaN: below an invalid node
     gumbel = log_probs - torch.empty_like(log_probs).exponential_(generator=noise).log()
@@ -210,8 +205,7 @@ def write_words(
     """At most `length` words after the last given ones (B,). start (B,): nodes of a trie, else given.
 
     read: words (n, 1), how many were written, the cache, with weights? -> what follows. Of the first `special` tokens,
-    only [EOS] and [SEP] are written. options: of `search`.
-    """
+    only [EOS] and [SEP] are written. options: of `search`."""
     words = torch.arange(vocabulary, device=given.device)
     may = torch.where((words < special) & (words != EOS) & (words != SEP), -1, words)
     closed, token = words.masked_fill(words != PAD, -1), words if trie is None else trie.token  # after [EOS]; of nodes
@@ -256,8 +250,7 @@ def write(
     """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
     among: for each text the sentences that may answer, of any length: their trie masks all else. answers: those of
-    so many, the likeliest first. options: beam, and of `search`, for 64 texts at a time.
-    """
+    so many, the likeliest first. options: beam, and of `search`, for 64 texts at a time."""
     network, tokenizer, out = made.network, made.tokenizer, []
     tree, sets = None, {id(some): some for some in among or ()}
     if among:
@@ -288,8 +281,7 @@ def write(
 def fill(network: Network, source: Features, length: int = 12, **options: object) -> Tensor:
     """The span that [MASK] stands for in each item's text -> token ids (B, length), 0 after the end.
 
-    For a text that is [MASK] alone it is a caption. options: of `search`.
-    """
+    For a text that is [MASK] alone it is a caption. options: of `search`."""
     decoder, given = network.text_decoder, torch.full_like(source.text[:, 0], BOS)
     source_read, first = decoder.write(network.items, source, given[:, None][:, :0])
 
@@ -344,8 +336,7 @@ class Scorer:
     """scores(users) -> (B, N), the form that `evaluate` takes.
 
     context: of targets. fitted_on: data and split. drop: modalities that no item has. beam, cold_boost: of
-    `best_items`. Generated and hybrid lists hold what `users.allowed()` says; the rest is closed in the tree.
-    """
+    `best_items`. Generated and hybrid lists hold what `users.allowed()` says; the rest is closed in the tree."""
 
     def __init__(
         self, network: Network, context: Callable[[Targets], Context], method: str = "dense", *,

@@ -65,8 +65,7 @@ class Person(NamedTuple):
 class M6Rec:
     """Raw ids and content in, a DataFrame out.
 
-    What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only.
-    """
+    What is fitted (vocabulary, fields, tree, weights) sees the training events of `data.split()` only."""
 
     @torch.random.fork_rng()
     def __init__(
@@ -75,8 +74,7 @@ class M6Rec:
     ):  # fmt: skip
         """split: of `data.split`; "all" trains every event, for a fixed number of epochs, see `settled`.
 
-        fitted: a saved model's fields and tokenizer. added: contents that `with_items` had added.
-        """
+        fitted: a saved model's fields and tokenizer. added: contents that `with_items` had added."""
         config = config or Config.preset(preset, **changes)
         self.data, self.config, self.split, self.device = data, config, data.split(split), pick_device(config.device)
         trained = np.unique(data.events["item"].to_numpy()[self.split.train])
@@ -126,8 +124,7 @@ class M6Rec:
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items, and the next event of every prefix; then grow the tree.
 
-        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1.
-        """
+        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1."""
         if self.config.item_epochs:
             own = {"folder": f"{Path(options['folder'])}-items"} if options.get("folder") else {}  # resumes by itself
             self._train(self._items_stage(), {**options, **own})
@@ -140,8 +137,7 @@ class M6Rec:
     def fine_tune(self, **options: object) -> list[Epoch]:
         """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2.
 
-        A model that reads prompts keeps its item encoder, which would forget them.
-        """
+        A model that reads prompts keeps its item encoder, which would forget them."""
         if "pretrain" not in self.stages:
             raise InputError("fine_tune needs a pretrained model: call pretrain() first, or take from_pretrained.")
         stage = self.stage("fine_tune", self.config.finetune_epochs, losses.finetuning, "generated")
@@ -151,8 +147,7 @@ class M6Rec:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
         Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events count as
-        history all the same. `stages["update"]` begins with epoch 0, before the training.
-        """
+        history all the same. `stages["update"]` begins with epoch 0, before the training."""
         if epochs < 1:
             raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
@@ -253,8 +248,7 @@ class M6Rec:
         user, history, profile, context: see `person`. seen: whether items of the history may be listed; by default
         where `data.repeats` is large. only, without: ids or titles of the candidates, and of what is none. drop:
         modalities to ignore. explain: adds `reason` and the share of the effect that it covers. InputError for what is
-        unknown and for too large a k; the list is empty where no candidate is left.
-        """
+        unknown and for too large a k; the list is empty where no candidate is left."""
         person = self.person(user, history=history, profile=profile, context=context)
         if self.data.repeats >= REPEATS if seen is None else seen:
             person = person._replace(history=[])
@@ -285,8 +279,7 @@ class M6Rec:
         users: ids, by default all; or a frame. With item_id it holds histories of anybody (user_id, item_id and
         optionally timestamp and value); otherwise each row is a request (user_id and request fields, which override
         `context`). folder: keeps each `chunk` of lists as Parquet; the same call goes on after the last. A user with
-        fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else.
-        """
+        fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else."""
         check_length(k, self.data.n_items)
         if chunk < 1:
             raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
@@ -352,8 +345,7 @@ class M6Rec:
         user: a raw id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
         ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, …; or it is a frame
         of item_id and optionally timestamp and value. context: request fields, as {"hour": 21}; others are absent.
-        {"timestamp": …} gives hour, weekday and every derived feature.
-        """
+        {"timestamp": …} gives hour, weekday and every derived feature."""
         if user is None and history is None:
             raise InputError("say for whom: name a user, or give a history ([] for a person without one).")
         code = [] if user is None else self.data.user_codes([user])
@@ -458,8 +450,7 @@ class M6Rec:
     def item_vectors(self, new: Sequence[Mapping[str, object]] = (), *, drop: tuple[str, ...] = ()) -> Tensor:
         """(N, D) of the catalogue, kept until weights change, then those of new items: see `person`.
 
-        Their image and sound may be a path or bytes. InputError for one that has nothing that the model reads.
-        """
+        Their image and sound may be a path or bytes. InputError for one that has nothing that the model reads."""
         network = self.network.eval()
         if self._items is None and not drop:
             self._items = network.encode_items().vectors
@@ -531,8 +522,7 @@ class M6Rec:
         """Load what `save_pretrained` wrote, or "bazaar", which comes with m6rec, or "org/name" from the Hub.
 
         data: by default loaded by name. revision: a branch, tag or commit. InputError for a missing or damaged folder,
-        and other data.
-        """
+        and other data."""
         name, folder = str(folder), Path(folder)
         if not (folder / "config.json").exists() and (ours := shipped("weights") / folder).exists():
             folder = ours
@@ -607,8 +597,7 @@ class Scale(NamedTuple):
 def scale(name: str, seed: int = 0) -> Scale:
     """smoke: 60 users, two epochs. quick: everyone, the tiny preset. full: the small preset, three seeds.
 
-    A sweep's preset and settings, in M6REC_CONFIG as JSON, replace them.
-    """
+    A sweep's preset and settings, in M6REC_CONFIG as JSON, replace them."""
     own = json.loads(os.environ.get("M6REC_CONFIG") or "{}")
     smoke = {"pretrain_epochs": 1, "finetune_epochs": 1, "validate_every": 1}
     sizes = {

@@ -1,7 +1,6 @@
 """A run's figures, and what they came from.
 
-M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory.
-"""
+M6REC_RECORD in the environment names the JSON file for the figures; without it they stay in memory."""
 
 import json
 import os
@@ -49,8 +48,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds. value:
     one number, which has no interval, or one a seed. over: of the same users; the figure is then mean(per_user) /
-    mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and for NaN.
-    """
+    mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and for NaN."""
     if name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
     if (per_user is None) == (value is None):

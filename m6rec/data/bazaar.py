@@ -1,7 +1,6 @@
 """bazaar: real photographs, recordings and texts, and *simulated* shoppers.
 
-The cause of every event is known, and so the best possible ranking: data/README.md.
-"""
+The cause of every event is known, and so the best possible ranking: data/README.md."""
 
 from typing import NamedTuple
 
@@ -86,8 +85,7 @@ class Market:
     def pull(self, cause: Cause, taste: Array, recent: Array, values: Array) -> Array:
         """(B, D) where a cause draws shoppers with tastes (B, D), last items (B, RECENT; newest last), values (B, 4).
 
-        Chance pulls nowhere. Rounded: later sums do not depend on the machine.
-        """
+        Chance pulls nowhere. Rounded: later sums do not depend on the machine."""
         if cause.kind == "chance":
             return np.zeros_like(taste)
         places = np.concatenate([self.items, np.zeros_like(self.items[:1])])[recent.T[::-1]]  # -1: before the first

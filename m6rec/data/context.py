@@ -1,8 +1,7 @@
 """Profile, history and request as codes (the source document's section 3.3.1).
 
 Code 0 means absent and is masked. What is derived for an event, stored or requested now, comes from those before it and
-its own time.
-"""
+its own time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -54,8 +53,7 @@ class Field:
         """The field of a categorical, number or text column; three of a time. InputError where no value is one.
 
         number: up to eight intervals, equally filled. text: the commonest words that two texts share, and not nearly
-        all. By default, datetimes are times, more than 12 different numbers a number, and others categorical.
-        """
+        all. By default, datetimes are times, more than 12 different numbers a number, and others categorical."""
         values = values.dropna()
         if kind == "time" or (not kind and values.dtype.kind == "M"):
             seconds(values, name)
@@ -157,8 +155,7 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature that needs times, and a declared column that does not exist.
-        """
+        InputError for a derived feature that needs times, and a declared column that does not exist."""
         train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
         columns = [*own, *data.profile_columns]
@@ -247,8 +244,7 @@ def derive(fields: Fields, time: Array, first: Array, item: Array, texts: Sequen
     """Codes (E,) by derived feature. time: UTC seconds, item: (E,); first: (E,), a user's first event.
 
     gap: seconds since the event before; session: its events before; pace: its seconds per event; tastes: the word with
-    the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one.
-    """
+    the highest TF-IDF in the `texts` (N,) of the RECENT items before, counted for each item but one."""
     gap, rows = np.append(np.nan, np.diff(time)), np.arange(len(time))
     gap[first] = np.nan
     start = np.maximum.accumulate(np.where(first | (gap >= SESSION_PAUSE), rows, 0))
@@ -269,8 +265,7 @@ def past_events(data: Dataset, users: Sequence[int], history: Sequence[object] |
     """item (code; new ones from N on), text, value and timestamp, NaN where unknown; oldest first.
 
     history: of `listed`: ids, titles or dicts; or a frame with item_id and optionally value and timestamp; None: the
-    users' own, user after user. InputError for no item_id, and for a cell that is no time.
-    """
+    users' own, user after user. InputError for no item_id, and for a cell that is no time."""
     known = data.items["text"]
     if history is None:
         past = data.events.iloc[np.concatenate([np.arange(*data.offsets[user : user + 2]) for user in users])]
@@ -297,8 +292,7 @@ def people_context(
 ) -> Context:  # fmt: skip
     """Q = 1: the last `length` of each person's size (B,) events in `past`, and the same request as one more event.
 
-    past: of `past_events`, person after person. profile: codes (B, C). InputError for a time before the last event.
-    """
+    past: of `past_events`, person after person. profile: codes (B, C). InputError for a time before the last event."""
     request = dict(request or {})
     moment = request.pop("timestamp", None) if any(f.part in DERIVED and not f.column for f in fields.request) else None
     now = seconds(pd.Series([text(moment) if isinstance(moment, str) else moment]), "the request's timestamp")[0]
@@ -324,8 +318,7 @@ def training_batches(
     """One epoch: every training event is a target once, except in windows of one event.
 
     Users' training events are cut into windows of at most `length`, at other positions in each epoch. Event t of a
-    window is target t, seen from the events before it and its own request.
-    """
+    window is target t, seen from the events before it and its own request."""
     total, windows = np.concatenate([[0], np.cumsum(split.train)])[data.offsets], []
     for start, count in zip(data.offsets[:-1], np.diff(total), strict=True):
         cuts = range(int(rng.integers(1, length + 1)), count, length) if count > length else ()

@@ -34,8 +34,7 @@ def scaled(counts: sp.csr_array, row: float, col: float) -> sp.csr_array:
 def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Items (N, K) that share a target's probability, itself first, and their shares (N, K), whose rows sum to 1.
 
-    Each item keeps 1 - share; its nearest divide the rest by co-occurrence, in either order.
-    """
+    Each item keeps 1 - share; its nearest divide the rest by co-occurrence, in either order."""
     counts = _symmetric(data, split)
     counts = sp.csr_array(counts @ sp.diags_array(np.maximum(counts.sum(0), 1e-12) ** -COMMON))
     item, shares = np.tile(np.arange(data.n_items)[:, None], NEIGHBOURS + 1), np.zeros((data.n_items, NEIGHBOURS + 1))
@@ -51,8 +50,7 @@ def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
     """(N, width) vectors whose products approximate co-occurrence / both items' sums ^ COMMON; standard deviation 1.
 
     Those nearest to a history's mean rank nearly as well as `baselines.CoOccurrence`. Items without co-occurrence have
-    zeros, and so have channels beyond the number of items.
-    """
+    zeros, and so have channels beyond the number of items."""
     counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
     if counts.nnz:
         rank = min(width, data.n_items - 1)
@@ -74,8 +72,7 @@ def cooccurrence_init(domains: list[Domain], tokenizer: Tokenizer, width: int, s
     """(V, D) from how often the words of an event follow those of its history, request and profile.
 
     Singular vectors of the counts against chance (correspondence analysis, Greenacre 1984), times singular values to a
-    power: rows of mean length 1, and noise of a tenth of it, which keeps apart tokens never counted.
-    """
+    power: rows of mean length 1, and noise of a tenth of it, which keeps apart tokens never counted."""
     size = len(tokenizer)
     bags = CountVectorizer(analyzer=tokenizer.ids, vocabulary=range(size)).transform  # texts -> (n, V) counts
     counts = sp.csr_array((size, size))

@@ -1,7 +1,6 @@
 """Items, users and events as tables whose row numbers are the models' codes.
 
-Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order.
-"""
+Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order."""
 
 import hashlib
 import json
@@ -73,8 +72,7 @@ class Dataset:
         None: those of `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of
         equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
-        `validate` finds all.
-        """
+        `validate` finds all."""
         media = Media(media) if media else None
         items, users, events, timed = check(items, users, interactions, media, report := Report())
         report.tell()
@@ -85,8 +83,7 @@ class Dataset:
     def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
-        Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are.
-        """
+        Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are."""
         return cls.from_frames(*read_folder(folder), name=name or Path(folder).resolve().name)
 
     @staticmethod
@@ -96,8 +93,7 @@ class Dataset:
     ) -> Frame:  # fmt: skip
         """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
 
-        Every image and sound is decoded. A table that cannot be used at all ends the list.
-        """
+        Every image and sound is decoded. A table that cannot be used at all ends the list."""
         report = Report(strict=False)
         try:
             folder = isinstance(items, (str, Path))
@@ -179,8 +175,7 @@ class Dataset:
     def find(self, titles: str | Iterable[str]) -> Array:
         """(n,) int64 item codes by title: whole, without its year, in any case, or as a prefix that fits one title.
 
-        Of items with the same title, the one with the most events. InputError lists the nearest.
-        """
+        Of items with the same title, the one with the most events. InputError lists the nearest."""
         spellings, found = self._spellings, []
         for title in [titles] if isinstance(titles, str) else titles:
             wanted = _plain(str(title))
@@ -198,8 +193,7 @@ class Dataset:
     def history_codes(self, history: Iterable[object] | Frame) -> Array:
         """(n,) int64 codes of raw item ids or titles, or of a table's item_id; dicts have codes from N on.
 
-        InputError for a text that is one item's id and another's title; in a table it is the id.
-        """
+        InputError for a text that is one item's id and another's title; in a table it is the id."""
         history, known, codes, new = listed(history), self._ids["item"], [], count(self.n_items)
         if in_table := isinstance(history, Frame):
             if "item_id" not in history:
@@ -224,8 +218,7 @@ class Dataset:
         "leave_one_out": each user's last event is test, the last but one validation; users with fewer than three only
         train. "latest": the last is validation, and "all": none is, both for use after the test. "global_time": 80 % of
         all events train, the next 10 % hold the validation targets, the rest the test targets: a user's first event of
-        the period that has an earlier one.
-        """
+        the period that has an earlier one."""
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
             train = np.ones(self.n_events, bool)
@@ -262,8 +255,7 @@ class Dataset:
     def with_items(self, items: Frame) -> "Dataset":
         """More items behind the others, as in `from_frames`, without files (`M6Rec.with_items` reads them).
 
-        InputError for an id that is there already.
-        """
+        InputError for an id that is there already."""
         items = as_frame(items, "items").drop(columns=list(FILE_MODALITIES), errors="ignore")
         new = catalogue(items, None, report := Report())
         report.tell()
@@ -331,8 +323,7 @@ class Dataset:
 class Targets:
     """Events to predict. As an array, they are raw user ids, so that any model can be ranked.
 
-    pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before.
-    """
+    pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before."""
 
     def __init__(
         self, data: Dataset, events: Array | Sequence[int], pool: Array | None = None, mask_seen: bool = True

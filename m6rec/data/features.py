@@ -133,8 +133,7 @@ def preprocess(
 
     items: column `text`, optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
     `direction`). cache: folder for patches. like: contents whose shapes these take. What is damaged or missing is
-    absent; a MediaWarning names three.
-    """
+    absent; a MediaWarning names three."""
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():

@@ -19,8 +19,7 @@ MOST_PIXELS = 50_000_000
 def decode(raw: bytes) -> Array:
     """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
 
-    What is transparent becomes black. InputError if damaged, or above 50 megapixels.
-    """
+    What is transparent becomes black. InputError if damaged, or above 50 megapixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error or nothing here

@@ -1,8 +1,7 @@
 """A data set in words, and its histories cut into training prompts.
 
 A rating of 4 or 5 is a like. What describes an event comes from training events alone: the user's own *before* it, and
-the item's ratings by *other* users.
-"""
+the item's ratings by *other* users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -39,8 +38,7 @@ FORMATS = {
 def fields(row: Mapping[str, object], *, names: bool = False) -> str:
     """A profile or request in words: {"hour": 21, "device": "phone"} -> "evening phone".
 
-    names: before each value, as in "age twenties gender m".
-    """
+    names: before each value, as in "age twenties gender m"."""
     given = {name: value for name, value in row.items() if name != "user_id" and not pd.isna(value)}
     words = {name: FORMATS.get(name, lambda v: clean(str(v)).lower())(value) for name, value in given.items()}
     return " ".join(f"{name} {value}" if names else value for name, value in words.items())
@@ -142,8 +140,7 @@ class Ratings:
     """Rated events; `train`, `valid` and `test` are rows of data.events.
 
     held: how many, or which share, of each user's last events are test, and as many before them validation. Users with
-    too few only train. InputError without ratings from 1 to 5, likes or dislikes.
-    """
+    too few only train. InputError without ratings from 1 to 5, likes or dislikes."""
 
     def __init__(self, data: Dataset, held: float = 0.1):
         self.data = data
@@ -165,8 +162,7 @@ class Ratings:
         """(E,) each: out-of-fold means of `value` by item, their counts, and the overall means.
 
         Of all users' training events but the event's `fold` (E,); FOLDS leaves none out. Without the event alone they
-        would tell its label: the mean is low where its rating is high.
-        """
+        would tell its label: the mean is low where its rating is high."""
         train, n = self.is_train, self.data.n_items
         cell = (fold * n + self.item)[train]
         total, count = (np.bincount(cell, w, (FOLDS + 1) * n).reshape(-1, n) for w in (value[train], None))
@@ -268,8 +264,7 @@ class ClickWindows(Ratings):
     """Click-through: which of the shown items does a user rate next? Events and candidates are segments of words.
 
     Half of the `candidates` are the user's next events. The others, which the user never rates, are drawn in proportion
-    to their training events: popularity alone is worth little.
-    """
+    to their training events: popularity alone is worth little."""
 
     def __init__(
         self, data: Dataset, *, length: int = 6, history: int = 16, vocabulary: int = 3000, held: float = 0.1,

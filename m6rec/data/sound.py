@@ -20,8 +20,7 @@ def decode(raw: bytes) -> Array:
     """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak, or zeros.
 
     Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
-    Only the first ten seconds are read. InputError if damaged, empty or silent.
-    """
+    Only the first ten seconds are read. InputError if damaged, empty or silent."""
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
             rate = file.samplerate

@@ -1,7 +1,6 @@
 """The public data sets, whose terms, addresses and hashes are in `sources.toml`.
 
-`M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`).
-"""
+`M6REC_HOME` holds the cache; `M6REC_MIRROR` may name a folder with copies (`<source>/<file>`)."""
 
 import json
 import os
@@ -25,8 +24,7 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first that is there is read.
-    occupations: of the numbers of ml-1m; its `age` is the lowest of a range.
-    """
+    occupations: of the numbers of ml-1m; its `age` is the lowest of a range."""
     archive = next(name for name in archives if (folder / name).exists())
     encoding, *members = archives[archive]
     options = dict(encoding=encoding, engine="python", quoting=3, keep_default_na=False, na_values="")  # 3: no quotes
@@ -55,8 +53,7 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
 def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
     """A line for each user: its number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
-    attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles.
-    """
+    attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles."""
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]
     events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
@@ -69,8 +66,7 @@ def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.D
 def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[pd.DataFrame, ...]:
     """Microsoft News: title | category | subcategory, and the clicked news of each impression, times taken as UTC.
 
-    Before them each user's first history (action "history"), in order, without times: MIND's first day.
-    """
+    Before them each user's first history (action "history"), in order, without times: MIND's first day."""
     tables, options = [], dict(sep="\t", quoting=3, keep_default_na=False, encoding="utf-8")
     for table, names in (("news.tsv", news), ("behaviors.tsv", behaviors)):
         parts = []
@@ -114,8 +110,7 @@ def shipped(name: str) -> Path:
 @typed
 def load(name: str | Path) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, a public one such as "ml-100k", fetched unless in the cache, or a
-    folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be had.
-    """
+    folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be had."""
     if name not in SOURCES:
         if Path(name).is_dir():
             return Dataset.from_folder(name)
@@ -135,8 +130,7 @@ def load(name: str | Path) -> Dataset:
 def files(name: str) -> Path:
     """The folder of a source's files, checked, by the first route that has them all; InputError if none does.
 
-    What is missing or damaged is fetched. A file gets its name with its hash alone.
-    """
+    What is missing or damaged is fetched. A file gets its name with its hash alone."""
     source, folder, problems = SOURCES[name], home() / "data" / name, []
     mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name
     try:

@@ -1,7 +1,6 @@
 """Tables that people bring, in one form and checked row by row.
 
-Every problem names table, row (from 0, without the header), column and fix.
-"""
+Every problem names table, row (from 0, without the header), column and fix."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -319,8 +318,7 @@ def text(raw: object) -> str:
 def seconds(column: pd.Series, name: str = "") -> Array:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are.
 
-    Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC.
-    """
+    Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC."""
     precise, dtype, column = exact(column), column.dtype, plain(column)
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
     rest = np.isnan(out)

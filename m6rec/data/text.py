@@ -3,8 +3,7 @@
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 
 The left (source) region is read in both directions, the right (target) one from the left. Every part is a segment. A
-target segment that ends in a colon is given: it is no part of the loss. Source: M6-Rec section 3.1.
-"""
+target segment that ends in a colon is given: it is no part of the loss. Source: M6-Rec section 3.1."""
 
 import html
 import json
@@ -107,8 +106,7 @@ class Tokenizer:
     def fit(cls, texts: Iterable[str], vocabulary: int = 2048, special: Sequence[str] = PROMPT_SPECIAL) -> Self:
         """At most `vocabulary` tokens, of cleaned, lower-cased texts; SPECIAL is enough for items.
 
-        Prompts know printable ASCII. If not all letters are Latin, bytes spell characters that have no token.
-        """
+        Prompts know printable ASCII. If not all letters are Latin, bytes spell characters that have no token."""
         texts = list(map(clean, texts))
         known = {chr(code).lower() for code in range(33, 127)} if special == PROMPT_SPECIAL else set()
         bpe, spare = hf.Tokenizer(hf.models.BPE(unk_token="[UNK]")), vocabulary - len(BYTES) - len(special)

@@ -4,8 +4,7 @@ An explainer is a function (model, context, item, against) -> (n - 1,): the larg
 taken apart. `against` a foil, it explains the difference of two logits.
 
 Tests: deletion and insertion, Petsiuk et al. 2018; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe &
-Pinter 2019.
-"""
+Pinter 2019."""
 
 import copy
 import time
@@ -62,8 +61,7 @@ class Record(NamedTuple):
 def capture(model: Model, context: Context, *, item: int | None = None, against: int | None = None) -> Record:
     """Attention of the last target of the first row, in each joint layer.
 
-    item: also gradients of its `target_log_prob`. InputError for an unknown item or foil.
-    """
+    item: also gradients of its `target_log_prob`. InputError for an unknown item or foil."""
     with torch.set_grad_enabled(item is not None):
         context, items = prepared(model, context)
         fused = model.network.eval().fusion(context, items, weights=True)
@@ -166,8 +164,7 @@ class Reconstruction(NamedTuple):
 def reconstruct(model: Model, modality: str, items: Array, seed: int = 0) -> Reconstruction:
     """Mask and predict half of the patches of items (codes) that have "image" or "sound".
 
-    InputError for a model that has not learnt to.
-    """
+    InputError for a model that has not learnt to."""
     patches = getattr(model.features, modality).shape[1] if modality in model.network.items.patches else 0
     if patches < 2 or not model.config.patch_weight:
         raise InputError(f"this model cannot restore {modality}: train with patch_weight > 0 on items that have it.")
@@ -187,8 +184,7 @@ def captions(model: Model, items: Array) -> list[str]:
 def captioned(model: Model, item: int) -> tuple[list[str], dict[str, Array]]:
     """The words (W) of a caption from all but an item's text, and what each attended to.
 
-    Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words.
-    """
+    Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words."""
     source, steps = _untold(model, np.array([item])), []
     ids = fill(model.network, source, weights=True, trace=steps)[0]
     ids, modality = ids[ids > 0].tolist(), model.network.items.embed(source).modality.cpu().numpy()
@@ -210,8 +206,7 @@ def _untold(model: Model, items: Array) -> Features:
 def distinctive(texts: Sequence[str], groups: Array, show: int = 3, least: int = 8) -> pd.Series:
     """A group's words of highest share · log(share / overall share): group -> "a, b, c".
 
-    groups: (N,) of the texts (N,). least: items that have a word.
-    """
+    groups: (N,) of the texts (N,). least: items that have a word."""
     counter = CountVectorizer(analyzer=words, binary=True, min_df=least)
     held = counter.fit_transform(texts).toarray().astype(float)  # (N, words)
     shares = {group: held[groups == group].mean(0) for group in np.unique(groups)}
@@ -254,8 +249,7 @@ def top_item(model: Model, context: Context) -> int:
 def keep_tokens(context: Context, retained: Array) -> Context:
     """One target's context in K versions, with tokens `retained` (K, n - 1); the start always stays.
 
-    Removed fields become absent, events close up but keep their gaps.
-    """
+    Removed fields become absent, events close up but keep their gaps."""
     k, device = len(retained), context.item.device
     profile, stays, request = spread(context, torch.from_numpy(retained).to(device), absent=False)
     order = (~stays).long().argsort(dim=1, stable=True)
@@ -295,8 +289,7 @@ def gradient_weighted(model, context, item, against=None) -> Array:
 def rolled(layers: Array, residual: float | None) -> Array:
     """The target's row of the product of layers (L, n, n) up to each: (L, n - 1).
 
-    residual: the identity's share in each; None adds it unweighted.
-    """
+    residual: the identity's share in each; None adds it unweighted."""
     path = identity = np.eye(layers.shape[-1])
     rows = []
     for layer in layers:
@@ -311,8 +304,7 @@ def integrate(
     """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
 
     The path starts at means over the catalogue or a field's levels: the norms have no slope at 0. The gap is |sum of
-    effects - difference of the end scores|.
-    """
+    effects - difference of the end scores|."""
     context, items = prepared(model, context)
     factors = torch.cat(((torch.arange(steps) + 0.5) / steps, torch.tensor([0.0, 1.0])))  # midpoints, then both ends
     scale = factors.to(model.device)[:, None].repeat(1, len(tokens(context)[0])).requires_grad_()
@@ -447,8 +439,7 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
     """Evaluate explainers on the top item of each row's last target (B = U).
 
     deletion: area under the curve as named tokens go (lower is better). insertion: as they come (higher). milliseconds:
-    of an explanation. All use the removal of leave-one-out.
-    """
+    of an explanation. All use the removal of leave-one-out."""
     spent, curves = [], []
     for context, item in _targets(model, contexts, least=2):
         ranks, times = [], [time.perf_counter()]
@@ -479,8 +470,7 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
     """With random layers after the last joint block's attention.
 
-    The head's matrix, the items' vectors, is also input: instead the state is rotated at random.
-    """
+    The head's matrix, the items' vectors, is also input: instead the state is rotated at random."""
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]
     torch.manual_seed(seed)
@@ -504,8 +494,7 @@ def uniform_attention(model: Model) -> Model:
 def agreement(model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]) -> dict[str, Array]:
     """Spearman's correlation (U,) of effects on two models, for the first's top items.
 
-    U: users with three tokens or more beside the start.
-    """
+    U: users with three tokens or more beside the start."""
     targets = list(_targets(model, contexts, least=4))
     both = {n: [np.stack([e(m, *t)[1:] for m in (model, other)], 1) for t in targets] for n, e in explainers.items()}
     return {n: np.array([pd.DataFrame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}

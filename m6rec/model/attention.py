@@ -1,8 +1,7 @@
 """Attention, written once: `attend` computes it, masks say what may attend to what.
 
 Every network stacks the same `Block`. Its masks are Boolean, (Tq, Tk) or (B, 1, Tq, Tk), True where a row's query may
-attend to a column's key. Rotary positions need no table: a served prefix can be cached and extended.
-"""
+attend to a column's key. Rotary positions need no table: a served prefix can be cached and extended."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -37,8 +36,7 @@ class Attended(NamedTuple):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
     """softmax(QKᵀ/√d_k + mask) V: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
 
-    q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk). A query without any key gets zeros.
-    """
+    q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk). A query without any key gets zeros."""
     if mask is not None and mask.shape[-1] != k.shape[-2]:
         raise InputError(f"the mask has {mask.shape[-1]} columns for {k.shape[-2]} keys: give each key one.")
     if not weights:
@@ -53,8 +51,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weigh
 def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
     """Rotary embedding (Su et al. 2021, eq. 34): x (B, H, T, d), positions (T,) or (B, T); None: x as it is.
 
-    Products of rotated vectors depend on differences of positions alone.
-    """
+    Products of rotated vectors depend on differences of positions alone."""
     if positions is None:
         return x
     half = x.shape[-1] // 2
@@ -69,8 +66,7 @@ def rotate(x: Tensor, positions: Tensor | None) -> Tensor:
 class Block(nn.Module):
     """Attention, then a feed-forward net, each normed before (RMSNorm, Zhang & Sennrich 2019), gated and added.
 
-    Gates as in LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input.
-    """
+    Gates as in LiGR (Borisyuk et al. 2025, section 3.2): sigmoids of each one's input."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -142,8 +138,7 @@ class Stack(nn.ModuleList):
         """Tokens x (B, T, D) through the layers first..last-1, by default all.
 
         They attend to `past`, then to themselves, where mask (..., T, Tk) is True. positions: (T,) or (B, T).
-        keys: other tokens (B, K, D) and their positions, in place of x. past: these layers' caches so far.
-        """
+        keys: other tokens (B, K, D) and their positions, in place of x. past: these layers' caches so far."""
         run = Run(x, [], [])
         for i, layer in enumerate(range(self.depth)[first:last]):
             block, known = self[layer % len(self)], past[i] if past else None
@@ -160,8 +155,7 @@ def segment_mask(present: Tensor) -> Tensor:
 def item_mask(present: Tensor, modality: Tensor, fusion: str) -> Tensor:
     """How an item's tokens see each other: present (N, L) bool, modality (L,) of each -> (N, 1, L or 1, L).
 
-    "joint": each sees all. "gated": its own modality only. "cross": itself and the other modalities.
-    """
+    "joint": each sees all. "gated": its own modality only. "cross": itself and the other modalities."""
     if fusion == "joint":
         return segment_mask(present)
     same = modality[:, None] == modality
@@ -178,8 +172,7 @@ def unilm_mask(source: Tensor, target: Tensor, among: Tensor | None = None) -> T
     """A bidirectional source, then an autoregressive target: UniLM (Dong et al. 2019, figure 1), M6-Rec section 3.1.
 
     source (B, S), target (B, T) bool, where a token is present -> (B, 1, S + T, S + T). among (T, T): instead of
-    `causal_mask`.
-    """
+    `causal_mask`."""
     s, t = source.shape[1], target.shape[1]
     among = causal_mask(t, source.device) if among is None else among
     see = torch.cat((among.new_ones(s + t, s), torch.cat((among.new_zeros(s, t), among))), 1)
@@ -189,8 +182,7 @@ def unilm_mask(source: Tensor, target: Tensor, among: Tensor | None = None) -> T
 def candidate_mask(source: Tensor, candidate: Tensor) -> Tensor:
     """A candidate's tokens see the source and each other; the source sees itself.
 
-    source (B, S), candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L).
-    """
+    source (B, S), candidate (B, C, L) bool -> (B, 1, S + C·L, S + C·L)."""
     _, c, length = candidate.shape
     own = torch.eye(c, dtype=torch.bool, device=source.device).repeat_interleave(length, 0)
     return unilm_mask(source, candidate.flatten(1), own.repeat_interleave(length, 1))
@@ -200,8 +192,7 @@ def target_mask(profile: Tensor, history: Tensor, fields: Tensor, position: Tens
     """A target sees the profile, as many events as its position says, and the fields of its own request.
 
     profile (B, C), history (B, T), fields (B, Q, R) bool, position (B, Q) in events -> (B, 1, Q, C + T + Q·R). In
-    training, target t has position t: its own event is hidden from it.
-    """
+    training, target t has position t: its own event is hidden from it."""
     q, r = fields.shape[1:]
     before = torch.arange(history.shape[1], device=history.device) < position[..., None]  # (B, Q, T)
     own = torch.eye(q, dtype=torch.bool, device=history.device).repeat_interleave(r, 1)  # (Q, Q·R)

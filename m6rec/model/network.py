@@ -6,8 +6,7 @@
   events, never sees a request: its cache serves all later ones. The *target stream* has a token per target. It attends
   to the profile, the events before it and its own request: one pass answers all
 - over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
-  segment apart, to be cached (late interaction)
-"""
+  segment apart, to be cached (late interaction)"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -46,8 +45,7 @@ class Encoded(NamedTuple):
     def modality_weights(self) -> Tensor:
         """The attention on each of MODALITIES, mean over heads: (N, M).
 
-        Rows sum to 1; with "cross" the first modality, the query, has no share.
-        """
+        Rows sum to 1; with "cross" the first modality, the query, has no share."""
         weights = self.weights.mean(1).squeeze(1)  # (N, L)
         return weights @ F.one_hot(self.modality, len(MODALITIES)).to(weights)
 
@@ -186,8 +184,7 @@ class ContextFusion(nn.Module):
     """Events, profile and requests -> one state per target.
 
     A target begins with the mean of the events before it, each weighted `recency` times the next. "adding" adds the
-    fields of its request, "gating" scales them first, "attention" also attends to them in every layer.
-    """
+    fields of its request, "gating" scales them first, "attention" also attends to them in every layer."""
 
     def __init__(self, config: Config, fields: Fields):
         super().__init__()
@@ -393,8 +390,7 @@ class Network(nn.Module):
     def encode_items(self, *, drop: tuple[str, ...] = (), weights: bool = False, only: Tensor | None = None) -> Encoded:
         """The catalogue's vectors (N, D), or of the ascending codes `only` (n,).
 
-        drop: modalities masked for every item; by default random ones in training.
-        """
+        drop: modalities masked for every item; by default random ones in training."""
         drop = drop or self.items.hidden_modalities()
         content = self.content.drop(*drop)
         if weights:  # in one batch: the weights have one shape
@@ -432,8 +428,7 @@ class Network(nn.Module):
 class TextTransformer(nn.Module):
     """`config.joint_layers` blocks over texts: M6-Rec sections 3.1, 3.2 and, for late interaction, 4.1.
 
-    scores: a head after each layer. shared: see `Stack`. embedding_size: of the token table; 0: the width.
-    """
+    scores: a head after each layer. shared: see `Stack`. embedding_size: of the token table; 0: the width."""
 
     def __init__(
         self, config: Config, vocabulary: int, *, scores: bool = False, shared: bool = False, embedding_size: int = 0
@@ -480,8 +475,7 @@ class TextTransformer(nn.Module):
     def read(self, source: Tensor, target: Tensor | None = None, soft: Tensor | None = None) -> Tensor:
         """The state (B, D) of the last token; the last layer is run for it alone.
 
-        soft: prompts (n, D) before every source.
-        """
+        soft: prompts (n, D) before every source."""
         x, present, mask = self._tokens(source, target, soft)
         positions, number = positions_of(present), torch.arange(present.shape[1], device=self.device)
         x = self.blocks(x, mask, positions, last=-1).states
@@ -547,8 +541,7 @@ class TextTransformer(nn.Module):
     def joint(self, states: Tensor, present: Tensor, source: int, local_layers: int) -> Iterator[Tensor]:
         """`exits` of states (B, S + C, L, D) after the local layers; S = `source`.
 
-        A head reads the product of the candidate's and the profile's first token.
-        """
+        A head reads the product of the candidate's and the profile's first token."""
         (n, length), segment = present.shape[1:], self.segments.weight
         segments = torch.cat((segment[:source], segment[-1:].expand(n - source, -1)))  # (S + C, D)
         x = (states + segments[:, None]).flatten(1, 2)  # (B, S + C, L, D) -> (B, (S + C)·L, D)

@@ -1,7 +1,6 @@
 """Semantic IDs: a balanced tree over item vectors. A path of digits from the root to a leaf names one item.
 
-Nodes of a level have nearly equally many items. Free leaves are spread: a new item finds one near its content.
-"""
+Nodes of a level have nearly equally many items. Free leaves are spread: a new item finds one near its content."""
 
 import copy
 import math
@@ -73,8 +72,7 @@ def widths_for(items: int, digits: int, free: float) -> tuple[int, ...]:
 def build_tree(vectors: Array, widths: tuple[int, ...], seed: int = 0) -> Tree:
     """Capacity-limited k-means of item vectors (N, D) at every node, from the root down.
 
-    Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and items may share all digits.
-    """
+    Our own: residual k-means (Rajput et al. 2023) fills nodes unevenly, and items may share all digits."""
     n = len(vectors)
     if not np.isfinite(vectors).all():
         raise InputError("item vectors hold NaN or infinity, so no tree grows: train again at a lower learning rate.")
@@ -109,8 +107,7 @@ def _balanced(vectors: Array, k: int, rng: Rng) -> Array:
 def _assign(vectors: Array, centres: Array, capacity: int) -> Array:
     """Members propose to their nearest centre; a full centre keeps the nearest (Gale & Shapley 1962).
 
-    At most n·k proposals, and nobody is left out while n ≤ k·capacity.
-    """
+    At most n·k proposals, and nobody is left out while n ≤ k·capacity."""
     # One matrix product, no (n, k, D) array.
     distance = (vectors**2).sum(1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(1)
     preference, rows = distance.argsort(1, kind="stable"), np.arange(len(vectors))
@@ -191,8 +188,7 @@ class DigitDecoder(nn.Module):
 
         A node without items takes its first item's vector, which is not on its trained siblings' scale. Biases make the
         odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, where the others have
-        the vectors items (N, D). InputError without a tree or a free leaf.
-        """
+        the vectors items (N, D). InputError without a tree or a free leaf."""
         if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
             raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")
@@ -228,8 +224,7 @@ class DigitDecoder(nn.Module):
     def teacher_forced(self, state: Tensor, items: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
         """Logits of every digit of items in one pass: (B, D), (B,) -> G × (B, W).
 
-        allowed (N,) bool: the only positives and negatives.
-        """
+        allowed (N,) bool: the only positives and negatives."""
         prefixes = self.tree.prefixes(items)  # (B, G)
         digits = [state, *(state + F.embedding(prefixes[:, g], self.nodes[g]) for g in range(len(self.widths) - 1))]
         x, positions = torch.stack(digits, 1), torch.arange(len(digits), device=state.device)  # (B, G, D)

@@ -97,8 +97,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """With the types of the notebook's own. InputError for an unknown name, type or choice.
 
-    preset and config.<name> are settings of the models that `m6rec.scale` makes.
-    """
+    preset and config.<name> are settings of the models that `m6rec.scale` makes."""
     code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
     models = re.search(r"\.model\(|\.changes\b", code)
@@ -135,8 +134,7 @@ def execute(
 ) -> Execution:
     """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs, without a progress bar.
-    """
+    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs, without a progress bar."""
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
     bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +171,7 @@ def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each; yields them as they end.
 
-    With a thread each, they compute the same numbers on every machine.
-    """
+    With a thread each, they compute the same numbers on every machine."""
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
     apart = [*paths[::-2], *paths[len(paths) % 2 :: 2]]  # the long ones first, neighbours, of one model, not at a time
     return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart], jobs)
@@ -183,8 +180,7 @@ def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, ob
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
-    One that fails does not stop the others. InputError, before any starts, for parameters or code.
-    """
+    One that fails does not stop the others. InputError, before any starts, for parameters or code."""
     for path in paths:
         typed = check_parameters(path, parameters)
     origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
@@ -215,8 +211,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
     """A page for each executed notebook, and index.html, which is returned. They allow no script, no network.
 
-    source: where the notebooks' links start; those to executed ones lead to their pages.
-    """
+    source: where the notebooks' links start; those to executed ones lead to their pages."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
@@ -274,8 +269,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
     """Run every combination that is not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
-    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit.
-    """
+    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit."""
     if jobs < 1:
         raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
     notebook, out = Path(notebook).absolute(), Path(out).absolute()

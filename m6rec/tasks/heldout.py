@@ -33,8 +33,7 @@ class ColdStart:
 
     cases: name -> rows of data.events, and the codes that are ranked (None: all). "warm"; "cold" (known users, held-out
     items, ranked among these), "cold_both" (held-out users, too), "cold_any" (both); "cold_users" and "cold_last"
-    (held-out users' first and last event, if its item is known); "valid" and "valid_cold" of the validation part.
-    """
+    (held-out users' first and last event, if its item is known); "valid" and "valid_cold" of the validation part."""
 
     def __init__(self, data: Dataset, items: Array, users: Sequence[int] = ()):
         self.data, self.split, self.items = data, data.split(), np.asarray(items)
@@ -78,8 +77,7 @@ class ColdStart:
 def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, tuple[Array, ...]]:
     """NDCG@10 in "cold_any" by trial: of models (S, U), a prior (1, U), and both (S, U) interpolated.
 
-    trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials.
-    """
+    trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials."""
 
     def both(name: str, weight: float, case: str) -> Array:
         trial, models, prior = trials[name]
@@ -130,8 +128,7 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
 def weights_by_dropping(model: M6Rec, trial: ColdStart) -> Array:
     """Each modality's weight for validation users: (U, M), rows sum to 1.
 
-    The standard deviation over items of the change that dropping it makes, over the mean user's.
-    """
+    The standard deviation over items of the change that dropping it makes, over the mean user's."""
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
     change /= change.mean(0).clamp(min=1e-9)
@@ -141,8 +138,7 @@ def weights_by_dropping(model: M6Rec, trial: ColdStart) -> Array:
 def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: int = 0) -> M6Rec:
     """Items have the photographs or recordings of others, `within` their group or of other groups.
 
-    groups: (N,), NaN for items that lack the modality and stay as they are.
-    """
+    groups: (N,), NaN for items that lack the modality and stay as they are."""
     rng, donors = np.random.default_rng(seed), np.arange(len(groups))
     for group, rows in groups.groupby(groups).indices.items():
         others, n = np.flatnonzero(groups.notna() & (groups != group)), len(rows)
@@ -154,8 +150,7 @@ def swapped(model: M6Rec, modality: str, groups: pd.Series, within: bool, seed: 
 def caused_events(models: Sequence[M6Rec], shop: Bazaar, *, top: int | None = 50, most: int | None = None) -> Array:
     """Warm test events (E,) caused by an event or request field, of items in every model's first `top`.
 
-    top=None: at any rank. most: draw so many.
-    """
+    top=None: at any rank. most: draw so many."""
     rows = shop.cases["warm"][0]
     rows = rows[shop.truth.events["cause"].iloc[rows].isin(["event", "request"])]
     for model in models if top is not None else ():
@@ -185,8 +180,7 @@ def causes_found(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer]
 def bayes_optimal(shop: Bazaar, events: Array) -> tuple[Array, Array]:
     """As `causes_found`, the most probable event or field given all true vectors and the purchase; its probability.
 
-    The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong.
-    """
+    The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong."""
     stored = shop.truth.events.iloc[events]
     ways = [cause.which if cause.kind in ("event", "request") else None for cause in bazaar.CAUSES]
     posterior = np.where([way is not None for way in ways], shop.ceiling.causes(shop.data.targets(events)), -1)

@@ -1,7 +1,6 @@
 """Tasks in words, asked of one text backbone: to rank what it has never read, and to write.
 
-`Likelihood` (M6-Rec section 3.2) and `DotProduct` rank, for `evaluate`. What writes is a `Task`.
-"""
+`Likelihood` (M6-Rec section 3.2) and `DotProduct` rank, for `evaluate`. What writes is a `Task`."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -60,8 +59,7 @@ def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> li
 class Likelihood:
     """Mean log-likelihoods of items' tokens after profile, history and request.
 
-    candidates: item codes; others get -inf.
-    """
+    candidates: item codes; others get -inf."""
 
     name = "zero-shot, token log-likelihood"
 

@@ -35,8 +35,7 @@ def any_cut(network: TextTransformer, windows: Windows) -> dict[str, Tensor]:
 class Variants:
     """Each method trains a network or takes it from the cache; the end's averaged weights.
 
-    A network sees labels for `steps` with any number of local layers, then for `tune` more in its own way.
-    """
+    A network sees labels for `steps` with any number of local layers, then for `tune` more in its own way."""
 
     def __init__(self, data: ClickWindows, config: Config, *, steps: int, tune: int):
         self.data, self.config, self.steps, self.tune = data, config, steps, tune
@@ -63,8 +62,7 @@ class Variants:
     def pruned(self, share: float = 0.8) -> TextTransformer:
         """`full`, tuned while more of every matrix is cut, the smallest first (Zhu & Gupta 2017, eq. 1).
 
-        The last fifth of the steps only heals. InputError for a share outside 0..1.
-        """
+        The last fifth of the steps only heals. InputError for a share outside 0..1."""
         if not 0 < share < 1:
             raise InputError(f"share={share} cannot be pruned: take more than 0 and less than 1.")
         network, done = self.full(), itertools.count(1)
@@ -142,8 +140,7 @@ class Exits(NamedTuple):
 def early_exit(exits: Iterable[Tensor | Array], threshold: float) -> Exits:
     """Logits (...) of one exit after the other -> the first whose |logit| reaches the threshold, else the last.
 
-    Once all are sure, later layers of `network.exits(windows)` are not run.
-    """
+    Once all are sure, later layers of `network.exits(windows)` are not run."""
     for count, logits in enumerate(map(torch.as_tensor, exits), 1):
         if count == 1:
             out, layers, unsure = logits, torch.ones_like(logits), torch.ones_like(logits, dtype=torch.bool)

@@ -1,8 +1,7 @@
 """The training loop: one optimiser, averaged weights, early stopping, and checkpoints that resume bit for bit.
 
 A step never waits for a GPU: losses are added up there, and read once an epoch. There matrix products are in bf16.
-Tensors are saved in safetensors, all else in JSON.
-"""
+Tensors are saved in safetensors, all else in JSON."""
 
 import copy
 import hashlib
@@ -84,8 +83,7 @@ def fit(
     keep: in the cache, or from it if weights, config, `parts` and code (of the losses, and `code`) are the same. start:
     the `version` that stands for these weights where last bits do not count. Else options are: folder, for a checkpoint
     after every epoch; resume, go on from it, to the very same end; on_epoch, called with each `Epoch`. InputError for
-    these beside keep, for a loss that is not finite, and for one of several processes.
-    """
+    these beside keep, for a loss that is not finite, and for one of several processes."""
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if grouped else os.environ.get("WORLD_SIZE", 1)
     if str(processes) != "1":

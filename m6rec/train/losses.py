@@ -1,7 +1,6 @@
 """Every loss: unweighted means in nats, of patches a share of the mean patch's error.
 
-Targets of -1 count nowhere; items outside the training set are no negatives.
-"""
+Targets of -1 count nowhere; items outside the training set are no negatives."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -134,8 +133,7 @@ def full_softmax(
 ) -> Tensor:
     """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
 
-    A few positions at a time, to spare memory. Sums over a catalogue have 32 bits or more.
-    """
+    A few positions at a time, to spare memory. Sums over a catalogue have 32 bits or more."""
     device = state.device.type
     state, items = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (state, items))
     parts = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, SOFTMAX_CHUNK // len(items)))
@@ -179,8 +177,7 @@ class SampledPrediction(NamedTuple):
 def sampled_logits(states: Tensor, items: Tensor, target: Tensor, negatives: Tensor, among: int) -> Tensor:
     """States (n, D), items (N, D) -> logits (n, 1 + m) of the true item, then of negatives (m,).
 
-    A negative's gains the log of how many of `among` items it stands for (log-Q correction, Jean et al. 2015).
-    """
+    A negative's gains the log of how many of `among` items it stands for (log-Q correction, Jean et al. 2015)."""
     sampled = negatives == target[:, None]  # (n, m)
     stands_for = (among - 1) / (~sampled).sum(1, keepdim=True).clamp(min=1)  # (n, 1) items
     others = states @ F.embedding(negatives, items).T + stands_for.log()
@@ -269,8 +266,7 @@ def alignment(network: Network, content: Features) -> Tensor:
 def info_nce(logits: Tensor, key: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of the diagonal of logits (n, n) in its rows: van den Oord et al. 2018, eq. 4.
 
-    key (n,): equal ones are no negatives of each other.
-    """
+    key (n,): equal ones are no negatives of each other."""
     own = torch.arange(len(logits), device=logits.device)
     if key is not None:
         logits = logits.masked_fill((key[:, None] == key) & (own[:, None] != own), -math.inf)
@@ -288,8 +284,7 @@ def augment(content: Features, rng: Rng) -> Features:
 def corrupt(texts: Array, rng: Rng, whole: Array | None = None) -> tuple[Array, Array]:
     """A random span of each text, on average a third, becomes [MASK]; all where `whole` (n,) says so.
 
-    texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0.
-    """
+    texts (n, L) -> source (n, L + 1) and target (n, L + 2) = [BOS] span [EOS], padded with 0."""
     rows = []
     for number, padded in enumerate(texts):
         tokens = padded[padded != PAD]
@@ -348,8 +343,7 @@ def item_contrast(
 ) -> Tensor:
     """States before items, of hidden (B, T, D), against their words (InfoNCE). Tokens read and to come (B, T).
 
-    Negatives: the batch's other items, or a catalogue's; segments outside it count nowhere.
-    """
+    Negatives: the batch's other items, or a catalogue's; segments outside it count nowhere."""
     first = (truth != PAD) & (truth != EOS) & ((begun == SEP) | (begun == BOS))
     inside = (truth >= len(PROMPT_SPECIAL)) | (truth == UNK)
     number = first.flatten().long().cumsum(0) - 1  # the segment of each token

@@ -6,8 +6,7 @@ Pretraining writes what follows and fills in hidden spans, for all domains in on
 - prompt: soft tokens before the source; the frozen output reads the answer as words (Lester et al. 2021)
 - option: one soft prompt per class, in the input *and* as the class's vector: logit_c = ⟨h, p_c⟩
 - option_adapter: that, and FFN(Z) + λ·[σ(Z W1 + b1) W2 + b2] in every layer (M6-Rec section 3.3)
-- lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)
-"""
+- lora: low-rank updates of the attention's matrices, and a head (Hu et al. 2022)"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -59,8 +58,7 @@ def pretrain(
 ) -> Backbone:
     """Of these domains' windows, validated on users kept apart. keep, options: of `fit`.
 
-    whole: negatives are all items of the domains, not the batch's.
-    """
+    whole: negatives are all items of the domains, not the batch's."""
     tokenizer = Tokenizer.fit((text for domain in domains for text in domain.texts()), config.vocabulary)
     torch.manual_seed(config.seed)
     network = TextTransformer(config, len(tokenizer))
@@ -155,8 +153,7 @@ class Examples(NamedTuple):
 def examples(tokenizer: Tokenizer, texts: Sequence[Prompt], labels: Sequence[int]) -> Examples:
     """Prompts whose target is judged, without its [EOS], where the paper reads the state: we read the [SEP].
 
-    No loss of pretraining reads [EOS].
-    """
+    No loss of pretraining reads [EOS]."""
     tokens = tokenizer.encode(texts, SOURCE, TARGET)
     target = np.where(tokens.target == EOS, PAD, tokens.target)
     return Examples(*map(torch.from_numpy, (tokens.source, target, np.asarray(labels, np.int64))))
@@ -250,8 +247,7 @@ def adapt(
     """A copy that tells `classes` (a few words each) apart, by one of METHODS; averaged weights.
 
     passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
-    classes, or a class without examples.
-    """
+    classes, or a class without examples."""
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     choose("method", method, METHODS)
     if strange := labels - known:

@@ -1,7 +1,6 @@
 """Views: numbers and a title that states the finding -> a `Picture`.
 
-Layers and heads count from 1; 0 is the mean over all.
-"""
+Layers and heads count from 1; 0 is the mean over all."""
 
 import base64
 import html
@@ -71,8 +70,7 @@ def canvas(
 ) -> tuple[Figure, object]:  # fmt: skip
     """A figure and its axes (one, or an array), in inches. bare: without ticks and frames.
 
-    margins: left, right, bottom, top; fixed ones halve the time of a redraw.
-    """
+    margins: left, right, bottom, top; fixed ones halve the time of a redraw."""
     figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
     if margins:
@@ -121,8 +119,7 @@ def curves(
     """Lines: name -> (x, y) or (x, y, low, high), y (n,) or (n, seeds): their mean and range.
 
     levels: grey horizontal lines. notes: texts at its points. dots: points alone, beside y = x. limits: of the axes, as
-    xscale="log".
-    """
+    xscale="log"."""
     _, ax = canvas(8, 3.6)
     parts, style = {}, {"linestyle": "none", "markersize": 2, "alpha": 0.4} if dots else {"markersize": 4}
     for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
@@ -261,8 +258,7 @@ MAX_NUMBERS = 12  # columns whose cells have room for numbers
 def heatmap(ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
     """Colours from 0 to top, NaN grey; few columns have numbers.
 
-    groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root.
-    """
+    groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root."""
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     scale = colors.PowerNorm(1 if few else 0.5, 0, top)
     image = ax.imshow(values, "cividis", scale, aspect="auto", interpolation="nearest")
@@ -314,8 +310,7 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     """view "tokens": every token's attention in one layer and head; grey where no layer computes a row.
 
     "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
-    reaches the target after each layer. InputError as of `check`.
-    """
+    reaches the target after each layer. InputError as of `check`."""
     check(record, layer, head)
     if view == "tokens":
         return _token_map(record, title, layer, head)
@@ -384,8 +379,7 @@ def image_rows(
 ) -> Picture:  # fmt: skip
     """Lines: name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
-    over: of some, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means.
-    """
+    over: of some, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means."""
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)

@@ -1,7 +1,6 @@
 """Controls and a picture that follows them; without a kernel the picture alone.
 
-Redraws have their own lock and grad mode: JupyterLab's callbacks run on another thread. Data are escaped.
-"""
+Redraws have their own lock and grad mode: JupyterLab's callbacks run on another thread. Data are escaped."""
 
 import html
 import threading
@@ -110,8 +109,7 @@ def slider(description: str, options: Iterable, value: object) -> ipywidgets.Sel
 class HeadsAndLayers(Panel):
     """goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
 
-    recent: events that are drawn; earlier ones are one token.
-    """
+    recent: events that are drawn; earlier ones are one token."""
 
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
         check(record)
@@ -135,8 +133,7 @@ class HeadsAndLayers(Panel):
 class BeamTree(Panel):
     """How a list is generated: goto(digit=2) opens two digits, goto(beam=10) keeps ten nodes at each.
 
-    goto(place=3) follows the third of the list (0: none). Arguments as `recommend`.
-    """
+    goto(place=3) follows the third of the list (0: none). Arguments as `recommend`."""
 
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
@@ -166,8 +163,7 @@ class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
     Values and arguments as `recommend`, None for unknown. without_3: without the third event read (1: the oldest). add:
-    an id or title that comes last.
-    """
+    an id or title that comes last."""
 
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object
