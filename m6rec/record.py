@@ -119,10 +119,8 @@ def environment() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(clone), *words]
-        try:
+        with suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
 
     # A wheel in somebody's clone does not take their commit.
     ours = git("rev-parse", "--show-toplevel") == str(clone)

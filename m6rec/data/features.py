@@ -75,10 +75,9 @@ class Media:
         """SHA-256 over names and contents, the same for a folder and its zip; a missing file counts."""
         digest = hashlib.sha256()
         for name in sorted(set(names)):
-            try:
+            content = b"missing"
+            with suppress(InputError):
                 content = hashlib.sha256(self.read(name)).digest()
-            except InputError:
-                content = b"missing"
             digest.update(hashlib.sha256(name.encode(errors="surrogatepass")).digest() + content)
         return digest.hexdigest()
 
@@ -192,10 +191,9 @@ def is_vector(cell: object) -> bool:
 
 def direction(cell: object, size: int) -> Array:
     """A vector (size,) of a frozen encoder (CLIP, CLAP, of sentences), scaled to a mean square of 1. InputError."""
-    try:
+    vector = np.zeros(0)
+    with suppress(TypeError, ValueError):
         vector = np.asarray(cell, np.float32)
-    except (TypeError, ValueError):
-        vector = np.zeros(0)
     if vector.shape != (size,) or not np.isfinite(vector).all():
         raise InputError(f"{shown(cell)} is no vector of {size} finite numbers; give one, or None.")
     return vector / (np.sqrt(np.square(vector).mean()) or 1)

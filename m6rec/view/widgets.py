@@ -23,20 +23,19 @@ BEAMS = (1, 2, 5, 10, 20, 50, 100)
 class Panel:
     """controls: name -> ipywidget; draw(**values) runs at once and at every move."""
 
-    def __init__(
-        self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]
-    ) -> None:
+    def __init__(self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]):
         self.title, self.controls, self._draw = title, dict(controls), draw
         self._lock, self._quiet = threading.RLock(), False
         heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
         self._error = ipywidgets.HTML()
         self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
-        buttons = [c for c in self.controls.values() if isinstance(c, ipywidgets.ToggleButton)]
-        rows = [c for c in self.controls.values() if c not in buttons]
+        every = self.controls.values()
+        buttons = [c for c in every if isinstance(c, ipywidgets.ToggleButton)]
         wrapped = ipywidgets.Box(buttons, layout=ipywidgets.Layout(flex_flow="row wrap", max_height="9em"))
+        rows = (c for c in every if c not in buttons)
         self.box = ipywidgets.VBox([heading, *rows, wrapped, self._error, self._image])
         self._redraw()
-        for control in self.controls.values():
+        for control in every:
             control.observe(self._moved, names="value")
 
     def goto(self, **values: object) -> "Panel":
@@ -111,7 +110,7 @@ class HeadsAndLayers(Panel):
 
     recent: events that are drawn; earlier ones are one token."""
 
-    def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16) -> None:
+    def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16):
         check(record)
         folded, (layers, heads) = record.fold(recent), record.weights.shape[:2]
 
@@ -137,7 +136,7 @@ class BeamTree(Panel):
 
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
-    ) -> None:
+    ):
         person, digits = model.person(user, **who), model.network.digits
         allowed, titles = model.candidates(person.history, k), model.titles(person)
         fused = model.fuse(person.context, model.item_vectors(person.new))
@@ -165,9 +164,7 @@ class ContextWhatIf(Panel):
     Values and arguments as `recommend`, None for unknown. without_3: without the third event read (1: the oldest). add:
     an id or title that comes last."""
 
-    def __init__(
-        self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object
-    ) -> None:
+    def __init__(self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object):
         self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
         self.events = self.context.item[0, : int(self.context.position)].tolist()
