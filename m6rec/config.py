@@ -131,7 +131,7 @@ class Config:
     decoder_layers: int = 1  # blocks over the digits, or over text
     dropout: float = 0.2  # share of channels, before and after each sub-layer
     history: int = 100  # T, the latest events that are encoded
-    recency: float = 0.8  # a target begins with a mean of the events, each this much of the next. 0: the last alone
+    recency: float = 0.8  # a target begins with the events' mean, each this much of the next. 0: the last alone
     # --- what it encodes
     identity: bool = True  # ID embeddings of known items. Off: content alone, as in the paper
     modalities: tuple[str, ...] = MODALITIES
@@ -139,11 +139,11 @@ class Config:
     modality_dropout: float = 0.1  # chance that an item lacks a modality; one stays
     catalogue_dropout: float = 0.0  # share of steps in which all items lack the same modalities
     profile: bool = True
-    request: bool = True  # hour, weekday, gap since the last event, and the events' own columns
+    request: bool = True  # hour, weekday, gap since the last event, own columns
     # Of season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
     derived_features: tuple[str, ...] = ()
-    # Types of own columns of events and users, as {"battery": "number"}: categorical, number, time (hour, weekday and
-    # season) or text (its top TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
+    # TF-IDF word). Others are numbers or categories.
     columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
@@ -161,16 +161,16 @@ class Config:
     patience: int = 3  # validations without a better NDCG@10 that end it
     validate_every: int = 5  # epochs
     item_epochs: int = 0  # passes over items' contents alone, before any event
-    infill_weight: float = 0.0  # of text infilling, captions included: it costs a tenth of the NDCG@10
+    infill_weight: float = 0.0  # of text infilling and captions: it costs a tenth of the NDCG@10
     patch_weight: float = 0.2  # of masked image and sound patches
     align_weight: float = 0.1  # of the contrast between an item's modalities
     text_weight: float = 0.0  # of prompts in words
     teacher_weight: float = 1.0  # of the dense head's distillation into the digits
-    # Standard deviation of the items' `cooccurrence.spectral` vectors: ID embeddings start there, or, with
-    # identity=False, contents learn to predict them in `item_epochs`. 0: neither.
+    # Standard deviation of `cooccurrence.spectral` vectors: ID embeddings start there, or, with identity=False,
+    # contents learn to predict them in `item_epochs`. 0: neither.
     spectral: float = 0.1
-    smoothing: float = 0.2  # share of a target's probability for co-occurring items; none with `negatives`
-    negatives: int = 0  # per step, of the softmax and the distillation. 0: all items, but 2,048 above 50,000
+    smoothing: float = 0.2  # share of a target's probability for co-occurring items; not with `negatives`
+    negatives: int = 0  # per step, of softmax and distillation. 0: all items, but 2,048 above 50,000
     seed: int = 0  # of initialisation, order and dropout
     device: str = "auto"  # see `pick_device`
     # "fp32", "bf16" or "auto": bf16 on a GPU that has it. Weights, losses and lists have 32 bits: in 16, scores tie.

@@ -377,7 +377,7 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
 
 
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> Frame:
-    """Boolean columns, a row for each target in `evaluate`'s order; a missing value is in no slice.
+    """Boolean columns, a row for each target of `evaluate`; a missing value is in no slice.
 
     item cold: no training event; head: the fewest items with a fifth of the training events. history short: up to the
     median. Then the profile, numbers in thirds: equal ones stay together."""

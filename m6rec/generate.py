@@ -126,7 +126,7 @@ def search(
         log_probs = gumbels = zero.double()  # (B, K)
         noise = torch.Generator(device=state.device).manual_seed(seed)
 
-    def children(level: int, index: Tensor) -> tuple[Tensor, Tensor, Run]:
+    def children(level, index):
         """Of the beams at index (n,) among B·K: logits and log-likelihoods (n, W)."""
         owner, node = index // rows.shape[1], last.nodes.flatten()[index]
         own = past and [cache.index_select(rows.flatten()[index]) for cache in past]

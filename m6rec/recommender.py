@@ -146,8 +146,8 @@ class M6Rec:
     def update(self, interactions: Frame, epochs: int = 1) -> Self:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
-        Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events count as
-        history all the same. `stages["update"]` begins with epoch 0, before the training."""
+        Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events still
+        count as history. `stages["update"]` begins with epoch 0, before the training."""
         if epochs < 1:
             raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
@@ -195,14 +195,13 @@ class M6Rec:
         def validate(network):
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]
 
-        return Stage(
-            name,
-            epochs,
-            lambda rng: contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng),
-            lambda network, batch, rng: loss(network, batch, config, corpus, rng),
-            validate if len(split.valid) else None,
-            losses.loss_weights(config),
-        )
+        def batches(rng):
+            return contexts.training_batches(data, taught, self.codes, config.history, config.batch, rng)
+
+        def teach(network, batch, rng):
+            return loss(network, batch, config, corpus, rng)
+
+        return Stage(name, epochs, batches, teach, validate if len(split.valid) else None, losses.loss_weights(config))
 
     def _spectral(self) -> Tensor:
         vectors = self.config.spectral * spectral(self.data, self.split, self.config.width)

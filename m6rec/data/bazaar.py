@@ -1,6 +1,6 @@
-"""bazaar: real photographs, recordings and texts, and *simulated* shoppers.
+"""bazaar: real photographs, recordings and texts, *simulated* shoppers.
 
-The cause of every event is known, and so the best possible ranking: data/README.md."""
+Every event's cause is known, and so the best possible ranking: data/README.md."""
 
 from typing import NamedTuple
 
@@ -40,14 +40,14 @@ SHARPNESS = 13.0  # inverse temperature of the choice
 
 
 class Truth(NamedTuple):
-    """What is hidden from a model. Modalities are in the order image, sound, text."""
+    """Hidden from models. Modalities: image, sound, text."""
 
-    events: pd.DataFrame  # row for row with Dataset.events: cause, cause_event (row or -1), cause_field, modality
+    events: pd.DataFrame  # as Dataset.events: cause, cause_event (row or -1), cause_field, modality
     items: Array  # (N, D) places, unit rows
     shoppers: Array  # (U, D) tastes, unit rows
-    shares: Array  # (U, 3) of each modality; rows add up to 1
-    requests: dict[str, Array]  # field -> (values, D) unit rows, in the order of LEVELS
-    held_out: Array  # (N,) bool: whole photographs, recordings and nouns kept from training
+    shares: Array  # (U, 3) of modalities; rows sum to 1
+    requests: dict[str, Array]  # field -> (values, D) unit rows, as LEVELS
+    held_out: Array  # (N,) bool: photographs, recordings and nouns kept from training
     cold_users: Array  # (U,) bool: kept from training
     origins: Array  # (N,) str: the recording, else the photograph, else the noun
     words: dict[str, Array]  # word that shoppers notice -> (8,) place

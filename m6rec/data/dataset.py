@@ -1,6 +1,6 @@
 """Items, users and events as tables whose row numbers are the models' codes.
 
-Raw ids are the caller's (196, "B00012"); codes are 0..N-1. Events lie user by user, each user's in time order."""
+Raw ids are the caller's (196, "B00012"). Events lie user by user, each user's in time order."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def row_numbers(what: str, raw: object, size: int, source: str) -> Array:
 
 
 class Split(NamedTuple):
-    """Training events as a mask, targets as rows of events."""
+    """Targets are rows of events."""
 
     name: str
     train: Array  # (E,) bool: may be fitted on
@@ -91,7 +91,7 @@ class Dataset:
         items: Frame | str | Path, users: Frame | None = None, interactions: Frame | None = None,
         media: str | Path | None = None,
     ) -> Frame:  # fmt: skip
-        """All problems of frames, or of a folder, as one frame: table, row (from 0), column, problem, fix.
+        """All problems of frames or a folder: table, row (from 0), column, problem, fix.
 
         Every image and sound is decoded. A table that cannot be used at all ends the list."""
         report = Report(strict=False)
@@ -155,7 +155,7 @@ class Dataset:
         return found
 
     def user_codes(self, raw_ids: object) -> Array:
-        """(n,) int64 codes of raw ids or their texts; InputError names an unknown one and the nearest."""
+        """(n,) int64 of raw ids or their texts; InputError names an unknown one and the nearest."""
         return self._codes("user", raw_ids)
 
     def item_codes(self, raw_ids: object) -> Array:
@@ -321,7 +321,7 @@ class Dataset:
 
 
 class Targets:
-    """Events to predict. As an array, they are raw user ids, so that any model can be ranked.
+    """Events to predict. As an array they are raw user ids: any model can be ranked.
 
     pool (N,) bool: the items that are ranked; None: all. mask_seen: and of these, none that the user had before."""
 
@@ -361,7 +361,7 @@ class Targets:
         return allowed
 
     def history(self, length: int | None = None) -> Array:
-        """(B, T) int64 item codes before each target, most recent last, left-padded with -1; None: the longest."""
+        """(B, T) int64 items before each target, the most recent last, left-padded with -1; None: the longest."""
         starts = self.data.offsets[self.users][:, None]  # (B, 1)
         length = int((self.events[:, None] - starts).max(initial=0)) if length is None else length
         rows = self.events[:, None] - np.arange(length, 0, -1)  # (B, T)

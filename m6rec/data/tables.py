@@ -1,6 +1,6 @@
 """Tables that people bring, in one form and checked row by row.
 
-Every problem names table, row (from 0, without the header), column and fix."""
+Problems name table, row (from 0, without the header), column and fix."""
 
 import warnings
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Texts as token ids: prompts, and a byte-pair tokenizer.
+"""Prompts, and a byte-pair tokenizer.
 
     [BOS'] profile [SEP] request [SEP] event [SEP] event … [SEP] candidate [SEP] [EOS']   [BOS] target [SEP] … [EOS]
 

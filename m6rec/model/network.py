@@ -334,7 +334,7 @@ class Network(nn.Module):
         text, *others = (part.cpu().numpy() for part in self.content)
         rows, first = zip(text, *others, strict=True), {}
         same = [first.setdefault(b"".join(part.tobytes() for part in row), i) for i, row in enumerate(rows)]
-        self.register_buffer("same", torch.tensor(same), persistent=False)  # (N,) the first item of the same content
+        self.register_buffer("same", torch.tensor(same), persistent=False)  # (N,) the first of the same content
         # Groups of first items by text length and modalities.
         distinct, used = np.array([*first.values()]), [(m, MODALITIES.index(m)) for m in self.items.modalities]
         lengths = np.minimum(text.shape[1], STEP * np.maximum(1, -(-(text[distinct] > 0).sum(1) // STEP)))

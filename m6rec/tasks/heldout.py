@@ -41,7 +41,7 @@ class ColdStart:
         user, item = data.events["user"].to_numpy(), data.events["item"].to_numpy()
         cold, new = np.isin(item, items), np.isin(user, users)  # (E,)
         self.shots = np.flatnonzero(self.split.train & cold & ~new)
-        # Users with fewer than three events left are trained on to the last, and are no targets.
+        # Users with fewer than three events left only train.
         warm = ~(cold | new) & (np.diff(self.train.offsets) >= 3)[user]
         test, valid, first = self.split.test, self.split.valid, np.flatnonzero(np.diff(user, prepend=-1))
         cases = {

@@ -157,13 +157,8 @@ def explanation(domain: Domain, rows: Array, features: Collection[str]) -> Task:
         true = (reason for reason, holds in reasons(prompt, features).items() if holds)
         prompts.append(prompt._replace(target=("because:", next(true))))
     allowed = [list(reasons(prompt, features)) for prompt in prompts]
-    return Task(
-        "true reason / the first feature, as in the last purchase",
-        prompts,
-        lambda answer, prompt: reasons(prompt, features).get(answer, False),
-        [some[:1] for some in allowed],
-        allowed,
-    )
+    measure, first = "true reason / the first feature, as in the last purchase", [some[:1] for some in allowed]
+    return Task(measure, prompts, lambda answer, prompt: reasons(prompt, features).get(answer, False), first, allowed)
 
 
 def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
@@ -182,9 +177,8 @@ def design(domain: Domain, rows: Array, items: Mapping[str, Iterable[str]]) -> T
         for code, prompt in zip(domain.item[rows], domain.prompts(rows, in_source=True), strict=True)
     ]
     most = [_commonest(category[domain.item[rows - 1]], 1)]  # of the purchases before
-    return Task(
-        "right category / the commonest", prompts, lambda said, prompt: said == prompt.target[1], [most] * len(rows)
-    )
+    measure = "right category / the commonest"
+    return Task(measure, prompts, lambda said, prompt: said == prompt.target[1], [most] * len(rows))
 
 
 def query(domain: Domain, rows: Array, features: Collection[str]) -> Task:
@@ -209,28 +203,16 @@ def conversation(domain: Domain, rows: Array, features: Collection[str]) -> Task
         target = f"user: {one} please:", "system:", "what else", f"user: {two} too:", "system:", f"{OFFERS} {bought}"
         prompts.append(prompt._replace(target=target))
         allowed.append([offer for offer in has if {one, two} <= has[offer]])
-    return Task(
-        "item bought is offered / the first with both wishes",
-        prompts,
-        lambda answer, prompt: answer == prompt.target[-1],
-        [some[:1] for some in allowed],
-        allowed,
-        turn=-1,
-    )
+    measure, first = "item bought is offered / the first with both wishes", [some[:1] for some in allowed]
+    return Task(measure, prompts, lambda answer, prompt: answer == prompt.target[-1], first, allowed, turn=-1)
 
 
 def next_item(domain: Domain, rows: Array) -> Task:
     """Ten items in words, after the request: is the one among them that is bought?"""
     prompts, may = domain.prompts(rows), sorted({domain.items[code] for code in np.unique(domain.item)})
     most = [item for item, _ in Counter(domain.items[domain.item[rows - 1]]).most_common(WRITTEN)]
-    return Task(
-        "hit rate of ten items / the ten commonest",
-        prompts,
-        lambda answer, prompt: answer == prompt.target[-1],
-        [most] * len(rows),
-        [may] * len(rows),
-        answers=WRITTEN,
-    )
+    measure, fixed = "hit rate of ten items / the ten commonest", ([most] * len(rows), [may] * len(rows))
+    return Task(measure, prompts, lambda answer, prompt: answer == prompt.target[-1], *fixed, answers=WRITTEN)
 
 
 def _word_f1(answer: str, prompt: Prompt) -> float:

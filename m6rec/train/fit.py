@@ -89,7 +89,7 @@ def fit(
     if str(processes) != "1":
         raise InputError(f"training needs one process, and this is one of {processes}: start it without a launcher.")
 
-    def run(how: str, data: str, **options: object) -> Log:
+    def run(how, data, **options):
         LOG.info("%s: at most %d epochs; %s", stage.name, stage.epochs, how)
         try:
             rows = _fit(network, stage, config, data, **options)
@@ -149,7 +149,7 @@ def _fit(
     rows = state["rows"] = Log(Epoch(*row) for row in state["rows"])
 
     @torch.no_grad()
-    def follow() -> None:
+    def follow():
         """Exponential, but a mean at first, which soon forgets the random start."""
         steps = state["steps"]
         share = min(config.average, (steps + 1) / (steps + 10)) if steps else 0.0

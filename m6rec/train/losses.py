@@ -44,7 +44,7 @@ Smoothed = Sequence[Tensor] | None  # of `cooccurrence.neighbourhood`
 
 
 class Corpus(NamedTuple):
-    """What a step learns from, beside its events."""
+    """What a step learns beside its events."""
 
     content: Features  # of the items in training events
     near: Smoothed

@@ -46,7 +46,7 @@ class Backbone(NamedTuple):
 
 
 def config(seed: int = 0, **changes: object) -> Config:
-    """Settings that train in half a minute on one core."""
+    """Half a minute on one core."""
     size = {"width": 64, "heads": 4, "joint_layers": 2, "vocabulary": 1000, "dropout": 0.0, "batch": 16}
     training = {"pretrain_epochs": 2, "learning_rate": 3e-3, "average": 0.98, "validate_every": 1}
     return Config(**{**size, **training, "seed": seed, **changes})

@@ -47,7 +47,7 @@ class Picture(NamedTuple):
         return png.getvalue()
 
     def html(self) -> str:
-        """Figure, alternative text and numbers; all data are escaped."""
+        """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
         table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
         table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
@@ -204,7 +204,7 @@ def beam_tree(
     steps: Sequence[Step], widths: Sequence[int], leaves: Mapping[int, str], title: str, *, depth: int | None = None,
     chosen: int | None = None,
 ) -> Picture:  # fmt: skip
-    """The nodes that a beam kept at each digit, and which of them lead to the list.
+    """The nodes that a beam kept at each digit, and which lead to the list.
 
     leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out. InputError for another depth.
     """
