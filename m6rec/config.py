@@ -50,6 +50,12 @@ def choose(name: str, value: object, known: Iterable[str]) -> None:
         raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
 
 
+def at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name}={value} is too small: take {least} or more.")
+
+
 def conform(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, an annotation, with Python's numbers for NumPy's. InputError where it does not fit."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.preprocessing import normalize
 
-from m6rec.config import Array, Frame, InputError, choose, typed
+from m6rec.config import Array, Frame, InputError, at_least, choose, typed
 from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
@@ -63,8 +63,7 @@ def evaluate(
         raise InputError(f"k={k} is outside the catalogue of {data.n_items} items: choose 1 to {data.n_items}")
     if k > (longest := getattr(model, "longest", k)):
         raise InputError(f"k={k} is more than the {longest} items that {name} lists: make it with scorer(…, beam={k}).")
-    if chunk < 1:
-        raise InputError(f"chunk={chunk} scores no user at a time: choose 1 or more")
+    at_least(1, chunk=chunk)
     split, targets = targets_of(data, split, part)
     mask_seen = data.repeats < REPEATS if mask_seen is None else mask_seen
     inside = np.full(data.n_items, pool is None)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from m6rec.cache import key, whole
-from m6rec.config import MODALITIES, Array, Config, Frame, InputError, choose, conform, pick_device, typed
+from m6rec.config import MODALITIES, Array, Config, Frame, InputError, at_least, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
 from m6rec.data.context import Context, EventCodes, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
@@ -148,8 +148,7 @@ class M6Rec:
 
         Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events still
         count as history. `stages["update"]` begins with epoch 0, before the training."""
-        if epochs < 1:
-            raise InputError(f"epochs={epochs} teaches nothing: take 1 or more.")
+        at_least(1, epochs=epochs)
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))
         model.split, model.stages, model.network = data.split("latest"), {**self.stages}, copy.deepcopy(self.network)
@@ -280,8 +279,7 @@ class M6Rec:
         `context`). folder: keeps each `chunk` of lists as Parquet; the same call goes on after the last. A user with
         fewer than k items left gets those. InputError as in `recommend`, and for a folder of anything else."""
         check_length(k, self.data.n_items)
-        if chunk < 1:
-            raise InputError(f"chunk={chunk} ranks no user at a time: take 1 or more.")
+        at_least(1, chunk=chunk)
         users = self.data.users[["user_id"]] if users is None else [users] if np.isscalar(users) else users
         if not isinstance(frame := listed(users, "users", "user_id"), Frame):
             self.data.user_codes(frame)

@@ -67,7 +67,7 @@ def test_help_lists_every_command(m6rec):
         (["sweep", "01_toy", "seed=0,one"], "seed is int"),
         (["sweep", "notebooks/half.ipynb"], "cannot be read as a notebook"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
-        (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 runs nothing"),
+        (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 is too small: take 1 or more"),
     ],
 )
 def test_bad_input_exits_2_with_one_sentence_and_writes_nothing(m6rec, clone, words, sentence):

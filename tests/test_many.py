@@ -196,7 +196,7 @@ def test_a_model_of_everything_trains_the_epochs_that_validated_best_and_every_e
     assert model.split.train.all() and [row.validation for row in model.pretrain()] == [None]
     with pytest.raises(InputError, match="was fitted on events that it should predict"):
         evaluate(model, trained.data)
-    with pytest.raises(InputError, match="use 'leave_one_out', 'global_time', 'latest' or 'all'"):
+    with pytest.raises(InputError, match="take one of leave_one_out, global_time, latest, all"):
         M6Rec(trained.data, split="everything")
 
 

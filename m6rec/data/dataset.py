@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array, csr_matrix
 
-from m6rec.config import Array, Frame, InputError, nearest, typed
+from m6rec.config import Array, Frame, InputError, at_least, choose, nearest, typed
 from m6rec.data.features import FILE_MODALITIES, Media
 from m6rec.data.tables import Report, as_frame, catalogue, check, checked_events, listed, read_folder, text, texts
 
@@ -219,6 +219,7 @@ class Dataset:
         train. "latest": the last is validation, and "all": none is, both for use after the test. "global_time": 80 % of
         all events train, the next 10 % hold the validation targets, the rest the test targets: a user's first event of
         the period that has an earlier one."""
+        choose("split", kind, ("leave_one_out", "global_time", "latest", "all"))
         if kind == "leave_one_out":
             last = self.offsets[1:][np.diff(self.offsets) >= 3] - 1
             train = np.ones(self.n_events, bool)
@@ -228,8 +229,6 @@ class Dataset:
             rows, none = np.arange(self.n_events), np.zeros(0, np.int64)
             last = none if kind == "all" else self.offsets[1:][np.diff(self.offsets) >= 2] - 1
             return Split(kind, ~np.isin(rows, last), last, none)
-        if kind != "global_time":
-            raise InputError(f"split {kind!r} is unknown; use 'leave_one_out', 'global_time', 'latest' or 'all'.")
         if not self.timed:
             raise InputError(f"split 'global_time' needs timestamps, and {self.name} has none; use 'leave_one_out'.")
         user, time = self.events[["user", "timestamp"]].to_numpy().T
@@ -245,8 +244,7 @@ class Dataset:
         """`n_users` whole users, drawn by `seed`, and all items with their codes."""
         if not 1 <= n_users <= self.n_users:
             raise InputError(f"n_users={n_users} does not fit {self.name}; use 1 to {self.n_users}.")
-        if seed < 0:
-            raise InputError(f"seed={seed} is below 0; use 0 or more.")
+        at_least(0, seed=seed)
         chosen = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:n_users])
         user = np.searchsorted(chosen, self.events["user"])
         events = self.events.assign(user=user)[np.isin(self.events["user"], chosen)]

@@ -187,8 +187,8 @@ class DigitDecoder(nn.Module):
         """New items (n, D) take free leaves: from the root down, the nearest node with a free leaf below it.
 
         A node without items takes its first item's vector, which is not on its trained siblings' scale. Biases make the
-        odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, where others have the
-        vectors items (N, D). InputError without a tree or a free leaf."""
+        odds of it and of the nodes above, in the mean over states (B, D), those of the dense head, where others have
+        the vectors items (N, D). InputError without a tree or a free leaf."""
         if len(vectors) > (free := int((self.built_tree.item < 0).sum())):
             few = f"the tree has {free} free leaves, too few for {len(vectors)} new items"
             raise InputError(f"{few}: train with a larger free_leaves, or on data that hold the items.")

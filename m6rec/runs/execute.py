@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
 from m6rec.cache import key, whole
-from m6rec.config import Config, InputError, did_you_mean
+from m6rec.config import Config, InputError, at_least, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
@@ -270,8 +270,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
     has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit."""
-    if jobs < 1:
-        raise InputError(f"jobs={jobs} runs nothing: take 1 or more.")
+    at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     code = code_hash(notebook)
     runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
