@@ -119,7 +119,7 @@ def test_frozen_features_are_read_beside_ids_and_stay_as_they_are(data, fuse):
         table.features[3] = table.features[5]  # another content of one item
         assert (table.weight != before).any(1).nonzero().tolist() == [[3]]
     for wrong in ({"features": features[1:]}, {"features": features, "fuse": "product"}):
-        with pytest.raises(InputError, match="do not fit 20 items|is unknown: take one of sum"):
+        with pytest.raises(InputError, match=r"do not fit 20 items|is unknown: take one of sum"):
             SASRec(CONFIG, **wrong).fit(data, data.split())
 
 

@@ -72,8 +72,7 @@ class Domain(NamedTuple):
         starts = np.flatnonzero(np.diff(self.user, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(self.user)], strict=True):
             for first in range(start - int(rng.integers(size)), end, size):
-                rows = range(max(first, start), min(first + size, end))
-                if rows:
+                if rows := range(max(first, start), min(first + size, end)):
                     yield self.prompt(rows, max(start, rows[0] - int(rng.integers(before + 1))))
 
     def drawn_windows(self, count: int, rng: Rng, before: int = HISTORY, size: int = 8) -> list[Prompt]:
@@ -114,15 +113,15 @@ def domain(data: Dataset, events: Array | None = None) -> Domain:
     table = data.events if events is None else data.events[events]
     user, item_, value = (table[name].to_numpy() for name in ("user", "item", "value"))
     own = [column for column in table.columns if column not in CORE_COLUMNS]
-    requests = np.full(len(table), "", dtype=object)
+    requests = np.full(len(table), "", object)
     if own and data.timed:
         time = table["timestamp"]
         rows = pd.DataFrame({"hour": time % 86400 // 3600, "weekday": (time // 86400 + 3) % 7, **table[own]})
         codes = rows.groupby(list(rows), sort=False, dropna=False, observed=True).ngroup().to_numpy()
         first = np.unique(codes, return_index=True)[1]
-        requests = np.array([fields(row) for row in rows.iloc[first].to_dict("records")], dtype=object)[codes]
+        requests = np.array([fields(row) for row in rows.iloc[first].to_dict("records")], object)[codes]
     rated = table["value"].nunique() > 1 and table["value"].between(1, 5).all()
-    profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], dtype=object)
+    profiles = np.array([fields(row, names=True) for row in data.users.to_dict("records")], object)
     values = value.astype(float) if rated else np.full(len(table), np.nan)
     return Domain(data.name, items, profiles, user, item_, requests, values)
 
@@ -181,6 +180,12 @@ class Ratings:
         back, before = np.arange(length, 0, -1), self.n_before[rows, None]
         return np.where(back <= before, self.data.offsets[self.user[rows], None] + before - back, -1)
 
+    def _known(self, rows: Array | slice) -> Array:
+        """(U, N) bool: which items users have among these events."""
+        known = np.zeros((self.data.n_users, self.data.n_items), bool)
+        known[self.user[rows], self.item[rows]] = True
+        return known
+
     @cached_property
     def numbers(self) -> pd.DataFrame:
         """(E, 5) the user's mean, others' mean of the item, their count, the user's genre and item similarity."""
@@ -198,8 +203,7 @@ class Ratings:
         rated, often = before(genres * residual[:, None]), before(genres * self.is_train[:, None])
         taste = (genres * rated / (often + SHRINK)).sum(1) / genres.sum(1).clip(min=1)
 
-        had = np.zeros((self.data.n_users, self.data.n_items), np.float32)
-        had[self.user[self.train], self.item[self.train]] = 1
+        had = self._known(self.train).astype(np.float32)
         together = had.T @ had
         counts = np.sqrt(np.diag(together))
         similarity = together / (np.outer(counts, counts) + 10)
@@ -231,7 +235,7 @@ class Ratings:
         edges = train[(np.arange(1, LEVELS) * len(train)) // LEVELS].T  # (5, 49)
         levels = [np.searchsorted(*pair, side="right") for pair in zip(edges, self.numbers.to_numpy().T, strict=True)]
         words = (np.array(scale)[level] for scale, level in zip(SCALES, levels, strict=True))
-        requests = np.array([" ".join(event) for event in zip(*words, strict=True)], dtype=object)
+        requests = np.array([" ".join(event) for event in zip(*words, strict=True)], object)
         return domain(self.data)._replace(requests=requests)
 
     def texts(self, rows: Array, events: int = 2) -> list[Prompt]:
@@ -275,9 +279,8 @@ class ClickWindows(Ratings):
         words = domain(data)
         rated = [event(text, value) for text in words.items for value in range(1, 6)]
         read = np.unique(self.item[self.train])
-        self.tokenizer = Tokenizer.fit(
-            [*words.items[read], *(rated[5 * i + i % 5] for i in read), *words.profiles], vocabulary
-        )
+        texts = *words.items[read], *(rated[5 * i + i % 5] for i in read), *words.profiles
+        self.tokenizer = Tokenizer.fit(texts, vocabulary)
 
         def table(texts: Sequence[str], *first: int) -> Array:
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
@@ -302,12 +305,6 @@ class ClickWindows(Ratings):
         """One window per user, from their first event among `rows`: of `valid` or `test`."""
         rows = rows[np.unique(self.user[rows], return_index=True)[1]]
         return self._windows(rows, self._known(slice(None)), np.random.default_rng(0))
-
-    def _known(self, rows: Array | slice) -> Array:
-        """(U, N) bool: which items users have among these events."""
-        known = np.zeros((self.data.n_users, self.data.n_items), bool)
-        known[self.user[rows], self.item[rows]] = True
-        return known
 
     def _windows(self, starts: Array, known: Array, rng: Rng) -> Windows:
         """Events from `starts` (B,) on, of the same user and part, and drawn items; T events before them."""
