@@ -170,12 +170,12 @@ class ContentKNN(Count):
 
 @dataclass(eq=False)
 class Mixture:
-    """Linear interpolation (Jelinek & Mercer 1980) of scores of 0 or more: sum of share · scores / the scores' sum."""
+    """Linear interpolation (Jelinek & Mercer 1980) of scores of 0 or more: Σ share · scores / their sum."""
 
     parts: Sequence[tuple[Any, float]]  # fitted baselines, each with its share
 
     def scores(self, users: Targets) -> Array:
-        """(B, N); a row's sum is 1, or less where a part has counted nothing."""
+        """(B, N), whose rows sum to 1, or less where a part has counted nothing."""
         mixed = np.zeros((len(users), users.data.n_items))
         for model, share in self.parts:
             counts = np.asarray(model.scores(users), float)

@@ -119,7 +119,7 @@ def targets_of(data: Dataset, split: str | Split, part: str) -> tuple[Split, Tar
 
 
 def scored(model: Any, users: Targets) -> Array:
-    """(B, N) float64, a copy. InputError for a wrong shape or NaN, and a model fitted on other items."""
+    """(B, N) float64, a copy. InputError for a wrong shape, NaN, and a model fitted on other items."""
     name, items, (data, split) = name_of(model), users.data.items["item_id"], getattr(model, "fitted_on", (None, None))
     if data is not None and data.catalogue != users.data.catalogue:
         raise InputError(f"{name} was fitted on other items than those of {users.data.name}: fit it on this catalogue.")
@@ -220,7 +220,7 @@ def _chosen(lists: Array, n_items: int) -> sp.csr_array:
 
 @typed
 def leaks(fit: Callable[[Dataset, Split], Any], data: Dataset, split: str | Split = "leave_one_out") -> list[str]:
-    """What scores of validation targets give away, in a sentence each.
+    """What scores of validation targets give away, a sentence each.
 
     fit(data, split) -> a model that reads events from `users`; a fixed seed, no early stopping. `lambda *_: model` asks
     a fitted one. Asked again with other targets and later events, and fitted again with other events outside training,

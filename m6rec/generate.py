@@ -247,7 +247,7 @@ def write(
     made: Backbone, texts: Sequence[Prompt], length: int = 24, turn: int = 0,
     among: Sequence[Sequence[str]] | None = None, answers: int = 1, **options: object,
 ) -> list[list[str]]:  # fmt: skip
-    """The segments of an answer (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
+    """An answer's segments (see `begun`): the likeliest tokens, at most `length`, up to [EOS].
 
     among: for each text the sentences that may answer, of any length: their trie masks all else. answers: those of
     so many, the likeliest first. options: beam, and of `search`, for 64 texts at a time."""

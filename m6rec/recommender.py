@@ -122,7 +122,7 @@ class M6Rec:
         return replace(self.config, **best)
 
     def pretrain(self, **options: object) -> list[Epoch]:
-        """Learn what is missing of items, and the next event of every prefix; then grow the tree.
+        """Learn what is missing of items and the next event of every prefix; then grow the tree.
 
         options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1."""
         if self.config.item_epochs:
@@ -356,7 +356,7 @@ class M6Rec:
         return Person(encoded, past["item"].tolist(), new)
 
     def titles(self, person: Person) -> list[str]:
-        """Of the catalogue's items, then of the person's new ones."""
+        """The catalogue's, then the person's new ones."""
         return [*self.data.items["title"], *(str(item.get("title", "new item")) for item in person.new)]
 
     def top_items(
@@ -431,7 +431,7 @@ class M6Rec:
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
-        """For `evaluate`: "dense", "generated" (lists of a beam), "hybrid" or "exact", with options of `Scorer`."""
+        """For `evaluate`: "dense", "generated", "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, fitted_on=self.fitted_on, **options)
 
     @property

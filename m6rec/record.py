@@ -44,7 +44,7 @@ class Figure(NamedTuple):
 
 @typed
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
-    """Record one figure under a name of its own, and return it.
+    """Record one figure under its own name, and return it.
 
     per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds. value:
     one number, which has no interval, or one a seed. over: of the same users; the figure is then mean(per_user) /

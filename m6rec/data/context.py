@@ -101,7 +101,7 @@ class Field:
         return np.where(score.max(1).toarray().ravel() > 0, 1 + score.argmax(1).ravel(), 0).astype(np.int64)
 
     def encode_one(self, value: object) -> int:
-        """A typed value; InputError for an unknown one. A weekday may be 0 to 6."""
+        """InputError for an unknown value. A weekday may be 0 to 6."""
         if self.levels == WEEKDAYS and value is not None:
             value = WEEKDAYS[value] if isinstance(value, Integral) and 0 <= value < 7 else str(value).capitalize()
         code = int(replace(self, column="").encode([value])[0])  # an hour is typed as such, not as a time
@@ -131,7 +131,7 @@ DERIVED |= {name: Field(name, edges=edges, part=name) for name, edges in EDGES.i
 
 
 class Context(NamedTuple):
-    """Integer codes, 0 = absent (items: -1 = no event). Q = T while training (every event is a target), else Q = 1."""
+    """Integer codes, 0 = absent (items: -1 = no event). Q = T in training (every event is a target), else Q = 1."""
 
     item: Tensor  # (B, T), oldest first, padded on the right
     value: Tensor  # (B, T) rating codes
@@ -155,7 +155,7 @@ class Fields:
     def fit(cls, data: Dataset, split: Split, config: Config) -> "Fields":
         """Learn the levels from training events and their users.
 
-        InputError for a derived feature that needs times, and a declared column that does not exist."""
+        InputError for a derived feature without times, and a declared column that does not exist."""
         train, types = data.events[split.train], dict(config.columns)
         own, users = [c for c in train.columns if c not in CORE_COLUMNS], data.users.iloc[np.unique(train["user"])]
         columns = [*own, *data.profile_columns]

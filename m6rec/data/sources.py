@@ -51,7 +51,7 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
 
 
 def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
-    """A line for each user: its number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
+    """Lines of a user's number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
     attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles."""
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]

@@ -1,7 +1,7 @@
 """Where a model attends, what each token contributes to an item, whether that holds, what it knows of contents.
 
-An explainer is a function (model, context, item, against) -> (n - 1,): the larger the more, nats where a score is
-taken apart. `against` a foil, it explains the difference of two logits.
+An explainer is a function (model, context, item code, against) -> (n - 1,): the larger the more, nats where a score is
+taken apart; `against` a foil, of the difference of two logits.
 
 Tests: deletion and insertion, Petsiuk et al. 2018; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe &
 Pinter 2019."""
@@ -301,7 +301,7 @@ def rolled(layers: Array, residual: float | None) -> Array:
 def integrate(
     model: Model, context: Context, item: int, against: int | None = None, *, steps: int = 32
 ) -> tuple[Array, float]:
-    """Integrated gradients (n - 1,) and the completeness gap, in nats (Sundararajan et al. 2017, eq. 1).
+    """Integrated gradients (n - 1,) and the completeness gap (Sundararajan et al. 2017, eq. 1).
 
     The path starts at means over the catalogue or a field's levels: the norms have no slope at 0. The gap is |sum of
     effects - difference of the end scores|."""

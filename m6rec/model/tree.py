@@ -161,7 +161,7 @@ class DigitDecoder(nn.Module):
 
     @torch.no_grad()
     def init_from_tree(self, tree: Tree, vectors: Tensor) -> None:
-        """Nodes start at the mean of their items' vectors (N, D), biases at the log of their number."""
+        """Nodes start at the mean of their items' vectors (N, D), biases at the log of the number."""
         self.leaf.copy_(tree.leaf)
         self.item.copy_(tree.item)
         prefixes = tree.prefixes(torch.arange(len(vectors), device=tree.leaf.device)).to(vectors.device)

@@ -266,7 +266,7 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
 
 
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, by: str = "") -> dict[Path, str]:
-    """Run every combination that is not finished, `jobs` at a time; they share the cores.
+    """Run combinations that are not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
     has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit."""

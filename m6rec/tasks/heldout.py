@@ -178,7 +178,7 @@ def causes_found(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer]
 
 
 def bayes_optimal(shop: Bazaar, events: Array) -> tuple[Array, Array]:
-    """As `causes_found`, the most probable event or field given all true vectors and the purchase; its probability.
+    """As `causes_found`, the likeliest event or field given all true vectors and the purchase; its probability.
 
     The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong."""
     stored = shop.truth.events.iloc[events]

@@ -368,7 +368,7 @@ def _token_key(tokens: Tensor) -> Tensor:
 
 
 def exit_losses(network: TextTransformer, windows: Windows, local_layers: int = 0) -> dict[str, Tensor]:
-    """The labels at every exit after the local layers; weights 2k / (L(L + 1)) sum to 1, M6-Rec's printed do not."""
+    """Labels at every exit after the local layers; weights 2k / (L(L + 1)) sum to 1, M6-Rec's printed do not."""
     total = norm = 0.0
     for k, logits in enumerate(network.exits(windows, local_layers), local_layers + 1):
         weight = 2 * k / (network.depth * (network.depth + 1))

@@ -39,7 +39,7 @@ class Panel:
             control.observe(self._moved, names="value")
 
     def goto(self, **values: object) -> "Panel":
-        """Move controls, redraw once. InputError for an unknown control or value: nothing moves."""
+        """Move controls, redraw once. InputError for an unknown one or value: nothing moves."""
         with self._lock:
             before, self._quiet = self.values, True
             try:
