@@ -21,7 +21,6 @@ import torch
 MODALITIES = ("text", "image", "sound")
 FUSIONS = ("joint", "gated", "cross")
 CONTEXT_FUSIONS = ("attention", "gating", "adding")
-DERIVED_FEATURES = ("season", "session", "pace", "tastes")
 COLUMN_TYPES = ("categorical", "number", "time", "text")
 Verb = TypeVar("Verb", bound=Callable)  # a function or class
 Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
@@ -191,7 +190,7 @@ class Config:
         values = self.to_dict()
         for name, known in _KNOWN.items():
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
-                yield one in known, f'{name}="{one}" is unknown: take one of {", ".join(known)}'
+                choose(name, one, known)
         for name, kind in self.columns:
             yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
         for name, value in values.items():
@@ -223,7 +222,7 @@ class Config:
 
 _KNOWN = {
     "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
-    "modalities": MODALITIES, "derived_features": DERIVED_FEATURES,
+    "modalities": MODALITIES, "derived_features": ("season", "session", "pace", "tastes"),
 }  # fmt: skip
 _SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
 _RANGES = {  # of others 0 to a million: more would fill any memory
