@@ -108,9 +108,10 @@ def check(
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
+    new = {name: new[name] for name in new.keys() - {*events.columns}}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
         new[name] = texts(ids).get_indexer(texts(events[ids.name])).astype(np.int64)
-    events = events.assign(**{**new, **events}).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
+    events = events.assign(**new).drop(columns=["user_id", "item_id"]).astype({"action": "str"})
     events = _front(events, "user", "item", "timestamp", "action", "value")
     return *(table.reset_index(drop=True) for table in (items, users, events)), timed
 
@@ -243,7 +244,7 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
     if rows.empty:
         raise InputError(f"{table} has no rows; give at least one.")
     rows, checks = _front(rows, *keys), []
-    for column in (rows[name] for name in rows.columns):
+    for _, column in rows.items():
         if not isinstance(column.dtype, np.dtype | pd.StringDtype) or column.dtype == object:
             good = [not isinstance(cell, str) or whole(cell) for cell in column]
             checks.append((column, np.array(good), "has half a character; save it as UTF-8 again"))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,6 @@ from m6rec.data.text import Tokenizer
 LOG = logging.getLogger("m6rec")  # INFO: before and after a training; the command line shows it
 FORMAT = 1  # of saved models: a new one if older ones cannot be read
 WEIGHTS, WORDS, STATE = "model.safetensors", "tokenizer.json", "state.safetensors"
-T = TypeVar("T")
 
 
 class Epoch(NamedTuple):
@@ -247,7 +246,7 @@ def _is_state(file: Path) -> bool:
     return False
 
 
-def _read(file: Path, by: Callable[[Path], T]) -> T:
+def _read(file: Path, by: Callable[[Path], Any]) -> Any:
     try:
         return by(file)
     except Exception as error:  # of tokenizers and safetensors
