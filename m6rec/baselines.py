@@ -103,7 +103,7 @@ class ItemKNN(Count):
         users_items = training_matrix(data, split)
         both, norms = (users_items.T @ users_items).tocsr(), np.sqrt(users_items.sum(0))
 
-        def similar(to: slice) -> Array:
+        def similar(to):
             return both[to].toarray() / np.maximum(np.outer(norms[to], norms) + self.shrink, 1e-9)
 
         return _nearest(similar, data.n_items, self.neighbours).astype(np.float32)
@@ -412,7 +412,7 @@ def din(ratings: Ratings, rows: Array, train: Array | None = None, *, epochs: in
         return {"liked": F.binary_cross_entropy_with_logits(logits, truth)}
 
     @torch.no_grad()
-    def scores(rows: Array) -> Array:
+    def scores(rows):
         parts = np.array_split(rows, max(1, len(rows) // 1000))
         return np.concatenate([network.eval()(part).cpu().numpy() for part in parts])
 

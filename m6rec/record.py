@@ -117,7 +117,7 @@ def environment() -> dict[str, Any]:
     """Of a figure. commit, dirty (uncommitted changes in the code): None outside a clone of m6rec."""
     clone = PACKAGE.resolve().parent
 
-    def git(*words: str) -> str | None:
+    def git(*words):
         command = ["git", "-C", str(clone), *words]
         with suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

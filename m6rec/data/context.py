@@ -205,7 +205,7 @@ class Fields:
     def from_dict(cls, values: dict) -> "Fields":
         """KeyError or TypeError for another version's."""
 
-        def read(v: dict) -> Field:
+        def read(v):
             return Field(**{name: tuple(part) if isinstance(part, list) else part for name, part in v.items()})
 
         return cls(read(values["value"]), tuple(map(read, values["profile"])), tuple(map(read, values["request"])))
@@ -224,7 +224,7 @@ def encode_events(data: Dataset, fields: Fields) -> EventCodes:
     time = data.events["timestamp"].to_numpy(dtype=float) if data.timed else np.full(data.n_events, np.nan)
     derived = derive(fields, time, first, data.events["item"].to_numpy(), data.items["text"])
 
-    def encode(part: tuple[Field, ...], table: Frame) -> Array:
+    def encode(part, table):
         codes = [f.encode(table[f.column or f.name]) if f.column or not f.part else derived[f.part] for f in part]
         return np.stack(codes, 1) if codes else np.zeros((len(table), 0), np.int64)
 

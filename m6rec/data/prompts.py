@@ -3,7 +3,7 @@
 A rating of 4 or 5 is a like. What describes an event comes from training events alone: the user's own *before* it, and
 the item's ratings by *other* users."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -192,7 +192,7 @@ class Ratings:
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
 
-        def before(values: Array) -> Array:
+        def before(values):
             """Sums of values (E, ·) over the user's earlier training events."""
             sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, 0)])
             return sums[start + self.n_before] - sums[start]
@@ -282,7 +282,7 @@ class ClickWindows(Ratings):
         texts = *words.items[read], *(rated[5 * i + i % 5] for i in read), *words.profiles
         self.tokenizer = Tokenizer.fit(texts, vocabulary)
 
-        def table(texts: Sequence[str], *first: int) -> Array:
+        def table(texts, *first):
             return pad([(*first, *self.tokenizer.ids(text))[:length] for text in texts], length)
 
         self.profiles = table(words.profiles, SOURCE_BOS)  # (U, L): never empty

@@ -77,7 +77,7 @@ def preprocess(waves: Array) -> Array:
 def augment(mels: Array, rng: Rng) -> Array:
     """Up to 6 bands and 6 frames of each (N, 32, 32) are silenced (SpecAugment, arXiv 1904.08779)."""
 
-    def hidden(size: int) -> Array:
+    def hidden(size):
         width = rng.integers(0, 7, (len(mels), 1))
         start = rng.integers(0, size + 1 - width)
         place = np.arange(size)

@@ -323,7 +323,7 @@ def _between(model: Model, context: Context, items: Tensor, scale: Tensor) -> Te
     rows = Context(*(part.expand(len(scale), *part.shape[1:]) for part in context))
     profile, history, request = spread(context, scale, absent=1.0)
 
-    def mixed(own: Tensor, average: Tensor, by: Tensor) -> Tensor:
+    def mixed(own, average, by):
         return average + by.reshape(*by.shape, *[1] * (own.dim() - by.dim())) * (own - average)
 
     fusion = copy.deepcopy(model.network.fusion.eval())  # the hooks are for this call alone

@@ -195,7 +195,7 @@ class DigitDecoder(nn.Module):
         before, trained, opened = [node.clone() for node in self.nodes], self.tree.valid_nodes(), {}
         above = F.pad(self.tree.prefixes(torch.arange(len(items))), (1, 0))  # of each level; the root is 0
 
-        def apart(level: int, node: int, vector: Tensor) -> Tensor:
+        def apart(level, node, vector):
             """(B,) the dense logit of a vector less that of all items below a node."""
             return state @ vector - (state @ items[above[:, level + 1] == node].T).logsumexp(1)
 

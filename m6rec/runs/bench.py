@@ -88,7 +88,7 @@ class Bench:
         """Models, each with a prior; its settings and weight are one choice, by the mean on validation."""
         own = [remembered(model) for model in models]
 
-        def score(at: dict[str, float]) -> float:
+        def score(at):
             prior = remembered(self._mixture(at, self._cached))
             return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
 

@@ -220,7 +220,7 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
     def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
-    def write(stem: str, title: str, body: str, css: str = "") -> Path:
+    def write(stem, title, body, css=""):
         page = folder / f"{stem}.html"
         page.write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
         return page

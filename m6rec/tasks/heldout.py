@@ -79,7 +79,7 @@ def beside(trials: Mapping[str, tuple], weights: Sequence[float]) -> dict[str, t
 
     trials: name -> `ColdStart`, models, prior. The prior's weight is the best in "valid_cold" of the *other* trials."""
 
-    def both(name: str, weight: float, case: str) -> Array:
+    def both(name, weight, case):
         trial, models, prior = trials[name]
         return trial.ndcg([Interpolation(model, prior, weight) for model in models], case)
 

@@ -343,7 +343,7 @@ def load_state(folder: Path, asked: dict, networks: nn.Module, optimizer: Optimi
             "name another folder, or train without resume."
         )
 
-    def part(name: str) -> dict[str, Tensor]:
+    def part(name):
         return {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
 
     networks.load_state_dict(part("networks."))
