@@ -167,7 +167,7 @@ def reconstruct(model: Model, modality: str, items: Array, seed: int = 0) -> Rec
     InputError for a model that has not learnt to."""
     patches = getattr(model.features, modality).shape[1] if modality in model.network.items.patches else 0
     if patches < 2 or not model.config.patch_weight:
-        raise InputError(f"this model cannot restore {modality}: train with patch_weight > 0 on items that have it.")
+        raise InputError(f"this model cannot restore {modality}: train one with patch_weight > 0 on items with it.")
     content = model.features.take(items).to(model.device)
     true = getattr(content, modality)
     masked = losses.hide_patches(*true.shape[:2], np.random.default_rng(seed)).to(true.device)
