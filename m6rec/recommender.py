@@ -477,7 +477,7 @@ class M6Rec:
     def with_contents(self, features: Features) -> Self:
         """This model with other contents of its items. InputError for those of other items."""
         if [part.shape for part in features] != [part.shape for part in self.features]:
-            raise InputError("these contents do not fit the catalogue: give each item a row, as `features`.")
+            raise InputError("these contents do not fit the catalogue: give each item one row, as `features`.")
         model = copy.copy(self)
         model.features, model._items, model.network = features, None, self.network.extended(features).to(self.device)
         return model
