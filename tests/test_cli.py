@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 
 import pytest
 
+import m6rec as package
 from m6rec import __main__ as cli
 
 
@@ -51,6 +53,18 @@ def test_help_lists_every_command(m6rec):
     assert code == 0
     for command in ("run", "sweep", "recommend"):
         assert f"\n  {command} " in said
+
+
+def test_help_and_version_load_no_torch_and_names_are_those_of_the_package():
+    code = "import sys; from m6rec.__main__ import app; app(sys.argv[1:], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
+    for words in (["--help"], ["sweep", "--help"], ["recommend", "--help"], ["--version"]):
+        said = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+        assert said.splitlines()[-1] == "False"
+    package.evaluate = sys.modules["m6rec.evaluate"]  # as the import of a submodule does
+    assert callable(package.evaluate) and set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute evalute"):
+        package.evalute  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -159,6 +173,4 @@ def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
 
 
 def test_it_says_its_version(m6rec):
-    import m6rec as package
-
     assert m6rec("--version")[:2] == (0, f"m6rec {package.__version__}\n")

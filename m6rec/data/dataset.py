@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -316,6 +317,12 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
+
+    def _repr_html_(self) -> str:
+        tables = {"items": self.items, "users": self.users, "events": self.events}
+        rows = [(f"{len(table):,}", ", ".join(map(str, table))) for table in tables.values()]
+        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
+        return f"<p>{head}</p>{Frame(rows, [*tables], ['rows', 'columns']).to_html()}"  # which escapes
 
 
 class Targets:

@@ -20,7 +20,7 @@ from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
-from m6rec.cache import key, whole
+from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
@@ -265,46 +265,60 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
     return f"{by}, the best first:\n{means.rename(columns={'count': 'runs'}).head().to_string(float_format='%.4f')}"
 
 
+def table_row(parameters: Mapping[str, object], done: Execution) -> dict[str, object]:
+    row = {k: json.dumps(one) if isinstance(one, list | tuple | dict) else one for k, one in parameters.items()}
+    for name, figure in done.figures.items():
+        interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
+        row |= {name: figure.value} | (interval if figure.low is not None else {})
+    return row | {"seconds": round(done.seconds, 1)}
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """A run's row of the table; None if it has not finished, or the row is damaged."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        row = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return row if row["code_hash"] == folder.parent.name else None
+
+
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, by: str = "") -> dict[Path, str]:
     """Run combinations that are not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
-    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit."""
+    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit,
+    another sweep at work in `out`, and a results.csv of something else."""
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    code = code_hash(notebook)
+    code, results = code_hash(notebook), out / "results.csv"
     runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
     own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
     origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
-    ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
     threads = max(1, cpu_count() // jobs)
-    todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
-    print(f"{len(todo)} of {len(runs)} runs are to be done")
-    try:
-        for done in side_by_side(todo, jobs):
-            folder = done.path.parent
-            ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
-            if code_hash(notebook) != code:
-                ends[folder] = "the code has changed since the sweep began: sweep again"
-            elif done.ok:
-                values = (own | runs[folder]).items()
-                row = {name: json.dumps(one) if isinstance(one, list | tuple | dict) else one for name, one in values}
-                for name, figure in done.figures.items():
-                    interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
-                    row |= {name: figure.value} | (interval if figure.low is not None else {})
-                write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
-            print(f"{folder.name}: {ends[folder]}")
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
-        raise
-    finally:
-        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
-            # "width=64" and the default of 64 are one run.
-            table = pd.json_normalize(rows)
-            own = [*own, *(name for name in table if name in SETTINGS)]
-            table = table.drop_duplicates(own).sort_values(own)
-            with whole(out / "results.csv") as new:
-                table.to_csv(new, index=False)
-            if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
-                print(ranked)
+    with locked(results, wait=False):
+        if results.exists() and "code_hash" not in results.read_text(errors="replace"):
+            raise InputError(f"{results} is no table of a sweep: name another folder.")
+        ends = {folder: "finished before" for folder in runs if finished(folder)}
+        todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
+        print(f"{len(todo)} of {len(runs)} runs are to be done")
+        try:
+            for done in side_by_side(todo, jobs):
+                folder = done.path.parent
+                ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
+                if code_hash(notebook) != code:
+                    ends[folder] = "the code has changed since the sweep began: sweep again"
+                elif done.ok:
+                    write_json(folder / DONE, table_row(own | runs[folder], done) | origin)
+                print(f"{folder.name}: {ends[folder]}")
+        except KeyboardInterrupt:
+            print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
+            raise
+        finally:
+            if rows := [row for path in sorted(out.glob(f"{code}/*/")) if (row := finished(path))]:
+                # "width=64" and the default of 64 are one run.
+                table = pd.json_normalize(rows)
+                own = [*own, *(name for name in table if name in SETTINGS)]
+                table = table.drop_duplicates(own).sort_values(own)
+                with whole(results) as new:
+                    table.to_csv(new, index=False)
+                if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
+                    print(ranked)
     return ends
