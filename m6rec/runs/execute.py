@@ -265,14 +265,6 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
     return f"{by}, the best first:\n{means.rename(columns={'count': 'runs'}).head().to_string(float_format='%.4f')}"
 
 
-def table_row(parameters: Mapping[str, object], done: Execution) -> dict[str, object]:
-    row = {k: json.dumps(one) if isinstance(one, list | tuple | dict) else one for k, one in parameters.items()}
-    for name, figure in done.figures.items():
-        interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
-        row |= {name: figure.value} | (interval if figure.low is not None else {})
-    return row | {"seconds": round(done.seconds, 1)}
-
-
 def finished(folder: Path) -> dict[str, Any] | None:
     """A run's row of the table; None if it has not finished, or the row is damaged."""
     with suppress(OSError, ValueError, TypeError, KeyError):
@@ -306,7 +298,11 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
                 if code_hash(notebook) != code:
                     ends[folder] = "the code has changed since the sweep began: sweep again"
                 elif done.ok:
-                    write_json(folder / DONE, table_row(own | runs[folder], done) | origin)
+                    values = (own | runs[folder]).items()
+                    row = {n: one if pd.api.types.is_scalar(one) else json.dumps(one) for n, one in values}
+                    for name, (_, value, low, high, *_) in done.figures.items():
+                        row |= {name: value} | ({} if low is None else {f"{name}.low": low, f"{name}.high": high})
+                    write_json(folder / DONE, row | {"seconds": round(done.seconds, 1)} | origin)
                 print(f"{folder.name}: {ends[folder]}")
         except KeyboardInterrupt:
             print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")

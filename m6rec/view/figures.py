@@ -49,11 +49,11 @@ class Picture(NamedTuple):
     def html(self) -> str:
         """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
-        table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
+        table = self.data.iloc[:60, :30].round(3).rename(plain, columns=plain)
         return (
             f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
-            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
+            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>"
+            f"{table.to_html(border=0)}</details>"  # pandas cuts and escapes the cells
         )
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -287,8 +287,8 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
         ax.set_title(drawable(name, 40), fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
-    ends = {"may attend": 1.0, "masked": 0.0}
-    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for text, end in ends.items()]
+    ends = (1.0, "may attend"), (0.0, "masked")
+    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for end, text in ends]
     figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
@@ -352,9 +352,8 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
         raise InputError(
-            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
-            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
-            f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
+            f"a record of {n} labels needs weights of the shape (layers, heads, {n}, {n}) whose rows are 0 or more and "
+            f"sum to 1, and {n} types out of {', '.join(GROUPS)}: these are {weights.shape}, {', '.join(record.types)}."
         )
     for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
         if not 0 <= number <= last:
@@ -368,8 +367,8 @@ def _top(table: Frame) -> float:
 
 
 STYLES = {
-    "image": {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"},
-    "sound": {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest", "origin": "lower", "aspect": "auto"},
+    "image": {"cmap": "gray"},
+    "sound": {"cmap": "magma", "origin": "lower", "aspect": "auto"},
 }
 
 
@@ -387,7 +386,7 @@ def image_rows(
         line[0].set_ylabel(drawable(name, 40), rotation=0, ha="right", va="center", fontsize=9)
         for column, (ax, one) in enumerate(zip(line, images, strict=False)):
             ax.set_facecolor(LINES[6])  # a gap is neither black nor white
-            drawn = ax.imshow(one, **STYLES[modality])
+            drawn = ax.imshow(one, vmin=0, vmax=1, interpolation="nearest", **STYLES[modality])
             if name in over:
                 style = {"vmin": 0, "vmax": over[name].max(), "alpha": 0.6, "aspect": ax.get_aspect()}
                 ax.imshow(over[name][column], "viridis", extent=drawn.get_extent(), **style)
@@ -401,8 +400,8 @@ def image_rows(
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes) over their titles."""
     rows = data.items.iloc[list(items)]
-    photographs = [image.decode(data.media.read(name)) for name in rows["image"]]
-    return image_rows({"": ("image", photographs)}, title, below=rows["title"].tolist())
+    photographs = map(image.decode, map(data.media.read, rows["image"]))
+    return image_rows({"": ("image", [*photographs])}, title, below=[*rows["title"]])
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
