@@ -75,8 +75,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             held.acquire()
         except Timeout:
-            fix = "wait until it has ended, or name another folder"
-            raise InputError(f"another process writes {path} now: {fix}.") from None
+            raise InputError(f"another process writes {path}: wait for its end, or name another folder.") from None
     try:
         yield
     finally:

@@ -319,10 +319,9 @@ class Dataset:
         return f"Dataset {self.name}: {counts}, {first} to {last}"
 
     def _repr_html_(self) -> str:
-        tables = {"items": self.items, "users": self.users, "events": self.events}
-        rows = [(f"{len(table):,}", ", ".join(map(str, table))) for table in tables.values()]
-        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
-        return f"<p>{head}</p>{Frame(rows, [*tables], ['rows', 'columns']).to_html()}"  # which escapes
+        rows = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
+        table = Frame(rows, ["rows", "columns"]).T.to_html()  # escapes
+        return f"<p>{escape(f'{self}; modalities: ' + ', '.join(self.modalities))}</p>{table}"
 
 
 class Targets:

@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
 from m6rec.cache import key, locked, whole
-from m6rec.config import Config, InputError, at_least, did_you_mean
+from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
 from m6rec.record import Figure, code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
@@ -68,11 +68,10 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)
-    stems = [next((full for full in known if full.startswith(f"{stem}_")), stem) for stem in stems]  # 03 is enough
-    if wrong := [stem for stem in stems if stem not in known]:
-        near = did_you_mean(wrong[0], known)
-        raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
+    stems = dict.fromkeys(next((s for s in known if s.startswith(f"{stem}_")), stem) for stem in stems)  # 03 is enough
+    for stem in stems:
+        choose("notebook", stem, known)
     return [known[stem] for stem in stems]
 
 
@@ -98,9 +97,8 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
     """With the types of the notebook's own. InputError for an unknown name, type or choice.
 
     preset and config.<name> are settings of the models that `m6rec.scale` makes."""
-    code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
+    models = re.search(r"\.model\(|\.changes\b", str(read(notebook).cells))
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
-    models = re.search(r"\.model\(|\.changes\b", code)
     choices = [*known, *(name for name in SETTINGS if models and name.removeprefix("config.") not in known)]
     for name, value in given.items():
         name = "config.preset" if name == "preset" and name not in known else name
@@ -112,16 +110,12 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
                 value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
-        due = float if name in known and known[name]["inferred_type_name"] == "float" else type(default)
-        value = tuple(value) if due is tuple and isinstance(value, list) else value
-        values[name] = value = float(value) if due is float and type(value) is int else value
-        if default is not None and type(value) is not due:
-            raise InputError(f"{where}: {name} is {due.__name__}, for instance {default!r}, not {value!r}.")
+        values[name] = value if default is None else conform(f"{where}: {name}", value, type(default))
         found = re.match(r"[\w-]+(?: \| [\w-]+)+", known[name]["help"] if name in known else "")
-        if found and default in (some := found[0].split(" | ")) and value not in some:
-            raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
-    if settings := _settings(values):
-        Config.preset(**{"name": settings.pop("preset", "tiny"), **settings})  # they fit together
+        if found and default in (some := found[0].split(" | ")):
+            choose(f"{where}: {name}", value, some)
+    settings = _settings(values)
+    Config.preset(settings.pop("preset", "tiny"), **settings)  # they fit together
     return values
 
 
@@ -266,7 +260,7 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """A run's row of the table; None if it has not finished, or the row is damaged."""
+    """A run's row; None where it is missing or damaged."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         row = json.loads((folder / DONE).read_text(encoding="utf-8"))
         return row if row["code_hash"] == folder.parent.name else None
@@ -276,15 +270,15 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
     """Run combinations that are not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
-    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit,
-    another sweep at work in `out`, and a results.csv of something else."""
+    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit, a
+    foreign results.csv, and during another sweep in `out`."""
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     code, results = code_hash(notebook), out / "results.csv"
-    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
-    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
-    origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
+    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook)).items()
+    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known}
     threads = max(1, cpu_count() // jobs)
+    origin = environment() | {"code_hash": code, "threads": threads}
     with locked(results, wait=False):
         if results.exists() and "code_hash" not in results.read_text(errors="replace"):
             raise InputError(f"{results} is no table of a sweep: name another folder.")

@@ -163,7 +163,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
 def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
     """Of tokens (n,) in nats, largest first: orange for the item, purple against it."""
     data = Frame({"token": labels, "contribution": scores})
-    data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
+    data = data.sort_values("contribution", key=abs, ascending=False, kind="stable", ignore_index=True)
     top = data["contribution"][:show]
     figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
     # The two ends of PuOr.
