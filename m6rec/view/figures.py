@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     def html(self) -> str:
         """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3).rename(plain, columns=plain)
+        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain)
         return (
             f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
             f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>"
