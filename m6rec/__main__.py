@@ -11,7 +11,7 @@ import typer
 
 import m6rec
 
-# What loads torch is imported where it is used: help and the version come at once.
+# What loads torch is imported where it is used.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what is written.")]

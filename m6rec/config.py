@@ -46,7 +46,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def choose(name: str, value: object, known: Iterable[str]) -> None:
     """InputError for a value that is not known."""
     if value not in known:
-        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
+        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(map(str, known))}.')
 
 
 def at_least(least: int, **values: int) -> None:
@@ -192,7 +192,7 @@ class Config:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
                 choose(name, one, known)
         for name, kind in self.columns:
-            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
+            choose(f"column {name}", kind, COLUMN_TYPES)
         for name, value in values.items():
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))

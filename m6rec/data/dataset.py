@@ -164,10 +164,8 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> Array:
-        one = (
-            isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
-        )
-        known, wanted = self._ids[word], list(map(text, [raw_ids] if one else raw_ids))
+        many = isinstance(raw_ids, Iterable) and not isinstance(raw_ids, str | bytes) and getattr(raw_ids, "ndim", 1)
+        known, wanted = self._ids[word], list(map(text, raw_ids if many else [raw_ids]))
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
@@ -319,9 +317,9 @@ class Dataset:
         return f"Dataset {self.name}: {counts}, {first} to {last}"
 
     def _repr_html_(self) -> str:
-        rows = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
-        table = Frame(rows, ["rows", "columns"]).T.to_html()  # escapes
-        return f"<p>{escape(f'{self}; modalities: ' + ', '.join(self.modalities))}</p>{table}"
+        tables = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
+        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
+        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"  # escapes, too
 
 
 class Targets:

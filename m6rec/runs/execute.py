@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -36,7 +37,7 @@ a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
-DONE = "done.json"  # a finished run's row of the table: written last and whole
+DONE = "done.json"  # a finished run's row of the table, written last
 
 
 class Execution(NamedTuple):
@@ -234,15 +235,13 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
     """Folder -> parameters, of every combination of {"width": "32,64", "seed": "0,1"}."""
-    runs, combinations = {}, [{}]
-    for name, text in sorted(grid.items()):
-        values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
-        if "" in values:
-            raise InputError(f"{name}={text} leaves a value empty: write {name}=a,b.")
-        typed = [check_parameters(notebook, {name: value}) for value in values]
-        combinations = [one | other for one in combinations for other in typed]
-    for given in combinations:
-        check_parameters(notebook, given)  # together
+    commas = re.compile(r"\s*,(?![^(\[{]*[)\]}])\s*")  # not inside [1, 2]
+    split = {name: commas.split(text.strip()) for name, text in sorted(grid.items())}
+    if empty := [name for name, values in split.items() if "" in values]:
+        raise InputError(f"{empty[0]} leaves a value empty: write {empty[0]}=a,b.")
+    runs = {}
+    for values in product(*split.values()):
+        given = check_parameters(notebook, dict(zip(split, values, strict=True)))
         name = ",".join(f"{one}={value}" for one, value in given.items()) or "defaults"
         safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
         runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
@@ -255,8 +254,8 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
     groups = [name for name in varied if name != "seed"] or ["seed"]
     if by not in table or by in groups:
         return f"No run has the figure {by!r}{did_you_mean(by, table)}, so none is the best." if by else ""
-    means = table.groupby(groups, dropna=False)[by].agg(["mean", "count"]).sort_values("mean", ascending=low)
-    return f"{by}, the best first:\n{means.rename(columns={'count': 'runs'}).head().to_string(float_format='%.4f')}"
+    means = table.groupby(groups, dropna=False)[by].agg(mean="mean", runs="count").sort_values("mean", ascending=low)
+    return f"{by}, the best first:\n{means.head().to_string(float_format='%.4f')}"
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -298,10 +297,9 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
                         row |= {name: value} | ({} if low is None else {f"{name}.low": low, f"{name}.high": high})
                     write_json(folder / DONE, row | {"seconds": round(done.seconds, 1)} | origin)
                 print(f"{folder.name}: {ends[folder]}")
-        except KeyboardInterrupt:
-            print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
-            raise
         finally:
+            if len(ends) < len(runs):
+                print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
             if rows := [row for path in sorted(out.glob(f"{code}/*/")) if (row := finished(path))]:
                 # "width=64" and the default of 64 are one run.
                 table = pd.json_normalize(rows)

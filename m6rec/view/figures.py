@@ -18,7 +18,7 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.config import Array, Frame, InputError
+from m6rec.config import Array, Frame, InputError, choose
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
@@ -49,14 +49,13 @@ class Picture(NamedTuple):
     def html(self) -> str:
         """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain)
+        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)  # escapes
         return (
             f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
-            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>"
-            f"{table.to_html(border=0)}</details>"  # pandas cuts and escapes the cells
+            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
         )
 
-    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
         png = base64.b64encode(self.png()).decode()
         return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
 
@@ -209,8 +208,7 @@ def beam_tree(
     leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out. InputError for another depth.
     """
     depth = len(steps) if depth is None else depth
-    if not 1 <= depth <= len(steps):
-        raise InputError(f"digit {depth} is not there: this beam has the digits 1 to {len(steps)}.")
+    choose("depth", depth, range(1, len(steps) + 1))
     parts = []
     for level, step in enumerate(steps[:depth], 1):
         below = prod(widths[level:])
@@ -347,17 +345,14 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
 
 
 def check(record: Record, layer: int = 0, head: int = 0) -> None:
-    """InputError for no record, or a layer or head that it lacks."""
+    """InputError for no record, or a layer or head that it lacks; 0: the mean over all."""
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
-        raise InputError(
-            f"a record of {n} labels needs weights of the shape (layers, heads, {n}, {n}) whose rows are 0 or more and "
-            f"sum to 1, and {n} types out of {', '.join(GROUPS)}: these are {weights.shape}, {', '.join(record.types)}."
-        )
-    for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
-        if not 0 <= number <= last:
-            raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
+        due = f"{n} types of {', '.join(GROUPS)}, and weights (layers, heads, {n}, {n}) whose rows sum to 1"
+        raise InputError(f"{n} labels need {due}, not {weights.shape}.")
+    choose("layer", layer, range(weights.shape[0] + 1))
+    choose("head", head, range(weights.shape[1] + 1))
 
 
 def _top(table: Frame) -> float:
