@@ -68,20 +68,19 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """One process at a time; others wait, or have an InputError.
 
     The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves."""
-    lock = path.with_name(f"{PART}{path.name}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(lock, -1 if wait else 0, mode=0o666)
+        lock = FileLock(path.with_name(f"{PART}{path.name}.lock"), -1 if wait else 0, mode=0o666)
         try:
-            held.acquire()
+            lock.acquire()
         except Timeout:
             raise InputError(f"another process writes {path}: wait for its end, or name another folder.") from None
     try:
         yield
     finally:
         with suppress(OSError):  # others hold it or wait for it
-            lock.unlink()
-        held.release()
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:

@@ -27,7 +27,11 @@ Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
 
 
 class InputError(ValueError):
-    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+    """One line that names the value, what is wrong, and the fix; the command line exits with 2."""
+
+    def __init__(self, sentence: str):
+        line = "".join(c if c.isprintable() else " " for c in sentence)  # it quotes what was given
+        super().__init__(line if len(line) <= 900 else f"{line[:500]} … {line[-300:]}")
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone."""

@@ -74,7 +74,7 @@ def test_help_and_version_load_no_torch_and_names_are_those_of_the_package():
         (["recommend", "--user", "1", "--history", "Fargo"], "give one of them"),
         (["recommend", "--user", "1", "--method", "magic"], 'method="magic" is unknown'),
         (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
-        (["recommend", "--user", "1", "--data", "ml-200k"], "'ml-200k' is unknown"),
+        (["recommend", "--user", "1", "--data", "ml-200k"], 'folder="ml-200k" is unknown: take one of bazaar'),
         (["run", "02_toy"], "01_toy"),
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
         (["run", "01_toy", "seed=one"], "seed='one' is of type str: give a whole number"),

@@ -15,7 +15,7 @@ import pandas as pd
 import pooch
 
 from m6rec.cache import writing
-from m6rec.config import InputError, typed
+from m6rec.config import InputError, choose, typed
 from m6rec.data.dataset import YEAR, Dataset
 
 TIMEOUT = 5.0  # seconds
@@ -113,11 +113,9 @@ def shipped(name: str) -> Path:
 def load(name: str | Path) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, a public one such as "ml-100k", fetched unless in the cache, or a
     folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be had."""
-    if name not in SOURCES:
-        if Path(name).is_dir():
-            return Dataset.from_folder(name)
-        has = ", ".join(map(repr, SOURCES))
-        raise InputError(f"data set {str(name)!r} is unknown; use {has}, or name a folder of your own.")
+    if name not in SOURCES and os.path.isdir(name):
+        return Dataset.from_folder(name)
+    choose("data set or folder", str(name), SOURCES)
     source = SOURCES[name]
     if "shipped" in source:
         return Dataset.from_folder(shipped(source["shipped"]), name=name)

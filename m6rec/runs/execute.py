@@ -182,19 +182,15 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     origin |= {} if len(paths) == 1 else {"threads": 1}
     folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
-    done = []
-    for execution in execute_all(paths, folder, typed):
-        done.append(execution)
-        print(execution, flush=True)
+    done, metrics = [], {}
+    for one in execute_all(paths, folder, typed):
+        if twice := sorted(one.figures.keys() & metrics.keys()):
+            one = one._replace(error=one.error or f"records {twice[0]}, which another notebook has recorded")
+        metrics = {name: figure.plain() for name, figure in one.figures.items()} | metrics
+        done.append(one)
+        print(one, flush=True)
     done.sort()  # by path
     origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
-    metrics = {}
-    for place, one in enumerate(done):
-        figures = {name: figure.plain() for name, figure in one.figures.items()}
-        if twice := sorted(figures.keys() & metrics.keys()):
-            done[place] = one._replace(error=one.error or f"records {twice[0]}, which an earlier notebook recorded")
-            print(done[place], flush=True)
-        metrics = figures | metrics
     write_json(folder / "metrics.json", metrics | {"run": origin})
     report(folder, done, paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
