@@ -219,7 +219,9 @@ def test_when_no_route_works_one_sentence_says_why_and_what_to_do(cache, tiny):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match='folder="ml-1oom" is unknown: take one of bazaar, ml-100k, ml-1m, amazon-beauty'):
+    with pytest.raises(
+        InputError, match='folder="ml-1oom" is unknown: take one of bazaar, ml-100k, ml-1m, amazon-beauty'
+    ):
         d.load("ml-1oom")
 
 

@@ -145,17 +145,18 @@ def curves(
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """The best on top; `ours` have the first colour."""
+    """The best MAX_NAMES, the first on top; `ours` have the first colour."""
     data = Frame([[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields)
     data = data.sort_values("value", kind="stable")
-    _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
-    for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
+    shown = data[-MAX_NAMES:]
+    _, ax = canvas(7.5, 0.8 + 0.34 * len(shown))
+    for y, (name, value, low, high, *_) in enumerate(shown.itertuples()):
         colour, marker = (LINES[0], "D") if name in ours else (LINES[2], "o")
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), [drawable(name, 40) for name in data.index])
-    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
+    ax.set_yticks(range(len(shown)), [drawable(name, 40) for name in shown.index])
+    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(shown) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
@@ -280,8 +281,9 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     tables = {name: Frame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
+    lines = (range(rows), range(columns)) if max(rows, columns) <= MAX_NAMES else ((), ())
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, groups=(range(rows), range(columns)), numbers=False)
+        heatmap(ax, table, groups=lines, numbers=False)
         ax.set_title(drawable(name, 40), fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
