@@ -11,7 +11,6 @@ import typer
 
 import m6rec
 
-# What loads torch is imported where it is used.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for what is written.")]
@@ -112,10 +111,12 @@ def recommend(
 
 
 def print_items(title: str, items) -> None:
+    from m6rec.config import plain
+
     score = "  {0.score:.3f}" if "score" in items else ""
     rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
     for line in (title, *rows):
-        print("".join(c if c.isprintable() else " " for c in line))  # it steers no terminal
+        print(plain(line, 200))
 
 
 if __name__ == "__main__":

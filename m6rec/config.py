@@ -26,12 +26,18 @@ Verb = TypeVar("Verb", bound=Callable)  # a function or class
 Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
 
 
+def plain(text: object, length: int = 80) -> str:
+    """At most `length` characters of a line; what could steer a terminal becomes a space."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
 class InputError(ValueError):
     """One line that names the value, what is wrong, and the fix; the command line exits with 2."""
 
     def __init__(self, sentence: str):
-        line = "".join(c if c.isprintable() else " " for c in sentence)  # it quotes what was given
-        super().__init__(line if len(line) <= 900 else f"{line[:500]} … {line[-300:]}")
+        ends = plain(sentence, 500), plain(sentence[-300:], 300)  # it quotes what was given
+        super().__init__(" ".join(ends) if len(sentence) > 900 else plain(sentence, 900))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone."""

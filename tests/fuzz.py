@@ -53,8 +53,10 @@ def column(rng: np.random.Generator, n: int) -> object:
         lambda: [cell(rng) for _ in range(n)], lambda: [None] * n,
     )  # fmt: skip
     made = one_of(rng, kinds)()
-    if rng.random() < 0.2:  # a hole
+    hole = rng.random() < 0.2
+    if hole or isinstance(made, list):
         made = pd.Series(list(made), dtype=object)
+    if hole:
         made[int(rng.integers(n))] = cell(rng)
     return made
 

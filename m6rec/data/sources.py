@@ -150,7 +150,7 @@ def files(name: str) -> Path:
         except ValueError:
             problems.append(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")
         except (OSError, subprocess.TimeoutExpired) as error:
-            if re.search(f"No space|quota|Read-only|{re.escape(str(folder))}", str(error)):  # no address helps
+            if re.search(f"No space|quota|Read-only|denied: '{re.escape(str(folder))}", str(error)):
                 with writing(folder):
                     raise
             reason = str(getattr(error.args[0], "reason", error) if error.args else error)

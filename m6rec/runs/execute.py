@@ -37,7 +37,7 @@ a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
-DONE = "done.json"  # a finished run's row of the table, written last
+DONE = "done.json"  # a finished run's row
 
 
 class Execution(NamedTuple):
@@ -85,13 +85,14 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    if wrong := [name for name, equals, _ in pairs if not equals or not name.removeprefix("config.").isidentifier()]:
-        raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
-    names = [name for name, *_ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{twice[0]} is given twice: write {twice[0]}=a,b for several values.")
-    return {name: value for name, _, value in pairs}
+    given = {}
+    for name, equals, value in (word.partition("=") for word in words):
+        if not equals or not name.removeprefix("config.").isidentifier():
+            raise InputError(f"{name!r} is no parameter; write name=value, for instance seed=1.")
+        if name in given:
+            raise InputError(f"{name} is given twice: write {name}=a,b for several values.")
+        given[name] = value
+    return given
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.config import Array, Frame, InputError, choose
+from m6rec.config import Array, Frame, InputError, choose, plain
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     def html(self) -> str:
         """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)  # escapes
+        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)
         return (
             f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
             f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
@@ -88,12 +88,6 @@ def finish(where: Axes | Figure, title: str, data: Frame, alt: str, note: str = 
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
     return Picture(where.get_figure(), data, f"{title}. {alt}")
-
-
-def plain(text: object, length: int = 80) -> str:
-    """At most `length` characters of a line; what could steer a terminal becomes a space."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def drawable(text: object, length: int = 160) -> str:
@@ -174,8 +168,9 @@ def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int
     ax.margins(x=0.15)
     ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
-    alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
-    return finish(figure, title, data, alt)
+    return finish(
+        figure, title, data, f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
+    )
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
@@ -206,8 +201,7 @@ def beam_tree(
 ) -> Picture:  # fmt: skip
     """The nodes that a beam kept at each digit, and which lead to the list.
 
-    leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out. InputError for another depth.
-    """
+    leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out."""
     depth = len(steps) if depth is None else depth
     choose("depth", depth, range(1, len(steps) + 1))
     parts = []
@@ -281,9 +275,8 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     tables = {name: Frame(mask, labels, keys or labels) for name, mask in masks.items()}
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
-    lines = (range(rows), range(columns)) if max(rows, columns) <= MAX_NAMES else ((), ())
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, groups=lines, numbers=False)
+        heatmap(ax, table, groups=[range(n) if n <= MAX_NAMES else () for n in table.shape], numbers=False)
         ax.set_title(drawable(name, 40), fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
@@ -347,7 +340,7 @@ def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
 
 
 def check(record: Record, layer: int = 0, head: int = 0) -> None:
-    """InputError for no record, or a layer or head that it lacks; 0: the mean over all."""
+    """InputError for no record, or a layer or head that it lacks."""
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
