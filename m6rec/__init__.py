@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # All of them with the first: torch takes seconds, which `--help` does without.
+    # All with the first: `--help` does without torch.
     global Config, Dataset, InputError, M6Rec, evaluate, load, record, scale
     if not name.startswith("_"):
         from m6rec.config import Config, InputError

@@ -74,7 +74,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise InputError(f"another process writes {path}: wait for its end, or name another folder.") from None
+            raise InputError(f"another process writes {path}: wait, or name another folder.") from None
     try:
         yield
     finally:

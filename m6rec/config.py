@@ -36,7 +36,7 @@ class InputError(ValueError):
     """One line that names the value, what is wrong, and the fix; the command line exits with 2."""
 
     def __init__(self, sentence: str):
-        ends = plain(sentence, 500), plain(sentence[-300:], 300)  # it quotes what was given
+        ends = plain(sentence, 500), plain(sentence[-300:], 300)
         super().__init__(" ".join(ends) if len(sentence) > 900 else plain(sentence, 900))
 
     def _render_traceback_(self) -> list[str]:

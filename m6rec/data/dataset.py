@@ -319,7 +319,7 @@ class Dataset:
     def _repr_html_(self) -> str:
         tables = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
         head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
-        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"  # escapes, too
+        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"
 
 
 class Targets:

@@ -267,7 +267,7 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
     has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit, a
-    foreign results.csv, and during another sweep in `out`."""
+    foreign results.csv, and during another sweep."""
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     code, results = code_hash(notebook), out / "results.csv"
