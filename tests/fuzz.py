@@ -124,7 +124,8 @@ def hostile(rng: np.random.Generator, largest: int) -> str:
     """Words, one endless word, or hostile ones, of up to so many characters."""
     size = int(largest ** rng.random())
     letters = "".join(rng.choice(list(one_of(rng, ("ACGT", "ab ", "日本語", "\u0301e", "$_{}\\\n"))), min(size, 999)))
-    return (one_of(rng, (*HOSTILE, letters)) * size)[:size]
+    text = one_of(rng, (*HOSTILE, letters)) or "x"
+    return (text * (size // len(text) + 1))[:size]
 
 
 def medium(rng: np.random.Generator) -> Callable[[], object]:
