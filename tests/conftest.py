@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from fixtures import SEGMENTS, small_data, small_model
 
 from m6rec.data.prompts import ClickWindows
@@ -45,31 +47,47 @@ def fresh_home(tmp_path_factory, worker_id) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compare():
+def python(tmp_path_factory, worker_id) -> list[str | Path]:
+    """The command of a Python that has imported PyTorch already (warm.py), one for all workers; without Linux, this one."""
+    if sys.platform != "linux":
+        return [sys.executable]
+    base, pid = tmp_path_factory.getbasetemp(), os.getpid()
+    base, pid = (base, pid) if worker_id == "master" else (base.parent, os.getppid())
+    warm, place = Path(__file__).with_name("warm.py"), base / "warm"
+    with FileLock(base / "warm.lock"):
+        if not place.exists():
+            subprocess.run([sys.executable, warm, place, "serve", str(pid)], check=True)
+    return [sys.executable, "-S", warm, place]
+
+
+@pytest.fixture(scope="session")
+def jupyter(python, tmp_path_factory) -> str:
+    """A JUPYTER_PATH where the kernel python3 is in such a Python."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    spec = {"argv": [*map(str, python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    spec |= {"display_name": "Python 3", "language": "python"}
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return str(folder)
+
+
+@pytest.fixture
+def warm(jupyter, monkeypatch) -> None:
+    """Notebooks start in a fork of a Python that has imported PyTorch."""
+    monkeypatch.setenv("JUPYTER_PATH", jupyter)
+
+
+@pytest.fixture(scope="session")
+def compare(python, jupyter):
     """A function that executes a notebook and compares its outputs with the stored: (whether they agree, why not)."""
 
     def compared(path: Path, **environment: str) -> tuple[bool, str]:
-        nbval = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900"]
-        nbval += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         # Not with the settings of pyproject.toml: they are for our own code, not for the kernel's client.
-        pytest_ = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            os.devnull,
-            "--rootdir",
-            str(path.parent),
-            "-p",
-            "no:cacheprovider",
-        ]
-        done = subprocess.run(
-            [*pytest_, *nbval, str(path)],
-            env={**os.environ, **environment},
-            cwd=path.parent,
-            capture_output=True,
-            text=True,
-        )
+        nbval = ["-m", "pytest", "-c", os.devnull, "--rootdir", path.parent, "-p", "no:cacheprovider"]
+        nbval += ["--nbval", "--nbval-kernel-name=python3", "--nbval-cell-timeout=900"]
+        nbval += ["--nbval-sanitize-with", Path(__file__).with_name("nbval_sanitize.cfg"), path]
+        environment = {**os.environ, "JUPYTER_PATH": jupyter, **environment}
+        done = subprocess.run([*python, *nbval], env=environment, cwd=path.parent, capture_output=True, text=True)
         return done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
     return compared

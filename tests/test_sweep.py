@@ -57,7 +57,7 @@ def quietly(toy: Path, grid: dict, **options):
     return sweep(toy, grid, toy.parent / "out", **options)
 
 
-def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy):
+def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy, warm):
     (toy.parent / "fail-64-1").touch()
     grid, out = {"width": "32,64", "seed": "0,1"}, toy.parent / "out"
     first = quietly(toy, grid, jobs=2)
