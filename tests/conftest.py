@@ -48,7 +48,7 @@ def fresh_home(tmp_path_factory, worker_id) -> Path:
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory, worker_id) -> list[str | Path]:
-    """The command of a Python that has imported PyTorch already (warm.py), one for all workers; without Linux, this one."""
+    """The command of a Python that has imported PyTorch already (warm.py), one for all workers; else, this one."""
     if sys.platform != "linux":
         return [sys.executable]
     base, pid = tmp_path_factory.getbasetemp(), os.getpid()
