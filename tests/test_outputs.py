@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-PATHS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-PATHS = [*PATHS[::-2], *PATHS[len(PATHS) % 2 :: 2]]  # neighbours train the same model: not at a time
+from m6rec.runs.execute import apart
+
+PATHS = apart(sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb")))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
