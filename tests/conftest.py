@@ -18,17 +18,19 @@ from m6rec.data.prompts import ClickWindows
 from m6rec.data.sources import home
 from m6rec.model.network import TextTransformer
 
-FIRST = ("test_outputs.py", "test_device.py")  # the longest: a worker that ends early takes what is left
+FIRST = ("device", "outputs", "execute", "browser", "sweep", "training", "results", "weights", "bench", "arguments",
+         "sampled", "install", "sequential", "golden", "cuda")  # fmt: skip
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first. A worker takes a whole file, but single notebooks of test_outputs.py."""
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    """The longest files first, so that both workers end together. One takes a whole file, but single notebooks."""
+    first = [f"test_{name}.py" for name in FIRST]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
-        group = item.name if item.path.name == FIRST[0] else item.path.name
+        group = item.name if item.path.name == "test_outputs.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -145,10 +145,11 @@ def test_an_interrupted_run_leaves_no_kernel(endless, tmp_path):
     assert psutil.wait_procs(kernels, timeout=10)[1] == []
 
 
-def test_a_killed_run_leaves_no_kernel(endless, tmp_path):
+def test_a_killed_run_leaves_no_kernel(endless, tmp_path, python):
     notebook, pid = endless
     code = "import sys, pathlib, m6rec.runs.execute as e; e.execute(*map(pathlib.Path, sys.argv[1:]))"
-    with subprocess.Popen([sys.executable, "-c", code, notebook, tmp_path / "out.ipynb"]) as process:
+    (tmp_path / "run.py").write_text(code)
+    with subprocess.Popen([*python, tmp_path / "run.py", notebook, tmp_path / "out.ipynb"]) as process:
         kernel = kernel_of(pid)
         process.kill()
     assert psutil.wait_procs([kernel], timeout=30)[1] == []

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -152,10 +151,10 @@ def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
-def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send):
+def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send, python):
     out, orders = toy.parent / "out", toy.parent
     (orders / "wait-32-1").touch()
-    command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
+    command = [*python, "-m", "m6rec", "sweep", toy, "seed=0,1,2", "--out", out]
     started: list[psutil.Process] = []
     with subprocess.Popen(
         command,

@@ -8,6 +8,7 @@ What is imported is other people's; m6rec is imported by each fork. Nothing comp
 
 import json
 import os
+import signal
 import socket
 import sys
 
@@ -21,12 +22,13 @@ SLOW = (
 
 def serve(place: str, pid: str) -> tuple[socket.socket, list]:
     """Returns in forks only: the connection to whoever asked, and the arguments, folder and environment."""
+    import gc
     import importlib
-    import signal
 
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel has it
     for name in SLOW:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy every page
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(place)
     server.listen()
@@ -43,6 +45,8 @@ def serve(place: str, pid: str) -> tuple[socket.socket, list]:
         asked, files, *_ = socket.recv_fds(connection, 2**20, 3)
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            connection.send(str(os.getpid()).encode())
             server.close()
             for number, file in enumerate(files):
                 os.dup2(file, number)
@@ -97,6 +101,9 @@ if __name__ == "__main__":
             server.connect(place)
             asked = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
             socket.send_fds(server, [asked], [0, 1, 2])
+            pid = int(server.recv(20))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, _: os.kill(pid, number))
             code = server.recv(1)
             server.recv(1)  # until it has ended
         sys.exit(code[0] if code else 1)
