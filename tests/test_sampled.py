@@ -74,9 +74,8 @@ def test_catalogues_are_sampled_from_fifty_thousand_on_or_when_asked(trained, mo
 
 def test_a_training_that_draws_its_items_learns_and_generates():
     model = small_model(
-        pretrain_epochs=30, finetune_epochs=20, validate_every=10, learning_rate=3e-3, dropout=0.0, negatives=8,
-        infill_weight=0.0,
-    )  # fmt: skip
+        pretrain_epochs=30, finetune_epochs=20, validate_every=10, learning_rate=3e-3, dropout=0.0, negatives=8
+    )
     model.pretrain()
     first, *_, last = model.fine_tune()
     assert last.losses["digits"] < first.losses["digits"] and last.losses["teacher"] < first.losses["teacher"]
