@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -163,10 +164,8 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> Array:
-        one = (
-            isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
-        )
-        known, wanted = self._ids[word], list(map(text, [raw_ids] if one else raw_ids))
+        many = isinstance(raw_ids, Iterable) and not isinstance(raw_ids, str | bytes) and getattr(raw_ids, "ndim", 1)
+        known, wanted = self._ids[word], list(map(text, raw_ids if many else [raw_ids]))
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
@@ -316,6 +315,11 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
+
+    def _repr_html_(self) -> str:
+        tables = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
+        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
+        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"
 
 
 class Targets:
