@@ -493,11 +493,12 @@ class M6Rec:
     def save_pretrained(self, folder: str | Path) -> Path:
         """Weights (safetensors) and settings (JSON), and what `with_items` has added."""
         rows, old = self.data.items, self.network.digits.size
-        new = json.loads(rows.iloc[old:].dropna(axis=1, how="all").to_json(orient="records"))
+        new = rows.iloc[old:].dropna(axis=1, how="all").astype(object)
+        new, plain = new.where(new.notna(), None).to_dict("records"), lambda c: getattr(c, "tolist", c.__str__)()
         content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
         values = {
             "split": self.split.name,
-            "added": new,
+            "added": json.loads(json.dumps(new, default=plain)),  # UUIDs and dates as texts
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "config": self.config.to_dict(),
             "fields": self.fields.to_dict(),
@@ -537,14 +538,15 @@ class M6Rec:
         try:
             data = data or load(of["name"])
         except InputError as error:
-            raise InputError(f"{folder} knows the data {of['name']}: give them as data=, or --data ({error})") from None
+            raise InputError(f"{folder} knows the data {of['name']}: pass data=, or --data ({error})") from None
         added, size = None, len(weights["digits.leaf"])
         if values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
         if added and data.n_items + len(added.text) == size:
             data = data.with_items(Frame(values["added"]))
         if data.fingerprint != of["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
+            fix = f"pass data=, {of['name']} as it was then (after an update, the model's data)"
+            raise InputError(f"{folder} was trained on other data than {data.name}: {fix}.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -184,8 +186,21 @@ def test_a_catalogue_that_has_grown_is_saved_and_loaded(trained, tmp_path):
         for method in ("generated", "dense"):
             wanted = grown.recommend(105, k=31, method=method, seen=True)
             pd.testing.assert_frame_equal(loaded.recommend(105, k=31, method=method, seen=True), wanted)
-    with pytest.raises(InputError, match="was trained on other data"):
+    with pytest.raises(InputError, match=r"was trained on other data than .*: pass data="):
         M6Rec.from_pretrained(folder, trained.data.with_items(new.assign(title="other")))
+
+
+def test_cells_of_any_type_are_saved_with_a_catalogue_that_has_grown(trained, tmp_path):
+    more = {
+        "item_id": [uuid.uuid4(), uuid.uuid4()],
+        "price": [1 / 3, None],
+        "when": pd.to_datetime(["2024-02-01", None]),
+    }
+    grown = trained.with_items({**more, "own": [np.arange(2), Decimal("1.10")], "gone": [None, None]})
+    folder = grown.save_pretrained(tmp_path / "grown")
+    loaded = M6Rec.from_pretrained(folder, trained.data)
+    assert loaded.data.fingerprint == grown.data.fingerprint and "NaN" not in (folder / "config.json").read_text()
+    assert loaded.similar(str(more["item_id"][1]), 32)["item_id"].iloc[-1] == more["item_id"][0]
 
 
 def test_a_model_of_everything_trains_the_epochs_that_validated_best_and_every_event(trained):

@@ -208,6 +208,20 @@ def test_zeros_decide_no_unit_and_what_is_no_time_in_any_unit_stays_so():
     assert seconds(pd.Series([1e300]))[0] > 1e200
 
 
+@pytest.mark.parametrize("form", [int, float, str])
+def test_whole_numbers_that_are_dates_are_no_seconds(form):
+    def times(*numbers):
+        return seconds(pd.Series([None if n is None else form(n) for n in numbers])).tolist()
+
+    assert times(20240131, 20240201) == [1706659200, 1706745600]
+    assert times(202401312359, 202402010000) == [1706745540, 1706745600]
+    assert times(20240131235958, 20240201000000) == [1706745598, 1706745600]
+    assert times(20240131, 86400) == [20240131, 86400]  # seconds
+    np.testing.assert_equal(times(20240131, 20240230, None), [1706659200, np.nan, np.nan])
+    with pytest.raises(InputError, match="row 1, column 'timestamp': '20240230' is no time; give UTC seconds or"):
+        d.Dataset.from_frames(**changed("interactions", timestamp=[form(20240229), form(20240230)] * 15))
+
+
 def test_days_are_their_midnights_and_milliseconds_among_seconds_are_refused():
     assert seconds(pd.Series([dt.date(2020, 9, 13)])).tolist() == [1599955200]
     times = frames()["interactions"]["timestamp"].copy()

@@ -61,16 +61,17 @@ class Dataset:
 
     @classmethod
     def from_frames(
-        cls, items: Frame, users: Frame | None, interactions: Frame,
+        cls, items: Frame | None, users: Frame | None, interactions: Frame,
         media: str | Path | None = None, *, name: str = "frames",
     ) -> "Dataset":  # fmt: skip
         """Check raw frames and give them codes.
 
         A table is a frame of pandas or polars, or what `tables.as_frame` takes. items: item_id, optionally title
         (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or .zip file;
-        or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile columns;
-        None: those of `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of
-        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
+        or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile columns.
+        Either may be None: the ids of `interactions` alone. interactions: user_id, item_id, optionally timestamp (see
+        `tables.seconds`; of equal times, or without the column, the row order rules), action, value (default 1.0) and
+        context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
         `validate` finds all."""
         media = Media(media) if media else None
@@ -88,7 +89,7 @@ class Dataset:
 
     @staticmethod
     def validate(
-        items: Frame | str | Path, users: Frame | None = None, interactions: Frame | None = None,
+        items: Frame | str | Path | None, users: Frame | None = None, interactions: Frame | None = None,
         media: str | Path | None = None,
     ) -> Frame:  # fmt: skip
         """All problems of frames or a folder: table, row (from 0), column, problem, fix.

@@ -99,14 +99,16 @@ def _read_table(folder: Path, table: str) -> Frame | None:
 
 
 def check(
-    items: object, users: object | None, events: object, media: Media | None, report: Report
+    items: object | None, users: object | None, events: object, media: Media | None, report: Report
 ) -> tuple[Frame, Frame, Frame, bool]:
     """The good rows of items, users and events, these with codes for ids, and whether they have times."""
-    items = catalogue(items, media, report)
+    items = None if items is None else catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = checked_events(events, items, users, report)
     if users is None:
         users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
+    if items is None:
+        items = catalogue(events.loc[~texts(events["item_id"]).duplicated(), ["item_id"]], media, report)
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
     new = {name: new[name] for name in new.keys() - {*events.columns}}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
@@ -173,7 +175,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def checked_events(events: object, items: Frame, users: Frame | None, report: Report) -> Frame:
+def checked_events(events: object, items: Frame | None, users: Frame | None, report: Report) -> Frame:
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     if taken := {"user", "item"} & set(events.columns):
         raise InputError(f"interactions has a column '{min(taken)}', which m6rec adds as a code; rename it.")
@@ -186,7 +188,7 @@ def checked_events(events: object, items: Frame, users: Frame | None, report: Re
         column, times = events["timestamp"], seconds(events["timestamp"])
         finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
         fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
-        checks.append((column, finite, f"is no number; {fix}"))
+        checks.append((column, finite, f"is no time; {fix}"))
         early = ~finite | (np.abs(times) < LATEST)
         checks.append((column, early, "is in milliseconds and others are in seconds; give UTC seconds"))
     if "value" in events.columns:
@@ -319,15 +321,21 @@ def text(raw: object) -> str:
 def seconds(column: pd.Series, name: str = "") -> Array:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are.
 
-    Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC."""
-    precise, dtype, column = exact(column), column.dtype, plain(column)
+    If all numbers are like 20240131, or 202401311259, they are dates. Those from LATEST on are milli-, micro- or
+    nanoseconds. Without a zone: UTC."""
+    precise, dtype, column, form = exact(column), column.dtype, plain(column), "ISO8601"
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
+    for clock in ("", "%H%M", "%H%M%S"):
+        years = out[np.isfinite(out)] // 10 ** (4 + len(clock))
+        if len(years) and years.min() >= 1900 and years.max() <= 2100:
+            column, form = pd.Series([f"{number:.0f}" for number in out], dtype="str"), f"%Y%m%d{clock}"
+            out[:] = np.nan
     rest = np.isnan(out)
     for _ in range(3):
         if len(large := np.abs(out[np.isfinite(out) & (out != 0)])) and large.min() >= LATEST:
             out /= 1000
     dates = column[rest].astype("str") if column.dtype == object else column[rest]
-    dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+    dates = pd.to_datetime(dates, format=form, utc=True, errors="coerce")
     times = pd.DatetimeIndex(dates).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     if name and np.isnan(out).all() and column.notna().any():

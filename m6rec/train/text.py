@@ -128,14 +128,18 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: R
 
 @torch.no_grad()
 def add_words(made: Backbone, scales: Sequence[Sequence[str]], seed: int = 0) -> Backbone:
-    """A copy with new words, each one token: those of a scale lie on a line, in order, at the others' length."""
+    """A copy with new words, each one token: those of a scale lie on a line, in order, at the others' length.
+
+    A word that is a token already keeps its embedding."""
     network, tokenizer = copy.deepcopy(made.network), made.tokenizer.extended(word for row in scales for word in row)
     old, rng = network.tokens.weight, torch.Generator().manual_seed(seed)
-    size, lines = float(old.norm(dim=1).median()), [old]
+    size, table = float(old.norm(dim=1).median()), F.pad(old, (0, 0, 0, len(tokenizer) - len(old)))
     for row in scales:
         middle, way = F.normalize(torch.randn(2, 1, old.shape[1], generator=rng), dim=-1) * size
-        lines.append((middle + torch.linspace(-1, 1, len(row))[:, None] * way).to(old))
-    network.tokens = nn.Embedding.from_pretrained(torch.cat(lines), freeze=False, padding_idx=PAD)
+        line = middle + torch.linspace(-1, 1, len(row))[:, None] * way
+        table[[*map(tokenizer.bpe.token_to_id, row)]] = line.to(old)
+    table[: len(old)] = old
+    network.tokens = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=PAD)
     return Backbone(network, tokenizer, made.config)
 
 
