@@ -492,8 +492,8 @@ class M6Rec:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Weights (safetensors) and settings (JSON), and what `with_items` has added."""
-        rows, old = self.data.items, self.network.digits.size
-        new = rows.iloc[old:].dropna(axis=1, how="all").astype(object)
+        old = self.network.digits.size
+        new = self.data.items.iloc[old:].dropna(axis=1, how="all").astype(object)
         new, plain = new.where(new.notna(), None).to_dict("records"), lambda c: getattr(c, "tolist", c.__str__)()
         content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
         values = {
@@ -539,13 +539,13 @@ class M6Rec:
             data = data or load(of["name"])
         except InputError as error:
             raise InputError(f"{folder} knows the data {of['name']}: pass data=, or --data ({error})") from None
-        added, size = None, len(weights["digits.leaf"])
-        if values.get("added"):
+        added = None
+        if new := values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
-        if added and data.n_items + len(added.text) == size:
-            data = data.with_items(Frame(values["added"]))
+            if data.n_items + len(new) == len(weights["digits.leaf"]):
+                data = data.with_items(Frame(new))
         if data.fingerprint != of["fingerprint"]:
-            fix = f"pass data=, {of['name']} as it was then (after an update, the model's data)"
+            fix = "pass data=, as they were then (of an updated model, its data)"
             raise InputError(f"{folder} was trained on other data than {data.name}: {fix}.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)

@@ -164,10 +164,8 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> Array:
-        one = (
-            isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
-        )
-        known, wanted = self._ids[word], list(map(text, [raw_ids] if one else raw_ids))
+        wanted = raw_ids if pd.api.types.is_list_like(raw_ids) else [raw_ids]
+        known, wanted = self._ids[word], [*map(text, wanted)]
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")

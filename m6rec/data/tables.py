@@ -3,7 +3,7 @@
 Problems name table, row (from 0, without the header), column and fix."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,7 @@ def _read_table(folder: Path, table: str) -> Frame | None:
 
 
 def check(
-    items: object | None, users: object | None, events: object, media: Media | None, report: Report
+    items: object, users: object, events: object, media: Media | None, report: Report
 ) -> tuple[Frame, Frame, Frame, bool]:
     """The good rows of items, users and events, these with codes for ids, and whether they have times."""
     items = None if items is None else catalogue(items, media, report)
@@ -212,8 +212,7 @@ def listed(values: object, name: str = "history", key: str = "item_id") -> Frame
     values = _table_or_not(values, name, key)
     if isinstance(values, Frame):
         return values
-    unordered = isinstance(values, str | bytes | set | frozenset) or getattr(values, "ndim", 1) == 0
-    if isinstance(values, Iterable) and not unordered:
+    if pd.api.types.is_list_like(values) and not isinstance(values, set | frozenset):
         return list(values)
     kind = "one text" if isinstance(values, str | bytes) else "no list"
     raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.")
