@@ -153,6 +153,9 @@ class Config:
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
+    image_size: int = 28  # pixels a side, a multiple of 7: (image_size / 7)² patches
+    colour: bool = False  # of photographs; else grey
+    sound_seconds: float = 1.0  # rounded to patches of 0.128
     # --- semantic IDs
     digits: int = 3  # G, levels of the tree
     free_leaves: float = 0.15  # share of the tree's leaves for new items
@@ -200,6 +203,10 @@ class Config:
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
         even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
         yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
+        yield (
+            self.image_size % 7 == 0,
+            f"image_size={self.image_size} is no multiple of 7, a patch's side: take 28 or 56",
+        )
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
         fits, split = self.local_layers or self.fusion == "joint", f'local_layers=0 has no layer for "{self.fusion}"'
         yield fits, f'{split}: take fusion="joint"'
@@ -229,6 +236,7 @@ _RANGES = {  # of others 0 to a million: more would fill any memory
     "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
     "decoder_layers": (1, 256), "history": (2, 10**5), "vocabulary": (300, 10**6), "text_length": (2, 10**4),
     "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
+    "image_size": (14, 112), "sound_seconds": (0.25, 10),
 }  # fmt: skip
 PRESETS: dict[str, dict[str, object]] = {
     # In a hundred steps the average has to follow faster.

@@ -409,8 +409,10 @@ class M6Rec:
             raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
         like = getattr(self, "features", None)
-        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder, like)
-        return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
+        c, tokenizer = self.config, self.tokenizer
+        sizes = {"image": (c.image_size, c.colour), "sound": (c.sound_seconds,)}
+        content = preprocess(frame, media, tokenizer, c.text_length, folder, like, sizes)
+        return content.drop(*(m for m in MODALITIES if m not in c.modalities))
 
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None

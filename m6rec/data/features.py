@@ -105,7 +105,7 @@ def shown(value: object) -> str:
 
 class Features(NamedTuple):
     text: Array  # (N, L) int64 token ids, 0 = padding
-    image: Array  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
+    image: Array  # (N, 16, 49) float32 by default, zeros where absent; of V-dimensional vectors (N, 1, V)
     sound: Array  # (N, 8, 128), likewise
     present: Array  # (N, 3) bool, in the order MODALITIES
 
@@ -126,19 +126,19 @@ class Features(NamedTuple):
 
 def preprocess(
     items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
-    like: Features | None = None,
+    like: Features | None = None, sizes: Mapping[str, tuple] = {},
 ) -> Features:  # fmt: skip
     """Token ids, `length` a text, and patches.
 
     items: column `text`, optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
-    `direction`). cache: folder for patches. like: contents whose shapes these take. What is damaged or missing is
-    absent; a MediaWarning names three."""
+    `direction`). cache: folder for patches. like: contents whose shapes these take. sizes: of image and sound, see
+    their `decode`. What is damaged or missing is absent; a MediaWarning names three."""
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
-        hashes, sources = {}, {}  # row -> content -> a source: each content is decoded once
+        hashes, sources, size = {}, {}, sizes.get(name, ())  # row -> content -> a source: each is decoded once
         cells = given(items.get(name, ())).dropna()
-        shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.PATCHES)
+        shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.shape(*size))
         shape = shape if like is None else getattr(like, name).shape[1:]
         patches, there = np.zeros((len(items), *shape), np.float32), np.zeros(len(items), bool)
         for row, source in cells.items():
@@ -150,7 +150,21 @@ def preprocess(
                 sources[hashes[row]] = source
             except InputError as error:
                 problems.append(str(error))
-        good = _patches(name, sources, media, cache, problems)
+        path = cache and Path(cache) / f"{name}-{key(size, *sorted(sources), code=(module,))}.safetensors"
+        good, new = {}, {}  # by content
+        with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
+            good = load_tensors(path)[0] if path else {}
+        for content in sorted(sources.keys() - good.keys()):
+            try:
+                new[content] = decoded(name, sources[content], media, *size)
+            except InputError as error:
+                problems.append(str(error))
+        if new:
+            good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
+            with suppress(InputError):  # a full disk costs time, not the result
+                if path:
+                    with whole(path) as part:
+                        save_tensors(good, part)
         for row, content in hashes.items():
             if content in good:
                 patches[row], there[row] = good[content], True
@@ -161,28 +175,6 @@ def preprocess(
         said = f"files of the items that cannot be used count as absent ({len(problems):,}): {first}"
         warnings.warn(said, MediaWarning, 2)
     return Features(*parts, np.stack(present, 1))
-
-
-def _patches(
-    name: str, sources: dict[str, object], media: Media | None, cache: Path | None, problems: list[str]
-) -> dict[str, Array]:
-    """Content -> source into content -> patches, which the cache keeps."""
-    module, good, new = FILE_MODALITIES[name], {}, {}
-    path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
-    with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
-        good = load_tensors(path)[0] if path else {}
-    for content in sorted(sources.keys() - good.keys()):
-        try:
-            new[content] = decoded(name, sources[content], media)
-        except InputError as error:
-            problems.append(str(error))
-    if new:
-        good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
-        with suppress(InputError):  # a full disk costs time, not the result
-            if path:
-                with whole(path) as part:
-                    save_tensors(good, part)
-    return good
 
 
 def is_vector(cell: object) -> bool:
@@ -217,11 +209,11 @@ def read(source: object, media: Media | None) -> bytes:
     return media.read(source)
 
 
-def decoded(modality: str, source: object, media: Media | None) -> Array:
-    """Pixels (28, 28) or samples (8192,); InputError begins with the source."""
+def decoded(modality: str, source: object, media: Media | None, *size: object) -> Array:
+    """Pixels or samples; InputError begins with the source."""
     raw = read(source, media)
     try:
-        return FILE_MODALITIES[modality].decode(raw)
+        return FILE_MODALITIES[modality].decode(raw, *size)
     except InputError as error:
         raise InputError(f"{shown(source)} {error}") from None
 

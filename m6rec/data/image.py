@@ -1,6 +1,7 @@
-"""Photographs as 28 × 28 grey pixels and sixteen patches."""
+"""Photographs as grey or coloured pixels, 28 × 28 by default, in patches of 7 × 7."""
 
 import io
+import math
 import warnings
 from contextlib import suppress
 
@@ -9,17 +10,22 @@ from PIL import Image, ImageChops, ImageOps
 
 from m6rec.config import Array, InputError, Rng
 
-SIDE, PATCH = 28, 7  # pixels
-ACROSS = SIDE // PATCH
-PATCHES = (ACROSS**2, PATCH**2)  # how many, and numbers in each
+PATCH = 7  # pixels
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # no others: some of Pillow's readers start programs
 MOST_PIXELS = 50_000_000
 
 
-def decode(raw: bytes) -> Array:
-    """A file's bytes -> (28, 28) float32 in 0..1: upright by EXIF, grey, longest side scaled to 28, centred on black.
+def shape(side: int = 28, colour: bool = False) -> tuple[int, int]:
+    """How many patches, and numbers in each."""
+    return (side // PATCH) ** 2, PATCH**2 * (3 if colour else 1)
 
+
+def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
+    """A file's bytes -> (side, side) grey or (side, side, 3), float32 in 0..1.
+
+    Upright by EXIF, the longest side scaled, centred on black.
     What is transparent becomes black. InputError if damaged, or above 50 megapixels."""
+    mode = "RGB" if colour else "L"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error or nothing here
@@ -30,17 +36,18 @@ def decode(raw: bytes) -> Array:
                 flat = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
             elif image.has_transparency_data:
                 full = image.convert("RGBA")
-                flat = ImageChops.multiply(full.convert("L"), full.getchannel("A"))
+                flat = ImageChops.multiply(full.convert(mode), Image.merge(mode, [full.getchannel("A")] * len(mode)))
             else:
-                flat = image.convert("L")
-            scale = SIDE / max(flat.size)
-            small = flat.resize(tuple(max(1, round(side * scale)) for side in flat.size), Image.Resampling.LANCZOS)
+                flat = image.convert(mode)
+            scale = side / max(flat.size)
+            size = tuple(max(1, round(length * scale)) for length in flat.size)
+            small = flat.convert(mode).resize(size, Image.Resampling.LANCZOS)
             small.info = dict(image.info)
             upright = small
             with suppress(Exception):  # damaged EXIF does not spoil the pixels
                 upright = ImageOps.exif_transpose(small)
-            square = Image.new("L", (SIDE, SIDE))
-            square.paste(upright, tuple((SIDE - side) // 2 for side in upright.size))
+            square = Image.new(mode, (side, side))
+            square.paste(upright, tuple((side - length) // 2 for length in upright.size))
             return np.asarray(square, dtype=np.float32) / 255
     except Image.DecompressionBombError:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
@@ -51,25 +58,28 @@ def decode(raw: bytes) -> Array:
 
 
 def patches(images: Array) -> Array:
-    """(N, 28, 28) -> (N, 16, 49), both row by row."""
-    cut = images.reshape(len(images), ACROSS, PATCH, ACROSS, PATCH)
-    return cut.swapaxes(2, 3).reshape(len(images), *PATCHES)
+    """(N, S, S) or (N, S, S, 3) -> (N, P, values), both row by row."""
+    n, across = len(images), images.shape[1] // PATCH
+    cut = images.reshape(n, across, PATCH, across, PATCH, *images.shape[3:])
+    return cut.swapaxes(2, 3).reshape(n, *shape(images.shape[1], images.ndim > 3))
 
 
 preprocess = patches
 
 
 def unpatch(patches: Array) -> Array:
-    """(N, 16, 49) -> (N, 28, 28)."""
-    cut = patches.reshape(len(patches), ACROSS, ACROSS, PATCH, PATCH)
-    return cut.swapaxes(2, 3).reshape(len(patches), SIDE, SIDE)
+    """The way back."""
+    n, across, colours = len(patches), math.isqrt(patches.shape[1]), (3,) * (patches.shape[2] > PATCH**2)
+    cut = patches.reshape(n, across, across, PATCH, PATCH, *colours)
+    return cut.swapaxes(2, 3).reshape(n, across * PATCH, across * PATCH, *colours)
 
 
 def augment(images: Array, rng: Rng) -> Array:
     """Moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
-    n, reach = len(images), 2
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))
-    rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(SIDE)  # (N, 28) each
+    (n, side, _, *colours), reach = images.shape, 2
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), *((0, 0) for _ in colours)))
+    rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(side)  # (N, S) each
     columns = np.where(rng.random((n, 1)) < 0.5, columns, columns[:, ::-1])
     moved = padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return (moved * rng.uniform(0.9, 1.1, (n, 1, 1))).clip(0, 1).astype(np.float32)
+    light = rng.uniform(0.9, 1.1, n).reshape(n, *(1 for _ in moved.shape[1:]))
+    return (moved * light).clip(0, 1).astype(np.float32)

@@ -133,28 +133,13 @@ def catalogue(items: object, media: Media | None, report: Report) -> Frame:
         checks.append((written.rename(name), short, f"is longer than {LONGEST:,} characters; shorten it"))
     items = _front(report.good("items", items, *checks), "item_id", "title", "text")
     for name in items.columns.intersection(CATEGORIES):
-        items[name] = items[name].map(_categories, na_action="ignore").astype("str")
+        cells = items[name].map(lambda c: "|".join(map(text, c if pd.api.types.is_list_like(c) else [c])), "ignore")
+        items[name] = cells.astype("str")
     for name in items.columns.intersection(FILE_MODALITIES):
         items[name] = _files(items[name], media, report)
     if media and not any(items[name].notna().any() for name in items.columns.intersection(FILE_MODALITIES)):
         report.warn("items", "image", "names no file of the media; name the column of file names image or sound")
     return items
-
-
-def _categories(cell: object) -> str:
-    return "|".join(map(text, cell)) if pd.api.types.is_list_like(cell) else text(cell)
-
-
-def _doubt(table: str, rows: Frame, report: Report) -> None:
-    """Of columns that are probably misnamed, and of those that no model can learn from."""
-    for name, others in MEANT.get(table, {}).items():
-        for column in rows.columns if name not in rows.columns else ():
-            if column.lower() in (name, *others.split()):
-                report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
-    for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if table != "items" else ():
-        if distinct(rows[name]):
-            fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
-            report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
@@ -233,7 +218,7 @@ def _table_or_not(values: object, name: str, key: str) -> object:
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
-    """The rows with good ids and texts, each column in `plain` form."""
+    """The rows with good ids and texts, each column in `plain` form; warns of what is probably misnamed or useless."""
     rows = as_frame(raw, table, keys[0]).reset_index(drop=True)
     rows.columns = rows.columns.map(str)
     if missing := [key for key in keys if key not in rows.columns]:
@@ -258,7 +243,14 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
         once = ~texts(rows[keys[0]]).duplicated()
         rows = report.good(table, rows, (rows[keys[0]], once, "is there already; keep one row for each id"))
     rows = Frame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
-    _doubt(table, rows, report)
+    for name, others in MEANT.get(table, {}).items():
+        for column in rows.columns if name not in rows.columns else ():
+            if column.lower() in (name, *others.split()):
+                report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
+    for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if table != "items" else ():
+        if distinct(rows[name]):
+            fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
+            report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
     return rows
 
 
