@@ -195,21 +195,19 @@ class Config:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
                 choose(name, one, known)
         for name, kind in self.columns:
-            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
+            choose(f"columns: {name}", kind, COLUMN_TYPES)
         for name, value in values.items():
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))
                 yield low <= value <= high, f"{name}={value} is outside its range: take {low} to {high}"
                 yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
-        even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
-        yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
-        yield (
-            self.image_size % 7 == 0,
-            f"image_size={self.image_size} is no multiple of 7, a patch's side: take 28 or 56",
-        )
+        heads, patches = (2 * self.heads, f"heads={self.heads} of an even size"), (7, "patches of 7 × 7 pixels")
+        for name, (unit, parts) in (("width", heads), ("image_size", patches)):
+            fix = f"take a multiple of {unit}, such as {unit * max(1, values[name] // unit)}"
+            yield values[name] % unit == 0, f"{name}={values[name]} cannot be split into {parts}: {fix}"
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
-        fits, split = self.local_layers or self.fusion == "joint", f'local_layers=0 has no layer for "{self.fusion}"'
-        yield fits, f'{split}: take fusion="joint"'
+        fits = self.local_layers or self.fusion == "joint"
+        yield fits, f'local_layers=0 has no layer for fusion="{self.fusion}": take "joint"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":

@@ -83,7 +83,7 @@ def generate(
     decoder: Any, state: Tensor, k: int, *, beam: int = 50, allowed: Tensor | None = None,
     trace: list[Step] | None = None, short: bool = False, **options: object,
 ) -> Generated:  # fmt: skip
-    """k items for each state (B, D): the source document's `generate`.
+    """k items for each state (B, D).
 
     allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. InputError for
     fewer than k allowed items; with `short`, such a row ends in -1."""

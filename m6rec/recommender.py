@@ -124,7 +124,7 @@ class M6Rec:
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items and the next event of every prefix; then grow the tree.
 
-        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1."""
+        options: of `train.fit.fit`. Source: M6-Rec section 3.1."""
         if self.config.item_epochs:
             own = {"folder": f"{Path(options['folder'])}-items"} if options.get("folder") else {}  # resumes by itself
             self._train(self._items_stage(), {**options, **own})
@@ -135,7 +135,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, **options: object) -> list[Epoch]:
-        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2.
+        """Teach the next item's semantic ID, with the dense head as a teacher.
 
         A model that reads prompts keeps its item encoder, which would forget them."""
         if "pretrain" not in self.stages:
@@ -165,7 +165,7 @@ class M6Rec:
         model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
         rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
         model.config, model.stages["update"] = self.config, Log([before, *rows])
-        if (after := max(row.validation for row in rows)) < before.validation:
+        if (after := rows.best.validation) < before.validation:
             model.network = self.network
             said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
             warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=3)
@@ -293,9 +293,8 @@ class M6Rec:
             asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
         options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else seen}
         pool, equal, parts = self.pool(only, without), {}, []
-        of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
-        kept = key(*of, context, options, chunk)
-        folder = None if folder is None else Path(folder)
+        kept = key(*map(version, (self.network, pool)), self.data.fingerprint, frame.to_csv(), context, options, chunk)
+        folder = folder and Path(folder)
         if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
         for row, (_, _, request) in enumerate(asked):
@@ -337,7 +336,7 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom to recommend to. The source document's section 3.3.1. InputError for nobody.
+        """Whom to recommend to. InputError for nobody.
 
         user: a raw id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
         ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, …; or it is a frame
@@ -403,15 +402,15 @@ class M6Rec:
     def preprocess(
         self, items: Frame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
+        """A `Dataset`'s items, or texts -> tokens, image and sound patches."""
         frame = items if isinstance(items, Frame) else Frame({"text": [*conform("items", items, tuple)]})
         if "text" not in frame:
             raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
         like = getattr(self, "features", None)
-        c, tokenizer = self.config, self.tokenizer
+        c = self.config
         sizes = {"image": (c.image_size, c.colour), "sound": (c.sound_seconds,)}
-        content = preprocess(frame, media, tokenizer, c.text_length, folder, like, sizes)
+        content = preprocess(frame, media, self.tokenizer, c.text_length, folder, like, sizes)
         return content.drop(*(m for m in MODALITIES if m not in c.modalities))
 
     def extract_context(
@@ -422,14 +421,14 @@ class M6Rec:
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
-        """One state per target (B, Q, D). The source document's section 3.3.2."""
+        """One state per target (B, Q, D)."""
         items = self.item_vectors() if items is None else items
         if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
             raise InputError(f"items of the shape {tuple(items.shape)} are no vectors: take item_vectors().")
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target, with its options. The source document's section 3.4."""
+        """k items for each row's last target, with its options."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
@@ -607,5 +606,5 @@ def scale(name: str, seed: int = 0) -> Scale:
         "full": Scale("full", (seed, seed + 1, seed + 2), "small"),
     }
     choose("scale", name, sizes)
-    size, preset = sizes[name], own.pop("preset", sizes[name].preset)
-    return size._replace(preset=preset, changes={**size.changes, **own})
+    size = sizes[name]
+    return size._replace(preset=own.pop("preset", size.preset), changes={**size.changes, **own})

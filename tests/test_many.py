@@ -238,6 +238,9 @@ def test_new_events_are_history_at_once_and_teach_unless_the_last_events_are_pre
         grown.update(new.drop(columns="timestamp"))
     with pytest.raises(InputError, match="row 1, column 'item_id': '999' is not in items"):
         grown.update(new.assign(item_id=[501, 999, 501, 501, 501]))
+    grown.config = replace(grown.config, validate_every=5)
+    rows = grown.update(new, epochs=2).stages["update"]
+    assert [row.validation is None for row in rows] == [False, True, False]
 
 
 def test_an_update_that_makes_predictions_worse_leaves_the_weights_and_says_so(trained, monkeypatch):

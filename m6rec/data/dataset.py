@@ -66,12 +66,11 @@ class Dataset:
     ) -> "Dataset":  # fmt: skip
         """Check raw frames and give them codes.
 
-        A table is a frame of pandas or polars, or what `tables.as_frame` takes. items: item_id, optionally title
-        (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or .zip file;
-        or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile columns.
-        Either may be None: the ids of `interactions` alone. interactions: user_id, item_id, optionally timestamp (see
-        `tables.seconds`; of equal times, or without the column, the row order rules), action, value (default 1.0) and
-        context columns.
+        A table is whatever `tables.as_frame` takes. items: item_id, optionally title (default: the id), text (default:
+        the title), image and sound (names of files in `media`, a folder or .zip file; or vectors of one length, see
+        `features.direction`; or empty) and extras. users: user_id and profile columns. Either may be None: the ids of
+        `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of equal times, or
+        without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
         `validate` finds all."""
         media = Media(media) if media else None
@@ -164,8 +163,7 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> Array:
-        wanted = raw_ids if pd.api.types.is_list_like(raw_ids) else [raw_ids]
-        known, wanted = self._ids[word], [*map(text, wanted)]
+        known, wanted = self._ids[word], [*map(text, raw_ids if pd.api.types.is_list_like(raw_ids) else [raw_ids])]
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")

@@ -1,4 +1,4 @@
-"""From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
+"""From raw content to numbers."""
 
 import hashlib
 import unicodedata

@@ -17,13 +17,12 @@ MOST_PIXELS = 50_000_000
 
 def shape(side: int = 28, colour: bool = False) -> tuple[int, int]:
     """How many patches, and numbers in each."""
-    return (side // PATCH) ** 2, PATCH**2 * (3 if colour else 1)
+    return (side // PATCH) ** 2, PATCH**2 * (1 + 2 * colour)
 
 
 def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
-    """A file's bytes -> (side, side) grey or (side, side, 3), float32 in 0..1.
+    """A file's bytes -> (S, S), grey, or (S, S, 3), float32 in 0..1: upright by EXIF, scaled, centred on black.
 
-    Upright by EXIF, the longest side scaled, centred on black.
     What is transparent becomes black. InputError if damaged, or above 50 megapixels."""
     mode = "RGB" if colour else "L"
     try:
@@ -43,11 +42,10 @@ def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
             size = tuple(max(1, round(length * scale)) for length in flat.size)
             small = flat.convert(mode).resize(size, Image.Resampling.LANCZOS)
             small.info = dict(image.info)
-            upright = small
             with suppress(Exception):  # damaged EXIF does not spoil the pixels
-                upright = ImageOps.exif_transpose(small)
+                small = ImageOps.exif_transpose(small)
             square = Image.new(mode, (side, side))
-            square.paste(upright, tuple((side - length) // 2 for length in upright.size))
+            square.paste(small, tuple((side - length) // 2 for length in small.size))
             return np.asarray(square, dtype=np.float32) / 255
     except Image.DecompressionBombError:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
@@ -60,8 +58,8 @@ def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
 def patches(images: Array) -> Array:
     """(N, S, S) or (N, S, S, 3) -> (N, P, values), both row by row."""
     n, across = len(images), images.shape[1] // PATCH
-    cut = images.reshape(n, across, PATCH, across, PATCH, *images.shape[3:])
-    return cut.swapaxes(2, 3).reshape(n, *shape(images.shape[1], images.ndim > 3))
+    cut = images.reshape(n, across, PATCH, across, PATCH, -1)
+    return cut.swapaxes(2, 3).reshape(n, across**2, -1)
 
 
 preprocess = patches
@@ -69,17 +67,17 @@ preprocess = patches
 
 def unpatch(patches: Array) -> Array:
     """The way back."""
-    n, across, colours = len(patches), math.isqrt(patches.shape[1]), (3,) * (patches.shape[2] > PATCH**2)
-    cut = patches.reshape(n, across, across, PATCH, PATCH, *colours)
-    return cut.swapaxes(2, 3).reshape(n, across * PATCH, across * PATCH, *colours)
+    across, colour = math.isqrt(patches.shape[1]), patches.shape[2] > PATCH**2
+    cut = patches.reshape(-1, across, across, PATCH, PATCH, 1 + 2 * colour)
+    return cut.swapaxes(2, 3).reshape((-1, across * PATCH, across * PATCH, 3)[: 3 + colour])
 
 
 def augment(images: Array, rng: Rng) -> Array:
     """Moved by up to 2 pixels, half of them mirrored, brightness ±10 %."""
-    (n, side, _, *colours), reach = images.shape, 2
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), *((0, 0) for _ in colours)))
+    (n, side), reach = images.shape[:2], 2
+    padded = np.pad(images, [(0, 0), (reach, reach), (reach, reach), (0, 0)][: images.ndim])
     rows, columns = rng.integers(0, 2 * reach + 1, (2, n, 1)) + np.arange(side)  # (N, S) each
     columns = np.where(rng.random((n, 1)) < 0.5, columns, columns[:, ::-1])
     moved = padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    light = rng.uniform(0.9, 1.1, n).reshape(n, *(1 for _ in moved.shape[1:]))
+    light = rng.uniform(0.9, 1.1, (n, 1, 1, 1)[: images.ndim])
     return (moved * light).clip(0, 1).astype(np.float32)

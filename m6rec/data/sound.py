@@ -16,7 +16,7 @@ FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
 def shape(seconds: float = 1.0) -> tuple[int, int]:
-    """How many patches, and numbers in each."""
+    """As of an image."""
     return max(2, round(seconds * RATE / HOP / PATCH)), PATCH * MELS
 
 
@@ -65,14 +65,14 @@ def log_mel(waves: Array) -> Array:
 
 def patches(mels: Array) -> Array:
     """(N, 32, frames) -> (N, P, 128): patches in time, in each frame by frame the 32 mels."""
-    n, count = len(mels), mels.shape[2] // PATCH
-    return mels.reshape(n, MELS, count, PATCH).transpose(0, 2, 3, 1).reshape(n, count, PATCH * MELS)
+    cut = mels.reshape(len(mels), MELS, -1, PATCH)
+    return cut.transpose(0, 2, 3, 1).reshape(len(mels), -1, PATCH * MELS)
 
 
 def unpatch(patches: Array) -> Array:
     """The way back."""
-    n, count = patches.shape[:2]
-    return patches.reshape(n, count, PATCH, MELS).transpose(0, 3, 1, 2).reshape(n, MELS, count * PATCH)
+    cut = patches.reshape(len(patches), -1, PATCH, MELS)
+    return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, -1)
 
 
 def preprocess(waves: Array) -> Array:

@@ -101,14 +101,16 @@ def _read_table(folder: Path, table: str) -> Frame | None:
 def check(
     items: object, users: object, events: object, media: Media | None, report: Report
 ) -> tuple[Frame, Frame, Frame, bool]:
-    """The good rows of items, users and events, these with codes for ids, and whether they have times."""
+    """The good rows of items, users and events, these with codes for ids; and whether they have times."""
     items = None if items is None else catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = checked_events(events, items, users, report)
-    if users is None:
-        users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
-    if items is None:
-        items = catalogue(events.loc[~texts(events["item_id"]).duplicated(), ["item_id"]], media, report)
+
+    def alone(key):
+        return events.loc[~texts(events[key]).duplicated(), [key]]
+
+    users = alone("user_id") if users is None else users
+    items = catalogue(alone("item_id"), media, report) if items is None else items
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
     new = {name: new[name] for name in new.keys() - {*events.columns}}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
@@ -218,7 +220,7 @@ def _table_or_not(values: object, name: str, key: str) -> object:
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
-    """The rows with good ids and texts, each column in `plain` form; warns of what is probably misnamed or useless."""
+    """The rows with good ids and texts, each column in `plain` form; warns of misnamed columns."""
     rows = as_frame(raw, table, keys[0]).reset_index(drop=True)
     rows.columns = rows.columns.map(str)
     if missing := [key for key in keys if key not in rows.columns]:

@@ -2,9 +2,9 @@
 
 - an item's text, image and sound tokens run through the local layers; then an [ITEM] token attends to them and becomes
   its vector. `item_mask` says how they fuse. A step encodes an item once
-- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream*, profile and
-  events, never sees a request: its cache serves all later ones. The *target stream* has a token per target. It attends
-  to the profile, the events before it and its own request: one pass answers all
+- context fusion has two streams that share blocks. The *history stream*, profile and events, never sees a request: its
+  cache serves all later ones. The *target stream* has a token per target. It attends to the profile, the events before
+  it and its own request: one pass answers all
 - over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
   segment apart, to be cached (late interaction)"""
 
