@@ -362,9 +362,9 @@ def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
         raise InputError("one user shows no spread: compare models on two users or more")
     differences = Frame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
     found = Frame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
-    found["difference"] = differences.mean(1)
+    found["difference"] = differences.mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
-        found["effect"] = np.nan_to_num(found["difference"] / differences.std(1), posinf=np.inf, neginf=-np.inf)
+        found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
     found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
     found = found.sort_values("p", kind="stable")
     left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
