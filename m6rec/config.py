@@ -155,7 +155,7 @@ class Config:
     text_length: int = 24  # L, per item
     image_size: int = 28  # pixels a side, a multiple of 7: (image_size / 7)² patches
     colour: bool = False  # of photographs; else grey
-    sound_seconds: float = 1.0  # rounded to patches of 0.128
+    sound_seconds: float = 1.0  # in patches of 0.128
     # --- semantic IDs
     digits: int = 3  # G, levels of the tree
     free_leaves: float = 0.15  # share of the tree's leaves for new items
@@ -200,7 +200,6 @@ class Config:
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))
                 yield low <= value <= high, f"{name}={value} is outside its range: take {low} to {high}"
-                yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
         heads, patches = (2 * self.heads, f"heads={self.heads} of an even size"), (7, "patches of 7 × 7 pixels")
         for name, (unit, parts) in (("width", heads), ("image_size", patches)):
             fix = f"take a multiple of {unit}, such as {unit * max(1, values[name] // unit)}"
@@ -229,13 +228,14 @@ _KNOWN = {
     "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
     "modalities": MODALITIES, "derived_features": ("season", "session", "pace", "tastes"),
 }  # fmt: skip
-_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
 _RANGES = {  # of others 0 to a million: more would fill any memory
     "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
     "decoder_layers": (1, 256), "history": (2, 10**5), "vocabulary": (300, 10**6), "text_length": (2, 10**4),
     "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
     "image_size": (14, 112), "sound_seconds": (0.25, 10),
 }  # fmt: skip
+_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
+_RANGES |= dict.fromkeys(_SHARES, (0, 0.9999))
 PRESETS: dict[str, dict[str, object]] = {
     # In a hundred steps the average has to follow faster.
     "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),

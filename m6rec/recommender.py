@@ -39,7 +39,7 @@ from m6rec.train.text import Backbone
 
 History = Iterable[object] | Frame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
-# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; 0.1 gave +.0007.
+# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10.
 UPDATE_RATE = 0.3
 
 

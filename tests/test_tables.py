@@ -218,7 +218,7 @@ def test_whole_numbers_that_are_dates_are_no_seconds(form):
     assert times(20240131235958, 20240201000000) == [1706745598, 1706745600]
     assert times(20240131, 86400) == [20240131, 86400]  # seconds
     np.testing.assert_equal(times(20240131, 20240230, None), [1706659200, np.nan, np.nan])
-    with pytest.raises(InputError, match="row 1, column 'timestamp': '20240230' is no time; give UTC seconds or"):
+    with pytest.raises(InputError, match=r"row 1, column 'timestamp': '20240230.* is no time; give UTC seconds or"):
         d.Dataset.from_frames(**changed("interactions", timestamp=[form(20240229), form(20240230)] * 15))
 
 

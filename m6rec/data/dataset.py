@@ -104,21 +104,10 @@ class Dataset:
         types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
         return Frame(report.rows, columns=list(types), dtype=object).astype(types)
 
-    @property
-    def n_items(self) -> int:
-        return len(self.items)
-
-    @property
-    def n_users(self) -> int:
-        return len(self.users)
-
-    @property
-    def n_events(self) -> int:
-        return len(self.events)
-
-    @property
-    def profile_columns(self) -> list[str]:
-        return list(self.users.columns.drop("user_id"))
+    n_items = property(lambda self: len(self.items))
+    n_users = property(lambda self: len(self.users))
+    n_events = property(lambda self: len(self.events))
+    profile_columns = property(lambda self: [*self.users.columns.drop("user_id")])
 
     @property
     def modalities(self) -> tuple[str, ...]:

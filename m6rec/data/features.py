@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from m6rec.cache import key, load_tensors, save_tensors, whole
-from m6rec.config import MODALITIES, Array, InputError, choose
+from m6rec.config import MODALITIES, Array, Frame, InputError, choose
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 
@@ -105,7 +105,7 @@ def shown(value: object) -> str:
 
 class Features(NamedTuple):
     text: Array  # (N, L) int64 token ids, 0 = padding
-    image: Array  # (N, 16, 49) float32 by default, zeros where absent; of V-dimensional vectors (N, 1, V)
+    image: Array  # (N, 16, 49) float32 by default, 0 where absent; (N, 1, V) of V-dimensional vectors
     sound: Array  # (N, 8, 128), likewise
     present: Array  # (N, 3) bool, in the order MODALITIES
 
@@ -125,7 +125,7 @@ class Features(NamedTuple):
 
 
 def preprocess(
-    items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
+    items: Frame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
     like: Features | None = None, sizes: Mapping[str, tuple] = {},
 ) -> Features:  # fmt: skip
     """Token ids, `length` a text, and patches.
@@ -218,7 +218,7 @@ def decoded(modality: str, source: object, media: Media | None, *size: object) -
         raise InputError(f"{shown(source)} {error}") from None
 
 
-def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+def table(items: Iterable[Mapping[str, object]]) -> Frame:
     """Dicts of items for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
@@ -230,4 +230,4 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
+    return Frame(rows, dtype=object)

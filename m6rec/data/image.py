@@ -50,7 +50,7 @@ def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
     except Image.DecompressionBombError:
         raise InputError("is an image above 50 megapixels; scale it down.") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"is no image that can be read; save it as {', '.join(FORMATS[:-1])} or BMP.") from None
+        raise InputError(f"is no image that can be read; save it as {' or '.join(FORMATS)}.") from None
     except Exception as error:  # a damaged file fails in many ways
         raise InputError(f"is a damaged image ({error}); save it again.") from None
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from m6rec.cache import PART, cached, checksum, key, load_tensors, save_tensors, whole
-from m6rec.config import Array, Config, InputError, Rng, pick_device, pick_precision, typed
+from m6rec.config import Array, Config, Frame, InputError, Rng, pick_device, pick_precision, typed
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
@@ -49,8 +48,8 @@ class Log(list[Epoch]):
         """The first that validated best."""
         return max((row for row in self if row.validation is not None), key=lambda row: row.validation, default=None)
 
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
+    def table(self) -> Frame:
+        return Frame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
 
     def __str__(self) -> str:
         measured = f", best validation {self.best.validation:.4f}" if self.best else ""

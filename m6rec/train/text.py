@@ -245,12 +245,12 @@ class Classifier(nn.Module):
 
 @torch.random.fork_rng()
 def adapt(
-    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
-    batch: int = 64, seed: int = 0, keep: bool = False,
+    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, least: int = 60, batch: int = 64,
+    seed: int = 0, keep: bool = False,
 ) -> Classifier:  # fmt: skip
     """A copy that tells `classes` (a few words each) apart, by one of METHODS; averaged weights.
 
-    passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
+    Two passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
     classes, or a class without examples."""
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     choose("method", method, METHODS)
@@ -260,7 +260,7 @@ def adapt(
         raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     torch.manual_seed(seed)
     network = Classifier(made.network, method, options_of(made, classes))
-    n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
+    n, steps = len(data.labels), max(least, 2 * -(-len(data.labels) // batch))
     lengths = (data.source != PAD).sum(1).numpy()
 
     def batches(rng):
@@ -276,7 +276,7 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    fit(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
+    fit(network, Stage(method, 1, batches, loss), config, least, *map(version, data), keep=keep)
     return network
 
 
