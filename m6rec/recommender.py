@@ -20,9 +20,9 @@ from torch.nn.functional import normalize
 from m6rec.cache import key, whole
 from m6rec.config import MODALITIES, Array, Config, Frame, InputError, at_least, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
-from m6rec.data.context import Context, EventCodes, Fields
+from m6rec.data.context import Context, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import REPEATS, Dataset, Split, Targets
+from m6rec.data.dataset import REPEATS, Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
@@ -435,9 +435,7 @@ class M6Rec:
         """For `evaluate`: "dense", "generated", "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, fitted_on=self.fitted_on, **options)
 
-    @property
-    def fitted_on(self) -> tuple[Dataset, Split]:
-        return self.data, self.split
+    fitted_on = property(lambda self: (self.data, self.split))
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), dense."""
@@ -487,9 +485,7 @@ class M6Rec:
         codes = contexts.encode_events(users.data, self.fields)
         return contexts.target_context(users.data, codes, users.events, self.config.history)
 
-    @property
-    def codes(self) -> EventCodes:
-        return contexts.encode_events(self.data, self.fields)
+    codes = property(lambda self: contexts.encode_events(self.data, self.fields))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Weights (safetensors) and settings (JSON), and what `with_items` has added."""
