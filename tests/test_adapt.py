@@ -209,8 +209,8 @@ def test_new_words_are_one_token_each_and_lie_on_a_line_in_order(made):
 
 
 def test_a_word_that_is_a_token_already_keeps_its_embedding_and_moves_no_other(made):
-    old, piece = made.network.tokens.weight, made.tokenizer.bpe.token_to_id("ood")
-    more, without = (text_training.add_words(made, [["low", word, "high"]]) for word in ("ood", "middle"))
+    old, piece = made.network.tokens.weight, made.tokenizer.bpe.token_to_id("liked")
+    more, without = (text_training.add_words(made, [["low", word, "high"]]) for word in ("liked", "middle"))
     assert piece and len(more.tokenizer) == len(more.network.tokens.weight) == len(old) + 2
     assert torch.equal(more.network.tokens.weight[: len(old)], old)
     for word in ("low", "high"):

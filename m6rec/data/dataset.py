@@ -245,7 +245,7 @@ class Dataset:
         report.tell()
         if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
-        return self._with(items=pd.concat([self.items, new]))
+        return self._with(items=pd.concat([self.items, new.dropna(axis=1, how="all")]))
 
     def with_events(self, interactions: Frame) -> "Dataset":
         """More events of known items, as in `from_frames`. New users have no profile."""
