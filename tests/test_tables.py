@@ -107,7 +107,7 @@ def test_an_iterator_is_read_once_and_keeps_its_new_items(model):
 
 @pytest.mark.parametrize("bad", ["Film 1", b"1", 3, torch.tensor(1), {1, 2}, {"a": [1]}, pa.array([[1]]), [None]])
 def test_a_history_without_order_or_ids_is_told(model, bad):
-    with pytest.raises(InputError, match=r"give a list|item_id is missing|is not in the catalogue|each column"):
+    with pytest.raises(InputError, match=r"give a list|give one item_id|is not in the catalogue|each column"):
         model.person(history=bad)
 
 

@@ -182,8 +182,8 @@ class Dataset:
         InputError for a text that is one item's id and another's title; in a table it is the id."""
         history, known, codes, new = listed(history), self._ids["item"], [], count(self.n_items)
         if in_table := isinstance(history, Frame):
-            if "item_id" not in history:
-                raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
+            if [*history].count("item_id") != 1:
+                raise InputError(f"the history has the columns {', '.join(map(str, history))}: give one item_id.")
             history = history["item_id"]
         for item in history:
             if isinstance(item, Mapping) and not in_table:
