@@ -153,8 +153,8 @@ class Config:
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
-    image_size: int = 28  # pixels a side, a multiple of 7: (image_size / 7)² patches
-    colour: bool = False  # of photographs; else grey
+    image_size: int = 28  # pixels a side, in patches of 7 × 7
+    colour: bool = False
     sound_seconds: float = 1.0  # in patches of 0.128
     # --- semantic IDs
     digits: int = 3  # G, levels of the tree

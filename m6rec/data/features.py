@@ -24,7 +24,7 @@ MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 
 
 class MediaWarning(UserWarning):
-    """Photographs or recordings that cannot be used; their items go on without them."""
+    """Files that cannot be used; their items go on without them."""
 
 
 class Media:

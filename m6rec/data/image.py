@@ -1,4 +1,4 @@
-"""Photographs as grey or coloured pixels, 28 × 28 by default, in patches of 7 × 7."""
+"""Photographs as grey or coloured pixels, in patches of 7 × 7."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Recordings at 8 kHz, by default of a second, as a log-mel spectrogram and patches of an eighth of a second."""
+"""Recordings at 8 kHz as log-mel spectrograms, in patches of an eighth of a second."""
 
 import io
 

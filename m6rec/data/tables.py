@@ -85,7 +85,7 @@ def _read_table(folder: Path, table: str) -> Frame | None:
         if paths[0].suffix == ".parquet":
             fix = "save it again"
             return pd.read_parquet(paths[0])
-        fix = "save it in UTF-8 with a header, put texts with commas in quotes, and close every quote"
+        fix = "save it in UTF-8 with a header, texts with commas in quotes, and every quote closed"
         with warnings.catch_warnings(action="error"):  # a first row with too many fields
             options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
             frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
@@ -302,7 +302,7 @@ def texts(ids: pd.Series) -> pd.Index:
 
 
 def text(raw: object) -> str:
-    """196, 196.0, tensor(196), b"196" and "196" are one id, or one category. InputError for half a character."""
+    """196, 196.0, tensor(196), b"196" and "196" are one id. InputError for half a character."""
     raw = raw.item() if isinstance(raw, torch.Tensor) and raw.ndim == 0 else raw
     if isinstance(raw, bytes):
         return raw.decode(errors="backslashreplace")
