@@ -85,7 +85,7 @@ def _read_table(folder: Path, table: str) -> Frame | None:
         if paths[0].suffix == ".parquet":
             fix = "save it again"
             return pd.read_parquet(paths[0])
-        fix = "save it in UTF-8 with a header, texts with commas in quotes, and every quote closed"
+        fix = "save it in UTF-8 with a header, put texts with commas in quotes, and close every quote"
         with warnings.catch_warnings(action="error"):  # a first row with too many fields
             options = dict(index_col=False, keep_default_na=False, na_values=[""], low_memory=False)
             frame = pd.read_csv(paths[0], encoding="utf-8-sig", dtype=AS_WRITTEN, **options)
