@@ -453,9 +453,7 @@ class TextTransformer(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
-    @property
-    def device(self) -> torch.device:
-        return self.tokens.weight.device
+    device = property(lambda self: self.tokens.weight.device)
 
     def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
         """Token ids (..., L) -> (..., L, D), plus the segment's embedding, if named."""

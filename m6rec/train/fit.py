@@ -158,7 +158,7 @@ def _fit(
         bar.set_postfix_str(f"step {state['steps']}", refresh=False)
         bar.update(0)  # the clock moves within an epoch, too
 
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
+    watched = sys.stderr.isatty() or os.environ.get("JPY_SESSION_NAME")  # papermill and nbval stay silent
     bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", miniters=0, disable=not watched)
     patience = config.patience * config.validate_every
     while len(rows) < stage.epochs and not (rows.best and rows.best.epoch <= len(rows) - patience):
