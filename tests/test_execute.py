@@ -81,9 +81,16 @@ def test_a_word_without_a_value_is_an_error():
         assignments(["seed"])
 
 
-def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path):
+def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path, monkeypatch):
+    other = tmp_path / "kernels" / "python3"  # of a user who runs this in JupyterLab and has another Python there
+    other.mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(spec))
+    own = {"JUPYTER_PREFER_ENV_PATH": "0", "JUPYTER_DATA_DIR": str(tmp_path), "JPY_SESSION_NAME": "x.ipynb"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
     code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
-    code += "; print(os.environ['OMP_WAIT_POLICY'])"
+    code += "; print(os.environ['OMP_WAIT_POLICY'] + os.environ['JPY_SESSION_NAME'])"
     toy = write(tmp_path / "toy.ipynb", code)
     record = tmp_path / "o" / "toy.json"
     run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1)
