@@ -85,9 +85,7 @@ def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object
 
 def save_tensors(tensors: Mapping[str, object], file: Path, values: Mapping[str, object] = {}) -> None:
     """With JSON values and a checksum of all."""
-    own = {
-        name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()
-    }  # none shared
+    own = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
     text = json.dumps(values)
     file.write_bytes(save(own, {"values": text, "sha256": checksum(own, text)}))  # `save_file` hides it from others
 

@@ -246,12 +246,14 @@ PRESETS: dict[str, dict[str, object]] = {
 
 def pick_device(name: str = "auto") -> torch.device:
     """By name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where there is none."""
+    if (torch.get_default_dtype(), torch.get_default_device().type) != (torch.float32, "cpu"):
+        raise InputError("set PyTorch's defaults back to float32 and cpu: Config.device names a GPU.")
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
-        fix = "unset M6REC_DEVICE" if os.environ.get("M6REC_DEVICE") == name else 'take device="auto" or "cpu"'
+        fix = 'take device="auto" or "cpu", or unset M6REC_DEVICE'
         raise InputError(f'device="{name}" was asked for, but PyTorch finds none here: {fix}.') from error
 
 

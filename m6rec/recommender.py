@@ -542,8 +542,7 @@ class M6Rec:
             if data.n_items + len(new) == len(weights["digits.leaf"]):
                 data = data.with_items(Frame(new))
         if data.fingerprint != of["fingerprint"]:
-            fix = "pass data=, as they were then (of an updated model, its data)"
-            raise InputError(f"{folder} was trained on other data than {data.name}: {fix}.")
+            raise InputError(f"{folder} was trained on other data than {data.name}: pass data=, as they were then.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:

@@ -28,7 +28,7 @@ def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is an error or nothing here
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            image = flat = Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
@@ -36,8 +36,6 @@ def decode(raw: bytes, side: int = 28, colour: bool = False) -> Array:
             elif image.has_transparency_data:
                 full = image.convert("RGBA")
                 flat = ImageChops.multiply(full.convert(mode), Image.merge(mode, [full.getchannel("A")] * len(mode)))
-            else:
-                flat = image.convert(mode)
             scale = side / max(flat.size)
             size = tuple(max(1, round(length * scale)) for length in flat.size)
             small = flat.convert(mode).resize(size, Image.Resampling.LANCZOS)

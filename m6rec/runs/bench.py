@@ -5,11 +5,11 @@ from functools import cache, cached_property, lru_cache, partial
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import Config, Dataset, M6Rec, baselines
+from m6rec.config import Array, Frame
 from m6rec.data.cooccurrence import following
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate, mid_ranks, ndcg, scored
@@ -36,7 +36,7 @@ GRID = {
 NO_CONTENT = {"content": 0.0, "neighbours": 100}  # share and size of the content-kNN in the count
 CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
-Rows = dict[str, list[pd.DataFrame]]  # name -> `Evaluation.per_user` of the test targets, for each seed
+Rows = dict[str, list[Frame]]  # name -> `Evaluation.per_user` of the test targets, for each seed
 
 
 class Bench:
@@ -143,18 +143,18 @@ def coordinate_ascent(
     return best
 
 
-def per_user(rows: Rows, metric: str = "ndcg") -> dict[str, np.ndarray]:
+def per_user(rows: Rows, metric: str = "ndcg") -> dict[str, Array]:
     """name -> (seeds, U)."""
     return {name: np.stack([found[metric] for found in each]) for name, each in rows.items()}
 
 
-def summary(rows: Rows) -> pd.DataFrame:
+def summary(rows: Rows) -> Frame:
     columns = {"NDCG@10": per_user(rows), "HR@10": per_user(rows, "hit")}
     means = {label: {name: values.mean() for name, values in found.items()} for label, found in columns.items()}
-    return pd.DataFrame(means).assign(seeds=[len(each) for each in rows.values()])
+    return Frame(means).assign(seeds=[len(each) for each in rows.values()])
 
 
-def versus(rows: Rows) -> pd.DataFrame:
+def versus(rows: Rows) -> Frame:
     """m6rec against its peers, the best first: `m6rec.evaluate.compare`."""
     found = per_user(rows)
     peers = {name: values for name, values in found.items() if name not in OURS and not name.startswith("m6rec")}
@@ -172,7 +172,7 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.
 
 def milliseconds(
     run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer, *, threads: int = 0
-) -> np.ndarray:
+) -> Array:
     """Of a call, for each block of calls in so many seconds. threads: 0 for PyTorch's."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=threads or torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

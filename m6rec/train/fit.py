@@ -188,6 +188,7 @@ def _fit(
     return rows
 
 
+@torch.enable_grad()
 def train_epoch(
     network: nn.Module, optimizer: Optimizer, batches: Iterable, losses: Callable[[nn.Module, Any], dict[str, Tensor]],
     weights: Mapping[str, float] = {}, dtype: torch.dtype = torch.float32, clip: float | None = None,
