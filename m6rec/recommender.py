@@ -209,9 +209,11 @@ class M6Rec:
     def _items_stage(self) -> Stage:
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
-        if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
-            taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
-            raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
+        read, patches = self.network.items.modalities, self.network.patch_decoder
+        taught = "text" in read and weights["infill"], patches and weights["image"], read[1:] and weights["align"]
+        if not read or not (any(taught) or start is not None):
+            fix = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
+            raise InputError(f"item_epochs needs something to teach: modalities, and {fix}.")
 
         def loss(network, _, rng):
             return losses.item_content(network, content, config, rng, start)

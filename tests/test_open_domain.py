@@ -192,6 +192,10 @@ def test_a_modality_that_is_not_read_is_not_there(model):
     assert not deaf.features.present[:, 2].any() and deaf.features.present[:, 1].any()
     with pytest.raises(InputError, match="item_epochs needs something to teach"):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
+    with pytest.raises(InputError, match="item_epochs needs something to teach"):
+        m6rec.M6Rec(
+            small_data(), "small", **{**CONFIG, "item_epochs": 1, "infill_weight": 0.0}
+        ).pretrain()  # texts alone
 
 
 def test_without_ids_contents_learn_to_predict_where_items_would_start(model):

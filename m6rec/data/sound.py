@@ -16,7 +16,6 @@ FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
 def shape(seconds: float = 1.0) -> tuple[int, int]:
-    """As of an image."""
     return max(2, round(seconds * RATE / HOP / PATCH)), PATCH * MELS
 
 
@@ -70,7 +69,6 @@ def patches(mels: Array) -> Array:
 
 
 def unpatch(patches: Array) -> Array:
-    """The way back."""
     cut = patches.reshape(len(patches), -1, PATCH, MELS)
     return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, -1)
 
