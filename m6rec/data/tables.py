@@ -101,7 +101,7 @@ def _read_table(folder: Path, table: str) -> Frame | None:
 def check(
     items: object, users: object, events: object, media: Media | None, report: Report
 ) -> tuple[Frame, Frame, Frame, bool]:
-    """The good rows of items, users and events, these with codes for ids; and whether they have times."""
+    """The good rows, of events with codes for ids; and whether these have times."""
     items = None if items is None else catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = checked_events(events, items, users, report)
@@ -220,7 +220,7 @@ def _table_or_not(values: object, name: str, key: str) -> object:
 
 
 def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
-    """The rows with good ids and texts, each column in `plain` form; warns of misnamed columns."""
+    """The rows with good ids and texts, each column in `plain` form."""
     rows = as_frame(raw, table, keys[0]).reset_index(drop=True)
     rows.columns = rows.columns.map(str)
     if missing := [key for key in keys if key not in rows.columns]:

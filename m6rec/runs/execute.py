@@ -134,7 +134,7 @@ def execute(
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
     env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
-    env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python's kernel, which nobody watches
+    env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
     env |= dict.fromkeys(THREADS if threads else (), str(threads))
     own = {name: value for name, value in values.items() if name not in SETTINGS}
     with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env):
