@@ -345,6 +345,8 @@ def test_vectors_of_a_frozen_encoder_are_a_modality_of_known_and_new_items():
     fresh = model.item_vectors([new, {**new, "image": vectors[0]}, {**new, "image": -vectors[0]}])[-3:]
     torch.testing.assert_close(fresh[0], fresh[1])
     assert (fresh[0] - fresh[2]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="has nothing to see: give a title, text, image or sound"):
+        model.item_vectors([{"image": ""}])
     assert model.with_items({"item_id": [77], "image": [vectors[3].tolist()]}).features.present[-1, 1]
     with pytest.warns(UserWarning, match="is no vector of 5 finite numbers"):
         assert not model.with_items({"item_id": [77], "title": "x", "image": [[1.0, 2.0]]}).features.present[-1, 1]

@@ -130,8 +130,8 @@ def preprocess(
 ) -> Features:  # fmt: skip
     """Token ids, `length` a text, and patches.
 
-    items: column `text`, optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
-    `direction`). cache: folder for patches. like: contents whose shapes these take. sizes: of image and sound, see
+    items: column `text`, optionally `image` and `sound`: a name in `media`, bytes, a Path or a vector, see
+    `direction`. cache: folder for patches. like: contents whose shapes these take. sizes: of image and sound, see
     their `decode`. What is damaged or missing is absent; a MediaWarning names three."""
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
@@ -222,7 +222,8 @@ def table(items: Iterable[Mapping[str, object]]) -> Frame:
     """Dicts of items for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
-        row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}
+        cells = given(map(item.get, FILE_MODALITIES)).set_axis([*FILE_MODALITIES]).dropna()
+        row = {m: Path(s) if isinstance(s, str) else s for m, s in cells.items()}
         for modality, source in row.items():
             if not is_vector(source):
                 decoded(modality, source, None)
