@@ -9,12 +9,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -63,23 +63,35 @@ def whole(path: str | Path) -> Iterator[Path]:
                     shutil.rmtree(old)
 
 
-def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
-    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew.
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time; others wait, or have an InputError.
 
     The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{PART}{path.name}.lock"), -1 if wait else 0, mode=0o666)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"another process writes {path}: wait, or name another folder.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # others hold it or wait for it
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
+    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew."""
     if path.exists() and (kept := load(path)) is not None:
         return kept  # a read-only home can be read
-    lock = path.with_name(f"{PART}{path.name}.lock")
-    with ExitStack() as held:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(lock, mode=0o666))
+    with locked(path):
         if (kept := load(path) if path.exists() else None) is None:
             kept = make()
             with whole(path) as new:
                 save(kept, new)
-        with suppress(OSError):  # others hold it or wait for it
-            lock.unlink()
         return kept
 
 

@@ -26,8 +26,18 @@ Verb = TypeVar("Verb", bound=Callable)  # a function or class
 Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
 
 
+def plain(text: object, length: int = 80) -> str:
+    """At most `length` characters of a line; what could steer a terminal becomes a space."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
 class InputError(ValueError):
-    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+    """One line that names the value, what is wrong, and the fix; the command line exits with 2."""
+
+    def __init__(self, sentence: str):
+        ends = plain(sentence, 500), plain(sentence[-300:], 300)
+        super().__init__(" ".join(ends) if len(sentence) > 900 else plain(sentence, 900))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone."""
@@ -46,7 +56,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def choose(name: str, value: object, known: Iterable[str]) -> None:
     """InputError for a value that is not known."""
     if value not in known:
-        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
+        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(map(str, known))}.')
 
 
 def at_least(least: int, **values: int) -> None:
@@ -145,10 +155,9 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lack the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, own columns
-    # Of season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
+    # Of season, session, pace, tastes: see `context.derive`
     derived_features: tuple[str, ...] = ()
-    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
-    # TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}: see `context.Field.fit`
     columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
@@ -195,7 +204,7 @@ class Config:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
                 choose(name, one, known)
         for name, kind in self.columns:
-            choose(f"columns: {name}", kind, COLUMN_TYPES)
+            choose(f"column {name}", kind, COLUMN_TYPES)
         for name, value in values.items():
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))

@@ -1,6 +1,4 @@
-"""Beam search under a trie with cached keys and values: over digits or words, greedy or sampled.
-
-Then what is made of it: written texts, a `Scorer` for `evaluate`, and late interaction served by `SegmentCache`."""
+"""Beam search under a trie with cached keys and values: over digits or words, greedy or sampled."""
 
 from collections.abc import Callable, Sequence
 from math import prod

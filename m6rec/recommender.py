@@ -39,8 +39,7 @@ from m6rec.train.text import Backbone
 
 History = Iterable[object] | Frame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
-# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10.
-UPDATE_RATE = 0.3
+UPDATE_RATE = 0.3  # of the learning rate, in `M6Rec.update`
 
 
 CARD = """---
@@ -147,7 +146,7 @@ class M6Rec:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
         Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events still
-        count as history. `stages["update"]` begins with epoch 0, before the training."""
+        count as history. `stages["update"]` begins with epoch 0."""
         at_least(1, epochs=epochs)
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))

@@ -184,7 +184,7 @@ def test_fields_and_declarations_survive_saving(tmp_path):
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
         (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
-        (lambda: Config(columns={"note": "poem"}), 'columns: note="poem" is unknown: take one of cat'),
+        (lambda: Config(columns={"note": "poem"}), 'column note="poem" is unknown: take one of categorical'),
         (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
         (lambda: small_model(columns={"gender": "time"}), "gender is no time"),

@@ -305,3 +305,9 @@ def test_a_subset_keeps_whole_users_and_every_item():
 def test_the_repr_says_name_counts_and_period():
     counts = "3 users, 5 items, 10 events (10 % repeats: lists may hold what was seen)"
     assert repr(small()) == f"Dataset frames: {counts}, 1970-01-01 to 1970-01-01"
+    markup, raw = "<script>alert(1)</script>", frames()
+    raw["interactions"][markup] = 1
+    page = d.Dataset.from_frames(**raw, name=markup)._repr_html_()
+    assert "<script" not in page and "modalities: text" in page
+    for table, rows in (("items", 5), ("users", 3), ("events", 10)):
+        assert f"<th>{table}</th>\n      <td>{rows}</td>" in page

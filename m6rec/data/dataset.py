@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,7 @@ class Dataset:
     def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
-        Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are."""
+        Images and sounds are in media.zip, in media/ or in the folder itself: where most of them are."""
         return cls.from_frames(*read_folder(folder), name=name or Path(folder).resolve().name)
 
     @staticmethod
@@ -93,7 +94,7 @@ class Dataset:
     ) -> Frame:  # fmt: skip
         """All problems of frames or a folder: table, row (from 0), column, problem, fix.
 
-        Every image and sound is decoded. A table that cannot be used at all ends the list."""
+        Every image and sound is decoded. A table that is of no use ends the list."""
         report = Report(strict=False)
         try:
             folder = isinstance(items, (str, Path))
@@ -134,7 +135,7 @@ class Dataset:
 
     @cached_property
     def _spellings(self) -> dict[str, list[int]]:
-        """Title, whole or without its year or with its article in front, -> codes, the most frequent item's first."""
+        """Title, whole, without its year or with its article in front, -> codes, the most frequent first."""
         found, n_events = {}, np.bincount(self.events["item"], minlength=self.n_items)
         for code in np.argsort(-n_events, kind="stable").tolist():
             whole = _plain(self.items["title"].iloc[code])
@@ -302,6 +303,11 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
+
+    def _repr_html_(self) -> str:
+        tables = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
+        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
+        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"
 
 
 class Targets:

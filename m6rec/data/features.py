@@ -72,7 +72,7 @@ class Media:
         return written if not path.is_file() and written.is_file() else path
 
     def fingerprint(self, names: Iterable[str]) -> str:
-        """SHA-256 over names and contents, the same for a folder and its zip; a missing file counts."""
+        """SHA-256 over names and contents; a missing file counts."""
         digest = hashlib.sha256()
         for name in sorted(set(names)):
             content = b"missing"

@@ -22,7 +22,7 @@ def shape(seconds: float = 1.0) -> tuple[int, int]:
 def decode(raw: bytes, seconds: float = 1.0) -> Array:
     """A file's bytes -> (P · 1024,) float32 mono at 8 kHz, from the first sample above 1 % of the peak, then zeros.
 
-    Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
+    Mono is the channels' mean, or the loudest where they cancel out; above full scale it is scaled down.
     Only the first ten seconds are read. InputError if damaged, empty or silent."""
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:

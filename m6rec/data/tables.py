@@ -262,7 +262,7 @@ def whole(text: str) -> bool:
 
 
 def distinct(column: pd.Series) -> bool:
-    """Whether 20 or more texts all differ, as ids and dates do: nothing can be learnt of one."""
+    """Whether 20 or more texts all differ, as ids and dates do."""
     column = column.iloc[:0] if column.dtype.kind in "biufM" else column.dropna()
     return len(column) >= 20 and texts(column.head(20)).is_unique and texts(column).is_unique
 
@@ -276,7 +276,7 @@ def exact(column: pd.Series) -> Array:
 
 
 def plain(column: pd.Series) -> pd.Series:
-    """As NumPy's numbers, datetimes or strings, whether they were nullable, Arrow's, categories, …"""
+    """As NumPy's numbers, datetimes or strings."""
     if column.dtype == "str" or (isinstance(column.dtype, np.dtype) and column.dtype != object):
         return column
     cells = column.astype(object)

@@ -355,9 +355,7 @@ class Network(nn.Module):
         network.blocks = Stack.of([*self.items.local, *decoder.blocks])
         return network.train(self.training)
 
-    @property
-    def content(self) -> Features:
-        return Features(*(getattr(self, f"content_{name}") for name in Features._fields))
+    content = property(lambda self: Features(*(getattr(self, f"content_{name}") for name in Features._fields)))
 
     @torch.no_grad()
     def initialise(self) -> None:
