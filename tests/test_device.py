@@ -179,8 +179,8 @@ def fresh(folder: Path) -> str:
 
 
 @needs_backend
-def test_every_verb_recipe_task_and_notebook_on_a_second_device(tmp_path):
-    command, begun, names, failed = [sys.executable, __file__, str(tmp_path)], time.perf_counter(), set(), {}
+def test_every_verb_recipe_task_and_notebook_on_a_second_device(tmp_path, python):
+    command, begun, names, failed = [*python, __file__, tmp_path], time.perf_counter(), set(), {}
     done = subprocess.run(command, env=SECOND | {"M6REC_HOME": fresh(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     for stem in ("recipes", "verbs", "tasks", *(path.stem for path in NOTEBOOKS)):

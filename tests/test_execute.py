@@ -81,16 +81,12 @@ def test_a_word_without_a_value_is_an_error():
         assignments(["seed"])
 
 
-def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path, monkeypatch):
-    other = tmp_path / "kernels" / "python3"  # of a user who runs this in JupyterLab and has another Python there
-    other.mkdir(parents=True)
-    spec = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
-    (other / "kernel.json").write_text(json.dumps(spec))
-    own = {"JUPYTER_PREFER_ENV_PATH": "0", "JUPYTER_DATA_DIR": str(tmp_path), "JPY_SESSION_NAME": "x.ipynb"}
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
+def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path, warm, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")  # a user's kernel named python3 would be another Python
+    monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb")  # in a notebook a progress bar is shown, but not in a copy
     code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
     code += "; print(os.environ['OMP_WAIT_POLICY'] + os.environ['JPY_SESSION_NAME'])"
+    code += "; assert os.environ['JUPYTER_PREFER_ENV_PATH'] == '1'"
     toy = write(tmp_path / "toy.ipynb", code)
     record = tmp_path / "o" / "toy.json"
     run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1)
@@ -100,7 +96,7 @@ def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise
     assert "7 False 1" in log and "TCP" not in log
 
 
-def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path):
+def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path, warm):
     toy = write(tmp_path / "toy.ipynb", "print('before')", "1 / 0", "print('after')")
     run = execute(toy, tmp_path / "out.ipynb")
     assert not run.ok and "ZeroDivisionError: division by zero" in run.error
@@ -108,12 +104,12 @@ def test_a_failure_says_what_failed_and_keeps_the_executed_copy(tmp_path):
     assert "before\n" in texts and "after\n" not in texts
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_says_so(tmp_path):
+def test_a_run_that_takes_too_long_is_stopped_and_says_so(tmp_path, warm):
     run = execute(write(tmp_path / "toy.ipynb", "while True: pass"), tmp_path / "out.ipynb", timeout=1)
     assert not run.ok and run.error == "a cell was stopped after 1 s, the time limit" and run.path.exists()
 
 
-def test_a_kernel_that_dies_is_an_error_of_its_own(tmp_path):
+def test_a_kernel_that_dies_is_an_error_of_its_own(tmp_path, warm):
     run = execute(write(tmp_path / "toy.ipynb", "import os; os._exit(1)"), tmp_path / "out.ipynb")
     assert not run.ok and run.error.startswith("the kernel ended")
 
@@ -152,15 +148,17 @@ def test_an_interrupted_run_leaves_no_kernel(endless, tmp_path):
     assert psutil.wait_procs(kernels, timeout=10)[1] == []
 
 
-def test_a_killed_run_leaves_no_kernel(endless, tmp_path):
+def test_a_killed_run_leaves_no_kernel(endless, tmp_path, python):
     notebook, pid = endless
     code = "import sys, pathlib, m6rec.runs.execute as e; e.execute(*map(pathlib.Path, sys.argv[1:]))"
-    with subprocess.Popen([sys.executable, "-c", code, notebook, tmp_path / "out.ipynb"]) as process:
+    (tmp_path / "run.py").write_text(code)
+    with subprocess.Popen([*python, tmp_path / "run.py", notebook, tmp_path / "out.ipynb"]) as process:
         kernel = kernel_of(pid)
         process.kill()
     assert psutil.wait_procs([kernel], timeout=30)[1] == []
 
 
+@pytest.mark.usefixtures("warm")
 def test_run_all_runs_two_with_a_thread_each_goes_on_after_a_failure_and_gathers_what_was_recorded(tmp_path, capsys):
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -224,7 +222,7 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
     assert 'href="clone/README.md#words"' in page and "$\\frac{a}{b}$" in page
 
 
-def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path):
+def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path, warm):
     run = execute(write(tmp_path / "toy.ipynb", "print(1)"), tmp_path / "out.ipynb")
     executed = read(run.path)
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
@@ -323,17 +321,17 @@ def test_notebooks_are_found_in_order_and_by_name_and_a_wrong_name_lists_them(tm
         find(tmp_path, ["01_c"])
 
 
-def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path):
+def test_refresh_executes_in_place_and_leaves_a_failing_notebook_as_it_was(tmp_path, warm):
     fine, broken = write(tmp_path / "00.ipynb", "print(seed)"), write(tmp_path / "01.ipynb", "1 / 0")
     before = broken.read_text()
-    done = refresh([fine, broken])
+    done = [*refresh([fine]), *refresh([broken])]  # one by one in this process
     assert {run.path.name: run.ok for run in done} == {"00.ipynb": True, "01.ipynb": False}
     assert broken.read_text() == before
     assert [cell.get("execution_count") for cell in read(fine).cells] == [None, 1, 2]
     assert "papermill" not in fine.read_text()
 
 
-def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, compare):
+def test_one_changed_digit_fails_the_comparison_that_the_suite_uses(tmp_path, warm, compare):
     path = write(tmp_path / "toy.ipynb", "print('NDCG@10', 0.1234, 'in 12.3 s')")
     nbformat.write(clean(read(execute(path, tmp_path / "out" / "toy.ipynb").path)), path)
     stored = path.read_text()

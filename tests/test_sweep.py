@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def quietly(toy: Path, grid: dict, **options):
     return sweep(toy, grid, toy.parent / "out", **options)
 
 
-def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy):
+def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy, warm):
     (toy.parent / "fail-64-1").touch()
     grid, out = {"width": "32,64", "seed": "0,1"}, toy.parent / "out"
 
@@ -182,10 +181,10 @@ def test_a_damaged_row_is_no_finished_run(tmp_path, row):
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
-def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send):
+def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send, python):
     out, orders = toy.parent / "out", toy.parent
     (orders / "wait-32-1").touch()
-    command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
+    command = [*python, "-m", "m6rec", "sweep", toy, "seed=0,1,2", "--out", out]
     started: list[psutil.Process] = []
     with subprocess.Popen(
         command,
