@@ -70,7 +70,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f"{PART}{path.name}.lock"), -1 if wait else 0, mode=0o666)
+        lock = FileLock(path.with_name(f"{PART}{path.name}.lock"), timeout=-1 if wait else 0, mode=0o666)
         try:
             lock.acquire()
         except Timeout:
