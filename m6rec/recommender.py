@@ -295,7 +295,7 @@ class M6Rec:
         options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else seen}
         pool, equal, parts = self.pool(only, without), {}, []
         kept = key(*map(version, (self.network, pool)), self.data.fingerprint, frame.to_csv(), context, options, chunk)
-        folder = folder and Path(folder)
+        folder = None if folder is None else Path(folder)
         if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
         for row, (_, _, request) in enumerate(asked):

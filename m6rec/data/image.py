@@ -64,7 +64,6 @@ preprocess = patches
 
 
 def unpatch(patches: Array) -> Array:
-    """The way back."""
     across, colour = math.isqrt(patches.shape[1]), patches.shape[2] > PATCH**2
     cut = patches.reshape(-1, across, across, PATCH, PATCH, 1 + 2 * colour)
     return cut.swapaxes(2, 3).reshape((-1, across * PATCH, across * PATCH, 3)[: 3 + colour])
