@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from m6rec.config import InputError
@@ -98,7 +98,8 @@ def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object
 def save_tensors(tensors: Mapping[str, object], file: Path, values: Mapping[str, object] = {}) -> None:
     """With JSON values and a checksum of all."""
     own = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
-    save_file(own, file, {"values": (text := json.dumps(values)), "sha256": checksum(own, text)})  # none is shared
+    text = json.dumps(values)
+    file.write_bytes(save(own, {"values": text, "sha256": checksum(own, text)}))  # `save_file` hides it from others
 
 
 def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:

@@ -155,14 +155,16 @@ class Config:
     catalogue_dropout: float = 0.0  # share of steps in which all items lack the same modalities
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, own columns
-    # Of season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
+    # Of season, session, pace, tastes: see `context.derive`
     derived_features: tuple[str, ...] = ()
-    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
-    # TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}: see `context.Field.fit`
     columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
+    image_size: int = 28  # pixels a side, in patches of 7 × 7
+    colour: bool = False
+    sound_seconds: float = 1.0  # in patches of 0.128
     # --- semantic IDs
     digits: int = 3  # G, levels of the tree
     free_leaves: float = 0.15  # share of the tree's leaves for new items
@@ -207,12 +209,13 @@ class Config:
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))
                 yield low <= value <= high, f"{name}={value} is outside its range: take {low} to {high}"
-                yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
-        even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
-        yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
+        heads, patches = (2 * self.heads, f"heads={self.heads} of an even size"), (7, "patches of 7 × 7 pixels")
+        for name, (unit, parts) in (("width", heads), ("image_size", patches)):
+            fix = f"take a multiple of {unit}, such as {unit * max(1, values[name] // unit)}"
+            yield values[name] % unit == 0, f"{name}={values[name]} cannot be split into {parts}: {fix}"
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
-        fits, split = self.local_layers or self.fusion == "joint", f'local_layers=0 has no layer for "{self.fusion}"'
-        yield fits, f'{split}: take fusion="joint"'
+        fits = self.local_layers or self.fusion == "joint"
+        yield fits, f'local_layers=0 has no layer for fusion="{self.fusion}": take "joint"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
@@ -234,12 +237,14 @@ _KNOWN = {
     "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
     "modalities": MODALITIES, "derived_features": ("season", "session", "pace", "tastes"),
 }  # fmt: skip
-_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
 _RANGES = {  # of others 0 to a million: more would fill any memory
     "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
     "decoder_layers": (1, 256), "history": (2, 10**5), "vocabulary": (300, 10**6), "text_length": (2, 10**4),
     "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
+    "image_size": (14, 112), "sound_seconds": (0.25, 10),
 }  # fmt: skip
+_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
+_RANGES |= dict.fromkeys(_SHARES, (0, 0.9999))
 PRESETS: dict[str, dict[str, object]] = {
     # In a hundred steps the average has to follow faster.
     "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
@@ -250,12 +255,14 @@ PRESETS: dict[str, dict[str, object]] = {
 
 def pick_device(name: str = "auto") -> torch.device:
     """By name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where there is none."""
+    if (torch.get_default_dtype(), torch.get_default_device().type) != (torch.float32, "cpu"):
+        raise InputError("set PyTorch's defaults back to float32 and cpu: Config.device names a GPU.")
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
-        fix = "unset M6REC_DEVICE" if os.environ.get("M6REC_DEVICE") == name else 'take device="auto" or "cpu"'
+        fix = 'take device="auto" or "cpu", or unset M6REC_DEVICE'
         raise InputError(f'device="{name}" was asked for, but PyTorch finds none here: {fix}.') from error
 
 

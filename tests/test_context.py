@@ -189,7 +189,8 @@ def test_fields_and_declarations_survive_saving(tmp_path):
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
         (lambda: small_model(columns={"gender": "time"}), "gender is no time"),
         (lambda: small_model(frames([0, 1, 2], n=["a b", "c d", "e f"]), columns={"n": "text"}), "no two texts of n"),
-        (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
+        (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "give one item_id"),
+        (lambda: small_model().extract_context(pd.DataFrame([[1, 2]], columns=["item_id"] * 2)), "give one item_id"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),
         (

@@ -90,6 +90,15 @@ def test_without_users_they_are_numbered_as_they_appear():
     assert data.users["user_id"].tolist() == [7, 8, 9] and data.profile_columns == []
 
 
+def test_of_interactions_alone_items_are_their_ids():
+    events = frames()["interactions"]
+    data, ids = d.Dataset.from_frames(None, None, events), [10, 20, 30, 50, 40]
+    assert data.items["item_id"].tolist() == ids and data.items["text"].tolist() == [*map(str, ids)]
+    assert data.item_codes(ids).tolist() == [*range(5)] and d.Dataset.validate(None, None, events).empty
+    with pytest.raises(InputError, match="interactions row 0, column 'item_id': 'nan' is no id"):
+        d.Dataset.from_frames(None, None, events.assign(item_id=events["item_id"].shift()))
+
+
 # --------------------------------------------------------------------------------------------------------- splits
 
 

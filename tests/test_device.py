@@ -209,11 +209,21 @@ def test_a_device_that_is_not_here_is_one_sentence(monkeypatch):
     monkeypatch.setenv("M6REC_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
     monkeypatch.setenv("M6REC_DEVICE", "toaster")
-    with pytest.raises(
-        InputError, match='device="toaster" was asked for, but PyTorch finds none here: unset M6REC_DEVICE'
-    ):
+    with pytest.raises(InputError, match=r"PyTorch finds none here: take .* or unset M6REC_DEVICE"):
         pick_device()
     assert pick_device("cpu") == torch.device("cpu")  # what a config names is not overridden
+
+
+def test_changed_defaults_of_pytorch_are_told_and_gradients_are_on_where_a_model_is_taught():
+    for change, back in ((torch.set_default_dtype, torch.float32), (torch.set_default_device, None)):
+        change(torch.float64 if back else "meta")
+        try:
+            with pytest.raises(InputError, match="set PyTorch's defaults back to float32 and cpu"):
+                small_model()
+        finally:
+            change(back)
+    with torch.no_grad():
+        assert len(small_model(pretrain_epochs=1).pretrain()) == 1
 
 
 def test_precision_is_picked_by_the_device(monkeypatch):

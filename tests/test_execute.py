@@ -81,9 +81,12 @@ def test_a_word_without_a_value_is_an_error():
         assignments(["seed"])
 
 
-def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path, warm):
+def test_parameters_threads_and_record_reach_the_kernel_and_the_log_has_no_noise(tmp_path, warm, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")  # a user's kernel named python3 would be another Python
+    monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb")  # in a notebook a progress bar is shown, but not in a copy
     code = "import os; print(seed, bias, os.environ['OMP_NUM_THREADS'], os.environ['M6REC_RECORD'], os.listdir())"
-    code += "; print(os.environ['OMP_WAIT_POLICY'])"
+    code += "; print(os.environ['OMP_WAIT_POLICY'] + os.environ['JPY_SESSION_NAME'])"
+    code += "; assert os.environ['JUPYTER_PREFER_ENV_PATH'] == '1'"
     toy = write(tmp_path / "toy.ipynb", code)
     record = tmp_path / "o" / "toy.json"
     run = execute(toy, tmp_path / "o" / "toy.ipynb", {"seed": "7", "bias": "false"}, threads=1)

@@ -135,7 +135,7 @@ def test_any_setting_of_the_models_is_swept_and_only_where_the_notebook_makes_th
         ({"config.width": "33"}, "did you mean width"),  # the notebook's own parameter
         ({"config.heads": "3"}, "cannot be split into heads=3"),
         ({"config.dropot": "0.1"}, r"did you mean config.dropout"),
-        ({"config.dropout": "2"}, "0 <= dropout < 1"),
+        ({"config.dropout": "2"}, "dropout=2.0 is outside its range: take 0 to 0.9999"),
         ({"preset": "huge"}, "huge"),
     ):
         with pytest.raises(InputError, match=words):

@@ -15,14 +15,14 @@ import pandas as pd
 import pooch
 
 from m6rec.cache import writing
-from m6rec.config import InputError, choose, typed
+from m6rec.config import Frame, InputError, choose, typed
 from m6rec.data.dataset import YEAR, Dataset
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 
 
-def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[pd.DataFrame, ...]:
+def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[Frame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first that is there is read.
@@ -52,20 +52,20 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
     return items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings
 
 
-def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[Frame, ...]:
     """Lines of a user's number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
     attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles."""
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]
-    events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
-    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
+    events = Frame(pairs, columns=["user_id", "item_id", "action"])
+    items = Frame({"item_id": sorted(events["item_id"].unique())})
     lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
     texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
     return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
-def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[pd.DataFrame, ...]:
+def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[Frame, ...]:
     """Microsoft News: title | category | subcategory, and the clicked news of each impression, times taken as UTC.
 
     Before them each user's first history (action "history"), in order, without times: MIND's first day."""

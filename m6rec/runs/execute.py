@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 
 from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
-from m6rec.record import Figure, code_hash, environment, recorded, write_json
+from m6rec.record import code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 AT_ONCE = 4  # one needs up to 2 GB
@@ -47,17 +47,10 @@ class Execution(NamedTuple):
     seconds: float
     error: str = ""
 
-    @property
-    def ok(self) -> bool:
-        return not self.error
+    ok = property(lambda self: not self.error)
+    log = property(lambda self: self.path.with_suffix(".log"))
 
-    @property
-    def log(self) -> Path:
-        return self.path.with_suffix(".log")
-
-    @property
-    def figures(self) -> dict[str, Figure]:
-        return recorded(self.path.with_suffix(".json"))
+    figures = property(lambda self: recorded(self.path.with_suffix(".json")))
 
     def __str__(self) -> str:
         first = " · ".join(f"{f.name} {f} {f.label}".strip() for f in [*self.figures.values()][:3])
@@ -137,6 +130,7 @@ def execute(
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
     env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
+    env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
     env |= dict.fromkeys(THREADS if threads else (), str(threads))
     own = {name: value for name, value in values.items() if name not in SETTINGS}
     with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env):

@@ -132,7 +132,7 @@ def curves(
         ax.xaxis.get_major_locator().set_params(integer=True)
     for (name, level), line, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
         ax.axhline(level, color=grey, linestyle=line, label=drawable(name, 40))
-    ax.set(xlabel=axes[0], ylabel=axes[1], **limits)
+    ax.set(xlabel=drawable(axes[0]), ylabel=drawable(axes[1]), **limits)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     data = pd.concat(parts, names=["name"]).reset_index("name").reset_index(drop=True)
     return finish(ax, title, data, f"{axes[1]} against {axes[0]} of {', '.join(series)}.")

@@ -64,9 +64,7 @@ class Panel:
         """The picture's table."""
         return self.picture.data
 
-    @property
-    def values(self) -> dict[str, object]:
-        return {name: control.value for name, control in self.controls.items()}
+    values = property(lambda self: {name: control.value for name, control in self.controls.items()})
 
     def read(self, name: str, value: object) -> object:
         """A user's value -> the control's."""
