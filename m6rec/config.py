@@ -215,7 +215,7 @@ class Config:
             yield values[name] % unit == 0, f"{name}={values[name]} cannot be split into {parts}: {fix}"
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
         fits = self.local_layers or self.fusion == "joint"
-        yield fits, f'local_layers=0 has no layer for fusion="{self.fusion}": take "joint"'
+        yield fits, f'local_layers=0 has no layer for "{self.fusion}": take fusion="joint"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
