@@ -134,7 +134,7 @@ def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--full", "02_toy"], "there is no notebook '02_toy'"),
+        (["--full", "02_toy"], 'notebook="02_toy" is unknown: take one of'),
         (["--full", "--only", "bench.cold"], "needs the notebook that measures it"),
         (["--full", "01_a", "--only", "bench.cold"], "no parameter 'only'"),
         (["--full"], "older m6rec"),
