@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-FOUND = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-PATHS = [*FOUND[::-2], *FOUND[len(FOUND) % 2 :: 2]]  # the long ones first, and neighbours, of one model, not at a time
+from m6rec.runs.execute import apart
+
+PATHS = apart(sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb")))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

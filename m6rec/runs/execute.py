@@ -25,7 +25,7 @@ from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
 from m6rec.record import code_hash, environment, recorded, write_json
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read as torch is loaded
 AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -41,7 +41,7 @@ DONE = "done.json"  # a finished run's row
 
 
 class Execution(NamedTuple):
-    """A copy with outputs, its time, and why it stopped, if it did."""
+    """A copy with outputs, its time, and why it stopped."""
 
     path: Path
     seconds: float
@@ -150,7 +150,7 @@ def execute(
 
 
 def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
-    """Yields execute(*call), `jobs` at a time, as they end."""
+    """execute(*call), `jobs` at a time, as they end."""
     try:
         run = Parallel(jobs, return_as="generator_unordered", batch_size=1)
         yield from run(delayed(execute)(*one) for one in calls)
@@ -158,13 +158,17 @@ def side_by_side(calls: Iterable[tuple], jobs: int) -> Iterator[Execution]:
         get_reusable_executor().shutdown()  # a later call has its own environment
 
 
+def apart(paths: Sequence[Path]) -> list[Path]:
+    """Long ones first; neighbours, of one model, apart."""
+    return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
+
+
 def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
     """Execute notebooks into a folder, a core for each; yields them as they end.
 
     With a thread each, they compute the same numbers on every machine."""
     jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    apart = [*paths[::-2], *paths[len(paths) % 2 :: 2]]  # the long ones first, neighbours, of one model, not at a time
-    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart], jobs)
+    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
