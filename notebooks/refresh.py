@@ -61,6 +61,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin
+                output.get("metadata", {}).get("image/png", {}).pop("view", None)
     return notebook
 
 

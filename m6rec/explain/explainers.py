@@ -35,8 +35,31 @@ class Record(NamedTuple):
     types: list[str]  # (n,) start | profile | history | request | target
     positions: Array  # (n,) among its type; -1 for start and target
     weights: Array  # (L, H, n, n): rows attend and sum to 1; identity where a layer computes none
-    logits: Array  # (N,) of the dense head
+    logits: Array  # (N,) of the dense head, empty for another model
     gradients: Array | None = None  # (L, H, n, n) of an item's log-probability
+    note: str = ""  # what the weights are, and do not show, if not attention
+
+    @classmethod
+    def from_tensors(
+        cls, tokens: Sequence[object], weights: Any, *, types: Sequence[str] = (), row: int = 0
+    ) -> "Record":
+        """Of any model's attention; the last token is the target.
+
+        weights: (n, n), (H, n, n) or (L, H, n, n), or for each layer (H, n, n) or (B, H, n, n), as Hugging Face's
+        `attentions`, of which `row` is taken. types: of the tokens, by default "token". InputError for what does not
+        fit."""
+        n = len(tokens := [*tokens])
+        try:
+            parts = [np.asarray(torch.as_tensor(part).detach().cpu().float()) for part in weights]
+            parts = [part[row] if part.ndim == 4 else part for part in parts]
+            stacked = np.stack(parts)
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            due = f"give an array of (layers, heads, {n}, {n}), or the tuple of one forward pass, and a row that it has"
+            raise InputError(f"weights are no attention of one pass ({error}): {due}.") from None
+        stacked = stacked[(None,) * (4 - stacked.ndim)] if 2 <= stacked.ndim < 4 else stacked
+        labels, types = [str(token) for token in tokens], [*types] or ["token"] * n
+        record = checked(cls(labels, types, np.arange(n), stacked, np.zeros(0)), within=1e-2)
+        return record._replace(weights=stacked / stacked.sum(-1, keepdims=True))  # half precision sums to about 1
 
     @property
     def attended(self) -> Array:
@@ -55,7 +78,20 @@ class Record(NamedTuple):
         member = (first[:, None] == group).astype(self.weights.dtype)  # (n', n)
         weights = member @ self.weights @ member.T / member.sum(1)[:, None]
         labels = [f"{len(old)} earlier events" if i == old[0] else self.labels[i] for i in first]
-        return Record(labels, [self.types[i] for i in first], self.positions[first], weights, self.logits)
+        return Record(
+            labels, [self.types[i] for i in first], self.positions[first], weights, self.logits, None, self.note
+        )
+
+
+def checked(record: Record, within: float = 1e-3) -> Record:
+    """InputError for what is no record: attention whose rows sum to 1, or with a note any finite numbers."""
+    n, weights = len(record.labels), np.asarray(record.weights)
+    fits = n > 1 and len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size
+    finite = fits and np.isfinite(weights).all()
+    if not finite or not (record.note or (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= within)):
+        due = f"a type each and weights of (layers, heads, {n}, {n}), without NaN, whose rows sum to 1"
+        raise InputError(f"{n} tokens need {due}, not {weights.shape}: give the probabilities after the softmax.")
+    return record
 
 
 def capture(model: Model, context: Context, *, item: int | None = None, against: int | None = None) -> Record:

@@ -24,18 +24,11 @@ from nbconvert import HTMLExporter
 from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
 from m6rec.record import code_hash, environment, recorded, write_json
+from m6rec.view import page
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read as torch is loaded
 AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
-PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title><style>{css}
-:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
-img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{ overflow-x: auto }}
-a.anchor-link {{ display: none }}
-</style><body>{body}</body></html>
-"""
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
 DONE = "done.json"  # a finished run's row
 
@@ -199,7 +192,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
-    """A page for each executed notebook, and index.html, which is returned. They allow no script, no network.
+    """A page for each executed notebook, and index.html, which is returned. They allow no network, and no script but ours.
 
     source: where the notebooks' links start; those to executed ones lead to their pages."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
@@ -211,15 +204,20 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
     def write(stem, title, body, css=""):
-        page = folder / f"{stem}.html"
-        page.write_text(PAGE.format(title=escape(title), css=css, body=body), encoding="utf-8")
-        return page
+        path = folder / f"{stem}.html"
+        path.write_text(page.page(title, body, css), encoding="utf-8")
+        return path
 
     for done in executions:
         stem = title = done.path.stem
         if done.path.exists():
             notebook = read(done.path)
             title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+            for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+                said = output.get("metadata", {}).get("image/png", {})
+                if "view" in said:  # its picture, which view.js brings to life
+                    html = page.figure(output["data"]["image/png"], said["alt"], said["view"])
+                    output["data"] = nbformat.from_dict({"text/html": html})
             body, made = exporter.from_notebook_node(notebook)
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
             write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])

@@ -3,26 +3,28 @@
 Layers and heads count from 1; 0 is the mean over all."""
 
 import base64
-import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import cycle
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import collections, colormaps, colors, font_manager, patches, rcParams
+from matplotlib import collections, colormaps, colors, font_manager, patches, rc_context, rcParams
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
 from m6rec.config import Array, Frame, InputError, choose, plain
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
-from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
+from m6rec.explain.explainers import TYPES, Reconstruction, Record, checked, rolled
 from m6rec.generate import Step
+from m6rec.view import page
+from m6rec.view.front import Front
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
@@ -30,34 +32,47 @@ LARGEST = 40  # inches a side: 60 MB of pixels
 
 
 class Picture(NamedTuple):
-    """A figure that a cell shows as a PNG."""
+    """A figure that a cell shows as a PNG; where scripts run, an exported page shows the view of its spec instead."""
 
     figure: Figure
     data: Frame
     alt: str  # the picture in a sentence
+    spec: page.Spec | None = None
+
+    # Trimming draws twice; fixed margins need none.
+    trim = property(lambda self: "tight" if self.figure.get_layout_engine() else None)
 
     def png(self) -> bytes:
-        # Trimming draws twice; fixed margins need none.
-        trim = "tight" if self.figure.get_layout_engine() else None
         drawn, png = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(drawn, format="png", dpi=96, bbox_inches=trim, pil_kwargs={"compress_level": 0})
+        self.figure.savefig(drawn, format="png", dpi=96, bbox_inches=self.trim, pil_kwargs={"compress_level": 0})
         # 256 colours are a quarter of the bytes.
         image = Image.open(drawn).convert("RGB")
         image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(png, "png")
         return png.getvalue()
 
-    def html(self) -> str:
-        """Figure, alternative text and numbers, escaped."""
-        alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)
-        return (
-            f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
-            f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
-        )
+    def save(self, path: str | Path) -> Path:
+        """A vector figure (.svg, .pdf), a .png, or a page (.html) that needs no other file and no network."""
+        path = Path(path)
+        choose("suffix", path.suffix, (".svg", ".pdf", ".png", ".html"))
+        if path.suffix == ".html":
+            table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)
+            body = page.figure(base64.b64encode(self.png()).decode(), plain(self.alt, 400), self.spec)
+            numbers = "" if self.spec else f"<details><summary>The numbers</summary>{table}</details>"
+            path.write_text(
+                page.page(plain(self.alt, 80), body + numbers, "main { max-width: 100rem } body { max-width: none }"),
+                encoding="utf-8",
+            )
+        else:  # texts stay texts, and the same figure is the same file
+            with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "m6rec"}):
+                date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
+                self.figure.savefig(path, dpi=192, bbox_inches=self.trim, metadata=date)
+        return path
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
-        png = base64.b64encode(self.png()).decode()
-        return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
+        shown = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": repr(self)}
+        if not self.spec:
+            return shown, {"image/png": {"alt": self.alt}}
+        return Front(spec=self.spec, values=self.spec.get("values", {})).beside(shown, self.alt)
 
     def __repr__(self) -> str:
         return f"Picture: {self.alt}"
@@ -82,12 +97,17 @@ def canvas(
     return figure, axes
 
 
-def finish(where: Axes | Figure, title: str, data: Frame, alt: str, note: str = "") -> Picture:
+def finish(
+    where: Axes | Figure, title: str, data: Frame, alt: str, note: str = "", spec: page.Spec | None = None
+) -> Picture:
+    """spec: without its title and note."""
     if isinstance(where, Figure):
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
-    return Picture(where.get_figure(), data, f"{title}. {alt}")
+    if spec:
+        spec = {**spec, "title": plain(title, 160), "note": note.strip()}
+    return Picture(where.get_figure(), data, f"{title}. {alt}", spec)
 
 
 def drawable(text: object, length: int = 160) -> str:
@@ -192,7 +212,9 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
     ax.set(xlim=(0, 1), ylim=(-most - 0.6, 0.6))
     first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]  # of equal titles
     ranks = Frame(dict(zip(names, first, strict=True)))
-    return finish(ax, title, ranks, "Bold: on one list only. Solid lines rise or stay, dashed lines fall.")
+    spec = {"before": [*map(plain, before)], "after": [*map(plain, after)], "names": [*map(plain, names)]}
+    said = "Bold: on one list only. Solid lines rise or stay, dashed lines fall."
+    return finish(ax, title, ranks, said, spec={"kind": "moves", **spec})
 
 
 def beam_tree(
@@ -239,22 +261,33 @@ def beam_tree(
     alt = f"Blue branches lead to the {len(leaves)} items of the list."
     if chosen is not None:
         alt += " Orange: the path of the chosen one, with its digits and its log-likelihood so far."
-    return finish(ax, title, data.drop(columns=["height", "kind"]), alt)
+    spec = {
+        "kind": "tree",
+        "widths": [*widths],
+        "depth": depth,
+        "leaves": {leaf: plain(t) for leaf, t in leaves.items()},
+    }
+    spec["nodes"] = data[["level", "node", "log_likelihood", "kind"]].round(4).astype(object).to_numpy().tolist()
+    return finish(ax, title, data.drop(columns=["height", "kind"]), alt, spec=spec)
 
 
 NOTE = "where the model attended, which is not yet why"
 GROUPS = ("start", *TYPES, "target")
 MAX_NAMES = 60  # more cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for numbers
+MAX_TOKENS, MAX_WEIGHTS = 256, 2**21  # of a view: more cannot be read
+VIEWS = {"heads": "head view", "tokens": "matrix", "target": "target", "groups": "by group", "rollout": "flow"}
 
 
-def heatmap(ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True) -> object:
-    """Colours from 0 to top, NaN grey; few columns have numbers.
+def heatmap(
+    ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True, signed=False
+) -> object:
+    """Colours from 0, or signed from -top, to top, NaN grey; few columns have numbers.
 
     groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root."""
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
-    scale = colors.PowerNorm(1 if few else 0.5, 0, top)
-    image = ax.imshow(values, "cividis", scale, aspect="auto", interpolation="nearest")
+    scale = colors.Normalize(-top, top) if signed else colors.PowerNorm(1 if few else 0.5, 0, top)
+    image = ax.imshow(values, "PuOr_r" if signed else "cividis", scale, aspect="auto", interpolation="nearest")
     ax.set_facecolor("0.88")
     left, below = ([drawable(n, 30) for n in part] if len(part) <= MAX_NAMES else [] for part in table.axes)
     tilt = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, below), default=0) > 2 else {}
@@ -265,7 +298,7 @@ def heatmap(ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((),
             if group[at] != group[at - 1]:
                 draw(at - 0.5, color="white", linewidth=1)
     for (row, column), shade in np.ma.ndenumerate(values) if few and numbers else ():
-        colour = "black" if shade > top / 2 else "white"
+        colour = "black" if (abs(shade) < 0.6 * top if signed else shade > top / 2) else "white"
         ax.text(column, row, f"{shade:.2f}", ha="center", va="center", fontsize=7, color=colour)
     return image
 
@@ -287,67 +320,126 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
 
-def attention_rows(table: Frame, title: str, types: Sequence[str] = ()) -> Picture:
-    """A column for each token; white lines separate types."""
+def attention_rows(
+    table: Frame, title: str, types: Sequence[str] = (), *, note: str = NOTE, unit: str = "", signed: bool = False
+) -> Picture:
+    """A column for each token; white lines separate types. signed: orange is more, purple is less.
+
+    A table of `m6rec.explain.inside` brings its own note, unit and sign."""
+    if table.attrs:
+        return attention_rows(Frame(table.to_numpy(), table.index, table.columns), title, types, **table.attrs)
     below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches for tilted names
     figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
-    top = _top(table)
-    image = heatmap(ax, table, top, groups=((), types))
+    top = _top(table.abs())
+    image = heatmap(ax, table, top, groups=((), types), signed=signed)
     bar = ax.inset_axes((1.02, 0, 0.016, 1))
     more = "max" if table.to_numpy().max() > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
-    return finish(ax, title, table, f"Attention, {len(table)} rows, {table.shape[1]} columns: {NOTE}.", f"\n({NOTE})")
+    alt = f"{len(table)} rows, {table.shape[1]} columns: {note}."
+    names = {"rows": [*map(plain, table.index)], "columns": [*map(plain, table.columns)], "types": [*types] or None}
+    spec = {"kind": "heat", **names, "unit": unit, "folded": _folded(table.columns), **page.encode(table, signed)}
+    return finish(ax, title, table, f"Attention, {alt}" if note == NOTE else alt, f"\n({note})", spec)
 
 
 def attention_map(record: Record, title: str, view: str = "tokens", *, layer: int = 0, head: int = 0) -> Picture:
-    """view "tokens": every token's attention in one layer and head; grey where no layer computes a row.
+    """view "tokens": every token's attention in one layer and head; grey where no layer computes a row. "heads": the
+    same as lines.
 
     "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
-    reaches the target after each layer. InputError as of `check`."""
-    check(record, layer, head)
-    if view == "tokens":
-        return _token_map(record, title, layer, head)
+    reaches the target after each layer. InputError as of `checked`."""
+    checked(record)
+    choose("view", view, VIEWS)
+    choose("layer", layer, range(len(record.weights) + 1))
+    choose("head", head, range(record.weights.shape[1] + 1))
+    spec = _spec(record)
+    if view in ("tokens", "heads"):
+        picture = _token_map(record, title, layer, head, lines=view == "heads")
+    else:
+        picture = _target_map(record, title, view, layer, head)
+    shown = {"values": {"view": [*VIEWS].index(view), "layer": layer, "head": head}}
+    return picture._replace(spec={**spec, **shown, "title": plain(title, 160), "note": record.note or NOTE})
+
+
+def _spec(record: Record) -> page.Spec:
+    """Of every view, which the front end draws from the same weights."""
+    (layers, heads, n), signed = record.weights.shape[:3], bool(record.weights.min() < 0)
+    at_once = layers * heads * n * n
+    if n > MAX_TOKENS or at_once > MAX_WEIGHTS:
+        fix = f"take at most {MAX_TOKENS} and {MAX_WEIGHTS:,}, or fold earlier events with record.fold(recent=32)"
+        raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
+    weights = np.where(_absent(record)[..., None], np.nan, record.weights)
+    controls = [{"name": "view", "label": "show", "kind": "choice", "options": [*VIEWS.values()]}] + [
+        {"name": name, "label": name, "kind": "range", "options": ["mean", *map(str, range(1, count + 1))]}
+        for name, count in (("layer", layers), ("head", heads))
+    ]
+    return {
+        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": [*VIEWS],
+        "shape": [layers, heads, n], "folded": _folded(record.labels), "controls": controls,
+        "sums": not record.note,
+        **page.encode(weights, signed),
+    }  # fmt: skip
+
+
+def _target_map(record: Record, title: str, view: str, layer: int, head: int) -> Picture:
     names, types, weights = record.labels[:-1], record.types[:-1], record.attended  # (L, H, n - 1)
+    signed = weights.min() < 0
     if view == "rollout":
         weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
         rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
         return attention_rows(Frame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
     if view == "groups":
-        names = [t for t in GROUPS if t in types]
+        names = [t for t in dict.fromkeys((*GROUPS, *types)) if t in types]
         weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
     layers = [layer - 1] if layer and view == "target" else range(len(weights))
-    rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in range(weights.shape[1])]
-    return attention_rows(Frame(weights[list(layers)].reshape(len(rows), -1), rows, names), title, types)
+    heads = [head - 1] if head and view == "target" else range(weights.shape[1])
+    rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in heads]
+    table = Frame(weights[np.ix_(layers, heads)].reshape(len(rows), -1), rows, names)
+    return attention_rows(table, title, types, signed=signed)
 
 
-def _token_map(record: Record, title: str, layer: int, head: int) -> Picture:
-    n = len(record.labels)
-    absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1  # (L, H, n)
+def _absent(record: Record) -> Array:
+    """(L, H, n) bool: rows that no layer computes."""
+    absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1
     # The start attends to itself: its row is computed where others are.
-    absent = np.where(np.arange(n) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
-    weights = np.ma.masked_array(record.weights, np.broadcast_to(absent[..., None], record.weights.shape))
+    return np.where(np.arange(len(record.labels)) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
+
+
+def _token_map(record: Record, title: str, layer: int, head: int, lines: bool) -> Picture:
+    n, signed = len(record.labels), record.weights.min() < 0
+    weights = np.ma.masked_array(record.weights, np.broadcast_to(_absent(record)[..., None], record.weights.shape))
     for number in (layer, head):  # a mean leaves out what no layer computes
         weights = weights[number - 1] if number else weights.mean(0)
     table = Frame(weights.filled(np.nan), record.labels, record.labels)
+    top, note = _top(table.iloc[1:].abs()), record.note or NOTE
+    alt = f"Attention, {n} tokens, queries in rows: {note}."
+    if lines:
+        _, ax = canvas(7.6, 0.9 + 0.17 * n, margins=(2.3, 2.3, 0.1, 0.65), bare=True)
+        shares = table.to_numpy() / top
+        pairs = [(i, j) for i, j in np.argwhere(np.nan_to_num(np.abs(shares)) > 0.02)]
+        alphas = np.minimum(1, [abs(shares[i, j]) for i, j in pairs])
+        inks = [colors.to_rgba("#542788" if shares[i, j] < 0 else "#b35806" if signed else LINES[0], a)
+                for (i, j), a in zip(pairs, alphas, strict=True)]  # fmt: skip
+        ax.add_collection(
+            collections.LineCollection([[(0, i), (1, j)] for i, j in pairs], colors=inks, linewidths=2 * alphas)
+        )
+        for x, align in ((-0.02, "right"), (1.02, "left")):
+            for i, label in enumerate(record.labels):
+                ax.text(x, i, drawable(label, 30), ha=align, va="center", fontsize=8)
+        ax.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
+        return finish(ax, title, table, alt, f"\n({note}; queries left, keys right)")
     _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
-    top = _top(table.iloc[1:])
     # Columns have numbers: names take ten times as long to draw.
     rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
-    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2)
-    scale = "" if n <= MAX_NUMBERS else ", square-root scale"
-    ax.set_xlabel(f"key (yellow: attention of {top:.2f} or more, blue: 0, grey: not computed{scale})", fontsize=9)
-    return finish(ax, title, table, f"Attention, {n} tokens, queries in rows: {NOTE}.", f"\n({NOTE})")
+    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2, signed=signed)
+    scale = "" if n <= MAX_NUMBERS or signed else ", square-root scale"
+    ends = f"orange: {top:.2f} more, purple: less" if signed else f"yellow: attention of {top:.2f} or more, blue: 0"
+    ax.set_xlabel(f"key ({ends}, grey: not computed{scale})", fontsize=9)
+    return finish(ax, title, table, alt, f"\n({note})")
 
 
-def check(record: Record, layer: int = 0, head: int = 0) -> None:
-    """InputError for no record, or a layer or head that it lacks."""
-    n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
-    fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
-    if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
-        due = f"{n} types of {', '.join(GROUPS)}, and weights (layers, heads, {n}, {n}) whose rows sum to 1"
-        raise InputError(f"{n} labels need {due}, not {weights.shape}.")
-    choose("layer", layer, range(weights.shape[0] + 1))
-    choose("head", head, range(weights.shape[1] + 1))
+def _folded(labels: Sequence[str]) -> int:
+    """The token that stands for many, or -1."""
+    return next((i for i, label in enumerate(labels) if label.endswith(" earlier events")), -1)
 
 
 def _top(table: Frame) -> float:

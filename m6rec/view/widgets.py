@@ -1,125 +1,146 @@
-"""Controls and a picture that follows them; without a kernel the picture alone.
+"""Views that can be touched: one front end (view.js) draws them in JupyterLab, in exports and in saved pages.
 
-Redraws have their own lock and grad mode: JupyterLab's callbacks run on another thread. Data are escaped."""
+Callbacks have their own lock and grad mode: JupyterLab's run on another thread. Data reach the page as text."""
 
-import html
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-import ipywidgets
 import torch
-import traitlets
 
 from m6rec.config import InputError, choose, plain, typed
 from m6rec.explain.explainers import Record, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import Picture, attention_map, beam_tree, check, rank_moves
+from m6rec.view.figures import VIEWS, Picture, attention_map, beam_tree, rank_moves
+from m6rec.view.front import Front
 
-STYLE = {"description_width": "9em"}
-VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups", "rollout": "rollout"}
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
 
 
-class Panel:
-    """controls: name -> ipywidget; draw(**values) runs at once and at every move."""
+class Control(NamedTuple):
+    """options: (name, value), of which one is taken; without them a flag is switched, or a text typed."""
 
-    def __init__(self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]):
+    label: str
+    value: object
+    options: Sequence[tuple[str, object]] = ()
+    kind: str = "range"  # choice | range | toggle | text
+
+    def encode(self, name: str, value: object) -> object:
+        """The front end's value. InputError for one that is not there."""
+        if self.options:
+            for index, (_, option) in enumerate(self.options):
+                if type(value) is type(option) and value == option:
+                    return index
+        elif type(value) is type(self.value):
+            return value
+        fix = f"one of {', '.join(repr(o) for _, o in self.options)}" if self.options else "a value of its type"
+        raise InputError(f"{name}={value!r} is not there: take {fix}.")
+
+    def decode(self, name: str, code: object) -> object:
+        values = [option for _, option in self.options]
+        return values[code] if values and code in range(len(values)) else self.value if values else code
+
+    def spec(self, name: str) -> dict[str, object]:
+        options = [plain(text, 40) for text, _ in self.options] or ["a title or an id"]
+        return {"name": name, "label": plain(self.label, 40), "kind": self.kind, "options": options}
+
+
+class Panel:
+    """Controls and a view that follows them. draw(**values) runs at once and at every move; its picture has a spec.
+
+    local: the front end draws every state from the same spec, with or without a kernel."""
+
+    local = False
+
+    def __init__(self, title: str, controls: Mapping[str, Control], draw: Callable[..., Picture]):
         self.title, self.controls, self._draw = title, dict(controls), draw
-        self._lock, self._quiet = threading.RLock(), False
-        heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
-        self._error = ipywidgets.HTML()
-        self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
-        every = self.controls.values()
-        buttons = [c for c in every if isinstance(c, ipywidgets.ToggleButton)]
-        wrapped = ipywidgets.Box(buttons, layout=ipywidgets.Layout(flex_flow="row wrap", max_height="9em"))
-        rows = (c for c in every if c not in buttons)
-        self.box = ipywidgets.VBox([heading, *rows, wrapped, self._error, self._image])
-        self._redraw()
-        for control in every:
-            control.observe(self._moved, names="value")
+        self._lock, self.widget = threading.RLock(), Front()
+        self._show({name: control.encode(name, control.value) for name, control in controls.items()})
+        self.widget.observe(self._moved, names="values")
 
     def goto(self, **values: object) -> "Panel":
         """Move controls, redraw once. InputError for an unknown one or value: nothing moves."""
         with self._lock:
-            before, self._quiet = self.values, True
-            try:
-                for name, value in values.items():
-                    choose("control", name, self.controls)
-                    self.controls[name].value = self.read(name, value)
-                self._redraw()
-            except Exception as error:
-                for old, stood in before.items():
-                    self.controls[old].value = stood
-                if not isinstance(error, traitlets.TraitError):
-                    raise
-                options = ", ".join(repr(option) for _, option in getattr(self.controls[name], "options", ()))
-                fix = f"one of {options}" if options else "a value of its type"
-                raise InputError(f"{name}={value!r} is not there: take {fix}.") from None
-            finally:
-                self._quiet = False
+            codes = dict(self._codes)
+            for name, value in values.items():
+                choose("control", name, self.controls)
+                codes[name] = self.controls[name].encode(name, self.read(name, value))
+            self._show(codes)
         return self
 
     @property
-    def data(self) -> object:
-        """The picture's table."""
-        return self.picture.data
+    def values(self) -> dict[str, object]:
+        return {name: control.decode(name, self._codes[name]) for name, control in self.controls.items()}
 
-    values = property(lambda self: {name: control.value for name, control in self.controls.items()})
+    @property
+    def picture(self) -> Picture:
+        """As a figure, of what is shown."""
+        with self._lock:
+            self._picture = self._picture or self._draw(**self.values)
+            return self._picture
+
+    data = property(lambda self: self.picture.data, doc="The table of what is shown.")
+
+    def save(self, path: str | Path) -> Path:
+        """See `Picture.save`."""
+        return self.picture._replace(spec=self.widget.whole()).save(path)
 
     def read(self, name: str, value: object) -> object:
         """A user's value -> the control's."""
         return value
 
-    def _moved(self, _: object) -> None:
+    def _moved(self, change: object) -> None:
         with self._lock:
             try:
-                if not self._quiet:
-                    self._redraw()
-            except InputError as error:  # what was typed; the picture stays
-                self._error.value = f'<p role="alert">{html.escape(plain(error, 300))}</p>'
+                if change.new != self._codes:
+                    self._show({name: change.new.get(name, code) for name, code in self._codes.items()})
+            except InputError as error:  # what was typed; the view stays
+                self.widget.error = plain(error, 300)
 
     @torch.no_grad()
-    def _redraw(self) -> None:
-        self.picture = self._draw(**self.values)
-        self._image.value, self._error.value = self.picture.html(), ""
+    def _show(self, codes: dict[str, object]) -> None:
+        values = {name: control.decode(name, codes[name]) for name, control in self.controls.items()}
+        picture = None if self.local and self.widget.spec else self._draw(**values)
+        self._codes, self._picture = codes, picture
+        with self.widget.hold_sync():
+            if picture:
+                controls = [control.spec(name) for name, control in self.controls.items()]
+                self.widget.spec = {**picture.spec, "controls": controls}
+            self.widget.values, self.widget.error = dict(codes), ""
 
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
-        still, metadata = self.picture._repr_mimebundle_()
-        return {**self.box._repr_mimebundle_(**options), **still, "text/plain": repr(self)}, metadata
+        """Alive with a kernel; its metadata keep it alive in an exported page, elsewhere the picture stands."""
+        shown, _ = self.picture._replace(spec=None)._repr_mimebundle_()
+        return self.widget.beside({**shown, "text/plain": repr(self)}, self.picture.alt)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {plain(self.title, 160)}"
 
 
-def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
-    """Over numbers or (name, value)."""
-    return ipywidgets.SelectionSlider(
-        options=[option if isinstance(option, tuple) else (str(option), option) for option in options],
-        value=value, description=plain(description, 40), continuous_update=False, style=STYLE,
-        layout=ipywidgets.Layout(width="40em"),
-    )  # fmt: skip
-
-
 @typed
 class HeadsAndLayers(Panel):
-    """goto(view="tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
+    """goto(view="heads" | "tokens" | "target" | "groups" | "rollout", layer=1, head=2); 0 is the mean over all.
 
     recent: events that are drawn; earlier ones are one token."""
 
+    local = True
+
     def __init__(self, record: Record, title: str = "Heads and layers", *, recent: int = 16):
-        check(record)
-        folded, (layers, heads) = record.fold(recent), record.weights.shape[:2]
+        folded = record.fold(recent)
 
         def picture(view, layer, head):
             where = f"layer {layer}" if layer else "all layers"
             head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
-            shown = {"tokens": head_too, "target": where, "groups": "by group", "rollout": "rollout"}[view]
-            return attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
+            shown = {"groups": "by group", "rollout": "rollout"}.get(view, head_too)
+            drawn = attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
+            return drawn._replace(spec={**drawn.spec, "title": plain(title, 160)})
 
+        layers, heads = ([(str(i or "mean"), i) for i in range(count + 1)] for count in record.weights.shape[:2])
         controls = {
-            "view": ipywidgets.ToggleButtons(options=list(VIEWS.items()), value="tokens", description="show"),
-            "layer": slider("layer (0: all)", range(layers + 1), 0),
-            "head": slider("head (0: all)", range(heads + 1), 0),
+            "view": Control("show", "heads", [(name, view) for view, name in VIEWS.items()], "choice"),
+            "layer": Control("layer", 0, layers),
+            "head": Control("head", 0, heads),
         }
         super().__init__(title, controls, picture)
 
@@ -144,11 +165,14 @@ class BeamTree(Panel):
             chosen = leaves[place - 1] if place else None
             return beam_tree(steps, digits.tree.widths, names, title, depth=digit, chosen=chosen)
 
+        def numbers(values):
+            return [(str(value), value) for value in values]
+
         wide = [b for b in BEAMS if b >= k] or [k]
         controls = {
-            "digit": slider("digits", range(1, len(digits.widths) + 1), len(digits.widths)),
-            "beam": slider("beam", wide, min(wide, key=lambda b: abs(b - 50))),
-            "place": slider("follow (0: none)", range(k + 1), 0),
+            "digit": Control("digits", len(digits.widths), numbers(range(1, len(digits.widths) + 1))),
+            "beam": Control("beam", min(wide, key=lambda b: abs(b - 50)), numbers(wide)),
+            "place": Control("follow (0: none)", 0, numbers(range(k + 1))),
         }
         super().__init__(title, controls, picture)
 
@@ -171,16 +195,13 @@ class ContextWhatIf(Panel):
         self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
         for name, field in self.fields.items():  # code 0: not known
             words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
-            controls[name] = slider(field.name, [(plain(w, 40), c) for c, w in enumerate(words)], self.given[name])
+            controls[name] = Control(field.name, self.given[name], [(word, code) for code, word in enumerate(words)])
         marks = {f"mask_{m}": f"without {m}" for m in self.modalities}
         marks |= {f"without_{i}": f"without {i}. {self.titles[code]}" for i, code in enumerate(self.events, 1)}
-        fit = ipywidgets.Layout(width="auto")
-        controls |= {n: ipywidgets.ToggleButton(description=plain(w, 40), layout=fit) for n, w in marks.items()}
-        controls["add"] = ipywidgets.Text(
-            description="and then", placeholder="a title or an id", continuous_update=False, style=STYLE
-        )
+        controls |= {name: Control(words, False, kind="toggle") for name, words in marks.items()}
+        controls["add"] = Control("and then", "", kind="text")
         self.before = self._listed(self.person)
-        super().__init__(title, controls, self._picture)
+        super().__init__(title, controls, self._picture_of)
 
     def read(self, name: str, value: object) -> object:
         """Raw values -> codes."""
@@ -192,7 +213,7 @@ class ContextWhatIf(Panel):
         codes = self.model.top_items(person, self.k, drop=drop).items[0].tolist()
         return [self.titles[code] for code in codes]
 
-    def _picture(self, add: str, **values: int) -> Picture:
+    def _picture_of(self, add: str, **values: int) -> Picture:
         stay = [i for i in range(len(self.events)) if not values[f"without_{i + 1}"]]
         masked = tuple(m for m in self.modalities if values[f"mask_{m}"])
         changed = [f.describe(values[name]) for name, f in self.fields.items() if values[name] != self.given[name]]

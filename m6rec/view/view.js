@@ -1,0 +1,699 @@
+// Views that can be touched: `mount` draws a spec (see m6rec/view/page.py) into an element; anywidget calls `render`,
+// a page finds its figures by itself. No other file, no request, no eval. What comes from data is text, never markup.
+
+const GLYPHS = { start: "■", profile: "◆", history: "●", request: "▲", target: "★" };
+const OTHERS = ["○", "◇", "△", "□", "☆"];
+const STEPS = { // matplotlib's cividis and PuOr, eleven colours each
+  plain: "00224e08337035456c4f576c6669707d7c78948e77aea371c8b866e5cf52fee838",
+  signed: "2d004b5326878073acb1aad1d8daebf6f6f7fee0b6fcb761e08214b257067f3b08",
+};
+const LIGHT = { bg: "#ffffff", fg: "#1b1b1b", mute: "#595959", edge: "#cfcfcf", mark: "#dcebf5", line: "#006ba4", hot: "#b34700", absent: "#e0e0e0", more: "#b35806", less: "#542788", dark: false };
+const DARK = { bg: "#1b1d21", fg: "#ececec", mute: "#b4b4b4", edge: "#4a4d52", mark: "#24405a", line: "#6fb4e8", hot: "#ffa552", absent: "#3a3d42", more: "#fdb863", less: "#b2abd2", dark: true };
+const BARS = ["#595959", "#006ba4", "#ff800e", "#a2c8ec", "#c85200", "#898989", "#ffbc79"];
+const FEW = 12; // columns whose cells have room for numbers, on a linear scale
+const FONT = "system-ui, 'DejaVu Sans', sans-serif";
+const CSS = `
+:host { display: block; container-type: inline-size }
+.v { background: var(--bg); color: var(--fg); font: 13px/1.4 ${FONT}; padding: 8px; box-sizing: border-box; max-width: 1600px }
+.v * { box-sizing: border-box; font-family: inherit } [hidden] { display: none !important }
+.title { font-weight: 600; overflow-wrap: anywhere; margin-bottom: 6px }
+.controls { display: flex; flex-wrap: wrap; gap: 6px 16px; align-items: center; margin-bottom: 8px }
+fieldset { border: 0; margin: 0; padding: 0; display: flex; flex-wrap: wrap }
+fieldset label { position: relative } fieldset input { position: absolute; opacity: 0; inset: 0; margin: 0; width: 100%; height: 100%; cursor: pointer }
+fieldset span, button { display: inline-block; border: 1px solid var(--mute); padding: 3px 10px; margin: 0 -1px 2px 0; background: var(--bg); color: var(--fg); font-size: 13px; cursor: pointer }
+fieldset input:checked + span, button[aria-pressed=true] { background: var(--line); color: var(--bg); border-color: var(--line) }
+:focus-visible, fieldset input:focus-visible + span { outline: 3px solid var(--hot); outline-offset: 1px }
+.range { display: inline-flex; align-items: center; gap: 6px } .range input { width: 130px; accent-color: var(--line) }
+.range output { min-width: 3.5em; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; max-width: 16em }
+.text input { background: var(--bg); color: var(--fg); border: 1px solid var(--mute); padding: 3px 6px; font-size: 13px; width: 14em; max-width: 60cqw }
+.toggles { flex-basis: 100%; display: flex; flex-wrap: wrap; gap: 4px; max-height: 9em; overflow: auto; padding: 3px } .toggles button { max-width: 24em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+.stage { display: grid; align-items: start; width: 100%; contain: layout paint } .stage > * { min-width: 0 }
+ul { list-style: none; margin: 0; padding: 0; border-radius: 3px }
+li { contain: strict; display: flex; align-items: center; gap: 4px; padding: 0 4px; overflow: hidden; white-space: nowrap; cursor: pointer }
+li .t { overflow: hidden; text-overflow: ellipsis; flex: 1 1 auto; unicode-bidi: isolate } li .g { color: var(--mute); width: 1.1em; flex: none; text-align: center }
+li .n { flex: none; font-variant-numeric: tabular-nums; font-size: .92em } li.bold .t { font-weight: 700 }
+li.on { background: var(--mark) } li.pin { box-shadow: inset 3px 0 var(--hot) }
+.head { font-size: 12px; color: var(--mute); padding: 0 4px; display: flex; align-items: end }
+canvas { display: block; cursor: crosshair }
+.read { min-height: 2.8em; margin: 8px 0 4px; font-size: 13px; overflow-wrap: anywhere }
+.legend, .note { margin: 2px 0; color: var(--mute); font-size: 12px; overflow-wrap: anywhere }
+.legend span { margin-right: 12px } .legend i { font-style: normal; color: var(--fg) }
+.bar { display: inline-block; width: 90px; height: 9px; margin: 0 5px; vertical-align: middle }
+.err { color: var(--hot); margin: 4px 0; font-weight: 600; overflow-wrap: anywhere }
+details { font-size: 12px } .wide { overflow: auto; max-height: 24em } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: 1px 6px; text-align: right; border-bottom: 1px solid var(--edge); font-weight: 400; max-width: 16em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap } th[scope=row] { text-align: left }
+@media print { .controls, details { display: none } }
+`;
+
+const hex = (s) => s.match(/.{6}/g).map((c) => [0, 2, 4].map((i) => parseInt(c.slice(i, i + 2), 16)));
+const MAPS = Object.fromEntries(Object.entries(STEPS).map(([k, s]) => [k, hex(s)]));
+function shade(t, map) { // 0..1 -> [r, g, b]
+  const x = Math.min(1, Math.max(0, t)) * 10, i = Math.min(9, Math.floor(x)), [a, b] = [MAPS[map][i], MAPS[map][i + 1]];
+  return a.map((c, k) => Math.round(c + (b[k] - c) * (x - i)));
+}
+const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
+const bright = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b > 140;
+const num = (x) => (Number.isNaN(x) ? "–" : Math.abs(x) >= 100 ? x.toFixed(0) : Math.abs(x) >= 10 ? x.toFixed(1) : x.toFixed(2).replace("-0.00", "0.00"));
+const fine = (x) => (Number.isNaN(x) ? "not computed" : x.toFixed(3).replace("-0.000", "0.000"));
+const clip = (s, n) => { const c = [...s]; return c.length > n ? c.slice(0, n - 1).join("") + "…" : s; };
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value != null && value !== false) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+function decode(text, top, signed) { // 8 bits by the square root, 255: not computed
+  const table = Float32Array.from({ length: 256 }, (_, q) => (signed ? Math.sign(q - 127) * top * ((q - 127) / 127) ** 2 : top * (q / 254) ** 2));
+  table[255] = NaN;
+  return Float32Array.from(atob(text), (c) => table[c.charCodeAt(0)]);
+}
+function follow(node, call) { // the pointer, once a frame
+  let last = null;
+  node.addEventListener("pointermove", (event) => {
+    if (!last) requestAnimationFrame(() => { call(last); last = null; });
+    last = { offsetX: event.offsetX, offsetY: event.offsetY };
+  });
+}
+const strongest = (row, names, count = 5) => [...row.keys()].filter((j) => Math.abs(row[j]) >= 0.0005)
+  .sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])).slice(0, count).map((j) => `${names[j]} ${fine(row[j])}`).join(", ") || "nothing";
+function isDark() {
+  const lab = document.body?.getAttribute("data-jp-theme-light");
+  return lab ? lab === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+let count = 0;
+
+// A list of labels whose rows stand beside the canvas: one tab stop, arrows move within.
+function rows(view, name, labels, glyphs, height, on) {
+  const ul = make("ul", { role: "listbox", tabindex: 0, "aria-label": name }), id = `m6rec-${++count}-`;
+  const small = height < 15 ? 10 : height < 18 ? 11 : 13;
+  const items = labels.map((label, i) => {
+    const number = make("span", { class: "n" }), text = make("span", { class: "t", dir: "auto", title: label }, label);
+    const glyph = glyphs ? [make("span", { class: "g", "aria-hidden": "true" }, glyphs[i])] : [];
+    const li = make("li", { role: "option", id: id + i, "aria-selected": "false", "aria-label": label }, ...glyph, text, number);
+    li.style.height = `${height}px`; li.style.fontSize = `${small}px`;
+    li.addEventListener("pointerenter", () => on.hover(i));
+    li.addEventListener("click", () => on.pin(i));
+    ul.append(li);
+    return { li, number };
+  });
+  ul.addEventListener("pointerleave", () => on.leave());
+  let at = Math.max(0, on.first ?? 0);
+  ul.addEventListener("focus", () => ul.matches(":focus-visible") && on.hover(at));
+  ul.addEventListener("blur", () => on.leave());
+  ul.addEventListener("keydown", (event) => {
+    const last = items.length - 1;
+    const to = { ArrowDown: Math.min(last, at + 1), ArrowUp: Math.max(0, at - 1), Home: 0, End: last }[event.key];
+    if (to !== undefined) { at = to; on.hover(at); }
+    else if (event.key === "Enter" || event.key === " ") on.pin(at);
+    else if (event.key === "Escape") on.pin(-1);
+    else if (!on.key?.(event.key)) return;
+    event.preventDefault(); event.stopPropagation();
+  });
+  return {
+    ul,
+    mark(active, pinned) {
+      items.forEach(({ li }, i) => {
+        li.classList.toggle("on", i === active); li.classList.toggle("pin", i === pinned);
+        li.setAttribute("aria-selected", i === pinned ? "true" : "false");
+      });
+      if (active >= 0) { at = active; ul.setAttribute("aria-activedescendant", id + active); }
+    },
+    numbers(texts, said, paint) {
+      items.forEach(({ li, number }, i) => {
+        const text = texts ? texts[i] : "", colour = texts && paint ? paint[i] : "";
+        if (number.textContent !== text) number.textContent = text;
+        if (said) li.setAttribute("aria-label", said[i]);
+        if (li.dataset.ink !== colour) { li.dataset.ink = colour; li.style.background = colour; }
+      });
+    },
+    bold(which) { items.forEach(({ li }, i) => li.classList.toggle("bold", which[i])); },
+  };
+}
+
+class View {
+  constructor(host, spec, { values, change } = {}) {
+    Object.assign(this, { host, change, values: { ...spec.values, ...values } });
+    host.setAttribute("data-lm-suppress-shortcuts", "true"); // arrows are ours, not JupyterLab's
+    this.root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(CSS);
+    this.root.adoptedStyleSheets = [sheet];
+    this.title = make("div", { class: "title", dir: "auto", role: "heading", "aria-level": 2 });
+    this.controls = make("div", { class: "controls" });
+    this.error = make("p", { class: "err", role: "alert", hidden: true });
+    this.stage = make("div", { class: "stage" });
+    this.read = make("p", { class: "read", role: "status", "aria-live": "polite" });
+    this.legend = make("p", { class: "legend" });
+    this.note = make("p", { class: "note" });
+    this.wide = make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "The numbers" });
+    this.details = make("details", {}, make("summary", {}, "The numbers"), this.wide);
+    this.details.addEventListener("toggle", () => this.tabulate());
+    this.body = make("div", { class: "v", role: "group" });
+    this.body.append(this.title, this.controls, this.error, this.stage, this.read, this.legend, this.note, this.details);
+    this.root.replaceChildren(this.body);
+    this.off = new AbortController();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle(), { signal: this.off.signal });
+    this.watch = new MutationObserver(() => this.restyle());
+    if (document.body) this.watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    this.sizes = new ResizeObserver(() => { if (Math.abs(this.width() - this.drawn) > 1) this.layout(); });
+    this.theme = isDark() ? DARK : LIGHT;
+    this.update(spec);
+    this.sizes.observe(this.stage);
+  }
+  remove() { this.off.abort(); this.watch.disconnect(); this.sizes.disconnect(); }
+  restyle() { this.theme = isDark() ? DARK : LIGHT; this.layout(); }
+  width() { return Math.max(240, Math.min(1584, this.stage.clientWidth || this.host.clientWidth - 16 || 640)); }
+  update(spec) {
+    this.spec = spec;
+    this.kind = KINDS[spec.kind](this);
+    this.title.textContent = spec.title;
+    this.body.setAttribute("aria-label", spec.title);
+    this.note.textContent = spec.note ?? "";
+    if (this.controls.dataset.of !== JSON.stringify(spec.controls)) this.control(spec.controls ?? []);
+    this.fail("");
+    this.layout();
+  }
+  set(values) { // from Python
+    if (JSON.stringify(values) === JSON.stringify(this.values)) return;
+    this.values = { ...values };
+    this.show();
+    if (this.kind.local) this.layout();
+  }
+  fail(text) { this.error.textContent = text; this.error.hidden = !text; }
+  move(name, value) { // by a person
+    this.values = { ...this.values, [name]: value };
+    this.show();
+    if (this.kind.local) this.layout();
+    this.change?.(this.values);
+  }
+  step(name, by) {
+    const control = (this.spec.controls ?? []).find((c) => c.name === name);
+    if (!control || this.controls.hidden) return false;
+    const to = Math.min(control.options.length - 1, Math.max(0, this.values[name] + by));
+    if (to !== this.values[name]) this.move(name, to);
+    return true;
+  }
+  control(list) {
+    Object.assign(this, { shows: [], inputs: {} });
+    this.controls.dataset.of = JSON.stringify(list);
+    this.controls.replaceChildren();
+    const still = !this.kind.local && !this.change; // what a kernel must compute
+    this.controls.hidden = still;
+    if (still) return;
+    const toggles = make("div", { class: "toggles", role: "group", "aria-label": "left out" });
+    for (const { name, label, kind, options } of list) {
+      if (kind === "choice") {
+        const box = make("fieldset", { "aria-label": label }), group = `m6rec-${++count}`;
+        const inputs = options.map((option, i) => {
+          const input = make("input", { type: "radio", name: group, "data-lm-suppress-shortcuts": "true" });
+          input.addEventListener("change", () => this.move(name, i));
+          box.append(make("label", {}, input, make("span", {}, option)));
+          return input;
+        });
+        this.shows.push(() => { inputs.forEach((input, i) => { input.checked = i === this.values[name]; }); });
+        this.controls.append(box);
+      } else if (kind === "range") {
+        const input = make("input", { type: "range", min: 0, max: options.length - 1, step: 1, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+        const said = make("output", { dir: "auto" });
+        this.inputs[name] = input;
+        const say = () => { said.textContent = options[input.value]; input.setAttribute("aria-valuetext", options[input.value]); };
+        input.addEventListener("input", () => { say(); if (this.kind.local) this.move(name, +input.value); });
+        input.addEventListener("change", () => { if (+input.value !== this.values[name]) this.move(name, +input.value); });
+        this.shows.push(() => { input.value = this.values[name]; say(); });
+        this.controls.append(make("label", { class: "range" }, label, input, said));
+      } else if (kind === "toggle") {
+        const button = make("button", { type: "button", dir: "auto", title: label }, label);
+        button.addEventListener("click", () => this.move(name, !this.values[name]));
+        this.shows.push(() => button.setAttribute("aria-pressed", this.values[name] ? "true" : "false"));
+        toggles.append(button);
+      } else {
+        const input = make("input", { type: "text", placeholder: options[0], dir: "auto", "data-lm-suppress-shortcuts": "true" });
+        input.addEventListener("change", () => this.move(name, input.value));
+        this.shows.push(() => { input.value = this.values[name]; });
+        this.controls.append(make("label", { class: "text" }, `${label} `, input));
+      }
+    }
+    if (toggles.firstChild) this.controls.append(toggles);
+    this.show();
+  }
+  show() { for (const one of this.shows ?? []) one(); }
+  layout() { // everything below the controls, for this width and theme
+    for (const [name, value] of Object.entries(this.theme)) if (name !== "dark") this.host.style.setProperty(`--${name}`, value);
+    this.host.style.colorScheme = this.theme.dark ? "dark" : "light";
+    this.drawn = this.width();
+    const focus = [...this.stage.querySelectorAll("ul")].indexOf(this.root.activeElement);
+    this.read.textContent = "";
+    this.legend.replaceChildren();
+    this.stage.replaceChildren();
+    this.kind.draw();
+    for (const [name, input] of Object.entries(this.inputs ?? {})) input.disabled = !!this.kind.idle?.(name);
+    if (focus >= 0) this.stage.querySelectorAll("ul")[focus]?.focus();
+    this.tabulate();
+    this.host.dataset.version = +(this.host.dataset.version ?? 0) + 1;
+  }
+  tabulate() {
+    if (!this.details.open) { this.wide.replaceChildren(); return; }
+    const { columns, rows: lines } = this.kind.table();
+    const head = make("tr", {}, make("td"), ...columns.slice(0, 30).map((c) => make("th", { scope: "col", title: c }, c)));
+    const body = lines.slice(0, 60).map(([name, ...cells]) =>
+      make("tr", {}, make("th", { scope: "row", title: name }, name), ...cells.slice(0, 30).map((c) => make("td", {}, typeof c === "number" ? fine(c) : c))));
+    this.wide.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+  }
+  canvas(width, height, label) {
+    const ratio = devicePixelRatio || 1, node = make("canvas", { role: "img", "aria-label": label });
+    node.width = Math.round(width * ratio); node.height = Math.round(height * ratio);
+    node.style.width = `${width}px`; node.style.height = `${height}px`;
+    const ctx = node.getContext("2d");
+    ctx.scale(ratio, ratio);
+    ctx.font = `11px ${FONT}`;
+    return { node, ctx, width, height };
+  }
+  columns(...widths) { this.stage.style.gridTemplateColumns = widths.map((w) => `${w}px`).join(" "); }
+  scale(top, signed, root, unit = "") {
+    const [low, high] = [signed ? `−${num(top)}` : "0", num(top)], map = signed ? "signed" : "plain";
+    const bar = make("span", { class: "bar" });
+    bar.style.background = `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((t) => css(shade(t, map))).join(", ")})`;
+    this.legend.append(make("span", {}, low, bar, high + unit + (root && !signed ? " (square-root scale)" : "")));
+  }
+  types(types) {
+    for (const type of new Set(types)) this.legend.append(make("span", {}, make("i", { "aria-hidden": "true" }, glyph(type, types)), ` ${type}`));
+  }
+}
+const glyph = (type, types) => GLYPHS[type] ?? OTHERS[[...new Set(types)].filter((t) => !(t in GLYPHS)).indexOf(type) % 5];
+const tall = (n) => Math.max(13, Math.min(22, Math.floor(620 / n)));
+
+// Rows × columns of numbers: hover or walk through the cells.
+function cells(view, { rowNames, rowTypes, columnNames, columnTypes, values, signed, folded = -1, skip = 0, what, unit = "", on = {} }) {
+  const [R, C] = [rowNames.length, columnNames.length], height = tall(R), width = view.width(), few = C <= FEW;
+  const left = Math.round(Math.min(width * 0.36, 240)), pad = Math.min(56, width * 0.1), room = width - left - pad;
+  const cell = Math.min(few ? 64 : 28, room / C), header = 92, all = { R, C, values };
+  let top = 1e-9;
+  for (let i = skip; i < R; i++) for (let j = 0; j < C; j++) if (j !== folded && Math.abs(values[i * C + j]) > top) top = Math.abs(values[i * C + j]);
+  const map = signed ? "signed" : "plain";
+  const colour = (v) => shade(signed ? 0.5 + v / top / 2 : few ? v / top : Math.sqrt(v / top), map);
+  const row = (i) => values.subarray(i * C, (i + 1) * C);
+  const said = rowNames.map((name, i) => `${name}: ${strongest(row(i), columnNames, 3)}`);
+  const { node, ctx } = view.canvas(cell * C + pad, header + R * height, `${what} ${said[R - 1]}.`);
+  const base = view.canvas(cell * C + pad, header + R * height, "");
+  const t = view.theme, every = Math.max(1, Math.ceil(12 / cell));
+  let state = { row: -1, column: -1, pin: -1 };
+  const draw = (g) => {
+    for (let i = 0; i < R; i++) for (let j = 0; j < C; j++) {
+      const v = values[i * C + j], c = Number.isNaN(v) ? null : colour(v);
+      g.fillStyle = c ? css(c) : t.absent;
+      g.fillRect(j * cell, header + i * height, cell + 0.5, height + 0.5);
+      if (c && few && cell >= 30 && height >= 13) {
+        g.fillStyle = bright(c) ? "#000" : "#fff"; g.textAlign = "center"; g.textBaseline = "middle";
+        g.fillText(num(v), (j + 0.5) * cell, header + (i + 0.5) * height);
+      }
+    }
+    g.strokeStyle = t.bg; g.lineWidth = 2;
+    const cut = (types, size, line) => types?.forEach((type, k) => { if (k && type !== types[k - 1]) { g.beginPath(); line(k * size); g.stroke(); } });
+    cut(columnTypes, cell, (x) => { g.moveTo(x, header); g.lineTo(x, header + R * height); });
+    cut(rowTypes, height, (y) => { g.moveTo(0, header + y); g.lineTo(C * cell, header + y); });
+  };
+  const names = (g, active) => {
+    g.textAlign = "left"; g.textBaseline = "middle"; g.font = `11px ${FONT}`;
+    for (let j = 0; j < C; j++) {
+      const near = active >= 0 && j !== active && Math.abs(j - active) * cell < 12;
+      if (j !== active && (j % every || near)) continue;
+      g.fillStyle = j === active ? t.hot : t.fg;
+      g.save(); g.translate((j + 0.5) * cell, header - 4); g.rotate(-Math.PI / 3);
+      g.fillText(clip(columnNames[j], j === active ? 18 : 15), 0, 0); g.restore();
+    }
+  };
+  draw(base.ctx);
+  const paint = () => {
+    ctx.clearRect(0, 0, node.width, node.height);
+    ctx.drawImage(base.node, 0, 0, cell * C + pad, header + R * height);
+    names(ctx, state.column);
+    const i = state.row;
+    ctx.strokeStyle = t.hot; ctx.lineWidth = 2;
+    if (i >= 0) ctx.strokeRect(0.5, header + i * height + 0.5, C * cell - 1, height - 1);
+    if (i >= 0 && state.column >= 0) ctx.strokeRect(state.column * cell, header + i * height, Math.max(2, cell), height);
+    list.mark(i, state.pin);
+    const j = state.column;
+    view.read.textContent = i < 0 ? on.idle ?? "" : Number.isNaN(values[i * C]) ? `${rowNames[i]}: not computed in this layer.`
+      : (j >= 0 ? `${rowNames[i]} → ${columnNames[j]}: ${fine(values[i * C + j])}${unit}. ` : "") + `${on.most?.(rowNames[i]) ?? `Largest of ${rowNames[i]}`}: ${strongest(row(i), columnNames)}${unit}.`;
+  };
+  const go = (change) => { state = { ...state, ...change }; paint(); };
+  const list = rows(view, "rows", rowNames, rowTypes?.map((type) => glyph(type, rowTypes)), height, {
+    first: R - 1, hover: (i) => go({ row: i }), leave: () => go({ row: state.pin, column: -1 }),
+    pin: (i) => { const pin = i === state.pin ? -1 : i; go({ pin, row: pin }); },
+    key: (key) => on.key?.(key) || (key === "ArrowRight" || key === "ArrowLeft") && (go({ row: Math.max(0, state.row), column: Math.min(C - 1, Math.max(0, state.column + (key === "ArrowRight" ? 1 : -1))) }), true),
+  });
+  const find = (event) => {
+    const i = Math.floor((event.offsetY - header) / height), j = Math.floor(event.offsetX / cell);
+    return i >= 0 && i < R && j >= 0 && j < C ? { row: i, column: j } : { row: state.pin, column: -1 };
+  };
+  follow(node, (event) => go(find(event)));
+  node.addEventListener("pointerleave", () => go({ row: state.pin, column: -1 }));
+  node.addEventListener("click", (event) => { const { row: i } = find(event); go({ pin: i === state.pin ? -1 : i }); });
+  const side = make("div", {});
+  const top_ = make("div", { class: "head" }, on.corner ?? "");
+  top_.style.height = `${header}px`;
+  side.append(top_, list.ul);
+  view.columns(left, cell * C + pad);
+  view.stage.append(side, node);
+  list.numbers(null, said);
+  view.scale(top, signed, !few, unit);
+  paint();
+  return all;
+}
+
+const KINDS = {
+  attention(view) {
+    const { spec } = view, [L, H, n] = spec.shape, { tokens, types, signed } = spec, all = decode(spec.q, spec.top, signed);
+    if (spec.sums) for (let k = 0; k < all.length; k += n) { // to 1, as before they were 8 bits
+      let sum = 0;
+      for (let j = k; j < k + n; j++) sum += all[j];
+      for (let j = k; j < k + n; j++) all[j] /= sum || 1;
+    }
+    const marks = types.map((type) => glyph(type, types)), known = new Map(), size = n * n;
+    const at = () => ({ view: spec.views[view.values.view ?? 0], layer: view.values.layer ?? 0, head: view.values.head ?? 0 });
+    const where = ({ layer, head }) => `${layer ? `layer ${layer}` : "mean of layers"}, ${head ? `head ${head}` : "mean of heads"}`;
+    function pick(layer, head) { // (n, n), a mean over what is computed
+      const key = `${layer},${head}`;
+      if (known.has(key)) return known.get(key);
+      const sum = new Float32Array(size), times = new Uint16Array(size);
+      for (let a = layer ? layer - 1 : 0; a < (layer || L); a++) for (let h = head ? head - 1 : 0; h < (head || H); h++) {
+        const start = (a * H + h) * size;
+        for (let k = 0; k < size; k++) { const v = all[start + k]; if (v === v) { sum[k] += v; times[k]++; } }
+      }
+      for (let k = 0; k < size; k++) sum[k] = times[k] ? sum[k] / times[k] : NaN;
+      return known.set(key, sum).get(key);
+    }
+    const own = [...Array(L * H).keys()].some((k) => Math.abs(all[(k + 1) * size - 1]) > 1e-6); // the target sees itself
+    const m = own ? n : n - 1;
+    const target = (k) => all.subarray((k + 1) * size - n, (k + 1) * size - n + m);
+    const key = (name) => ({ ArrowLeft: () => view.step("head", -1), ArrowRight: () => view.step("head", 1), PageUp: () => view.step("layer", -1), PageDown: () => view.step("layer", 1) }[name]?.());
+    const hint = "↑ ↓ tokens, ← → heads, page keys layers, Enter pins, Escape releases.";
+    let data = { columns: [], rows: [] };
+    function lines() {
+      const { layer, head } = at(), A = pick(layer, head), width = view.width(), height = tall(n), t = view.theme;
+      const side = Math.round(Math.min(width * 0.36, 300)), middle = Math.min(width - 2 * side, 700);
+      let top = 1e-9;
+      for (let i = 1; i < n; i++) for (let j = 0; j < n; j++) if (j !== spec.folded && Math.abs(A[i * n + j]) > top) top = Math.abs(A[i * n + j]);
+      const row = (i) => A.subarray(i * n, (i + 1) * n), column = (j) => Float32Array.from({ length: n }, (_, i) => (A[i * n + j] !== A[i * n + j] ? 0 : A[i * n + j]));
+      const said = tokens.map((name, i) => `${name}, ${types[i]}: ${Number.isNaN(A[i * n]) ? "not computed here" : `attends to ${strongest(row(i), tokens, 3)}`}`);
+      const summary = `Attention, ${where(at())}. ${said[n - 1]}.`;
+      const { node, ctx } = view.canvas(middle, n * height, summary), base = view.canvas(middle, n * height, "");
+      const ink = (v) => (signed ? (v < 0 ? t.less : t.more) : t.line);
+      const stroke = (g, i, j, alpha, wide) => {
+        const v = A[i * n + j], strength = Math.min(1, Math.abs(v) / (wide ? most : top));
+        if (!(strength > 0.02)) return;
+        g.globalAlpha = alpha * (wide ? 0.25 + 0.75 * strength : Math.sqrt(strength));
+        g.strokeStyle = ink(v); g.lineWidth = wide ? 0.8 + 4 * strength : 1.2;
+        if (signed) g.setLineDash(v < 0 ? [5, 4] : []);
+        const [y, z] = [(i + 0.5) * height, (j + 0.5) * height];
+        g.beginPath(); g.moveTo(0, y); g.bezierCurveTo(middle * 0.4, y, middle * 0.6, z, middle, z); g.stroke();
+      };
+      for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) stroke(base.ctx, i, j, 0.6, false);
+      let active = { side: "query", i: n - 1 }, pin = null, most = top;
+      const soft = (value) => ink(value) + Math.round(110 * Math.min(1, Math.abs(value) / most)).toString(16).padStart(2, "0");
+      const paint = () => {
+        const { side: from, i } = active, query = from === "query", values = query ? row(i) : column(i), none = query && Number.isNaN(A[i * n]);
+        most = values.reduce((a, v, j) => (j !== spec.folded && Math.abs(v) > a ? Math.abs(v) : a), 1e-9);
+        ctx.clearRect(0, 0, middle, n * height);
+        ctx.globalAlpha = 0.3; ctx.drawImage(base.node, 0, 0, middle, n * height);
+        for (let j = 0; j < n; j++) query ? stroke(ctx, i, j, 1, true) : stroke(ctx, j, i, 1, true);
+        const texts = [...values].map((v) => (none || Math.abs(v) < 0.005 ? "" : num(v))), paints = [...values].map(soft);
+        (query ? right : left).numbers(none ? null : texts, query ? null : said, paints);
+        (query ? left : right).numbers(null);
+        left.mark(query ? i : -1, pin?.side === "query" ? pin.i : -1);
+        right.mark(query ? -1 : i, pin?.side === "key" ? pin.i : -1);
+        view.read.textContent = none ? `${tokens[i]}: no layer shown computes what it attends to.`
+          : query ? `${tokens[i]} attends to: ${strongest(values, tokens)}.` : `${tokens[i]} is attended to by: ${strongest(values, tokens)}.`;
+      };
+      const go = (side, i) => { active = { side, i }; paint(); };
+      const rest = () => { active = pin ?? { side: "query", i: n - 1 }; paint(); };
+      const hold = (side) => (i) => { pin = i < 0 || (pin?.side === side && pin.i === i) ? null : { side, i }; rest(); };
+      const left = rows(view, "tokens that attend", tokens, marks, height, { first: n - 1, hover: (i) => go("query", i), leave: rest, pin: hold("query"), key });
+      const right = rows(view, "tokens that are attended to", tokens, marks, height, { first: 0, hover: (i) => go("key", i), leave: rest, pin: hold("key"), key });
+      follow(node, (event) => go(event.offsetX < middle / 2 ? "query" : "key", Math.min(n - 1, Math.floor(event.offsetY / height))));
+      node.addEventListener("pointerleave", rest);
+      node.addEventListener("click", () => hold(active.side)(active.i));
+      left.numbers(null, said);
+      view.columns(side, middle, side);
+      view.stage.append(make("div", { class: "head" }, "attends"), make("div"), make("div", { class: "head" }, "is attended to"), left.ul, node, right.ul);
+      view.legend.append(make("span", {}, `${signed ? "orange, solid: more; purple, dashed: less; " : ""}width: share of the strongest of its token`));
+      view.types(types);
+      data = { columns: tokens, rows: tokens.map((name, i) => [name, ...row(i)]) };
+      paint();
+    }
+    function matrix() {
+      const { layer, head } = at(), A = pick(layer, head);
+      cells(view, { rowNames: tokens, rowTypes: types, columnNames: tokens, columnTypes: types, values: A, signed, folded: spec.folded, skip: 1, what: `Attention, ${where(at())}.`,
+        on: { key, corner: "attends ↓ to →", most: (name) => `${name} attends most to`, idle: hint } });
+      view.types(types);
+      data = { columns: tokens, rows: tokens.map((name, i) => [name, ...A.subarray(i * n, (i + 1) * n)]) };
+    }
+    const heads = () => { // rows of the target, of one layer or all, of one head or all
+      const { layer, head } = at(), names = [], values = [];
+      for (let a = 0; a < L; a++) for (let h = 0; h < H; h++) {
+        if ((layer && a !== layer - 1) || (head && h !== head - 1)) continue;
+        names.push(`layer ${a + 1}, head ${h + 1}`); values.push(target(a * H + h));
+      }
+      return { names, values };
+    };
+    function strip() {
+      const { names, values } = heads(), flat = new Float32Array(names.length * m);
+      values.forEach((part, i) => flat.set(part, i * m));
+      cells(view, { rowNames: names, columnNames: tokens.slice(0, m), columnTypes: types.slice(0, m), values: flat, signed, folded: spec.folded, what: `Attention of ${tokens[n - 1]}.`, on: { key, corner: `${tokens[n - 1]} attends to →`, idle: hint } });
+      view.types(types.slice(0, m));
+      data = { columns: tokens.slice(0, m), rows: names.map((name, i) => [name, ...values[i]]) };
+    }
+    function groups() {
+      const { names, values } = heads(), kinds = [...new Set(types.slice(0, m))], t = view.theme, height = Math.max(20, tall(names.length));
+      const sums = values.map((part) => kinds.map((kind) => part.reduce((s, v, j) => s + (types[j] === kind ? v : 0), 0)));
+      const width = view.width(), left = Math.round(Math.min(width * 0.3, 160)), room = Math.min(width - left - 8, 900);
+      const reach = signed ? Math.max(1e-9, ...sums.flat().map(Math.abs)) * 2 * kinds.length : Math.max(...sums.map((s) => s.reduce((a, b) => a + b, 0)));
+      const said = names.map((name, i) => `${name}: ${kinds.map((kind, k) => `${kind} ${fine(sums[i][k])}`).join(", ")}`);
+      const { node, ctx } = view.canvas(room, height * names.length, `Attention of ${tokens[n - 1]} by group. ${said[0]}.`);
+      let pin = -1;
+      const colours = kinds.map((kind, k) => (kind in GLYPHS ? { start: 0, profile: 3, history: 1, request: 2, target: 4 }[kind] : (k + 1) % BARS.length)).map((c) => BARS[c]);
+      const paint = (i) => {
+        ctx.clearRect(0, 0, room, height * names.length);
+        sums.forEach((parts, r) => {
+          let x = 0;
+          parts.forEach((v, k) => {
+            if (signed) x = ((k + 0.5) * room) / kinds.length;
+            const w = (v / reach) * room;
+            ctx.globalAlpha = i >= 0 && i !== r ? 0.45 : 1;
+            ctx.fillStyle = colours[k]; ctx.fillRect(x, r * height + 1, signed ? w : Math.max(0, w - 1), height - 2);
+            ctx.globalAlpha = 1;
+            const text = `${glyph(kinds[k], kinds)} ${num(v)}`, inside = !signed && w > ctx.measureText(text).width + 8;
+            if (inside || signed) {
+              ctx.fillStyle = signed ? t.fg : bright(hex(colours[k].slice(1))[0]) ? "#000" : "#fff"; ctx.textBaseline = "middle"; ctx.textAlign = signed && v < 0 ? "right" : "left";
+              ctx.fillText(text, x + (signed ? w + (v < 0 ? -4 : 4) : 4), (r + 0.5) * height + 0.5);
+            }
+            x += w;
+          });
+        });
+        list.mark(i, pin);
+        view.read.textContent = i >= 0 ? `${said[i]}.` : hint;
+      };
+      const list = rows(view, "layers and heads", names, null, height, { hover: paint, leave: () => paint(pin), pin: (i) => { pin = i === pin ? -1 : i; paint(pin); }, key });
+      list.numbers(null, said);
+      follow(node, (event) => paint(Math.min(names.length - 1, Math.floor(event.offsetY / height))));
+      node.addEventListener("pointerleave", () => paint(pin));
+      view.columns(left, room);
+      view.stage.append(list.ul, node);
+      kinds.forEach((kind, k) => {
+        const box = make("span", {}, make("i", { "aria-hidden": "true" }, glyph(kind, kinds)), ` ${kind}`);
+        box.style.borderBottom = `3px solid ${colours[k]}`;
+        view.legend.append(box);
+      });
+      data = { columns: kinds, rows: names.map((name, i) => [name, ...sums[i]]) };
+      paint(-1);
+    }
+    function flow() { // half of each state is the residual: rollout (Abnar & Zuidema 2020)
+      const { head } = at(), t = view.theme, height = tall(n), width = view.width(), left = Math.round(Math.min(width * 0.36, 260)), room = Math.min(width - left - 8, 900);
+      const share = Array.from({ length: L + 1 }, () => new Float32Array(n)), edges = [];
+      share[L][n - 1] = 1;
+      for (let a = L - 1; a >= 0; a--) {
+        const A = pick(a + 1, head);
+        for (let i = 0; i < n; i++) {
+          const c = share[a + 1][i];
+          if (!c) continue;
+          const none = Number.isNaN(A[i * n]);
+          for (let j = 0; j < n; j++) {
+            const w = c * ((none ? (i === j ? 0.5 : 0) : 0.5 * A[i * n + j]) + (i === j ? 0.5 : 0));
+            if (w > 0) { share[a][j] += w; if (w > 0.001) edges.push([a, i, j, w]); }
+          }
+        }
+      }
+      let rest = 0;
+      for (let j = 0; j < m; j++) rest += share[0][j];
+      const part = share[0].map((v, j) => (j < m ? v / (rest || 1) : 0)); // without the target's own share, as `rolled`
+      const x = (a) => 14 + ((room - 34) * a) / L, y = (i) => (i + 0.5) * height;
+      const said = tokens.map((name, i) => `${name}, ${types[i]}: ${fine(part[i])} of what reaches ${tokens[n - 1]}`);
+      const { node, ctx } = view.canvas(room, n * height + 18, `Flow of attention to ${tokens[n - 1]} through ${L} layers. Largest: ${strongest(part, tokens, 3)}.`);
+      let pin = -1;
+      const paint = (active) => {
+        ctx.clearRect(0, 0, room, n * height + 18);
+        for (const [a, i, j, w] of edges) {
+          const hot = active >= 0 && (i === active || j === active);
+          ctx.globalAlpha = hot ? 0.9 : active >= 0 ? 0.12 : 0.5; ctx.strokeStyle = hot ? t.hot : t.line; ctx.lineWidth = Math.max(0.5, Math.min(height, 26 * w));
+          const half = (x(a) + x(a + 1)) / 2;
+          ctx.beginPath(); ctx.moveTo(x(a), y(j)); ctx.bezierCurveTo(half, y(j), half, y(i), x(a + 1), y(i)); ctx.stroke();
+        }
+        ctx.globalAlpha = 1;
+        for (let a = 0; a <= L; a++) {
+          for (let i = 0; i < n; i++) if (share[a][i] > 0.001) { ctx.fillStyle = i === active ? t.hot : t.fg; ctx.beginPath(); ctx.arc(x(a), y(i), Math.max(1.5, Math.min(height / 2 - 1, 9 * Math.sqrt(share[a][i]))), 0, 7); ctx.fill(); }
+          ctx.fillStyle = t.mute; ctx.textAlign = a ? (a === L ? "right" : "center") : "left"; ctx.textBaseline = "bottom";
+          ctx.fillText(a ? `after ${a}` : "input", a ? (a === L ? room - 2 : x(a)) : 0, n * height + 16);
+        }
+        list.mark(active, pin);
+        view.read.textContent = active < 0 ? `Largest: ${strongest(part, tokens)}.` : `${said[active]}; by layer ${share.map((s) => num(s[active])).join(", ")}.`;
+      };
+      const list = rows(view, "tokens", tokens, marks, height, { hover: paint, leave: () => paint(pin), pin: (i) => { pin = i === pin ? -1 : i; paint(pin); }, key });
+      list.numbers([...part].map((v) => (v < 0.005 ? "" : num(v))), said);
+      follow(node, (event) => paint(Math.min(n - 1, Math.floor(event.offsetY / height))));
+      node.addEventListener("pointerleave", () => paint(pin));
+      view.columns(left, room);
+      view.stage.append(list.ul, node);
+      view.legend.append(make("span", {}, "numbers: shares of what reaches the target, half of each state being its residual"));
+      view.types(types);
+      data = { columns: ["share", ...share.map((_, a) => (a ? `after layer ${a}` : "input"))], rows: tokens.map((name, i) => [name, part[i], ...share.map((s) => s[i])]) };
+      paint(-1);
+    }
+    const idle = (name) => name === "layer" && at().view === "rollout"; // which shows all of them
+    return { local: true, idle, draw: () => ({ heads: lines, tokens: matrix, target: strip, groups, rollout: flow })[at().view](), table: () => data };
+  },
+
+  heat(view) {
+    const { spec } = view, C = spec.columns.length, values = decode(spec.q, spec.top, spec.signed);
+    return {
+      draw() {
+        cells(view, { rowNames: spec.rows, columnNames: spec.columns, columnTypes: spec.types, values, signed: spec.signed, folded: spec.folded, what: `${spec.title}.`, unit: spec.unit ? ` ${spec.unit}` : "", on: { idle: "↑ ↓ rows, ← → columns, Enter pins, Escape releases." } });
+        if (spec.types) view.types(spec.types);
+      },
+      table: () => ({ columns: spec.columns, rows: spec.rows.map((name, i) => [name, ...values.subarray(i * C, (i + 1) * C)]) }),
+    };
+  },
+
+  moves(view) { // two lists of titles, and which rank becomes which
+    const { before, after, names } = view.spec;
+    const rank = (titles, text) => titles.indexOf(text) + 1, most = Math.max(before.length, after.length);
+    const how = (text, list, other) => {
+      const [a, b] = [rank(before, text), rank(after, text)];
+      return !a ? "new" : !b ? "gone" : a === b ? "=" : a > b ? `▲ ${a - b}` : `▼ ${b - a}`;
+    };
+    const tell = (text) => {
+      const [a, b] = [rank(before, text), rank(after, text)];
+      return `${text}: ${!a ? `rank ${b}, not on the list before` : !b ? `rank ${a}, not on the list any more` : a === b ? `stays at rank ${a}` : `from rank ${a} to rank ${b}`}`;
+    };
+    return {
+      draw() {
+        const width = view.width(), side = Math.round(Math.min(width * 0.38, 380)), middle = Math.min(width - 2 * side, 420), height = 24, t = view.theme;
+        const both = before.filter((text, i) => after.includes(text) && rank(before, text) === i + 1);
+        const { node, ctx } = view.canvas(middle, most * height, `${both.length} of ${before.length} stay on the list.`);
+        let pin = "";
+        const paint = (active) => {
+          ctx.clearRect(0, 0, middle, most * height);
+          for (const text of both) {
+            const [a, b] = [rank(before, text), rank(after, text)];
+            ctx.strokeStyle = text === active ? t.hot : b < a ? t.line : t.mute; ctx.lineWidth = text === active ? 3.5 : 1.8; ctx.setLineDash(b > a ? [6, 4] : []);
+            ctx.beginPath(); ctx.moveTo(4, (a - 0.5) * height); ctx.bezierCurveTo(middle / 2, (a - 0.5) * height, middle / 2, (b - 0.5) * height, middle - 4, (b - 0.5) * height); ctx.stroke();
+          }
+          lists.forEach((list, k) => list.mark([before, after][k].indexOf(active), [before, after][k].indexOf(pin)));
+          view.read.textContent = active ? `${tell(active)}.` : `${both.length} of ${before.length} stay on the list.`;
+        };
+        const lists = [before, after].map((titles, k) => {
+          const list = rows(view, names[k], titles, titles.map((_, i) => `${i + 1}`), height, { first: 0, hover: (i) => paint(titles[i]), leave: () => paint(pin), pin: (i) => { pin = titles[i] === pin || i < 0 ? "" : titles[i]; paint(pin); } });
+          list.bold(titles.map((text) => ![after, before][k].includes(text)));
+          list.numbers(titles.map((text) => (k || !rank(after, text) ? how(text) : "")), titles.map(tell));
+          return list;
+        });
+        view.columns(side, middle, side);
+        view.stage.append(make("div", { class: "head" }, names[0]), make("div"), make("div", { class: "head" }, names[1]), lists[0].ul, node, lists[1].ul);
+        view.legend.append(make("span", {}, "solid: rises or stays"), make("span", {}, "dashed: falls"), make("span", {}, "bold: on one list only"));
+        paint("");
+      },
+      table: () => ({ columns: names, rows: [...new Set([...before, ...after])].map((text) => [text, ...[before, after].map((titles) => (rank(titles, text) ? `${rank(titles, text)}` : "–"))]) }),
+    };
+  },
+
+  tree(view) { // nodes: [level, node, log-likelihood, 0 other | 1 leads to the list | 2 chosen], a level after the other
+    const { nodes, widths, leaves, depth } = view.spec, whole = depth === widths.length;
+    const ends = nodes.filter(([level, , , kind]) => level === depth && kind > 0).sort((a, b) => b[2] - a[2]);
+    const up = (node, level) => Math.floor(node / widths[level - 1]);
+    const path = ([level, node]) => { const found = new Set(); for (; level > 0; node = up(node, level--)) found.add(`${level},${node}`); return found; };
+    const value = new Map(nodes.map(([level, node, score]) => [`${level},${node}`, score]));
+    const tell = (end) => [...path(end)].reverse().map((k) => { const [level, node] = k.split(",").map(Number); return `digit ${level} = ${node % widths[level - 1]} (${num(value.get(k))})`; }).join(", ");
+    const name = ([, node]) => (whole ? leaves[node] ?? `leaf ${node}` : `node ${node}`);
+    return {
+      draw() {
+        const width = view.width(), side = Math.round(Math.min(width * 0.42, 380)), room = Math.min(width - side, 900), t = view.theme, row = ends.length > 30 ? 14 : Math.max(22, Math.min(44, 300 / (ends.length || 1))), height = Math.max(300, ends.length * row);
+        const spot = new Map([["0,0", [10, height / 2]]]), x = (level) => 10 + ((room - 18) * level) / depth;
+        for (let level = 1; level <= depth; level++) {
+          const part = nodes.filter((one) => one[0] === level && (level < depth || one[3] > 0)).sort((a, b) => a[1] - b[1]);
+          part.forEach(([, node], i) => spot.set(`${level},${node}`, [x(level), ((i + 0.5) * height) / part.length]));
+        }
+        ends.forEach((end, i) => spot.set(`${depth},${end[1]}`, [x(depth), (i + 0.5) * row])); // beside its name
+        const drawn = nodes.filter(([level, node]) => spot.has(`${level},${node}`));
+        const { node, ctx } = view.canvas(room, height + 18, `${ends.length} paths through ${depth} digits lead to the list. ${ends[0] ? `${name(ends[0])}: ${tell(ends[0])}.` : ""}`);
+        const first = ends.findIndex((end) => end[3] === 2);
+        let pin = first;
+        const paint = (active) => {
+          const hot = active >= 0 ? path(ends[active]) : new Set();
+          ctx.clearRect(0, 0, room, height + 18);
+          for (const pass of [0, 1, 2]) for (const [level, id, , kind] of drawn) {
+            const k = `${level},${id}`, rank = hot.has(k) ? 2 : kind > 0 ? 1 : 0;
+            if (rank !== pass) continue;
+            const [a, b] = [spot.get(`${level - 1},${up(id, level)}`), spot.get(k)];
+            if (!a) continue;
+            ctx.strokeStyle = ctx.fillStyle = [t.edge, t.line, t.hot][rank]; ctx.lineWidth = [0.8, 1.6, 3][rank];
+            ctx.beginPath(); ctx.moveTo(...a); ctx.lineTo(...b); ctx.stroke();
+            ctx.beginPath(); ctx.arc(...b, [1.5, 3, 4][rank], 0, 7); ctx.fill();
+          }
+          ctx.fillStyle = t.mute; ctx.textBaseline = "bottom";
+          for (let level = 1; level <= depth; level++) { ctx.textAlign = level === depth ? "right" : "center"; ctx.fillText(`digit ${level}`, Math.min(room - 2, x(level)), height + 16); }
+          list.mark(active, pin);
+          view.read.textContent = active >= 0 ? `${name(ends[active])}: ${tell(ends[active])}. In brackets: log-likelihood so far.` : `${ends.length} paths lead to the list.`;
+        };
+        const list = rows(view, whole ? "the list" : "nodes", ends.map(name), null, row, { first: Math.max(0, first), hover: paint, leave: () => paint(pin), pin: (i) => { pin = i === pin ? -1 : i; paint(pin); } });
+        list.numbers(ends.map((end) => num(end[2])), ends.map((end) => `${name(end)}: ${tell(end)}`));
+        follow(node, (event) => { // the nearest path of the list
+          const near = drawn.filter((one) => one[3] > 0).map((one) => [one, Math.hypot(...spot.get(`${one[0]},${one[1]}`).map((v, i) => v - [event.offsetX, event.offsetY][i]))]).sort((a, b) => a[1] - b[1])[0];
+          paint(near && near[1] < 24 ? ends.findIndex((end) => path(end).has(`${near[0][0]},${near[0][1]}`)) : pin);
+        });
+        node.addEventListener("pointerleave", () => paint(pin));
+        view.columns(room, side);
+        view.stage.append(node, list.ul);
+        view.legend.append(make("span", {}, "bold lines: lead to the list"), make("span", {}, "thin grey lines: kept by the beam, but lead nowhere"));
+        paint(pin);
+      },
+      table: () => ({ columns: ["digits and log-likelihood so far"], rows: ends.map((end) => [name(end), tell(end)]) }),
+    };
+  },
+};
+
+export function mount(host, spec, options) { return new View(host, spec, options); }
+
+export function render({ model, el }) { // anywidget
+  const host = make("div");
+  el.append(host);
+  const view = new View(host, model.get("spec"), {
+    values: model.get("values"),
+    change: (values) => { model.set("values", values); model.save_changes(); },
+  });
+  const on = { "change:spec": () => view.update(model.get("spec")), "change:values": () => view.set(model.get("values")), "change:error": () => view.fail(model.get("error")) };
+  for (const [name, call] of Object.entries(on)) model.on(name, call);
+  return () => { for (const [name, call] of Object.entries(on)) model.off(name, call); view.remove(); };
+}
+export default { render };
+
+for (const figure of document.querySelectorAll("figure.m6rec-view[data-view]")) { // of a page
+  const host = make("div"), picture = [...figure.children];
+  try {
+    figure.prepend(host);
+    mount(host, JSON.parse(figure.dataset.view));
+    figure.removeAttribute("data-view");
+    for (const part of picture) part.hidden = true;
+  } catch (error) { // the picture stands
+    host.remove();
+    console.error(error);
+  }
+}
