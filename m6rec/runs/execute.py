@@ -192,7 +192,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
-    """A page for each executed notebook, and index.html, which is returned. They allow no network, and no script but ours.
+    """A page for each executed notebook, and index.html, which is returned. They allow no network, no script but ours.
 
     source: where the notebooks' links start; those to executed ones lead to their pages."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
