@@ -106,7 +106,7 @@ def finish(
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
     if spec:
-        spec = {**spec, "title": plain(title, 160), "note": note.strip()}
+        spec = {**spec, "title": plain(title, 160), "note": note.strip(" ()\n")}
     return Picture(where.get_figure(), data, f"{title}. {alt}", spec)
 
 
@@ -348,7 +348,7 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
     reaches the target after each layer. InputError as of `checked`."""
     checked(record)
-    choose("view", view, VIEWS)
+    choose("view", view, views_of(record))
     choose("layer", layer, range(len(record.weights) + 1))
     choose("head", head, range(record.weights.shape[1] + 1))
     spec = _spec(record)
@@ -356,7 +356,7 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
         picture = _token_map(record, title, layer, head, lines=view == "heads")
     else:
         picture = _target_map(record, title, view, layer, head)
-    shown = {"values": {"view": [*VIEWS].index(view), "layer": layer, "head": head}}
+    shown = {"values": {"view": [*views_of(record)].index(view), "layer": layer, "head": head}}
     return picture._replace(spec={**spec, **shown, "title": plain(title, 160), "note": record.note or NOTE})
 
 
@@ -368,16 +368,22 @@ def _spec(record: Record) -> page.Spec:
         fix = f"take at most {MAX_TOKENS} and {MAX_WEIGHTS:,}, or fold earlier events with record.fold(recent=32)"
         raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
     weights = np.where(_absent(record)[..., None], np.nan, record.weights)
-    controls = [{"name": "view", "label": "show", "kind": "choice", "options": [*VIEWS.values()]}] + [
+    views = views_of(record)
+    controls = [{"name": "view", "label": "show", "kind": "choice", "options": [*views.values()]}] + [
         {"name": name, "label": name, "kind": "range", "options": ["mean", *map(str, range(1, count + 1))]}
         for name, count in (("layer", layers), ("head", heads))
     ]
     return {
-        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": [*VIEWS],
+        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": [*views],
         "shape": [layers, heads, n], "folded": _folded(record.labels), "controls": controls,
         "sums": not record.note,
         **page.encode(weights, signed),
     }  # fmt: skip
+
+
+def views_of(record: Record) -> dict[str, str]:
+    """Nothing flows along differences, or along weights that are no attention."""
+    return {view: name for view, name in VIEWS.items() if view != "rollout" or not record.note}
 
 
 def _target_map(record: Record, title: str, view: str, layer: int, head: int) -> Picture:

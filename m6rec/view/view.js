@@ -34,10 +34,10 @@ li .t { overflow: hidden; text-overflow: ellipsis; flex: 1 1 auto; unicode-bidi:
 li .n { flex: none; font-variant-numeric: tabular-nums; font-size: .92em } li.bold .t { font-weight: 700 }
 li.on { background: var(--mark) } li.pin { box-shadow: inset 3px 0 var(--hot) }
 .head { font-size: 12px; color: var(--mute); padding: 0 4px; display: flex; align-items: end }
-canvas { display: block; cursor: crosshair }
+canvas { display: block; cursor: crosshair } .both { position: relative } .both canvas:first-child { position: absolute; opacity: .3; will-change: opacity }  .both canvas { will-change: transform }
 .read { min-height: 2.8em; margin: 8px 0 4px; font-size: 13px; overflow-wrap: anywhere }
 .legend, .note { margin: 2px 0; color: var(--mute); font-size: 12px; overflow-wrap: anywhere }
-.legend span { margin-right: 12px } .legend i { font-style: normal; color: var(--fg) }
+.legend span { margin-right: 12px } .legend span:has(i) { white-space: nowrap } .legend i { font-style: normal; color: var(--fg) }
 .bar { display: inline-block; width: 90px; height: 9px; margin: 0 5px; vertical-align: middle }
 .err { color: var(--hot); margin: 4px 0; font-weight: 600; overflow-wrap: anywhere }
 details { font-size: 12px } .wide { overflow: auto; max-height: 24em } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
@@ -54,7 +54,8 @@ function shade(t, map) { // 0..1 -> [r, g, b]
 const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
 const bright = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b > 140;
 const num = (x) => (Number.isNaN(x) ? "–" : Math.abs(x) >= 100 ? x.toFixed(0) : Math.abs(x) >= 10 ? x.toFixed(1) : x.toFixed(2).replace("-0.00", "0.00"));
-const fine = (x) => (Number.isNaN(x) ? "not computed" : x.toFixed(3).replace("-0.000", "0.000"));
+const short = (top) => (x) => (top >= 0.2 || Number.isNaN(x) ? num(x) : x.toFixed(top >= 0.02 ? 3 : 4));
+const fine = (x) => (Number.isNaN(x) ? "not computed" : !x ? "0" : Math.abs(x) < 0.01 ? x.toPrecision(2) : x.toFixed(3));
 const clip = (s, n) => { const c = [...s]; return c.length > n ? c.slice(0, n - 1).join("") + "…" : s; };
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -74,7 +75,7 @@ function follow(node, call) { // the pointer, once a frame
     last = { offsetX: event.offsetX, offsetY: event.offsetY };
   });
 }
-const strongest = (row, names, count = 5) => [...row.keys()].filter((j) => Math.abs(row[j]) >= 0.0005)
+const strongest = (row, names, count = 5) => [...row.keys()].filter((j) => Math.abs(row[j]) > 1e-5)
   .sort((a, b) => Math.abs(row[b]) - Math.abs(row[a])).slice(0, count).map((j) => `${names[j]} ${fine(row[j])}`).join(", ") || "nothing";
 function isDark() {
   const lab = document.body?.getAttribute("data-jp-theme-light");
@@ -260,7 +261,7 @@ class View {
     this.wide.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
   }
   canvas(width, height, label) {
-    const ratio = devicePixelRatio || 1, node = make("canvas", { role: "img", "aria-label": label });
+    const ratio = devicePixelRatio || 1, node = make("canvas", label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" });
     node.width = Math.round(width * ratio); node.height = Math.round(height * ratio);
     node.style.width = `${width}px`; node.style.height = `${height}px`;
     const ctx = node.getContext("2d");
@@ -270,7 +271,7 @@ class View {
   }
   columns(...widths) { this.stage.style.gridTemplateColumns = widths.map((w) => `${w}px`).join(" "); }
   scale(top, signed, root, unit = "") {
-    const [low, high] = [signed ? `−${num(top)}` : "0", num(top)], map = signed ? "signed" : "plain";
+    const [low, high] = [signed ? `−${short(top)(top)}` : "0", short(top)(top)], map = signed ? "signed" : "plain";
     const bar = make("span", { class: "bar" });
     bar.style.background = `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((t) => css(shade(t, map))).join(", ")})`;
     this.legend.append(make("span", {}, low, bar, high + unit + (root && !signed ? " (square-root scale)" : "")));
@@ -304,7 +305,7 @@ function cells(view, { rowNames, rowTypes, columnNames, columnTypes, values, sig
       g.fillRect(j * cell, header + i * height, cell + 0.5, height + 0.5);
       if (c && few && cell >= 30 && height >= 13) {
         g.fillStyle = bright(c) ? "#000" : "#fff"; g.textAlign = "center"; g.textBaseline = "middle";
-        g.fillText(num(v), (j + 0.5) * cell, header + (i + 0.5) * height);
+        g.fillText(short(top)(v), (j + 0.5) * cell, header + (i + 0.5) * height);
       }
     }
     g.strokeStyle = t.bg; g.lineWidth = 2;
@@ -397,8 +398,8 @@ const KINDS = {
       const row = (i) => A.subarray(i * n, (i + 1) * n), column = (j) => Float32Array.from({ length: n }, (_, i) => (A[i * n + j] !== A[i * n + j] ? 0 : A[i * n + j]));
       const said = tokens.map((name, i) => `${name}, ${types[i]}: ${Number.isNaN(A[i * n]) ? "not computed here" : `attends to ${strongest(row(i), tokens, 3)}`}`);
       const summary = `Attention, ${where(at())}. ${said[n - 1]}.`;
-      const { node, ctx } = view.canvas(middle, n * height, summary), base = view.canvas(middle, n * height, "");
-      const ink = (v) => (signed ? (v < 0 ? t.less : t.more) : t.line);
+      const { node, ctx } = view.canvas(middle, n * height, summary), base = view.canvas(middle, n * height), both = make("div", { class: "both" }, base.node, node);
+      const digits = short(top), ink = (v) => (signed ? (v < 0 ? t.less : t.more) : t.line);
       const stroke = (g, i, j, alpha, wide) => {
         const v = A[i * n + j], strength = Math.min(1, Math.abs(v) / (wide ? most : top));
         if (!(strength > 0.02)) return;
@@ -415,14 +416,14 @@ const KINDS = {
         const { side: from, i } = active, query = from === "query", values = query ? row(i) : column(i), none = query && Number.isNaN(A[i * n]);
         most = values.reduce((a, v, j) => (j !== spec.folded && Math.abs(v) > a ? Math.abs(v) : a), 1e-9);
         ctx.clearRect(0, 0, middle, n * height);
-        ctx.globalAlpha = 0.3; ctx.drawImage(base.node, 0, 0, middle, n * height);
         for (let j = 0; j < n; j++) query ? stroke(ctx, i, j, 1, true) : stroke(ctx, j, i, 1, true);
-        const texts = [...values].map((v) => (none || Math.abs(v) < 0.005 ? "" : num(v))), paints = [...values].map(soft);
+        const texts = [...values].map((v) => (none || Math.abs(v) < Math.min(0.005, top / 20) ? "" : digits(v))), paints = [...values].map(soft);
         (query ? right : left).numbers(none ? null : texts, query ? null : said, paints);
         (query ? left : right).numbers(null);
         left.mark(query ? i : -1, pin?.side === "query" ? pin.i : -1);
         right.mark(query ? -1 : i, pin?.side === "key" ? pin.i : -1);
         view.read.textContent = none ? `${tokens[i]}: no layer shown computes what it attends to.`
+          : signed ? `${tokens[i]} ${query ? "attends" : "is attended to"} more (or, below 0, less): ${strongest(values, tokens)}.`
           : query ? `${tokens[i]} attends to: ${strongest(values, tokens)}.` : `${tokens[i]} is attended to by: ${strongest(values, tokens)}.`;
       };
       const go = (side, i) => { active = { side, i }; paint(); };
@@ -435,7 +436,7 @@ const KINDS = {
       node.addEventListener("click", () => hold(active.side)(active.i));
       left.numbers(null, said);
       view.columns(side, middle, side);
-      view.stage.append(make("div", { class: "head" }, "attends"), make("div"), make("div", { class: "head" }, "is attended to"), left.ul, node, right.ul);
+      view.stage.append(make("div", { class: "head" }, "attends"), make("div"), make("div", { class: "head" }, "is attended to"), left.ul, both, right.ul);
       view.legend.append(make("span", {}, `${signed ? "orange, solid: more; purple, dashed: less; " : ""}width: share of the strongest of its token`));
       view.types(types);
       data = { columns: tokens, rows: tokens.map((name, i) => [name, ...row(i)]) };

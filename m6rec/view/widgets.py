@@ -12,7 +12,7 @@ import torch
 from m6rec.config import InputError, choose, plain, typed
 from m6rec.explain.explainers import Record, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import VIEWS, Picture, attention_map, beam_tree, rank_moves
+from m6rec.view.figures import Picture, attention_map, beam_tree, rank_moves, views_of
 from m6rec.view.front import Front
 
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
@@ -138,7 +138,7 @@ class HeadsAndLayers(Panel):
 
         layers, heads = ([(str(i or "mean"), i) for i in range(count + 1)] for count in record.weights.shape[:2])
         controls = {
-            "view": Control("show", "heads", [(name, view) for view, name in VIEWS.items()], "choice"),
+            "view": Control("show", "heads", [(name, view) for view, name in views_of(record).items()], "choice"),
             "layer": Control("layer", 0, layers),
             "head": Control("head", 0, heads),
         }
