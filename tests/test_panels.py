@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 import threading
 from html.parser import HTMLParser
 
-import ipywidgets
 import nbformat
 import pytest
 import torch
 from fixtures import HOSTILE, hostile_data, small_model
-from ipywidgets.embed import dependency_state
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from m6rec.config import InputError
 from m6rec.explain.explainers import capture
 from m6rec.runs.execute import Execution, report
+from m6rec.view import page
 from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel
 
-TAGS = {"div", "strong", "figure", "img", "figcaption", "details", "summary", "p"} | {
-    "table", "thead", "tbody", "tr", "th", "td"
-}  # fmt: skip
+PAGE_TAGS = {"html", "meta", "title", "style", "body", "main", "figure", "img", "figcaption", "script"}
 HISTORY = [f"Film {i}" for i in (3, 9, 4, 17, 5)]
 
 
@@ -43,14 +43,9 @@ def every(model, **who) -> list[Panel]:
     ]
 
 
-def pages(panel: Panel) -> list[str]:
-    """The pages that a panel holds."""
-
-    def of(widget: ipywidgets.Widget) -> list[str]:
-        found = [widget.value] if isinstance(widget, ipywidgets.HTML) else []
-        return found + [page for child in getattr(widget, "children", ()) for page in of(child)]
-
-    return of(panel.box)
+def move(panel: Panel, **codes: object) -> None:
+    """As the front end sends it."""
+    panel.widget.values = {**panel.widget.values, **codes}
 
 
 class Tags(HTMLParser):
@@ -163,25 +158,33 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
 def test_a_wrong_title_that_is_typed_is_said_beside_the_picture_which_stays(trained):
     panel = ContextWhatIf(trained, history=HISTORY, k=5)
     shown = panel.picture
-    panel.controls["add"].value = "<img src=x onerror=alert(1)>"
-    assert panel.picture is shown
-    assert "&lt;img" in panel._error.value and "not in the catalogue" in panel._error.value
-    panel.controls["add"].value = "Film 20"
-    assert panel._error.value == "" and panel.picture is not shown
+    move(panel, add="<img src=x onerror=alert(1)>")
+    assert panel.picture is shown and "not in the catalogue" in panel.widget.error
+    move(panel, add="Film 20")
+    assert panel.widget.error == "" and panel.picture is not shown
+    assert panel.widget.spec["after"] == listed(panel) and panel.values["add"] == "Film 20"
+
+
+def test_what_a_front_end_sends_that_no_control_has_is_not_taken(trained):
+    panel = ContextWhatIf(trained, history=HISTORY, k=5)
+    before = panel.values, panel.data
+    for codes in ({"hour": 999}, {"hour": "9"}, {"add": 7}, {"without_1": "yes"}, {"unknown": 1}):
+        move(panel, **codes)
+    assert panel.values == before[0] and panel.data.equals(before[1])
 
 
 def test_a_callback_on_another_thread_keeps_no_gradients_and_no_half_picture(trained):
     panel = ContextWhatIf(trained, history=HISTORY, k=5)
     failed = []
 
-    def move(hour: int) -> None:
+    def turn(hour: int) -> None:
         try:
-            panel.controls["hour"].value = hour
+            move(panel, hour=hour)
             assert torch.is_grad_enabled()  # of this thread, which the panel leaves as it was
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=move, args=(hour,)) for hour in range(1, 7)]
+    threads = [threading.Thread(target=turn, args=(hour,)) for hour in range(1, 7)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -189,6 +192,7 @@ def test_a_callback_on_another_thread_keeps_no_gradients_and_no_half_picture(tra
     assert not failed
     hour = panel.values["hour"] - 1  # code 1 is midnight
     assert listed(panel) == titles(trained, history=HISTORY, context={"hour": hour})
+    assert panel.widget.spec["after"] == listed(panel)
 
 
 def test_a_panel_is_live_with_a_kernel_and_a_picture_without(trained):
@@ -197,19 +201,23 @@ def test_a_panel_is_live_with_a_kernel_and_a_picture_without(trained):
         assert "application/vnd.jupyter.widget-view+json" in bundle and bundle["image/png"]
         assert bundle["text/plain"] == again._repr_mimebundle_()[0]["text/plain"]  # compared from run to run
         assert metadata["image/png"]["alt"].startswith(panel.title)
+        assert metadata["image/png"]["view"] == panel.widget.whole()
 
 
-def test_hostile_words_are_markup_in_no_panel_and_every_picture_has_words(hostile):
+def test_hostile_words_are_markup_in_no_saved_page_and_every_picture_has_words(hostile, tmp_path):
     history = [int(i) for i in hostile.data.items["item_id"][:10]]
     who = {"history": history, "context": {"hour": 3, "shop": HOSTILE[0]}, "profile": {"gender": HOSTILE[1]}}
     panels = [*every(hostile, **{k: who[k] for k in ("history", "context")}), ContextWhatIf(hostile, **who, k=5)]
     panels[1].goto(without_1=True, without_2=True, without_3=True, add=500)
-    for panel in panels:
-        for page in pages(panel):
-            found = Tags(page)
-            assert found.tags <= TAGS and found.attributes <= {"alt", "src", "style", "class", "role", "border"}
-            assert all(alt and len(alt) <= 400 for alt in found.alts)
-        assert len(json.dumps(panel._repr_mimebundle_()[0]) + json.dumps(dependency_state(panel.box))) < 400_000
+    for place, panel in enumerate(panels):
+        text = panel.save(tmp_path / f"{place}.html").read_text(encoding="utf-8")
+        found = Tags(text.replace(page.module(), ""))
+        assert {"figure", "img", "figcaption", "script"} <= found.tags <= PAGE_TAGS
+        assert not any(name.startswith("on") for name in found.attributes)
+        assert all(alt and len(alt) <= 400 for alt in found.alts)
+        spec = json.loads(json.dumps(panel.widget.whole()))
+        assert spec == panel.widget.whole() and len(json.dumps(spec)) < 150_000
+        assert panel.save(tmp_path / "a.svg").stat().st_size and panel.save(tmp_path / "a.pdf").stat().st_size
 
 
 def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
@@ -221,7 +229,12 @@ def test_hostile_words_are_markup_on_no_page_of_the_report(hostile, tmp_path):
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_a.ipynb")
     index = report(tmp_path, [Execution(tmp_path / "00_a.ipynb", 1.0)], tmp_path)
     for path in (index, tmp_path / "00_a.html"):
-        page = path.read_text(encoding="utf-8")
-        found = Tags(page)
-        assert "script" not in found.tags and not any(name.startswith("on") for name in found.attributes)
+        text = path.read_text(encoding="utf-8")
+        assert text.count("<script") == (path != index) and "'unsafe-eval'" not in text
+        found = Tags(text.replace(page.module(), ""))
+        assert not any(name.startswith("on") for name in found.attributes)
     assert len(found.alts) == 1 and found.alts[0].startswith("<img src=x onerror=alert(1)>")
+    digest = re.search(r"script-src 'sha256-([^']+)'\"", text)[1]
+    script = re.search(r'<script type="module">(.*?)</script>', text, re.DOTALL)[1]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == digest
+    assert script == page.module() and "</" not in script and "eval(" not in script and len(script.encode()) <= 60_000

@@ -29,7 +29,7 @@ fieldset input:checked + span, button[aria-pressed=true] { background: var(--lin
 .toggles { flex-basis: 100%; display: flex; flex-wrap: wrap; gap: 4px; max-height: 9em; overflow: auto; padding: 3px } .toggles button { max-width: 24em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 .stage { display: grid; align-items: start; width: 100%; contain: layout paint } .stage > * { min-width: 0 }
 ul { list-style: none; margin: 0; padding: 0; border-radius: 3px }
-li { contain: strict; display: flex; align-items: center; gap: 4px; padding: 0 4px; overflow: hidden; white-space: nowrap; cursor: pointer }
+li { display: flex; align-items: center; gap: 4px; padding: 0 4px; overflow: hidden; white-space: nowrap; cursor: pointer }
 li .t { overflow: hidden; text-overflow: ellipsis; flex: 1 1 auto; unicode-bidi: isolate } li .g { color: var(--mute); width: 1.1em; flex: none; text-align: center }
 li .n { flex: none; font-variant-numeric: tabular-nums; font-size: .92em } li.bold .t { font-weight: 700 }
 li.on { background: var(--mark) } li.pin { box-shadow: inset 3px 0 var(--hot) }

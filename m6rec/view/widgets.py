@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from m6rec.config import InputError, choose, plain, typed
@@ -30,7 +31,7 @@ class Control(NamedTuple):
         """The front end's value. InputError for one that is not there."""
         if self.options:
             for index, (_, option) in enumerate(self.options):
-                if type(value) is type(option) and value == option:
+                if np.ndim(value) == 0 and value == option and isinstance(value, bool) == isinstance(option, bool):
                     return index
         elif type(value) is type(self.value):
             return value
@@ -94,7 +95,8 @@ class Panel:
         with self._lock:
             try:
                 if change.new != self._codes:
-                    self._show({name: change.new.get(name, code) for name, code in self._codes.items()})
+                    new = {name: change.new.get(name) for name in self._codes}
+                    self._show({n: new[n] if type(new[n]) is type(old) else old for n, old in self._codes.items()})
             except InputError as error:  # what was typed; the view stays
                 self.widget.error = plain(error, 300)
 
