@@ -18,7 +18,7 @@ TESTED := .venv/tested-$(SUM)
 INSTALL = $(PY) -m pip install --no-compile --disable-pip-version-check --progress-bar on -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz lint lab class results page notebooks weights cuda
+.PHONY: help run test browser fuzz lint lab class results page notebooks weights cuda
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations,
 
 test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
 	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+browser: $(TESTED) ## move the views in a real browser, and measure them into runs/browser/ [ARGS]
+	@$(PY) -m pytest tests/test_browser.py $(ARGS) && cat runs/browser/figures.json
 
 fuzz: $(TESTED) ## thousands of generated tables and requests: each answered, or refused in a sentence [ARGS]
 	@$(PY) tests/fuzz.py $(ARGS)

@@ -1,27 +1,37 @@
-"""The panels as people meet them: a real JupyterLab, a real browser, keyboard and mouse, and data that mean harm."""
+"""The views as people meet them: in a real JupyterLab, in saved pages, by keyboard and mouse, with data that mean harm."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
+import statistics
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from fixtures import HOSTILE
+
+from m6rec.explain.explainers import Record
+from m6rec.record import write_json
+from m6rec.view import page
+from m6rec.view.widgets import HeadsAndLayers
 
 CI = bool(os.environ.get("CI"))  # there, what is skipped has failed
 find = importlib.import_module if CI else pytest.importorskip
 playwright = find("playwright.sync_api")
+axe = find("axe_playwright_python.sync_playwright")
 from lab import FLAGS, INSTALL, PATIENCE, Watched, browser_path, jupyterlab, run_all, watched  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "runs" / "browser"
+FIGURES = {}  # measured here, see `make browser`
 CELLS = (
     "import ipywidgets\n"
     "from fixtures import HOSTILE, hostile_data, small_model\n"
     "from m6rec.explain.explainers import capture\n"
-    "from m6rec.view.figures import Picture, canvas\n"
-    "from m6rec.view.widgets import BeamTree, ContextWhatIf, HeadsAndLayers, Panel, slider\n"
+    "from m6rec.view.widgets import BeamTree, Control, ContextWhatIf, HeadsAndLayers, Panel\n"
     "model = small_model(hostile_data())\n"
     "model.pretrain()\n"
     "model.fine_tune()\n"
@@ -32,145 +42,196 @@ CELLS = (
     "ContextWhatIf(model, **who, k=5, title='No. 3, history: ' + HOSTILE[0])",
     "BeamTree(model, **who, k=5, title='No. 4, beam: ' + HOSTILE[0])",
     # The control: a panel that does not listen must be found out.
-    "one = ContextWhatIf(model, **who, k=5).picture\n"
-    "Panel('deaf', {'ear': slider('ear', [('a', 0), ('b', 1)], 0)}, lambda ear: one)",
+    "one = ContextWhatIf(model, **who, k=5, title='deaf').picture\n"
+    "Panel('deaf', {'ear': Control('ear', 0, [('a', 0), ('b', 1)])}, lambda ear: one)",
     "model.recommend(**who)",
 )
+STATE = """host => { const root = host.shadowRoot;
+  return [...root.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + root.querySelector('.stage').textContent
+    + root.querySelector('.read').textContent + root.querySelector('.err').textContent; }"""
+CHANGED = f"([host, before]) => host.isConnected && ({STATE})(host) !== before"
+HOVER = """async host => {
+  const items = [...host.shadowRoot.querySelectorAll('li')], times = [];
+  for (let i = 0; i < 60; i++) {
+    const start = performance.now();
+    items[(i * 7) % items.length].dispatchEvent(new PointerEvent('pointerenter'));
+    await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))); // it has been painted
+    times.push(performance.now() - start);
+  }
+  return times;
+}"""
+REDRAW = """host => new Promise(done => {
+  const input = host.shadowRoot.querySelector('input[type=range]'), start = performance.now();
+  const watch = new MutationObserver(() => {
+    watch.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - start), 0));
+  });
+  watch.observe(host, { attributeFilter: ['data-version'] });
+  input.value = (+input.value + 1) % 24;
+  input.dispatchEvent(new Event('change'));
+})"""
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> Watched:
+def browser():
+    with playwright.sync_playwright() as play:
+        path = browser_path(play)
+        if path is None:
+            (pytest.fail if CI else pytest.skip)(INSTALL)
+        opened = play.chromium.launch(executable_path=path, args=list(FLAGS))
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def seen(browser, tmp_path_factory) -> Watched:
     """The notebook in a browser, every cell executed."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "work").mkdir()
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, folder / "work" / "demo.ipynb")
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with playwright.sync_playwright() as play:
-        path = browser_path(play)
-        if path is None:
-            (pytest.fail if CI else pytest.skip)(INSTALL)
-        ours = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-        with jupyterlab(folder, PYTHONPATH=ours) as lab:
-            browser = play.chromium.launch(executable_path=path, args=list(FLAGS))
-            page = watched(browser.new_context(viewport={"width": 1280, "height": 1000}), lab.url)
-            page.page.set_default_timeout(1000 * PATIENCE)
-            try:
-                run_all(page, lab, "demo.ipynb")
-                yield page
-            finally:
-                browser.close()
+    ours = os.pathsep.join((str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])))
+    with jupyterlab(folder, PYTHONPATH=ours) as lab:
+        page = watched(browser.new_context(viewport={"width": 1280, "height": 1000}), lab.url)
+        page.page.set_default_timeout(1000 * PATIENCE)
+        run_all(page, lab, "demo.ipynb")
+        page.wait(f"() => document.querySelectorAll('{VIEW}').length === 5")
+        yield page
 
 
-def panel(seen: Watched, title: str):
-    """The panel's own part of the page."""
-    found = seen.page.locator(".widget-vbox", has=seen.page.get_by_text(title)).first
+VIEW = ".jp-CodeCell div[data-lm-suppress-shortcuts]"
+
+
+def view(seen: Watched, title: str):
+    """The element that holds a view."""
+    found = seen.page.locator(VIEW).filter(has_text=title).first
     found.scroll_into_view_if_needed()
     return found
 
 
-def moves(seen: Watched, title: str, move, *, timeout: float = PATIENCE) -> bool:
-    """Whether the bytes of the panel's picture change when one thing is done, within some seconds.
+def moves(seen: Watched, host, move, *, timeout: float = PATIENCE) -> bool:
+    """Whether what a view shows changes when one thing is done, within some seconds.
 
-    One thing makes one picture: a second would be taken for the answer to what is done next.
+    One thing makes one change: a second would be taken for the answer to what is done next.
     """
-    image = panel(seen, title).locator("figure img")
-    before = image.get_attribute("src")
+    before = host.evaluate(STATE)
     move()
-    handle = image.element_handle()
     try:
-        seen.page.wait_for_function(
-            "([root, before]) => root.isConnected ? root.src !== before : true",
-            arg=[handle, before], timeout=1000 * timeout,
-        )  # fmt: skip
+        seen.page.wait_for_function(CHANGED, arg=[host.element_handle(), before], timeout=1000 * timeout)
     except playwright.TimeoutError:
         return False
-    return image.get_attribute("src") != before
+    return True
 
 
-def keys(seen: Watched, title: str, *pressed: str, part: str = ".noUi-handle", place: int = 0):
-    """A function that goes to a part of a panel and presses keys."""
+def keys(host, *pressed: str, part: str = "input[type=range]", place: int = 0):
+    """A function that goes to a part of a view and presses keys."""
 
     def press() -> None:
-        panel(seen, title).locator(part).nth(place).focus()
+        host.locator(part).nth(place).focus()
         for key in pressed:
-            seen.page.keyboard.press(key)
+            host.page.keyboard.press(key)
 
     return press
 
 
-def click_on_slider(seen: Watched, title: str, share: float, place: int = 0):
+def click_on_slider(host, share: float, place: int = 0):
     """A function that clicks on a slider at a share of its length."""
 
     def click() -> None:
-        track = panel(seen, title).locator(".noUi-target").nth(place)
+        track = host.locator("input[type=range]").nth(place)
         track.scroll_into_view_if_needed()
         box = track.bounding_box()
-        seen.page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        host.page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
 
     return click
 
 
-def keep(seen: Watched, title: str, name: str) -> None:
-    """A screenshot under runs/browser."""
-    panel(seen, title).screenshot(path=PICTURES / f"{name}.png")
+def serious(page) -> list[tuple[str, str]]:
+    """What axe finds that keeps people out."""
+    found = axe.Axe().run(page).response["violations"]
+    assert found is not None
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
 
 
 def test_every_cell_ran_without_an_error(seen):
     assert seen.page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    assert seen.page.locator(".jp-CodeCell figure img").count() == 5
     seen.page.screenshot(path=PICTURES / "page.png", full_page=True)
 
 
-def test_heads_and_layers_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 1", keys(seen, "No. 1", "ArrowRight"))
-    assert moves(seen, "No. 1", click_on_slider(seen, "No. 1", 0.99, place=1))
-    assert moves(seen, "No. 1", lambda: panel(seen, "No. 1").get_by_role("button", name="rollout").click())
-    assert moves(seen, "No. 1", keys(seen, "No. 1", "Space", part=".widget-toggle-buttons button", place=2))
-    keep(seen, "No. 1", "heads_and_layers")
+def test_heads_and_layers_by_keyboard_and_by_mouse_and_the_notebook_keeps_still(seen):
+    host = view(seen, "No. 1")
+    assert "next item attends to" in host.locator(".read").inner_text()
+    assert moves(seen, host, keys(host, "ArrowRight"))
+    assert moves(seen, host, click_on_slider(host, 0.99, place=1))
+    active = seen.page.locator(".jp-CodeCell").evaluate_all("all => all.findIndex(c => c.matches('.jp-mod-active'))")
+    assert moves(seen, host, keys(host, "ArrowUp", part="ul"))  # another token
+    assert moves(seen, host, lambda: seen.page.keyboard.press("ArrowLeft"))  # another head
+    assert moves(seen, host, lambda: seen.page.keyboard.press("PageUp"))  # another layer
+    assert moves(seen, host, lambda: host.locator("li").nth(1).hover())
+    assert moves(seen, host, lambda: host.locator("fieldset input").nth(4).check(force=True))
+    assert moves(seen, host, keys(host, "ArrowLeft", part="fieldset input", place=4))
+    now = seen.page.locator(".jp-CodeCell").evaluate_all("all => all.findIndex(c => c.matches('.jp-mod-active'))")
+    assert now == active, "the arrows moved the notebook, too"
+    host.screenshot(path=PICTURES / "heads_and_layers.png")
 
 
 def test_what_if_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 2", keys(seen, "No. 2", "ArrowRight"))
-    assert moves(seen, "No. 2", click_on_slider(seen, "No. 2", 0.95))
-    assert moves(seen, "No. 2", keys(seen, "No. 2", "Space", part=".widget-toggle-button"))
-    keep(seen, "No. 2", "what_if")
+    host = view(seen, "No. 2")
+    assert moves(seen, host, keys(host, "ArrowRight"))
+    assert moves(seen, host, click_on_slider(host, 0.95))
+    assert moves(seen, host, keys(host, "Space", part=".toggles button"))
+    host.screenshot(path=PICTURES / "what_if.png")
 
 
 def test_history_by_keyboard_and_by_mouse(seen):
-    button = panel(seen, "No. 3").get_by_role("button", name="without 1.")
-    assert moves(seen, "No. 3", lambda: button.click())
-    assert moves(seen, "No. 3", lambda: (button.focus(), seen.page.keyboard.press("Space")))
+    host = view(seen, "No. 3")
+    button = host.get_by_role("button", name="without 1.")
+    assert moves(seen, host, button.click)
+    assert moves(seen, host, lambda: (button.focus(), seen.page.keyboard.press("Space")))
 
     def typed(title: str) -> None:
-        panel(seen, "No. 3").get_by_placeholder("a title or an id").fill(title)
+        host.get_by_placeholder("a title or an id").fill(title)
         seen.page.keyboard.press("Enter")
 
-    assert moves(seen, "No. 3", lambda: typed("520"))
+    assert moves(seen, host, lambda: typed("520"))
     typed("<img src=x onerror=alert(1)> no such title")
-    panel(seen, "No. 3").get_by_role("alert").wait_for()
-    keep(seen, "No. 3", "history")
+    host.get_by_role("alert").wait_for()
+    assert "not in the catalogue" in host.get_by_role("alert").inner_text()
+    host.screenshot(path=PICTURES / "history.png")
 
 
 def test_beam_by_keyboard_and_by_mouse(seen):
-    assert moves(seen, "No. 4", keys(seen, "No. 4", "ArrowLeft"))
-    assert moves(seen, "No. 4", click_on_slider(seen, "No. 4", 0.99))
-    assert moves(seen, "No. 4", keys(seen, "No. 4", "ArrowRight", place=2))
-    keep(seen, "No. 4", "beam")
+    host = view(seen, "No. 4")
+    assert moves(seen, host, keys(host, "ArrowLeft"))
+    assert moves(seen, host, click_on_slider(host, 0.99))
+    assert moves(seen, host, keys(host, "ArrowRight", place=2))
+    assert moves(seen, host, lambda: host.locator("li").nth(3).hover())
+    host.screenshot(path=PICTURES / "beam.png")
 
 
 def test_a_panel_that_does_not_listen_is_found_out(seen):
-    assert not moves(seen, "deaf", keys(seen, "deaf", "ArrowRight"), timeout=3)
+    host = view(seen, "deaf")
+    assert not moves(seen, host, keys(host, "ArrowRight"), timeout=3)
 
 
-def test_every_picture_has_words(seen):
-    alts = [image.get_attribute("alt") for image in seen.page.locator(".jp-CodeCell figure img").all()]
-    assert len(alts) == 5 and all(alt and len(alt) > 20 for alt in alts)
+def test_a_kernel_answers_in_time_and_the_dark_theme_is_followed(seen):
+    host = view(seen, "No. 2")
+    times = [host.evaluate(REDRAW) for _ in range(12)][2:]
+    FIGURES["view.redraw_ms"] = statistics.median(times)
+    assert min(times) <= 150
+    for theme, dark in (("JupyterLab Dark", True), ("JupyterLab Light", False)):
+        seen.page.evaluate("t => window.jupyterapp.commands.execute('apputils:change-theme', { theme: t })", theme)
+        seen.wait("([dark]) => document.body.dataset.jpThemeLight === String(!dark)", dark)
+        seen.page.wait_for_timeout(500)
+        colour = host.locator(".v").evaluate("node => getComputedStyle(node).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 200) == dark
+        host.screenshot(path=PICTURES / f"what_if_{'dark' if dark else 'light'}.png")
 
 
 def test_hostile_words_opened_nothing_and_nothing_outside_was_asked(seen):
-    assert "<img src=x onerror=alert(1)>" in seen.page.locator(".jp-CodeCell").nth(2).inner_text()  # they are there
+    assert "<img src=x onerror=alert(1)>" in view(seen, "No. 1").locator(".title").inner_text()  # they are there
     assert (seen.dialogs, seen.outside, seen.errors) == ([], [], [])
 
 
@@ -183,3 +244,137 @@ def test_a_script_and_a_request_outside_would_be_seen(seen):
     seen.page.wait_for_timeout(1000)
     assert seen.dialogs[dialogs:] == ["1"] and seen.outside[outside:] == ["https://example.org/"]
     del seen.dialogs[dialogs:], seen.outside[outside:], seen.errors[errors:]
+
+
+def random_record(tokens: int, layers: int = 4, heads: int = 4, titles: tuple[str, ...] = ()) -> Record:
+    """A causal model's, whose last token is asked only."""
+    rng = np.random.default_rng(0)
+    weights = np.tril(rng.gamma(0.3, size=(layers, heads, tokens, tokens)) + 1e-6)
+    events = [titles[i % len(titles)] if titles else f"Film {i}" for i in range(tokens - 4)]
+    names = ["start", "age 34", *events, "hour 21", "next item"]
+    types = ["start", "profile", *["history"] * (tokens - 4), "request", "target"]
+    return Record(names, types, np.arange(tokens), weights / weights.sum(-1, keepdims=True), np.zeros(0))
+
+
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    """A function that opens a saved page; no address may be asked."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    def load(panel: HeadsAndLayers | str, **options: object) -> Watched:
+        path = folder / "a.html"
+        if isinstance(panel, str):
+            path.write_text(panel, encoding="utf-8")
+        else:
+            panel.save(path)
+        shown = watched(
+            browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}), f"file://{folder}"
+        )
+        shown.page.goto(path.as_uri())
+        return shown
+
+    return load
+
+
+def host_of(shown: Watched):
+    return shown.page.locator("figure div[data-version]")
+
+
+def test_a_saved_page_shows_the_numbers_of_python_in_every_view(opened):
+    panel = HeadsAndLayers(random_record(12, 3, 2), "A view")
+    shown = opened(panel)
+    host = host_of(shown)
+    host.locator("summary").click()
+    for place, name in enumerate(panel.widget.spec["views"]):
+        host.locator("fieldset input").nth(place).check(force=True)
+        keys(host, "Home", "ArrowRight", "ArrowRight", place=1)()  # the second head
+        panel.goto(view=name, head=2)
+        rows = host.locator("tbody tr").evaluate_all(
+            "all => all.map(r => [...r.children].slice(1).map(c => c.textContent))"
+        )
+        found = np.array([[np.nan if cell == "not computed" else float(cell) for cell in row] for row in rows])
+        due = panel.data.to_numpy()
+        if name == "rollout":  # of all heads: the flow of one is checked by its sum
+            assert found[:-1, 0].sum() == pytest.approx(1, abs=0.01)
+            panel.goto(head=0)
+            keys(host, "Home", place=1)()
+            cells = host.locator("tbody tr td:nth-child(2)").all_inner_texts()
+            found, due = np.array(list(map(float, cells)))[:-1], panel.data.to_numpy()[-1]
+        elif name == "groups":
+            found, due = found, due[1::2]
+        elif name == "target":
+            found = found[:, : due.shape[1]]
+        np.testing.assert_allclose(found, due, atol=0.006)
+    assert (shown.outside, shown.dialogs, shown.errors) == ([], [], [])
+
+
+@pytest.mark.parametrize(("width", "theme"), [(400, "dark"), (1280, "light"), (1600, "dark")])
+def test_every_view_passes_axe_fits_its_width_and_is_kept_as_a_picture(opened, width, theme):
+    panel = HeadsAndLayers(random_record(24, titles=HOSTILE), HOSTILE[0], recent=24)
+    shown = opened(panel, viewport={"width": width, "height": 800}, color_scheme=theme)
+    for place, name in enumerate(panel.widget.spec["views"]):
+        host_of(shown).locator("fieldset input").nth(place).check(force=True)
+        assert serious(shown.page) == []
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        shown.page.screenshot(path=PICTURES / f"{name}_{width}_{theme}.png", full_page=True)
+    assert (shown.outside, shown.dialogs, shown.errors) == ([], [], [])
+
+
+def test_axe_would_find_a_control_without_a_name(opened):
+    shown = opened(HeadsAndLayers(random_record(12)))
+    host_of(shown).evaluate("host => host.shadowRoot.querySelector('input[type=range]').removeAttribute('aria-label')")
+    host_of(shown).evaluate(
+        "host => host.shadowRoot.querySelector('.range').replaceWith(host.shadowRoot.querySelector('.range input'))"
+    )
+    assert [name for name, _ in serious(shown.page)] == ["label"]
+
+
+def test_hover_highlights_in_time_and_a_click_pins(opened):
+    panel = HeadsAndLayers(random_record(64), recent=64)
+    shown = opened(panel)
+    host = host_of(shown)
+    times = host.evaluate(HOVER)[10:]
+    FIGURES["view.hover_ms"] = statistics.median(times)
+    FIGURES["view.kilobytes"] = len(str(panel.widget.whole())) / 1000
+    assert min(times) <= 50 and FIGURES["view.kilobytes"] <= 150
+    left = host.get_by_role("listbox", name="tokens that attend")
+    left.locator("li").nth(7).click()
+    host.get_by_role("listbox").nth(1).locator("li").nth(3).hover()
+    assert "is attended to by" in host.locator(".read").inner_text()
+    shown.page.mouse.move(5, 5)
+    assert host.locator(".read").inner_text().startswith("Film 5 attends to")  # the pinned one again
+    assert left.locator("[aria-selected=true]").get_attribute("aria-label").startswith("Film 5, history: attends to")
+    left.focus()
+    shown.page.keyboard.press("Escape")
+    shown.page.keyboard.press("Tab")
+    shown.page.mouse.move(5, 6)
+    assert host.locator("[aria-selected=true]").count() == 0
+    write_json(PICTURES / "figures.json", FIGURES)
+
+
+def test_the_picture_stands_without_scripts_and_in_a_closed_iframe(opened):
+    panel = HeadsAndLayers(random_record(12))
+    shown = opened(panel, java_script_enabled=False)
+    assert shown.page.locator("figure img").is_visible() and shown.page.locator("figcaption").is_visible()
+    saved = shown.page.url.removeprefix("file://")
+    inner = Path(saved).read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
+    shown = opened(
+        f'<iframe sandbox srcdoc="{inner}"></iframe><iframe sandbox="allow-scripts" srcdoc="{inner}"></iframe>'
+    )
+    closed, open_ = (shown.page.frame_locator("iframe").nth(i) for i in (0, 1))
+    closed.locator("figure img").wait_for()
+    open_.locator("figure div[data-version]").wait_for()
+    assert open_.locator("figure img").is_hidden()
+
+
+def test_a_page_runs_no_script_but_ours_and_a_broken_view_leaves_the_picture(opened):
+    body = '<script>alert(1)</script><img src=x onerror="alert(2)"><p onclick="alert(3)">x</p>'
+    shown = opened(page.page("x", page.figure("", "alt", {"kind": "none"}) + body))
+    shown.page.locator("p").click()
+    shown.page.wait_for_timeout(300)
+    assert shown.dialogs == [] and shown.outside == [] and len(shown.errors) >= 3
+    assert shown.page.locator("figure img").count() == 1 and shown.page.locator("figure div").count() == 0
+    control = opened(body)
+    control.page.locator("p").click()
+    control.page.wait_for_timeout(300)
+    assert control.dialogs == ["1", "2", "3"], "without the policy they run"
