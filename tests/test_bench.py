@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fixtures import CONFIG, small_data
@@ -15,51 +16,125 @@ from fixtures import CONFIG, small_data
 import m6rec
 from m6rec import baselines
 from m6rec.config import InputError
-from m6rec.data.dataset import Targets
+from m6rec.data.dataset import Dataset, Targets
 from m6rec.evaluate import Interpolation, Precomputed
 from m6rec.generate import generate
 from m6rec.model.tree import build_tree
 from m6rec.runs import bench as table
+from m6rec.runs.bench import SETTINGS
 from m6rec.tasks.heldout import ColdStart
+
+QUICK = {**CONFIG, "pretrain_epochs": 1}
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    return table.Bench(small_data(), "small", **CONFIG)
+    return table.Bench(small_data(), "small", **QUICK)
 
 
-def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
-    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    rows = bench.rows(bench.models)
-    assert rows.keys() == bench.models.keys()
-    assert {len(found) for each in rows.values() for found in each} == {len(bench.split.test)}
-    again = m6rec.evaluate(bench.model(0).scorer("dense"), bench.data)
-    assert rows["m6rec_no_prior"][0]["ndcg"].mean() == pytest.approx(again.metrics["ndcg@10"])
-    against = table.versus(rows)
-    assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
-    assert {"popularity", "sasrec"} <= set(against.index)
-    assert against["peer_mean"].iloc[0] == against["peer_mean"].max(), "the best peer is the first"
+def test_every_entry_gets_a_row_on_the_same_targets_and_says_what_it_reads(bench):
+    found = table.bench(bench.entries, bench.data)
+    assert list(found.rows.index) == list(bench.entries) and found.rows["seeds"].eq(1).all()
+    assert {values["ndcg"].shape for values in found.per_user.values()} == {(1, len(bench.split.test))}
+    rows = found.rows.loc[["ids", "content", "history", "history_time", "sasrec_ids", "history_prior", "popularity"]]
+    assert list(rows["inputs"]) == ["ids", "content", "history", "history_time", "ids", "history_prior", "ids"]
+    dense = m6rec.evaluate(bench.model("history", 0).scorer("dense"), bench.data)
+    assert rows.loc["history", "ndcg@10"] != found.rows.loc["dense", "ndcg@10"] == dense.metrics["ndcg@10"]
+    assert (found.rows["low"] <= found.rows["ndcg@10"]).all() and (found.rows["ndcg@10"] <= found.rows["high"]).all()
+    peers = ["sasrec_ids", "popularity"]
+    against = found.versus("ids", peers)
+    assert set(against.index) == set(peers) and against["peer_mean"].iloc[0] == against["peer_mean"].max()
 
 
-def test_peers_may_have_other_seeds_than_the_model_and_a_count_has_one(tmp_path, monkeypatch):
+def test_a_model_of_ones_own_and_a_data_set_without_times_are_added_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    bench, seeds = table.Bench(small_data(), "small", (0, 1), **CONFIG), []
-    bench.models["mine"] = lambda seed: seeds.append(seed) or baselines.Popularity().fit(bench.data, bench.split)
-    rows = bench.rows(["popularity", "mine", "m6rec_no_prior"]) | bench.rows(["sasrec"], [1])
-    assert {name: len(each) for name, each in rows.items()} == {
-        "popularity": 1, "mine": 2, "m6rec_no_prior": 2, "sasrec": 1
-    } and seeds == [0, 1]  # fmt: skip
-    assert rows["mine"][1].equals(rows["popularity"][0]) and rows["mine"][1].attrs["mask_seen"]
+    data = small_data()
+    seeds = []
+    own = {
+        "fixed": baselines.Popularity().fit(data, data.split()),
+        "mine": table.Entry(
+            lambda seed: seeds.append(seed) or baselines.Popularity().fit(data, data.split()), "content"
+        ),
+    }
+    found = table.bench(own, data, seeds=(3, 4))
+    assert seeds == [3, 4] and list(found.rows["seeds"]) == [1, 2] and list(found.rows["inputs"]) == ["–", "content"]
+    assert found.rows.loc["fixed", "ndcg@10"] == found.rows.loc["mine", "ndcg@10"]
+    untimed = Dataset(data.name, False, data.items, data.users, data.events, data.offsets)
+    assert table.Bench(untimed).inputs == ["ids", "content"] and "history" not in table.Bench(untimed).entries
 
 
-def test_a_summary_is_the_mean_over_seeds():
-    ndcg = np.array([[1, 0, 0], [0.5, 1, 0]])
-    rows = {"one": [pd.DataFrame({"ndcg": n, "hit": n > 0}) for n in ndcg]}
-    line = table.summary({**rows, "other": rows["one"][:1]}).loc["one"]
-    assert line["NDCG@10"] == pytest.approx(2.5 / 6) and line["HR@10"] == 0.5 and line["seeds"] == 2
-    np.testing.assert_array_equal(table.per_user(rows)["one"], ndcg)
+@pytest.mark.parametrize("wrong", ["NaN", "columns", "catalogue"])
+def test_a_peer_that_cannot_be_ranked_is_named_in_a_sentence(wrong):
+    data = small_data()
+    scores = np.full((len(data.split().test), data.n_items - (wrong == "columns")), np.nan if wrong == "NaN" else 0.0)
+    renamed = data.items.assign(item_id=data.items["item_id"] + 1)
+    other = Dataset(data.name, True, renamed, data.users, data.events, data.offsets)
+    peer = SimpleNamespace(name="peer", scores=lambda users: scores, fitted_on=(other, None))
+    if wrong != "catalogue":
+        del peer.fitted_on
+    message = {"NaN": "gave NaN, first for user", "columns": "a column for each item", "catalogue": "on other items"}
+    with pytest.raises(InputError, match=f"^peer.*{message[wrong]}"):
+        table.bench({"peer": peer}, data, chunk=1000)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [
+    ("ids", ("text", "value", "past gap", "profile", "target's time")),
+    ("content", ("value", "past gap", "profile", "target's time")),
+    ("history", ("target's time",)),
+    ("history_time", ()),
+])  # fmt: skip
+@pytest.mark.parametrize("network", ["m6rec", "sasrec", "gru4rec", "bsarec"])
+def test_a_model_does_not_depend_on_what_its_inputs_leave_out(bench, name, hidden, network):
+    """And it does depend on everything else."""
+    data, users = bench.data, bench.data.targets(bench.split.test)
+    model = bench.trained(network, name, 0)
+    first = torch.as_tensor(model.scores(users))
+    last, late = users.events, data.events.copy()
+    late.loc[last, "timestamp"] += 5 * 86400 + 3 * 3600  # another hour, weekday and gap; the last event of a user
+    past = data.events.copy()
+    shifted = past.index.isin(last - 2)  # a past event is earlier: one gap shorter, the next one longer
+    first_of_user = past.index.isin(data.offsets[:-1])
+    past.loc[shifted & ~first_of_user, "timestamp"] = past["timestamp"].shift(1)
+    changed = {
+        "value": replace(data, events=data.events.assign(value=6 - data.events["value"])),
+        "past gap": replace(data, events=past),
+        "profile": replace(data, users=data.users.assign(age=88 - data.users["age"])),
+        "target's time": replace(data, events=late),
+    }
+    for what, other in changed.items():
+        moved = not torch.allclose(torch.as_tensor(model.scores(other.targets(last))), first, atol=1e-5)
+        assert moved == (what not in hidden), what
+    words = replace(data, items=data.items.assign(text=data.items["text"].to_numpy()[::-1]))
+    again = table.Bench(words, "small", **QUICK).trained(network, name, 0)
+    assert torch.allclose(torch.as_tensor(again.scores(users)), first, atol=1e-5) == ("text" in hidden)
+
+
+def test_a_search_halves_its_trials_goes_on_where_it_was_and_says_when_the_start_is_best(bench, monkeypatch, capsys):
+    calls, fit = [], bench._fit
+
+    def counted(*of, **options):
+        calls.append(of[2])
+        return fit(*of, **options)
+
+    monkeypatch.setattr(bench, "_fit", counted)
+    bench.changes |= {"pretrain_epochs": 3, "width": 8, "heads": 1}
+    options = {"n": 5, "epochs": (1, 2, 3)}
+    found = bench.search("sasrec", **options)
+    assert len(calls) == 5 + 2 + 1 and list(found["epochs"]) == [3, 2, 1, 1, 1]
+    assert found["validation"].iloc[0] == found["validation"].max() or found["epochs"].iloc[0] == 3
+    assert bench.settings["sasrec"] == found["settings"].iloc[0]
+    alone = bench._fit("sasrec", "ids", found["settings"].iloc[0])
+    assert max(row.validation for row in alone.log) == pytest.approx(found["validation"].iloc[0])
+    calls.clear()
+    assert bench.search("sasrec", **options).equals(found) and not calls, "it is kept"
+    assert found["settings"].iloc[0] != SETTINGS["published"]["sasrec"][0] or "none of" in capsys.readouterr().out
+    file = next((m6rec.data.sources.home() / "search").glob("sasrec-ids-*.json"))
+    rows = json.loads(file.read_text())
+    lost = str(found["trial"].iloc[-1])
+    file.write_text(json.dumps({trial: row for trial, row in rows.items() if trial != lost}))
+    again = bench.search("sasrec", **options)
+    assert len(calls) == 1 and (again.drop(columns="seconds")).equals(found.drop(columns="seconds"))
 
 
 def test_the_blend_takes_what_validation_likes_best(bench):
@@ -69,7 +144,8 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     def valid(model: object) -> float:
         return m6rec.evaluate(model, bench.data, split=bench.split, part="valid").metrics["ndcg@10"]
 
-    start = Interpolation(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
+    start = SETTINGS["count"]["linear"]["start"]
+    start = Interpolation(popular, baselines.CoOccurrence(**start).fit(bench.data, bench.split), 1.0)
     assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
     assert valid(Interpolation(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
     assert valid(bench.prior()) >= valid(bench.cooccurrence()) >= valid(start.prior)

@@ -1,8 +1,18 @@
 """m6rec, baselines and blends on one data set."""
 
+import copy
+import dataclasses
+import json
+import math
+import shutil
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property, lru_cache, partial
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,75 +20,153 @@ import torch
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import Config, Dataset, M6Rec, baselines
+from m6rec.cache import key, load_tensors
+from m6rec.config import Array
 from m6rec.data.cooccurrence import following
+from m6rec.data.dataset import Split
+from m6rec.data.sources import home
 from m6rec.data.text import words
-from m6rec.evaluate import Interpolation, compare, evaluate, mid_ranks, ndcg, scored
+from m6rec.evaluate import Interpolation, compare, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
+from m6rec.record import write_json
+from m6rec.train.fit import STATE
 
-COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
-TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
-METHODS = {"m6rec_no_prior": "dense", "generated": "generated", "hybrid": "hybrid"}
-OURS = ("m6rec", *METHODS)
-UNTIMED = {"request": False, "finetune_epochs": 0}  # no peer has the request's time; a dense head needs no digits
-TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
-PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends training
-LARGE = 5_000  # items from which on Beauty's SETTINGS hold, chosen on its validation
-SETTINGS = {
-    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
-    "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
+SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+COUNTS = {
+    "popularity": baselines.Popularity, "itemknn": baselines.ItemKNN, "ease": baselines.EASE,
+    "rp3beta": baselines.RP3Beta, "markov": baselines.Markov,
 }  # fmt: skip
-START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
-GRID = {
-    "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
-    "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
-    "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
-}  # fmt: skip
-NO_CONTENT = {"content": 0.0, "neighbours": 100}  # share and size of the content-kNN in the count
-CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
-Rows = dict[str, list[pd.DataFrame]]  # name -> `Evaluation.per_user` of the test targets, for each seed
+TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.BSARec)}
+NO_CONTENT = {"content": 0.0, "neighbours": 100}  # where a search starts
+
+
+class Entry(NamedTuple):
+    make: Callable[[int], Any]  # seed -> what is ranked
+    inputs: str = "ids"  # what it reads: one of the settings' inputs
+    seeded: bool = True  # False: one seed is all
+
+
+class Table(NamedTuple):
+    rows: pd.DataFrame  # a row for each model
+    per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
+
+    def versus(self, name: str, peers: Iterable[str]) -> pd.DataFrame:
+        """`compare` with peers, the best first: intervals are Holm's over all of them."""
+        others = {peer: self.per_user[peer]["ndcg"] for peer in peers}
+        return compare(self.per_user[name]["ndcg"], others).sort_values("peer_mean", ascending=False)
+
+
+def bench(
+    models: Mapping[str, Any], data: Dataset, seeds: Sequence[int] = (0,), split: str | Split = "leave_one_out",
+    **options,
+) -> Table:  # fmt: skip
+    """Rank all models on the same targets. models: name -> an `Entry`, or a fitted model with scores(users).
+
+    options: of `evaluate`. low, high: NDCG's 95 % interval over users and seeds."""
+    rows, per_user, split = {}, {}, data.split(split) if isinstance(split, str) else split
+    for name, entry in models.items():
+        if not isinstance(entry, Entry):
+            entry = Entry(lambda _, model=entry: model, getattr(entry, "inputs", "–"), False)
+        chosen = seeds if entry.seeded else seeds[:1]
+        found = [evaluate(entry.make(seed), data, split=split, **options) for seed in chosen]
+        columns = found[0].per_user.columns[2:]
+        per_user[name] = {column: np.stack([one.per_user[column] for one in found]) for column in columns}
+        _, low, high, *_ = mean_interval(per_user[name]["ndcg"])
+        means = pd.DataFrame([one.metrics for one in found]).mean()
+        rows[name] = {"inputs": entry.inputs, "seeds": len(found), **means, "low": low, "high": high}
+    return Table(pd.DataFrame.from_dict(rows, "index"), per_user)
 
 
 class Bench:
-    """`models[name](seed)` makes what is ranked; add your own. changes: of the preset."""
+    """The models that are compared on one data set: `entries`, for `bench`, made when they are asked for.
 
-    def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: object):
-        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
-        self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
+    changes: of the preset. settings: of each network, as `search` finds them; by default published ones."""
+
+    def __init__(
+        self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
+        settings: Mapping[str, Mapping[str, object]] = {}, **changes: object,
+    ):  # fmt: skip
+        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
+        by_size = -1 if data.n_items >= SETTINGS["large"] else 0
+        self.settings = {name: starts[by_size] for name, starts in SETTINGS["published"].items()} | {**settings}
+        self.changes = {**SETTINGS["train"], **changes}
+        self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
+        self.main = self.inputs[1 + data.timed]  # what the digits are taught with
+        self._forms = [
+            (form["start"], form["grid"]) for form in (SETTINGS["count"]["linear"], SETTINGS["count"]["log"])
+        ]
         events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
         self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
-        self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
-        pairs = cache(partial(following, data, self.split))
+        self._content = SETTINGS["count"]["content"] if any(map(words, data.items["text"])) else {}
+        share, pairs = baselines.shares(data, self.split), cache(partial(following, data, self.split))
         # A search moves one setting at a time.
-        self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
+        self._count = lru_cache(4)(
+            lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"]), share)
+        )
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
         self._cached = lru_cache(4)(remembered)
-        self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
-        blends = cache(lambda **more: self.blend([self._scorer("dense", seed, **more) for seed in self.seeds]))
-        self.models: dict[str, Callable[[int], object]] = {
-            **{name: lambda seed, of=of: of().fit(data, self.split) for name, of in COUNTS.items()},
-            "cooccurrence": lambda seed: self.cooccurrence(),
-            "cooccurrence_content": lambda seed: self.prior(),
-            "m6rec": lambda seed, **more: blends(**more)[self.seeds.index(seed)],
-            **{name: partial(self._scorer, method) for name, method in METHODS.items()},
+        self._features = cache(self._features)
+        self.model, self.trained = cache(self.model), cache(self.trained)
+        self._blends = cache(lambda name, inputs: self.blend([self.trained(name, inputs, seed) for seed in self.seeds]))
+        self.entries: dict[str, Entry] = {
+            **{name: Entry(lambda _, of=of: of().fit(data, self.split), seeded=False) for name, of in COUNTS.items()},
+            "cooccurrence": Entry(lambda _: self.cooccurrence(), seeded=False),
+            "cooccurrence_last": Entry(lambda _: self.cooccurrence(profile_decay=0.0), seeded=False),
+            "cooccurrence_content": Entry(lambda _: self.prior(), "content", False),
         }
-        for name in ("m6rec", "m6rec_no_prior") if data.timed else ():
-            self.models[name.replace("m6rec", "m6rec_no_request_time")] = partial(self.models[name], **UNTIMED)
-        config = partial(Config.preset, preset, **{**self.changes, **PEERS_TRAIN})
-        for name, of in TRAINED.items():
-            self.models[name] = lambda seed, of=of: of(config(seed=seed)).fit(data, self.split, keep=True)
+        for method in ("dense", "generated", "hybrid"):  # of one training, after its digits
+            self.entries[method] = Entry(lambda seed, by=method: self.model(self.main, seed).scorer(by), self.main)
+        for inputs, name in product(self.inputs, ("m6rec", *TRAINED)):
+            row = inputs if name == "m6rec" else f"{name}_{inputs}"
+            self.entries[row] = Entry(partial(self.trained, name, inputs), inputs)
+            self.entries[f"{row}_prior"] = Entry(partial(self._blended, name, inputs), f"{inputs}_prior")
 
-    def rows(self, names: Iterable[str], seeds: Sequence[int] | None = None) -> Rows:
-        """Seen items are masked. Counts have one seed."""
-        found, seeds = {}, self.seeds if seeds is None else seeds
-        for name in names:
-            made = [self.models[name](seed) for seed in (seeds[:1] if name in (*COUNTS, *TUNED) else seeds)]
-            found[name] = [evaluate(model, self.data, split=self.split).per_user for model in made]
+    def model(self, inputs: str, seed: int) -> M6Rec:
+        """Pretrained and fine-tuned. Its own dense head is the one that its digits are compared with."""
+        model = self.trained("m6rec", inputs, seed)
+        tuned, tuned.stages, tuned.network = copy.copy(model), {**model.stages}, copy.deepcopy(model.network)
+        tuned.fine_tune(keep=True)
+        return tuned
+
+    def trained(self, name: str, inputs: str, seed: int) -> Any:
+        """A network with its settings that reads these inputs: ours pretrained (its dense head ranks), or a peer."""
+        return self._fit(name, inputs, self.settings[name], seed, keep=True)
+
+    def search(self, name: str, inputs: str = "ids", n: int = 20, **options) -> pd.DataFrame:
+        """`search` for a trained model's settings, which are this bench's from then on."""
+        starts, space = SETTINGS["published"][name], SETTINGS["space"] | SETTINGS["space_of"][name]
+        of = self.data.fingerprint, self.split.name, self.preset, sorted(self.changes.items()), starts, space, n
+        code = M6Rec if name == "m6rec" else TRAINED[name]
+        file = home() / "search" / f"{name}-{inputs}-{key(*of, code=(code,))}.json"
+        found = search(partial(self._fit, name, inputs), starts, space, file, n, **options)
+        self.settings[name] = found["settings"].iloc[0]
         return found
 
-    def cooccurrence(self) -> baselines.CoOccurrence:
-        """With the settings that are best on validation."""
-        return self._count(**self._alone)
+    def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **options: object) -> Any:
+        own = {} if name == "m6rec" else {f.name for f in dataclasses.fields(TRAINED[name])} & settings.keys()
+        changes = {k: v for k, v in settings.items() if k not in own}
+        changes = {**changes, **self.changes, **SETTINGS["inputs"][inputs], "seed": seed}
+        if name == "m6rec":
+            model = M6Rec(self.data, self.preset, split=self.split.name, **changes)
+            model.pretrain(**options)
+            return model
+        read = {"features": self._features() if inputs != "ids" else None, "context": inputs not in ("ids", "content")}
+        peer = TRAINED[name](Config.preset(self.preset, **changes), **read, **{k: settings[k] for k in own})
+        return peer.fit(self.data, self.split, **options)
+
+    def _features(self) -> Array | None:
+        """(N, F) of a peer's contents: the same texts, images and sounds as ours."""
+        if not self._content:
+            return None
+        content = M6Rec(self.data, self.preset, spectral=0.0).features
+        return np.hstack([*baselines.frozen_features(self.data, content).values()])
+
+    def _blended(self, name: str, inputs: str, seed: int) -> Interpolation:
+        return self._blends(name, inputs)[self.seeds.index(seed)]
+
+    def cooccurrence(self, **fixed: float) -> baselines.CoOccurrence:
+        """With the settings that are best on validation. fixed: these are not searched."""
+        return self._count(**(self._ascend(**fixed) if fixed else self._alone))
 
     def prior(self) -> baselines.Mixture:
         """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
@@ -92,33 +180,94 @@ class Bench:
             prior = remembered(self._mixture(at, self._cached))
             return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
 
-        starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
-        grid = {"weight": WEIGHTS, **self._grid}
-        found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
+        starts = [({**start, **NO_CONTENT}, grid) for start, grid in self._forms]
+        starts.append((self._mixed, self._forms["alpha" in self._mixed][1]))  # a search ends at a local maximum
+        ends = [
+            coordinate_ascent(score, {"weight": 1.0, **start}, SETTINGS["count"]["blend"] | grid | self._content)
+            for start, grid in starts
+        ]
+        found = max(ends, key=score)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
     def _valid(self, model: object) -> float:
         """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
-        ranks = [mid_ranks(scored(model, users), users, mask_seen=True) for users in self._chunks]
+        ranks = [mid_ranks(scored(model, users), users, mask_seen=True)[0] for users in self._chunks]
         return float(ndcg(np.concatenate(ranks)).mean())
 
-    def _scorer(self, method: str, seed: int, **more: object) -> object:
-        return self.model(seed, **more).scorer(method)
+    def _ascend(self, **fixed: float) -> dict[str, float]:
+        def score(at):
+            return self._valid(self._count(**at))
+
+        still = {name: (value,) for name, value in fixed.items()}
+        return max((coordinate_ascent(score, start | fixed, grid | still) for start, grid in self._forms), key=score)
 
     @cached_property
     def _alone(self) -> dict[str, float]:
-        return coordinate_ascent(lambda at: self._valid(self._count(**at)), START, GRID)
+        return self._ascend()
 
     @cached_property
     def _mixed(self) -> dict[str, float]:
-        start = {**self._alone, **NO_CONTENT}
-        return coordinate_ascent(lambda at: self._valid(self._mixture(at, self._cached)), start, self._grid)
+        grid = self._forms["alpha" in self._alone][1] | self._content
+        return coordinate_ascent(
+            lambda at: self._valid(self._mixture(at, self._cached)), {**self._alone, **NO_CONTENT}, grid
+        )
 
     def _mixture(self, at: dict[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
-        parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
+        parts = [
+            (
+                wrapped(self._count(**{name: at[name] for name in at if name not in ("weight", *NO_CONTENT)})),
+                1 - at["content"],
+            )
+        ]
         if at["content"]:
             parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
         return baselines.Mixture(parts)
+
+
+class _Paused(Exception):
+    """A trial's epochs are used up."""
+
+
+def search(
+    train: Callable[..., object], starts: Sequence[Mapping[str, object]], space: Mapping[str, Sequence], file: Path,
+    n: int = 20, epochs: Sequence[int] = (4, 12, 100), keep: float = 1 / 3, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Successive halving (Jamieson & Talwalkar 2016): settings, the best on validation first.
+
+    The trials are `starts`, then draws from `space`. All train for epochs[0]; the best third, rounded up, goes on to
+    epochs[1], and so on, each from where it was. train(settings, **options of `fit`). Columns: trial, settings, epochs,
+    validation (the best epoch's NDCG@10), seconds. They are in `file` (JSON) after each step, and a search that was cut
+    off goes on."""
+    rng, folder = np.random.default_rng(seed), file.with_suffix("")
+    drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
+    trials, rows = [*starts, *drawn][:n], json.loads(file.read_text()) if file.exists() else {}
+    alive = range(len(trials))
+    for budget in epochs:
+        for trial in map(int, alive):
+            if rows.get(str(trial), {}).get("budget", 0) >= budget:
+                continue
+
+            def pause(row, budget=budget):
+                if row.epoch >= budget:
+                    raise _Paused
+
+            to = folder / str(trial)
+            with suppress(_Paused):
+                train(trials[trial], folder=to, resume=True, on_epoch=pause)
+            log = load_tensors(to / STATE)[1]["rows"]  # epoch, seconds, losses, validation
+            best = max(row[3] for row in log if row[3] is not None)
+            rows[str(trial)] = {"trial": trial, "settings": trials[trial], "epochs": log[-1][0], "validation": best,
+                                "seconds": log[-1][1], "budget": budget}  # fmt: skip
+            write_json(file, rows)
+        alive = sorted(alive, key=lambda trial: -rows[str(trial)]["validation"])
+        alive, gone = np.split(alive, [math.ceil(keep * len(alive))])
+        for trial in gone:
+            shutil.rmtree(folder / str(trial), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    found = pd.DataFrame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
+    if found["trial"].iloc[0] < len(starts):
+        print(f"{file.stem}: none of {len(trials)} trials is better than the start {found['settings'].iloc[0]}")
+    return found.drop(columns="budget").reset_index(drop=True)
 
 
 def remembered(model: object) -> SimpleNamespace:
@@ -141,24 +290,6 @@ def coordinate_ascent(
                         break
                     best = best | {name: step}
     return best
-
-
-def per_user(rows: Rows, metric: str = "ndcg") -> dict[str, np.ndarray]:
-    """name -> (seeds, U)."""
-    return {name: np.stack([found[metric] for found in each]) for name, each in rows.items()}
-
-
-def summary(rows: Rows) -> pd.DataFrame:
-    columns = {"NDCG@10": per_user(rows), "HR@10": per_user(rows, "hit")}
-    means = {label: {name: values.mean() for name, values in found.items()} for label, found in columns.items()}
-    return pd.DataFrame(means).assign(seeds=[len(each) for each in rows.values()])
-
-
-def versus(rows: Rows) -> pd.DataFrame:
-    """m6rec against its peers, the best first: `m6rec.evaluate.compare`."""
-    found = per_user(rows)
-    peers = {name: values for name, values in found.items() if name not in OURS and not name.startswith("m6rec")}
-    return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.Tensor]:
