@@ -3,12 +3,11 @@
 import copy
 import dataclasses
 import json
-import math
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +28,7 @@ from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, compare, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
 from m6rec.record import write_json
-from m6rec.train.fit import STATE
+from m6rec.train.fit import STATE, Epoch, Log
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 COUNTS = {
@@ -37,7 +36,6 @@ COUNTS = {
     "rp3beta": baselines.RP3Beta, "markov": baselines.Markov,
 }  # fmt: skip
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.BSARec)}
-NO_CONTENT = {"content": 0.0, "neighbours": 100}  # where a search starts
 
 
 class Entry(NamedTuple):
@@ -87,24 +85,21 @@ class Bench:
         settings: Mapping[str, Mapping[str, object]] = {}, **changes: object,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
+        self.changes = changes
         by_size = -1 if data.n_items >= SETTINGS["large"] else 0
         self.settings = {name: starts[by_size] for name, starts in SETTINGS["published"].items()} | {**settings}
-        self.changes = {**SETTINGS["train"], **changes}
         self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
         self.main = self.inputs[1 + data.timed]  # what the digits are taught with
-        self._forms = [
-            (form["start"], form["grid"]) for form in (SETTINGS["count"]["linear"], SETTINGS["count"]["log"])
-        ]
         events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
         self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
-        self._content = SETTINGS["count"]["content"] if any(map(words, data.items["text"])) else {}
+        self._still = {} if any(map(words, data.items["text"])) else {"content": 0.0}
         share, pairs = baselines.shares(data, self.split), cache(partial(following, data, self.split))
         # A search moves one setting at a time.
         self._count = lru_cache(4)(
             lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"]), share)
         )
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
-        self._cached = lru_cache(4)(remembered)
+        self._cached, self._tuned = lru_cache(4)(remembered), cache(self._tune)
         self._features = cache(self._features)
         self.model, self.trained = cache(self.model), cache(self.trained)
         self._blends = cache(lambda name, inputs: self.blend([self.trained(name, inputs, seed) for seed in self.seeds]))
@@ -132,15 +127,45 @@ class Bench:
         """A network with its settings that reads these inputs: ours pretrained (its dense head ranks), or a peer."""
         return self._fit(name, inputs, self.settings[name], seed, keep=True)
 
-    def search(self, name: str, inputs: str = "ids", n: int = 20, **options) -> pd.DataFrame:
-        """`search` for a trained model's settings, which are this bench's from then on."""
-        starts, space = SETTINGS["published"][name], SETTINGS["space"] | SETTINGS["space_of"][name]
-        of = self.data.fingerprint, self.split.name, self.preset, sorted(self.changes.items()), starts, space, n
-        code = M6Rec if name == "m6rec" else TRAINED[name]
-        file = home() / "search" / f"{name}-{inputs}-{key(*of, code=(code,))}.json"
-        found = search(partial(self._fit, name, inputs), starts, space, file, n, **options)
-        self.settings[name] = found["settings"].iloc[0]
-        return found
+    def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> pd.DataFrame:
+        """Successive halving (Jamieson & Talwalkar 2016) over a network's settings; the best are this bench's then.
+
+        n trials, published settings among them, train for epochs[0]; the best third, rounded up, goes on to epochs[1],
+        and so on, each from where it was. Rows, the best on validation first: trial, settings, epochs, validation (the
+        best epoch's NDCG@10), seconds. They are kept after each step: a search that was cut off goes on."""
+        rng, starts = np.random.default_rng(0), SETTINGS["published"][name]
+        space = SETTINGS["space"] | SETTINGS["space_of"][name]
+        drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
+        trials = [*starts, *drawn][:n]
+        of = self.data.fingerprint, self.split.name, self.preset, sorted(self.changes.items()), trials
+        known = key(*of, code=(M6Rec if name == "m6rec" else TRAINED[name],))
+        file, alive = home() / "search" / f"{name}-{inputs}-{known}.json", [*map(str, range(len(trials)))]
+        rows, folder = json.loads(file.read_text()) if file.exists() else {}, file.with_suffix("")
+        for budget in epochs:
+
+            def pause(row, budget=budget):
+                if row.epoch >= budget:
+                    raise _Paused
+
+            for trial in alive:
+                if rows.get(trial, {}).get("budget", 0) >= budget:
+                    continue
+                with suppress(_Paused):
+                    self._fit(name, inputs, trials[int(trial)], folder=folder / trial, resume=True, on_epoch=pause)
+                log = Log(Epoch(*row) for row in load_tensors(folder / trial / STATE)[1]["rows"])
+                seen = {"epochs": len(log), "validation": log.best.validation, "seconds": log[-1].seconds}
+                rows[trial] = {"trial": int(trial), "settings": trials[int(trial)], **seen, "budget": budget}
+                write_json(file, rows)
+            alive.sort(key=lambda trial: -rows[trial]["validation"])
+            for trial in alive[-(-len(alive) // 3) :]:
+                shutil.rmtree(folder / trial, ignore_errors=True)
+            del alive[-(-len(alive) // 3) :]
+        shutil.rmtree(folder, ignore_errors=True)
+        found = pd.DataFrame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
+        self.settings[name] = best = found["settings"].iloc[0]
+        if best in starts:
+            print(f"{file.stem}: none of {len(trials)} trials is better than the published settings {best}")
+        return found.drop(columns="budget").reset_index(drop=True)
 
     def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **options: object) -> Any:
         own = {} if name == "m6rec" else {f.name for f in dataclasses.fields(TRAINED[name])} & settings.keys()
@@ -156,7 +181,7 @@ class Bench:
 
     def _features(self) -> Array | None:
         """(N, F) of a peer's contents: the same texts, images and sounds as ours."""
-        if not self._content:
+        if self._still:
             return None
         content = M6Rec(self.data, self.preset, spectral=0.0).features
         return np.hstack([*baselines.frozen_features(self.data, content).values()])
@@ -166,59 +191,38 @@ class Bench:
 
     def cooccurrence(self, **fixed: float) -> baselines.CoOccurrence:
         """With the settings that are best on validation. fixed: these are not searched."""
-        return self._count(**(self._ascend(**fixed) if fixed else self._alone))
+        return self._mixture(self._tuned(content=0.0, **fixed)).parts[0][0]
 
     def prior(self) -> baselines.Mixture:
         """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
-        return self._mixture(self._mixed)
+        return self._mixture(self._tuned())
 
     def blend(self, models: Sequence[object]) -> list[Interpolation]:
         """Models, each with a prior; its settings and weight are one choice, by the mean on validation."""
-        own = [remembered(model) for model in models]
+        found = self._tune(models)
+        return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
+
+    def _tune(self, models: Sequence[object] = (), **fixed: float) -> dict[str, float]:
+        own, fixed = [remembered(model) for model in models], self._still | fixed
 
         def score(at):
             prior = remembered(self._mixture(at, self._cached))
-            return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
+            ranked = [Interpolation(model, prior, at["weight"]) for model in own] or [prior]
+            return float(np.mean([*map(self._valid, ranked)]))
 
-        starts = [({**start, **NO_CONTENT}, grid) for start, grid in self._forms]
-        starts.append((self._mixed, self._forms["alpha" in self._mixed][1]))  # a search ends at a local maximum
-        ends = [
-            coordinate_ascent(score, {"weight": 1.0, **start}, SETTINGS["count"]["blend"] | grid | self._content)
-            for start, grid in starts
-        ]
-        found = max(ends, key=score)
-        return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
+        starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # several: a search ends at a local maximum
+        starts = [start | fixed | ({"weight": 1.0} if own else {}) for start in starts]
+        grids = [{name: [fixed[name]] if name in fixed else SETTINGS["grid"][name] for name in at} for at in starts]
+        return max((coordinate_ascent(score, *pair) for pair in zip(starts, grids, strict=True)), key=score)
 
     def _valid(self, model: object) -> float:
         """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
         ranks = [mid_ranks(scored(model, users), users, mask_seen=True)[0] for users in self._chunks]
         return float(ndcg(np.concatenate(ranks)).mean())
 
-    def _ascend(self, **fixed: float) -> dict[str, float]:
-        def score(at):
-            return self._valid(self._count(**at))
-
-        still = {name: (value,) for name, value in fixed.items()}
-        return max((coordinate_ascent(score, start | fixed, grid | still) for start, grid in self._forms), key=score)
-
-    @cached_property
-    def _alone(self) -> dict[str, float]:
-        return self._ascend()
-
-    @cached_property
-    def _mixed(self) -> dict[str, float]:
-        grid = self._forms["alpha" in self._alone][1] | self._content
-        return coordinate_ascent(
-            lambda at: self._valid(self._mixture(at, self._cached)), {**self._alone, **NO_CONTENT}, grid
-        )
-
-    def _mixture(self, at: dict[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
-        parts = [
-            (
-                wrapped(self._count(**{name: at[name] for name in at if name not in ("weight", *NO_CONTENT)})),
-                1 - at["content"],
-            )
-        ]
+    def _mixture(self, at: Mapping[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
+        count = {name: value for name, value in at.items() if name not in ("content", "neighbours", "weight")}
+        parts = [(wrapped(self._count(**count)), 1 - at["content"])]
         if at["content"]:
             parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
         return baselines.Mixture(parts)
@@ -226,48 +230,6 @@ class Bench:
 
 class _Paused(Exception):
     """A trial's epochs are used up."""
-
-
-def search(
-    train: Callable[..., object], starts: Sequence[Mapping[str, object]], space: Mapping[str, Sequence], file: Path,
-    n: int = 20, epochs: Sequence[int] = (4, 12, 100), keep: float = 1 / 3, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Successive halving (Jamieson & Talwalkar 2016): settings, the best on validation first.
-
-    The trials are `starts`, then draws from `space`. All train for epochs[0]; the best third, rounded up, goes on to
-    epochs[1], and so on, each from where it was. train(settings, **options of `fit`). Columns: trial, settings, epochs,
-    validation (the best epoch's NDCG@10), seconds. They are in `file` (JSON) after each step, and a search that was cut
-    off goes on."""
-    rng, folder = np.random.default_rng(seed), file.with_suffix("")
-    drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
-    trials, rows = [*starts, *drawn][:n], json.loads(file.read_text()) if file.exists() else {}
-    alive = range(len(trials))
-    for budget in epochs:
-        for trial in map(int, alive):
-            if rows.get(str(trial), {}).get("budget", 0) >= budget:
-                continue
-
-            def pause(row, budget=budget):
-                if row.epoch >= budget:
-                    raise _Paused
-
-            to = folder / str(trial)
-            with suppress(_Paused):
-                train(trials[trial], folder=to, resume=True, on_epoch=pause)
-            log = load_tensors(to / STATE)[1]["rows"]  # epoch, seconds, losses, validation
-            best = max(row[3] for row in log if row[3] is not None)
-            rows[str(trial)] = {"trial": trial, "settings": trials[trial], "epochs": log[-1][0], "validation": best,
-                                "seconds": log[-1][1], "budget": budget}  # fmt: skip
-            write_json(file, rows)
-        alive = sorted(alive, key=lambda trial: -rows[str(trial)]["validation"])
-        alive, gone = np.split(alive, [math.ceil(keep * len(alive))])
-        for trial in gone:
-            shutil.rmtree(folder / str(trial), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    found = pd.DataFrame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
-    if found["trial"].iloc[0] < len(starts):
-        print(f"{file.stem}: none of {len(trials)} trials is better than the start {found['settings'].iloc[0]}")
-    return found.drop(columns="budget").reset_index(drop=True)
 
 
 def remembered(model: object) -> SimpleNamespace:
