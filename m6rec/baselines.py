@@ -1,7 +1,7 @@
 """Baselines that fit and score like the model: counts and their mixtures, networks that predict the next item, DIN."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Array, Config, InputError, choose, pick_device
-from m6rec.data.context import Context, EventCodes, Fields, encode_events, target_context, training_batches
+from m6rec.data.context import Context, Fields, encode_events, target_context, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
 from m6rec.data.features import Features
@@ -250,10 +250,8 @@ class Sequential:
         if self.features is None:
             return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
         choose("fuse", self.fuse, ("sum", "concat", "gated"))
-        if len(self.features) != data.n_items:
-            raise InputError(
-                f"{len(self.features)} rows of features do not fit {data.n_items} items: give a row for each."
-            )
+        if (rows := len(self.features)) != data.n_items:
+            raise InputError(f"{rows} rows of features do not fit {data.n_items} items: give a row for each.")
         return self.architecture(FrozenFeatures(self.features, self.config.width, self.fuse), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
@@ -269,10 +267,10 @@ class Sequential:
         """options: `m6rec.train.fit`'s; keep: what was kept of the same data, split, fields and code."""
         config = self.config
         torch.manual_seed(config.seed)
-        network, self.fields = self.build(data), None
-        if self.context:
-            self.fields = Fields.fit(data, split, config)
-            network.context = ContextSums(self.fields, config)
+        network, blind = self.build(data), {"history_fields": False, "profile": False, "request": False}
+        read = config if self.context else replace(config, **blind)
+        self.fields = Fields.fit(data, split, read)
+        network.context = ContextSums(self.fields, read)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -286,7 +284,8 @@ class Sequential:
             self.network = average
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
-        batches = partial(training_batches, data, split, self._codes(data), config.history, config.batch)
+        codes = encode_events(data, self.fields)
+        batches = partial(training_batches, data, split, codes, config.history, config.batch)
         stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, validate)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
@@ -295,26 +294,19 @@ class Sequential:
 
     def states(self, network: nn.Module, context: Context) -> Tensor:
         """(B, Q, D): after each event (Q = T), or for one target after the last event."""
-        more = [network.context.events(context)] if self.fields else []
-        states = network(context.item, *more)
+        states = network(context.item, network.context.events(context))
         if context.position.shape[1] < states.shape[1]:
             last = (context.position - 1).clamp(min=0).unsqueeze(-1)
             states = states.gather(1, last.expand(-1, -1, states.shape[-1]))
-        return network.context.ask(states, context.request) if self.fields else states
-
-    def _codes(self, data: Dataset) -> EventCodes:
-        if self.fields:
-            return encode_events(data, self.fields)
-        no, none = np.zeros(data.n_events, np.int64), np.zeros((data.n_events, 0), np.int64)
-        return EventCodes(no, no, none, none[: data.n_users])
+        return network.context.ask(states, context.request)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
         """(B, N), of `config.history` - 1 events: no window's last position is learnt. InputError before `fit`."""
         if self.network is None:
             raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) first")
-        context = target_context(users.data, self._codes(users.data), users.events, self.config.history - 1)
-        context = context.to(next(self.network.parameters()).device)
+        codes, device = encode_events(users.data, self.fields), next(self.network.parameters()).device
+        context = target_context(users.data, codes, users.events, self.config.history - 1).to(device)
         return self.rank(self.network, self.states(self.network, context)[:, 0], users)
 
 
@@ -327,7 +319,8 @@ class ContextSums(nn.Module):
         past = [fields.value.size, fields.gap.size] if config.history_fields else []
         asked = [field.size for field in fields.request]
         self.past, self.profile, self.asked = (_Sum(sizes, width) for sizes in (past, profile, asked))
-        self.mix = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        layers = nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        self.mix = nn.Sequential(*layers) if asked else None
 
     def events(self, context: Context) -> Tensor:
         """(B, T, D)"""
@@ -335,7 +328,7 @@ class ContextSums(nn.Module):
 
     def ask(self, states: Tensor, request: Tensor) -> Tensor:
         """States (B, Q, D) and requests (B, Q, R) -> (B, Q, D)."""
-        return states + self.mix(torch.cat((states, self.asked(request)), -1)) if request.shape[-1] else states
+        return states + self.mix(torch.cat((states, self.asked(request)), -1)) if self.mix else states
 
 
 class _Sum(nn.Module):

@@ -352,19 +352,19 @@ def _interval(
 ) -> Interval:
     figures = _paired(*per_user)
     rng, users, found = np.random.default_rng(seed), figures[0].shape[1], []
-    rows = max(1, _AT_ONCE // users)
+    rows, runs = max(1, _AT_ONCE // users), np.random.default_rng((seed, 1))
+    shares = {n: runs.multinomial(n, np.full(n, 1 / n), resamples) / n for n in sorted({*map(len, figures)})}
     for start in range(0, resamples, rows):
         drawn = rng.integers(users, size=(min(rows, resamples - start), users))
         flat = (drawn + users * np.arange(len(drawn))[:, None]).ravel()
-        times = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape) / users  # each user's share of a resample
-        seeds = {n: rng.multinomial(n, np.full(n, 1 / n), len(drawn)) / n for n in sorted({*map(len, figures)})}
-        means = [(times @ figure.T * seeds[len(figure)]).sum(1) for figure in figures]
+        times = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape).astype(float)
+        means = [(times @ f.T * shares[len(f)][start : start + rows]).sum(1) / users for f in figures]
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
             found.append(of(*means))
     ordered = np.sort((found := np.concatenate(found))[~np.isnan(found)])
     tail = int(len(ordered) * (1 - level) / 2)
     # The ends are drawn figures: an infinite ratio cannot be interpolated.
-    value = of(*(figure.mean() for figure in figures))
+    value = of(*(figure.mean(1).mean() for figure in figures))
     return Interval(*map(float, (value, ordered[tail], ordered[-1 - tail])), users, len(figures[0]))
 
 
