@@ -311,7 +311,7 @@ class Sequential:
 
 
 class ContextSums(nn.Module):
-    """What is known of events, as sums of embeddings, and of a target's request, which an MLP adds to its state."""
+    """Sums of embeddings of what is known of events; an MLP adds those of a request to its target's state."""
 
     def __init__(self, fields: Fields, config: Config):
         super().__init__()
@@ -365,8 +365,8 @@ class GRU4Rec(Sequential):
 class Layer(nn.Module):
     """SASRec's: LayerNorm first, a ReLU net, no gates.
 
-    filter: BSARec's history, low_pass and filtered. Its filter here reads the past alone, so that each event is a
-    target; as its history is padded with zeros, the last event's is the same."""
+    filter: history, low_pass and filtered. BSARec's filter here reads the past alone, so that each event is a target; a
+    history's last event, zeros in front, has the same."""
 
     def __init__(self, width: int, heads: int, dropout: float, filter: tuple[int, int, float] = (1, 0, 0.0)):
         super().__init__()

@@ -74,17 +74,15 @@ def evaluate(
     if not len(targets):
         raise InputError(f"the pool has no targets of the {part} part: add the items of some")
 
-    ranks, ties, lists = [], [], []
+    ranks, lists = [], []
     for start in range(0, len(targets), chunk):
         users = targets[start : start + chunk]
         scores = scored(model, users)
         scores[:, ~inside] = -np.inf
-        for parts, part_ in zip((ranks, ties), mid_ranks(scores, users, mask_seen), strict=True):
-            parts.append(part_)
+        ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
 
-    rank, equal, lists = (np.concatenate(parts) for parts in (ranks, ties, lists))
-    texts, categories = _contents(data)
+    (rank, ties), lists, (texts, categories) = np.hstack(ranks), np.concatenate(lists), _contents(data)
     hit = rank <= k
     per_user = Frame({
         "user_id": np.asarray(targets),
@@ -93,7 +91,7 @@ def evaluate(
         "hit": hit.astype(float),
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
-        "expected_ndcg": expected_ndcg(rank, equal, k),
+        "expected_ndcg": expected_ndcg(rank, ties, k),
         "novelty": novelty(lists, training_matrix(data, split)),
         "diversity": diversity(lists, texts),
         "miscalibration": miscalibration(lists, targets.seen(), categories),
@@ -112,7 +110,7 @@ def expected_ndcg(rank: Array, ties: Array, k: int = 10) -> Array:
     """Its mean over all orders of the `ties` other items that are scored as the target of a mid-rank is."""
     above = np.concatenate(([0.0], ndcg(np.arange(1, k + 1), k).cumsum()))  # [n]: sum of the first n ranks
     higher = np.minimum(rank - 1 - ties / 2, k).astype(int)
-    return (above[np.minimum(higher + ties + 1, k)] - above[higher]) / (ties + 1)
+    return (above[np.minimum(higher + ties + 1, k).astype(int)] - above[higher]) / (ties + 1)
 
 
 def name_of(model: Any) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from itertools import product
@@ -25,7 +25,7 @@ from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Split
 from m6rec.data.sources import home
 from m6rec.data.text import words
-from m6rec.evaluate import Interpolation, compare, evaluate, mean_interval, mid_ranks, ndcg, scored
+from m6rec.evaluate import Interpolation, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
 from m6rec.record import write_json
 from m6rec.train.fit import STATE, Epoch, Log
@@ -47,11 +47,6 @@ class Entry(NamedTuple):
 class Table(NamedTuple):
     rows: pd.DataFrame  # a row for each model
     per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
-
-    def versus(self, name: str, peers: Iterable[str]) -> pd.DataFrame:
-        """`compare` with peers, the best first: intervals are Holm's over all of them."""
-        others = {peer: self.per_user[peer]["ndcg"] for peer in peers}
-        return compare(self.per_user[name]["ndcg"], others).sort_values("peer_mean", ascending=False)
 
 
 def bench(
@@ -76,7 +71,7 @@ def bench(
 
 
 class Bench:
-    """The models that are compared on one data set: `entries`, for `bench`, made when they are asked for.
+    """The models that are compared on one data set: `entries`, for `bench`.
 
     changes: of the preset. settings: of each network, as `search` finds them; by default published ones."""
 
@@ -117,22 +112,21 @@ class Bench:
             self.entries[f"{row}_prior"] = Entry(partial(self._blended, name, inputs), f"{inputs}_prior")
 
     def model(self, inputs: str, seed: int) -> M6Rec:
-        """Pretrained and fine-tuned. Its own dense head is the one that its digits are compared with."""
+        """Ours, pretrained and fine-tuned."""
         model = self.trained("m6rec", inputs, seed)
         tuned, tuned.stages, tuned.network = copy.copy(model), {**model.stages}, copy.deepcopy(model.network)
         tuned.fine_tune(keep=True)
         return tuned
 
     def trained(self, name: str, inputs: str, seed: int) -> Any:
-        """A network with its settings that reads these inputs: ours pretrained (its dense head ranks), or a peer."""
+        """A network that reads these inputs: a peer, or ours, pretrained (its dense head ranks)."""
         return self._fit(name, inputs, self.settings[name], seed, keep=True)
 
     def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> pd.DataFrame:
-        """Successive halving (Jamieson & Talwalkar 2016) over a network's settings; the best are this bench's then.
+        """Successive halving (Jamieson & Talwalkar 2016) of n settings, published ones among them; the best are kept.
 
-        n trials, published settings among them, train for epochs[0]; the best third, rounded up, goes on to epochs[1],
-        and so on, each from where it was. Rows, the best on validation first: trial, settings, epochs, validation (the
-        best epoch's NDCG@10), seconds. They are kept after each step: a search that was cut off goes on."""
+        All train for epochs[0]; the best third, rounded up, goes on to epochs[1], and so on. Rows, best first: trial,
+        settings, epochs, validation (the best epoch's NDCG@10), seconds. A search that was cut off goes on."""
         rng, starts = np.random.default_rng(0), SETTINGS["published"][name]
         space = SETTINGS["space"] | SETTINGS["space_of"][name]
         drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
