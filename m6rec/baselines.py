@@ -270,10 +270,10 @@ class Sequential:
         network, blind = self.build(data), {"history_fields": False, "profile": False, "request": False}
         read = config if self.context else replace(config, **blind)
         self.fields = Fields.fit(data, split, read)
-        network.context = ContextSums(self.fields, read)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        network.context = ContextSums(self.fields, read)
 
         def losses(network, batch, rng):
             past = Context(*(x[:, :-1] for x in batch[:3]), batch.profile, batch.request[:, 1:], batch.position[:, 1:])
@@ -338,6 +338,7 @@ class _Sum(nn.Module):
         super().__init__()
         self.register_buffer("start", torch.tensor([0, *np.cumsum(sizes)[:-1]])[: len(sizes)])
         self.table = nn.Embedding(max(1, sum(sizes)), width)
+        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.table(codes[..., : len(self.start)] + self.start).sum(-2)
