@@ -73,16 +73,16 @@ def bench(
 class Bench:
     """The models that are compared on one data set: `entries`, for `bench`.
 
-    changes: of the preset. settings: of each network, as `search` finds them; by default published ones."""
+    changes: of the preset. Each network has `settings`, published ones or what `search` finds."""
 
     def __init__(
         self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
-        settings: Mapping[str, Mapping[str, object]] = {}, **changes: object,
+        **changes: object,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
         self.changes = changes
         by_size = -1 if data.n_items >= SETTINGS["large"] else 0
-        self.settings = {name: starts[by_size] for name, starts in SETTINGS["published"].items()} | {**settings}
+        self.settings = {name: starts[by_size] for name, starts in SETTINGS["published"].items()}
         self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
         self.main = self.inputs[1 + data.timed]  # what the digits are taught with
         events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
@@ -157,6 +157,8 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         found = pd.DataFrame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
         self.settings[name] = best = found["settings"].iloc[0]
+        for made in (self.trained, self.model, self._blends):
+            made.cache_clear()
         if best in starts:
             print(f"{file.stem}: none of {len(trials)} trials is better than the published settings {best}")
         return found.drop(columns="budget").reset_index(drop=True)
