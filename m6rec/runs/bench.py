@@ -207,7 +207,7 @@ class Bench:
             return float(np.mean([*map(self._valid, ranked)]))
 
         starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # several: a search ends at a local maximum
-        starts = [start | fixed | ({"weight": 1.0} if own else {}) for start in starts]
+        starts = [({"weight": 1.0} if own else {}) | start | fixed for start in starts]
         grids = [{name: [fixed[name]] if name in fixed else SETTINGS["grid"][name] for name in at} for at in starts]
         return max((coordinate_ascent(score, *pair) for pair in zip(starts, grids, strict=True)), key=score)
 
