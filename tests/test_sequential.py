@@ -89,7 +89,7 @@ def test_markov_counts_training_events_only(data):
     moved.loc[held, "item"] = (moved.loc[held, "item"] + 7) % ITEMS
     other = Dataset(data.name, data.timed, data.items, data.users, moved, data.offsets)
     first, second = (Markov().fit(d, d.split()) for d in (data, other))
-    np.testing.assert_array_equal(first.weights, second.weights)
+    assert (first.weights != second.weights).nnz == 0
     np.testing.assert_array_equal(first.bias, second.bias)
 
 
