@@ -10,9 +10,6 @@ from typing import Annotated
 import typer
 
 import m6rec
-from m6rec.config import choose
-from m6rec.generate import METHODS, check_length
-from m6rec.runs import execute
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[NB]... [name=value]...")]
@@ -26,13 +23,17 @@ def main() -> None:
     logging.getLogger("m6rec").setLevel(logging.INFO)
     try:
         app(prog_name="m6rec")
-    except (m6rec.InputError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, m6rec.InputError | OSError):
+            raise
         print(f"m6rec: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, m6rec.InputError) else 1)
 
 
 def notebooks(names: list[str] | None) -> list[Path]:
     """Of the clone that holds this package, else of the working directory."""
+    from m6rec.runs import execute
+
     clone = Path(__file__).resolve().parents[1] / "notebooks"
     return execute.find(clone if clone.is_dir() else Path("notebooks").absolute(), names)
 
@@ -47,6 +48,8 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 @app.command()
 def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
+    from m6rec.runs import execute
+
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
     ok = all(done.ok for done in execute.run_all(notebooks(names), out, execute.assignments(given)))
     if ok and not words:
@@ -66,6 +69,8 @@ def sweep(
     """Run a notebook through every combination of parameters: m6rec sweep 04_recommendations width=32,64 seed=0,1,2
 
     preset=tiny,small and config.dropout=0.1,0.3 vary any setting of the models."""
+    from m6rec.runs import execute
+
     path = Path(notebook) if Path(notebook).is_file() else notebooks([notebook])[0]
     values, out = execute.assignments(grid or []), out or Path("runs") / "sweeps" / path.stem
     ends = execute.sweep(path, values, out, jobs=jobs, by=by)
@@ -82,9 +87,12 @@ def recommend(
     data: Annotated[str | None, typer.Option(help="Data set, or a folder of your own; default ml-100k.")] = None,
     preset: Annotated[str, typer.Option(help="Size of the model.")] = "tiny",
     checkpoint: Annotated[str | None, typer.Option(help="Folder of a saved model, in place of the preset.")] = None,
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "generated",
+    method: Annotated[str, typer.Option(help="generated, dense, exact or hybrid.")] = "generated",
 ) -> None:
     """Recommend for a known user or for a history given on the spot."""
+    from m6rec.config import choose
+    from m6rec.generate import METHODS, check_length
+
     if (user is None) == (not history):
         raise m6rec.InputError("recommend needs either --user ID or --history TITLE (repeated): give one of them.")
     choose("method", method, METHODS)
@@ -103,10 +111,12 @@ def recommend(
 
 
 def print_items(title: str, items) -> None:
+    from m6rec.config import plain
+
     score = "  {0.score:.3f}" if "score" in items else ""
     rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
     for line in (title, *rows):
-        print("".join(c if c.isprintable() else " " for c in line))  # it steers no terminal
+        print(plain(line, 200))
 
 
 if __name__ == "__main__":

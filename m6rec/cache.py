@@ -10,14 +10,14 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from m6rec.config import InputError
@@ -64,30 +64,43 @@ def whole(path: str | Path) -> Iterator[Path]:
                     shutil.rmtree(old)
 
 
-def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
-    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew.
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time; others wait, or have an InputError.
 
     The lock ends with its process; on a file system without `flock` it is a file, which a kill leaves."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{PART}{path.name}.lock"), timeout=-1 if wait else 0, mode=0o666)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"another process writes {path}: wait, or name another folder.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # others hold it or wait for it
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def cached(path: Path, make: Callable, save: Callable, load: Callable) -> object:
+    """load(path), or make() now while others wait, and save(it, path). None from `load`: damaged, and made anew."""
     if path.exists() and (kept := load(path)) is not None:
         return kept  # a read-only home can be read
-    lock = path.with_name(f"{PART}{path.name}.lock")
-    with ExitStack() as held:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(lock, mode=0o666))
+    with locked(path):
         if (kept := load(path) if path.exists() else None) is None:
             kept = make()
             with whole(path) as new:
                 save(kept, new)
-        with suppress(OSError):  # others hold it or wait for it
-            lock.unlink()
         return kept
 
 
 def save_tensors(tensors: Mapping[str, object], file: Path, values: Mapping[str, object] = {}) -> None:
     """With JSON values and a checksum of all."""
     own = {name: torch.as_tensor(one).detach().cpu().contiguous().clone() for name, one in tensors.items()}
-    save_file(own, file, {"values": (text := json.dumps(values)), "sha256": checksum(own, text)})  # none is shared
+    text = json.dumps(values)
+    file.write_bytes(save(own, {"values": text, "sha256": checksum(own, text)}))  # `save_file` hides it from others
 
 
 def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:

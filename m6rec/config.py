@@ -26,8 +26,18 @@ Verb = TypeVar("Verb", bound=Callable)  # a function or class
 Array, Frame, Rng = np.ndarray, pd.DataFrame, np.random.Generator
 
 
+def plain(text: object, length: int = 80) -> str:
+    """At most `length` characters of a line; what could steer a terminal becomes a space."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
 class InputError(ValueError):
-    """The message names the value, what is wrong, and the fix; the command line exits with 2."""
+    """One line that names the value, what is wrong, and the fix; the command line exits with 2."""
+
+    def __init__(self, sentence: str):
+        ends = plain(sentence, 500), plain(sentence[-300:], 300)
+        super().__init__(" ".join(ends) if len(sentence) > 900 else plain(sentence, 900))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone."""
@@ -46,7 +56,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def choose(name: str, value: object, known: Iterable[str]) -> None:
     """InputError for a value that is not known."""
     if value not in known:
-        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(known)}.')
+        raise InputError(f'{name}="{value}" is unknown: take one of {", ".join(map(str, known))}.')
 
 
 def at_least(least: int, **values: int) -> None:
@@ -146,14 +156,16 @@ class Config:
     history_fields: bool = True  # stars of past events, and the gaps between them
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, own columns
-    # Of season, session (its events so far), pace (seconds per event in it), tastes (a word of the last texts)
+    # Of season, session, pace, tastes: see `context.derive`
     derived_features: tuple[str, ...] = ()
-    # Types of own columns, as {"battery": "number"}: categorical, number, time (hour, weekday, season) or text (its top
-    # TF-IDF word). Others are numbers or categories.
+    # Types of own columns, as {"battery": "number"}: see `context.Field.fit`
     columns: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     context_fusion: str = "attention"  # to the request's tokens, after adding it; or "gating", or "adding" alone
     vocabulary: int = 2048  # V
     text_length: int = 24  # L, per item
+    image_size: int = 28  # pixels a side, in patches of 7 × 7
+    colour: bool = False
+    sound_seconds: float = 1.0  # in patches of 0.128
     # --- semantic IDs
     digits: int = 3  # G, levels of the tree
     free_leaves: float = 0.15  # share of the tree's leaves for new items
@@ -193,17 +205,18 @@ class Config:
             for one in values[name] if isinstance(values[name], tuple) else (values[name],):
                 choose(name, one, known)
         for name, kind in self.columns:
-            yield kind in COLUMN_TYPES, f"the column {name} is declared {kind!r}: take one of {', '.join(COLUMN_TYPES)}"
+            choose(f"column {name}", kind, COLUMN_TYPES)
         for name, value in values.items():
             if isinstance(value, int | float):
                 low, high = _RANGES.get(name, (0, 10**6))
                 yield low <= value <= high, f"{name}={value} is outside its range: take {low} to {high}"
-                yield value < 1 or name not in _SHARES, f"{name}={value} is outside its range: take 0 <= {name} < 1"
-        even, split = 2 * self.heads, f"width={self.width} cannot be split into heads={self.heads} of an even size"
-        yield self.width % even == 0, f"{split}: take a multiple of {even}, such as {even * max(1, self.width // even)}"
+        heads, patches = (2 * self.heads, f"heads={self.heads} of an even size"), (7, "patches of 7 × 7 pixels")
+        for name, (unit, parts) in (("width", heads), ("image_size", patches)):
+            fix = f"take a multiple of {unit}, such as {unit * max(1, values[name] // unit)}"
+            yield values[name] % unit == 0, f"{name}={values[name]} cannot be split into {parts}: {fix}"
         yield self.identity or self.modalities, "identity=False and modalities=() leave nothing: switch one on"
-        fits, split = self.local_layers or self.fusion == "joint", f'local_layers=0 has no layer for "{self.fusion}"'
-        yield fits, f'{split}: take fusion="joint"'
+        fits = self.local_layers or self.fusion == "joint"
+        yield fits, f'local_layers=0 has no layer for fusion="{self.fusion}": take "joint"'
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> "Config":
@@ -225,12 +238,14 @@ _KNOWN = {
     "fusion": FUSIONS, "context_fusion": CONTEXT_FUSIONS, "precision": ("auto", "fp32", "bf16"),
     "modalities": MODALITIES, "derived_features": ("season", "session", "pace", "tastes"),
 }  # fmt: skip
-_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
 _RANGES = {  # of others 0 to a million: more would fill any memory
     "width": (4, 8_192), "heads": (1, 4_096), "local_layers": (0, 256), "joint_layers": (1, 256),
     "decoder_layers": (1, 256), "history": (2, 10**5), "vocabulary": (300, 10**6), "text_length": (2, 10**4),
     "digits": (1, 16), "batch": (1, 10**6), "patience": (1, 10**6), "validate_every": (1, 10**6), "seed": (0, 2**62),
+    "image_size": (14, 112), "sound_seconds": (0.25, 10),
 }  # fmt: skip
+_SHARES = ("dropout", "modality_dropout", "catalogue_dropout", "free_leaves", "average", "smoothing", "recency")
+_RANGES |= dict.fromkeys(_SHARES, (0, 0.9999))
 PRESETS: dict[str, dict[str, object]] = {
     # In a hundred steps the average has to follow faster.
     "tiny": dict(history=50, pretrain_epochs=3, finetune_epochs=1, learning_rate=3e-3, average=0.95, validate_every=1),
@@ -241,12 +256,14 @@ PRESETS: dict[str, dict[str, object]] = {
 
 def pick_device(name: str = "auto") -> torch.device:
     """By name; "auto": $M6REC_DEVICE, else a GPU, else the CPU. InputError where there is none."""
+    if (torch.get_default_dtype(), torch.get_default_device().type) != (torch.float32, "cpu"):
+        raise InputError("set PyTorch's defaults back to float32 and cpu: Config.device names a GPU.")
     if name == "auto":
         name = os.environ.get("M6REC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
-        fix = "unset M6REC_DEVICE" if os.environ.get("M6REC_DEVICE") == name else 'take device="auto" or "cpu"'
+        fix = 'take device="auto" or "cpu", or unset M6REC_DEVICE'
         raise InputError(f'device="{name}" was asked for, but PyTorch finds none here: {fix}.') from error
 
 

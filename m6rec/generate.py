@@ -1,6 +1,4 @@
-"""Beam search under a trie with cached keys and values: over digits or words, greedy or sampled.
-
-Then what is made of it: written texts, a `Scorer` for `evaluate`, and late interaction served by `SegmentCache`."""
+"""Beam search under a trie with cached keys and values: over digits or words, greedy or sampled."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -83,7 +81,7 @@ def generate(
     decoder: Any, state: Tensor, k: int, *, beam: int = 50, allowed: Tensor | None = None,
     trace: list[Step] | None = None, short: bool = False, **options: object,
 ) -> Generated:  # fmt: skip
-    """k items for each state (B, D): the source document's `generate`.
+    """k items for each state (B, D).
 
     allowed (B, N) bool masks the trie, so nothing is filtered afterwards. trace, options: of `search`. InputError for
     fewer than k allowed items; with `short`, such a row ends in -1."""

@@ -20,9 +20,9 @@ from torch.nn.functional import normalize
 from m6rec.cache import key, whole
 from m6rec.config import MODALITIES, Array, Config, Frame, InputError, at_least, choose, conform, pick_device, typed
 from m6rec.data import context as contexts
-from m6rec.data.context import Context, EventCodes, Fields
+from m6rec.data.context import Context, Fields
 from m6rec.data.cooccurrence import neighbourhood, spectral
-from m6rec.data.dataset import REPEATS, Dataset, Split, Targets
+from m6rec.data.dataset import REPEATS, Dataset, Targets
 from m6rec.data.features import FILE_MODALITIES, Features, Media, preprocess, table
 from m6rec.data.prompts import domain
 from m6rec.data.sources import home, load, shipped
@@ -39,8 +39,7 @@ from m6rec.train.text import Backbone
 
 History = Iterable[object] | Frame | None  # any table or sequence: see `listed`
 Values = Mapping[str, object] | None
-# Of the learning rate, in `M6Rec.update`: MovieLens-100K's last tenth gave +.0027 NDCG@10; 0.1 gave +.0007.
-UPDATE_RATE = 0.3
+UPDATE_RATE = 0.3  # of the learning rate, in `M6Rec.update`
 
 
 CARD = """---
@@ -124,7 +123,7 @@ class M6Rec:
     def pretrain(self, **options: object) -> list[Epoch]:
         """Learn what is missing of items and the next event of every prefix; then grow the tree.
 
-        options: of `train.fit.fit`. Source: M6-Rec section 3.1; the source document's section 3.1.1."""
+        options: of `train.fit.fit`. Source: M6-Rec section 3.1."""
         if self.config.item_epochs:
             own = {"folder": f"{Path(options['folder'])}-items"} if options.get("folder") else {}  # resumes by itself
             self._train(self._items_stage(), {**options, **own})
@@ -135,7 +134,7 @@ class M6Rec:
         return rows
 
     def fine_tune(self, **options: object) -> list[Epoch]:
-        """Teach the next item's semantic ID, with the dense head as a teacher. The source document's section 3.1.2.
+        """Teach the next item's semantic ID, with the dense head as a teacher.
 
         A model that reads prompts keeps its item encoder, which would forget them."""
         if "pretrain" not in self.stages:
@@ -147,7 +146,7 @@ class M6Rec:
         """This model with new events of known items, as in `Dataset.from_frames`, and a short training on their users.
 
         Every user's last event validates. Where its NDCG@10 falls, the weights stay, with a warning; the events still
-        count as history. `stages["update"]` begins with epoch 0, before the training."""
+        count as history. `stages["update"]` begins with epoch 0."""
         at_least(1, epochs=epochs)
         model, _ = copy.copy(self), self.network.digits.built_tree  # InputError before training
         model.data = data = self.data.with_events(interactions := as_frame(interactions, "interactions"))
@@ -165,7 +164,7 @@ class M6Rec:
         model.config = replace(self.config, learning_rate=UPDATE_RATE * self.config.learning_rate)
         rows = model._train(stage, {}, frozen=tuned and self.config.text_weight)
         model.config, model.stages["update"] = self.config, Log([before, *rows])
-        if (after := max(row.validation for row in rows)) < before.validation:
+        if (after := rows.best.validation) < before.validation:
             model.network = self.network
             said = f"NDCG@10 of the last events would fall from {before.validation:.4f} to {after:.4f}"
             warnings.warn(f"the weights are not updated: {said}. Train anew, or wait for more events.", stacklevel=3)
@@ -209,9 +208,11 @@ class M6Rec:
     def _items_stage(self) -> Stage:
         config, content, weights = self.config, self._training_content, losses.loss_weights(self.config)
         start = self._spectral()[self.network.codes >= 0] if config.spectral and not config.identity else None
-        if not config.modalities or (not any(weights[w] for w in ("infill", "image", "align")) and start is None):
-            taught = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
-            raise InputError(f"item_epochs needs something to teach: modalities, and {taught}.")
+        read, patches = self.network.items.modalities, self.network.patch_decoder
+        taught = "text" in read and weights["infill"], patches and weights["image"], read[1:] and weights["align"]
+        if not read or not (any(taught) or start is not None):
+            fix = "infill, patch or align_weight > 0, or spectral > 0 without ID embeddings"
+            raise InputError(f"item_epochs needs something to teach: modalities, and {fix}.")
 
         def loss(network, _, rng):
             return losses.item_content(network, content, config, rng, start)
@@ -293,8 +294,7 @@ class M6Rec:
             asked = [(user, None, request) for user, request in zip(frame["user_id"], requests, strict=True)]
         options = {"k": k, "method": method, "seen": self.data.repeats >= REPEATS if seen is None else seen}
         pool, equal, parts = self.pool(only, without), {}, []
-        of = version(self.network), version(pool), self.data.fingerprint, frame.to_csv()
-        kept = key(*of, context, options, chunk)
+        kept = key(*map(version, (self.network, pool)), self.data.fingerprint, frame.to_csv(), context, options, chunk)
         folder = None if folder is None else Path(folder)
         if folder and folder.exists() and any(kept not in file.name for file in folder.iterdir()):
             raise InputError(f"{folder} holds lists of another request, or other files: name a new folder.")
@@ -337,7 +337,7 @@ class M6Rec:
     def person(
         self, user: object = None, *, history: History = None, profile: Values = None, context: Values = None
     ) -> Person:
-        """Whom to recommend to. The source document's section 3.3.1. InputError for nobody.
+        """Whom to recommend to. InputError for nobody.
 
         user: a raw id. history (oldest first) and profile ({"age": 34}) replace the user's own. A history has raw
         ids, titles, or dicts with the text, image or sound of new items, whose codes are N, N + 1, …; or it is a frame
@@ -403,14 +403,16 @@ class M6Rec:
     def preprocess(
         self, items: Frame | Sequence[object], media: Media | None = None, *, cache: bool = True
     ) -> Features:
-        """A `Dataset`'s items, or texts -> tokens, image and sound patches. The source document's section 3.2.1."""
+        """A `Dataset`'s items, or texts -> tokens, image and sound patches."""
         frame = items if isinstance(items, Frame) else Frame({"text": [*conform("items", items, tuple)]})
         if "text" not in frame:
             raise InputError("preprocess: items has no column 'text': give a data set's items, or a list of texts.")
         folder = home() / "features" if cache else None
         like = getattr(self, "features", None)
-        content = preprocess(frame, media, self.tokenizer, self.config.text_length, folder, like)
-        return content.drop(*(m for m in MODALITIES if m not in self.config.modalities))
+        c = self.config
+        sizes = {"image": (c.image_size, c.colour), "sound": (c.sound_seconds,)}
+        content = preprocess(frame, media, self.tokenizer, c.text_length, folder, like, sizes)
+        return content.drop(*(m for m in MODALITIES if m not in c.modalities))
 
     def extract_context(
         self, history: History = None, request: Values = None, *, user: object = None, profile: Values = None
@@ -420,23 +422,21 @@ class M6Rec:
 
     @torch.no_grad()
     def fuse(self, context: Context, items: Tensor | None = None, *, weights: bool = False) -> Fused:
-        """One state per target (B, Q, D). The source document's section 3.3.2."""
+        """One state per target (B, Q, D)."""
         items = self.item_vectors() if items is None else items
         if items.ndim != 2 or items.shape[1] != self.config.width or len(items) < self.data.n_items:
             raise InputError(f"items of the shape {tuple(items.shape)} are no vectors: take item_vectors().")
         return self.network.fusion(context.to(self.device), items, weights=weights)
 
     def generate(self, fused: Fused, k: int = 10, **options: object) -> Generated:
-        """k items for each row's last target, with its options. The source document's section 3.4."""
+        """k items for each row's last target, with its options."""
         return generate(self.network.digits, fused.state[:, -1], k, **options)
 
     def scorer(self, method: str = "dense", *, network: Network | None = None, **options: object) -> Scorer:
         """For `evaluate`: "dense", "generated", "hybrid" or "exact", with options of `Scorer`."""
         return Scorer(network or self.network, self.target_context, method, fitted_on=self.fitted_on, **options)
 
-    @property
-    def fitted_on(self) -> tuple[Dataset, Split]:
-        return self.data, self.split
+    fitted_on = property(lambda self: (self.data, self.split))
 
     def scores(self, users: Targets) -> Tensor:
         """(B, N), dense."""
@@ -486,18 +486,17 @@ class M6Rec:
         codes = contexts.encode_events(users.data, self.fields)
         return contexts.target_context(users.data, codes, users.events, self.config.history)
 
-    @property
-    def codes(self) -> EventCodes:
-        return contexts.encode_events(self.data, self.fields)
+    codes = property(lambda self: contexts.encode_events(self.data, self.fields))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Weights (safetensors) and settings (JSON), and what `with_items` has added."""
-        rows, old = self.data.items, self.network.digits.size
-        new = json.loads(rows.iloc[old:].dropna(axis=1, how="all").to_json(orient="records"))
+        old = self.network.digits.size
+        new = self.data.items.iloc[old:].dropna(axis=1, how="all").astype(object)
+        new, plain = new.where(new.notna(), None).to_dict("records"), lambda c: getattr(c, "tolist", c.__str__)()
         content = Features(*(part[old:] for part in self.features))._asdict() if new else {}
         values = {
             "split": self.split.name,
-            "added": new,
+            "added": json.loads(json.dumps(new, default=plain)),  # UUIDs and dates as texts
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "config": self.config.to_dict(),
             "fields": self.fields.to_dict(),
@@ -537,14 +536,14 @@ class M6Rec:
         try:
             data = data or load(of["name"])
         except InputError as error:
-            raise InputError(f"{folder} knows the data {of['name']}: give them as data=, or --data ({error})") from None
-        added, size = None, len(weights["digits.leaf"])
-        if values.get("added"):
+            raise InputError(f"{folder} knows the data {of['name']}: pass data=, or --data ({error})") from None
+        added = None
+        if new := values.get("added"):
             added = Features(*(weights.pop(f"added.{name}").numpy() for name in Features._fields))
-        if added and data.n_items + len(added.text) == size:
-            data = data.with_items(Frame(values["added"]))
+            if data.n_items + len(new) == len(weights["digits.leaf"]):
+                data = data.with_items(Frame(new))
         if data.fingerprint != of["fingerprint"]:
-            raise InputError(f"{folder} was trained on other data than {data.name}: give data=, {of['name']} as then.")
+            raise InputError(f"{folder} was trained on other data than {data.name}: pass data=, as they were then.")
         split = values.get("split", "leave_one_out")
         model = cls(data, config=config, split=split, fitted=(fields, tokenizer), added=added)
         try:
@@ -603,5 +602,5 @@ def scale(name: str, seed: int = 0) -> Scale:
         "full": Scale("full", (seed, seed + 1, seed + 2), "small"),
     }
     choose("scale", name, sizes)
-    size, preset = sizes[name], own.pop("preset", sizes[name].preset)
-    return size._replace(preset=preset, changes={**size.changes, **own})
+    size = sizes[name]
+    return size._replace(preset=own.pop("preset", size.preset), changes={**size.changes, **own})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,23 +11,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from fixtures import SEGMENTS, small_data, small_model
 
 from m6rec.data.prompts import ClickWindows
 from m6rec.data.sources import home
 from m6rec.model.network import TextTransformer
 
-FIRST = ("test_outputs.py", "test_device.py")  # the longest: a worker that ends early takes what is left
+FIRST = ("device", "outputs", "execute", "browser", "sweep", "training", "results", "weights", "bench", "arguments",
+         "sampled", "install", "sequential", "golden", "cuda")  # fmt: skip
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first. A worker takes a whole file, but single notebooks of test_outputs.py."""
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    """The longest files first, so that both workers end together. One takes a whole file, but single notebooks."""
+    first = [f"test_{name}.py" for name in FIRST]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
-        group = item.name if item.path.name == FIRST[0] else item.path.name
+        group = item.name if item.path.name == "test_outputs.py" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 
 
@@ -42,6 +46,37 @@ def fresh_home(tmp_path_factory, worker_id) -> Path:
         with suppress(FileExistsError):
             (folder / kept).symlink_to(home() / kept, target_is_directory=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory, worker_id) -> list[str | Path]:
+    """The command of a Python that has imported PyTorch already (warm.py), one for all workers; else, this one."""
+    if sys.platform != "linux":
+        return [sys.executable]
+    base, pid = tmp_path_factory.getbasetemp(), os.getpid()
+    base, pid = (base, pid) if worker_id == "master" else (base.parent, os.getppid())
+    warm, place = Path(__file__).with_name("warm.py"), base / "warm"
+    with FileLock(base / "warm.lock"):
+        if not place.exists():
+            subprocess.run([sys.executable, warm, place, "serve", str(pid)], check=True)
+    return [sys.executable, "-S", warm, place]
+
+
+@pytest.fixture(scope="session")
+def jupyter(python, tmp_path_factory) -> str:
+    """A JUPYTER_PATH where the kernel python3 is in such a Python."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    spec = {"argv": [*map(str, python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    spec |= {"display_name": "Python 3", "language": "python"}
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return str(folder)
+
+
+@pytest.fixture
+def warm(jupyter, monkeypatch) -> None:
+    """Notebooks start in a fork of a Python that has imported PyTorch."""
+    monkeypatch.setenv("JUPYTER_PATH", jupyter)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
-"""Generated tables and requests: each is answered, or refused in one sentence. `make fuzz ARGS="--cases 5000"`."""
+"""Generated tables, requests, files, texts and figures: each is answered, or refused in one sentence.
+
+`make fuzz ARGS="--cases 5000"`"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -14,13 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import soundfile
+from PIL import Image
 
 from m6rec import Dataset, InputError, M6Rec
+from m6rec.data import image, sound
+from m6rec.data.text import Tokenizer
+from m6rec.evaluate import Interval
+from m6rec.view import figures
 
 sys.path.append(str(Path(__file__).parent))
 from fixtures import HOSTILE, small_data, small_model
 
-SLOW, MEMORY = 10.0, 1 << 20  # seconds, KiB above the start
+SLOW, MEMORY, SENTENCE = 10.0, 1 << 20, 1_000  # seconds of the processor, KiB above the start, characters
 TEXTS = (*HOSTILE, "", " ", "Film 3", "Film 3 (1953)", "1999", "nan", "None", "\ud83d", "a" * 30_000, "é", "e\u0301")
 CELLS = (None, np.nan, np.inf, True, -1, 0, 1, 3, 3.0, 2.5, 10**30, np.int64(7), b"x", [1], {"a": 1}, (), pd.NaT)
 
@@ -43,8 +53,10 @@ def column(rng: np.random.Generator, n: int) -> object:
         lambda: [cell(rng) for _ in range(n)], lambda: [None] * n,
     )  # fmt: skip
     made = one_of(rng, kinds)()
-    if rng.random() < 0.2:  # a hole
+    hole = rng.random() < 0.2
+    if hole or isinstance(made, list):
         made = pd.Series(list(made), dtype=object)
+    if hole:
         made[int(rng.integers(n))] = cell(rng)
     return made
 
@@ -108,28 +120,127 @@ def request(rng: np.random.Generator, model: M6Rec) -> Callable[[], object]:
     return call
 
 
+def hostile(rng: np.random.Generator, largest: int) -> str:
+    """Words, one endless word, or hostile ones, of up to so many characters."""
+    size = int(largest ** rng.random())
+    letters = "".join(rng.choice(list(one_of(rng, ("ACGT", "ab ", "日本語", "\u0301e", "$_{}\\\n"))), min(size, 999)))
+    text = one_of(rng, (*HOSTILE, letters)) or "x"
+    return (text * (size // len(text) + 1))[:size]
+
+
+def medium(rng: np.random.Generator) -> Callable[[], object]:
+    """A photograph or recording of any mode and rate, whole, damaged or cut off."""
+    file = io.BytesIO()
+    try:
+        if decoder := rng.integers(2):
+            shape = int(10 ** (5 * rng.random())), int(rng.integers(1, 10))
+            kind, sub = one_of(rng, (("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("FLAC", "PCM_24"), ("OGG", "VORBIS")))
+            rate = one_of(rng, (1, 999, 8_000, 44_100, 192_000, 10**6)) if kind != "OGG" else 44_100  # others crash it
+            soundfile.write(file, rng.normal(size=shape) * 10 ** rng.uniform(-9, 3), rate, sub, format=kind)
+        else:
+            kind, mode = (("PNG", "JPEG", "WEBP", "GIF", "BMP"), ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F"))
+            sides = (int(3000 ** rng.random()), int(3000 ** rng.random()))
+            noise = Image.effect_noise(sides, 90)
+            noise.convert("RGB").convert(one_of(rng, mode)).save(file, one_of(rng, kind))
+    except (OSError, ValueError, RuntimeError):  # a format without this mode or rate
+        pass
+    raw = bytearray(file.getvalue())
+    if raw and rng.random() < 0.5:
+        raw[int(rng.integers(min(len(raw), 200)))] = int(rng.integers(256))
+    raw = bytes(raw[: int(len(raw) * rng.random()) if rng.random() < 0.2 else None])
+
+    def call() -> None:
+        found = (sound if decoder else image).decode(raw)
+        assert np.isfinite(found).all(), "samples or pixels are gone"
+
+    return call
+
+
+def words(rng: np.random.Generator) -> Callable[[], object]:
+    texts = [hostile(rng, 10**6) for _ in range(3)]
+
+    def call() -> None:
+        ids = Tokenizer.fit(texts, 400).tokens(texts, 24)
+        assert ids.shape == (3, 24) and all(ids[i].any() for i in range(3) if texts[i].isalpha()), "a text is gone"
+
+    return call
+
+
+def drawing(rng: np.random.Generator) -> Callable[[], object]:
+    """A figure whose names are hostile, long or many."""
+    n, title = int(one_of(rng, (1, 2, 12, 60, 300))), hostile(rng, 10**5)
+    names = [f"{hostile(rng, one_of(rng, (10, 10**4)))}{i}" for i in range(n)]
+    values = rng.normal(size=n) * 10.0 ** rng.integers(-9, 9)
+    intervals = {name: Interval(value, value - 1, value + 1, 9, 1) for name, value in zip(names, values, strict=True)}
+    mask, grey = {title: rng.random((n, n)) < 0.5}, {name: ("image", [rng.random((28, 28))]) for name in names[:60]}
+    make = one_of(rng, (
+        lambda: figures.comparison(intervals, title), lambda: figures.contributions(values, names, title),
+        lambda: figures.mask_map(mask, names, title), lambda: figures.rank_moves(names, names[::-1], (title, ""), ""),
+        lambda: figures.curves({name: (np.arange(n), values) for name in names[:60]}, title, ("x", "y")),
+        lambda: figures.image_rows(grey, title, below=[title]),
+        lambda: figures.attention_rows(pd.DataFrame(rng.random((8, n)), columns=names), title),
+    ))  # fmt: skip
+
+    def call() -> None:
+        picture = make()
+        page, (width, height) = picture.html(), Image.open(io.BytesIO(picture.png())).size
+        assert width * height < 30e6 and "<script" not in page and "<img src=x" not in page, "too large, or not escaped"
+
+    return call
+
+
+class Hang(BaseException):
+    """Not an error that code can answer."""
+
+
+def hang(*_: object) -> None:
+    raise Hang
+
+
 def fuzz(cases: int, seed: int = 0, model: M6Rec | None = None) -> tuple[Counter, list[str]]:
-    """How many cases were answered and refused, and what is wrong with the others: a traceback, slow, or memory."""
+    """How many cases are what, and each that is neither answered nor refused in a sentence."""
     if model is None:
         model = small_model(small_data(), pretrain_epochs=1, finetune_epochs=1)
         model.pretrain(), model.fine_tune()
-    counts, wrong = Counter(), []
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The processor's time does not depend on what else runs; a lock that never opens takes none.
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, SLOW), signal.SIGALRM: (signal.ITIMER_REAL, 20 * SLOW)}
+    counts, wrong, before = Counter(), [], {of: signal.signal(of, hang) for of in clocks}
+    start = highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(cases):
-        rng, begun = np.random.default_rng([seed, number]), time.perf_counter()
-        call = load(rng) if number % 2 else request(rng, model)
+        rng, what, why = np.random.default_rng([seed, number]), "crashes", ""
+        kind = {0: drawing, 1: words, 2: medium, 3: medium}.get(number % 50, (request, load)[number % 2])
+        call, begun = kind(rng, model) if kind is request else kind(rng), time.process_time()
+        for clock, seconds in clocks.values():
+            signal.setitimer(clock, seconds)
         try:
             with warnings.catch_warnings(action="ignore"):  # they say what is odd
                 call()
-            counts["answered"] += 1
-        except InputError:
-            counts["refused"] += 1
+            what = "answered"
+        except InputError as error:
+            what = "refused"
+            if "\n" in str(error) or len(str(error)) > SENTENCE:
+                what, why = "crashes", f"no sentence: {str(error)[:200]}"
+        except Hang:
+            what, why = "hangs", "".join(traceback.format_exc(limit=-3))
+        except AssertionError as error:
+            what, why = "silent drops", str(error)
         except Exception:
-            wrong.append(f"case {number}: " + "".join(traceback.format_exc(limit=-3)))
-        if (seconds := time.perf_counter() - begun) > SLOW:
-            wrong.append(f"case {number}: {seconds:.0f} s")
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start > MEMORY:
-        wrong.append("more than 1 GiB was taken")
+            why = "".join(traceback.format_exc(limit=-3))
+        finally:
+            for clock, _ in clocks.values():
+                signal.setitimer(clock, 0)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if (seconds := time.process_time() - begun) > SLOW:
+            what, why = "hangs", why or f"{seconds:.0f} s"
+        elif peak > max(highest, start + MEMORY):
+            what, why = "too large", f"{(peak - start) / 1024:.0f} MiB above the start"
+        highest = max(highest, peak)
+        counts[what] += 1
+        if why:
+            wrong.append(f"case {number}, {kind.__name__}, {what}: {why}")
+    for of, handler in before.items():
+        signal.signal(of, handler)
+    counts["MiB above the start"] = (highest - start) // 1024
     return counts, wrong
 
 
@@ -139,5 +250,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     counts, wrong = fuzz(asked.cases, asked.seed)
-    print(*wrong, dict(counts), f"{len(wrong)} of {asked.cases} cases are wrong", sep="\n")
+    print(*wrong, sep="\n")
+    print(f"{asked.cases} cases: {counts['answered']} answered, {counts['refused']} refused in a sentence")
+    print(f"{counts['crashes']} crashes, {counts['hangs']} hangs above 10 s, {counts['silent drops']} silent drops")
+    print(f"peak memory {counts['MiB above the start']} MiB above the start, {counts['too large']} cases above 1 GiB")
     sys.exit(bool(wrong))

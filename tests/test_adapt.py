@@ -208,6 +208,16 @@ def test_new_words_are_one_token_each_and_lie_on_a_line_in_order(made):
     assert steps.norm() > 0 and text_training.add_words(made, ()).network.tokens.weight.shape == old.shape
 
 
+def test_a_word_that_is_a_token_already_keeps_its_embedding_and_moves_no_other(made):
+    old, piece = made.network.tokens.weight, made.tokenizer.bpe.token_to_id("liked")
+    more, without = (text_training.add_words(made, [["low", word, "high"]]) for word in ("liked", "middle"))
+    assert piece and len(more.tokenizer) == len(more.network.tokens.weight) == len(old) + 2
+    assert torch.equal(more.network.tokens.weight[: len(old)], old)
+    for word in ("low", "high"):
+        rows = (one.network.tokens.weight[one.tokenizer.ids(word)[0]] for one in (more, without))
+        torch.testing.assert_close(*rows)
+
+
 def test_an_example_ends_before_its_opinion_and_knows_training_events_alone(made):
     one = known(ratings())
     row = one.test[-1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -150,3 +151,11 @@ def test_generated_tables_and_requests_are_answered_or_refused(trained):
     counts, wrong = fuzz(300, model=trained)
     assert not wrong, "\n".join(wrong[:5])
     assert min(counts["answered"], counts["refused"]) > 30  # neither all good nor all odd
+
+
+def test_an_error_is_one_bounded_line_whatever_it_quotes():
+    said = str(InputError("title=\x1b[31m\n" + "x" * 50_000 + ": write it in full."))
+    assert (
+        len(said) < 1_000 and said.isprintable() and said.startswith("title= ") and said.endswith("write it in full.")
+    )
+    assert str(pickle.loads(pickle.dumps(InputError(said)))) == said

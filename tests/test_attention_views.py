@@ -72,11 +72,11 @@ def test_folded_and_long_records_are_drawn_without_names_that_cannot_be_read():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda r: r._replace(labels=r.labels[1:]), "needs weights of the shape"),
-        (lambda r: r._replace(weights=r.weights[0]), "needs weights of the shape"),
-        (lambda r: r._replace(types=["film", *r.types[1:]]), "8 types out of start, profile, .*types: film, history"),
-        (lambda r: r._replace(weights=r.weights * 2), "each row sums to 1"),
-        (lambda r: r._replace(weights=r.weights * np.nan), "each row sums to 1"),
+        (lambda r: r._replace(labels=r.labels[1:]), "weights .layers, heads, "),
+        (lambda r: r._replace(weights=r.weights[0]), "weights .layers, heads, "),
+        (lambda r: r._replace(types=["film", *r.types[1:]]), "8 types of start, profile, .*"),
+        (lambda r: r._replace(weights=r.weights * 2), "whose rows sum to 1"),
+        (lambda r: r._replace(weights=r.weights * np.nan), "whose rows sum to 1"),
     ],
 )
 def test_what_is_no_record_is_refused(wrong, said):
@@ -86,11 +86,11 @@ def test_what_is_no_record_is_refused(wrong, said):
 
 
 def test_a_layer_or_head_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(InputError, match="layer 4 is not there: take 1 to 3"):
+    with pytest.raises(InputError, match='layer="4" is unknown: take one of 0, 1, 2, 3'):
         figures.attention_map(record(), "x", layer=4)
-    with pytest.raises(InputError, match="head 7 is not there: take 1 to 2"):
+    with pytest.raises(InputError, match='head="7" is unknown: take one of 0, 1, 2'):
         figures.attention_map(record(), "x", head=7)
-    with pytest.raises(InputError, match="layer -1 is not there"):
+    with pytest.raises(InputError, match='layer="-1" is unknown'):
         figures.attention_map(record(), "x", "target", layer=-1)
 
 

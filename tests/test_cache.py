@@ -94,7 +94,7 @@ def test_what_computes_changes_the_keys_of_what_runs_it_and_no_others(package):
     assert changed("train", r"stands_for\.log\(\)", "2 * stands_for.log()") == trained | notebooks
     assert changed("train", r"1 - left\*\*3", "1 - left**2") == {"segments"}
     assert changed("evaluate.py", r"np.log2\(1 \+", "np.log2(2 +") == {"items", "SASRec"} | notebooks
-    assert changed("data", "PATCH = 28, 7", "PATCH = 28, 14") >= {"items", "images"}
+    assert changed("data", "PATCH = 7", "PATCH = 14") >= {"items", "images"}
     assert changed("view", "(?m)^import", "COLOUR = 1\nimport") == set()  # it shows
     assert changed("explain", "(?m)^import", "COLOUR = 1\nimport") == notebooks  # it does not train
     assert changed("data", r"os_cache\(", "os_cache(*") == notebooks  # it loads

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 
 import pytest
 
+import m6rec as package
 from m6rec import __main__ as cli
 
 
@@ -53,6 +55,18 @@ def test_help_lists_every_command(m6rec):
         assert f"\n  {command} " in said
 
 
+def test_help_and_version_load_no_torch_and_names_are_those_of_the_package():
+    code = "import sys; from m6rec.__main__ import app; app(sys.argv[1:], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
+    for words in (["--help"], ["sweep", "--help"], ["recommend", "--help"], ["--version"]):
+        said = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
+        assert said.splitlines()[-1] == "False"
+    package.evaluate = sys.modules["m6rec.evaluate"]  # as the import of a submodule does
+    assert callable(package.evaluate) and set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute evalute"):
+        package.evalute  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -60,11 +74,11 @@ def test_help_lists_every_command(m6rec):
         (["recommend", "--user", "1", "--history", "Fargo"], "give one of them"),
         (["recommend", "--user", "1", "--method", "magic"], 'method="magic" is unknown'),
         (["recommend", "--user", "1", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
-        (["recommend", "--user", "1", "--data", "ml-200k"], "'ml-200k' is unknown"),
+        (["recommend", "--user", "1", "--data", "ml-200k"], 'folder="ml-200k" is unknown: take one of bazaar'),
         (["run", "02_toy"], "01_toy"),
         (["run", "01_toy", "sed=1"], "no parameter 'sed'"),
-        (["run", "01_toy", "seed=one"], "seed is int"),
-        (["sweep", "01_toy", "seed=0,one"], "seed is int"),
+        (["run", "01_toy", "seed=one"], "seed='one' is of type str: give a whole number"),
+        (["sweep", "01_toy", "seed=0,one"], "seed='one' is of type str: give a whole number"),
         (["sweep", "notebooks/half.ipynb"], "cannot be read as a notebook"),
         (["sweep", "01_toy", "seed"], "'seed' is no parameter"),
         (["sweep", "01_toy", "seed=1", "--jobs", "0"], "jobs=0 is too small: take 1 or more"),
@@ -159,6 +173,4 @@ def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
 
 
 def test_it_says_its_version(m6rec):
-    import m6rec as package
-
     assert m6rec("--version")[:2] == (0, f"m6rec {package.__version__}\n")

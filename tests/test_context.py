@@ -184,12 +184,13 @@ def test_fields_and_declarations_survive_saving(tmp_path):
     [
         (lambda: Config(context_fusion="magic"), 'context_fusion="magic" is unknown: take one of attention'),
         (lambda: Config(derived_features=("weather",)), 'derived_features="weather" is unknown: take one of season'),
-        (lambda: Config(columns={"note": "poem"}), "note is declared 'poem': take one of categorical"),
+        (lambda: Config(columns={"note": "poem"}), 'column note="poem" is unknown: take one of categorical'),
         (lambda: small_model(columns={"mood": "text"}), "'mood' is no column of circles's own: it has age, gender"),
         (lambda: small_model(columns={"gender": "number"}), "gender is declared a number and holds none"),
         (lambda: small_model(columns={"gender": "time"}), "gender is no time"),
         (lambda: small_model(frames([0, 1, 2], n=["a b", "c d", "e f"]), columns={"n": "text"}), "no two texts of n"),
-        (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "item_id is missing"),
+        (lambda: small_model().extract_context(pd.DataFrame({"item": [500]})), "give one item_id"),
+        (lambda: small_model().extract_context(pd.DataFrame([[1, 2]], columns=["item_id"] * 2)), "give one item_id"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": 1}), "before the last event"),
         (lambda: small_model().extract_context(user=105, request={"timestamp": "soon"}), "request's timestamp is no"),
         (

@@ -90,6 +90,15 @@ def test_without_users_they_are_numbered_as_they_appear():
     assert data.users["user_id"].tolist() == [7, 8, 9] and data.profile_columns == []
 
 
+def test_of_interactions_alone_items_are_their_ids():
+    events = frames()["interactions"]
+    data, ids = d.Dataset.from_frames(None, None, events), [10, 20, 30, 50, 40]
+    assert data.items["item_id"].tolist() == ids and data.items["text"].tolist() == [*map(str, ids)]
+    assert data.item_codes(ids).tolist() == [*range(5)] and d.Dataset.validate(None, None, events).empty
+    with pytest.raises(InputError, match="interactions row 0, column 'item_id': 'nan' is no id"):
+        d.Dataset.from_frames(None, None, events.assign(item_id=events["item_id"].shift()))
+
+
 # --------------------------------------------------------------------------------------------------------- splits
 
 
@@ -296,3 +305,9 @@ def test_a_subset_keeps_whole_users_and_every_item():
 def test_the_repr_says_name_counts_and_period():
     counts = "3 users, 5 items, 10 events (10 % repeats: lists may hold what was seen)"
     assert repr(small()) == f"Dataset frames: {counts}, 1970-01-01 to 1970-01-01"
+    markup, raw = "<script>alert(1)</script>", frames()
+    raw["interactions"][markup] = 1
+    page = d.Dataset.from_frames(**raw, name=markup)._repr_html_()
+    assert "<script" not in page and "modalities: text" in page
+    for table, rows in (("items", 5), ("users", 3), ("events", 10)):
+        assert f"<th>{table}</th>\n      <td>{rows}</td>" in page

@@ -179,8 +179,8 @@ def fresh(folder: Path) -> str:
 
 
 @needs_backend
-def test_every_verb_recipe_task_and_notebook_on_a_second_device(tmp_path):
-    command, begun, names, failed = [sys.executable, __file__, str(tmp_path)], time.perf_counter(), set(), {}
+def test_every_verb_recipe_task_and_notebook_on_a_second_device(tmp_path, python):
+    command, begun, names, failed = [*python, __file__, tmp_path], time.perf_counter(), set(), {}
     done = subprocess.run(command, env=SECOND | {"M6REC_HOME": fresh(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     for stem in ("recipes", "verbs", "tasks", *(path.stem for path in NOTEBOOKS)):
@@ -209,11 +209,21 @@ def test_a_device_that_is_not_here_is_one_sentence(monkeypatch):
     monkeypatch.setenv("M6REC_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
     monkeypatch.setenv("M6REC_DEVICE", "toaster")
-    with pytest.raises(
-        InputError, match='device="toaster" was asked for, but PyTorch finds none here: unset M6REC_DEVICE'
-    ):
+    with pytest.raises(InputError, match=r"PyTorch finds none here: take .* or unset M6REC_DEVICE"):
         pick_device()
     assert pick_device("cpu") == torch.device("cpu")  # what a config names is not overridden
+
+
+def test_changed_defaults_of_pytorch_are_told_and_gradients_are_on_where_a_model_is_taught():
+    for change, back in ((torch.set_default_dtype, torch.float32), (torch.set_default_device, None)):
+        change(torch.float64 if back else "meta")
+        try:
+            with pytest.raises(InputError, match="set PyTorch's defaults back to float32 and cpu"):
+                small_model()
+        finally:
+            change(back)
+    with torch.no_grad():
+        assert len(small_model(pretrain_epochs=1).pretrain()) == 1
 
 
 def test_precision_is_picked_by_the_device(monkeypatch):

@@ -158,7 +158,7 @@ class Look:
             print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT", ""), flush=True)
             os._exit(0)
 sys.meta_path.insert(0, Look())
-import m6rec
+from m6rec import M6Rec
 """
 
 

@@ -250,7 +250,11 @@ def test_long_texts_and_endless_words_cost_what_is_read_of_them():
     assert tokenizer.tokens([text], 24)[0].tolist() == tokenizer.bpe.encode(text).ids[:24]
 
 
-def test_a_picture_of_a_large_mask_is_bounded():
+def test_a_picture_of_a_large_mask_or_of_many_rows_is_bounded():
+    many = {f"method {i}": Interval(i, i - 1, i + 1, 9, 1) for i in range(300)}
+    picture = figures.comparison(many, "")
+    assert picture.data.index[0] == picture.figure.axes[0].get_yticklabels()[-1].get_text() == "method 299"
+    assert len(picture.figure.axes[0].get_yticks()) == figures.MAX_NAMES and len(picture.data) == 300
     assert max(figures.mask_map({"mask": np.eye(300, dtype=bool)}, range(300), "").figure.get_size_inches()) <= 40
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -184,8 +186,22 @@ def test_a_catalogue_that_has_grown_is_saved_and_loaded(trained, tmp_path):
         for method in ("generated", "dense"):
             wanted = grown.recommend(105, k=31, method=method, seen=True)
             pd.testing.assert_frame_equal(loaded.recommend(105, k=31, method=method, seen=True), wanted)
-    with pytest.raises(InputError, match="was trained on other data"):
+    with pytest.raises(InputError, match=r"was trained on other data than .*: pass data="):
         M6Rec.from_pretrained(folder, trained.data.with_items(new.assign(title="other")))
+
+
+def test_cells_of_any_type_are_saved_with_a_catalogue_that_has_grown(trained, tmp_path):
+    more = {
+        "item_id": [uuid.uuid4(), uuid.uuid4()],
+        "price": [1 / 3, None],
+        "when": pd.to_datetime(["2024-02-01", None]),
+    }
+    grown = trained.with_items({**more, "own": [np.arange(2), Decimal("1.10")], "gone": [None, None]})
+    folder = grown.save_pretrained(tmp_path / "grown")
+    loaded = M6Rec.from_pretrained(folder, trained.data)
+    assert loaded.data.fingerprint == grown.data.fingerprint and "NaN" not in (folder / "config.json").read_text()
+    one, other = map(str, more["item_id"])
+    assert other in loaded.similar(one, 31)["item_id"].tolist()
 
 
 def test_a_model_of_everything_trains_the_epochs_that_validated_best_and_every_event(trained):
@@ -223,6 +239,9 @@ def test_new_events_are_history_at_once_and_teach_unless_the_last_events_are_pre
         grown.update(new.drop(columns="timestamp"))
     with pytest.raises(InputError, match="row 1, column 'item_id': '999' is not in items"):
         grown.update(new.assign(item_id=[501, 999, 501, 501, 501]))
+    grown.config = replace(grown.config, validate_every=5)
+    rows = grown.update(new, epochs=2).stages["update"]
+    assert [row.validation is None for row in rows] == [False, True, False]
 
 
 def test_an_update_that_makes_predictions_worse_leaves_the_weights_and_says_so(trained, monkeypatch):

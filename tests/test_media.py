@@ -249,6 +249,24 @@ def test_patches_are_cut_and_joined_again():
     assert np.array_equal(sound.unpatch(cut), mels)
 
 
+def test_size_colour_and_seconds_are_those_that_were_asked_for():
+    one = image.decode(picture(np.tile(np.array([200, 30, 90]), (60, 30, 1))), 56, colour=True)
+    assert one.shape == (56, 56, 3) and not one[:, :14].any()
+    assert np.allclose(one[:, 14:42] * 255, [200, 30, 90])
+    half = picture(np.tile(np.array([200, 100, 50, 51]), (7, 7, 1)))  # a fifth of it is seen
+    assert np.allclose(image.decode(half, 14, colour=True) * 255, [40, 20, 10], atol=1)
+    images = np.random.default_rng(0).random((9, 14, 14, 3), np.float32) * np.array([1, 0, 1], np.float32)
+    cut = image.patches(images)
+    assert cut.shape == (9, *image.shape(14, True)) == (9, 4, 147) and np.array_equal(image.unpatch(cut), images)
+    out = image.augment(images, np.random.default_rng(0))
+    assert out.shape == images.shape and out[..., [0, 2]].any() and not out[..., 1].any()
+    wave = sound.decode(recording(tone(5)), 3.0)
+    mel = sound.log_mel(wave[None])
+    assert len(wave) == 23 * 1024 and np.abs(wave[-100:]).max() > 0.4
+    assert sound.patches(mel).shape == (1, *sound.shape(3.0)) and np.array_equal(sound.unpatch(sound.patches(mel)), mel)
+    assert sound.augment(mel, np.random.default_rng(0)).shape == mel.shape
+
+
 def test_augmented_photographs_are_moved_mirrored_and_brightened_a_little():
     dot = np.zeros((200, 28, 28), np.float32)
     dot[:, 10, 12] = 0.5

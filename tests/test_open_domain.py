@@ -176,11 +176,26 @@ def test_a_model_of_three_senses_is_loaded_as_it_was(model, tmp_path):
     torch.testing.assert_close(loaded.item_vectors(), model.item_vectors(), rtol=0, atol=0)
 
 
+def test_photographs_and_recordings_are_read_in_the_size_of_the_config(model, tmp_path):
+    sizes = {"image_size": 14, "colour": True, "sound_seconds": 2.0}
+    sized = m6rec.M6Rec(model.all, "small", **{**CONFIG, **sizes, "item_epochs": 1, "pretrain_epochs": 0})
+    sized.pretrain()
+    assert sized.features.image.shape[1:] == (4, 147) and sized.features.sound.shape[1:] == (16, 128)
+    loaded = m6rec.M6Rec.from_pretrained(sized.save_pretrained(tmp_path / "m"), model.all)
+    torch.testing.assert_close(loaded.item_vectors([NEW]), sized.item_vectors([NEW]), rtol=0, atol=0)
+    with pytest.raises(InputError, match="image_size=30 cannot be split into patches of 7 × 7 pixels: take a multiple"):
+        m6rec.Config(image_size=30)
+
+
 def test_a_modality_that_is_not_read_is_not_there(model):
     deaf = m6rec.M6Rec(model.data, "small", **{**CONFIG, "modalities": ("text", "image")})
     assert not deaf.features.present[:, 2].any() and deaf.features.present[:, 1].any()
     with pytest.raises(InputError, match="item_epochs needs something to teach"):
         m6rec.M6Rec(model.data, "small", **{**CONFIG, "item_epochs": 1, "modalities": ()}).pretrain()
+    with pytest.raises(InputError, match="item_epochs needs something to teach"):
+        m6rec.M6Rec(
+            small_data(), "small", **{**CONFIG, "item_epochs": 1, "infill_weight": 0.0}
+        ).pretrain()  # texts alone
 
 
 def test_without_ids_contents_learn_to_predict_where_items_would_start(model):

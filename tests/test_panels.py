@@ -140,7 +140,7 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
     for values, said in (
         ({"view": "rollout", "layer": 9}, "layer=9 is not there: take one of 0, 1, 2"),
         ({"head": "2; DROP"}, "is not there"),
-        ({"depth": 1}, "HeadsAndLayers has no control 'depth': it has view, layer, head"),
+        ({"depth": 1}, 'control="depth" is unknown: take one of view, layer, head'),
     ):
         with pytest.raises(InputError, match=said):
             panel.goto(**values)
@@ -149,7 +149,7 @@ def test_what_is_not_there_is_refused_and_nothing_moves(trained):
     before = asking.values
     with pytest.raises(InputError, match="hour=99"):
         asking.goto(hour=99)
-    with pytest.raises(InputError, match="no control 'mask_smell'"):
+    with pytest.raises(InputError, match='control="mask_smell" is unknown'):
         asking.goto(mask_smell=True)
     with pytest.raises(InputError, match="mask_text='yes' is not there: take a value of its type"):
         asking.goto(mask_text="yes")

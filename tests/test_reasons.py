@@ -47,6 +47,7 @@ def test_sentences_read_like_sentences():
     gap, device = Cause("gap < 20 s", "request", 9), Cause("device phone", "request", 9)
     say = words._sentence
     assert say([film, other, hour], 0.9) == "Because you chose Fargo (1996) and Heat (1995), and it is 21 h."
+    assert say([film, film, hour], 0.9) == "Because you chose Fargo (1996), and it is 21 h."  # bought twice
     assert say([age], 0.9) == "Because your age is ≥ 44 and < 50."
     assert say([gap, device], 0.9) == "Because your last choice was < 20 s ago, and the device is phone."
     assert say([film], 0.1) == "Not enough evidence: no few causes stand out (the strongest cover 10%)."

@@ -14,6 +14,7 @@ from m6rec.config import InputError
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
        "date": "2026-11-29", "scale": "full"}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("warm")
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 

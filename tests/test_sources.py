@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
+import shutil
 import socket
 import threading
 from functools import partial
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pooch
 import pytest
+from faults import at_operation, fail
 
 import m6rec.data as d
 from m6rec.config import InputError
@@ -142,8 +146,24 @@ def test_a_cache_that_cannot_be_made_is_told(tiny, tmp_path, monkeypatch):
     tiny(closed_port())
     (tmp_path / "file").touch()
     monkeypatch.setenv("M6REC_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"tiny cannot be made .*set M6REC_HOME to a folder of your own"):
+    with pytest.raises(InputError, match=r"tiny cannot be written .*M6REC_HOME"):
         d.load("tiny")
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing_in_the_way(web, cache, tiny, tmp_path):
+    tiny(web.address)
+    met, number = True, 0
+    while met:
+        with at_operation(number, tmp_path, partial(fail, (errno.ENOSPC, errno.EROFS)[number % 2])) as fails:
+            try:
+                sources.files("tiny")
+            except InputError as error:
+                assert re.fullmatch(r".*tiny cannot be written \(.*free space, or .*M6REC_HOME.*", str(error))
+        met, number = fails(), number + 1
+        assert {path.name for path in cache.glob("*") if path.stat().st_size} <= {"Beauty.txt"}
+        assert (sources.files("tiny") / "Beauty.txt").read_bytes() == CONTENT
+        shutil.rmtree(cache)
+    assert number > 4
 
 
 def test_the_mirror_saves_the_way_and_is_checked_like_any_other(cache, tiny, tmp_path, monkeypatch):
@@ -199,7 +219,9 @@ def test_when_no_route_works_one_sentence_says_why_and_what_to_do(cache, tiny):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="'ml-1oom' is unknown; use 'bazaar', 'ml-100k', 'ml-1m', 'amazon-beauty'"):
+    with pytest.raises(
+        InputError, match='folder="ml-1oom" is unknown: take one of bazaar, ml-100k, ml-1m, amazon-beauty'
+    ):
         d.load("ml-1oom")
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +13,13 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from faults import die, forked
 
+from m6rec.cache import locked
 from m6rec.config import InputError
 from m6rec.recommender import scale
 from m6rec.record import code_hash
-from m6rec.runs.execute import best, plan, sweep
+from m6rec.runs.execute import best, finished, plan, sweep
 
 PARAMETERS = 'seed = 0  # a seed\nwidth = 32\nrate = 0.5\nkind = "plain"  # plain | fancy\nlayers = [1, 2]'
 # The toy leaves a file for each time that it ran, fails where a file of that name asks for it, and may take its time.
@@ -57,9 +58,17 @@ def quietly(toy: Path, grid: dict, **options):
     return sweep(toy, grid, toy.parent / "out", **options)
 
 
-def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy):
+def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(toy, warm):
     (toy.parent / "fail-64-1").touch()
     grid, out = {"width": "32,64", "seed": "0,1"}, toy.parent / "out"
+
+    def killed() -> None:
+        with locked(out / "results.csv"):
+            die()
+
+    if hasattr(os, "fork"):
+        forked(killed)
+        assert list(out.glob(".*"))  # the lock of a killed sweep holds nobody up
     first = quietly(toy, grid, jobs=2)
     runs = out / code_hash(toy)
     assert list(first.values()).count("finished") == 3
@@ -70,9 +79,10 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
     assert f"threads {shared}" in (runs / "seed=0,width=32" / "toy.log").read_text()
 
     (toy.parent / "fail-64-1").unlink()
-    second = quietly(toy, grid)
-    assert second == dict.fromkeys(first, "finished before") | {runs / "seed=1,width=64": "finished"}
-    assert ran(toy) == 5 and ran(toy, "64-1") == 2
+    (runs / "seed=0,width=64" / "done.json").write_text('{"width"')  # damaged
+    second, anew = quietly(toy, grid, jobs=2), (runs / "seed=0,width=64", runs / "seed=1,width=64")
+    assert second == dict.fromkeys(first, "finished before") | dict.fromkeys(anew, "finished")
+    assert ran(toy) == 6 and ran(toy, "64-1") == 2 and not list(out.glob(".*"))
 
     table = pd.read_csv(out / "results.csv")
     assert table[["width", "seed", "toy.sum"]].values.tolist() == [[32, 0, 32], [64, 0, 64], [32, 1, 33], [64, 1, 65]]
@@ -92,9 +102,9 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
-        ({"seed": "0", "width": "32,wide"}, "width is int.*'wide'"),
-        ({"rate": "0.1,fast"}, "rate is float"),
-        ({"kind": "plain,odd"}, r"kind is one of plain \| fancy"),
+        ({"seed": "0", "width": "32,wide"}, "width='wide' is of type str: give a whole number"),
+        ({"rate": "0.1,fast"}, "rate='fast' is of type str: give a finite number"),
+        ({"kind": "plain,odd"}, r"kind=\"odd\" is unknown: take one of plain, fancy"),
         ({"wdth": "32"}, "no parameter 'wdth'.*did you mean width.*seed=0"),
         ({"width": "32,"}, "leaves a value empty"),
     ],
@@ -120,12 +130,12 @@ def test_any_setting_of_the_models_is_swept_and_only_where_the_notebook_makes_th
     toy.write_text(toy.read_text().replace('\\"as asked\\"', '\\"as asked\\"  # size.model(data)'))
     runs = plan(toy, {"preset": "tiny,small", "config.dropout": "0.1,0", "config.modalities": "['text']"}, Path("out"))
     assert len(runs) == 4 and {run["config.dropout"] for run in runs.values()} == {0.1, 0.0}
-    assert all(run["config.modalities"] == ("text",) for run in runs.values())
+    assert all(run["config.modalities"] == ["text"] for run in runs.values())
     for grid, words in (
         ({"config.width": "33"}, "did you mean width"),  # the notebook's own parameter
         ({"config.heads": "3"}, "cannot be split into heads=3"),
         ({"config.dropot": "0.1"}, r"did you mean config.dropout"),
-        ({"config.dropout": "2"}, "0 <= dropout < 1"),
+        ({"config.dropout": "2"}, "dropout=2.0 is outside its range: take 0 to 0.9999"),
         ({"preset": "huge"}, "huge"),
     ):
         with pytest.raises(InputError, match=words):
@@ -151,11 +161,30 @@ def test_values_that_look_alike_in_a_folder_name_stay_apart(toy):
     assert len(long) == 2 and all(len(folder.name) < 200 for folder in long)
 
 
+def test_a_second_sweep_in_a_folder_and_a_table_of_somebody_else_are_refused_at_once(toy):
+    out = toy.parent / "out"
+    with locked(out / "results.csv"), pytest.raises(InputError, match=r"another process writes .*results.csv: wait"):
+        quietly(toy, {"seed": "0"})
+    (out / "results.csv").write_text("mine\n1\n")
+    with pytest.raises(InputError, match=r"results.csv is no table of a sweep: name another folder"):
+        quietly(toy, {"seed": "0"})
+    assert ran(toy) == 0 and (out / "results.csv").read_text() == "mine\n1\n" and not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("row", ["", "[", "3", "[]", "{}", '{"code_hash": "of other code"}', "\udcff", None])
+def test_a_damaged_row_is_no_finished_run(tmp_path, row):
+    if row is not None:
+        (tmp_path / "done.json").write_text(row, encoding="utf-8", errors="surrogateescape")
+    assert finished(tmp_path) is None
+    (tmp_path / "done.json").write_text(json.dumps({"seed": 1, "code_hash": tmp_path.parent.name}))
+    assert finished(tmp_path)["seed"] == 1
+
+
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
-def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send):
+def test_ctrl_c_or_a_schedulers_signal_ends_every_process_and_keeps_what_was_finished(toy, send, python):
     out, orders = toy.parent / "out", toy.parent
     (orders / "wait-32-1").touch()
-    command = [sys.executable, "-m", "m6rec", "sweep", str(toy), "seed=0,1,2", "--out", str(out)]
+    command = [*python, "-m", "m6rec", "sweep", toy, "seed=0,1,2", "--out", out]
     started: list[psutil.Process] = []
     with subprocess.Popen(
         command,

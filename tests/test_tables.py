@@ -107,7 +107,7 @@ def test_an_iterator_is_read_once_and_keeps_its_new_items(model):
 
 @pytest.mark.parametrize("bad", ["Film 1", b"1", 3, torch.tensor(1), {1, 2}, {"a": [1]}, pa.array([[1]]), [None]])
 def test_a_history_without_order_or_ids_is_told(model, bad):
-    with pytest.raises(InputError, match=r"give a list|item_id is missing|is not in the catalogue|each column"):
+    with pytest.raises(InputError, match=r"give a list|give one item_id|is not in the catalogue|each column"):
         model.person(history=bad)
 
 
@@ -206,6 +206,20 @@ def test_a_time_in_any_form_is_utc_seconds(form, dtype):
 def test_zeros_decide_no_unit_and_what_is_no_time_in_any_unit_stays_so():
     assert seconds(pd.Series([0, START * 1000])).tolist() == [0, START]
     assert seconds(pd.Series([1e300]))[0] > 1e200
+
+
+@pytest.mark.parametrize("form", [int, float, str])
+def test_whole_numbers_that_are_dates_are_no_seconds(form):
+    def times(*numbers):
+        return seconds(pd.Series([None if n is None else form(n) for n in numbers])).tolist()
+
+    assert times(20240131, 20240201) == [1706659200, 1706745600]
+    assert times(202401312359, 202402010000) == [1706745540, 1706745600]
+    assert times(20240131235958, 20240201000000) == [1706745598, 1706745600]
+    assert times(20240131, 86400) == [20240131, 86400]  # seconds
+    np.testing.assert_equal(times(20240131, 20240230, None), [1706659200, np.nan, np.nan])
+    with pytest.raises(InputError, match=r"row 1, column 'timestamp': '20240230.* is no time; give UTC seconds or"):
+        d.Dataset.from_frames(**changed("interactions", timestamp=[form(20240229), form(20240230)] * 15))
 
 
 def test_days_are_their_midnights_and_milliseconds_among_seconds_are_refused():
@@ -331,6 +345,8 @@ def test_vectors_of_a_frozen_encoder_are_a_modality_of_known_and_new_items():
     fresh = model.item_vectors([new, {**new, "image": vectors[0]}, {**new, "image": -vectors[0]}])[-3:]
     torch.testing.assert_close(fresh[0], fresh[1])
     assert (fresh[0] - fresh[2]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="has nothing to see: give a title, text, image or sound"):
+        model.item_vectors([{"image": ""}])
     assert model.with_items({"item_id": [77], "image": [vectors[3].tolist()]}).features.present[-1, 1]
     with pytest.warns(UserWarning, match="is no vector of 5 finite numbers"):
         assert not model.with_items({"item_id": [77], "title": "x", "image": [[1.0, 2.0]]}).features.present[-1, 1]

@@ -253,7 +253,7 @@ def test_a_half_written_checkpoint_is_never_left_behind(trained, tmp_path, monke
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(cache, "save_file", full_disk)
+    monkeypatch.setattr(cache, "save", full_disk)
     with pytest.raises(InputError, match=r"model cannot be written \(no space"):
         trained.save_pretrained(folder)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
@@ -291,6 +291,9 @@ def test_a_model_is_saved_over_an_older_one_and_nothing_beside_it_goes(trained, 
     (tmp_path / "plain").mkdir()
     mode = trained.save_pretrained(tmp_path / "new" / "model").stat().st_mode
     assert mode == (tmp_path / "plain").stat().st_mode  # a colleague can read it
+    (tmp_path / "plain" / "file").touch()
+    modes = {file.stat().st_mode for file in (tmp_path / "new" / "model").iterdir()}
+    assert modes == {(tmp_path / "plain" / "file").stat().st_mode}
 
 
 def test_the_items_own_training_is_kept_under_the_name_that_was_given(tmp_path):

@@ -1,4 +1,4 @@
-"""Profile, history and request as codes (the source document's section 3.3.1).
+"""Profile, history and request as codes.
 
 Code 0 means absent and is masked. What is derived for an event, stored or requested now, comes from those before it and
 its own time."""

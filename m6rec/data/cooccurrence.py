@@ -49,8 +49,7 @@ def neighbourhood(data: Dataset, split: Split, share: float) -> tuple[torch.Tens
 def spectral(data: Dataset, split: Split, width: int) -> np.ndarray:
     """(N, width) vectors whose products approximate co-occurrence / both items' sums ^ COMMON; standard deviation 1.
 
-    Those nearest to a history's mean rank nearly as well as `baselines.CoOccurrence`. Items without co-occurrence have
-    zeros, and so have channels beyond the number of items."""
+    Items without co-occurrence have zeros, and so have channels beyond the number of items."""
     counts, vectors = scaled(_symmetric(data, split), COMMON, COMMON), np.zeros((data.n_items, width), np.float32)
     if counts.nnz:
         rank = min(width, data.n_items - 1)

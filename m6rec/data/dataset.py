@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -61,16 +62,16 @@ class Dataset:
 
     @classmethod
     def from_frames(
-        cls, items: Frame, users: Frame | None, interactions: Frame,
+        cls, items: Frame | None, users: Frame | None, interactions: Frame,
         media: str | Path | None = None, *, name: str = "frames",
     ) -> "Dataset":  # fmt: skip
         """Check raw frames and give them codes.
 
-        A table is a frame of pandas or polars, or what `tables.as_frame` takes. items: item_id, optionally title
-        (default: the id), text (default: the title), image and sound (names of files in `media`, a folder or .zip file;
-        or vectors of one length, see `features.direction`; or empty) and extras. users: user_id and profile columns;
-        None: those of `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of
-        equal times, or without the column, the row order rules), action, value (default 1.0) and context columns.
+        A table is whatever `tables.as_frame` takes. items: item_id, optionally title (default: the id), text (default:
+        the title), image and sound (names of files in `media`, a folder or .zip file; or vectors of one length, see
+        `features.direction`; or empty) and extras. users: user_id and profile columns. Either may be None: the ids of
+        `interactions`. interactions: user_id, item_id, optionally timestamp (see `tables.seconds`; of equal times, or
+        without the column, the row order rules), action, value (default 1.0) and context columns.
         InputError names the first problem's table, row, column and fix, a UserWarning what is probably not meant;
         `validate` finds all."""
         media = Media(media) if media else None
@@ -83,17 +84,17 @@ class Dataset:
     def from_folder(cls, folder: str | Path, *, name: str | None = None) -> "Dataset":
         """items, users (optional) and interactions as in `from_frames`, each a .csv or .parquet of one folder.
 
-        Images and sounds are names in media.zip, in media/ or in the folder itself: where most of them are."""
+        Images and sounds are in media.zip, in media/ or in the folder itself: where most of them are."""
         return cls.from_frames(*read_folder(folder), name=name or Path(folder).resolve().name)
 
     @staticmethod
     def validate(
-        items: Frame | str | Path, users: Frame | None = None, interactions: Frame | None = None,
+        items: Frame | str | Path | None, users: Frame | None = None, interactions: Frame | None = None,
         media: str | Path | None = None,
     ) -> Frame:  # fmt: skip
         """All problems of frames or a folder: table, row (from 0), column, problem, fix.
 
-        Every image and sound is decoded. A table that cannot be used at all ends the list."""
+        Every image and sound is decoded. A table that is of no use ends the list."""
         report = Report(strict=False)
         try:
             folder = isinstance(items, (str, Path))
@@ -104,21 +105,10 @@ class Dataset:
         types = {"table": "str", "row": "Int64", "column": "str", "problem": "str", "fix": "str"}
         return Frame(report.rows, columns=list(types), dtype=object).astype(types)
 
-    @property
-    def n_items(self) -> int:
-        return len(self.items)
-
-    @property
-    def n_users(self) -> int:
-        return len(self.users)
-
-    @property
-    def n_events(self) -> int:
-        return len(self.events)
-
-    @property
-    def profile_columns(self) -> list[str]:
-        return list(self.users.columns.drop("user_id"))
+    n_items = property(lambda self: len(self.items))
+    n_users = property(lambda self: len(self.users))
+    n_events = property(lambda self: len(self.events))
+    profile_columns = property(lambda self: [*self.users.columns.drop("user_id")])
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -145,7 +135,7 @@ class Dataset:
 
     @cached_property
     def _spellings(self) -> dict[str, list[int]]:
-        """Title, whole or without its year or with its article in front, -> codes, the most frequent item's first."""
+        """Title, whole, without its year or with its article in front, -> codes, the most frequent first."""
         found, n_events = {}, np.bincount(self.events["item"], minlength=self.n_items)
         for code in np.argsort(-n_events, kind="stable").tolist():
             whole = _plain(self.items["title"].iloc[code])
@@ -163,10 +153,7 @@ class Dataset:
         return self._codes("item", raw_ids)
 
     def _codes(self, word: str, raw_ids: Iterable) -> Array:
-        one = (
-            isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable) or getattr(raw_ids, "shape", 1) == ()
-        )
-        known, wanted = self._ids[word], list(map(text, [raw_ids] if one else raw_ids))
+        known, wanted = self._ids[word], [*map(text, raw_ids if pd.api.types.is_list_like(raw_ids) else [raw_ids])]
         if (unknown := next((raw for raw in wanted if raw not in known), None)) is not None:
             near = ", ".join(nearest(unknown, known))
             raise InputError(f"{word} {unknown!r} is not in {self.name}; the nearest known ids are {near}.")
@@ -196,8 +183,8 @@ class Dataset:
         InputError for a text that is one item's id and another's title; in a table it is the id."""
         history, known, codes, new = listed(history), self._ids["item"], [], count(self.n_items)
         if in_table := isinstance(history, Frame):
-            if "item_id" not in history:
-                raise InputError(f"the history has the columns {', '.join(map(str, history))}: item_id is missing.")
+            if [*history].count("item_id") != 1:
+                raise InputError(f"the history has the columns {', '.join(map(str, history))}: give one item_id.")
             history = history["item_id"]
         for item in history:
             if isinstance(item, Mapping) and not in_table:
@@ -259,7 +246,7 @@ class Dataset:
         report.tell()
         if taken := [raw for raw in texts(new["item_id"]) if raw in self._ids["item"]]:
             raise InputError(f"item {taken[0]!r} is in {self.name} already; give new items ids of their own.")
-        return self._with(items=pd.concat([self.items, new]))
+        return self._with(items=pd.concat([self.items, new.dropna(axis=1, how="all")]))
 
     def with_events(self, interactions: Frame) -> "Dataset":
         """More events of known items, as in `from_frames`. New users have no profile."""
@@ -316,6 +303,11 @@ class Dataset:
             return f"Dataset {self.name}: {counts}, untimed"
         first, last = (f"{pd.Timestamp(t, unit='s'):%Y-%m-%d}" for t in self.events["timestamp"].agg(["min", "max"]))
         return f"Dataset {self.name}: {counts}, {first} to {last}"
+
+    def _repr_html_(self) -> str:
+        tables = {name: (len(one), ", ".join(one)) for name, one in vars(self).items() if isinstance(one, Frame)}
+        head = escape(f"{self}; modalities: {', '.join(self.modalities)}")
+        return f"<p>{head}</p>{Frame(tables, ['rows', 'columns']).T.to_html()}"
 
 
 class Targets:

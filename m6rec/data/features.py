@@ -1,4 +1,4 @@
-"""From raw content to numbers: the source document's step `preprocess` (section 3.2.1)."""
+"""From raw content to numbers."""
 
 import hashlib
 import unicodedata
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from m6rec.cache import key, load_tensors, save_tensors, whole
-from m6rec.config import MODALITIES, Array, InputError, choose
+from m6rec.config import MODALITIES, Array, Frame, InputError, choose
 from m6rec.data import image, sound
 from m6rec.data.text import PAD, Tokenizer
 
@@ -24,7 +24,7 @@ MEDIA_LIMIT = 64 * 2**20  # bytes of one file
 
 
 class MediaWarning(UserWarning):
-    """Photographs or recordings that cannot be used; their items go on without them."""
+    """Files that cannot be used; their items go on without them."""
 
 
 class Media:
@@ -72,7 +72,7 @@ class Media:
         return written if not path.is_file() and written.is_file() else path
 
     def fingerprint(self, names: Iterable[str]) -> str:
-        """SHA-256 over names and contents, the same for a folder and its zip; a missing file counts."""
+        """SHA-256 over names and contents; a missing file counts."""
         digest = hashlib.sha256()
         for name in sorted(set(names)):
             content = b"missing"
@@ -105,7 +105,7 @@ def shown(value: object) -> str:
 
 class Features(NamedTuple):
     text: Array  # (N, L) int64 token ids, 0 = padding
-    image: Array  # (N, 16, 49) float32, zeros where absent; of V-dimensional vectors (N, 1, V)
+    image: Array  # (N, 16, 49) float32 by default, 0 where absent; (N, 1, V) of V-dimensional vectors
     sound: Array  # (N, 8, 128), likewise
     present: Array  # (N, 3) bool, in the order MODALITIES
 
@@ -125,20 +125,20 @@ class Features(NamedTuple):
 
 
 def preprocess(
-    items: pd.DataFrame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
-    like: Features | None = None,
+    items: Frame, media: Media | None, tokenizer: Tokenizer, length: int, cache: Path | None = None,
+    like: Features | None = None, sizes: Mapping[str, tuple] = {},
 ) -> Features:  # fmt: skip
     """Token ids, `length` a text, and patches.
 
-    items: column `text`, optionally `image` and `sound`, each a name in `media`, bytes, a Path or a vector (see
-    `direction`). cache: folder for patches. like: contents whose shapes these take. What is damaged or missing is
-    absent; a MediaWarning names three."""
+    items: column `text`, optionally `image` and `sound`: a name in `media`, bytes, a Path or a vector, see
+    `direction`. cache: folder for patches. like: contents whose shapes these take. sizes: of image and sound, see
+    their `decode`. What is damaged or missing is absent; a MediaWarning names three."""
     ids, problems = tokenizer.tokens(items["text"], length), []
     parts, present = [ids], [(ids != PAD).any(1)]
     for name, module in FILE_MODALITIES.items():
-        hashes, sources = {}, {}  # row -> content -> a source: each content is decoded once
+        hashes, sources, size = {}, {}, sizes.get(name, ())  # row -> content -> a source: each is decoded once
         cells = given(items.get(name, ())).dropna()
-        shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.PATCHES)
+        shape = next(((1, len(cell)) for cell in cells if is_vector(cell)), module.shape(*size))
         shape = shape if like is None else getattr(like, name).shape[1:]
         patches, there = np.zeros((len(items), *shape), np.float32), np.zeros(len(items), bool)
         for row, source in cells.items():
@@ -150,7 +150,21 @@ def preprocess(
                 sources[hashes[row]] = source
             except InputError as error:
                 problems.append(str(error))
-        good = _patches(name, sources, media, cache, problems)
+        path = cache and Path(cache) / f"{name}-{key(size, *sorted(sources), code=(module,))}.safetensors"
+        good, new = {}, {}  # by content
+        with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
+            good = load_tensors(path)[0] if path else {}
+        for content in sorted(sources.keys() - good.keys()):
+            try:
+                new[content] = decoded(name, sources[content], media, *size)
+            except InputError as error:
+                problems.append(str(error))
+        if new:
+            good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
+            with suppress(InputError):  # a full disk costs time, not the result
+                if path:
+                    with whole(path) as part:
+                        save_tensors(good, part)
         for row, content in hashes.items():
             if content in good:
                 patches[row], there[row] = good[content], True
@@ -161,28 +175,6 @@ def preprocess(
         said = f"files of the items that cannot be used count as absent ({len(problems):,}): {first}"
         warnings.warn(said, MediaWarning, 2)
     return Features(*parts, np.stack(present, 1))
-
-
-def _patches(
-    name: str, sources: dict[str, object], media: Media | None, cache: Path | None, problems: list[str]
-) -> dict[str, Array]:
-    """Content -> source into content -> patches, which the cache keeps."""
-    module, good, new = FILE_MODALITIES[name], {}, {}
-    path = cache and Path(cache) / f"{name}-{key(*sorted(sources), code=(module,))}.safetensors"
-    with suppress(OSError, SafetensorError, ValueError):  # none yet, or a damaged one
-        good = load_tensors(path)[0] if path else {}
-    for content in sorted(sources.keys() - good.keys()):
-        try:
-            new[content] = decoded(name, sources[content], media)
-        except InputError as error:
-            problems.append(str(error))
-    if new:
-        good |= zip(new, module.preprocess(np.array([*new.values()])), strict=True)
-        with suppress(InputError):  # a full disk costs time, not the result
-            if path:
-                with whole(path) as part:
-                    save_tensors(good, part)
-    return good
 
 
 def is_vector(cell: object) -> bool:
@@ -217,20 +209,21 @@ def read(source: object, media: Media | None) -> bytes:
     return media.read(source)
 
 
-def decoded(modality: str, source: object, media: Media | None) -> Array:
-    """Pixels (28, 28) or samples (8192,); InputError begins with the source."""
+def decoded(modality: str, source: object, media: Media | None, *size: object) -> Array:
+    """Pixels or samples; InputError begins with the source."""
     raw = read(source, media)
     try:
-        return FILE_MODALITIES[modality].decode(raw)
+        return FILE_MODALITIES[modality].decode(raw, *size)
     except InputError as error:
         raise InputError(f"{shown(source)} {error}") from None
 
 
-def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+def table(items: Iterable[Mapping[str, object]]) -> Frame:
     """Dicts of items for `preprocess`; InputError for a file that cannot be used."""
     rows = []
     for item in items:
-        row = {m: Path(s) if isinstance(s, str) else s for m in FILE_MODALITIES if (s := item.get(m)) is not None}
+        cells = given(map(item.get, FILE_MODALITIES)).set_axis([*FILE_MODALITIES]).dropna()
+        row = {m: Path(s) if isinstance(s, str) else s for m, s in cells.items()}
         for modality, source in row.items():
             if not is_vector(source):
                 decoded(modality, source, None)
@@ -238,4 +231,4 @@ def table(items: Iterable[Mapping[str, object]]) -> pd.DataFrame:
         if all(value is None for value in row.values()):
             raise InputError(f"the item {item!r} has nothing to see: give a title, text, image or sound.")
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
+    return Frame(rows, dtype=object)

@@ -13,7 +13,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from m6rec.config import Array, InputError, Rng
+from m6rec.config import Array, Frame, InputError, Rng
 from m6rec.data.context import CORE_COLUMNS
 from m6rec.data.dataset import Dataset
 from m6rec.data.text import BOS, PAD, SOURCE_BOS, Prompt, Tokenizer, clean, pad
@@ -116,7 +116,7 @@ def domain(data: Dataset, events: Array | None = None) -> Domain:
     requests = np.full(len(table), "", object)
     if own and data.timed:
         time = table["timestamp"]
-        rows = pd.DataFrame({"hour": time % 86400 // 3600, "weekday": (time // 86400 + 3) % 7, **table[own]})
+        rows = Frame({"hour": time % 86400 // 3600, "weekday": (time // 86400 + 3) % 7, **table[own]})
         codes = rows.groupby(list(rows), sort=False, dropna=False, observed=True).ngroup().to_numpy()
         first = np.unique(codes, return_index=True)[1]
         requests = np.array([fields(row) for row in rows.iloc[first].to_dict("records")], object)[codes]
@@ -187,7 +187,7 @@ class Ratings:
         return known
 
     @cached_property
-    def numbers(self) -> pd.DataFrame:
+    def numbers(self) -> Frame:
         """(E, 5) the user's mean, others' mean of the item, their count, the user's genre and item similarity."""
         others, count, overall = self.item_means(self.value, self.user % FOLDS)
         start = self.data.offsets[self.user]
@@ -217,7 +217,7 @@ class Ratings:
             rated = np.where(weight > 0, residual[np.take_along_axis(past, top, 1)], 0)
             similar.append((weight * rated).sum(1) / (weight.sum(1) + 0.3))
         columns = (own, others, np.log1p(count), taste, np.concatenate(similar))
-        return pd.DataFrame(dict(zip(FEATURES, columns, strict=True)))
+        return Frame(dict(zip(FEATURES, columns, strict=True)))
 
     @cached_property
     def features(self) -> Array:

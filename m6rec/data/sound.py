@@ -1,4 +1,4 @@
-"""Recordings as a second at 8 kHz, a log-mel spectrogram and eight patches in time."""
+"""Recordings at 8 kHz as log-mel spectrograms, in patches of an eighth of a second."""
 
 import io
 
@@ -8,18 +8,21 @@ import soxr
 
 from m6rec.config import Array, InputError, Rng
 
-RATE, LENGTH = 8000, 8192  # samples a second, samples
+RATE = 8000  # samples a second
 LOOK = 10  # seconds
-FFT, HOP, MELS, FRAMES = 512, 256, 32, 32
+FFT, HOP, MELS = 512, 256, 32
 PATCH = 4  # frames
-PATCHES = (FRAMES // PATCH, PATCH * MELS)
 FLOOR, RANGE = -8.0, 10.0  # log10 of power
 
 
-def decode(raw: bytes) -> Array:
-    """A file's bytes -> (8192,) float32 mono at 8 kHz: 1.024 s from the first sample above 1 % of the peak, or zeros.
+def shape(seconds: float = 1.0) -> tuple[int, int]:
+    return max(2, round(seconds * RATE / HOP / PATCH)), PATCH * MELS
 
-    Mono is the channels' mean, or the loudest channel where they cancel each other; above full scale it is scaled down.
+
+def decode(raw: bytes, seconds: float = 1.0) -> Array:
+    """A file's bytes -> (P · 1024,) float32 mono at 8 kHz, from the first sample above 1 % of the peak, then zeros.
+
+    Mono is the channels' mean, or the loudest where they cancel out; above full scale it is scaled down.
     Only the first ten seconds are read. InputError if damaged, empty or silent."""
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
@@ -42,32 +45,32 @@ def decode(raw: bytes) -> Array:
     mono = mono / max(peak, 1)
     loud = np.abs(mono)
     start = int(np.argmax(loud > 0.01 * loud.max()))
-    piece = soxr.resample(mono[start : start + rate * LENGTH // RATE + 1], rate, RATE)[:LENGTH]
-    return np.pad(piece, (0, LENGTH - len(piece))).clip(-1, 1).astype(np.float32)
+    length = shape(seconds)[0] * PATCH * HOP
+    piece = soxr.resample(mono[start : start + rate * length // RATE + 1], rate, RATE)[:length]
+    return np.pad(piece, (0, length - len(piece))).clip(-1, 1).astype(np.float32)
 
 
 def log_mel(waves: Array) -> Array:
-    """(N, 8192) -> (N, 32, 32) float32, mel band × frame: log10 of power, from 0 (silence) to about 1 (full scale)."""
+    """(N, samples) -> (N, 32, frames) float32: log10 of power, from 0 (silence) to about 1 (full scale)."""
     import librosa  # takes a second
 
-    out = np.zeros((len(waves), MELS, FRAMES), dtype=np.float32)
+    out = np.zeros((len(waves), MELS, waves.shape[1] // HOP), dtype=np.float32)
     for first in range(0, len(waves), 256):  # a spectrum is thirty times as large as what is kept
         part = waves[first : first + 256]
         power = librosa.feature.melspectrogram(y=part, sr=RATE, n_fft=FFT, hop_length=HOP, n_mels=MELS)
-        out[first : first + 256] = np.log10(power[..., :FRAMES].clip(10**FLOOR)).clip(FLOOR) - FLOOR
+        out[first : first + 256] = np.log10(power[..., : out.shape[2]].clip(10**FLOOR)).clip(FLOOR) - FLOOR
     return out / RANGE
 
 
 def patches(mels: Array) -> Array:
-    """(N, 32, 32) -> (N, 8, 128): patches in time, in each frame by frame the 32 mels."""
-    cut = mels.reshape(len(mels), MELS, FRAMES // PATCH, PATCH)
-    return cut.transpose(0, 2, 3, 1).reshape(len(mels), *PATCHES)
+    """(N, 32, frames) -> (N, P, 128): patches in time, in each frame by frame the 32 mels."""
+    cut = mels.reshape(len(mels), MELS, -1, PATCH)
+    return cut.transpose(0, 2, 3, 1).reshape(len(mels), -1, PATCH * MELS)
 
 
 def unpatch(patches: Array) -> Array:
-    """(N, 8, 128) -> (N, 32, 32)."""
-    cut = patches.reshape(len(patches), FRAMES // PATCH, PATCH, MELS)
-    return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, FRAMES)
+    cut = patches.reshape(len(patches), -1, PATCH, MELS)
+    return cut.transpose(0, 3, 1, 2).reshape(len(patches), MELS, -1)
 
 
 def preprocess(waves: Array) -> Array:
@@ -75,7 +78,7 @@ def preprocess(waves: Array) -> Array:
 
 
 def augment(mels: Array, rng: Rng) -> Array:
-    """Up to 6 bands and 6 frames of each (N, 32, 32) are silenced (SpecAugment, arXiv 1904.08779)."""
+    """Up to 6 bands and 6 frames of each are silenced (SpecAugment, arXiv 1904.08779)."""
 
     def hidden(size):
         width = rng.integers(0, 7, (len(mels), 1))
@@ -83,4 +86,4 @@ def augment(mels: Array, rng: Rng) -> Array:
         place = np.arange(size)
         return (place >= start) & (place < start + width)
 
-    return np.where(hidden(MELS)[:, :, None] | hidden(FRAMES)[:, None, :], np.float32(0), mels)
+    return np.where(hidden(MELS)[:, :, None] | hidden(mels.shape[2])[:, None, :], np.float32(0), mels)

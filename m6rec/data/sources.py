@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,14 +14,15 @@ from pathlib import Path
 import pandas as pd
 import pooch
 
-from m6rec.config import InputError, typed
+from m6rec.cache import writing
+from m6rec.config import Frame, InputError, choose, typed
 from m6rec.data.dataset import YEAR, Dataset
 
 TIMEOUT = 5.0  # seconds
 PIP = "pip download --quiet --no-deps --only-binary=:all: --no-input --disable-pip-version-check --retries=1"
 
 
-def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[pd.DataFrame, ...]:
+def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, ...] = ()) -> tuple[Frame, ...]:
     """text: title without year | genres | year. A film without a year has 0.
 
     archives: file -> encoding, and name, separator and header of each table; the first that is there is read.
@@ -50,20 +52,20 @@ def movielens(folder: Path, archives: dict[str, list], occupations: tuple[str, .
     return items[["item_id"]].assign(**films), users[["user_id", "age", "gender", "occupation"]], ratings
 
 
-def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[pd.DataFrame, ...]:
+def sequences(folder: Path, file: str, attributes: str, noun: str) -> tuple[Frame, ...]:
     """Lines of a user's number, then items' in time order, as S3-Rec has Amazon 2014 and Last.fm.
 
     attributes: a JSON file of item -> attribute numbers, which become texts. noun: begins the titles."""
     rows = [list(map(int, line.split())) for line in (folder / file).read_text().splitlines()]
     pairs = [(user, item, "review") for user, *items in rows for item in items]
-    events = pd.DataFrame(pairs, columns=["user_id", "item_id", "action"])
-    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
+    events = Frame(pairs, columns=["user_id", "item_id", "action"])
+    items = Frame({"item_id": sorted(events["item_id"].unique())})
     lists, names = json.loads((folder / attributes).read_bytes()), items["item_id"].astype("str")
     texts = [" ".join(f"attribute{number}" for number in lists.get(name, [])) for name in names]
     return items.assign(title=f"{noun} " + names, text=texts), None, events
 
 
-def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[pd.DataFrame, ...]:
+def mind(folder: Path, archives: list[str], news: str, behaviors: str) -> tuple[Frame, ...]:
     """Microsoft News: title | category | subcategory, and the clicked news of each impression, times taken as UTC.
 
     Before them each user's first history (action "history"), in order, without times: MIND's first day."""
@@ -111,11 +113,9 @@ def shipped(name: str) -> Path:
 def load(name: str | Path) -> Dataset:
     """A data set: "bazaar", which comes with m6rec, a public one such as "ml-100k", fetched unless in the cache, or a
     folder of one's own: see `Dataset.from_folder`. InputError if it is unknown or cannot be had."""
-    if name not in SOURCES:
-        if Path(name).is_dir():
-            return Dataset.from_folder(name)
-        has = ", ".join(map(repr, SOURCES))
-        raise InputError(f"data set {str(name)!r} is unknown; use {has}, or name a folder of your own.")
+    if name not in SOURCES and os.path.isdir(name):
+        return Dataset.from_folder(name)
+    choose("data set or folder", str(name), SOURCES)
     source = SOURCES[name]
     if "shipped" in source:
         return Dataset.from_folder(shipped(source["shipped"]), name=name)
@@ -133,11 +133,9 @@ def files(name: str) -> Path:
     What is missing or damaged is fetched. A file gets its name with its hash alone."""
     source, folder, problems = SOURCES[name], home() / "data" / name, []
     mirror = Path(os.environ.get("M6REC_MIRROR") or folder.parent).expanduser() / name
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         here = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error}); set M6REC_HOME to a folder of your own.") from None
     pooch.get_logger().setLevel("WARNING")
     for route in sorted(source["routes"], key=lambda route: not route["files"].keys() <= here):
         try:
@@ -152,6 +150,9 @@ def files(name: str) -> Path:
         except ValueError:
             problems.append(f"{origin} is damaged (its SHA-256 is not {sha256[:12]}…)")
         except (OSError, subprocess.TimeoutExpired) as error:
+            if re.search(f"No space|quota|Read-only|denied: '{re.escape(str(folder))}", str(error)):
+                with writing(folder):
+                    raise
             reason = str(getattr(error.args[0], "reason", error) if error.args else error)
             problems.append(f"{origin} does not answer ({reason.rpartition('): ')[2]})")
     first, address = list(source["routes"][0]["files"]), source["routes"][0]["address"]

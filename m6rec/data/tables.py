@@ -3,7 +3,7 @@
 Problems name table, row (from 0, without the header), column and fix."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,14 +99,18 @@ def _read_table(folder: Path, table: str) -> Frame | None:
 
 
 def check(
-    items: object, users: object | None, events: object, media: Media | None, report: Report
+    items: object, users: object, events: object, media: Media | None, report: Report
 ) -> tuple[Frame, Frame, Frame, bool]:
-    """The good rows of items, users and events, these with codes for ids, and whether they have times."""
-    items = catalogue(items, media, report)
+    """The good rows, of events with codes for ids; and whether these have times."""
+    items = None if items is None else catalogue(items, media, report)
     users = None if users is None else _table(users, "users", ["user_id"], report)
     events = checked_events(events, items, users, report)
-    if users is None:
-        users = events.loc[~texts(events["user_id"]).duplicated(), ["user_id"]]
+
+    def alone(key):
+        return events.loc[~texts(events[key]).duplicated(), [key]]
+
+    users = alone("user_id") if users is None else users
+    items = catalogue(alone("item_id"), media, report) if items is None else items
     timed, new = "timestamp" in events.columns, {"timestamp": 0, "action": "event", "value": 1.0}
     new = {name: new[name] for name in new.keys() - {*events.columns}}
     for name, ids in (("user", users["user_id"]), ("item", items["item_id"])):
@@ -131,28 +135,13 @@ def catalogue(items: object, media: Media | None, report: Report) -> Frame:
         checks.append((written.rename(name), short, f"is longer than {LONGEST:,} characters; shorten it"))
     items = _front(report.good("items", items, *checks), "item_id", "title", "text")
     for name in items.columns.intersection(CATEGORIES):
-        items[name] = items[name].map(_categories, na_action="ignore").astype("str")
+        cells = items[name].map(lambda c: "|".join(map(text, c if pd.api.types.is_list_like(c) else [c])), "ignore")
+        items[name] = cells.astype("str")
     for name in items.columns.intersection(FILE_MODALITIES):
         items[name] = _files(items[name], media, report)
     if media and not any(items[name].notna().any() for name in items.columns.intersection(FILE_MODALITIES)):
         report.warn("items", "image", "names no file of the media; name the column of file names image or sound")
     return items
-
-
-def _categories(cell: object) -> str:
-    return "|".join(map(text, cell)) if pd.api.types.is_list_like(cell) else text(cell)
-
-
-def _doubt(table: str, rows: Frame, report: Report) -> None:
-    """Of columns that are probably misnamed, and of those that no model can learn from."""
-    for name, others in MEANT.get(table, {}).items():
-        for column in rows.columns if name not in rows.columns else ():
-            if column.lower() in (name, *others.split()):
-                report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
-    for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if table != "items" else ():
-        if distinct(rows[name]):
-            fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
-            report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
 
 
 def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
@@ -173,7 +162,7 @@ def _files(column: pd.Series, media: Media | None, report: Report) -> pd.Series:
     return names
 
 
-def checked_events(events: object, items: Frame, users: Frame | None, report: Report) -> Frame:
+def checked_events(events: object, items: Frame | None, users: Frame | None, report: Report) -> Frame:
     events, checks = _table(events, "interactions", ["user_id", "item_id"], report), []
     if taken := {"user", "item"} & set(events.columns):
         raise InputError(f"interactions has a column '{min(taken)}', which m6rec adds as a code; rename it.")
@@ -186,7 +175,7 @@ def checked_events(events: object, items: Frame, users: Frame | None, report: Re
         column, times = events["timestamp"], seconds(events["timestamp"])
         finite, clean["timestamp"] = np.isfinite(times), np.floor(times)
         fix = "give UTC seconds or a datetime, or leave the column out if the rows are in order"
-        checks.append((column, finite, f"is no number; {fix}"))
+        checks.append((column, finite, f"is no time; {fix}"))
         early = ~finite | (np.abs(times) < LATEST)
         checks.append((column, early, "is in milliseconds and others are in seconds; give UTC seconds"))
     if "value" in events.columns:
@@ -210,8 +199,7 @@ def listed(values: object, name: str = "history", key: str = "item_id") -> Frame
     values = _table_or_not(values, name, key)
     if isinstance(values, Frame):
         return values
-    unordered = isinstance(values, str | bytes | set | frozenset) or getattr(values, "ndim", 1) == 0
-    if isinstance(values, Iterable) and not unordered:
+    if pd.api.types.is_list_like(values) and not isinstance(values, set | frozenset):
         return list(values)
     kind = "one text" if isinstance(values, str | bytes) else "no list"
     raise InputError(f"{name}={values!r} is {kind}: give a list of ids or titles, oldest first.")
@@ -257,7 +245,14 @@ def _table(raw: object, table: str, keys: list[str], report: Report) -> Frame:
         once = ~texts(rows[keys[0]]).duplicated()
         rows = report.good(table, rows, (rows[keys[0]], once, "is there already; keep one row for each id"))
     rows = Frame({name: _ids(column) if name in keys else plain(column) for name, column in rows.items()})
-    _doubt(table, rows, report)
+    for name, others in MEANT.get(table, {}).items():
+        for column in rows.columns if name not in rows.columns else ():
+            if column.lower() in (name, *others.split()):
+                report.warn(table, column, f"is not read as the {name}; rename it '{name}' if it is that")
+    for name in rows.columns.difference([*IDS, *CORE_COLUMNS]) if table != "items" else ():
+        if distinct(rows[name]):
+            fix = "rename it if it is the timestamp, declare its type (Config.columns), or drop it"
+            report.warn(table, name, f"is another text in every row, so that no model reads it; {fix}")
     return rows
 
 
@@ -267,7 +262,7 @@ def whole(text: str) -> bool:
 
 
 def distinct(column: pd.Series) -> bool:
-    """Whether 20 or more texts all differ, as ids and dates do: nothing can be learnt of one."""
+    """Whether 20 or more texts all differ, as ids and dates do."""
     column = column.iloc[:0] if column.dtype.kind in "biufM" else column.dropna()
     return len(column) >= 20 and texts(column.head(20)).is_unique and texts(column).is_unique
 
@@ -281,7 +276,7 @@ def exact(column: pd.Series) -> Array:
 
 
 def plain(column: pd.Series) -> pd.Series:
-    """As NumPy's numbers, datetimes or strings, whether they were nullable, Arrow's, categories, …"""
+    """As NumPy's numbers, datetimes or strings."""
     if column.dtype == "str" or (isinstance(column.dtype, np.dtype) and column.dtype != object):
         return column
     cells = column.astype(object)
@@ -307,7 +302,7 @@ def texts(ids: pd.Series) -> pd.Index:
 
 
 def text(raw: object) -> str:
-    """196, 196.0, tensor(196), b"196" and "196" are one id, or one category. InputError for half a character."""
+    """196, 196.0, tensor(196), b"196" and "196" are one id. InputError for half a character."""
     raw = raw.item() if isinstance(raw, torch.Tensor) and raw.ndim == 0 else raw
     if isinstance(raw, bytes):
         return raw.decode(errors="backslashreplace")
@@ -319,15 +314,21 @@ def text(raw: object) -> str:
 def seconds(column: pd.Series, name: str = "") -> Array:
     """(n,) float64 UTC seconds of numbers, datetimes and ISO 8601 texts, else NaN; name: InputError where all are.
 
-    Numbers from LATEST on are milli-, micro- or nanoseconds. Without a zone: UTC."""
-    precise, dtype, column = exact(column), column.dtype, plain(column)
+    If all numbers are like 20240131, or 202401311259, they are dates. Those from LATEST on are milli-, micro- or
+    nanoseconds. Without a zone: UTC."""
+    precise, dtype, column, form = exact(column), column.dtype, plain(column), "ISO8601"
     out = np.full(len(column), np.nan) if column.dtype.kind == "M" else numbers(column)
+    for clock in ("", "%H%M", "%H%M%S"):
+        years = out[np.isfinite(out)] // 10 ** (4 + len(clock))
+        if len(years) and years.min() >= 1900 and years.max() <= 2100:
+            column, form = pd.Series([f"{number:.0f}" for number in out], dtype="str"), f"%Y%m%d{clock}"
+            out[:] = np.nan
     rest = np.isnan(out)
     for _ in range(3):
         if len(large := np.abs(out[np.isfinite(out) & (out != 0)])) and large.min() >= LATEST:
             out /= 1000
     dates = column[rest].astype("str") if column.dtype == object else column[rest]
-    dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+    dates = pd.to_datetime(dates, format=form, utc=True, errors="coerce")
     times = pd.DatetimeIndex(dates).as_unit("us")
     out[rest] = np.where(times.isna(), np.nan, times.asi8 / 1e6)
     if name and np.isnan(out).all() and column.notna().any():

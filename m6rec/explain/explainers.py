@@ -17,7 +17,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Array, InputError
+from m6rec.config import MODALITIES, Array, Frame, InputError
 from m6rec.data.context import Context
 from m6rec.data.features import Features
 from m6rec.data.text import words
@@ -417,10 +417,9 @@ def _sentence(causes: list[Cause], coverage: float) -> str:
         name, _, value = label.partition(" ")
         special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
         clause = f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")
-        if kind == "history":
-            events.append(label)
-        else:
-            clauses.append(clause)
+        said, part = (events, label) if kind == "history" else (clauses, clause)
+        if part not in said:
+            said.append(part)
     if events:
         clauses.insert(0, f"you chose {', '.join(events[:-1])}{' and ' * (len(events) > 1)}{events[-1]}")
     return f"Because {', and '.join(clauses)}."
@@ -430,7 +429,7 @@ STEPS = 20  # of a curve: 5 % of the tokens each
 
 
 class Faithfulness(NamedTuple):
-    table: pd.DataFrame  # means over users: explainer × (deletion, insertion, milliseconds), best deletion first
+    table: Frame  # means over users: explainer × (deletion, insertion, milliseconds), best deletion first
     deletion: dict[str, Array]  # (U, STEPS + 1): the probability left
     insertion: dict[str, Array]  # the same, from the start token alone
 
@@ -455,7 +454,7 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
         curves.append(left / left[0, 0, 0])
     both = np.stack(curves, 2)  # (2, explainers, U, STEPS + 1)
     measures = (*np.trapezoid(both, dx=1 / STEPS).mean(2), np.mean(spent, 0))
-    table = pd.DataFrame(measures, ["deletion", "insertion", "milliseconds"], list(explainers)).T
+    table = Frame(measures, ["deletion", "insertion", "milliseconds"], list(explainers)).T
     return Faithfulness(table.sort_values("deletion"), *(dict(zip(explainers, part, strict=True)) for part in both))
 
 
@@ -497,7 +496,7 @@ def agreement(model: Model, other: Model, contexts: Context, explainers: Mapping
     U: users with three tokens or more beside the start."""
     targets = list(_targets(model, contexts, least=4))
     both = {n: [np.stack([e(m, *t)[1:] for m in (model, other)], 1) for t in targets] for n, e in explainers.items()}
-    return {n: np.array([pd.DataFrame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}
+    return {n: np.array([Frame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}
 
 
 def _copied(model: Model) -> Model:

@@ -34,7 +34,7 @@ class Attended(NamedTuple):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, weights: bool = False) -> Attended:
-    """softmax(QKᵀ/√d_k + mask) V: Vaswani et al. 2017, eq. 1; source document, section 4.1.1.
+    """softmax(QKᵀ/√d_k + mask) V: Vaswani et al. 2017, eq. 1.
 
     q (B, H, Tq, d), k and v (B, H, Tk, d), mask broadcastable to (B, H, Tq, Tk). A query without any key gets zeros."""
     if mask is not None and mask.shape[-1] != k.shape[-2]:

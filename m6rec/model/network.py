@@ -2,9 +2,9 @@
 
 - an item's text, image and sound tokens run through the local layers; then an [ITEM] token attends to them and becomes
   its vector. `item_mask` says how they fuse. A step encodes an item once
-- context fusion (source document, section 3.3.2) has two streams that share blocks. The *history stream*, profile and
-  events, never sees a request: its cache serves all later ones. The *target stream* has a token per target. It attends
-  to the profile, the events before it and its own request: one pass answers all
+- context fusion has two streams that share blocks. The *history stream*, profile and events, never sees a request: its
+  cache serves all later ones. The *target stream* has a token per target. It attends to the profile, the events before
+  it and its own request: one pass answers all
 - over texts the same stack reads a source, then writes a target or scores candidates. The first layers may encode each
   segment apart, to be cached (late interaction)"""
 
@@ -355,9 +355,7 @@ class Network(nn.Module):
         network.blocks = Stack.of([*self.items.local, *decoder.blocks])
         return network.train(self.training)
 
-    @property
-    def content(self) -> Features:
-        return Features(*(getattr(self, f"content_{name}") for name in Features._fields))
+    content = property(lambda self: Features(*(getattr(self, f"content_{name}") for name in Features._fields)))
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -453,9 +451,7 @@ class TextTransformer(nn.Module):
         with torch.no_grad():
             self.tokens.weight[PAD] = 0
 
-    @property
-    def device(self) -> torch.device:
-        return self.tokens.weight.device
+    device = property(lambda self: self.tokens.weight.device)
 
     def embed(self, tokens: Tensor, segment: int | None = None) -> Tensor:
         """Token ids (..., L) -> (..., L, D), plus the segment's embedding, if named."""

@@ -148,9 +148,7 @@ class DigitDecoder(nn.Module):
         self.register_buffer("leaf", torch.zeros(items, dtype=torch.long))
         self.register_buffer("item", torch.full((math.prod(widths),), -1))
 
-    @property
-    def tree(self) -> Tree:
-        return Tree(self.widths, self.leaf, self.item)
+    tree = property(lambda self: Tree(self.widths, self.leaf, self.item))
 
     @property
     def built_tree(self) -> Tree:

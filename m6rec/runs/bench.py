@@ -14,13 +14,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import Config, Dataset, M6Rec, baselines
 from m6rec.cache import key, load_tensors
-from m6rec.config import Array
+from m6rec.config import Array, Frame
 from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Split
 from m6rec.data.sources import home
@@ -45,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class Table(NamedTuple):
-    rows: pd.DataFrame  # a row for each model
+    rows: Frame  # a row for each model
     per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
 
 
@@ -65,9 +64,9 @@ def bench(
         columns = found[0].per_user.columns[2:]
         per_user[name] = {column: np.stack([one.per_user[column] for one in found]) for column in columns}
         _, low, high, *_ = mean_interval(per_user[name]["ndcg"])
-        means = pd.DataFrame([one.metrics for one in found]).mean()
+        means = Frame([one.metrics for one in found]).mean()
         rows[name] = {"inputs": entry.inputs, "seeds": len(found), **means, "low": low, "high": high}
-    return Table(pd.DataFrame.from_dict(rows, "index"), per_user)
+    return Table(Frame.from_dict(rows, "index"), per_user)
 
 
 class Bench:
@@ -122,7 +121,7 @@ class Bench:
         """A network that reads these inputs: a peer, or ours, pretrained (its dense head ranks)."""
         return self._fit(name, inputs, self.settings[name], seed, keep=True)
 
-    def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> pd.DataFrame:
+    def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
         """Successive halving (Jamieson & Talwalkar 2016) of n settings, published ones among them; the best are kept.
 
         All train for epochs[0]; the best third, rounded up, goes on to epochs[1], and so on. Rows, best first: trial,
@@ -155,7 +154,7 @@ class Bench:
                 shutil.rmtree(folder / trial, ignore_errors=True)
             del alive[-(-len(alive) // 3) :]
         shutil.rmtree(folder, ignore_errors=True)
-        found = pd.DataFrame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
+        found = Frame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
         self.settings[name] = best = found["settings"].iloc[0]
         for made in (self.trained, self.model, self._blends):
             made.cache_clear()
@@ -261,7 +260,7 @@ def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.
 
 def milliseconds(
     run: Callable[[], object], seconds: float, clock: Callable[[], float] = timer, *, threads: int = 0
-) -> np.ndarray:
+) -> Array:
     """Of a call, for each block of calls in so many seconds. threads: 0 for PyTorch's."""
     measured = Timer("run()", globals={"run": run}, timer=clock, num_threads=threads or torch.get_num_threads())
     return 1000 * np.array(measured.blocked_autorange(min_run_time=seconds).times)

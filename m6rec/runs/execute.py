@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -20,9 +21,9 @@ from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
 
-from m6rec.cache import key, whole
-from m6rec.config import Config, InputError, at_least, did_you_mean
-from m6rec.record import Figure, code_hash, environment, recorded, write_json
+from m6rec.cache import key, locked, whole
+from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
+from m6rec.record import code_hash, environment, recorded, write_json
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read by torch and numpy as they are loaded
 AT_ONCE = 4  # one needs up to 2 GB
@@ -36,7 +37,7 @@ a.anchor-link {{ display: none }}
 </style><body>{body}</body></html>
 """
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
-DONE = "done.json"  # a finished run's row of the table: written last and whole
+DONE = "done.json"  # a finished run's row
 
 
 class Execution(NamedTuple):
@@ -46,17 +47,10 @@ class Execution(NamedTuple):
     seconds: float
     error: str = ""
 
-    @property
-    def ok(self) -> bool:
-        return not self.error
+    ok = property(lambda self: not self.error)
+    log = property(lambda self: self.path.with_suffix(".log"))
 
-    @property
-    def log(self) -> Path:
-        return self.path.with_suffix(".log")
-
-    @property
-    def figures(self) -> dict[str, Figure]:
-        return recorded(self.path.with_suffix(".json"))
+    figures = property(lambda self: recorded(self.path.with_suffix(".json")))
 
     def __str__(self) -> str:
         first = " · ".join(f"{f.name} {f} {f.label}".strip() for f in [*self.figures.values()][:3])
@@ -68,11 +62,10 @@ def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
     known = {path.stem: path for path in sorted(Path(folder).glob("[0-9]*.ipynb"))}
     if not known:
         raise InputError(f"{folder} holds no notebook (00_….ipynb): work in a clone of m6rec, which has them.")
-    stems = dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names or known)
-    stems = [next((full for full in known if full.startswith(f"{stem}_")), stem) for stem in stems]  # 03 is enough
-    if wrong := [stem for stem in stems if stem not in known]:
-        near = did_you_mean(wrong[0], known)
-        raise InputError(f"there is no notebook {wrong[0]!r}{near}; {folder} holds {', '.join(known)}.")
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names or known]
+    stems = dict.fromkeys(next((s for s in known if s.startswith(f"{stem}_")), stem) for stem in stems)  # 03 is enough
+    for stem in stems:
+        choose("notebook", stem, known)
     return [known[stem] for stem in stems]
 
 
@@ -85,22 +78,22 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    if wrong := [name for name, equals, _ in pairs if not equals or not name.removeprefix("config.").isidentifier()]:
-        raise InputError(f"{wrong[0]!r} is no parameter; write name=value, for instance seed=1.")
-    names = [name for name, *_ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{twice[0]} is given twice: write {twice[0]}=a,b for several values.")
-    return {name: value for name, _, value in pairs}
+    given = {}
+    for name, equals, value in (word.partition("=") for word in words):
+        if not equals or not name.removeprefix("config.").isidentifier():
+            raise InputError(f"{name!r} is no parameter; write name=value, for instance seed=1.")
+        if name in given:
+            raise InputError(f"{name} is given twice: write {name}=a,b for several values.")
+        given[name] = value
+    return given
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
     """With the types of the notebook's own. InputError for an unknown name, type or choice.
 
     preset and config.<name> are settings of the models that `m6rec.scale` makes."""
-    code = "\n".join(cell.source for cell in read(notebook).cells if cell.cell_type == "code")
+    models = re.search(r"\.model\(|\.changes\b", str(read(notebook).cells))
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
-    models = re.search(r"\.model\(|\.changes\b", code)
     choices = [*known, *(name for name in SETTINGS if models and name.removeprefix("config.") not in known)]
     for name, value in given.items():
         name = "config.preset" if name == "preset" and name not in known else name
@@ -112,16 +105,12 @@ def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, o
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # true, false and none as shells write them
                 value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
-        due = float if name in known and known[name]["inferred_type_name"] == "float" else type(default)
-        value = tuple(value) if due is tuple and isinstance(value, list) else value
-        values[name] = value = float(value) if due is float and type(value) is int else value
-        if default is not None and type(value) is not due:
-            raise InputError(f"{where}: {name} is {due.__name__}, for instance {default!r}, not {value!r}.")
+        values[name] = value if default is None else conform(f"{where}: {name}", value, type(default))
         found = re.match(r"[\w-]+(?: \| [\w-]+)+", known[name]["help"] if name in known else "")
-        if found and default in (some := found[0].split(" | ")) and value not in some:
-            raise InputError(f"{where}: {name} is one of {found[0]}, not {value!r}.")
-    if settings := _settings(values):
-        Config.preset(**{"name": settings.pop("preset", "tiny"), **settings})  # they fit together
+        if found and default in (some := found[0].split(" | ")):
+            choose(f"{where}: {name}", value, some)
+    settings = _settings(values)
+    Config.preset(settings.pop("preset", "tiny"), **settings)  # they fit together
     return values
 
 
@@ -141,6 +130,7 @@ def execute(
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
     env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
+    env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
     env |= dict.fromkeys(THREADS if threads else (), str(threads))
     own = {name: value for name, value in values.items() if name not in SETTINGS}
     with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env):
@@ -187,19 +177,15 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     origin |= {} if len(paths) == 1 else {"threads": 1}
     folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
-    done = []
-    for execution in execute_all(paths, folder, typed):
-        done.append(execution)
-        print(execution, flush=True)
+    done, metrics = [], {}
+    for one in execute_all(paths, folder, typed):
+        if twice := sorted(one.figures.keys() & metrics.keys()):
+            one = one._replace(error=one.error or f"records {twice[0]}, which another notebook has recorded")
+        metrics = {name: figure.plain() for name, figure in one.figures.items()} | metrics
+        done.append(one)
+        print(one, flush=True)
     done.sort()  # by path
     origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
-    metrics = {}
-    for place, one in enumerate(done):
-        figures = {name: figure.plain() for name, figure in one.figures.items()}
-        if twice := sorted(figures.keys() & metrics.keys()):
-            done[place] = one._replace(error=one.error or f"records {twice[0]}, which an earlier notebook recorded")
-            print(done[place], flush=True)
-        metrics = figures | metrics
     write_json(folder / "metrics.json", metrics | {"run": origin})
     report(folder, done, paths[0].parent.absolute())
     fresh = runs / f".latest.{os.getpid()}"
@@ -240,15 +226,13 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:
     """Folder -> parameters, of every combination of {"width": "32,64", "seed": "0,1"}."""
-    runs, combinations = {}, [{}]
-    for name, text in sorted(grid.items()):
-        values = [value.strip() for value in re.split(r",(?![^(\[{]*[)\]}])", text)]  # not inside [1, 2]
-        if "" in values:
-            raise InputError(f"{name}={text} leaves a value empty: write {name}=a,b.")
-        typed = [check_parameters(notebook, {name: value}) for value in values]
-        combinations = [one | other for one in combinations for other in typed]
-    for given in combinations:
-        check_parameters(notebook, given)  # together
+    commas = re.compile(r"\s*,(?![^(\[{]*[)\]}])\s*")  # not inside [1, 2]
+    split = {name: commas.split(text.strip()) for name, text in sorted(grid.items())}
+    if empty := [name for name, values in split.items() if "" in values]:
+        raise InputError(f"{empty[0]} leaves a value empty: write {empty[0]}=a,b.")
+    runs = {}
+    for values in product(*split.values()):
+        given = check_parameters(notebook, dict(zip(split, values, strict=True)))
         name = ",".join(f"{one}={value}" for one, value in given.items()) or "defaults"
         safe = re.sub(r"[^\w=,.+-]", "_", name)[:180]
         runs[out / (safe if safe == name else f"{safe}-{key(name)}")] = given
@@ -261,50 +245,59 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
     groups = [name for name in varied if name != "seed"] or ["seed"]
     if by not in table or by in groups:
         return f"No run has the figure {by!r}{did_you_mean(by, table)}, so none is the best." if by else ""
-    means = table.groupby(groups, dropna=False)[by].agg(["mean", "count"]).sort_values("mean", ascending=low)
-    return f"{by}, the best first:\n{means.rename(columns={'count': 'runs'}).head().to_string(float_format='%.4f')}"
+    means = table.groupby(groups, dropna=False)[by].agg(mean="mean", runs="count").sort_values("mean", ascending=low)
+    return f"{by}, the best first:\n{means.head().to_string(float_format='%.4f')}"
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """A run's row; None where it is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        row = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return row if row["code_hash"] == folder.parent.name else None
 
 
 def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, by: str = "") -> dict[Path, str]:
     """Run combinations that are not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
-    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit."""
+    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit, a
+    foreign results.csv, and during another sweep."""
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
-    code = code_hash(notebook)
-    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
-    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known.items()}
-    origin = {"code_hash": code, **{what: environment()[what] for what in ("commit", "dirty", "versions")}}
-    ends = {folder: "finished before" for folder in runs if (folder / DONE).exists()}
+    code, results = code_hash(notebook), out / "results.csv"
+    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook)).items()
+    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known}
     threads = max(1, cpu_count() // jobs)
-    todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
-    print(f"{len(todo)} of {len(runs)} runs are to be done")
-    try:
-        for done in side_by_side(todo, jobs):
-            folder = done.path.parent
-            ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
-            if code_hash(notebook) != code:
-                ends[folder] = "the code has changed since the sweep began: sweep again"
-            elif done.ok:
-                values = (own | runs[folder]).items()
-                row = {name: json.dumps(one) if isinstance(one, list | tuple | dict) else one for name, one in values}
-                for name, figure in done.figures.items():
-                    interval = {f"{name}.low": figure.low, f"{name}.high": figure.high}
-                    row |= {name: figure.value} | (interval if figure.low is not None else {})
-                write_json(folder / DONE, {**row, "seconds": round(done.seconds, 1), **origin})
-            print(f"{folder.name}: {ends[folder]}")
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
-        raise
-    finally:
-        if rows := [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"{code}/*/{DONE}"))]:
-            # "width=64" and the default of 64 are one run.
-            table = pd.json_normalize(rows)
-            own = [*own, *(name for name in table if name in SETTINGS)]
-            table = table.drop_duplicates(own).sort_values(own)
-            with whole(out / "results.csv") as new:
-                table.to_csv(new, index=False)
-            if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
-                print(ranked)
+    origin = environment() | {"code_hash": code, "threads": threads}
+    with locked(results, wait=False):
+        if results.exists() and "code_hash" not in results.read_text(errors="replace"):
+            raise InputError(f"{results} is no table of a sweep: name another folder.")
+        ends = {folder: "finished before" for folder in runs if finished(folder)}
+        todo = [(notebook, f / notebook.name, given, None, threads) for f, given in runs.items() if f not in ends]
+        print(f"{len(todo)} of {len(runs)} runs are to be done")
+        try:
+            for done in side_by_side(todo, jobs):
+                folder = done.path.parent
+                ends[folder] = "finished" if done.ok else f"{done.error} (see {done.log})"
+                if code_hash(notebook) != code:
+                    ends[folder] = "the code has changed since the sweep began: sweep again"
+                elif done.ok:
+                    values = (own | runs[folder]).items()
+                    row = {n: one if pd.api.types.is_scalar(one) else json.dumps(one) for n, one in values}
+                    for name, (_, value, low, high, *_) in done.figures.items():
+                        row |= {name: value} | ({} if low is None else {f"{name}.low": low, f"{name}.high": high})
+                    write_json(folder / DONE, row | {"seconds": round(done.seconds, 1)} | origin)
+                print(f"{folder.name}: {ends[folder]}")
+        finally:
+            if len(ends) < len(runs):
+                print(f"interrupted: {len(ends)} of {len(runs)} runs have ended; the same command does the others")
+            if rows := [row for path in sorted(out.glob(f"{code}/*/")) if (row := finished(path))]:
+                # "width=64" and the default of 64 are one run.
+                table = pd.json_normalize(rows)
+                own = [*own, *(name for name in table if name in SETTINGS)]
+                table = table.drop_duplicates(own).sort_values(own)
+                with whole(results) as new:
+                    table.to_csv(new, index=False)
+                if ranked := best(table, [name for name in own if table[name].nunique(dropna=False) > 1], by):
+                    print(ranked)
     return ends

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from m6rec.cache import PART, cached, checksum, key, load_tensors, save_tensors, whole
-from m6rec.config import Array, Config, InputError, Rng, pick_device, pick_precision, typed
+from m6rec.config import Array, Config, Frame, InputError, Rng, pick_device, pick_precision, typed
 from m6rec.data.sources import home
 from m6rec.data.text import Tokenizer
 
@@ -49,8 +48,8 @@ class Log(list[Epoch]):
         """The first that validated best."""
         return max((row for row in self if row.validation is not None), key=lambda row: row.validation, default=None)
 
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
+    def table(self) -> Frame:
+        return Frame([{**row._asdict(), **row.losses} for row in self]).drop(columns="losses", errors="ignore")
 
     def __str__(self) -> str:
         measured = f", best validation {self.best.validation:.4f}" if self.best else ""
@@ -159,7 +158,7 @@ def _fit(
         bar.set_postfix_str(f"step {state['steps']}", refresh=False)
         bar.update(0)  # the clock moves within an epoch, too
 
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # papermill and nbval stay silent
+    watched = sys.stderr.isatty() or os.environ.get("JPY_SESSION_NAME")  # papermill and nbval stay silent
     bar = tqdm(total=stage.epochs, initial=len(rows), desc=stage.name, unit="epoch", miniters=0, disable=not watched)
     patience = config.patience * config.validate_every
     while len(rows) < stage.epochs and not (rows.best and rows.best.epoch <= len(rows) - patience):
@@ -189,6 +188,7 @@ def _fit(
     return rows
 
 
+@torch.enable_grad()
 def train_epoch(
     network: nn.Module, optimizer: Optimizer, batches: Iterable, losses: Callable[[nn.Module, Any], dict[str, Tensor]],
     weights: Mapping[str, float] = {}, dtype: torch.dtype = torch.float32, clip: float | None = None,

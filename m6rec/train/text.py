@@ -128,14 +128,18 @@ def _batches(prompts: list[Prompt], tokenizer: Tokenizer, config: Config, rng: R
 
 @torch.no_grad()
 def add_words(made: Backbone, scales: Sequence[Sequence[str]], seed: int = 0) -> Backbone:
-    """A copy with new words, each one token: those of a scale lie on a line, in order, at the others' length."""
+    """A copy with new words, each one token: those of a scale lie on a line, in order, at the others' length.
+
+    A word that is a token already keeps its embedding."""
     network, tokenizer = copy.deepcopy(made.network), made.tokenizer.extended(word for row in scales for word in row)
     old, rng = network.tokens.weight, torch.Generator().manual_seed(seed)
-    size, lines = float(old.norm(dim=1).median()), [old]
+    size, table = float(old.norm(dim=1).median()), F.pad(old, (0, 0, 0, len(tokenizer) - len(old)))
     for row in scales:
         middle, way = F.normalize(torch.randn(2, 1, old.shape[1], generator=rng), dim=-1) * size
-        lines.append((middle + torch.linspace(-1, 1, len(row))[:, None] * way).to(old))
-    network.tokens = nn.Embedding.from_pretrained(torch.cat(lines), freeze=False, padding_idx=PAD)
+        line = middle + torch.linspace(-1, 1, len(row))[:, None] * way
+        table[[*map(tokenizer.bpe.token_to_id, row)]] = line.to(old)
+    table[: len(old)] = old
+    network.tokens = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=PAD)
     return Backbone(network, tokenizer, made.config)
 
 
@@ -241,12 +245,12 @@ class Classifier(nn.Module):
 
 @torch.random.fork_rng()
 def adapt(
-    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, passes: int = 2, least: int = 60,
-    batch: int = 64, seed: int = 0, keep: bool = False,
+    made: Backbone, method: str, data: Examples, classes: Sequence[str], *, least: int = 60, batch: int = 64,
+    seed: int = 0, keep: bool = False,
 ) -> Classifier:  # fmt: skip
     """A copy that tells `classes` (a few words each) apart, by one of METHODS; averaged weights.
 
-    passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
+    Two passes over the examples, but at `least` so many steps. keep: in the cache. InputError for a label outside the
     classes, or a class without examples."""
     labels, known = set(data.labels.tolist()), set(range(len(classes)))
     choose("method", method, METHODS)
@@ -256,7 +260,7 @@ def adapt(
         raise InputError(f"class {min(missing)} has no example: give each class at least one.")
     torch.manual_seed(seed)
     network = Classifier(made.network, method, options_of(made, classes))
-    n, steps = len(data.labels), max(least, passes * -(-len(data.labels) // batch))
+    n, steps = len(data.labels), max(least, 2 * -(-len(data.labels) // batch))
     lengths = (data.source != PAD).sum(1).numpy()
 
     def batches(rng):
@@ -272,7 +276,7 @@ def adapt(
     average = min(max(1 - 5 / steps, 0.8), 0.998)  # over the last fifth of the steps
     rate = METHODS[method][n > FEW]
     config = replace(made.config, learning_rate=rate, seed=seed, batch=batch, average=average)
-    fit(network, Stage(method, 1, batches, loss), config, passes, least, *map(version, data), keep=keep)
+    fit(network, Stage(method, 1, batches, loss), config, least, *map(version, data), keep=keep)
     return network
 
 

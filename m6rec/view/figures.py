@@ -18,7 +18,7 @@ from matplotlib import collections, colormaps, colors, font_manager, patches, rc
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
-from m6rec.config import Array, Frame, InputError
+from m6rec.config import Array, Frame, InputError, choose, plain
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, rolled
@@ -49,14 +49,13 @@ class Picture(NamedTuple):
     def html(self) -> str:
         """Figure, alternative text and numbers, escaped."""
         alt, image = html.escape(plain(self.alt, 400)), base64.b64encode(self.png()).decode()
-        table = self.data.iloc[:60, :30].round(3)  # pandas cuts and escapes the cells
-        table = table.rename(index=lambda name: plain(name, 60), columns=lambda name: plain(name, 60)).to_html(border=0)
+        table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)
         return (
             f'<figure style="margin:0"><img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{image}">'
             f"<figcaption>{alt}</figcaption></figure><details><summary>The numbers</summary>{table}</details>"
         )
 
-    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
         png = base64.b64encode(self.png()).decode()
         return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
 
@@ -89,12 +88,6 @@ def finish(where: Axes | Figure, title: str, data: Frame, alt: str, note: str = 
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
     return Picture(where.get_figure(), data, f"{title}. {alt}")
-
-
-def plain(text: object, length: int = 80) -> str:
-    """At most `length` characters of a line; what could steer a terminal becomes a space."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)[: length + 1])
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def drawable(text: object, length: int = 160) -> str:
@@ -139,31 +132,32 @@ def curves(
         ax.xaxis.get_major_locator().set_params(integer=True)
     for (name, level), line, grey in zip(levels.items(), cycle((":", "--", "-.")), cycle(("0.1", "0.4", "0.6"))):
         ax.axhline(level, color=grey, linestyle=line, label=drawable(name, 40))
-    ax.set(xlabel=axes[0], ylabel=axes[1], **limits)
+    ax.set(xlabel=drawable(axes[0]), ylabel=drawable(axes[1]), **limits)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     data = pd.concat(parts, names=["name"]).reset_index("name").reset_index(drop=True)
     return finish(ax, title, data, f"{axes[1]} against {axes[0]} of {', '.join(series)}.")
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """The best on top; `ours` have the first colour."""
+    """The best MAX_NAMES, the first on top; `ours` have the first colour."""
     data = Frame([[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields)
     data = data.sort_values("value", kind="stable")
-    _, ax = canvas(7.5, 0.8 + 0.34 * len(rows))
-    for y, (name, value, low, high, *_) in enumerate(data.itertuples()):
+    shown = data[-MAX_NAMES:]
+    _, ax = canvas(7.5, 0.8 + 0.34 * len(shown))
+    for y, (name, value, low, high, *_) in enumerate(shown.itertuples()):
         colour, marker = (LINES[0], "D") if name in ours else (LINES[2], "o")
         ax.plot((low, high), (y, y), color=colour, linewidth=2)
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), [drawable(name, 40) for name in data.index])
-    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))
+    ax.set_yticks(range(len(shown)), [drawable(name, 40) for name in shown.index])
+    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(shown) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
 def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int = 12) -> Picture:
     """Of tokens (n,) in nats, largest first: orange for the item, purple against it."""
     data = Frame({"token": labels, "contribution": scores})
-    data = data.sort_values("contribution", key=lambda part: -part.abs(), kind="stable", ignore_index=True)
+    data = data.sort_values("contribution", key=abs, ascending=False, kind="stable", ignore_index=True)
     top = data["contribution"][:show]
     figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
     # The two ends of PuOr.
@@ -174,8 +168,9 @@ def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int
     ax.margins(x=0.15)
     ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
-    alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
-    return finish(figure, title, data, alt)
+    return finish(
+        figure, title, data, f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
+    )
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
@@ -206,11 +201,9 @@ def beam_tree(
 ) -> Picture:  # fmt: skip
     """The nodes that a beam kept at each digit, and which lead to the list.
 
-    leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out. InputError for another depth.
-    """
+    leaves: leaf -> title. depth: digits opened. chosen: the leaf whose path stands out."""
     depth = len(steps) if depth is None else depth
-    if not 1 <= depth <= len(steps):
-        raise InputError(f"digit {depth} is not there: this beam has the digits 1 to {len(steps)}.")
+    choose("depth", depth, range(1, len(steps) + 1))
     parts = []
     for level, step in enumerate(steps[:depth], 1):
         below = prod(widths[level:])
@@ -283,12 +276,12 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     rows, columns = next(iter(tables.values())).shape
     figure, axes = canvas(1.6 + 0.25 * columns * len(masks), 1.8 + 0.25 * rows, len(masks), squeeze=False, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
-        heatmap(ax, table, groups=(range(rows), range(columns)), numbers=False)
+        heatmap(ax, table, groups=[range(n) if n <= MAX_NAMES else () for n in table.shape], numbers=False)
         ax.set_title(drawable(name, 40), fontsize=9)
         ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
-    ends = {"may attend": 1.0, "masked": 0.0}
-    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for text, end in ends.items()]
+    ends = (1.0, "may attend"), (0.0, "masked")
+    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for end, text in ends]
     figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
@@ -351,14 +344,10 @@ def check(record: Record, layer: int = 0, head: int = 0) -> None:
     n, weights, unknown = len(record.labels), np.asarray(record.weights), set(record.types) - set(GROUPS)
     fits = len(record.types) == n and weights.ndim == 4 and weights.shape[2:] == (n, n) and weights.size and not unknown
     if not fits or not (weights.min() >= 0 and np.abs(weights.sum(-1) - 1).max() <= 1e-3):  # NaN is neither
-        raise InputError(
-            f"an attention record of {n} labels needs weights of the shape (layers, heads, {n}, {n}), 0 or more, where "
-            f"each row sums to 1, and {n} types out of {', '.join(GROUPS)}; these are {weights.shape}, "
-            f"{len(record.types)} types: {', '.join(sorted(set(record.types)))}."
-        )
-    for word, number, last in (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])):
-        if not 0 <= number <= last:
-            raise InputError(f"{word} {number} is not there: take 1 to {last}, or 0 for the mean over all.")
+        due = f"{n} types of {', '.join(GROUPS)}, and weights (layers, heads, {n}, {n}) whose rows sum to 1"
+        raise InputError(f"{n} labels need {due}, not {weights.shape}.")
+    choose("layer", layer, range(weights.shape[0] + 1))
+    choose("head", head, range(weights.shape[1] + 1))
 
 
 def _top(table: Frame) -> float:
@@ -368,8 +357,8 @@ def _top(table: Frame) -> float:
 
 
 STYLES = {
-    "image": {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"},
-    "sound": {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest", "origin": "lower", "aspect": "auto"},
+    "image": {"cmap": "gray"},
+    "sound": {"cmap": "magma", "origin": "lower", "aspect": "auto"},
 }
 
 
@@ -387,7 +376,7 @@ def image_rows(
         line[0].set_ylabel(drawable(name, 40), rotation=0, ha="right", va="center", fontsize=9)
         for column, (ax, one) in enumerate(zip(line, images, strict=False)):
             ax.set_facecolor(LINES[6])  # a gap is neither black nor white
-            drawn = ax.imshow(one, **STYLES[modality])
+            drawn = ax.imshow(one, vmin=0, vmax=1, interpolation="nearest", **STYLES[modality])
             if name in over:
                 style = {"vmin": 0, "vmax": over[name].max(), "alpha": 0.6, "aspect": ax.get_aspect()}
                 ax.imshow(over[name][column], "viridis", extent=drawn.get_extent(), **style)
@@ -401,8 +390,8 @@ def image_rows(
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes) over their titles."""
     rows = data.items.iloc[list(items)]
-    photographs = [image.decode(data.media.read(name)) for name in rows["image"]]
-    return image_rows({"": ("image", photographs)}, title, below=rows["title"].tolist())
+    photographs = map(image.decode, map(data.media.read, rows["image"]))
+    return image_rows({"": ("image", [*photographs])}, title, below=[*rows["title"]])
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:

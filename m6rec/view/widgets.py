@@ -10,10 +10,10 @@ import ipywidgets
 import torch
 import traitlets
 
-from m6rec.config import InputError, typed
+from m6rec.config import InputError, choose, plain, typed
 from m6rec.explain.explainers import Record, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import Picture, attention_map, beam_tree, check, plain, rank_moves
+from m6rec.view.figures import Picture, attention_map, beam_tree, check, rank_moves
 
 STYLE = {"description_width": "9em"}
 VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups", "rollout": "rollout"}
@@ -44,9 +44,7 @@ class Panel:
             before, self._quiet = self.values, True
             try:
                 for name, value in values.items():
-                    if name not in self.controls:
-                        known = plain(", ".join(self.controls), 200)
-                        raise InputError(f"{type(self).__name__} has no control {name!r}: it has {known}.")
+                    choose("control", name, self.controls)
                     self.controls[name].value = self.read(name, value)
                 self._redraw()
             except Exception as error:
@@ -55,8 +53,8 @@ class Panel:
                 if not isinstance(error, traitlets.TraitError):
                     raise
                 options = ", ".join(repr(option) for _, option in getattr(self.controls[name], "options", ()))
-                fix = f"take one of {plain(options, 200)}" if options else "take a value of its type"
-                raise InputError(f"{name}={plain(repr(value))} is not there: {fix}.") from None
+                fix = f"one of {options}" if options else "a value of its type"
+                raise InputError(f"{name}={value!r} is not there: take {fix}.") from None
             finally:
                 self._quiet = False
         return self
@@ -66,9 +64,7 @@ class Panel:
         """The picture's table."""
         return self.picture.data
 
-    @property
-    def values(self) -> dict[str, object]:
-        return {name: control.value for name, control in self.controls.items()}
+    values = property(lambda self: {name: control.value for name, control in self.controls.items()})
 
     def read(self, name: str, value: object) -> object:
         """A user's value -> the control's."""
