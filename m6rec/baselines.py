@@ -241,7 +241,7 @@ class Sequential:
     network: ClassVar[nn.Module | None] = None
     log: ClassVar[list[Epoch]]
     config: Config  # this and later fields decide what is learnt
-    context: bool = False  # reads stars, gaps, profile and request, as far as the config lets M6Rec read them
+    context: bool = False  # reads stars, gaps, profile and request, if the config lets M6Rec
     features: Array | None = field(default=None, repr=False)  # (N, F) beside the ID embeddings
     fuse: str = "sum"  # see `FrozenFeatures`
 
@@ -267,8 +267,8 @@ class Sequential:
         """options: `m6rec.train.fit`'s; keep: what was kept of the same data, split, fields and code."""
         config = self.config
         torch.manual_seed(config.seed)
-        network, blind = self.build(data), {"history_fields": False, "profile": False, "request": False}
-        read = config if self.context else replace(config, **blind)
+        network = self.build(data)
+        read = config if self.context else replace(config, history_fields=False, profile=False, request=False)
         self.fields = Fields.fit(data, split, read)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
@@ -286,7 +286,8 @@ class Sequential:
 
         codes = encode_events(data, self.fields)
         batches = partial(training_batches, data, split, codes, config.history, config.batch)
-        stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, validate)
+        judge = validate if len(split.valid) else None
+        stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, judge)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network, self.fitted_on = network, (data, split)
@@ -336,7 +337,7 @@ class _Sum(nn.Module):
 
     def __init__(self, sizes: Sequence[int], width: int):
         super().__init__()
-        self.register_buffer("start", torch.tensor([0, *np.cumsum(sizes)[:-1]])[: len(sizes)])
+        self.register_buffer("start", torch.tensor(np.cumsum([0, *sizes])[:-1]))
         self.table = nn.Embedding(max(1, sum(sizes)), width)
         nn.init.normal_(self.table.weight, std=0.02)
 
@@ -366,8 +367,7 @@ class GRU4Rec(Sequential):
 class Layer(nn.Module):
     """SASRec's: LayerNorm first, a ReLU net, no gates.
 
-    filter: history, low_pass and filtered. BSARec's filter here reads the past alone, so that each event is a target; a
-    history's last event, zeros in front, has the same."""
+    filter: history, low_pass and filtered. BSARec's filter reads the past alone, so that each event is a target."""
 
     def __init__(self, width: int, heads: int, dropout: float, filter: tuple[int, int, float] = (1, 0, 0.0)):
         super().__init__()

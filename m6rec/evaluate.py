@@ -283,9 +283,12 @@ class Precomputed(NamedTuple):
     name: str
     events: Array  # (U,) target events
     table: Array  # (U, N) their scores
+    catalogue: str = ""  # of its `Dataset`, where it is known
 
     def scores(self, users: Targets) -> Array:
-        """(B, N). InputError for a target without scores."""
+        """(B, N). InputError for a target without scores, or other items."""
+        if len(self.table) != len(self.events) or self.catalogue not in ("", users.data.catalogue):
+            raise InputError(f"{self.name} has scores of other targets or items than {users.data.name}'s: rank these.")
         rows = pd.Index(self.events).get_indexer(users.events)
         if (rows < 0).any():
             missing = users.events[rows < 0][0]

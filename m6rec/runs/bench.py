@@ -2,11 +2,8 @@
 
 import copy
 import dataclasses
-import json
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -18,28 +15,26 @@ import torch
 from torch.utils.benchmark import Timer, timer
 
 from m6rec import Config, Dataset, M6Rec, baselines
-from m6rec.cache import key, load_tensors
 from m6rec.config import Array, Frame
 from m6rec.data.cooccurrence import following
 from m6rec.data.dataset import Split
-from m6rec.data.sources import home
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
-from m6rec.record import write_json
-from m6rec.train.fit import STATE, Epoch, Log
+from m6rec.train.fit import Log
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 COUNTS = {
     "popularity": baselines.Popularity, "itemknn": baselines.ItemKNN, "ease": baselines.EASE,
     "rp3beta": baselines.RP3Beta, "markov": baselines.Markov,
 }  # fmt: skip
+METHODS = "dense", "generated", "hybrid"
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.BSARec)}
 
 
 class Entry(NamedTuple):
     make: Callable[[int], Any]  # seed -> what is ranked
-    inputs: str = "ids"  # what it reads: one of the settings' inputs
+    inputs: str = "ids"  # what it reads
     seeded: bool = True  # False: one seed is all
 
 
@@ -72,7 +67,7 @@ def bench(
 class Bench:
     """The models that are compared on one data set: `entries`, for `bench`.
 
-    changes: of the preset. Each network has `settings`, published ones or what `search` finds."""
+    changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds."""
 
     def __init__(
         self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
@@ -80,8 +75,9 @@ class Bench:
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
         self.changes = changes
-        by_size = -1 if data.n_items >= SETTINGS["large"] else 0
-        self.settings = {name: starts[by_size] for name, starts in SETTINGS["published"].items()}
+        own = {name: getattr(Config.preset(preset), name) for name in ("history", "batch")}
+        self.published = {name: [own | one for one in starts] for name, starts in SETTINGS["published"].items()}
+        self.settings = {name: self.carried_over(name) for name in self.published}
         self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
         self.main = self.inputs[1 + data.timed]  # what the digits are taught with
         events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
@@ -96,19 +92,41 @@ class Bench:
         self._cached, self._tuned = lru_cache(4)(remembered), cache(self._tune)
         self._features = cache(self._features)
         self.model, self.trained = cache(self.model), cache(self.trained)
-        self._blends = cache(lambda name, inputs: self.blend([self.trained(name, inputs, seed) for seed in self.seeds]))
+        self._blends = cache(
+            lambda *of: dict(zip(seeds, self.blend([self.trained(*of, s) for s in seeds]), strict=True))
+        )
         self.entries: dict[str, Entry] = {
             **{name: Entry(lambda _, of=of: of().fit(data, self.split), seeded=False) for name, of in COUNTS.items()},
             "cooccurrence": Entry(lambda _: self.cooccurrence(), seeded=False),
             "cooccurrence_last": Entry(lambda _: self.cooccurrence(profile_decay=0.0), seeded=False),
             "cooccurrence_content": Entry(lambda _: self.prior(), "content", False),
         }
-        for method in ("dense", "generated", "hybrid"):  # of one training, after its digits
+        for method in METHODS:  # of one training, after its digits
             self.entries[method] = Entry(lambda seed, by=method: self.model(self.main, seed).scorer(by), self.main)
         for inputs, name in product(self.inputs, ("m6rec", *TRAINED)):
             row = inputs if name == "m6rec" else f"{name}_{inputs}"
             self.entries[row] = Entry(partial(self.trained, name, inputs), inputs)
-            self.entries[f"{row}_prior"] = Entry(partial(self._blended, name, inputs), f"{inputs}_prior")
+            blended = Entry(lambda seed, of=(name, inputs): self._blends(*of)[seed], f"{inputs}_prior")
+            self.entries[f"{row}_prior"] = blended
+        keep = self.split.train | np.isin(np.arange(data.n_events), self.split.valid)  # of a last fit
+        offsets = np.concatenate(([0], keep.cumsum()))[data.offsets]
+        self._rest = dataclasses.replace(data, events=data.events[keep].reset_index(drop=True), offsets=offsets)
+        again = {name: one for name, one in self.entries.items() if name not in METHODS}
+        for name, (make, inputs, seeded) in again.items():
+            last = Entry(lambda seed, make=make: self.refit(make(seed)), f"{inputs}_refit", seeded)
+            self.entries[f"{name}_refit"] = last
+
+    def carried_over(self, name: str) -> dict[str, object]:
+        """Settings without a search, by three means of the training events.
+
+        Fewer than `events_per_item`: the last published settings, else the first. At most `mean_history` a user: the
+        last's history, else the first's. The batch is a power of 2 that leaves `steps` an epoch, from 16 to published.
+        """
+        rule, starts, user = SETTINGS["rule"], self.published[name], self.data.events["user"][self.split.train]
+        users, found = user.nunique(), starts[-(len(user) < rule["events_per_item"] * self.data.n_items)]
+        history = starts[-(len(user) <= rule["mean_history"] * users)]["history"]
+        most = max(16, 2 ** int(np.log2(users / rule["steps"])))
+        return {**found, "history": history, "batch": min(found["batch"], most)}
 
     def model(self, inputs: str, seed: int) -> M6Rec:
         """Ours, pretrained and fine-tuned."""
@@ -119,60 +137,61 @@ class Bench:
 
     def trained(self, name: str, inputs: str, seed: int) -> Any:
         """A network that reads these inputs: a peer, or ours, pretrained (its dense head ranks)."""
-        return self._fit(name, inputs, self.settings[name], seed, keep=True)
+        return self._fit(name, inputs, self.settings[name], seed)
 
     def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
-        """Successive halving (Jamieson & Talwalkar 2016) of n settings, published ones among them; the best are kept.
+        """Successive halving (Jamieson & Talwalkar 2016) of n settings, `carried_over` and published ones among them.
 
-        All train for epochs[0]; the best third, rounded up, goes on to epochs[1], and so on. Rows, best first: trial,
-        settings, epochs, validation (the best epoch's NDCG@10), seconds. A search that was cut off goes on."""
-        rng, starts = np.random.default_rng(0), SETTINGS["published"][name]
+        All train for epochs[0]; the best third, rounded up, for epochs[1], and so on; the best setting is taken. Rows,
+        best first: trial, settings, epochs, validation (the best epoch's NDCG@10), seconds. Trainings are kept."""
+        rng, first = np.random.default_rng(0), self.carried_over(name)
+        starts = [first, *(one for one in self.published[name] if one != first)]
         space = SETTINGS["space"] | SETTINGS["space_of"][name]
         drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
         trials = [*starts, *drawn][:n]
-        of = self.data.fingerprint, self.split.name, self.preset, sorted(self.changes.items()), trials
-        known = key(*of, code=(M6Rec if name == "m6rec" else TRAINED[name],))
-        file, alive = home() / "search" / f"{name}-{inputs}-{known}.json", [*map(str, range(len(trials)))]
-        rows, folder = json.loads(file.read_text()) if file.exists() else {}, file.with_suffix("")
+        alive, lost, rows = [*range(len(trials))], [], {}
         for budget in epochs:
-
-            def pause(row, budget=budget):
-                if row.epoch >= budget:
-                    raise _Paused
-
             for trial in alive:
-                if rows.get(trial, {}).get("budget", 0) >= budget:
-                    continue
-                with suppress(_Paused):
-                    self._fit(name, inputs, trials[int(trial)], folder=folder / trial, resume=True, on_epoch=pause)
-                log = Log(Epoch(*row) for row in load_tensors(folder / trial / STATE)[1]["rows"])
+                log = _log(self._fit(name, inputs, trials[trial], pretrain_epochs=budget))
                 seen = {"epochs": len(log), "validation": log.best.validation, "seconds": log[-1].seconds}
-                rows[trial] = {"trial": int(trial), "settings": trials[int(trial)], **seen, "budget": budget}
-                write_json(file, rows)
+                rows[trial] = {"trial": trial, "settings": trials[trial], **seen}
             alive.sort(key=lambda trial: -rows[trial]["validation"])
-            for trial in alive[-(-len(alive) // 3) :]:
-                shutil.rmtree(folder / trial, ignore_errors=True)
-            del alive[-(-len(alive) // 3) :]
-        shutil.rmtree(folder, ignore_errors=True)
-        found = Frame(rows.values()).sort_values(["budget", "validation"], ascending=False, kind="stable")
-        self.settings[name] = best = found["settings"].iloc[0]
+            kept = -(-len(alive) // 3)
+            alive, lost = alive[:kept], alive[kept:] + lost
+        self.settings[name] = best = trials[alive[0]]
         for made in (self.trained, self.model, self._blends):
             made.cache_clear()
         if best in starts:
-            print(f"{file.stem}: none of {len(trials)} trials is better than the published settings {best}")
-        return found.drop(columns="budget").reset_index(drop=True)
+            print(f"{name}: no trial is better than what it began with, {best}")
+        return Frame([rows[trial] for trial in (*alive, *lost)])
 
-    def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **options: object) -> Any:
+    def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **last: object) -> Any:
         own = {} if name == "m6rec" else {f.name for f in dataclasses.fields(TRAINED[name])} & settings.keys()
         changes = {k: v for k, v in settings.items() if k not in own}
-        changes = {**changes, **self.changes, **SETTINGS["inputs"][inputs], "seed": seed}
+        changes = {**changes, **self.changes, **SETTINGS["inputs"][inputs], "seed": seed, **last}
         if name == "m6rec":
             model = M6Rec(self.data, self.preset, split=self.split.name, **changes)
-            model.pretrain(**options)
+            model.pretrain(keep=True)
             return model
-        read = {"features": self._features() if inputs != "ids" else None, "context": inputs not in ("ids", "content")}
-        peer = TRAINED[name](Config.preset(self.preset, **changes), **read, **{k: settings[k] for k in own})
-        return peer.fit(self.data, self.split, **options)
+        features, own = None if inputs == "ids" else self._features(), {k: settings[k] for k in own}
+        peer = TRAINED[name](Config.preset(self.preset, **changes), True, features, **own)
+        return peer.fit(self.data, self.split, keep=True)
+
+    def refit(self, model: Any) -> Any:
+        """A model fitted once more, with the targets of validation; epochs and settings stay as chosen."""
+        if isinstance(model, Interpolation):
+            return model._replace(model=self.refit(model.model), prior=self.refit(model.prior))
+        if isinstance(model, baselines.Mixture):
+            return baselines.Mixture([(self.refit(part), share) for part, share in model.parts])
+        if isinstance(model, M6Rec):
+            again = M6Rec(self._rest, config=model.settled, split="all")
+            again.pretrain(keep=True)
+            return again
+        again, options = copy.copy(model), {}
+        if isinstance(model, baselines.Sequential):
+            again.config = dataclasses.replace(model.config, pretrain_epochs=_log(model).best.epoch)
+            options = {"keep": True}
+        return again.fit(self._rest, self._rest.split("all"), **options)
 
     def _features(self) -> Array | None:
         """(N, F) of a peer's contents: the same texts, images and sounds as ours."""
@@ -181,15 +200,12 @@ class Bench:
         content = M6Rec(self.data, self.preset, spectral=0.0).features
         return np.hstack([*baselines.frozen_features(self.data, content).values()])
 
-    def _blended(self, name: str, inputs: str, seed: int) -> Interpolation:
-        return self._blends(name, inputs)[self.seeds.index(seed)]
-
     def cooccurrence(self, **fixed: float) -> baselines.CoOccurrence:
-        """With the settings that are best on validation. fixed: these are not searched."""
+        """With the best settings on validation. fixed: these are not searched."""
         return self._mixture(self._tuned(content=0.0, **fixed)).parts[0][0]
 
     def prior(self) -> baselines.Mixture:
-        """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
+        """The count mixed with content-kNN, with the best settings on validation when it ranks alone."""
         return self._mixture(self._tuned())
 
     def blend(self, models: Sequence[object]) -> list[Interpolation]:
@@ -207,8 +223,8 @@ class Bench:
 
         starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # several: a search ends at a local maximum
         starts = [({"weight": 1.0} if own else {}) | start | fixed for start in starts]
-        grids = [{name: [fixed[name]] if name in fixed else SETTINGS["grid"][name] for name in at} for at in starts]
-        return max((coordinate_ascent(score, *pair) for pair in zip(starts, grids, strict=True)), key=score)
+        grid = SETTINGS["grid"] | {name: [value] for name, value in fixed.items()}
+        return max((coordinate_ascent(score, start, grid) for start in starts), key=score)
 
     def _valid(self, model: object) -> float:
         """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
@@ -223,8 +239,8 @@ class Bench:
         return baselines.Mixture(parts)
 
 
-class _Paused(Exception):
-    """A trial's epochs are used up."""
+def _log(model: Any) -> Log:
+    return model.stages["pretrain"] if isinstance(model, M6Rec) else model.log
 
 
 def remembered(model: object) -> SimpleNamespace:
@@ -235,17 +251,14 @@ def remembered(model: object) -> SimpleNamespace:
 def coordinate_ascent(
     score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Move each setting in turn along its grid while the score rises, until no step helps."""
+    """Move each setting in turn to the best of its grid, until no step helps."""
     value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:
         before = best
-        for name, steps in grid.items():
-            for ordered in (steps[::-1], steps):
-                for step in ordered[ordered.index(best[name]) + 1 :]:
-                    if not value(*(best | {name: step}).values()) > value(*best.values()):
-                        break
-                    best = best | {name: step}
+        for name in start:
+            line = [best, *(best | {name: step} for step in grid[name])]
+            best = max(line, key=lambda at: value(*at.values()))  # the first of equals
     return best
 
 
