@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fixtures import CONFIG, small_data
@@ -79,6 +80,7 @@ def test_a_peer_that_cannot_be_ranked_is_named_in_a_sentence(wrong):
         table.bench({"peer": peer}, data, chunk=1000)
 
 
+BEFORE = {"refit": "history_prior"}
 HIDDEN = {
     "ids": ("text", "value", "past gap", "profile", "target's time"),
     "content": ("value", "past gap", "profile", "target's time"),
@@ -118,30 +120,67 @@ def test_a_model_does_not_depend_on_what_its_inputs_leave_out(bench, network, na
 
 
 def test_a_search_halves_its_trials_goes_on_where_it_was_and_says_when_the_start_is_best(bench, monkeypatch, capsys):
-    calls, fit = [], bench._fit
+    calls, fit = [], m6rec.train.fit._fit
 
-    def counted(*of, **options):
-        calls.append(of[2])
-        return fit(*of, **options)
+    def counted(network, stage, *of, **options):
+        calls.append(stage.epochs)
+        return fit(network, stage, *of, **options)
 
-    monkeypatch.setattr(bench, "_fit", counted)
+    monkeypatch.setattr("m6rec.train.fit._fit", counted)
     bench.changes |= {"pretrain_epochs": 3, "width": 8, "heads": 1}
     options = {"n": 5, "epochs": (1, 2, 3)}
     found = bench.search("sasrec", **options)
-    assert len(calls) == 5 + 2 + 1 and list(found["epochs"]) == [3, 2, 1, 1, 1]
-    assert found["validation"].iloc[0] == found["validation"].max() or found["epochs"].iloc[0] == 3
+    assert calls == [1] * 5 + [2] * 2 + [3] and list(found["epochs"]) == [3, 2, 1, 1, 1]
+    assert sorted(found["trial"]) == [*range(5)] and found["validation"].iloc[2:].is_monotonic_decreasing
     assert bench.settings["sasrec"] == found["settings"].iloc[0]
     alone = bench._fit("sasrec", "ids", found["settings"].iloc[0])
     assert max(row.validation for row in alone.log) == pytest.approx(found["validation"].iloc[0])
     calls.clear()
     assert bench.search("sasrec", **options).equals(found) and not calls, "it is kept"
-    assert found["settings"].iloc[0] != SETTINGS["published"]["sasrec"][0] or "none of" in capsys.readouterr().out
-    file = next((m6rec.data.sources.home() / "search").glob("sasrec-ids-*.json"))
-    rows = json.loads(file.read_text())
-    lost = str(found["trial"].iloc[-1])
-    file.write_text(json.dumps({trial: row for trial, row in rows.items() if trial != lost}))
+    known = bench.carried_over("sasrec"), *bench.published["sasrec"]
+    assert (found["settings"].iloc[0] in known) == ("no trial is better" in capsys.readouterr().out)
+    shutil.rmtree(next((m6rec.data.sources.home() / "models").glob("sasrec-*")))
     again = bench.search("sasrec", **options)
     assert len(calls) == 1 and (again.drop(columns="seconds")).equals(found.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "each", "history", "batch", "sparse"),
+    [
+        (943, 1_682, 106, 100, 64, False),  # as MovieLens-100K
+        (1_090, 3_646, 48, 50, 64, True),  # Last.fm
+        (22_363, 12_101, 9, 50, 128, True),  # Amazon Beauty
+        (200, 900, 150, 100, 16, False),
+        (6_040, 100, 12, 50, 64, False),
+    ],
+)
+def test_settings_follow_from_the_size_and_the_lengths_of_the_data(users, items, each, history, batch, sparse):
+    user = np.repeat(np.arange(users), each)
+    data = SimpleNamespace(events=pd.DataFrame({"user": user}), n_items=items)
+    last = np.arange(1, users + 1) * each - 1
+    split = SimpleNamespace(train=~np.isin(np.arange(len(user)), [*last, *(last - 1)]))
+    own = table.Bench(small_data(), "small")
+    own.data, own.split = data, split
+    found, chosen = own.carried_over("m6rec"), own.published["m6rec"][-sparse]
+    assert found == {**chosen, "history": history, "batch": batch}
+    assert own.carried_over("sasrec")["history"] == (50 if history == 50 else 200)
+
+
+def test_a_last_fit_has_the_validation_targets_and_nothing_of_the_rest(bench):
+    data, targets = bench.data, bench.data.targets(bench.split.test)
+    events = data.events.copy()
+    events.loc[bench.split.test, "item"] = (events.loc[bench.split.test, "item"] + 7) % data.n_items
+    other = table.Bench(replace(data, events=events), "small", **QUICK)
+    for name in ("markov_refit", "cooccurrence_content_refit", "sasrec_ids_refit", "refit"):
+        model = bench.entries[name].make(0)
+        first = torch.as_tensor(model.scores(targets))
+        assert not torch.allclose(
+            first, torch.as_tensor(bench.entries[BEFORE.get(name, name[:-6])].make(0).scores(targets))
+        )
+        torch.testing.assert_close(torch.as_tensor(other.entries[name].make(0).scores(targets)), first)
+    assert len(bench._rest.events) == data.n_events - len(bench.split.test)
+    ours = bench.refit(bench.trained("m6rec", "history", 0))
+    assert len(ours.stages["pretrain"]) == bench.trained("m6rec", "history", 0).settled.pretrain_epochs
 
 
 def test_the_blend_takes_what_validation_likes_best(bench):
@@ -169,6 +208,8 @@ def test_coordinate_ascent_ends_where_no_step_of_one_setting_is_better():
 
     assert table.coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
     assert len(tried) == len(set(tried)) < 30
+    hilly = table.coordinate_ascent(lambda at: [1.0, 0.5, 2.0][at["x"]], {"x": 0}, {"x": range(3)})
+    assert hilly == {"x": 2}, "a worse step does not hide a better one behind it"
     odd = table.coordinate_ascent(lambda at: float("nan") if at["x"] else 1.0, {"x": 0}, {"x": range(3)})
     assert odd == {"x": 0}, "NaN is not better"
 
@@ -244,6 +285,10 @@ def test_precomputed_scores_are_found_for_users_in_any_order():
     assert m6rec.evaluate(model, data).per_user["rank"].notna().all()
     with pytest.raises(InputError, match="no scores for the target event"):
         model.scores(data.targets(events[:1] - 2))
+    for wrong in (model._replace(table=model.table[1:]), model._replace(catalogue="another's")):
+        with pytest.raises(InputError, match=r"^peer has scores of other targets or items"):
+            m6rec.evaluate(wrong, data)
+    assert m6rec.evaluate(model._replace(catalogue=data.catalogue), data).metrics
 
 
 def test_a_synthetic_catalogue_is_a_whole_balanced_tree_of_the_models_own_widths():

@@ -114,7 +114,7 @@ class Bench:
         again = {name: one for name, one in self.entries.items() if name not in METHODS}
         for name, (make, inputs, seeded) in again.items():
             last = Entry(lambda seed, make=make: self.refit(make(seed)), f"{inputs}_refit", seeded)
-            self.entries[f"{name}_refit"] = last
+            self.entries["refit" if name == f"{self.main}_prior" else f"{name}_refit"] = last
 
     def carried_over(self, name: str) -> dict[str, object]:
         """Settings without a search, by three means of the training events.
