@@ -127,7 +127,7 @@ def test_a_search_halves_its_trials_goes_on_where_it_was_and_says_when_the_start
         return fit(network, stage, *of, **options)
 
     monkeypatch.setattr("m6rec.train.fit._fit", counted)
-    bench.changes |= {"pretrain_epochs": 3, "width": 8, "heads": 1}
+    bench.changes = {"width": 8, "heads": 1}
     options = {"n": 5, "epochs": (1, 2, 3)}
     found = bench.search("sasrec", **options)
     assert calls == [1] * 5 + [2] * 2 + [3] and list(found["epochs"]) == [3, 2, 1, 1, 1]
