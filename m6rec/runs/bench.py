@@ -67,11 +67,12 @@ def bench(
 class Bench:
     """The models that are compared on one data set: `entries`, for `bench`.
 
-    changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds."""
+    changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds.
+    tuned_on: validation targets, at most, that counts and blends are tuned on."""
 
     def __init__(
         self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
-        **changes: object,
+        tuned_on: int = 5_000, **changes: object,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
         self.changes = changes
@@ -80,7 +81,7 @@ class Bench:
         self.settings = {name: self.carried_over(name) for name in self.published}
         self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
         self.main = self.inputs[1 + data.timed]  # what the digits are taught with
-        events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
+        events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:tuned_on])
         self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
         self._still = {} if any(map(words, data.items["text"])) else {"content": 0.0}
         share, pairs = baselines.shares(data, self.split), cache(partial(following, data, self.split))
@@ -227,7 +228,7 @@ class Bench:
         return max((coordinate_ascent(score, start, grid) for start in starts), key=score)
 
     def _valid(self, model: object) -> float:
-        """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
+        """NDCG@10 as `evaluate`'s."""
         ranks = [mid_ranks(scored(model, users), users, mask_seen=True)[0] for users in self._chunks]
         return float(ndcg(np.concatenate(ranks)).mean())
 
