@@ -122,7 +122,7 @@ class RP3Beta(Count):
 
 @dataclass(eq=False)
 class CoOccurrence(Count):
-    """Σ_k profile_decay ^ k · weights[i_k, j] over the events i_k, k = 0 the last. It is the prior of the networks.
+    """Σ_k profile_decay ^ k · weights[i_k, j] over the events i_k, k = 0 the last.
 
     C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and `backward` times
     that when before. weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col).
@@ -264,16 +264,16 @@ class Sequential:
 
     @torch.random.fork_rng()
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """options: `m6rec.train.fit`'s; keep: what was kept of the same data, split, fields and code."""
+        """options: of `m6rec.train.fit`."""
         config = self.config
         torch.manual_seed(config.seed)
         network = self.build(data)
         read = config if self.context else replace(config, history_fields=False, profile=False, request=False)
         self.fields = Fields.fit(data, split, read)
+        network.context = ContextSums(self.fields, read)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        network.context = ContextSums(self.fields, read)
 
         def losses(network, batch, rng):
             past = Context(*(x[:, :-1] for x in batch[:3]), batch.profile, batch.request[:, 1:], batch.position[:, 1:])
@@ -312,37 +312,31 @@ class Sequential:
 
 
 class ContextSums(nn.Module):
-    """Sums of embeddings of what is known of events; an MLP adds those of a request to its target's state."""
+    """Sums of embeddings of events' fields; an MLP adds those of a request to its target's state."""
 
     def __init__(self, fields: Fields, config: Config):
         super().__init__()
-        width, profile = config.width, [field.size for field in fields.profile]
-        past = [fields.value.size, fields.gap.size] if config.history_fields else []
-        asked = [field.size for field in fields.request]
-        self.past, self.profile, self.asked = (_Sum(sizes, width) for sizes in (past, profile, asked))
-        layers = nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        self.mix = nn.Sequential(*layers) if asked else None
+        known = [fields.value, fields.gap] if config.history_fields else []
+        self.known, self.profile, self.asked = (
+            nn.ModuleList(nn.Embedding(field.size, config.width) for field in of)
+            for of in (known, fields.profile, fields.request)
+        )
+        if self.asked:
+            wide = 2 * config.width
+            self.mix = nn.Sequential(nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, config.width))
 
-    def events(self, context: Context) -> Tensor:
-        """(B, T, D)"""
-        return self.past(torch.stack((context.value, context.gap), -1)) + self.profile(context.profile)[:, None]
+    def events(self, context: Context) -> Tensor | int:
+        """(B, T, D), or 0"""
+        known = zip(self.known, (context.value, context.gap), strict=False)
+        profile = zip(self.profile, context.profile.unbind(1), strict=True)
+        return sum(embed(code) for embed, code in known) + sum(embed(code)[:, None] for embed, code in profile)
 
     def ask(self, states: Tensor, request: Tensor) -> Tensor:
         """States (B, Q, D) and requests (B, Q, R) -> (B, Q, D)."""
-        return states + self.mix(torch.cat((states, self.asked(request)), -1)) if self.mix else states
-
-
-class _Sum(nn.Module):
-    """Codes (..., F) -> the sum of their embeddings (..., D); zeros without fields."""
-
-    def __init__(self, sizes: Sequence[int], width: int):
-        super().__init__()
-        self.register_buffer("start", torch.tensor(np.cumsum([0, *sizes])[:-1]))
-        self.table = nn.Embedding(max(1, sum(sizes)), width)
-        nn.init.normal_(self.table.weight, std=0.02)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.table(codes[..., : len(self.start)] + self.start).sum(-2)
+        if not self.asked:
+            return states
+        asked = sum(embed(code) for embed, code in zip(self.asked, request.unbind(-1), strict=True))
+        return states + self.mix(torch.cat((states, asked), -1))
 
 
 class GRU4RecNetwork(nn.Module):

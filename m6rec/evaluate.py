@@ -286,13 +286,11 @@ class Precomputed(NamedTuple):
     catalogue: str = ""  # of its `Dataset`, where it is known
 
     def scores(self, users: Targets) -> Array:
-        """(B, N). InputError for a target without scores, or other items."""
-        if len(self.table) != len(self.events) or self.catalogue not in ("", users.data.catalogue):
-            raise InputError(f"{self.name} has scores of other targets or items than {users.data.name}'s: rank these.")
+        """(B, N). InputError for other targets or items."""
         rows = pd.Index(self.events).get_indexer(users.events)
-        if (rows < 0).any():
-            missing = users.events[rows < 0][0]
-            raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
+        wrong = len(self.table) != len(self.events) or self.catalogue not in ("", users.data.catalogue)
+        if wrong or (rows < 0).any():
+            raise InputError(f"{self.name} has scores of other targets or items than {users.data.name}'s: rank these.")
         return self.table[rows]
 
 

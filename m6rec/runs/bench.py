@@ -24,10 +24,8 @@ from m6rec.model.tree import DigitDecoder, Tree, widths_for
 from m6rec.train.fit import Log
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-COUNTS = {
-    "popularity": baselines.Popularity, "itemknn": baselines.ItemKNN, "ease": baselines.EASE,
-    "rp3beta": baselines.RP3Beta, "markov": baselines.Markov,
-}  # fmt: skip
+COUNTS = (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.RP3Beta)
+COUNTS = {of.__name__.lower(): of for of in COUNTS} | {"markov": baselines.Markov}
 METHODS = "dense", "generated", "hybrid"
 TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.BSARec)}
 
@@ -68,7 +66,7 @@ class Bench:
     """The models that are compared on one data set: `entries`, for `bench`.
 
     changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds.
-    tuned_on: validation targets, at most, that counts and blends are tuned on."""
+    tuned_on: at most so many validation targets decide counts and blends."""
 
     def __init__(
         self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
@@ -137,14 +135,14 @@ class Bench:
         return tuned
 
     def trained(self, name: str, inputs: str, seed: int) -> Any:
-        """A network that reads these inputs: a peer, or ours, pretrained (its dense head ranks)."""
+        """A peer, or ours, pretrained (its dense head ranks)."""
         return self._fit(name, inputs, self.settings[name], seed)
 
     def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
         """Successive halving (Jamieson & Talwalkar 2016) of n settings, `carried_over` and published ones among them.
 
-        All train for epochs[0]; the best third, rounded up, for epochs[1], and so on; the best setting is taken. Rows,
-        best first: trial, settings, epochs, validation (the best epoch's NDCG@10), seconds. Trainings are kept."""
+        All train for epochs[0], the best third for epochs[1], and so on. Rows, best first, which is taken: trial,
+        settings, epochs, validation (the best epoch's NDCG@10), seconds. Trainings are kept."""
         rng, first = np.random.default_rng(0), self.carried_over(name)
         starts = [first, *(one for one in self.published[name] if one != first)]
         space = SETTINGS["space"] | SETTINGS["space_of"][name]
@@ -163,7 +161,7 @@ class Bench:
         for made in (self.trained, self.model, self._blends):
             made.cache_clear()
         if best in starts:
-            print(f"{name}: no trial is better than what it began with, {best}")
+            print(f"{name}: no trial is better than its start {best}")
         return Frame([rows[trial] for trial in (*alive, *lost)])
 
     def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **last: object) -> Any:
@@ -195,22 +193,22 @@ class Bench:
         return again.fit(self._rest, self._rest.split("all"), **options)
 
     def _features(self) -> Array | None:
-        """(N, F) of a peer's contents: the same texts, images and sounds as ours."""
+        """(N, F) of a peer: the same texts, images and sounds as ours."""
         if self._still:
             return None
         content = M6Rec(self.data, self.preset, spectral=0.0).features
         return np.hstack([*baselines.frozen_features(self.data, content).values()])
 
     def cooccurrence(self, **fixed: float) -> baselines.CoOccurrence:
-        """With the best settings on validation. fixed: these are not searched."""
+        """fixed: these settings are not searched."""
         return self._mixture(self._tuned(content=0.0, **fixed)).parts[0][0]
 
     def prior(self) -> baselines.Mixture:
-        """The count mixed with content-kNN, with the best settings on validation when it ranks alone."""
+        """The count mixed with content-kNN."""
         return self._mixture(self._tuned())
 
     def blend(self, models: Sequence[object]) -> list[Interpolation]:
-        """Models, each with a prior; its settings and weight are one choice, by the mean on validation."""
+        """Models, each with a prior; its settings and weight are chosen for all, by the mean on validation."""
         found = self._tune(models)
         return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
 
@@ -222,7 +220,7 @@ class Bench:
             ranked = [Interpolation(model, prior, at["weight"]) for model in own] or [prior]
             return float(np.mean([*map(self._valid, ranked)]))
 
-        starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # several: a search ends at a local maximum
+        starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # an ascent ends at a local maximum
         starts = [({"weight": 1.0} if own else {}) | start | fixed for start in starts]
         grid = SETTINGS["grid"] | {name: [value] for name, value in fixed.items()}
         return max((coordinate_ascent(score, start, grid) for start in starts), key=score)
