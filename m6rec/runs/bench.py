@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 class Table(NamedTuple):
-    rows: Frame  # a row for each model
+    rows: Frame
     per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
 
 
@@ -78,12 +78,11 @@ class Bench:
         self.published = {name: [own | one for one in starts] for name, starts in SETTINGS["published"].items()}
         self.settings = {name: self.carried_over(name) for name in self.published}
         self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
-        self.main = self.inputs[1 + data.timed]  # what the digits are taught with
+        self.main = self.inputs[1 + data.timed]
         events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:tuned_on])
         self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
         self._still = {} if any(map(words, data.items["text"])) else {"content": 0.0}
         share, pairs = baselines.shares(data, self.split), cache(partial(following, data, self.split))
-        # A search moves one setting at a time.
         self._count = lru_cache(4)(
             lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"]), share)
         )
