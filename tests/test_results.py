@@ -37,7 +37,7 @@ def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp
     path = tmp_path / "notebooks" / "results" / "01_a.json"
     assert results.measure(notebook).ok
     found = json.loads(path.read_text())
-    assert found["size"] == {"value": 1.556, "low": 0.3333, "high": 4.0, "n": 0, "seeds": 3}  # len("full") is 4
+    assert found["size"] == {"value": 1.556, "low": None, "high": None, "n": 0, "seeds": 3}  # len("full") is 4
     assert found["run"]["command"] == "make results NB=01_a" and found["run"]["cores"] >= 1
     assert {"commit", "code_hash", "versions", "seconds", "date", "scale"} <= set(found["run"])
     assert results.due(notebook.parent) == []
@@ -70,6 +70,7 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     later = json.loads(path.read_text())
     assert later["a.x"] == found["a.x"] and "from" not in later["b.new"]
     assert "b.y" not in later, "it is of other code than b.new beside it"
+    results.measure(notebook)
     assert results.due(notebook.parent) == []
 
 
