@@ -1,4 +1,4 @@
-"""The views as people meet them: in a real JupyterLab, in saved pages, by keyboard and mouse, with data that mean harm."""
+"""The views as people meet them, in a real JupyterLab and in saved pages, by keyboard and mouse, with hostile data."""
 
 from __future__ import annotations
 
