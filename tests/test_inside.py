@@ -40,6 +40,7 @@ def test_a_difference_is_the_second_minus_the_first_token_by_token(trained, cont
     both = difference(before, after)
     assert both.labels[-2:] == ["hour 9 → hour 21", "next item"] and "does not say" in both.note
     np.testing.assert_allclose(both.attended, after.attended - before.attended, atol=1e-6)
+    assert both.weights[0, 0, 0, 0] == 0 and both.weights[0, 0, -2, -2] == 1  # the start is computed, the hour is not
     fewer = capture(trained, trained.extract_context(HISTORY[1:], {"hour": 21}))
     other = difference(after, fewer)
     gone = other.labels.index(after.labels[after.types.index("history")])
@@ -54,7 +55,8 @@ def test_a_difference_is_the_second_minus_the_first_token_by_token(trained, cont
 def test_the_lens_ends_in_the_models_own_log_probabilities(trained, contexts):
     lens = logit_lens(trained, contexts[0], [3, 9])
     assert lens.index.tolist() == ["before layer 1", "after layer 1", "after layer 2"]
-    np.testing.assert_allclose(lens.iloc[-1], [log_prob(trained, contexts[0], item) for item in (3, 9)], atol=1e-5)
+    due = [np.exp(log_prob(trained, contexts[0], item)) for item in (3, 9)]
+    np.testing.assert_allclose(lens.iloc[-1], due, rtol=1e-4)
     assert attention_rows(lens, "Lens").spec["note"] == lens.attrs["note"]
 
 

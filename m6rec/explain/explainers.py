@@ -83,6 +83,13 @@ class Record(NamedTuple):
         )
 
 
+def absent(weights: Array) -> Array:
+    """(L, H, n) bool: rows that no layer computes."""
+    alone = np.diagonal(weights, axis1=2, axis2=3) == 1
+    # The start attends to itself: its row is computed where others are.
+    return np.where(np.arange(weights.shape[-1]) > 0, alone, alone[..., 1:-1].all(-1, keepdims=True))
+
+
 def checked(record: Record, within: float = 1e-3) -> Record:
     """InputError for what is no record: attention whose rows sum to 1, or with a note any finite numbers."""
     n, weights = len(record.labels), np.asarray(record.weights)

@@ -2,8 +2,9 @@
 
 Tokens are those of a `Record`; layers count from 1."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from m6rec.config import Array, Frame, InputError
 from m6rec.data.context import Context
-from m6rec.explain.explainers import Model, Record, capture, labels, prepared, target_log_prob, tokens
+from m6rec.explain.explainers import Model, Record, absent, capture, labels, prepared, target_log_prob, tokens
 from m6rec.model.attention import causal_mask
 
 
@@ -28,89 +29,74 @@ def difference(before: Record, after: Record) -> Record:
     if before.weights.shape[:2] != after.weights.shape[:2]:
         shapes = f"{before.weights.shape[:2]} and {after.weights.shape[:2]}"
         raise InputError(f"the records have {shapes} layers and heads: give two of the same model.")
-    names = []
+    grids, names, twice = [], [], Counter()
     for record in (before, after):
-        keys = {}
-        for label, kind, position in zip(record.labels, record.types, record.positions, strict=True):
-            turn = sum(key[:2] == (kind, label) for key in keys) if kind == "history" else int(position)
-            keys[kind, label if kind == "history" else "", turn] = label
+        twice.clear()
+        keys = {}  # an event may happen twice
+        for label, kind, position in zip(record.labels, record.types, record.positions.tolist(), strict=True):
+            twice[label] += 1
+            keys[(kind, label, twice[label]) if kind == "history" else (kind, "", position)] = label
         names.append(keys)
     old, new = names
-    kinds = [*dict.fromkeys(kind for kind, *_ in (*new, *old))]
-    union = sorted({**old, **new}, key=lambda key: (kinds.index(key[0]), key in new, [*new, *old].index(key)))
-    target = next(key for key in reversed(new))
-    union = [*(key for key in union if key != target), target]
-    grids = []
+    kinds = [*dict.fromkeys(kind for kind, *_ in (*new, *old)), "target"]
+    union = sorted({**old, **new}, key=lambda key: (kinds.index(key[0]), 0 if key[1] else key[2], key in new))
     for record, keys in zip((before, after), names, strict=True):
+        grid = np.broadcast_to(np.eye(len(union)), (*record.weights.shape[:2], len(union), len(union))).copy()
         at = [union.index(key) for key in keys]
-        grid = np.zeros((*record.weights.shape[:2], len(union), len(union)))
-        grid[..., range(len(union)), range(len(union))] = 1  # not computed, where a record lacks the token
         grid[..., at, :] = 0
         grid[(..., *np.ix_(at, at))] = record.weights
         grids.append(grid)
-    absent = np.diagonal(grids[0] * grids[1], axis1=2, axis2=3) == 1  # (L, H, n)
-    weights = np.where(absent[..., None], np.eye(len(union)), grids[1] - grids[0])
-    said = [old.get(key, new.get(key)) for key in union]
-    said = [f"{a} → {new[key]}" if key in new and new[key] != a else a for a, key in zip(said, union, strict=True)]
+    none = absent(grids[0]) & absent(grids[1])
+    weights = np.where(none[..., None], np.eye(len(union)), grids[1] - grids[0])
+    said = [" → ".join(dict.fromkeys(part[key] for part in names if key in part)) for key in union]
     note = "attention of the second minus the first, which does not say what changes the list"
-    return Record(
-        said, [kind for kind, *_ in union], np.arange(len(union)), weights, after.logits - before.logits, None, note
-    )
+    types, logits = [kind for kind, *_ in union], after.logits - before.logits
+    return Record(said, types, np.arange(len(union)), weights, logits, note=note)
 
 
-@contextmanager
-def _states(model: Model, patch: Tensor | None = None, other: Sequence[Tensor] = ()) -> Iterator[list[list[Tensor]]]:
-    """What enters each joint layer, as it runs: history (B, C + T, D), target (B, 1, D), request (B, R, D).
+def _run(
+    model: Model, context: Context, items: Tensor, patch: Tensor | None = None, other: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """States (B, D) of the target, and what entered each joint layer: history, request, target (B, C + T + R + 1, D).
 
-    patch: (B, L, C + T + R + 1) bool, of a row's states that are replaced by `other`, (L, C + T + R + 1, D)."""
+    patch: (B, L, C + T + R + 1) bool, of a row's states that are replaced by `other`, L × (C + T + R + 1, D)."""
     blocks, seen = [*model.network.eval().fusion.joint], []
 
     def replaced(layer, part, x):
         if patch is None:
             return x
-        rest = patch.shape[2] - 1  # the target is last
-        sizes = (
-            slice(0, x.shape[1]) if part == 0 else slice(rest, None) if part == 1 else slice(rest - x.shape[1], rest)
-        )
-        return torch.where(patch[:, layer, sizes, None], other[layer][sizes], x)
+        end = patch.shape[2] - (part == 2)  # history, target, request, in the order of the calls
+        at = slice(0, x.shape[1]) if part == 0 else slice(end - x.shape[1], end)
+        return torch.where(patch[:, layer, at, None], other[layer][at], x)
 
-    with ExitStack() as hooks:
+    with torch.no_grad(), ExitStack() as hooks:
         for layer, block in enumerate(blocks):
-            calls, last = [], layer == len(blocks) - 1
-            seen.append(calls)
+            seen.append(calls := [])
 
             def entering(_, args, layer=layer, calls=calls):
                 return replaced(layer, min(len(calls), 1), args[0]), *args[1:]
 
-            def normed(_, args, layer=layer, calls=calls, last=last):
-                part = len(calls)  # the last block only hands on the history's keys
-                x = replaced(layer, part, args[0]) if part == 2 or (last and part == 0) else args[0]
-                calls.append(x)
-                return (x,)
+            def normed(_, args, layer=layer, calls=calls):
+                part, (x,) = len(calls), args  # the last block only hands on the history's keys: it enters here
+                calls.append(replaced(layer, part, x) if part == 2 or part == 0 == len(blocks) - 1 - layer else x)
+                return (calls[-1],)
 
             for module, hook in ((block, entering), (block.norm, normed)):
-                handle = module.register_forward_pre_hook(hook)
-                hooks.callback(handle.remove)
-        yield seen
-
-
-def _run(model: Model, context: Context, items: Tensor, *patch: object) -> tuple[Tensor, list[Tensor]]:
-    """States (B, D) of the target, and what entered each layer (B, C + T + R + 1, D)."""
-    with torch.no_grad(), _states(model, *patch) as seen:
+                hooks.callback(module.register_forward_pre_hook(hook).remove)
         state = model.network.fusion(context, items).state[:, 0]
     return state, [torch.cat((history, request, target), 1) for history, target, request in seen]
 
 
 def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
-    """log p of items (codes) if the target's state were read before and after each layer (nostalgebraist 2020)."""
+    """Probability of items (codes) if the target's state were read before and after each layer (nostalgebraist 2020)."""
     context, vectors = prepared(model, context)
     state, entered = _run(model, context, vectors)
     states = [*(model.network.fusion.norm(x[:, -1]) for x in entered), state]
-    said = [model.network.score(one, vectors)[0].log_softmax(-1)[list(items)].tolist() for one in states]
+    said = [model.network.score(one, vectors)[0].softmax(-1)[list(items)].tolist() for one in states]
     rows = ["before layer 1", *(f"after layer {i}" for i in range(1, len(states)))]
     names = model.data.items["title"].iloc[list(items)]
     note = "the item vectors are trained to read the last state only: earlier rows need not be what the model uses"
-    return table(np.array(said), rows, [*names], note, "nats", signed=True)
+    return table(np.array(said), rows, [*names], note)
 
 
 def value_weighted(model: Model, context: Context) -> Record:

@@ -21,7 +21,7 @@ from PIL import Image
 from m6rec.config import Array, Frame, InputError, choose, plain
 from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
-from m6rec.explain.explainers import TYPES, Reconstruction, Record, checked, rolled
+from m6rec.explain.explainers import TYPES, Reconstruction, Record, absent, checked, rolled
 from m6rec.generate import Step
 from m6rec.view import page
 from m6rec.view.front import Front
@@ -367,7 +367,7 @@ def _spec(record: Record) -> page.Spec:
     if n > MAX_TOKENS or at_once > MAX_WEIGHTS:
         fix = f"take at most {MAX_TOKENS} and {MAX_WEIGHTS:,}, or fold earlier events with record.fold(recent=32)"
         raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
-    weights = np.where(_absent(record)[..., None], np.nan, record.weights)
+    weights = np.where(absent(record.weights)[..., None], np.nan, record.weights)
     views = views_of(record)
     controls = [{"name": "view", "label": "show", "kind": "choice", "options": [*views.values()]}] + [
         {"name": name, "label": name, "kind": "range", "options": ["mean", *map(str, range(1, count + 1))]}
@@ -403,16 +403,11 @@ def _target_map(record: Record, title: str, view: str, layer: int, head: int) ->
     return attention_rows(table, title, types, signed=signed)
 
 
-def _absent(record: Record) -> Array:
-    """(L, H, n) bool: rows that no layer computes."""
-    absent = np.diagonal(record.weights, axis1=2, axis2=3) == 1
-    # The start attends to itself: its row is computed where others are.
-    return np.where(np.arange(len(record.labels)) > 0, absent, absent[..., 1:-1].all(-1, keepdims=True))
-
-
 def _token_map(record: Record, title: str, layer: int, head: int, lines: bool) -> Picture:
     n, signed = len(record.labels), record.weights.min() < 0
-    weights = np.ma.masked_array(record.weights, np.broadcast_to(_absent(record)[..., None], record.weights.shape))
+    weights = np.ma.masked_array(
+        record.weights, np.broadcast_to(absent(record.weights)[..., None], record.weights.shape)
+    )
     for number in (layer, head):  # a mean leaves out what no layer computes
         weights = weights[number - 1] if number else weights.mean(0)
     table = Frame(weights.filled(np.nan), record.labels, record.labels)

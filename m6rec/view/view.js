@@ -54,7 +54,7 @@ function shade(t, map) { // 0..1 -> [r, g, b]
 const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
 const bright = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b > 140;
 const num = (x) => (Number.isNaN(x) ? "–" : Math.abs(x) >= 100 ? x.toFixed(0) : Math.abs(x) >= 10 ? x.toFixed(1) : x.toFixed(2).replace("-0.00", "0.00"));
-const short = (top) => (x) => (top >= 0.2 || Number.isNaN(x) ? num(x) : x.toFixed(top >= 0.02 ? 3 : 4));
+const short = (top) => (x) => (!x ? "0" : top >= 0.2 || Number.isNaN(x) ? num(x) : x.toFixed(top >= 0.02 ? 3 : 4));
 const fine = (x) => (Number.isNaN(x) ? "not computed" : !x ? "0" : Math.abs(x) < 0.01 ? x.toPrecision(2) : x.toFixed(3));
 const clip = (s, n) => { const c = [...s]; return c.length > n ? c.slice(0, n - 1).join("") + "…" : s; };
 function make(tag, attributes = {}, ...children) {
@@ -445,7 +445,7 @@ const KINDS = {
     function matrix() {
       const { layer, head } = at(), A = pick(layer, head);
       cells(view, { rowNames: tokens, rowTypes: types, columnNames: tokens, columnTypes: types, values: A, signed, folded: spec.folded, skip: 1, what: `Attention, ${where(at())}.`,
-        on: { key, corner: "attends ↓ to →", most: (name) => `${name} attends most to`, idle: hint } });
+        on: { key, corner: "attends ↓ to →", most: signed ? null : (name) => `${name} attends most to`, idle: hint } });
       view.types(types);
       data = { columns: tokens, rows: tokens.map((name, i) => [name, ...A.subarray(i * n, (i + 1) * n)]) };
     }
