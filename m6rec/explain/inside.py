@@ -88,7 +88,7 @@ def _run(
 
 
 def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
-    """Probability of items (codes) if the target's state were read before and after each layer (nostalgebraist 2020)."""
+    """Probability of items (codes) if the target's state were read around each layer (nostalgebraist 2020)."""
     context, vectors = prepared(model, context)
     state, entered = _run(model, context, vectors)
     states = [*(model.network.fusion.norm(x[:, -1]) for x in entered), state]

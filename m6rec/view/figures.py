@@ -55,13 +55,8 @@ class Picture(NamedTuple):
         path = Path(path)
         choose("suffix", path.suffix, (".svg", ".pdf", ".png", ".html"))
         if path.suffix == ".html":
-            table = self.data.iloc[:60, :30].round(3).rename(index=plain, columns=plain).to_html(border=0)
             body = page.figure(base64.b64encode(self.png()).decode(), plain(self.alt, 400), self.spec)
-            numbers = "" if self.spec else f"<details><summary>The numbers</summary>{table}</details>"
-            path.write_text(
-                page.page(plain(self.alt, 80), body + numbers, "main { max-width: 100rem } body { max-width: none }"),
-                encoding="utf-8",
-            )
+            path.write_text(page.page(plain(self.alt), body, "main { width: 96vw }"), encoding="utf-8")
         else:  # texts stay texts, and the same figure is the same file
             with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "m6rec"}):
                 date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
@@ -351,13 +346,13 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     choose("view", view, views_of(record))
     choose("layer", layer, range(len(record.weights) + 1))
     choose("head", head, range(record.weights.shape[1] + 1))
-    spec = _spec(record)
+    shown = {"view": [*views_of(record)].index(view), "layer": layer, "head": head}
+    spec = {**_spec(record), "title": plain(title, 160), "values": shown}
     if view in ("tokens", "heads"):
         picture = _token_map(record, title, layer, head, lines=view == "heads")
     else:
         picture = _target_map(record, title, view, layer, head)
-    shown = {"values": {"view": [*views_of(record)].index(view), "layer": layer, "head": head}}
-    return picture._replace(spec={**spec, **shown, "title": plain(title, 160), "note": record.note or NOTE})
+    return picture._replace(spec=spec)
 
 
 def _spec(record: Record) -> page.Spec:
@@ -368,16 +363,10 @@ def _spec(record: Record) -> page.Spec:
         fix = f"take at most {MAX_TOKENS} and {MAX_WEIGHTS:,}, or fold earlier events with record.fold(recent=32)"
         raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
     weights = np.where(absent(record.weights)[..., None], np.nan, record.weights)
-    views = views_of(record)
-    controls = [{"name": "view", "label": "show", "kind": "choice", "options": [*views.values()]}] + [
-        {"name": name, "label": name, "kind": "range", "options": ["mean", *map(str, range(1, count + 1))]}
-        for name, count in (("layer", layers), ("head", heads))
-    ]
     return {
-        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": [*views],
-        "shape": [layers, heads, n], "folded": _folded(record.labels), "controls": controls,
-        "sums": not record.note,
-        **page.encode(weights, signed),
+        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": views_of(record),
+        "shape": [layers, heads, n], "folded": _folded(record.labels), "sums": not record.note,
+        "note": record.note or NOTE, **page.encode(weights, signed),
     }  # fmt: skip
 
 
@@ -387,12 +376,13 @@ def views_of(record: Record) -> dict[str, str]:
 
 
 def _target_map(record: Record, title: str, view: str, layer: int, head: int) -> Picture:
-    names, types, weights = record.labels[:-1], record.types[:-1], record.attended  # (L, H, n - 1)
-    signed = weights.min() < 0
+    end = None if record.weights[..., -1, -1].any() else -1  # another model's may see itself
+    names, types, weights = record.labels[:end], record.types[:end], record.weights[..., -1, :end]  # (L, H, n - 1)
+    note, signed = record.note or NOTE, weights.min() < 0
     if view == "rollout":
         weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
         rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
-        return attention_rows(Frame(weights / weights.sum(1, keepdims=True), rows, names), title, types)
+        return attention_rows(Frame(weights / weights.sum(1, keepdims=True), rows, record.labels[:-1]), title)
     if view == "groups":
         names = [t for t in dict.fromkeys((*GROUPS, *types)) if t in types]
         weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
@@ -400,7 +390,7 @@ def _target_map(record: Record, title: str, view: str, layer: int, head: int) ->
     heads = [head - 1] if head and view == "target" else range(weights.shape[1])
     rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in heads]
     table = Frame(weights[np.ix_(layers, heads)].reshape(len(rows), -1), rows, names)
-    return attention_rows(table, title, types, signed=signed)
+    return attention_rows(table, title, types, note=note, signed=signed)
 
 
 def _token_map(record: Record, title: str, layer: int, head: int, lines: bool) -> Picture:
@@ -415,14 +405,12 @@ def _token_map(record: Record, title: str, layer: int, head: int, lines: bool) -
     alt = f"Attention, {n} tokens, queries in rows: {note}."
     if lines:
         _, ax = canvas(7.6, 0.9 + 0.17 * n, margins=(2.3, 2.3, 0.1, 0.65), bare=True)
-        shares = table.to_numpy() / top
-        pairs = [(i, j) for i, j in np.argwhere(np.nan_to_num(np.abs(shares)) > 0.02)]
-        alphas = np.minimum(1, [abs(shares[i, j]) for i, j in pairs])
-        inks = [colors.to_rgba("#542788" if shares[i, j] < 0 else "#b35806" if signed else LINES[0], a)
-                for (i, j), a in zip(pairs, alphas, strict=True)]  # fmt: skip
-        ax.add_collection(
-            collections.LineCollection([[(0, i), (1, j)] for i, j in pairs], colors=inks, linewidths=2 * alphas)
-        )
+        shares = np.nan_to_num(table.to_numpy() / top).clip(-1, 1)
+        pairs = np.argwhere(np.abs(shares) > 0.02)  # (lines, 2)
+        shares = shares[tuple(pairs.T)]
+        inks = [("#542788" if share < 0 else "#b35806" if signed else LINES[0], abs(share)) for share in shares]
+        ends = [[(0, i), (1, j)] for i, j in pairs]
+        ax.add_collection(collections.LineCollection(ends, colors=inks, linewidths=2 * np.abs(shares)))
         for x, align in ((-0.02, "right"), (1.02, "left")):
             for i, label in enumerate(record.labels):
                 ax.text(x, i, drawable(label, 30), ha=align, va="center", fontsize=8)

@@ -170,7 +170,8 @@ class View {
     this.title.textContent = spec.title;
     this.body.setAttribute("aria-label", spec.title);
     this.note.textContent = spec.note ?? "";
-    if (this.controls.dataset.of !== JSON.stringify(spec.controls)) this.control(spec.controls ?? []);
+    this.all = this.kind.controls ?? spec.controls ?? [];
+    if (this.controls.dataset.of !== JSON.stringify(this.all)) this.control(this.all);
     this.fail("");
     this.layout();
   }
@@ -188,9 +189,9 @@ class View {
     this.change?.(this.values);
   }
   step(name, by) {
-    const control = (this.spec.controls ?? []).find((c) => c.name === name);
+    const control = this.all.find((c) => c.name === name);
     if (!control || this.controls.hidden) return false;
-    const to = Math.min(control.options.length - 1, Math.max(0, this.values[name] + by));
+    const to = Math.min(control.options.length - 1, Math.max(0, (this.values[name] ?? 0) + by));
     if (to !== this.values[name]) this.move(name, to);
     return true;
   }
@@ -211,7 +212,7 @@ class View {
           box.append(make("label", {}, input, make("span", {}, option)));
           return input;
         });
-        this.shows.push(() => { inputs.forEach((input, i) => { input.checked = i === this.values[name]; }); });
+        this.shows.push(() => { inputs.forEach((input, i) => { input.checked = i === (this.values[name] ?? 0); }); });
         this.controls.append(box);
       } else if (kind === "range") {
         const input = make("input", { type: "range", min: 0, max: options.length - 1, step: 1, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
@@ -220,7 +221,7 @@ class View {
         const say = () => { said.textContent = options[input.value]; input.setAttribute("aria-valuetext", options[input.value]); };
         input.addEventListener("input", () => { say(); if (this.kind.local) this.move(name, +input.value); });
         input.addEventListener("change", () => { if (+input.value !== this.values[name]) this.move(name, +input.value); });
-        this.shows.push(() => { input.value = this.values[name]; say(); });
+        this.shows.push(() => { input.value = this.values[name] ?? 0; say(); });
         this.controls.append(make("label", { class: "range" }, label, input, said));
       } else if (kind === "toggle") {
         const button = make("button", { type: "button", dir: "auto", title: label }, label);
@@ -371,7 +372,7 @@ const KINDS = {
       for (let j = k; j < k + n; j++) all[j] /= sum || 1;
     }
     const marks = types.map((type) => glyph(type, types)), known = new Map(), size = n * n;
-    const at = () => ({ view: spec.views[view.values.view ?? 0], layer: view.values.layer ?? 0, head: view.values.head ?? 0 });
+    const names = Object.keys(spec.views), at = () => ({ view: names[view.values.view ?? 0], layer: view.values.layer ?? 0, head: view.values.head ?? 0 });
     const where = ({ layer, head }) => `${layer ? `layer ${layer}` : "mean of layers"}, ${head ? `head ${head}` : "mean of heads"}`;
     function pick(layer, head) { // (n, n), a mean over what is computed
       const key = `${layer},${head}`;
@@ -560,7 +561,9 @@ const KINDS = {
       paint(-1);
     }
     const idle = (name) => name === "layer" && at().view === "rollout"; // which shows all of them
-    return { local: true, idle, draw: () => ({ heads: lines, tokens: matrix, target: strip, groups, rollout: flow })[at().view](), table: () => data };
+    const range = (name, count) => ({ name, label: name, kind: "range", options: ["mean", ...Array.from({ length: count }, (_, i) => `${i + 1}`)] });
+    const controls = [{ name: "view", label: "show", kind: "choice", options: Object.values(spec.views) }, range("layer", L), range("head", H)];
+    return { local: true, idle, controls, draw: () => ({ heads: lines, tokens: matrix, target: strip, groups, rollout: flow })[at().view](), table: () => data };
   },
 
   heat(view) {

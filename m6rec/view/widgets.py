@@ -107,8 +107,8 @@ class Panel:
         self._codes, self._picture = codes, picture
         with self.widget.hold_sync():
             if picture:
-                controls = [control.spec(name) for name, control in self.controls.items()]
-                self.widget.spec = {**picture.spec, "controls": controls}
+                own = [] if self.local else [control.spec(name) for name, control in self.controls.items()]
+                self.widget.spec = {**picture.spec, "controls": own}
             self.widget.values, self.widget.error = dict(codes), ""
 
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
