@@ -56,7 +56,7 @@ class Picture(NamedTuple):
         choose("suffix", path.suffix, (".svg", ".pdf", ".png", ".html"))
         if path.suffix == ".html":
             body = page.figure(base64.b64encode(self.png()).decode(), plain(self.alt, 400), self.spec)
-            path.write_text(page.page(plain(self.alt), body, "main { width: 96vw }"), encoding="utf-8")
+            path.write_text(page.page(plain(self.alt), body, "body { max-width: 100rem !important }"), encoding="utf-8")
         else:  # texts stay texts, and the same figure is the same file
             with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "m6rec"}):
                 date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
@@ -260,7 +260,7 @@ def beam_tree(
         "kind": "tree",
         "widths": [*widths],
         "depth": depth,
-        "leaves": {leaf: plain(t) for leaf, t in leaves.items()},
+        "leaves": {str(leaf): plain(t) for leaf, t in leaves.items()},
     }
     spec["nodes"] = data[["level", "node", "log_likelihood", "kind"]].round(4).astype(object).to_numpy().tolist()
     return finish(ax, title, data.drop(columns=["height", "kind"]), alt, spec=spec)

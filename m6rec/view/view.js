@@ -309,7 +309,7 @@ function cells(view, { rowNames, rowTypes, columnNames, columnTypes, values, sig
         g.fillText(short(top)(v), (j + 0.5) * cell, header + (i + 0.5) * height);
       }
     }
-    g.strokeStyle = t.bg; g.lineWidth = 2;
+    g.strokeStyle = t.bg; g.lineWidth = Math.min(cell, height) < 8 ? 1 : 2;
     const cut = (types, size, line) => types?.forEach((type, k) => { if (k && type !== types[k - 1]) { g.beginPath(); line(k * size); g.stroke(); } });
     cut(columnTypes, cell, (x) => { g.moveTo(x, header); g.lineTo(x, header + R * height); });
     cut(rowTypes, height, (y) => { g.moveTo(0, header + y); g.lineTo(C * cell, header + y); });
