@@ -98,7 +98,7 @@ function rows(view, name, labels, glyphs, height, on) {
     return { li, number };
   });
   ul.addEventListener("pointerleave", () => on.leave());
-  let at = Math.max(0, on.first ?? 0);
+  let at = Math.max(0, on.first ?? 0), was = [];
   ul.addEventListener("focus", () => ul.matches(":focus-visible") && on.hover(at));
   ul.addEventListener("blur", () => on.leave());
   ul.addEventListener("keydown", (event) => {
@@ -113,18 +113,22 @@ function rows(view, name, labels, glyphs, height, on) {
   return {
     ul,
     mark(active, pinned) {
-      items.forEach(({ li }, i) => {
+      for (const i of new Set([...was, active, pinned])) { // only what changes: sixty rows a frame are slow
+        if (!items[i]) continue;
+        const { li } = items[i];
         li.classList.toggle("on", i === active); li.classList.toggle("pin", i === pinned);
         li.setAttribute("aria-selected", i === pinned ? "true" : "false");
-      });
+      }
+      was = [active, pinned];
       if (active >= 0) { at = active; ul.setAttribute("aria-activedescendant", id + active); }
     },
     numbers(texts, said, paint) {
-      items.forEach(({ li, number }, i) => {
+      items.forEach((item, i) => {
+        const { li, number } = item;
         const text = texts ? texts[i] : "", colour = texts && paint ? paint[i] : "";
-        if (number.textContent !== text) number.textContent = text;
-        if (said) li.setAttribute("aria-label", said[i]);
-        if (li.dataset.ink !== colour) { li.dataset.ink = colour; li.style.background = colour; }
+        if ((item.text ?? "") !== text) number.textContent = item.text = text;
+        if (said && item.said !== said[i]) li.setAttribute("aria-label", item.said = said[i]);
+        if ((item.ink ?? "") !== colour) li.style.background = item.ink = colour;
       });
     },
     bold(which) { items.forEach(({ li }, i) => li.classList.toggle("bold", which[i])); },
