@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixtures import small_data
 
-from m6rec.baselines import ESASRec, GRU4Rec
+from m6rec.baselines import ESASRec, GRU4Rec, SASRec
 from m6rec.config import Config, InputError
 from m6rec.explain.explainers import capture, logits_of, one, prepared, tokens
 from m6rec.explain.inside import (
@@ -21,6 +21,7 @@ from m6rec.explain.inside import (
     value_weighted,
 )  # fmt: skip
 from m6rec.view.figures import attention_map, attention_rows
+from m6rec.view.widgets import HeadsAndLayers
 
 HISTORY = [503, 504, 505, 506, 507]
 
@@ -119,14 +120,16 @@ def test_attention_by_age_is_the_mean_over_users_who_have_such_an_event(trained)
 def test_an_esasrec_shows_its_attention_and_what_has_none_is_refused():
     data = small_data()
     config = Config(width=16, heads=2, joint_layers=2, history=8, pretrain_epochs=1, batch=16, validate_every=1)
+    users = data.targets(data.split().test[3:])
     with pytest.raises(InputError, match="ESASRec has no attention to show"):
-        capture_sequential(ESASRec(config), HISTORY)
-    model = ESASRec(config).fit(data, data.split(), keep=False)
-    look = capture_sequential(model, HISTORY)
-    assert look.labels[-1] == "Film 7 (1957)" and look.weights.shape == (2, 2, 5, 5)
+        capture_sequential(ESASRec(config), users)
+    model = ESASRec(config).fit(data, data.split())
+    look, past = capture_sequential(model, users), users.history(7)[0]
+    assert look.labels == data.items["title"].iloc[past[past >= 0]].tolist()
     np.testing.assert_allclose(look.weights.sum(-1), 1, atol=1e-5)
-    assert not np.triu(look.weights[0, 0], 1).any()
-    longer = capture_sequential(model, [500 + i for i in range(20)])
-    assert len(longer.labels) == 7  # as `scores` reads
-    with pytest.raises(InputError, match="GRU4Rec has no attention"):
-        capture_sequential(GRU4Rec(config).fit(data, data.split(), keep=False), HISTORY)
+    assert look.weights.shape[:2] == (2, 2) and not np.triu(look.weights[0, 0], 1).any()
+    np.testing.assert_allclose(look.logits, model.scores(users)[0], atol=1e-5)
+    assert HeadsAndLayers(look).data.shape == (len(look.labels),) * 2
+    for other, said in ((GRU4Rec, "GRU4Rec has no attention"), (SASRec, "layers of SASRec return no attention")):
+        with pytest.raises(InputError, match=said):
+            capture_sequential(other(config).fit(data, data.split()), users)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from m6rec.config import Array, Frame, InputError
-from m6rec.data.context import Context
-from m6rec.explain.explainers import Model, Record, absent, capture, labels, prepared, target_log_prob, tokens
-from m6rec.model.attention import causal_mask
+from m6rec.data import Targets
+from m6rec.data.context import Context, encode_events, target_context
+from m6rec.explain.explainers import Model, Record, absent, capture, labels, one, prepared, target_log_prob, tokens
 
 
 def table(values: Array, rows: Sequence[str], columns: Sequence[str], note: str, unit: str = "", **more) -> Frame:
@@ -92,7 +92,7 @@ def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
     context, vectors = prepared(model, context)
     state, entered = _run(model, context, vectors)
     states = [*(model.network.fusion.norm(x[:, -1]) for x in entered), state]
-    said = [model.network.score(one, vectors)[0].softmax(-1)[list(items)].tolist() for one in states]
+    said = [model.network.score(read, vectors)[0].softmax(-1)[list(items)].tolist() for read in states]
     rows = ["before layer 1", *(f"after layer {i}" for i in range(1, len(states)))]
     names = model.data.items["title"].iloc[list(items)]
     note = "the item vectors are trained to read the last state only: earlier rows need not be what the model uses"
@@ -188,23 +188,24 @@ def attention_by_age(model: Model, contexts: Context, most: int = 20) -> Frame:
 
 
 @torch.no_grad()
-def capture_sequential(baseline: object, history: Sequence[object]) -> Record:
-    """Attention of a fitted SASRec or eSASRec over a history (ids or titles); its last event asks for the next item.
+def capture_sequential(baseline: object, users: Targets) -> Record:
+    """Attention of a fitted eSASRec before the first of some targets; its last event asks for the next item.
 
-    InputError before `fit`, and for an architecture without attention weights."""
-    name, network = type(baseline).__name__, baseline.network
+    InputError before `fit`, for a target without a past, and for an architecture that returns no attention."""
+    name, network, seen = type(baseline).__name__, baseline.network, []
     if network is None or not hasattr(network, "layers"):
-        raise InputError(f"{name} has no attention to show: fit a SASRec or an ESASRec first.")
-    data, device = baseline.fitted_on[0], network.positions.weight.device
-    codes = torch.as_tensor(data.history_codes(history), device=device)[None, 1 - baseline.config.history :]
-    at = torch.arange(codes.shape[1], device=device)
-    run = network.eval().layers(
-        network.embed(codes) + network.positions(at), causal_mask(len(at), device), weights=True
-    )
-    if run.weights[0] is None:
-        raise InputError(f"the layers of {name} keep their attention weights to themselves: take an ESASRec.")
-    weights = torch.cat(run.weights).cpu().numpy()
-    titles = data.items["title"].iloc[codes[0].tolist()].tolist()
-    logits = (network.norm(run.states[0, -1]) @ network.embedding.weight.T).cpu().numpy()
-    types = [*["history"] * (len(at) - 1), "target"]
-    return Record(titles, types, np.arange(len(at)), weights, logits)
+        raise InputError(f"{name} has no attention to show: fit an ESASRec first.")
+    data, device, codes = users.data, next(network.parameters()).device, encode_events(users.data, baseline.fields)
+    context = one(target_context(data, codes, users.events[:1], baseline.config.history - 1)).to(device)
+    if int(context.position) == 0:
+        raise InputError("the first target has no event before it: take one of a user with a history.")
+    layers = network.eval().layers
+    asking = layers.register_forward_pre_hook(lambda _, args, more: (args, more | {"weights": True}), with_kwargs=True)
+    with asking, layers.register_forward_hook(lambda *call: seen.extend(call[-1].weights)):
+        state = baseline.states(network, context)[:, 0]
+    if seen[0] is None:
+        raise InputError(f"the layers of {name} return no attention: take an ESASRec.")
+    titles = data.items["title"].iloc[context.item[0].tolist()].tolist()
+    types = [*["history"] * (len(titles) - 1), "target"]
+    logits = baseline.rank(network, state, users)[0].cpu().numpy()
+    return Record(titles, types, np.arange(len(titles)), torch.cat(seen).cpu().numpy(), logits)
