@@ -48,7 +48,7 @@ CELLS = (
 )
 STATE = """host => { const root = host.shadowRoot;
   return [...root.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + root.querySelector('.stage').textContent
-    + root.querySelector('.read').textContent + root.querySelector('.err').textContent; }"""
+    + root.querySelector('.read').textContent + root.querySelector('.title').textContent + root.querySelector('.err').textContent; }"""
 CHANGED = f"([host, before]) => host.isConnected && ({STATE})(host) !== before"
 HOVER = """async host => {
   const items = [...host.shadowRoot.querySelectorAll('li')], times = [];
@@ -111,7 +111,7 @@ def view(seen: Watched, title: str):
     return found
 
 
-def moves(seen: Watched, host, move, *, timeout: float = PATIENCE) -> bool:
+def moves(seen: Watched, host, move, *, timeout: float = 60) -> bool:
     """Whether what a view shows changes when one thing is done, within some seconds.
 
     One thing makes one change: a second would be taken for the answer to what is done next.
