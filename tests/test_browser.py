@@ -46,9 +46,9 @@ CELLS = (
     "Panel('deaf', {'ear': Control('ear', 0, [('a', 0), ('b', 1)])}, lambda ear: one)",
     "model.recommend(**who)",
 )
-STATE = """host => { const root = host.shadowRoot;
-  return [...root.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + root.querySelector('.stage').textContent
-    + root.querySelector('.read').textContent + root.querySelector('.title').textContent + root.querySelector('.err').textContent; }"""
+STATE = """host => { const root = host.shadowRoot, parts = ['.title', '.stage', '.read', '.err'];
+  return [...root.querySelectorAll('canvas')].map(c => c.toDataURL()).join()
+    + parts.map(part => root.querySelector(part).textContent); }"""
 CHANGED = f"([host, before]) => host.isConnected && ({STATE})(host) !== before"
 HOVER = """async host => {
   const items = [...host.shadowRoot.querySelectorAll('li')], times = [];
