@@ -227,12 +227,14 @@ def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_p
     executed = read(run.path)
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
     view = {WIDGET_VIEW: {}, "image/png": "x"}
-    executed.cells[2].outputs.append(new_output("display_data", view))
+    said = {"image/png": {"alt": "words", "view": {"kind": "attention"}}}
+    executed.cells[2].outputs.append(new_output("display_data", view, metadata=said))
     cleaned = clean(executed)
     assert set(cleaned.metadata) == {"kernelspec", "language_info"} and "version" not in cleaned.metadata.language_info
     assert [dict(cell.metadata) for cell in cleaned.cells] == [{}, {"tags": ["parameters"]}, {}]
     assert cleaned.cells[2].execution_count == 2 and cleaned.cells[2].outputs[0].text == "1\n"
     assert list(cleaned.cells[2].outputs[1].data) == ["image/png"]
+    assert cleaned.cells[2].outputs[1].metadata == {"image/png": {"alt": "words"}}
     assert "papermill" in executed.metadata  # the copy was cleaned, not the original
 
 
