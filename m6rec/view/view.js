@@ -530,8 +530,8 @@ const KINDS = {
         }
       }
       let rest = 0;
-      for (let j = 0; j < m; j++) rest += share[0][j];
-      const part = share[0].map((v, j) => (j < m ? v / (rest || 1) : 0)); // without the target's own share, as `rolled`
+      for (let j = 0; j < n - 1; j++) rest += share[0][j];
+      const part = share[0].map((v, j) => (j < n - 1 ? v / (rest || 1) : 0)); // without the target's own share, as `rolled`
       const x = (a) => 14 + ((room - 34) * a) / L, y = (i) => (i + 0.5) * height;
       const said = tokens.map((name, i) => `${name}, ${types[i]}: ${fine(part[i])} of what reaches ${tokens[n - 1]}`);
       const { node, ctx } = view.canvas(room, n * height + 18, `Flow of attention to ${tokens[n - 1]} through ${L} layers. Largest: ${strongest(part, tokens, 3)}.`);
