@@ -58,6 +58,8 @@ def test_the_lens_ends_in_the_models_own_log_probabilities(trained, contexts):
     assert lens.index.tolist() == ["before layer 1", "after layer 1", "after layer 2"]
     due = [np.exp(log_prob(trained, contexts[0], item)) for item in (3, 9)]
     np.testing.assert_allclose(lens.iloc[-1], due, rtol=1e-4)
+    with pytest.raises(InputError, match="not in the catalogue"):
+        logit_lens(trained, contexts[0], [99])
     assert attention_rows(lens, "Lens").spec["note"] == lens.attrs["note"]
 
 
@@ -77,6 +79,9 @@ def test_ablation_is_the_loss_without_a_heads_output_and_leaves_the_model_alone(
     before = log_prob(trained, contexts[0], 9)
     lost = head_ablation(trained, contexts[0], [9])
     assert lost.shape == (2, 2) and log_prob(trained, contexts[0], 9) == before
+    for wrong in ([30], [1, 2], [-1]):
+        with pytest.raises(InputError, match="give 1 codes, one for each row, below 30"):
+            head_ablation(trained, contexts[0], wrong)
     out = trained.network.fusion.joint[1].out
     kept, half = out.weight.data.clone(), out.in_features // 2
     out.weight.data[:, half:] = 0  # the second head says nothing

@@ -50,8 +50,7 @@ def difference(before: Record, after: Record) -> Record:
     weights = np.where(none[..., None], np.eye(len(union)), grids[1] - grids[0])
     said = [" → ".join(dict.fromkeys(part[key] for part in names if key in part)) for key in union]
     note = "attention of the second minus the first, which does not say what changes the list"
-    types, logits = [kind for kind, *_ in union], after.logits - before.logits
-    return Record(said, types, np.arange(len(union)), weights, logits, note=note)
+    return Record(said, [kind for kind, *_ in union], np.arange(len(union)), weights, np.zeros(0), note=note)
 
 
 def _run(
@@ -92,7 +91,8 @@ def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
     context, vectors = prepared(model, context)
     state, entered = _run(model, context, vectors)
     states = [*(model.network.fusion.norm(x[:, -1]) for x in entered), state]
-    said = [model.network.score(read, vectors)[0].softmax(-1)[list(items)].tolist() for read in states]
+    logits = [model.network.score(read, vectors)[0] for read in states]
+    said = [[float(target_log_prob(each, item).exp()) for item in items] for each in logits]
     rows = ["before layer 1", *(f"after layer {i}" for i in range(1, len(states)))]
     names = model.data.items["title"].iloc[list(items)]
     note = "the item vectors are trained to read the last state only: earlier rows need not be what the model uses"
@@ -118,6 +118,8 @@ def head_ablation(model: Model, contexts: Context, items: Sequence[int]) -> Fram
     """Nats that items (B,) lose in each row's last target, on average, when one head's output is 0: layers × heads."""
     contexts, vectors = contexts.to(model.device), model.item_vectors()
     code, lost = torch.as_tensor(items, device=model.device)[:, None], []
+    if len(code) != len(contexts.item) or not 0 <= code.min() <= code.max() < len(vectors):
+        raise InputError(f"items do not fit: give {len(contexts.item)} codes, one for each row, below {len(vectors)}.")
 
     @torch.no_grad()
     def score():
