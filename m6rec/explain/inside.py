@@ -86,6 +86,7 @@ def _run(
     return state, [torch.cat((history, request, target), 1) for history, target, request in seen]
 
 
+@torch.no_grad()
 def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
     """Probability of items (codes) if the target's state were read around each layer (nostalgebraist 2020)."""
     context, vectors = prepared(model, context)
@@ -99,6 +100,7 @@ def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
     return table(np.array(said), rows, [*names], note)
 
 
+@torch.no_grad()
 def value_weighted(model: Model, context: Context) -> Record:
     """Attention times the norm of the value after the output matrix, rows scaled to 1 (Kobayashi et al. 2020)."""
     record = capture(model, context)
@@ -109,7 +111,7 @@ def value_weighted(model: Model, context: Context) -> Record:
         v = block.kv(block.norm(x[0])).chunk(2, -1)[1].unflatten(-1, (block.heads, -1))  # (W, H, d)
         out = block.out.weight.unflatten(1, (block.heads, -1))  # (D, H, d)
         norms.append(torch.einsum("whd,ehd->hwe", v, out).norm(dim=-1)[:, columns])
-    weights = record.weights * torch.stack(norms).detach().cpu().numpy()[:, :, None]
+    weights = record.weights * torch.stack(norms).cpu().numpy()[:, :, None]
     note = "attention times the size of what it moves, not its direction: what moves much need not help the item"
     return record._replace(weights=weights / weights.sum(-1, keepdims=True), note=note)
 
