@@ -234,7 +234,9 @@ class View {
         toggles.append(button);
       } else {
         const input = make("input", { type: "text", placeholder: options[0], dir: "auto", "data-lm-suppress-shortcuts": "true" });
-        input.addEventListener("change", () => this.move(name, input.value));
+        const take = () => { if (input.value !== this.values[name]) this.move(name, input.value); };
+        input.addEventListener("change", take);
+        input.addEventListener("keydown", (event) => { if (event.key === "Enter") take(); });
         this.shows.push(() => { input.value = this.values[name]; });
         this.controls.append(make("label", { class: "text" }, `${label} `, input));
       }
