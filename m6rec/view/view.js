@@ -155,6 +155,7 @@ class View {
     this.details.addEventListener("toggle", () => this.tabulate());
     this.body = make("div", { class: "v", role: "group" });
     this.body.append(this.title, this.controls, this.error, this.stage, this.read, this.legend, this.note, this.details);
+    this.body.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook in edit mode takes the focus
     this.root.replaceChildren(this.body);
     this.off = new AbortController();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle(), { signal: this.off.signal });
