@@ -113,7 +113,8 @@ def value_weighted(model: Model, context: Context) -> Record:
         norms.append(torch.einsum("whd,ehd->hwe", v, out).norm(dim=-1)[:, columns])
     weights = record.weights * torch.stack(norms).cpu().numpy()[:, :, None]
     note = "attention times the size of what it moves, not its direction: what moves much need not help the item"
-    return record._replace(weights=weights / weights.sum(-1, keepdims=True), note=note)
+    total = weights.sum(-1, keepdims=True).clip(min=1e-12)  # 0 where an untrained layer moves nothing
+    return record._replace(weights=weights / total, note=note)
 
 
 def head_ablation(model: Model, contexts: Context, items: Sequence[int]) -> Frame:
