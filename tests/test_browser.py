@@ -227,6 +227,7 @@ def test_a_kernel_answers_in_time_and_the_dark_theme_is_followed(seen):
         seen.page.wait_for_timeout(500)
         colour = host.locator(".v").evaluate("node => getComputedStyle(node).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 200) == dark
+        assert host.locator("ul").first.bounding_box()["width"] > 200, "drawn for the width that it has"
         host.screenshot(path=PICTURES / f"what_if_{'dark' if dark else 'light'}.png")
 
 

@@ -167,7 +167,11 @@ class View {
     this.sizes.observe(this.stage);
   }
   remove() { this.off.abort(); this.watch.disconnect(); this.sizes.disconnect(); }
-  restyle() { this.theme = isDark() ? DARK : LIGHT; this.layout(); }
+  restyle() {
+    this.theme = isDark() ? DARK : LIGHT;
+    this.layout();
+    setTimeout(() => { if (Math.abs(this.width() - this.drawn) > 1) this.layout(); }, 300); // hidden while a theme loads
+  }
   width() { return Math.max(240, Math.min(1584, this.stage.clientWidth || this.host.clientWidth - 16 || 640)); }
   update(spec) {
     this.spec = spec;
