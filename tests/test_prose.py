@@ -117,11 +117,6 @@ def test_no_label_is_the_name_of_a_variable(path):
 
 
 def test_sentences_are_split_where_a_reader_would():
-    text = "## No · title
-It has 0.12 [0.1, 0.2] `a.b C`. *One* (Su et al. 2021) is it? Yes."
-    text += "
-- A list.
-- 2 items · more.
-
-| no | table |"
+    text = "## No · title\nIt has 0.12 [0.1, 0.2] `a.b C`. *One* (Su et al. 2021) is it? Yes."
+    text += "\n- A list.\n- 2 items · more.\n\n| no | table |"
     assert [len(words(one)) for one in sentences(text)] == [4, 7, 1, 2, 2, 1]
