@@ -1,7 +1,7 @@
 """Baselines that fit and score like the model: counts and their mixtures, networks that predict the next item, DIN."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
@@ -16,10 +17,10 @@ from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from m6rec.config import MODALITIES, Array, Config, InputError, choose, pick_device
-from m6rec.data.context import EventCodes, training_batches
+from m6rec.data.context import Context, Fields, encode_events, target_context, training_batches
 from m6rec.data.cooccurrence import DECAY, WINDOW, following, scaled
 from m6rec.data.dataset import Dataset, Split, Targets, training_matrix
-from m6rec.data.features import FILE_MODALITIES, Features
+from m6rec.data.features import Features
 from m6rec.data.prompts import Ratings
 from m6rec.data.text import words
 from m6rec.evaluate import evaluate
@@ -36,7 +37,6 @@ class Count:
     A sparse profile is summed in one order: scores do not depend on the chunk."""
 
     weights: Array | sp.csr_array | None = None
-    length: int | None = None  # of the history that counts; None: all of it
     profile_decay: float | None = None
 
     def fit(self, data: Dataset, split: Split) -> Self:
@@ -44,10 +44,10 @@ class Count:
         return self
 
     def profile(self, users: Targets) -> sp.csr_array:
-        """(B, N) float32: sums of profile_decay ^ events ago; without a decay 1 for each item."""
+        """(B, N) float32: sums of profile_decay ^ events ago (0: the last event alone); without one 1 for each item."""
         if self.profile_decay is None:
             return sp.csr_array(users.seen(), dtype=np.float32)
-        history = users.history(self.length)  # (B, T), -1 before the first
+        history = users.history(None if self.profile_decay else 1)  # (B, T), -1 before the first
         rows, positions = np.nonzero(history >= 0)
         gains = self.profile_decay ** (history.shape[1] - 1 - positions.astype(float))
         shape = (len(users), users.data.n_items)
@@ -69,25 +69,6 @@ class Popularity(Count):
 
     def profile(self, users: Targets) -> Array:
         return np.ones((len(users), 1), np.float32)
-
-
-@dataclass(eq=False)
-class Markov(Count):
-    """Dirichlet smoothing: P(j after i) = (n_ij + smoothing * j's share of events) / (n_i + smoothing)."""
-
-    smoothing: float = 10.0
-    length, profile_decay = 1, 1.0
-
-    def count(self, data: Dataset, split: Split) -> sp.csr_array:
-        item = data.events["item"].to_numpy()[split.train]
-        self.shares = (np.bincount(item, minlength=data.n_items) / len(item)).astype(np.float32)
-        counts = following(data, split, window=1)
-        return (sp.diags_array(1 / (counts.sum(1) + self.smoothing)) @ counts).astype(np.float32)
-
-    def scores(self, users: Targets) -> Array:
-        """(B, N) float32 probabilities. InputError before `fit`."""
-        moves = super().scores(users)
-        return moves + (1 - moves.sum(1, keepdims=True)) * self.shares  # what the moves leave is smoothing / (n_i + it)
 
 
 @dataclass(eq=False)
@@ -128,11 +109,25 @@ class EASE(Count):
 
 
 @dataclass(eq=False)
+class RP3Beta(Count):
+    """Two hops, item to user to item: P(j | i) by a random walk / j's users ^ beta (Paudel et al. 2017)."""
+
+    beta: float = 0.6
+
+    def count(self, data: Dataset, split: Split) -> sp.csr_array:
+        users_items = training_matrix(data, split)
+        walk = normalize(users_items.T, "l1") @ normalize(users_items, "l1")
+        return (walk @ sp.diags_array(np.maximum(users_items.sum(0), 1) ** -self.beta)).astype(np.float32)
+
+
+@dataclass(eq=False)
 class CoOccurrence(Count):
-    """weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col).
+    """Σ_k profile_decay ^ k · weights[i_k, j] over the events i_k, k = 0 the last.
 
     C[i, j] gains decay ^ (d - 1) when j comes d <= window events after i in a training history, and `backward` times
-    that when before. It is the prior of the networks."""
+    that when before. weights[i, j] = C[i, j] / (C's row sum i ^ row * C's column sum j ^ col).
+    alpha: log(1 + C[i, j] / (C's row sum i ^ row * alpha p_j ^ col)) instead, p the shares of training events, and
+    scores are the softmax of the sum + popularity · log p_j (after PCTM, Petrov et al. 2026)."""
 
     window: int = WINDOW
     decay: float = DECAY
@@ -140,17 +135,38 @@ class CoOccurrence(Count):
     row: float = 0.5
     col: float = 0.3
     profile_decay: float = 0.8
+    alpha: float | None = None
+    popularity: float = 0.0
 
     def count(self, data: Dataset, split: Split) -> Array | sp.csr_array:
-        return self.weigh(following(data, split, self.window, self.decay)).weights
+        return self.weigh(following(data, split, self.window, self.decay), shares(data, split)).weights
 
-    def weigh(self, forward: sp.csr_array) -> Self:
-        """Fit to counts (N, N) that `following` made with this window and decay."""
+    def weigh(self, forward: sp.csr_array, share: Array) -> Self:
+        """Fit to counts (N, N) that `following` made with this window and decay, and to `shares`."""
         counts = sp.csr_array(forward + self.backward * forward.T)
-        weights = scaled(counts, self.row, self.col).astype(np.float32)
+        weights = scaled(counts, self.row, 0 if self.alpha else self.col)
+        if self.alpha:
+            weights.data = np.log1p(weights.data / (self.alpha * share[weights.indices] ** self.col))
+            self.bias = self.popularity * np.log(np.maximum(share, 1e-9)).astype(np.float32)  # (N,)
+        weights = weights.astype(np.float32)
         dense = weights.nnz > 0.1 * np.prod(weights.shape)  # it is faster, then
         self.weights = weights.toarray() if dense else weights
         return self
+
+    def scores(self, users: Targets) -> Array:
+        """(B, N) float32 of 0 or more. InputError before `fit`."""
+        scores = super().scores(users)
+        return softmax(scores + self.bias, 1) if self.alpha else scores
+
+
+# Dirichlet smoothing: (n_ij + alpha p_j) / (n_i + alpha), n_ij the times that j comes next after i.
+Markov = partial(CoOccurrence, 1, backward=0, row=0, col=1, profile_decay=0, alpha=10, popularity=1)
+
+
+def shares(data: Dataset, split: Split) -> Array:
+    """(N,) of training events."""
+    item = data.events["item"].to_numpy()[split.train]
+    return np.bincount(item, minlength=data.n_items) / len(item)
 
 
 @dataclass(eq=False)
@@ -193,11 +209,12 @@ def tfidf(data: Dataset) -> sp.csr_array:
 
 
 def frozen_features(data: Dataset, content: Features, size: int = 32) -> dict[str, Array]:
-    """Each modality's (N, size), untrained: SVD of the texts' TF-IDF, PCA of pixels and of log-mels.
+    """Each of the data's modalities (N, size), untrained: SVD of the texts' TF-IDF, PCA of pixels and of log-mels.
 
     Rows are 0 where it is absent; the others have a mean square of 1."""
-    found = {"text": TruncatedSVD(size, random_state=0).fit_transform(tfidf(data))}
-    for name in FILE_MODALITIES:
+    bag = tfidf(data)
+    found = {"text": TruncatedSVD(min(size, bag.shape[1]), random_state=0).fit_transform(bag)}
+    for name in data.modalities[1:]:
         there, found[name] = content.present[:, MODALITIES.index(name)], np.zeros((data.n_items, size))
         raw = getattr(content, name)[there].reshape(there.sum(), np.prod(getattr(content, name).shape[1:]))
         if min(raw.shape) > size:
@@ -224,10 +241,18 @@ class Sequential:
     network: ClassVar[nn.Module | None] = None
     log: ClassVar[list[Epoch]]
     config: Config  # this and later fields decide what is learnt
+    context: bool = False  # reads stars, gaps, profile and request, if the config lets M6Rec
+    features: Array | None = field(default=None, repr=False)  # (N, F) beside the ID embeddings
+    fuse: str = "sum"  # see `FrozenFeatures`
 
     def build(self, data: Dataset) -> nn.Module:
-        """Item ids (B, T), -1 on the right, -> states (B, T, D)."""
-        return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
+        """Item ids (B, T), -1 on the right, -> states (B, T, D). InputError for features of other items."""
+        if self.features is None:
+            return self.architecture(nn.Embedding(data.n_items, self.config.width), self.config)
+        choose("fuse", self.fuse, ("sum", "concat", "gated"))
+        if (rows := len(self.features)) != data.n_items:
+            raise InputError(f"{rows} rows of features do not fit {data.n_items} items: give a row for each.")
+        return self.architecture(FrozenFeatures(self.features, self.config.width, self.fuse), self.config)
 
     def loss(self, network: nn.Module, states: Tensor, target: Tensor) -> Tensor:
         """Mean loss of the items (n,) that came after states (n, D)."""
@@ -239,43 +264,79 @@ class Sequential:
 
     @torch.random.fork_rng()
     def fit(self, data: Dataset, split: Split, **options: object) -> Self:
-        """options: `m6rec.train.fit`'s; keep: what was kept of the same data, split, fields and code."""
+        """options: of `m6rec.train.fit`."""
         config = self.config
         torch.manual_seed(config.seed)
         network = self.build(data)
+        read = config if self.context else replace(config, history_fields=False, profile=False, request=False)
+        self.fields = Fields.fit(data, split, read)
+        network.context = ContextSums(self.fields, read)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        no = np.zeros(data.n_events, np.int64)
-        codes = EventCodes(no, no, np.zeros((data.n_events, 0), np.int64), np.zeros((data.n_users, 0), np.int64))
 
         def losses(network, batch, rng):
-            states, target = network(batch.item[:, :-1]), batch.item[:, 1:]
+            past = Context(*(x[:, :-1] for x in batch[:3]), batch.profile, batch.request[:, 1:], batch.position[:, 1:])
+            states, target = self.states(network, past), batch.item[:, 1:]
             return {"next": self.loss(network, states[target >= 0], target[target >= 0])}
 
         def validate(average):
             self.network = average
             return evaluate(self, data, split=split, part="valid").metrics["ndcg@10"]
 
+        codes = encode_events(data, self.fields)
         batches = partial(training_batches, data, split, codes, config.history, config.batch)
-        stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, validate)
+        judge = validate if len(split.valid) else None
+        stage = Stage(type(self).__name__, config.pretrain_epochs, batches, losses, judge)
         parts = data.fingerprint, np.concatenate(split[1:]).tobytes(), self
         self.log = fit(network, stage, config, *parts, code=(type(self),), **options)
         self.network, self.fitted_on = network, (data, split)
         return self
+
+    def states(self, network: nn.Module, context: Context) -> Tensor:
+        """(B, Q, D): after each event (Q = T), or for one target after the last event."""
+        states = network(context.item, network.context.events(context))
+        if context.position.shape[1] < states.shape[1]:
+            last = (context.position - 1).clamp(min=0).unsqueeze(-1)
+            states = states.gather(1, last.expand(-1, -1, states.shape[-1]))
+        return network.context.ask(states, context.request)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> Tensor:
         """(B, N), of `config.history` - 1 events: no window's last position is learnt. InputError before `fit`."""
         if self.network is None:
             raise InputError(f"{type(self).__name__} has no network yet: call fit(data, split) first")
-        history = users.history(self.config.history - 1)  # (B, T), padded on the left
-        counts = (history >= 0).sum(1)
-        packed = np.take_along_axis(history, (history < 0).argsort(1, kind="stable"), 1)  # padding moves to the right
-        device = next(self.network.parameters()).device
-        states = self.network(torch.from_numpy(packed).to(device))
-        last = torch.from_numpy(np.maximum(counts, 1) - 1).to(device)
-        return self.rank(self.network, states[torch.arange(len(users), device=device), last], users)
+        codes, device = encode_events(users.data, self.fields), next(self.network.parameters()).device
+        context = target_context(users.data, codes, users.events, self.config.history - 1).to(device)
+        return self.rank(self.network, self.states(self.network, context)[:, 0], users)
+
+
+class ContextSums(nn.Module):
+    """Sums of embeddings of events' fields; an MLP adds those of a request to its target's state."""
+
+    def __init__(self, fields: Fields, config: Config):
+        super().__init__()
+        known = [fields.value, fields.gap] if config.history_fields else []
+        self.known, self.profile, self.asked = (
+            nn.ModuleList(nn.Embedding(field.size, config.width) for field in of)
+            for of in (known, fields.profile, fields.request)
+        )
+        if self.asked:
+            wide = 2 * config.width
+            self.mix = nn.Sequential(nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, config.width))
+
+    def events(self, context: Context) -> Tensor | int:
+        """(B, T, D), or 0"""
+        known = zip(self.known, (context.value, context.gap), strict=False)
+        profile = zip(self.profile, context.profile.unbind(1), strict=True)
+        return sum(embed(code) for embed, code in known) + sum(embed(code)[:, None] for embed, code in profile)
+
+    def ask(self, states: Tensor, request: Tensor) -> Tensor:
+        """States (B, Q, D) and requests (B, Q, R) -> (B, Q, D)."""
+        if not self.asked:
+            return states
+        asked = sum(embed(code) for embed, code in zip(self.asked, request.unbind(-1), strict=True))
+        return states + self.mix(torch.cat((states, asked), -1))
 
 
 class GRU4RecNetwork(nn.Module):
@@ -286,8 +347,8 @@ class GRU4RecNetwork(nn.Module):
         self.gru = nn.GRU(config.width, config.width, config.joint_layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, item: Tensor) -> Tensor:
-        x = self.dropout(self.embedding(item.clamp(min=0)))
+    def forward(self, item: Tensor, more: Tensor | float = 0.0) -> Tensor:
+        x = self.dropout(self.embedding(item.clamp(min=0)) + more)
         return self.dropout(self.gru(x)[0])
 
 
@@ -298,25 +359,39 @@ class GRU4Rec(Sequential):
 
 
 class Layer(nn.Module):
-    """SASRec's: LayerNorm first, a ReLU net, no gates."""
+    """SASRec's: LayerNorm first, a ReLU net, no gates.
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    filter: history, low_pass and filtered. BSARec's filter reads the past alone, so that each event is a target."""
+
+    def __init__(self, width: int, heads: int, dropout: float, filter: tuple[int, int, float] = (1, 0, 0.0)):
         super().__init__()
         self.heads = heads
         self.norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
+        history, low_pass, self.filtered = filter
+        if low_pass:
+            impulse = torch.fft.irfft((torch.arange(history // 2 + 1) < low_pass).float(), history)  # its response
+            lag = torch.arange(history)[:, None] - torch.arange(history)
+            self.register_buffer("low", impulse[lag].tril(), persistent=False)
+            self.high = nn.Parameter(torch.randn(width))
+        else:
+            self.low = None
 
     def forward(self, x: Tensor, mask: Tensor, *_: object, **options: object) -> Attended:
-        qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        x = x + self.dropout(self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2)))
+        normed = self.norm(x)
+        q, k, v = self.qkv(normed).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        mixed = self.out(attend(q, k, v, mask).out.transpose(1, 2).flatten(2))
+        if self.low is not None:
+            low = self.low[: x.shape[1], : x.shape[1]] @ normed
+            mixed = torch.lerp(mixed, low + self.high**2 * (normed - low), self.filtered)
+        x = x + self.dropout(mixed)
         return Attended(x + self.dropout(self.ffn(self.ffn_norm(x))), None)
 
 
 class SASRecNetwork(nn.Module):
-    """layer: see `Stack`, called with tokens and mask."""
+    """layer: see `Stack`, called with tokens and mask. more: what else is known of each event (B, T, D)."""
 
     def __init__(
         self, embedding: nn.Module, config: Config, layer: type[nn.Module] = Layer, norm: type[nn.Module] = nn.LayerNorm
@@ -330,9 +405,9 @@ class SASRecNetwork(nn.Module):
     def embed(self, item: Tensor) -> Tensor:
         return self.embedding(item)
 
-    def forward(self, item: Tensor) -> Tensor:
+    def forward(self, item: Tensor, more: Tensor | float = 0.0) -> Tensor:
         positions = torch.arange(item.shape[1], device=item.device)
-        x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions))
+        x = self.dropout(self.embed(item.clamp(min=0)) + self.positions(positions) + more)
         mask = causal_mask(item.shape[1], item.device)  # hides the padding, too
         return self.norm(self.layers(x, mask).states)
 
@@ -363,24 +438,20 @@ class FrozenFeatures(nn.Module):
 
 @dataclass(eq=False)
 class SASRec(Sequential):
-    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023).
+    """Kang & McAuley 2018, with the full softmax (Klenitskiy & Vasilev 2023)."""
 
-    features: (N, F) beside the ID embeddings, see `FrozenFeatures` for fuse."""
+    low_pass: int = 0  # lowest frequencies that a filter beside attention tells from the others; 0: no filter
+    filtered: float = 0.7  # share of the filter; the rest is attention's
 
-    architecture = SASRecNetwork
-    features: Array | None = field(default=None, repr=False)
-    fuse: str = "sum"
+    def architecture(self, embedding: nn.Module, config: Config) -> nn.Module:
+        return SASRecNetwork(embedding, config, partial(Layer, filter=(config.history, self.low_pass, self.filtered)))
 
-    def build(self, data: Dataset) -> nn.Module:
-        """InputError for features of other items, and for an unknown fuse."""
-        if self.features is None:
-            return super().build(data)
-        choose("fuse", self.fuse, ("sum", "concat", "gated"))
-        if len(self.features) != data.n_items:
-            raise InputError(
-                f"{len(self.features)} rows of features do not fit {data.n_items} items: give a row for each."
-            )
-        return self.architecture(FrozenFeatures(self.features, self.config.width, self.fuse), self.config)
+
+@dataclass(eq=False)
+class BSARec(SASRec):
+    """SASRec with a filter (Shin et al. 2024)."""
+
+    low_pass: int = 3
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -135,6 +136,8 @@ def code_key(*of: object, skip: tuple[str, ...] = NO_TRAINING, source: str = "")
     while todo:
         if (name := _module(todo.pop())) and name not in found and not f"{name}.".startswith((*skip, *SILENT)):
             found[name], imported = _read(_path(name).read_text(encoding="utf-8"))
+            if (settings := _path(name).with_suffix(".toml")).exists():
+                found[name] += str(tomllib.loads(settings.read_text(encoding="utf-8")))
             todo += imported
     text = "\0".join((text, *(found[name] for name in sorted(found))))
     number = {name: f"#{i}" for i, name in enumerate(dict.fromkeys(re.findall(r"def (\w+)", text)))}

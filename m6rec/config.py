@@ -153,6 +153,7 @@ class Config:
     fusion: str = "joint"  # [ITEM] attends to all tokens; "gated": to each modality apart; "cross": from text to others
     modality_dropout: float = 0.1  # chance that an item lacks a modality; one stays
     catalogue_dropout: float = 0.0  # share of steps in which all items lack the same modalities
+    history_fields: bool = True  # stars of past events, and the gaps between them
     profile: bool = True
     request: bool = True  # hour, weekday, gap since the last event, own columns
     # Of season, session, pace, tastes: see `context.derive`

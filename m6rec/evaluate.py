@@ -19,7 +19,7 @@ from m6rec.config import Array, Frame, InputError, at_least, choose, typed
 from m6rec.data.dataset import REPEATS, Dataset, Split, Targets, row_numbers, training_matrix
 from m6rec.data.text import words
 
-LEVEL = 0.95
+LEVEL, POWER = 0.95, 0.8
 _AT_ONCE = 2_000_000  # resampled users held at a time: 16 MB
 _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 
@@ -27,8 +27,9 @@ _SMOOTH = 0.01  # Steck's alpha: keeps the divergence finite
 class Evaluation(NamedTuple):
     """metrics: means of per_user, and coverage, the listed share of the catalogue; named as "hit@10".
 
-    per_user: for each target user_id, item_id, rank (from 1; inf: scored -inf), hit, ndcg, mrr, and its list's novelty
-    (bits), diversity and miscalibration (nats); `attrs` name the settings. lists: best first, ties in catalogue order.
+    per_user: for each target user_id, item_id, rank (from 1; inf: scored -inf), hit, ndcg, mrr, expected_ndcg (under
+    random ties), and its list's novelty (bits), diversity and miscalibration (nats); `attrs` name the settings. lists:
+    best first, ties in catalogue order.
     """
 
     name: str
@@ -81,7 +82,7 @@ def evaluate(
         ranks.append(mid_ranks(scores, users, mask_seen))
         lists.append(_top(scores, k))
 
-    rank, lists, (texts, categories) = np.concatenate(ranks), np.concatenate(lists), _contents(data)
+    (rank, ties), lists, (texts, categories) = np.hstack(ranks), np.concatenate(lists), _contents(data)
     hit = rank <= k
     per_user = Frame({
         "user_id": np.asarray(targets),
@@ -90,6 +91,7 @@ def evaluate(
         "hit": hit.astype(float),
         "ndcg": ndcg(rank, k),
         "mrr": hit / rank,
+        "expected_ndcg": expected_ndcg(rank, ties, k),
         "novelty": novelty(lists, training_matrix(data, split)),
         "diversity": diversity(lists, texts),
         "miscalibration": miscalibration(lists, targets.seen(), categories),
@@ -102,6 +104,13 @@ def evaluate(
 def ndcg(rank: Array, k: int = 10) -> Array:
     """One relevant item at each rank (from 1, or inf): 1 / log2(1 + rank) within k, else 0."""
     return (rank <= k) / np.log2(1 + rank)
+
+
+def expected_ndcg(rank: Array, ties: Array, k: int = 10) -> Array:
+    """Its mean over all orders of the `ties` other items that are scored as the target of a mid-rank is."""
+    above = np.concatenate(([0.0], ndcg(np.arange(1, k + 1), k).cumsum()))  # [n]: sum of the first n ranks
+    higher = np.minimum(rank - 1 - ties / 2, k).astype(int)
+    return (above[np.minimum(higher + ties + 1, k).astype(int)] - above[higher]) / (ties + 1)
 
 
 def name_of(model: Any) -> str:
@@ -138,8 +147,8 @@ def scored(model: Any, users: Targets) -> Array:
     return scores
 
 
-def mid_ranks(scores: Array, users: Targets, mask_seen: bool) -> Array:
-    """(B,) mid-ranks of the targets; masks `scores` in place."""
+def mid_ranks(scores: Array, users: Targets, mask_seen: bool) -> tuple[Array, Array]:
+    """(B,) mid-ranks of the targets, and how many other items are scored the same; masks `scores` in place."""
     rows = np.arange(len(users))
     truth = scores[rows, users.items]
     if mask_seen:
@@ -147,7 +156,7 @@ def mid_ranks(scores: Array, users: Targets, mask_seen: bool) -> Array:
         scores[rows, users.items] = truth
     higher = (scores > truth[:, None]).sum(1)
     equal = (scores == truth[:, None]).sum(1) - 1
-    return np.where(truth > -np.inf, 1 + higher + equal / 2, np.inf)
+    return np.where(truth > -np.inf, 1 + higher + equal / 2, np.inf), equal
 
 
 def _top(scores: Array, k: int) -> Array:
@@ -274,13 +283,14 @@ class Precomputed(NamedTuple):
     name: str
     events: Array  # (U,) target events
     table: Array  # (U, N) their scores
+    catalogue: str = ""  # of its `Dataset`, where it is known
 
     def scores(self, users: Targets) -> Array:
-        """(B, N). InputError for a target without scores."""
+        """(B, N). InputError for other targets or items."""
         rows = pd.Index(self.events).get_indexer(users.events)
-        if (rows < 0).any():
-            missing = users.events[rows < 0][0]
-            raise InputError(f"{self.name} has no scores for the target event {missing}: rank the split's own.")
+        wrong = len(self.table) != len(self.events) or self.catalogue not in ("", users.data.catalogue)
+        if wrong or (rows < 0).any():
+            raise InputError(f"{self.name} has scores of other targets or items than {users.data.name}'s: rank these.")
         return self.table[rows]
 
 
@@ -319,60 +329,81 @@ def gauc(scores: Array, labels: Array) -> Array:
 def mean_interval(per_user: ArrayLike, **options) -> Interval:
     """per_user: (U,) or (seeds, U); options: level=.95, resamples=10_000, seed=0.
 
-    InputError for NaN, nothing, or another shape."""
-    return ratio_interval(per_user, np.ones(np.shape(per_user)[-1:]), **options)
+    A bootstrap of users and, where there are several, of seeds: each resample draws both. InputError for NaN, nothing,
+    or another shape."""
+    return _interval(lambda mean: mean, per_user, **options)
 
 
 def difference_interval(per_user: ArrayLike, minus: ArrayLike, **options) -> Interval:
-    """mean(per_user) - mean(minus), paired: the same users in order."""
-    (one, other), seeds = _paired(per_user, minus)
-    return mean_interval(one - other, **options)._replace(seeds=seeds)
+    """mean(per_user) - mean(minus), paired: the same users in order; and, if both have as many, the same seeds."""
+    return _interval(np.subtract, per_user, minus, **options)
 
 
-def ratio_interval(
-    per_user: ArrayLike, over: ArrayLike, *, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """mean(per_user) / mean(over), paired: both of the same drawn users. InputError when over is all 0."""
-    (top, bottom), seeds = _paired(per_user, over)
-    if bottom.mean() == 0:
+def ratio_interval(per_user: ArrayLike, over: ArrayLike, **options) -> Interval:
+    """mean(per_user) / mean(over), paired in the same way. InputError when over is all 0."""
+    if np.mean(over) == 0:
         raise InputError("the ratio's denominator has mean 0: record both figures, or their difference")
-    rng, users, found = np.random.default_rng(seed), len(top), np.empty(resamples)
-    rows = max(1, _AT_ONCE // users)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
-        for start in range(0, resamples, rows):
-            drawn = rng.integers(users, size=(min(rows, resamples - start), users))
-            found[start : start + rows] = top[drawn].mean(1) / bottom[drawn].mean(1)
-    ordered = np.sort(found[~np.isnan(found)])
+    return _interval(np.divide, per_user, over, **options)
+
+
+def _interval(
+    of: Callable, *per_user: ArrayLike, level: float = LEVEL, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    figures = _paired(*per_user)
+    rng, users, found = np.random.default_rng(seed), figures[0].shape[1], []
+    rows, runs = max(1, _AT_ONCE // users), np.random.default_rng((seed, 1))
+    shares = {n: runs.multinomial(n, np.full(n, 1 / n), resamples) / n for n in sorted({*map(len, figures)})}
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(users, size=(min(rows, resamples - start), users))
+        flat = (drawn + users * np.arange(len(drawn))[:, None]).ravel()
+        times = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape).astype(float)
+        means = [(times @ f.T * shares[len(f)][start : start + rows]).sum(1) / users for f in figures]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only zeros
+            found.append(of(*means))
+    ordered = np.sort((found := np.concatenate(found))[~np.isnan(found)])
     tail = int(len(ordered) * (1 - level) / 2)
     # The ends are drawn figures: an infinite ratio cannot be interpolated.
-    return Interval(*map(float, (top.mean() / bottom.mean(), ordered[tail], ordered[-1 - tail])), users, seeds)
+    value = of(*(figure.mean(1).mean() for figure in figures))
+    return Interval(*map(float, (value, ordered[tail], ordered[-1 - tail])), users, len(figures[0]))
 
 
 def compare(ours: ArrayLike, others: Mapping[str, ArrayLike]) -> Frame:
     """Paired over users: a row for each peer.
 
-    ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d);
-    p (two-sided t); p_holm (Holm 1979); holm_low, holm_high: `mean_interval` at the level 1 - .05 / (m - j + 1) for the
-    j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
+    ours, others: (U,) or (seeds, U), the same users in order. Columns: mean, peer_mean, difference; effect (Cohen's d
+    of users); p (two-sided t, with the variance of users and seeds); detectable: the difference that such a test finds
+    four times in five; p_holm (Holm 1979); holm_low, holm_high: `difference_interval` at the level 1 - .05 /
+    (m - j + 1) for the j-th smallest p of m; decided: it excludes 0, as do those of all smaller p.
     InputError: no others, fewer than two users, other users, NaN."""
-    (one, *peers), _ = _paired(ours, *others.values())
+    one, *peers = _paired(ours, *others.values())
     if not peers:
         raise InputError("there is no model to compare with: name at least one")
-    if len(one) < 2:
+    if one.shape[1] < 2:
         raise InputError("one user shows no spread: compare models on two users or more")
-    differences = Frame(one - np.stack(peers), pd.Index(others, name="peer"))  # (peers, U)
-    found = Frame({"mean": one.mean(), "peer_mean": np.mean(peers, 1)}, differences.index)
-    found["difference"] = differences.mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
-        found["effect"] = np.nan_to_num(found["difference"] / differences.std(axis=1), posinf=np.inf, neginf=-np.inf)
-    found["p"] = 2 * stats.t.sf(found["effect"].abs() * len(one) ** 0.5, len(one) - 1)
+    found = Frame([_paired_test(one, peer) for peer in peers], pd.Index(others, name="peer"))
     found = found.sort_values("p", kind="stable")
     left = np.arange(len(found), 0, -1)  # m, m - 1, … 1
     found["p_holm"] = np.minimum(np.maximum.accumulate(found["p"] * left), 1)
     levels = zip(found.index, 1 - (1 - LEVEL) / left, strict=True)
-    found[["holm_low", "holm_high"]] = [mean_interval(differences.loc[n], level=level)[1:3] for n, level in levels]
+    ends = [difference_interval(ours, others[name], level=level)[1:3] for name, level in levels]
+    found[["holm_low", "holm_high"]] = ends
     found["decided"] = np.logical_and.accumulate((found["holm_low"] > 0) | (found["holm_high"] < 0))
     return found.loc[list(others)]
+
+
+def _paired_test(one: Array, peer: Array) -> dict[str, float]:
+    """Of (S, U) and (S', U): the columns of `compare` that need no other peer."""
+    apart, means = one.mean(0) - peer.mean(0), [one.mean(1), peer.mean(1)]
+    runs = [means[0] - means[1]] if len(one) == len(peer) else means  # paired as in `difference_interval`
+    parts = [(apart.var(ddof=1), len(apart)), *((run.var(ddof=1), len(run)) for run in runs if len(run) > 1)]
+    variance = np.array([spread / n for spread, n in parts])
+    with np.errstate(divide="ignore", invalid="ignore"):  # there may be no spread
+        free = variance.sum() ** 2 / sum(variance**2 / [n - 1 for _, n in parts])  # Satterthwaite's degrees of freedom
+        ratios = apart.mean() / np.array([variance.sum() ** 0.5, apart.std(ddof=1)])
+    t, effect = np.nan_to_num(ratios, posinf=np.inf, neginf=-np.inf)
+    detectable = (stats.norm.ppf(0.5 + LEVEL / 2) + stats.norm.ppf(POWER)) * variance.sum() ** 0.5
+    return {"mean": one.mean(), "peer_mean": peer.mean(), "difference": apart.mean(), "effect": effect,
+            "p": 2 * stats.t.sf(abs(t), np.nan_to_num(free, nan=1.0)), "detectable": detectable}  # fmt: skip
 
 
 def slices(data: Dataset, split: str | Split = "leave_one_out", part: str = "test") -> Frame:
@@ -414,8 +445,8 @@ def by_slice(per_user: ArrayLike, slices: Frame, **options) -> Frame:
     return Frame.from_dict(found, "index", columns=["n", "mean", "low", "high"])
 
 
-def _paired(*per_user: ArrayLike) -> tuple[Array, int]:
-    """(figures, U) means over seeds, and the first's number of seeds."""
+def _paired(*per_user: ArrayLike) -> list[Array]:
+    """Each (seeds, U)."""
     rows = [np.asarray(values, float) for values in per_user]
     for values in rows:
         if values.ndim not in (1, 2) or not values.size:
@@ -424,4 +455,4 @@ def _paired(*per_user: ArrayLike) -> tuple[Array, int]:
             raise InputError(f"{bad} of the per-user values are NaN or infinite: leave those users out")
         if (other := values.shape[-1]) != (users := rows[0].shape[-1]):
             raise InputError(f"a paired figure needs the same users twice, and got {users} and {other}")
-    return np.stack([np.atleast_2d(values).mean(0) for values in rows]), len(np.atleast_2d(rows[0]))
+    return [np.atleast_2d(values) for values in rows]

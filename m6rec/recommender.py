@@ -188,7 +188,7 @@ class M6Rec:
             read = domain(data, split.train)
             items = losses.catalogue_of(read.items[np.unique(read.item)], self.tokenizer, self.device)
             prompts = losses.Prompts(read, self.tokenizer, items)
-        corpus = losses.Corpus(self._training_content, near, prompts)
+        corpus = losses.Corpus(self._training_content, near, prompts, data.repeats < REPEATS)
 
         def validate(network):
             return evaluate(self.scorer(judged_by, network=network), data, split=split, part="valid").metrics["ndcg@10"]

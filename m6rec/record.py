@@ -46,8 +46,8 @@ class Figure(NamedTuple):
 def record(name: str, *, per_user=None, value=None, over=None, label: str = "", split: str | None = None) -> Figure:
     """Record one figure under its own name, and return it.
 
-    per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users of the mean over seeds. value:
-    one number, which has no interval, or one a seed. over: of the same users; the figure is then mean(per_user) /
+    per_user: (U,) or (S, U); the figure is the mean, its interval a bootstrap over users and seeds. value: one number,
+    or one a seed, which has no interval. over: of the same users; the figure is then mean(per_user) /
     mean(over), paired. split: by default "test" with per_user. InputError for a recorded name, and for NaN."""
     if name in ("", "run") or name.split() != [name]:
         raise InputError(f'{name!r} cannot name a figure: take words joined by dots, like "ml100k.ndcg10.dense".')
@@ -61,7 +61,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if per_user is None:
-        interval = interval._replace(n=0, seeds=given.size, **({"low": None, "high": None} if given.size == 1 else {}))
+        interval = interval._replace(low=None, high=None, n=0, seeds=given.size)  # seeds alone give no interval
     split = split if split is not None else "" if per_user is None else "test"
     figure, path = Figure(name, *interval, label, split), os.environ.get("M6REC_RECORD")
     if not path:

@@ -11,6 +11,7 @@ was interrupted goes on where it was.
 import argparse
 import base64
 import json
+import re
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from m6rec.runs.execute import Execution, execute, execute_all, find, read
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
+OUTSIDE = re.compile("recbole|rectools|tiger")  # other programs' rows keep their own commit and date
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HEAD = """# Every measured figure
@@ -70,9 +72,9 @@ def measure(notebook: Path, *, only: str = "") -> Execution:
     """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
 
     only: measure the figures whose names begin so, or with one of several ("a.,b."), which the notebook must offer as
-    its parameter `only`. Whatever is not measured stays, each figure with the code that it came from, until a whole
-    run. The executed copy and its log stay under runs/results/. InputError if another notebook owns a name or nothing
-    is measured.
+    its parameter `only`. They replace all that began so, but for other programs' rows; the others stay, each with the
+    code that it came from, until a whole run. The executed copy and its log stay under runs/results/. InputError if
+    another notebook owns a name or nothing is measured.
     """
     stem, folder = notebook.stem, notebook.parent / "results"
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
@@ -95,7 +97,11 @@ def measure(notebook: Path, *, only: str = "") -> Execution:
         figure |= {key: float(short(figure[key])) for key in ("value", "low", "high") if figure[key] is not None}
     origin |= {"seconds": round(done.seconds, 1), "date": time.strftime("%Y-%m-%d")}
     source = {what: old["run"][what] for what in ORIGIN} if old else {}
-    kept = {name: {"from": source, **figure} for name, figure in old.items() if name not in {*figures, "run"}}
+    kept = {
+        name: {"from": source, **figure}
+        for name, figure in old.items()
+        if name != "run" and (OUTSIDE.search(name) or not name.startswith(tuple(only.split(","))))
+    }
     write_json(folder / f"{stem}.json", {**kept, **figures, "run": origin})
     return done
 
@@ -127,11 +133,21 @@ def due(folder: Path) -> list[Path]:
 
 
 def page(folder: Path) -> str:
-    """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook."""
+    """Markdown of every figure in results/*.json (folder: notebooks/), a table for each notebook.
+
+    InputError for a comparison, as bench.ml100k, whose figures were measured at several commits."""
     lines = [HEAD]
     for stem, figures in read_all(folder / "results").items():
         lines.append(TABLE.format(stem))
-        run = figures.pop("run")
+        run, commits = figures.pop("run"), {}
+        for name, figure in figures.items():
+            if name.startswith("bench.") and not OUTSIDE.search(name):
+                commits.setdefault(".".join(name.split(".")[:2]), set()).add(figure.get("from", run)["commit"])
+        if mixed := next((table for table, found in commits.items() if len(found) > 1), None):
+            found, fix = sorted(str(commit)[:7] for commit in commits[mixed]), f"make results NB={stem} ONLY={mixed}"
+            raise InputError(
+                f"{stem}.json has figures of {mixed} from {' and '.join(found)}: measure all at one, {fix}."
+            )
         for name, figure in figures.items():
             origin = figure.get("from", run)
             interval = "–" if figure["low"] is None else f"{short(figure['low'])} to {short(figure['high'])}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from m6rec.baselines import EASE, CoOccurrence, ItemKNN, Popularity
+from m6rec.baselines import EASE, CoOccurrence, ItemKNN, Popularity, RP3Beta
 from m6rec.config import InputError
 from m6rec.data.dataset import Dataset
 
-BASELINES = [Popularity, CoOccurrence, ItemKNN, EASE]
+LOG = dict(window=4, decay=0.7, backward=0.2, row=0, col=1, profile_decay=0.9, alpha=20, popularity=1.2)
+BASELINES = [Popularity, CoOccurrence, ItemKNN, EASE, RP3Beta, partial(CoOccurrence, **LOG)]
 N_ITEMS, N_USERS, LENGTH = 25, 30, 9  # the last item is in no history
 
 
@@ -77,7 +80,7 @@ def test_scores_are_finite_and_the_same_bits_in_chunks_of_any_size(baseline):
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_scores_before_fit_are_refused(baseline):
     data = dataset(histories())
-    with pytest.raises(InputError, match=rf"{baseline.__name__} has no .* call fit"):
+    with pytest.raises(InputError, match=rf"{type(baseline()).__name__} has no .* call fit"):
         baseline().scores(data.targets(data.split().test))
 
 
@@ -104,6 +107,24 @@ def test_cooccurrence_equals_a_slow_definition():
     expected = [sum(0.9**ago * weights[item] for ago, item in enumerate(h[-2::-1])) for h in histories()]
     scores = CoOccurrence(**options).fit(data, data.split()).scores(data.targets(data.split().test))
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    share = np.bincount(histories()[:, :-2].ravel(), minlength=N_ITEMS) / histories()[:, :-2].size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = np.nan_to_num(np.log(1 + counts / (20 * share)))  # Petrov et al. 2026
+    sums = np.array([sum(0.9**ago * weights[item] for ago, item in enumerate(h[-2::-1])) for h in histories()])
+    expected = np.exp(sums) * np.maximum(share, 1e-9) ** 1.2
+    scores = CoOccurrence(**LOG).fit(data, data.split()).scores(data.targets(data.split().test))
+    np.testing.assert_allclose(scores, expected / expected.sum(1, keepdims=True), rtol=1e-4)
+    last = CoOccurrence(**{**LOG, "profile_decay": 0}).fit(data, data.split())
+    now = np.exp([weights[h[-2]] for h in histories()]) * np.maximum(share, 1e-9) ** 1.2
+    found = last.scores(data.targets(data.split().test))
+    np.testing.assert_allclose(found, now / now.sum(1, keepdims=True), rtol=1e-4)
+
+
+def test_two_hops_are_a_random_walk_over_users():
+    data, matrix = dataset(histories()), train_matrix(dataset(histories()))
+    to_users, to_items = (m / np.maximum(m.sum(1, keepdims=True), 1) for m in (matrix.T, matrix))
+    weights = RP3Beta(beta=0.5).fit(data, data.split()).weights.toarray()
+    np.testing.assert_allclose(weights, to_users @ to_items / np.maximum(matrix.sum(0), 1) ** 0.5, rtol=1e-5)
 
 
 def test_cooccurrence_knows_which_item_comes_next():

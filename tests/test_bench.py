@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,51 +17,171 @@ from fixtures import CONFIG, small_data
 import m6rec
 from m6rec import baselines
 from m6rec.config import InputError
-from m6rec.data.dataset import Targets
-from m6rec.evaluate import Interpolation, Precomputed
+from m6rec.data.dataset import Dataset, Targets
+from m6rec.evaluate import Interpolation, Precomputed, leaks
 from m6rec.generate import generate
 from m6rec.model.tree import build_tree
 from m6rec.runs import bench as table
+from m6rec.runs.bench import SETTINGS
 from m6rec.tasks.heldout import ColdStart
+
+QUICK = {**CONFIG, "pretrain_epochs": 1}
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    return table.Bench(small_data(), "small", **CONFIG)
+    monkeypatch.setitem(SETTINGS, "grid", {name: steps[1::3] for name, steps in SETTINGS["grid"].items()})  # faster
+    return table.Bench(small_data(), "small", **QUICK)
 
 
-def test_every_model_of_the_bench_gets_a_row_on_the_same_targets(bench, monkeypatch):
-    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    rows = bench.rows(bench.models)
-    assert rows.keys() == bench.models.keys()
-    assert {len(found) for each in rows.values() for found in each} == {len(bench.split.test)}
-    again = m6rec.evaluate(bench.model(0).scorer("dense"), bench.data)
-    assert rows["m6rec_no_prior"][0]["ndcg"].mean() == pytest.approx(again.metrics["ndcg@10"])
-    against = table.versus(rows)
-    assert not {"m6rec", "hybrid", "m6rec_no_request_time"} & set(against.index), "our own rows are no peers"
-    assert {"popularity", "sasrec"} <= set(against.index)
-    assert against["peer_mean"].iloc[0] == against["peer_mean"].max(), "the best peer is the first"
+def test_every_entry_gets_a_row_on_the_same_targets_and_says_what_it_reads(bench):
+    names = ["popularity", "markov", "ids", "content", "history", "history_time", "dense", "generated"]
+    names += ["sasrec_ids", "gru4rec_history_time", "sasrec_content_prior"]
+    assert set(names) < set(bench.entries)
+    found = table.bench({name: bench.entries[name] for name in names}, bench.data)
+    assert list(found.rows.index) == names and found.rows["seeds"].eq(1).all()
+    assert {values["ndcg"].shape for values in found.per_user.values()} == {(1, len(bench.split.test))}
+    inputs = ["ids", "ids", "ids", "content", "history", "history_time", "history", "history"]
+    rows = found.rows
+    assert list(rows["inputs"]) == [*inputs, "ids", "history_time", "content_prior"]
+    dense = m6rec.evaluate(bench.model("history", 0).scorer("dense"), bench.data)
+    assert rows.loc["history", "ndcg@10"] != found.rows.loc["dense", "ndcg@10"] == dense.metrics["ndcg@10"]
+    assert (found.rows["low"] <= found.rows["ndcg@10"]).all() and (found.rows["ndcg@10"] <= found.rows["high"]).all()
 
 
-def test_peers_may_have_other_seeds_than_the_model_and_a_count_has_one(tmp_path, monkeypatch):
+def test_a_model_of_ones_own_and_a_data_set_without_times_are_added_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("M6REC_HOME", str(tmp_path))
-    monkeypatch.setattr(table, "PEERS_TRAIN", {"pretrain_epochs": 1})
-    bench, seeds = table.Bench(small_data(), "small", (0, 1), **CONFIG), []
-    bench.models["mine"] = lambda seed: seeds.append(seed) or baselines.Popularity().fit(bench.data, bench.split)
-    rows = bench.rows(["popularity", "mine", "m6rec_no_prior"]) | bench.rows(["sasrec"], [1])
-    assert {name: len(each) for name, each in rows.items()} == {
-        "popularity": 1, "mine": 2, "m6rec_no_prior": 2, "sasrec": 1
-    } and seeds == [0, 1]  # fmt: skip
-    assert rows["mine"][1].equals(rows["popularity"][0]) and rows["mine"][1].attrs["mask_seen"]
+    data = small_data()
+    seeds = []
+    own = {
+        "fixed": baselines.Popularity().fit(data, data.split()),
+        "mine": table.Entry(
+            lambda seed: seeds.append(seed) or baselines.Popularity().fit(data, data.split()), "content"
+        ),
+    }
+    found = table.bench(own, data, seeds=(3, 4))
+    assert seeds == [3, 4] and list(found.rows["seeds"]) == [1, 2] and list(found.rows["inputs"]) == ["–", "content"]
+    assert found.rows.loc["fixed", "ndcg@10"] == found.rows.loc["mine", "ndcg@10"]
+    untimed = Dataset(data.name, False, data.items, data.users, data.events, data.offsets)
+    assert table.Bench(untimed).inputs == ["ids", "content"] and "history" not in table.Bench(untimed).entries
 
 
-def test_a_summary_is_the_mean_over_seeds():
-    ndcg = np.array([[1, 0, 0], [0.5, 1, 0]])
-    rows = {"one": [pd.DataFrame({"ndcg": n, "hit": n > 0}) for n in ndcg]}
-    line = table.summary({**rows, "other": rows["one"][:1]}).loc["one"]
-    assert line["NDCG@10"] == pytest.approx(2.5 / 6) and line["HR@10"] == 0.5 and line["seeds"] == 2
-    np.testing.assert_array_equal(table.per_user(rows)["one"], ndcg)
+@pytest.mark.parametrize("wrong", ["NaN", "columns", "catalogue"])
+def test_a_peer_that_cannot_be_ranked_is_named_in_a_sentence(wrong):
+    data = small_data()
+    scores = np.full((len(data.split().test), data.n_items - (wrong == "columns")), np.nan if wrong == "NaN" else 0.0)
+    renamed = data.items.assign(item_id=data.items["item_id"] + 1)
+    other = Dataset(data.name, True, renamed, data.users, data.events, data.offsets)
+    peer = SimpleNamespace(name="peer", scores=lambda users: scores, fitted_on=(other, None))
+    if wrong != "catalogue":
+        del peer.fitted_on
+    message = {"NaN": "gave NaN, first for user", "columns": "a column for each item", "catalogue": "on other items"}
+    with pytest.raises(InputError, match=f"^peer.*{message[wrong]}"):
+        table.bench({"peer": peer}, data, chunk=1000)
+
+
+BEFORE = {"refit": "history_prior"}
+HIDDEN = {
+    "ids": ("text", "value", "past gap", "profile", "target's time"),
+    "content": ("value", "past gap", "profile", "target's time"),
+    "history": ("target's time",),
+    "history_time": (),
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [*(("m6rec", name) for name in HIDDEN), ("sasrec", "ids"), ("sasrec", "history"), ("gru4rec", "history_time")],
+)
+def test_a_model_does_not_depend_on_what_its_inputs_leave_out(bench, network, name):
+    """And it does depend on everything else."""
+    data, users, hidden = bench.data, bench.data.targets(bench.split.test), HIDDEN[name]
+    model = bench.trained(network, name, 0)
+    assert leaks(lambda *_: model, data) == []
+    first = torch.as_tensor(model.scores(users))
+    last, late = users.events, data.events.copy()
+    late.loc[last, "timestamp"] += 5 * 86400 + 3 * 3600  # another hour, weekday and gap; the last event of a user
+    past = data.events.copy()
+    shifted = past.index.isin(last - 2)  # a past event is earlier: one gap shorter, the next one longer
+    first_of_user = past.index.isin(data.offsets[:-1])
+    past.loc[shifted & ~first_of_user, "timestamp"] = past["timestamp"].shift(1)
+    changed = {
+        "value": replace(data, events=data.events.assign(value=6 - data.events["value"])),
+        "past gap": replace(data, events=past),
+        "profile": replace(data, users=data.users.assign(age=88 - data.users["age"])),
+        "target's time": replace(data, events=late),
+    }
+    for what, other in changed.items():
+        moved = not torch.allclose(torch.as_tensor(model.scores(other.targets(last))), first, atol=1e-5)
+        assert moved == (what not in hidden), what
+    words = replace(data, items=data.items.assign(text=data.items["text"].to_numpy()[::-1]))
+    again = table.Bench(words, "small", **QUICK).trained(network, name, 0)
+    assert torch.allclose(torch.as_tensor(again.scores(users)), first, atol=1e-5) == ("text" in hidden)
+
+
+def test_a_search_halves_its_trials_goes_on_where_it_was_and_says_when_the_start_is_best(bench, monkeypatch, capsys):
+    calls, fit = [], m6rec.train.fit._fit
+
+    def counted(network, stage, *of, **options):
+        calls.append(stage.epochs)
+        return fit(network, stage, *of, **options)
+
+    monkeypatch.setattr("m6rec.train.fit._fit", counted)
+    bench.changes = {"width": 8, "heads": 1, "history": 8, "pretrain_epochs": 3, "validate_every": 1}
+    options = {"n": 5, "epochs": (1, 2, 3)}
+    found = bench.search("sasrec", **options)
+    assert calls == [1] * 5 + [2] * 2 + [3] and list(found["epochs"]) == [3, 2, 1, 1, 1]
+    assert sorted(found["trial"]) == [*range(5)] and found["validation"].iloc[2:].is_monotonic_decreasing
+    assert bench.settings["sasrec"] == found["settings"].iloc[0]
+    alone = bench._fit("sasrec", "ids", found["settings"].iloc[0])
+    assert max(row.validation for row in alone.log) == pytest.approx(found["validation"].iloc[0])
+    calls.clear()
+    assert bench.search("sasrec", **options).equals(found) and not calls, "it is kept"
+    known = bench.carried_over("sasrec"), *bench.published["sasrec"]
+    assert (found["settings"].iloc[0] in known) == ("no trial is better than its start" in capsys.readouterr().out)
+    shutil.rmtree(next((m6rec.data.sources.home() / "models").glob("sasrec-*")))
+    again = bench.search("sasrec", **options)
+    assert len(calls) == 1 and (again.drop(columns="seconds")).equals(found.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "each", "history", "batch", "sparse"),
+    [
+        (943, 1_682, 106, 200, 64, False),  # as MovieLens-100K
+        (1_090, 3_646, 48, 50, 64, True),  # Last.fm
+        (22_363, 12_101, 9, 50, 128, True),  # Amazon Beauty
+        (200, 900, 150, 200, 16, False),
+        (6_040, 100, 12, 50, 64, False),
+    ],
+)
+def test_settings_follow_from_the_size_and_the_lengths_of_the_data(users, items, each, history, batch, sparse):
+    user = np.repeat(np.arange(users), each)
+    data = SimpleNamespace(events=pd.DataFrame({"user": user}), n_items=items)
+    last = np.arange(1, users + 1) * each - 1
+    split = SimpleNamespace(train=~np.isin(np.arange(len(user)), [*last, *(last - 1)]))
+    own = table.Bench(small_data(), "small")
+    own.data, own.split = data, split
+    found, chosen = own.carried_over("m6rec"), own.published["m6rec"][-sparse]
+    assert found == {**chosen, "batch": batch}
+    assert own.carried_over("sasrec")["history"] == history
+
+
+def test_a_last_fit_has_the_validation_targets_and_nothing_of_the_rest(bench):
+    data, targets = bench.data, bench.data.targets(bench.split.test)
+    events = data.events.copy()
+    events.loc[bench.split.test, "item"] = (events.loc[bench.split.test, "item"] + 7) % data.n_items
+    other = table.Bench(replace(data, events=events), "small", **QUICK)
+    for name in ("markov_refit", "cooccurrence_content_refit", "sasrec_ids_refit", "refit"):
+        model = bench.entries[name].make(0)
+        first = torch.as_tensor(model.scores(targets))
+        assert not torch.allclose(
+            first, torch.as_tensor(bench.entries[BEFORE.get(name, name[:-6])].make(0).scores(targets))
+        )
+        torch.testing.assert_close(torch.as_tensor(other.entries[name].make(0).scores(targets)), first)
+    assert len(bench._rest.events) == data.n_events - len(bench.split.test)
+    ours = bench.refit(bench.trained("m6rec", "history", 0))
+    assert len(ours.stages["pretrain"]) == bench.trained("m6rec", "history", 0).settled.pretrain_epochs
 
 
 def test_the_blend_takes_what_validation_likes_best(bench):
@@ -69,7 +191,8 @@ def test_the_blend_takes_what_validation_likes_best(bench):
     def valid(model: object) -> float:
         return m6rec.evaluate(model, bench.data, split=bench.split, part="valid").metrics["ndcg@10"]
 
-    start = Interpolation(popular, baselines.CoOccurrence(**table.START).fit(bench.data, bench.split), 1.0)
+    start = {name: value for name, value in SETTINGS["count"][0].items() if name not in ("content", "neighbours")}
+    start = Interpolation(popular, baselines.CoOccurrence(**start).fit(bench.data, bench.split), 1.0)
     assert blend.weight > 0 and blend.model is popular and valid(blend) >= valid(start) > valid(popular)
     assert valid(Interpolation(popular, blend.prior, 0.0)) == pytest.approx(valid(popular))
     assert valid(bench.prior()) >= valid(bench.cooccurrence()) >= valid(start.prior)
@@ -86,6 +209,8 @@ def test_coordinate_ascent_ends_where_no_step_of_one_setting_is_better():
 
     assert table.coordinate_ascent(score, {"x": 0, "y": 0}, {"x": range(6), "y": range(6)}) == {"x": 3, "y": 3}
     assert len(tried) == len(set(tried)) < 30
+    hilly = table.coordinate_ascent(lambda at: [1.0, 0.5, 2.0][at["x"]], {"x": 0}, {"x": range(3)})
+    assert hilly == {"x": 2}, "a worse step does not hide a better one behind it"
     odd = table.coordinate_ascent(lambda at: float("nan") if at["x"] else 1.0, {"x": 0}, {"x": range(3)})
     assert odd == {"x": 0}, "NaN is not better"
 
@@ -159,8 +284,12 @@ def test_precomputed_scores_are_found_for_users_in_any_order():
     shuffled = np.random.default_rng(0).permutation(events)
     assert np.array_equal(model.scores(data.targets(shuffled))[:, 0], shuffled)
     assert m6rec.evaluate(model, data).per_user["rank"].notna().all()
-    with pytest.raises(InputError, match="no scores for the target event"):
+    with pytest.raises(InputError, match=r"^peer has scores of other targets"):
         model.scores(data.targets(events[:1] - 2))
+    for wrong in (model._replace(table=model.table[1:]), model._replace(catalogue="another's")):
+        with pytest.raises(InputError, match=r"^peer has scores of other targets or items"):
+            m6rec.evaluate(wrong, data)
+    assert m6rec.evaluate(model._replace(catalogue=data.catalogue), data).metrics
 
 
 def test_a_synthetic_catalogue_is_a_whole_balanced_tree_of_the_models_own_widths():

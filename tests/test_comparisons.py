@@ -64,10 +64,21 @@ def test_after_the_first_undecided_peer_none_is_decided():
     assert list(found["holm_low"] > 0) == [False, True] and not found["decided"].any()
 
 
-def test_seeds_are_averaged_and_equal_models_are_equal():
+def test_the_smallest_detectable_difference_is_found_four_times_in_five():
+    rng = np.random.default_rng(0)
+    detectable = compare(rng.normal(0, 1, 300), {"peer": np.zeros(300)})["detectable"].iloc[0]
+    found = [stats.ttest_1samp(rng.normal(detectable, 1, 300), 0).pvalue < 0.05 for _ in range(1000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
+
+
+def test_the_spread_of_seeds_makes_a_lead_less_sure_and_equal_models_are_equal():
     ours, peers = models()
-    runs = np.stack([ours - 0.1, ours + 0.1])
-    pd.testing.assert_frame_equal(compare(runs, peers), compare(ours, peers))
+    same, runs = compare(np.stack([ours, ours]), peers), np.stack([ours - 0.1, ours + 0.1])
+    pd.testing.assert_frame_equal(same, compare(ours, peers))
+    unsure = compare(runs, peers)
+    assert unsure["difference"].to_numpy() == pytest.approx(same["difference"].to_numpy())
+    assert (unsure["p"] >= same["p"]).all() and unsure.loc["far", "holm_low"] < same.loc["far", "holm_low"] - 0.05
+    assert unsure.loc["close", "p"] > 0.5 and (unsure["detectable"] > same["detectable"]).all()
     same = compare(ours, {"itself": ours}).iloc[0]
     assert (same["p"], same["effect"], same["difference"], same["decided"]) == (1, 0, 0, False)
     ahead = compare(np.ones(9), {"nothing": np.zeros(9)}).iloc[0]
@@ -146,7 +157,7 @@ def test_a_slices_row_is_the_interval_of_its_targets():
     assert list(found.index) == list(parts)
     for name, row in found[found["n"] > 0].iterrows():
         inside = parts[name].to_numpy()
-        assert tuple(row[1:]) == mean_interval(ndcg[inside], seed=2)[:3] and row["n"] == inside.sum()
+        assert tuple(row[1:]) == pytest.approx(mean_interval(ndcg[inside], seed=2)[:3]) and row["n"] == inside.sum()
     assert found.loc["nobody", "n"] == 0 and found.loc["nobody"].isna().sum() == 3
     with pytest.raises(InputError, match="take one split"):
         by_slice(ndcg[1:], parts)

@@ -72,6 +72,9 @@ def test_metrics_equal_those_computed_by_hand():
     assert found.metrics["ndcg@2"] == pytest.approx(2 / 3 / np.log2(3))
     assert found.metrics["mrr@2"] == pytest.approx((1 / 2 + 1 / 2) / 3)
     assert found.metrics["coverage@2"] == pytest.approx(6 / 6)
+    # cat's target is first, second or third of three equal items.
+    orders = [1 / np.log2(3), 0, (1 + 1 / np.log2(3) + 0) / 3]
+    assert frame["expected_ndcg"].to_numpy() == pytest.approx(orders)
     # In training ann has a b, bob b c, cat f a: with one added, a 3, b 3, c 2, d 1, e 1, f 2 of 3 + 1 users.
     bits = -np.log2(np.array([3, 3, 2, 1, 1, 2]) / 4)
     expected = [(bits[4] + bits[3]) / 2, (bits[0] + bits[5]) / 2, (bits[1] + bits[2]) / 2]

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import refresh as results
 
 from m6rec.config import InputError
+from m6rec.runs.bench import SETTINGS
 
 CLONE = Path(__file__).resolve().parents[1]
 RUN = {"commit": "0123456789abcdef", "dirty": False, "code_hash": "x", "command": "make results NB=01_b",
@@ -35,7 +37,7 @@ def test_a_result_says_what_was_measured_at_full_size_and_where_it_came_from(tmp
     path = tmp_path / "notebooks" / "results" / "01_a.json"
     assert results.measure(notebook).ok
     found = json.loads(path.read_text())
-    assert found["size"] == {"value": 1.556, "low": 0.3333, "high": 4.0, "n": 0, "seeds": 3}  # len("full") is 4
+    assert found["size"] == {"value": 1.556, "low": None, "high": None, "n": 0, "seeds": 3}  # len("full") is 4
     assert found["run"]["command"] == "make results NB=01_a" and found["run"]["cores"] >= 1
     assert {"commit", "code_hash", "versions", "seconds", "date", "scale"} <= set(found["run"])
     assert results.due(notebook.parent) == []
@@ -67,10 +69,36 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     results.measure(notebook, only="c.,b.")  # several beginnings
     later = json.loads(path.read_text())
     assert later["a.x"] == found["a.x"] and "from" not in later["b.new"]
-    assert later["b.y"]["value"] == 3 and later["b.y"]["from"]["command"].endswith("ONLY=b."), "nothing is lost"
+    assert "b.y" not in later, "it is of other code than b.new beside it"
     results.measure(notebook)
-    assert "b.y" not in json.loads(path.read_text())
     assert results.due(notebook.parent) == []
+
+
+def test_a_comparison_of_several_commits_is_refused_and_other_programs_rows_are_not(tmp_path):
+    (tmp_path / "results").mkdir()
+    old = {"from": {**RUN, "commit": "fedcba9876543210"}, "value": 0.1, "low": None, "high": None, "n": 9, "seeds": 1}
+    new = {name: value for name, value in old.items() if name != "from"}
+    figures = {"bench.ml100k.ndcg10.ids": new, "bench.ml100k.ndcg10.recbole_sasrec": old, "bench.cold.x": old}
+
+    def page():
+        (tmp_path / "results" / "01_b.json").write_text(json.dumps({**figures, "run": RUN}))
+        return results.page(tmp_path)
+
+    assert page().count("fedcba9") == 2
+    figures["bench.ml100k.ndcg10.sasrec_ids"] = old
+    with pytest.raises(InputError, match=r"01_b.*bench.ml100k from 0123456 and fedcba9: .*NB=01_b ONLY=bench.ml100k"):
+        page()
+
+
+def test_the_ledger_is_of_validation_alone_and_each_row_says_how_sure_it_is():
+    path = CLONE / "notebooks" / "results" / "ledger.csv"
+    table = pd.read_csv(path)
+    columns = ["data", "change", "inputs", "seeds", "validation", "before", "standard_error", "kept"]
+    assert list(table) == columns and "test" not in path.read_text(encoding="utf-8").lower()
+    assert table["kept"].isin(["yes", "no"]).all() and not table["change"].duplicated().any()
+    assert set(table["inputs"]) <= {name + prior for name in SETTINGS["inputs"] for prior in ("", "_prior")}
+    assert table[["validation", "before", "seeds"]].gt(0).all(axis=None) and table["seeds"].dtype.kind == "i"
+    assert table["standard_error"].notna().eq(table["data"] != "bazaar").all()
 
 
 def test_a_name_belongs_to_one_notebook(tmp_path):

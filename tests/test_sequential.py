@@ -13,7 +13,18 @@ from fixtures import small_data
 from tiger import Tiger, TigerNetwork
 
 import m6rec
-from m6rec.baselines import ContentKNN, ESASRec, GRU4Rec, Markov, Popularity, SASRec, frozen_features, tfidf
+from m6rec.baselines import (
+    BSARec,
+    ContentKNN,
+    ESASRec,
+    GRU4Rec,
+    Layer,
+    Markov,
+    Popularity,
+    SASRec,
+    frozen_features,
+    tfidf,
+)
 from m6rec.config import Config, InputError
 from m6rec.data.dataset import Dataset
 from m6rec.evaluate import evaluate
@@ -21,7 +32,7 @@ from m6rec.generate import generate
 from m6rec.model.tree import semantic_ids
 from m6rec.train.losses import first_class, sampled_logits
 
-NETWORKS = [SASRec, GRU4Rec, ESASRec, Tiger]
+NETWORKS = [SASRec, GRU4Rec, ESASRec, BSARec, Tiger]
 ITEMS, LENGTH = 20, 12
 CONFIG = Config(
     width=16, history=8, pretrain_epochs=16, validate_every=8, batch=16, learning_rate=1e-2, dropout=0.0, average=0.9
@@ -49,7 +60,7 @@ def fitted(data) -> dict[type, object]:
 
 
 def test_markov_recovers_a_planted_circle(data):
-    model, split = Markov(smoothing=0.5).fit(data, data.split()), data.split()
+    model, split = Markov(alpha=0.5).fit(data, data.split()), data.split()
     assert evaluate(model, data).metrics["hit@10"] == evaluate(model, data, k=1).metrics["hit@1"] == 1
     scores = model.scores(data.targets(split.test))
     np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
@@ -65,7 +76,7 @@ def test_markov_equals_a_slow_definition_and_falls_back_on_popularity():
             counts[events[at - 1], events[at]] += 1
     share = np.bincount(events[split.train], minlength=data.n_items) / split.train.sum()
     expected = (counts + 3 * share) / (counts.sum(1, keepdims=True) + 3)
-    model = Markov(smoothing=3).fit(data, split)
+    model = Markov(alpha=3).fit(data, split)
     np.testing.assert_allclose(model.scores(data.targets(split.test)), expected[events[split.test - 1]], rtol=1e-4)
     first = data.targets(data.offsets[:3])  # nothing comes before a first event
     np.testing.assert_allclose(model.scores(first), np.tile(share, (3, 1)), rtol=1e-5)
@@ -78,7 +89,8 @@ def test_markov_counts_training_events_only(data):
     moved.loc[held, "item"] = (moved.loc[held, "item"] + 7) % ITEMS
     other = Dataset(data.name, data.timed, data.items, data.users, moved, data.offsets)
     first, second = (Markov().fit(d, d.split()) for d in (data, other))
-    assert (first.weights != second.weights).nnz == 0 and (first.shares == second.shares).all()
+    assert (first.weights != second.weights).nnz == 0
+    np.testing.assert_array_equal(first.bias, second.bias)
 
 
 def test_content_knn_ranks_a_never_sold_item_with_the_historys_words_above_others():
@@ -148,6 +160,17 @@ def test_a_network_learns_a_planted_circle(fitted, data, kind):
     assert model.log[-1].losses["next"] < model.log[0].losses["next"] / 2
     assert model.log[-1].validation > 0.8 and model.log[-1].seconds > model.log[0].seconds > 0
     assert sum(p.numel() for p in model.network.parameters()) > 16 * ITEMS
+
+
+def test_bsarecs_filter_is_the_fourier_transforms_at_the_end_of_a_padded_history():
+    """Shin et al. 2024, eq. 9 and 10: the lowest frequencies of the history, zeros in front."""
+    layer = Layer(4, 1, 0.0, filter=(10, 3, 0.7))
+    past = torch.randn(1, 6, 4)
+    spectrum = torch.fft.rfft(F.pad(past, (0, 0, 4, 0)), dim=1)
+    spectrum[:, 3:] = 0
+    expected = torch.fft.irfft(spectrum, 10, dim=1)[:, -1]
+    torch.testing.assert_close((layer.low[:6, :6] @ past)[:, -1], expected)
+    assert (layer.low.triu(1) == 0).all(), "nothing of later events"
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

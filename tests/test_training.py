@@ -212,6 +212,30 @@ def test_the_digits_learn_from_the_dense_heads_mass_below_each_node(trained):
     torch.testing.assert_close(taught, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_what_was_seen_is_no_class_of_the_softmax_and_no_teacher(trained):
+    """Its loss and gradient, the slow way; an item that comes again stays a class."""
+    network, tree = trained.network, trained.network.digits.tree
+    item = torch.tensor([[3, 5, 7, 5, 9], [8, 8, 2, 4, -1]])
+    profile, request = torch.ones(2, len(network.fusion.profile)), torch.ones(2, 5, len(network.fusion.request))
+    zeros, position = torch.zeros_like(item), torch.arange(5).expand(2, 5)
+    batch = Context(item, zeros, zeros, profile.long(), request.long(), position)
+    found = losses.predict(network, batch, trained.config, once=True)
+    seen = [[], [3], [3, 5], [3, 7], [3, 5, 7], [], [], [8], [8, 2]]
+    slow = found.state @ found.items.T
+    for row, codes in enumerate(seen):
+        shut = torch.zeros_like(slow, dtype=torch.bool)
+        shut[row, codes] = True
+        slow = slow.masked_fill(shut, -torch.inf)
+    wanted = F.cross_entropy(slow, found.target)
+    torch.testing.assert_close(found.cross_entropy(), wanted)
+    own = network.items.identity.weight
+    ways = (torch.autograd.grad(loss, own, retain_graph=True)[0] for loss in (found.cross_entropy(), wanted))
+    torch.testing.assert_close(*ways, rtol=1e-4, atol=1e-6)
+    first = next(iter(found.subtrees(tree)))
+    below = F.one_hot(tree.digits(torch.arange(len(tree.leaf)))[:, 0], tree.widths[0]).float()
+    torch.testing.assert_close(first, slow.detach().softmax(1) @ below)
+
+
 def test_a_weight_changes_the_gradient_and_not_the_logged_loss():
     def infill(weight: float) -> list[float]:
         model = small_model(infill_weight=weight, pretrain_epochs=8, learning_rate=3e-3, patience=8)

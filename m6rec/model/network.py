@@ -194,7 +194,7 @@ class ContextFusion(nn.Module):
         self.gap = nn.Embedding(fields.gap.size, width, padding_idx=0)
         self.profile = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.profile)
         self.request = nn.ModuleList(nn.Embedding(f.size, width, padding_idx=0) for f in fields.request)
-        self.mode, self.recency = config.context_fusion, config.recency
+        self.mode, self.recency, self.known = config.context_fusion, config.recency, config.history_fields
         self.gate = nn.Linear(width, width) if self.mode == "gating" and fields.request else None
         self.joint = Stack(config, config.joint_layers)
         self.norm = nn.RMSNorm(width)
@@ -208,7 +208,7 @@ class ContextFusion(nn.Module):
         """Profile tokens see each other, events the profile and the past."""
         # Not by indexing, whose gradient is summed in an order that changes.
         vectors = F.embedding(context.item.clamp(min=0), items) if items.dim() == 2 else items  # (B, T, D)
-        events = vectors + self.value(context.value) + self.gap(context.gap)
+        events = vectors + self.value(context.value) + self.gap(context.gap) if self.known else vectors
         start = self.start.expand(len(events), 1, -1)
         profile = [embed(code) for embed, code in zip(self.profile, context.profile.unbind(1), strict=True)]
         x = self.dropout(torch.cat((start, *(p.unsqueeze(1) for p in profile), events), 1))  # (B, C + T, D)

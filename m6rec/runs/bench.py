@@ -1,8 +1,14 @@
 """m6rec, baselines and blends on one data set."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, cached_property, lru_cache, partial
+import copy
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,114 +17,228 @@ from torch.utils.benchmark import Timer, timer
 from m6rec import Config, Dataset, M6Rec, baselines
 from m6rec.config import Array, Frame
 from m6rec.data.cooccurrence import following
+from m6rec.data.dataset import Split
 from m6rec.data.text import words
-from m6rec.evaluate import Interpolation, compare, evaluate, mid_ranks, ndcg, scored
+from m6rec.evaluate import Interpolation, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
+from m6rec.train.fit import Log
 
-COUNTS = {of.__name__.lower(): of for of in (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.Markov)}
-TUNED = ("cooccurrence", "cooccurrence_content")  # counts with settings chosen on validation
-METHODS = {"m6rec_no_prior": "dense", "generated": "generated", "hybrid": "hybrid"}
-OURS = ("m6rec", *METHODS)
-UNTIMED = {"request": False, "finetune_epochs": 0}  # no peer has the request's time; a dense head needs no digits
-TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec)}
-PEERS_TRAIN = {"pretrain_epochs": 100, "patience": 6}  # validation ends training
-LARGE = 5_000  # items from which on Beauty's SETTINGS hold, chosen on its validation
-SETTINGS = {
-    "history": 50, "batch": 128, "width": 128, "spectral": 0.05, "smoothing": 0.0, "dropout": 0.4, "weight_decay": 0.3,
-    "learning_rate": 2e-3, "pretrain_epochs": 6, "finetune_epochs": 6, "validate_every": 1, "patience": 2,
-}  # fmt: skip
-START = {"window": 10, "decay": 0.8, "backward": 0.3, "row": 0.5, "col": 0.3, "profile_decay": 0.8}
-GRID = {
-    "row": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "col": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
-    "profile_decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95), "decay": (0.6, 0.7, 0.8, 0.9, 0.95),
-    "backward": (0.1, 0.3, 0.5, 0.7, 0.9), "window": (5, 10, 20, 40),
-}  # fmt: skip
-NO_CONTENT = {"content": 0.0, "neighbours": 100}  # share and size of the content-kNN in the count
-CONTENT = {"content": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "neighbours": (30, 100, 300)}
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # of the prior in a blend
-Rows = dict[str, list[Frame]]  # name -> `Evaluation.per_user` of the test targets, for each seed
+SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+COUNTS = (baselines.Popularity, baselines.ItemKNN, baselines.EASE, baselines.RP3Beta)
+COUNTS = {of.__name__.lower(): of for of in COUNTS} | {"markov": baselines.Markov}
+METHODS = "dense", "generated", "hybrid"
+TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRec, baselines.ESASRec, baselines.BSARec)}
+
+
+class Entry(NamedTuple):
+    make: Callable[[int], Any]  # seed -> what is ranked
+    inputs: str = "ids"  # what it reads
+    seeded: bool = True  # False: one seed is all
+
+
+class Table(NamedTuple):
+    rows: Frame
+    per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
+
+
+def bench(
+    models: Mapping[str, Any], data: Dataset, seeds: Sequence[int] = (0,), split: str | Split = "leave_one_out",
+    **options,
+) -> Table:  # fmt: skip
+    """Rank all models on the same targets. models: name -> an `Entry`, or a fitted model with scores(users).
+
+    options: of `evaluate`. low, high: NDCG's 95 % interval over users and seeds."""
+    rows, per_user, split = {}, {}, data.split(split) if isinstance(split, str) else split
+    for name, entry in models.items():
+        if not isinstance(entry, Entry):
+            entry = Entry(lambda _, model=entry: model, getattr(entry, "inputs", "–"), False)
+        chosen = seeds if entry.seeded else seeds[:1]
+        found = [evaluate(entry.make(seed), data, split=split, **options) for seed in chosen]
+        columns = found[0].per_user.columns[2:]
+        per_user[name] = {column: np.stack([one.per_user[column] for one in found]) for column in columns}
+        _, low, high, *_ = mean_interval(per_user[name]["ndcg"])
+        means = Frame([one.metrics for one in found]).mean()
+        rows[name] = {"inputs": entry.inputs, "seeds": len(found), **means, "low": low, "high": high}
+    return Table(Frame.from_dict(rows, "index"), per_user)
 
 
 class Bench:
-    """`models[name](seed)` makes what is ranked; add your own. changes: of the preset."""
+    """The models that are compared on one data set: `entries`, for `bench`.
 
-    def __init__(self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), **changes: object):
-        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split()
-        self.changes = {**(SETTINGS if data.n_items >= LARGE else {}), **changes}
-        events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:5_000])
+    changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds.
+    tuned_on: at most so many validation targets decide counts and blends."""
+
+    def __init__(
+        self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
+        tuned_on: int = 5_000, **changes: object,
+    ):  # fmt: skip
+        self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
+        self.changes = changes
+        own = {name: getattr(Config.preset(preset), name) for name in ("history", "batch")}
+        self.published = {name: [own | one for one in starts] for name, starts in SETTINGS["published"].items()}
+        self.settings = {name: self.carried_over(name) for name in self.published}
+        self.inputs = [*SETTINGS["inputs"]][: 4 if data.timed else 2]
+        self.main = self.inputs[1 + data.timed]
+        events = np.sort(np.random.default_rng(0).permutation(self.split.valid)[:tuned_on])
         self._chunks = [data.targets(events[start : start + 256]) for start in range(0, len(events), 256)]
-        self._grid = GRID | CONTENT if any(map(words, data.items["text"])) else GRID
-        pairs = cache(partial(following, data, self.split))
-        # A search moves one setting at a time.
-        self._count = lru_cache(4)(lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"])))
+        self._still = {} if any(map(words, data.items["text"])) else {"content": 0.0}
+        share, pairs = baselines.shares(data, self.split), cache(partial(following, data, self.split))
+        self._count = lru_cache(4)(
+            lambda **at: baselines.CoOccurrence(**at).weigh(pairs(at["window"], at["decay"]), share)
+        )
         self._near = lru_cache(4)(lambda neighbours: baselines.ContentKNN(neighbours).fit(data, self.split))
-        self._cached = lru_cache(4)(remembered)
-        self.model = cache(lambda seed, **more: M6Rec.cached(data, preset, seed=seed, **{**self.changes, **more}))
-        blends = cache(lambda **more: self.blend([self._scorer("dense", seed, **more) for seed in self.seeds]))
-        self.models: dict[str, Callable[[int], object]] = {
-            **{name: lambda seed, of=of: of().fit(data, self.split) for name, of in COUNTS.items()},
-            "cooccurrence": lambda seed: self.cooccurrence(),
-            "cooccurrence_content": lambda seed: self.prior(),
-            "m6rec": lambda seed, **more: blends(**more)[self.seeds.index(seed)],
-            **{name: partial(self._scorer, method) for name, method in METHODS.items()},
+        self._cached, self._tuned = lru_cache(4)(remembered), cache(self._tune)
+        self._features = cache(self._features)
+        self.model, self.trained = cache(self.model), cache(self.trained)
+        self._blends = cache(
+            lambda *of: dict(zip(seeds, self.blend([self.trained(*of, s) for s in seeds]), strict=True))
+        )
+        self.entries: dict[str, Entry] = {
+            **{name: Entry(lambda _, of=of: of().fit(data, self.split), seeded=False) for name, of in COUNTS.items()},
+            "cooccurrence": Entry(lambda _: self.cooccurrence(), seeded=False),
+            "cooccurrence_last": Entry(lambda _: self.cooccurrence(profile_decay=0.0), seeded=False),
+            "cooccurrence_content": Entry(lambda _: self.prior(), "content", False),
         }
-        for name in ("m6rec", "m6rec_no_prior") if data.timed else ():
-            self.models[name.replace("m6rec", "m6rec_no_request_time")] = partial(self.models[name], **UNTIMED)
-        config = partial(Config.preset, preset, **{**self.changes, **PEERS_TRAIN})
-        for name, of in TRAINED.items():
-            self.models[name] = lambda seed, of=of: of(config(seed=seed)).fit(data, self.split, keep=True)
+        for method in METHODS:  # of one training, after its digits
+            self.entries[method] = Entry(lambda seed, by=method: self.model(self.main, seed).scorer(by), self.main)
+        for inputs, name in product(self.inputs, ("m6rec", *TRAINED)):
+            row = inputs if name == "m6rec" else f"{name}_{inputs}"
+            self.entries[row] = Entry(partial(self.trained, name, inputs), inputs)
+            blended = Entry(lambda seed, of=(name, inputs): self._blends(*of)[seed], f"{inputs}_prior")
+            self.entries[f"{row}_prior"] = blended
+        keep = self.split.train | np.isin(np.arange(data.n_events), self.split.valid)  # of a last fit
+        offsets = np.concatenate(([0], keep.cumsum()))[data.offsets]
+        self._rest = dataclasses.replace(data, events=data.events[keep].reset_index(drop=True), offsets=offsets)
+        again = {name: one for name, one in self.entries.items() if name not in METHODS}
+        for name, (make, inputs, seeded) in again.items():
+            last = Entry(lambda seed, make=make: self.refit(make(seed)), f"{inputs}_refit", seeded)
+            self.entries["refit" if name == f"{self.main}_prior" else f"{name}_refit"] = last
 
-    def rows(self, names: Iterable[str], seeds: Sequence[int] | None = None) -> Rows:
-        """Seen items are masked. Counts have one seed."""
-        found, seeds = {}, self.seeds if seeds is None else seeds
-        for name in names:
-            made = [self.models[name](seed) for seed in (seeds[:1] if name in (*COUNTS, *TUNED) else seeds)]
-            found[name] = [evaluate(model, self.data, split=self.split).per_user for model in made]
-        return found
+    def carried_over(self, name: str) -> dict[str, object]:
+        """Settings without a search, by three means of the training events.
 
-    def cooccurrence(self) -> baselines.CoOccurrence:
-        """With the settings that are best on validation."""
-        return self._count(**self._alone)
+        Fewer than `events_per_item`: the last published settings, else the first. At most `mean_history` a user: the
+        last's history, else the first's. The batch is a power of 2 that leaves `steps` an epoch, from 16 to published.
+        """
+        rule, starts, user = SETTINGS["rule"], self.published[name], self.data.events["user"][self.split.train]
+        users, found = user.nunique(), starts[-(len(user) < rule["events_per_item"] * self.data.n_items)]
+        history = starts[-(len(user) <= rule["mean_history"] * users)]["history"]
+        most = max(16, 2 ** int(np.log2(users / rule["steps"])))
+        return {**found, "history": history, "batch": min(found["batch"], most)}
+
+    def model(self, inputs: str, seed: int) -> M6Rec:
+        """Ours, pretrained and fine-tuned."""
+        model = self.trained("m6rec", inputs, seed)
+        tuned, tuned.stages, tuned.network = copy.copy(model), {**model.stages}, copy.deepcopy(model.network)
+        tuned.fine_tune(keep=True)
+        return tuned
+
+    def trained(self, name: str, inputs: str, seed: int) -> Any:
+        """A peer, or ours, pretrained (its dense head ranks)."""
+        return self._fit(name, inputs, self.settings[name], seed)
+
+    def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
+        """Successive halving (Jamieson & Talwalkar 2016) of n settings, `carried_over` and published ones among them.
+
+        All train for epochs[0], the best third for epochs[1], and so on. Rows, best first, which is taken: trial,
+        settings, epochs, validation (the best epoch's NDCG@10), seconds. Trainings are kept."""
+        rng, first = np.random.default_rng(0), self.carried_over(name)
+        starts = [first, *(one for one in self.published[name] if one != first)]
+        space = SETTINGS["space"] | SETTINGS["space_of"][name]
+        drawn = [{name: of[rng.integers(len(of))] for name, of in space.items()} for _ in range(n - len(starts))]
+        trials = [*starts, *drawn][:n]
+        alive, lost, rows = [*range(len(trials))], [], {}
+        for budget in epochs:
+            for trial in alive:
+                log = _log(self._fit(name, inputs, trials[trial], pretrain_epochs=budget))
+                seen = {"epochs": len(log), "validation": log.best.validation, "seconds": log[-1].seconds}
+                rows[trial] = {"trial": trial, "settings": trials[trial], **seen}
+            alive.sort(key=lambda trial: -rows[trial]["validation"])
+            kept = -(-len(alive) // 3)
+            alive, lost = alive[:kept], alive[kept:] + lost
+        self.settings[name] = best = trials[alive[0]]
+        for made in (self.trained, self.model, self._blends):
+            made.cache_clear()
+        if best in starts:
+            print(f"{name}: no trial is better than its start {best}")
+        return Frame([rows[trial] for trial in (*alive, *lost)])
+
+    def _fit(self, name: str, inputs: str, settings: Mapping[str, object], seed: int = 0, **last: object) -> Any:
+        own = {} if name == "m6rec" else {f.name for f in dataclasses.fields(TRAINED[name])} & settings.keys()
+        changes = {k: v for k, v in settings.items() if k not in own}
+        changes = {**changes, **self.changes, **SETTINGS["inputs"][inputs], "seed": seed, **last}
+        if name == "m6rec":
+            model = M6Rec(self.data, self.preset, split=self.split.name, **changes)
+            model.pretrain(keep=True)
+            return model
+        features, own = None if inputs == "ids" else self._features(), {k: settings[k] for k in own}
+        peer = TRAINED[name](Config.preset(self.preset, **changes), True, features, **own)
+        return peer.fit(self.data, self.split, keep=True)
+
+    def refit(self, model: Any) -> Any:
+        """A model fitted once more, with the targets of validation; epochs and settings stay as chosen."""
+        if isinstance(model, Interpolation):
+            return model._replace(model=self.refit(model.model), prior=self.refit(model.prior))
+        if isinstance(model, baselines.Mixture):
+            return baselines.Mixture([(self.refit(part), share) for part, share in model.parts])
+        if isinstance(model, M6Rec):
+            again = M6Rec(self._rest, config=model.settled, split="all")
+            again.pretrain(keep=True)
+            return again
+        again, options = copy.copy(model), {}
+        if isinstance(model, baselines.Sequential):
+            again.config = dataclasses.replace(model.config, pretrain_epochs=_log(model).best.epoch)
+            options = {"keep": True}
+        return again.fit(self._rest, self._rest.split("all"), **options)
+
+    def _features(self) -> Array | None:
+        """(N, F) of a peer: the same texts, images and sounds as ours."""
+        if self._still:
+            return None
+        content = M6Rec(self.data, self.preset, spectral=0.0).features
+        return np.hstack([*baselines.frozen_features(self.data, content).values()])
+
+    def cooccurrence(self, **fixed: float) -> baselines.CoOccurrence:
+        """fixed: these settings are not searched."""
+        return self._mixture(self._tuned(content=0.0, **fixed)).parts[0][0]
 
     def prior(self) -> baselines.Mixture:
-        """The count mixed with content-kNN, with the settings that are best on validation when it ranks alone."""
-        return self._mixture(self._mixed)
+        """The count mixed with content-kNN."""
+        return self._mixture(self._tuned())
 
     def blend(self, models: Sequence[object]) -> list[Interpolation]:
-        """Models, each with a prior; its settings and weight are one choice, by the mean on validation."""
-        own = [remembered(model) for model in models]
+        """Models, each with a prior; its settings and weight are chosen for all, by the mean on validation."""
+        found = self._tune(models)
+        return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
+
+    def _tune(self, models: Sequence[object] = (), **fixed: float) -> dict[str, float]:
+        own, fixed = [remembered(model) for model in models], self._still | fixed
 
         def score(at):
             prior = remembered(self._mixture(at, self._cached))
-            return float(np.mean([self._valid(Interpolation(model, prior, at["weight"])) for model in own]))
+            ranked = [Interpolation(model, prior, at["weight"]) for model in own] or [prior]
+            return float(np.mean([*map(self._valid, ranked)]))
 
-        starts = ({**START, **NO_CONTENT}, self._mixed)  # two, since a search ends at a local maximum
-        grid = {"weight": WEIGHTS, **self._grid}
-        found = max((coordinate_ascent(score, {"weight": 1.0, **start}, grid) for start in starts), key=score)
-        return [Interpolation(model, self._mixture(found), found["weight"]) for model in models]
+        starts = [*SETTINGS["count"], *([self._tuned()] if own else [])]  # an ascent ends at a local maximum
+        starts = [({"weight": 1.0} if own else {}) | start | fixed for start in starts]
+        grid = SETTINGS["grid"] | {name: [value] for name, value in fixed.items()}
+        return max((coordinate_ascent(score, start, grid) for start in starts), key=score)
 
     def _valid(self, model: object) -> float:
-        """NDCG@10 as `evaluate`'s, on at most 5,000 validation targets."""
-        ranks = [mid_ranks(scored(model, users), users, mask_seen=True) for users in self._chunks]
+        """NDCG@10 as `evaluate`'s."""
+        ranks = [mid_ranks(scored(model, users), users, mask_seen=True)[0] for users in self._chunks]
         return float(ndcg(np.concatenate(ranks)).mean())
 
-    def _scorer(self, method: str, seed: int, **more: object) -> object:
-        return self.model(seed, **more).scorer(method)
-
-    @cached_property
-    def _alone(self) -> dict[str, float]:
-        return coordinate_ascent(lambda at: self._valid(self._count(**at)), START, GRID)
-
-    @cached_property
-    def _mixed(self) -> dict[str, float]:
-        start = {**self._alone, **NO_CONTENT}
-        return coordinate_ascent(lambda at: self._valid(self._mixture(at, self._cached)), start, self._grid)
-
-    def _mixture(self, at: dict[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
-        parts = [(wrapped(self._count(**{name: at[name] for name in START})), 1 - at["content"])]
+    def _mixture(self, at: Mapping[str, float], wrapped: Callable = lambda part: part) -> baselines.Mixture:
+        count = {name: value for name, value in at.items() if name not in ("content", "neighbours", "weight")}
+        parts = [(wrapped(self._count(**count)), 1 - at["content"])]
         if at["content"]:
             parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
         return baselines.Mixture(parts)
+
+
+def _log(model: Any) -> Log:
+    return model.stages["pretrain"] if isinstance(model, M6Rec) else model.log
 
 
 def remembered(model: object) -> SimpleNamespace:
@@ -129,36 +249,15 @@ def remembered(model: object) -> SimpleNamespace:
 def coordinate_ascent(
     score: Callable[[dict[str, float]], float], start: Mapping[str, float], grid: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Move each setting in turn along its grid while the score rises, until no step helps."""
+    """Move each setting in turn to the best of its grid, until no step helps."""
     value = cache(lambda *settings: score(dict(zip(start, settings, strict=True))))
     best, before = dict(start), None
     while best != before:
         before = best
-        for name, steps in grid.items():
-            for ordered in (steps[::-1], steps):
-                for step in ordered[ordered.index(best[name]) + 1 :]:
-                    if not value(*(best | {name: step}).values()) > value(*best.values()):
-                        break
-                    best = best | {name: step}
+        for name in start:
+            line = [best, *(best | {name: step} for step in grid[name])]
+            best = max(line, key=lambda at: value(*at.values()))  # the first of equals
     return best
-
-
-def per_user(rows: Rows, metric: str = "ndcg") -> dict[str, Array]:
-    """name -> (seeds, U)."""
-    return {name: np.stack([found[metric] for found in each]) for name, each in rows.items()}
-
-
-def summary(rows: Rows) -> Frame:
-    columns = {"NDCG@10": per_user(rows), "HR@10": per_user(rows, "hit")}
-    means = {label: {name: values.mean() for name, values in found.items()} for label, found in columns.items()}
-    return Frame(means).assign(seeds=[len(each) for each in rows.values()])
-
-
-def versus(rows: Rows) -> Frame:
-    """m6rec against its peers, the best first: `m6rec.evaluate.compare`."""
-    found = per_user(rows)
-    peers = {name: values for name, values in found.items() if name not in OURS and not name.startswith("m6rec")}
-    return compare(found["m6rec"], peers).sort_values("peer_mean", ascending=False)
 
 
 def synthetic_decoder(items: int, width: int = 64) -> tuple[DigitDecoder, torch.Tensor]:

@@ -23,6 +23,7 @@ from m6rec.model.tree import Tree
 SOFTMAX_CHUNK = 2**19  # logits at a time: 2 MB fit the processor's cache
 FULL_SOFTMAX_ITEMS = 50_000  # up to so many, every item is a class
 NEGATIVES = 2048  # sampled per step beyond
+MOST_SEEN = 0.999  # of the probability that seen items may have: beyond, rounding decides
 REQUEST_DROPOUT = 0.1  # share of request fields masked
 ITEMS = 32  # items per step whose content is trained
 CAPTIONS = 0.5  # share of items with image or sound whose whole text is the gap
@@ -49,6 +50,7 @@ class Corpus(NamedTuple):
     content: Features  # of the items in training events
     near: Smoothed
     prompts: "Prompts | None"
+    once: bool = False  # users take an item once: see `predict`
 
 
 class Prompts(NamedTuple):
@@ -59,7 +61,7 @@ class Prompts(NamedTuple):
 
 def pretraining(network: Network, batch: Context, config: Config, corpus: Corpus, rng: Rng) -> dict[str, Tensor]:
     """The next event; contents, where they have a weight; prompts in words."""
-    losses = {"next": predict(network, mask_request(batch), config).cross_entropy(corpus.near)}
+    losses = {"next": predict(network, mask_request(batch), config, corpus.once).cross_entropy(corpus.near)}
     if config.infill_weight or config.patch_weight or config.align_weight:
         losses |= item_content(network, corpus.content, config, rng)
     if corpus.prompts:
@@ -71,7 +73,7 @@ def pretraining(network: Network, batch: Context, config: Config, corpus: Corpus
 
 def finetuning(network: Network, batch: Context, config: Config, corpus: Corpus, *_: object) -> dict[str, Tensor]:
     """The dense head learns the next event and teaches the digits."""
-    found = predict(network, mask_request(batch), config)
+    found = predict(network, mask_request(batch), config, corpus.once)
     path, distilled = digits(network, found.state, found.target, found.subtrees(network.digits.tree))
     return {"next": found.cross_entropy(corpus.near), "digits": path, "teacher": distilled}
 
@@ -81,13 +83,24 @@ def mask_request(batch: Context) -> Context:
     return batch._replace(request=batch.request * rest)
 
 
-def predict(network: Network, batch: Context, config: Config) -> "FullPrediction | SampledPrediction":
-    """Of large catalogues, only histories, true items and sampled negatives are encoded."""
+def predict(
+    network: Network, batch: Context, config: Config, once: bool = False
+) -> "FullPrediction | SampledPrediction":
+    """Of large catalogues, only histories, true items and sampled negatives are encoded.
+
+    once: the events before a target are no classes, as in evaluation, but among sampled negatives."""
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
     if not count:
         items = network.encode_items().vectors
-        return FullPrediction(network.fusion(batch, items).state[has], items, target, network.codes >= 0)
+        state, seen = network.fusion(batch, items).state, None
+        if once:
+            same = batch.item[:, None] == batch.item[:, :, None]  # (B, T, T) of target and event
+            first = ~same.tril(-1).any(-1)[:, None]  # an item counts once
+            shut = (~same & first & has[:, None]).tril(-1)
+            logits = state @ F.embedding(batch.item.clamp(min=0), items).mT  # (B, T, T): fewer than of all items
+            seen = Seen(batch.item[:, None].where(shut, -1)[has], logits.masked_fill(~shut, -math.inf)[has])
+        return FullPrediction(state[has], items, target, network.codes >= 0, seen)
     trained = torch.nonzero(network.codes >= 0)[:, 0]
     negatives = trained[torch.randint(len(trained), (count,), device=trained.device)]
     used = torch.cat((target, negatives)).unique()
@@ -100,16 +113,24 @@ def predict(network: Network, batch: Context, config: Config) -> "FullPrediction
     return SampledPrediction(state, logits, target, negatives)
 
 
+class Seen(NamedTuple):
+    """The events before each target that are no classes for it."""
+
+    item: Tensor  # (n, T) codes, -1 for none
+    logits: Tensor  # (n, T), -inf for none
+
+
 class FullPrediction(NamedTuple):
-    """Every item is a class."""
+    """Every item is a class, but those seen."""
 
     state: Tensor  # (n, D)
     items: Tensor  # (N, D)
     target: Tensor  # (n,) item codes
     candidates: Tensor  # (N,) bool: held-out items would be learnt as never bought
+    seen: Seen | None = None
 
     def cross_entropy(self, near: Smoothed = None) -> Tensor:
-        return full_softmax(*self, near)
+        return full_softmax(*self[:4], near, self.seen)
 
     @torch.no_grad()
     def subtrees(self, tree: Tree) -> Iterator[Tensor]:
@@ -118,8 +139,12 @@ class FullPrediction(NamedTuple):
         leaves = self.items[of_leaf]  # (leaves, D): those of a subtree are adjacent
         bias = candidate_bias((tree.item >= 0) & self.candidates[of_leaf], leaves)
         true, parts, rows = tree.digits(self.target), [], max(1, SOFTMAX_CHUNK // len(leaves))
-        for state, path in zip(self.state.split(rows), true.split(rows), strict=True):
-            mass, levels = torch.addmm(bias, state, leaves.T).softmax(1), []  # (rows, leaves)
+        shut = true[:, :0]  # (n, T) leaves of what was seen; one past the last for none
+        if self.seen:
+            shut = tree.leaf[self.seen.item.clamp(min=0)].where(self.seen.item >= 0, len(leaves))
+        for state, path, closed in zip(self.state.split(rows), true.split(rows), shut.split(rows), strict=True):
+            logits = F.pad(torch.addmm(bias, state, leaves.T), (0, 1)).scatter(1, closed, -math.inf)[:, :-1]
+            mass, levels = logits.softmax(1), []  # (rows, leaves)
             for level, width in enumerate(tree.widths):
                 below = mass.view(len(mass), width, -1)  # (rows, W, leaves below a child)
                 levels.append(below.sum(-1))
@@ -129,9 +154,10 @@ class FullPrediction(NamedTuple):
 
 
 def full_softmax(
-    state: Tensor, items: Tensor, target: Tensor, candidates: Tensor | None = None, near: Smoothed = None
-) -> Tensor:
-    """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool.
+    state: Tensor, items: Tensor, target: Tensor, candidates: Tensor | None = None, near: Smoothed = None,
+    seen: Seen | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean cross-entropy of states (n, D), targets (n,) among items (N, D), or the `candidates` (N,) bool, less `seen`.
 
     A few positions at a time, to spare memory. Sums over a catalogue have 32 bits or more."""
     device = state.device.type
@@ -140,7 +166,12 @@ def full_softmax(
     bias = None if candidates is None else candidate_bias(candidates, items)
     halved = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if halved else nullcontext():
-        loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, options=parts)
+        reduction = "none" if seen else "mean"
+        loss = F.linear_cross_entropy(state, items, target, linear_bias=bias, reduction=reduction, options=parts)
+        if seen:  # their share of the probability is taken out
+            total = loss + (state * F.embedding(target, items)).sum(1)  # (n,) log-sum-exp
+            share = (seen.logits - total[:, None]).exp().sum(1)
+            loss = (loss + torch.log1p(-share.clamp(max=MOST_SEEN))).mean()
         if near is None:
             return loss
         near, shares = (part[target] for part in near)  # (n, K)

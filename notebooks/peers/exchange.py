@@ -116,7 +116,7 @@ def write_events(folder: Path, data: Any, split: Any) -> None:
     part[split.valid], part[split.test] = "valid", "test"
     folder.mkdir(parents=True, exist_ok=True)
     data.events[["user", "item"]].assign(part=part).to_csv(folder / "events.csv", index=False)
-    (folder / "catalogue.json").write_text(json.dumps({"items": data.n_items}))
+    (folder / "catalogue.json").write_text(json.dumps({"items": data.n_items, "catalogue": data.catalogue}))
 
 
 if __name__ == "__main__":
