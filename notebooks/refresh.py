@@ -54,7 +54,7 @@ def refresh(paths: Sequence[Path]) -> list[Execution]:
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy as it is committed: outputs and counts stay, traces of the run and of the machine go, solutions are folded."""
+    """A copy as it is committed: with outputs and counts, without traces of run and machine, solutions folded."""
     notebook = nbformat.from_dict(notebook)
     language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
     notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
