@@ -15,7 +15,7 @@ from m6rec.runs.execute import read
 
 CLONE = Path(__file__).resolve().parents[1]
 PATHS = sorted((CLONE / "notebooks").glob("*.ipynb"))
-PAGES = [CLONE / name for name in ("README.md", "notebooks/DESIGN.md", "data/README.md")]
+PAGES = [CLONE / "README.md", CLONE / "notebooks" / "DESIGN.md"]
 LONGEST, MEDIAN = 40, 16  # words of a sentence
 # Each has a standard term beside it, which readers can look up.
 WORDS = {
