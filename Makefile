@@ -41,11 +41,12 @@ lint: $(TESTED) ## ruff, on the package, the tests and the notebooks
 lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks:$$JUPYTER_CONFIG_PATH" $(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
-class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
+class: $(STAMP) ## write copies for students, without solutions and teaching notes, into class/ [NB]
 	@test ! -e $(CLASS) || { echo "$(CLASS) is there already: move it away for new copies." >&2; exit 1; }
 	@for nb in $(NB); do test -f notebooks/$$nb.ipynb || { echo "notebooks/$$nb.ipynb is missing." >&2; exit 2; }; done
 	@$(PY) -m nbconvert --log-level=WARN --to=notebook --output-dir=$(CLASS) --ClearOutputPreprocessor.enabled=True \
-	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution $(NB:%=notebooks/%.ipynb) \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution \
+	  --TagRemovePreprocessor.remove_cell_tags=instructor $(NB:%=notebooks/%.ipynb) \
 	  $(if $(NB),,$(wildcard notebooks/[0-9]*.ipynb))
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]

@@ -80,31 +80,16 @@ def warm(jupyter, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def compare():
+def compare(python, jupyter):
     """A function that executes a notebook and compares its outputs with the stored: (whether they agree, why not)."""
 
     def compared(path: Path, **environment: str) -> tuple[bool, str]:
-        nbval = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900"]
-        nbval += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         # Not with the settings of pyproject.toml: they are for our own code, not for the kernel's client.
-        pytest_ = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            os.devnull,
-            "--rootdir",
-            str(path.parent),
-            "-p",
-            "no:cacheprovider",
-        ]
-        done = subprocess.run(
-            [*pytest_, *nbval, str(path)],
-            env={**os.environ, **environment},
-            cwd=path.parent,
-            capture_output=True,
-            text=True,
-        )
+        nbval = ["-m", "pytest", "-c", os.devnull, "--rootdir", path.parent, "-p", "no:cacheprovider"]
+        nbval += ["--nbval", "--nbval-kernel-name=python3", "--nbval-cell-timeout=900"]
+        nbval += ["--nbval-sanitize-with", Path(__file__).with_name("nbval_sanitize.cfg"), path]
+        environment = {**os.environ, "JUPYTER_PATH": jupyter, **environment}
+        done = subprocess.run([*python, *nbval], env=environment, cwd=path.parent, capture_output=True, text=True)
         return done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
     return compared

@@ -39,7 +39,7 @@ CELLS = (
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> Watched:
+def seen(tmp_path_factory, jupyter) -> Watched:
     """The notebook in a browser, every cell executed."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "work").mkdir()
@@ -52,7 +52,7 @@ def seen(tmp_path_factory) -> Watched:
         if path is None:
             (pytest.fail if CI else pytest.skip)(INSTALL)
         ours = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-        with jupyterlab(folder, PYTHONPATH=ours) as lab:
+        with jupyterlab(folder, PYTHONPATH=ours, JUPYTER_PATH=jupyter) as lab:
             browser = play.chromium.launch(executable_path=path, args=list(FLAGS))
             page = watched(browser.new_context(viewport={"width": 1280, "height": 1000}), lab.url)
             page.page.set_default_timeout(1000 * PATIENCE)

@@ -28,6 +28,7 @@ def serve(place: str, pid: str) -> tuple[socket.socket, list]:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel has it
     for name in SLOW:
         importlib.import_module(name)
+    sys.modules["pandas"].set_option("display.max_columns", 20)  # as it is where a kernel imports it
     gc.freeze()  # a collection in a fork would copy every page
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(place)

@@ -87,7 +87,7 @@ def finish(where: Axes | Figure, title: str, data: Frame, alt: str, note: str = 
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
-    return Picture(where.get_figure(), data, f"{title}. {alt}")
+    return Picture(where.get_figure(), data, f"{title}. {alt}".replace("_", " "))
 
 
 def drawable(text: object, length: int = 160) -> str:
