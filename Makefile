@@ -10,6 +10,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ifeq ($(OMP_WAIT_POLICY),PASSIVE)
 export GOMP_SPINCOUNT ?= 1000
 endif
+# A container may forbid to keep compiled modules. Every process would compile PyTorch again, 20 s each.
+export PYTHONDONTWRITEBYTECODE :=
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 SUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 STAMP := .venv/installed-$(SUM)
@@ -44,11 +46,12 @@ lint: $(TESTED) ## ruff, on the package, the tests and the notebooks
 lab: $(STAMP) ## open JupyterLab on the notebooks [ARGS]
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks:$$JUPYTER_CONFIG_PATH" $(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
-class: $(STAMP) ## write copies for students, without the solutions, into class/ [NB]
+class: $(STAMP) ## write copies for students, without solutions and teaching notes, into class/ [NB]
 	@test ! -e $(CLASS) || { echo "$(CLASS) is there already: move it away for new copies." >&2; exit 1; }
 	@for nb in $(NB); do test -f notebooks/$$nb.ipynb || { echo "notebooks/$$nb.ipynb is missing." >&2; exit 2; }; done
 	@$(PY) -m nbconvert --log-level=WARN --to=notebook --output-dir=$(CLASS) --ClearOutputPreprocessor.enabled=True \
-	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution $(NB:%=notebooks/%.ipynb) \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution \
+	  --TagRemovePreprocessor.remove_cell_tags=instructor $(NB:%=notebooks/%.ipynb) \
 	  $(if $(NB),,$(wildcard notebooks/[0-9]*.ipynb))
 
 results: $(STAMP) ## measure at full size into notebooks/results/, minutes to hours [NB, ONLY]

@@ -75,7 +75,7 @@ def record(name: str, *, per_user=None, value=None, over=None, label: str = "", 
 
 def _floats(name: str, values: object) -> Array:
     with suppress(TypeError, ValueError, OverflowError):
-        if not np.iscomplexobj(values):
+        if np.size(values) and not np.iscomplexobj(values):
             return np.asarray(values).astype(float)
     raise InputError(f"{name}: {repr(values)[:60]} is no number, and no array of numbers: give one.")
 

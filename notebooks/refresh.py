@@ -54,12 +54,14 @@ def refresh(paths: Sequence[Path]) -> list[Execution]:
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy as it is committed: outputs and execution counts stay, traces of the run and of the machine go."""
+    """A copy as it is committed: with outputs and counts, without traces of run and machine, solutions folded."""
     notebook = nbformat.from_dict(notebook)
     language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
     notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({"tags": tags} if (tags := cell.metadata.get("tags")) else {})
+        tags = cell.metadata.get("tags", [])
+        folded = {"jupyter": {"source_hidden": True}} if "solution" in tags else {}  # JupyterLab shows a bar to click
+        cell.metadata = nbformat.from_dict({"tags": tags, **folded} if tags else {})
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 output["data"].pop(WIDGET_VIEW, None)  # the picture is its static twin

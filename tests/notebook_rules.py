@@ -1,7 +1,7 @@
 """The rules that each notebook keeps, for the tests.
 
-Tags that the tools read: `parameters`, `exercise` (a stub and its check), `solution`, `checks` (the cell that asserts
-what the text claims) and `readme` (the picture that the README shows).
+Tags that the tools read: `parameters`, `exercise` (a stub and its check), `solution`, `instructor` (teaching notes;
+students' copies have neither), `checks` (the cell that asserts what the text claims) and `readme` (its picture).
 """
 
 from __future__ import annotations
@@ -125,3 +125,7 @@ def _exercises(notebook: NotebookNode) -> Iterator[str]:
             yield "the stub of an exercise does not print 'not attempted'"
     if len(solutions) < 3:
         yield f"{len(solutions)} cells are tagged solution, not three"
+    if not any("(changes the " in cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
+        yield "no exercise changes the model: name it so, '(changes the model)'"
+    if len(tagged(notebook, "instructor")) != 1:
+        yield "not one cell is tagged instructor: what to say, where classes stumble, minutes"

@@ -85,7 +85,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def seen(browser, tmp_path_factory) -> Watched:
+def seen(browser, tmp_path_factory, jupyter) -> Watched:
     """The notebook in a browser, every cell executed."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "work").mkdir()
@@ -93,7 +93,7 @@ def seen(browser, tmp_path_factory) -> Watched:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, folder / "work" / "demo.ipynb")
     ours = os.pathsep.join((str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])))
-    with jupyterlab(folder, PYTHONPATH=ours) as lab:
+    with jupyterlab(folder, PYTHONPATH=ours, JUPYTER_PATH=jupyter) as lab:
         page = watched(browser.new_context(viewport={"width": 1280, "height": 1000}), lab.url)
         page.page.set_default_timeout(1000 * PATIENCE)
         run_all(page, lab, "demo.ipynb")

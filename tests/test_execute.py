@@ -251,7 +251,9 @@ def good(folder: Path) -> Path:
     for _ in range(3):
         cells.append(new_code_cell("check(None)", metadata={"tags": ["exercise"]}, outputs=[stub]))
         cells.append(new_code_cell("check('the solution')", metadata={"tags": ["solution"]}))
-    for count, cell in enumerate(cells[1:], 1):
+    exercise = new_markdown_cell("**1.** (changes the model) Predict, then run.")
+    cells[4:4] = [exercise, new_markdown_cell("What to say.", metadata={"tags": ["instructor"]})]
+    for count, cell in enumerate((cell for cell in cells if cell.cell_type == "code"), 1):
         cell.execution_count = count
     (folder / "01_next.ipynb").touch()
     nbformat.write(clean(new_notebook(cells=cells)), folder / "00_toy.ipynb")
@@ -267,9 +269,11 @@ BREAKS = {
     "one H1": lambda toy: toy.cells.append(new_markdown_cell("# Another")),
     "lines of code, not 80": lambda toy: toy.cells[2].update(source="x1 = 1"),
     "tagged checks": lambda toy: toy.cells[3].metadata.clear(),
-    "cells tagged exercise": lambda toy: toy.cells[4].metadata.clear(),
-    "tagged solution": lambda toy: toy.cells[5].metadata.clear(),
-    "not attempted": lambda toy: toy.cells[4].update(outputs=[]),
+    "no exercise changes the model": lambda toy: toy.cells[4].update(source="**1.** Predict."),
+    "tagged instructor": lambda toy: toy.cells[5].metadata.clear(),
+    "cells tagged exercise": lambda toy: toy.cells[6].metadata.clear(),
+    "tagged solution": lambda toy: toy.cells[7].metadata.clear(),
+    "not attempted": lambda toy: toy.cells[6].update(outputs=[]),
     "tagged parameters": lambda toy: toy.cells[1].metadata.clear(),
     "is not a literal": lambda toy: toy.cells[1].update(source=PARAMETERS + "\ndepth = 2 * width  # derived"),
     "has no comment": lambda toy: toy.cells[1].update(source=PARAMETERS + "\ndepth = 2"),
@@ -305,7 +309,7 @@ def test_student_copies_have_no_solutions_and_no_outputs_and_are_never_overwritt
     [copy] = (tmp_path / "class").iterdir()
     toy = read(copy)
     assert copy.name == "00_quickstart.ipynb" and len(tagged(toy, "exercise")) == 3
-    assert not tagged(toy, "solution") and not list(outputs(toy))
+    assert not tagged(toy, "solution") and not tagged(toy, "instructor") and not list(outputs(toy))
     copy.write_text("my homework")
     done = subprocess.run(make, capture_output=True, text=True)
     assert done.returncode != 0 and "move it away" in done.stderr and copy.read_text() == "my homework"

@@ -54,7 +54,7 @@ def test_the_record_has_the_logits_of_the_plain_path(trained, data):
 def test_gradients_say_how_the_item_moves_with_each_weight(trained, monkeypatch):
     """Change one weight in the middle of the computation, and compare."""
     context = trained.extract_context(["Film 3", "Film 7", "Film 4"], {"hour": 21}, user=105)
-    record, base, attend = capture(trained, context, item=9), capture(trained, context), attention.attend
+    record, base, attend = capture(trained, context, item=1), capture(trained, context), attention.attend
 
     def moved(call: int, row: int, column: int) -> float:
         calls = iter(range(9))
@@ -67,7 +67,7 @@ def test_gradients_say_how_the_item_moves_with_each_weight(trained, monkeypatch)
 
         monkeypatch.setattr(attention, "attend", nudged)
         logits = torch.from_numpy(np.stack([capture(trained, context).logits, base.logits]))
-        return float(target_log_prob(logits, 9).diff().neg() / 1e-1)
+        return float(target_log_prob(logits, 1).diff().neg() / 1e-1)
 
     # The history's first layer, then the target's two: event 3 looks at event 2, the target at it and at the start.
     for call, layer, (row, column), place in ((0, 0, (5, 4), (5, 4)), (1, 0, (0, 4), (-1, 4)), (2, 1, (0, 0), (-1, 0))):

@@ -80,7 +80,7 @@ def test_failed_runs_are_repeated_finished_ones_are_not_and_the_table_holds_all(
 
     (toy.parent / "fail-64-1").unlink()
     (runs / "seed=0,width=64" / "done.json").write_text('{"width"')  # damaged
-    second, anew = quietly(toy, grid, jobs=2), (runs / "seed=0,width=64", runs / "seed=1,width=64")
+    second, anew = quietly(toy, grid), (runs / "seed=0,width=64", runs / "seed=1,width=64")
     assert second == dict.fromkeys(first, "finished before") | dict.fromkeys(anew, "finished")
     assert ran(toy) == 6 and ran(toy, "64-1") == 2 and not list(out.glob(".*"))
 

@@ -102,7 +102,7 @@ def finish(
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
     if spec:
         spec = {**spec, "title": plain(title, 160), "note": note.strip(" ()\n")}
-    return Picture(where.get_figure(), data, f"{title}. {alt}", spec)
+    return Picture(where.get_figure(), data, f"{title}. {alt}".replace("_", " "), spec)
 
 
 def drawable(text: object, length: int = 160) -> str:
