@@ -33,8 +33,10 @@ run: $(STAMP) ## execute the notebooks into runs/<time>/, print recommendations,
 test: lint ## lint, unit tests, every notebook executed and compared, the wheel [ARGS]
 	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-browser: $(TESTED) ## move the views in a real browser, and measure them into runs/browser/ [ARGS]
-	@$(PY) -m pytest tests/test_browser.py $(ARGS) && cat runs/browser/figures.json
+browser: $(TESTED) ## move the views in a real browser, and measure them into notebooks/results/ [ARGS]
+	@rm -f runs/browser/figures.json
+	@M6REC_RECORD="$(CURDIR)/runs/browser/figures.json" $(PY) -m pytest tests/test_browser.py $(ARGS)
+	@$(if $(ARGS),,$(PY) notebooks/refresh.py --full 00_quickstart --only view.,live. --ran runs/browser/figures.json)
 
 fuzz: $(TESTED) ## thousands of generated tables and requests: each answered, or refused in a sentence [ARGS]
 	@$(PY) tests/fuzz.py $(ARGS)

@@ -2,6 +2,7 @@
 
     python notebooks/refresh.py [NB...]          execute in place at the defaults, and clean
     python notebooks/refresh.py --full [NB...]   measure at full size into results/<notebook>.json
+    python notebooks/refresh.py --full NB --only START --ran FILE      figures that `make browser` has recorded
     python notebooks/refresh.py --page           only write results/README.md and its picture, as all of them do
 
 `measure` writes once a notebook has ended well: a failed run loses no old result. What it trains is kept, so a run that
@@ -27,7 +28,7 @@ from m6rec.runs.execute import Execution, execute, execute_all, find, read
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
-OUTSIDE = re.compile("recbole|rectools|tiger")  # other programs' rows keep their own commit and date
+OUTSIDE = re.compile(r"recbole|rectools|tiger|^view\.|^live\.")  # other programs' rows keep their own commit and date
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HEAD = """# Every measured figure
@@ -69,23 +70,24 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def measure(notebook: Path, *, only: str = "") -> Execution:
+def measure(notebook: Path, *, only: str = "", ran: Path | None = None) -> Execution:
     """Execute a notebook at scale=full and, if it ended well, write its figures to results/<notebook>.json beside it.
 
     only: measure the figures whose names begin so, or with one of several ("a.,b."), which the notebook must offer as
     its parameter `only`. They replace all that began so, but for other programs' rows; the others stay, each with the
-    code that it came from, until a whole run. The executed copy and its log stay under runs/results/. InputError if
-    another notebook owns a name or nothing is measured.
+    code that it came from, until a whole run. The executed copy and its log stay under runs/results/. ran: takes the
+    figures that `make browser` has recorded in this file. InputError if another notebook owns a name or nothing is
+    measured.
     """
     stem, folder = notebook.stem, notebook.parent / "results"
     place = notebook.parent.parent / "runs" / "results" / "-".join(filter(None, (stem, only)))
     asked = {"scale": "full"} | ({"only": only} if only else {})
-    command = f"make results NB={stem}" + f" ONLY={only}" * bool(only)
+    command = "make browser" if ran else f"make results NB={stem}" + f" ONLY={only}" * bool(only)
     # Before the run: this is the code that it starts from.
     origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
     others = read_all(folder, but="" if only else stem)
     old = others.pop(stem, {})
-    done = execute(notebook, place / notebook.name, asked)
+    done = Execution(ran, 0.0) if ran else execute(notebook, place / notebook.name, asked)
     if not done.ok:
         return done._replace(error=f"{done.error} (see {done.log}); the old results stay")
     figures = {name: figure.plain() for name, figure in done.figures.items() if name.startswith(tuple(only.split(",")))}
@@ -171,6 +173,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NB")
     parser.add_argument("--full", action="store_true", help="measure into results/; without names, what is due")
     parser.add_argument("--only", default="", help="start of the names that are measured again; other figures stay")
+    parser.add_argument("--ran", type=Path, help="a file of figures that are recorded already")
     parser.add_argument("--page", action="store_true", help="only write the page")
     asked, ok = parser.parse_args(), True
     try:
@@ -178,7 +181,7 @@ def main() -> int:
             raise InputError(f"--only {asked.only} needs the notebook that measures it, such as 08_evaluation.")
         if asked.full:
             for path in find(HERE, asked.names) if asked.names else due(HERE):
-                print(done := measure(path, only=asked.only), flush=True)
+                print(done := measure(path, only=asked.only, ran=asked.ran), flush=True)
                 ok &= done.ok
         elif not asked.page:
             ok = all(execution.ok for execution in refresh(find(HERE, asked.names)))

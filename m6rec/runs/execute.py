@@ -198,7 +198,7 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
-    index = "<h1>The executed notebooks</h1>"
+    index, alive = "<h1>The executed notebooks</h1>", ""
 
     def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
@@ -217,13 +217,14 @@ def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
                 said = output.get("metadata", {}).get("image/png", {})
                 if "view" in said:  # its picture, which view.js brings to life
                     html = page.figure(output["data"]["image/png"], said["alt"], said["view"])
+                    alive = alive or html * (said["view"]["kind"] == "live")
                     output["data"] = nbformat.from_dict({"text/html": html})
             body, made = exporter.from_notebook_node(notebook)
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
             write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
         index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
     index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
-    return write("index", "m6rec: the executed notebooks", index)
+    return write("index", "m6rec: the executed notebooks", index + alive)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:

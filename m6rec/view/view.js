@@ -137,6 +137,7 @@ function rows(view, name, labels, glyphs, height, on) {
 
 class View {
   constructor(host, spec, { values, change } = {}) {
+    host.view = this; // for the console
     Object.assign(this, { host, change, values: { ...spec.values, ...values } });
     host.setAttribute("data-lm-suppress-shortcuts", "true"); // arrows are ours, not JupyterLab's
     this.root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
@@ -166,7 +167,7 @@ class View {
     this.update(spec);
     this.sizes.observe(this.stage);
   }
-  remove() { this.off.abort(); this.watch.disconnect(); this.sizes.disconnect(); }
+  remove() { this.off.abort(); this.watch.disconnect(); this.sizes.disconnect(); this.kind.remove?.(); }
   restyle() {
     this.theme = isDark() ? DARK : LIGHT;
     this.layout();
@@ -211,8 +212,8 @@ class View {
     const still = !this.kind.local && !this.change; // what a kernel must compute
     this.controls.hidden = still;
     if (still) return;
-    const toggles = make("div", { class: "toggles", role: "group", "aria-label": "left out" });
-    for (const { name, label, kind, options } of list) {
+    const toggles = make("div", { class: "toggles", role: "group", "aria-label": this.kind.toggles ?? "left out" });
+    for (const { name, label, kind, options, among } of list) {
       if (kind === "choice") {
         const box = make("fieldset", { "aria-label": label }), group = `m6rec-${++count}`;
         const inputs = options.map((option, i) => {
@@ -243,10 +244,17 @@ class View {
         input.addEventListener("change", take);
         input.addEventListener("keydown", (event) => { if (event.key === "Enter") take(); });
         this.shows.push(() => { input.value = this.values[name]; });
-        this.controls.append(make("label", { class: "text" }, `${label} `, input));
+        const ideas = make("datalist", { id: `m6rec-${++count}` });
+        input.setAttribute("list", ideas.id);
+        input.addEventListener("input", () => {
+          const typed = input.value.trim().toLowerCase(), near = typed.length < 2 ? [] : (among ?? []).filter((t) => t.toLowerCase().includes(typed));
+          ideas.replaceChildren(...near.slice(0, 12).map((value) => make("option", { value })));
+        });
+        this.controls.append(make("label", { class: "text" }, `${label} `, input), ideas);
       }
     }
     if (toggles.firstChild) this.controls.append(toggles);
+    if (this.kind.toggles) toggles.prepend(make("span", { class: "head" }, this.kind.toggles));
     this.show();
   }
   show() { for (const one of this.shows ?? []) one(); }
@@ -257,7 +265,7 @@ class View {
     const focus = [...this.stage.querySelectorAll("ul")].indexOf(this.root.activeElement);
     this.read.textContent = "";
     this.legend.replaceChildren();
-    this.stage.replaceChildren();
+    if (!this.kind.lasting) this.stage.replaceChildren();
     this.kind.draw();
     for (const [name, input] of Object.entries(this.inputs ?? {})) input.disabled = !!this.kind.idle?.(name);
     if (focus >= 0) this.stage.querySelectorAll("ul")[focus]?.focus();
@@ -374,9 +382,110 @@ function cells(view, { rowNames, rowTypes, columnNames, columnTypes, values, sig
   return all;
 }
 
+// The request path of m6rec/model/network.py (ContextFusion over Blocks, then the dense head), on typed arrays.
+function recommender({ floats, parts, heads, recency }) {
+  const all = new Float32Array(Uint8Array.from(atob(floats), (c) => c.charCodeAt(0)).buffer), w = {};
+  let at = 0, known = {};
+  for (const [name, size] of parts) w[name] = all.subarray(at, (at += size));
+  const D = w.start.length, d = D / heads, L = parts.filter(([name]) => name.endsWith(".q.weight")).length, root = Math.sqrt(d);
+  const sigmoid = (v) => 1 / (1 + Math.exp(-v));
+  const gelu = (v) => { // erf to 1.5e-7: Abramowitz & Stegun 7.1.26
+    const x = Math.abs(v) / Math.SQRT2, t = 1 / (1 + 0.3275911 * x);
+    const rest = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t * Math.exp(-x * x);
+    return 0.5 * v * (1 + Math.sign(v) * (1 - rest));
+  };
+  const row = (name, code) => w[`${name}.weight`].subarray(code * D, (code + 1) * D);
+  const add = (...vectors) => vectors[0].map((_, i) => vectors.reduce((sum, v) => sum + v[i], 0));
+  const join = (vectors) => { // -> (n, D)
+    const out = new Float32Array(vectors.reduce((sum, v) => sum + v.length, 0));
+    let to = 0;
+    for (const v of vectors) { out.set(v, to); to += v.length; }
+    return out;
+  };
+  const linear = (x, name, from = D) => { // (n, from) -> (n, to)
+    const W = w[`${name}.weight`], b = w[`${name}.bias`], to = W.length / from, n = x.length / from, out = new Float32Array(n * to);
+    for (let r = 0; r < n; r++) for (let i = 0; i < to; i++) {
+      let sum = b ? b[i] : 0;
+      for (let j = 0, p = r * from, q = i * from; j < from; j++) sum += x[p + j] * W[q + j];
+      out[r * to + i] = sum;
+    }
+    return out;
+  };
+  const norm = (x, name) => {
+    const out = new Float32Array(x.length), scale = w[`${name}.weight`];
+    for (let r = 0; r < x.length; r += D) {
+      let sum = 0;
+      for (let i = r; i < r + D; i++) sum += x[i] * x[i];
+      const by = 1 / Math.sqrt(sum / D + 2 ** -23);
+      for (let i = 0; i < D; i++) out[r + i] = x[r + i] * by * scale[i];
+    }
+    return out;
+  };
+  const turn = (x, start, position) => { // rotary, one head of one token
+    for (let i = start; i < start + d / 2; i++) {
+      const angle = position * 1000 ** ((-2 * (i - start)) / d), [cos, sin, a, b] = [Math.cos(angle), Math.sin(angle), x[i], x[i + d / 2]];
+      x[i] = a * cos - b * sin; x[i + d / 2] = a * sin + b * cos;
+    }
+  };
+  const turned = (x, positions, step) => { positions.forEach((p, r) => { for (let h = 0; h < heads; h++) turn(x, (r * heads + h) * step, p); }); return x; };
+  const keys = (x, layer, positions) => turned(linear(norm(x, `joint.${layer}.norm`), `joint.${layer}.kv`), positions, 2 * d); // (n, H, k then v)
+  function block(x, layer, kv, positions, see) { // row r sees the first see(r) keys
+    const name = `joint.${layer}`, n = positions.length, m = kv.length / (2 * D), normed = norm(x, `${name}.norm`);
+    const q = turned(linear(normed, `${name}.q`), positions, d), joined = new Float32Array(n * D), weights = new Float32Array(heads * n * m);
+    for (let h = 0; h < heads; h++) for (let r = 0; r < n; r++) {
+      const row = weights.subarray((h * n + r) * m, (h * n + r) * m + see(r)), from = r * D + h * d;
+      for (let j = 0; j < row.length; j++) for (let c = 0; c < d; c++) row[j] += (q[from + c] * kv[(j * heads + h) * 2 * d + c]) / root;
+      const top = row.reduce((a, b) => Math.max(a, b), -Infinity), sum = row.reduce((a, v) => a + Math.exp(v - top), 0);
+      for (let j = 0; j < row.length; j++) {
+        row[j] = Math.exp(row[j] - top) / sum;
+        for (let c = 0; c < d; c++) joined[from + c] += row[j] * kv[(j * heads + h) * 2 * d + d + c];
+      }
+    }
+    const gated = (x, change, gate) => x.map((v, i) => v + change[i] * sigmoid(gate[i]));
+    x = gated(x, linear(joined, `${name}.out`), linear(normed, `${name}.gate`));
+    const inner = norm(x, `${name}.ffn_norm`), wide = linear(inner, `${name}.ffn.0`).map(gelu);
+    return { x: gated(x, linear(wide, `${name}.ffn.2`, 4 * D), linear(inner, `${name}.ffn_gate`)), weights };
+  }
+  const present = (part, codes) => codes.flatMap((code, i) => (code ? [row(`${part}.${i}`, code)] : []));
+  function read(events, profile) { // the history stream, which sees no request
+    const vectors = events.map(([item, value, gap]) => add(row("items", item), row("value", value), row("gap", gap)));
+    const first = [w.start, ...present("profile", profile)], positions = [...first, ...vectors].map((_, i) => Math.max(0, i - first.length));
+    const caches = [], maps = [];
+    let x = join([...first, ...vectors]);
+    for (let layer = 0; layer < L; layer++) {
+      caches.push(keys(x, layer, positions));
+      if (layer < L - 1) { const done = block(x, layer, caches[layer], positions, (r) => Math.max(first.length, r + 1)); x = done.x; maps.push(done.weights); }
+    }
+    const shares = [w.start, ...vectors].map((_, j) => recency ** (vectors.length - j)), total = shares.reduce((a, b) => a + b);
+    const recent = add(...[w.start, ...vectors].map((v, j) => v.map((c) => (c * shares[j]) / total)));
+    return { caches, maps, recent, m: positions.length };
+  }
+  return (events, profile, request) => { // events: [item, value, gap] codes -> logits (N,), weights (L, H, n, n)
+    const key = JSON.stringify([events, profile]);
+    if (known.key !== key) known = { key, ...read(events, profile) };
+    const fields = present("request", request), { caches, maps, recent, m } = known, n = m + fields.length + 1, position = events.length - 1;
+    const weights = new Float32Array(L * heads * n * n).fill(NaN);
+    let x = add(recent, ...fields);
+    for (let layer = 0; layer < L; layer++) {
+      const kv = join([caches[layer], keys(join(fields), layer, fields.map(() => position))]);
+      const done = block(x, layer, kv, [position], () => n - 1);
+      x = done.x;
+      for (let h = 0; h < heads; h++) {
+        const start = (layer * heads + h) * n * n;
+        for (let r = 0; r < m && layer < L - 1; r++) weights.fill(0, start + r * n, start + (r + 1) * n).set(maps[layer].subarray((h * m + r) * m, (h * m + r + 1) * m), start + r * n);
+        weights.set(done.weights.subarray(h * (n - 1), (h + 1) * (n - 1)), start + (n - 1) * n);
+        weights[start + n * n - 1] = 0;
+      }
+    }
+    const state = norm(x, "norm"), items = w["items.weight"], logits = new Float32Array(items.length / D);
+    for (let i = 0; i < logits.length; i++) for (let c = 0; c < D; c++) logits[i] += state[c] * items[i * D + c];
+    return { logits, weights, shape: [L, heads, n] };
+  };
+}
+
 const KINDS = {
   attention(view) {
-    const { spec } = view, [L, H, n] = spec.shape, { tokens, types, signed } = spec, all = decode(spec.q, spec.top, signed);
+    const { spec } = view, [L, H, n] = spec.shape, { tokens, types, signed } = spec, all = spec.weights ?? decode(spec.q, spec.top, signed);
     if (spec.sums) for (let k = 0; k < all.length; k += n) { // to 1, as before they were 8 bits
       let sum = 0;
       for (let j = k; j < k + n; j++) sum += all[j];
@@ -575,6 +684,50 @@ const KINDS = {
     const range = (name, count) => ({ name, label: name, kind: "range", options: ["mean", ...Array.from({ length: count }, (_, i) => `${i + 1}`)] });
     const controls = [{ name: "view", label: "show", kind: "choice", options: Object.values(spec.views) }, range("layer", L), range("head", H)];
     return { local: true, idle, controls, draw: () => ({ heads: lines, tokens: matrix, target: strip, groups, rollout: flow })[at().view](), table: () => data };
+  },
+
+  live(view) { // what was bought and the request are chosen; list and attention follow, computed here
+    const { spec } = view, { titles, fields } = spec, answer = recommender(spec), events = [...spec.events], inner = {};
+    let first, list = [], chances = [];
+    const controls = () => [
+      ...fields.map(({ name, options }) => ({ name, label: name, kind: "range", options })),
+      { name: "add", label: "and then", kind: "text", options: ["a title"], among: titles },
+      ...events.map(([code], i) => ({ name: `event_${i}`, label: titles[code], kind: "toggle" })),
+    ];
+    const show = (name, made) => {
+      if (inner[name]) return inner[name].update(made);
+      const host = make("div");
+      view.stage.append(host);
+      inner[name] = new View(host, made);
+    };
+    return {
+      local: true, lasting: true, controls: controls(), toggles: "history, a click leaves out", answer,
+      draw() {
+        const typed = (view.values.add ?? "").trim().toLowerCase(), found = typed ? titles.findIndex((t) => t.toLowerCase() === typed) : -1;
+        view.fail(typed && found < 0 ? `${view.values.add} is not in the catalogue: take one of the titles that are offered.` : "");
+        if (typed) { view.values = { ...view.values, add: "" }; view.show(); } // before it loses focus
+        if (found >= 0) {
+          events.push([found, 0, 0]);
+          view.values[`event_${events.length - 1}`] = true;
+          view.control(view.all = controls());
+          view.root.querySelector(".text input").focus();
+        }
+        const start = performance.now(), kept = events.filter((_, i) => view.values[`event_${i}`]).slice(-spec.history), seen = new Set(spec.repeats ? [] : kept.map(([code]) => code));
+        const codes = (part) => fields.filter((f) => f.part === part).map((f) => view.values[f.name]);
+        const { logits, weights, shape } = answer(kept, codes("profile"), codes("request"));
+        const top = logits.reduce((a, b) => Math.max(a, b)), sum = logits.reduce((a, v) => a + Math.exp(v - top), 0);
+        const best = [...logits.keys()].filter((i) => !seen.has(i)).sort((a, b) => logits[b] - logits[a]).slice(0, spec.k);
+        const took = performance.now() - start, tokens = (part) => fields.filter((f) => f.part === part && view.values[f.name]).map((f) => `${f.word} ${f.options[view.values[f.name]]}`);
+        [list, chances] = [best.map((i) => titles[i]), best.map((i) => Math.exp(logits[i] - top) / sum)];
+        first ??= list;
+        const names = { start: ["start"], profile: tokens("profile"), history: kept.map(([code]) => titles[code]), request: tokens("request"), target: ["next item"] };
+        show("moves", { kind: "moves", title: "The list", before: first, after: list, names: ["at first", "now"] });
+        show("attention", { kind: "attention", title: "Where it attends", note: spec.where, views: spec.views, folded: -1, shape, weights, tokens: Object.values(names).flat(), types: Object.entries(names).flatMap(([type, part]) => part.map(() => type)) });
+        view.read.textContent = `Most likely next: ${list[0]}, probability ${fine(chances[0])} among ${titles.length} items. Computed in this page in ${took.toFixed(0)} ms.`;
+      },
+      remove() { for (const one of Object.values(inner)) one.remove(); },
+      table: () => ({ columns: ["probability"], rows: list.map((title, i) => [`${i + 1}. ${title}`, chances[i]]) }),
+    };
   },
 
   heat(view) {

@@ -2,6 +2,7 @@
 
 Callbacks have their own lock and grad mode: JupyterLab's run on another thread. Data reach the page as text."""
 
+import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 
 from m6rec.config import InputError, choose, plain, typed
-from m6rec.explain.explainers import Record, one
+from m6rec.data.dataset import REPEATS
+from m6rec.explain.explainers import Record, capture, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import Picture, attention_map, beam_tree, rank_moves, views_of
+from m6rec.view.figures import NOTE, Picture, attention_map, beam_tree, rank_moves, views_of
 from m6rec.view.front import Front
 
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
@@ -235,3 +237,48 @@ class ContextWhatIf(Panel):
         person = Person(context, [code for code in self.person.history if code not in gone] + new, self.person.new)
         title = f"{self.title} {plain(', '.join(changed), 120)}" if changed else self.title
         return rank_moves(self.before, self._listed(person, masked), ("as it was", "as it is"), title)
+
+
+def live(
+    model: M6Rec, user: object = None, *, k: int = 10, title: str = "A recommender in this page", **who
+) -> Picture:
+    """The dense list of a model, computed in the page itself: the reader chooses history, profile and request.
+
+    Arguments as `recommend`. InputError for another `context_fusion` than "attention"."""
+    if model.config.context_fusion != "attention":
+        raise InputError('a page computes context_fusion="attention" only: take a model that was trained with it.')
+    person, network, vectors, titles = (
+        model.person(user, **who),
+        model.network.fusion,
+        model.item_vectors(),
+        model.data.items["title"],
+    )
+    context = one(person.context)
+    record = capture(model, context).fold(16)
+    parts = {**network.state_dict(), "items.weight": vectors}
+    known = network.known  # code 0 adds nothing
+    events = [
+        [item, value * known, gap * known] for item, value, gap in torch.stack(context[:3], -1)[0].tolist() if item >= 0
+    ]
+    fields, given, asked = (
+        [],
+        {"add": "", **{f"event_{i}": True for i in range(len(events))}},
+        {f.name for f in model.fields.request},
+    )
+    for part, codes in (("request", context.request[0, 0]), ("profile", context.profile[0])):
+        for field, code in zip(getattr(model.fields, part), codes.tolist(), strict=True):
+            name = f"profile {field.name}" if part == "profile" and field.name in asked else field.name
+            options = [field.describe(c).removeprefix(f"{field.name} ") for c in range(field.size)]
+            fields.append({"part": part, "name": name, "word": field.name, "options": [*map(plain, options)]})
+            given[name] = code
+    floats = torch.cat([part.detach().cpu().float().flatten() for part in parts.values()]).numpy().tobytes()
+    spec = {
+        "kind": "live", "title": plain(title, 160), "note": "It scores every item; nothing leaves this page.",
+        "floats": base64.b64encode(floats).decode(), "parts": [[name, part.numel()] for name, part in parts.items()],
+        "heads": network.joint[0].heads, "recency": network.recency, "history": model.config.history, "k": k,
+        "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, titles)], "fields": fields, "events": events,
+        "views": views_of(record), "where": NOTE, "values": given,
+    }  # fmt: skip
+    picture, table = attention_map(record, title, "heads"), model.recommend(user, k=k, method="dense", **who)
+    alt = f"{title}. Its list at first: {', '.join(table['title'])}."
+    return picture._replace(spec=spec, data=table, alt=alt)
