@@ -140,8 +140,9 @@ class Bench:
     def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
         """Successive halving (Jamieson & Talwalkar 2016) of n settings, `carried_over` and published ones among them.
 
-        All train for epochs[0], the best third for epochs[1], and so on. Rows, best first, which is taken: trial,
-        settings, epochs, validation (the best epoch's NDCG@10), seconds. Trainings are kept."""
+        All train for epochs[0], the best third for epochs[1], and so on; what is carried over always stays, as a slow
+        start must not cost a network its own settings. Rows, best first, which is taken: trial, settings, epochs,
+        validation (the best epoch's NDCG@10), seconds of all its trainings, which are kept."""
         rng, first = np.random.default_rng(0), self.carried_over(name)
         starts = [first, *(one for one in self.published[name] if one != first)]
         space = SETTINGS["space"] | SETTINGS["space_of"][name]
@@ -151,11 +152,13 @@ class Bench:
         for budget in epochs:
             for trial in alive:
                 log = _log(self._fit(name, inputs, trials[trial], pretrain_epochs=budget))
-                seen = {"epochs": len(log), "validation": log.best.validation, "seconds": log[-1].seconds}
+                seconds = log[-1].seconds + (rows[trial]["seconds"] if trial in rows else 0)
+                seen = {"epochs": len(log), "validation": log.best.validation, "seconds": seconds}
                 rows[trial] = {"trial": trial, "settings": trials[trial], **seen}
             alive.sort(key=lambda trial: -rows[trial]["validation"])
-            kept = -(-len(alive) // 3)
-            alive, lost = alive[:kept], alive[kept:] + lost
+            kept = {*alive[: -(-len(alive) // 3)], 0}
+            lost = [trial for trial in alive if trial not in kept] + lost
+            alive = [trial for trial in alive if trial in kept]
         self.settings[name] = best = trials[alive[0]]
         for made in (self.trained, self.model, self._blends):
             made.cache_clear()
