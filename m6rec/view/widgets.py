@@ -88,7 +88,7 @@ class Panel:
         return {**self.box._repr_mimebundle_(**options), **still, "text/plain": repr(self)}, metadata
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: {plain(self.title, 160)}"
+        return f"{type(self).__name__}: {plain(self.title, 160)} Numbers: {self.picture.digest}"
 
 
 def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
