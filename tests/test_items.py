@@ -192,7 +192,7 @@ def test_every_content_loss_goes_down_and_can_be_switched_off():
     made.train()
     config = Config.preset("small", width=16, infill_weight=0.2)
     optimizer, rows = torch.optim.AdamW(made.parameters(), 3e-3), []
-    for step in range(120):
+    for step in range(80):
         taught = losses.item_content(made, features(), config, np.random.default_rng(step))
         optimizer.zero_grad()
         sum(taught.values()).backward()

@@ -74,7 +74,7 @@ def test_catalogues_are_sampled_from_fifty_thousand_on_or_when_asked(trained, mo
 
 def test_a_training_that_draws_its_items_learns_and_generates():
     model = small_model(
-        pretrain_epochs=30, finetune_epochs=20, validate_every=10, learning_rate=3e-3, dropout=0.0, negatives=8
+        pretrain_epochs=20, finetune_epochs=12, validate_every=10, learning_rate=5e-3, dropout=0.0, negatives=8
     )
     model.pretrain()
     first, *_, last = model.fine_tune()
