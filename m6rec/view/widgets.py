@@ -13,7 +13,7 @@ import traitlets
 from m6rec.config import InputError, choose, plain, typed
 from m6rec.explain.explainers import Record, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import Picture, attention_map, beam_tree, check, rank_moves
+from m6rec.view.figures import Picture, attention_map, beam_tree, check, rank_moves, translated
 
 STYLE = {"description_width": "9em"}
 VIEWS = {"every token": "tokens", "the target's heads": "target", "by group": "groups", "rollout": "rollout"}
@@ -24,9 +24,9 @@ class Panel:
     """controls: name -> ipywidget; draw(**values) runs at once and at every move."""
 
     def __init__(self, title: str, controls: Mapping[str, ipywidgets.ValueWidget], draw: Callable[..., Picture]):
-        self.title, self.controls, self._draw = title, dict(controls), draw
+        self.title, self.controls, self._draw = translated(title), dict(controls), draw
         self._lock, self._quiet = threading.RLock(), False
-        heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(title, 160))}</strong></div>")
+        heading = ipywidgets.HTML(f"<div><strong>{html.escape(plain(self.title, 160))}</strong></div>")
         self._error = ipywidgets.HTML()
         self._image = ipywidgets.HTML(layout=ipywidgets.Layout(align_self="flex-start"))
         every = self.controls.values()
@@ -88,7 +88,7 @@ class Panel:
         return {**self.box._repr_mimebundle_(**options), **still, "text/plain": repr(self)}, metadata
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: {plain(self.title, 160)}"
+        return f"{type(self).__name__}: {plain(self.title, 160)} Numbers: {self.picture.digest}"
 
 
 def slider(description: str, options: Iterable, value: object) -> ipywidgets.SelectionSlider:
