@@ -10,6 +10,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ifeq ($(OMP_WAIT_POLICY),PASSIVE)
 export GOMP_SPINCOUNT ?= 1000
 endif
+# A container may forbid to keep compiled modules. Every process would compile PyTorch again, 20 s each.
+export PYTHONDONTWRITEBYTECODE :=
 # The name of the stamp says what was installed and where: a second `make` installs nothing, a changed version or place does.
 SUM := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 STAMP := .venv/installed-$(SUM)

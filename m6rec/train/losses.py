@@ -88,7 +88,7 @@ def predict(
 ) -> "FullPrediction | SampledPrediction":
     """Of large catalogues, only histories, true items and sampled negatives are encoded.
 
-    once: the events before a target are no classes, as in evaluation, but among sampled negatives."""
+    once: the events before a target are no classes, as evaluation masks them. Sampled negatives may hold them."""
     has, count = batch.item >= 0, config.negatives or (NEGATIVES if len(network.codes) > FULL_SOFTMAX_ITEMS else 0)
     target = batch.item[has]
     if not count:
