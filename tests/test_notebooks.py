@@ -16,7 +16,8 @@ from m6rec.runs.execute import execute, find, read
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 # The second digit of a number with a point, which is no time
-SECOND = re.compile(r"(?<![\w.])(?:0?\.0*[1-9](\d)|[1-9]\d*\.(\d))\d*(?! ?(?:ms|s|min|seconds|minutes)\b|[\d.])")
+TIMES = r" ?(?:ms|s|min|seconds|minutes|of the time)\b"
+SECOND = re.compile(rf"(?<![\w.])(?:0?\.0*[1-9](\d)|[1-9]\d*\.(\d))\d*(?!{TIMES}|[\d.])")
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -53,7 +54,8 @@ def test_no_second_digit_of_a_figure_is_lost_in_the_comparison(path):
         return text
 
     for output in outputs(read(path)):
-        text = output.get("text") or output.get("data", {}).get("text/markdown", "")
+        data = output.get("data", {})
+        text = output.get("text") or data.get("text/markdown") or data.get("text/plain", "")
         for number in SECOND.finditer(text):
             place = number.start(number.lastindex)
             changed = f"{text[:place]}{(int(text[place]) + 5) % 10}{text[place + 1 :]}"
