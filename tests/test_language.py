@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib import font_manager, rcParams
+from matplotlib.font_manager import FontProperties
 from test_prose import rendered
 
 from m6rec.config import InputError
@@ -54,8 +56,10 @@ def test_what_a_notebook_prints_has_a_template(path):
     assert len(missing) <= 1, missing  # a word may follow the figures, as the best baseline's name
 
 
-def test_chinese_is_drawn_without_boxes():
+def test_chinese_is_drawn_without_boxes(caplog):
     if not set(figures.CHINESE) & figures._installed and "CI" not in os.environ:
         pytest.skip("no Chinese font: apt install fonts-wqy-microhei")
     text = "".join(CHINESE.values())
     assert "□" not in drawable(text, len(text)), "a font lacks characters"
+    font_manager.findfont(FontProperties(family=rcParams["font.family"][-1:], weight="bold", size=7.3))
+    assert not caplog.records, "a font without a bold face writes to stderr"

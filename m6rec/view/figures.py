@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import logging
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,8 @@ def drawable(text: object, length: int = 160) -> str:
     return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
 
-# After the usual font, one that has Chinese characters.
+# After the usual font, one that has Chinese characters. It may have no bold face, and matplotlib need not say so.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _installed = {font.name for font in font_manager.fontManager.ttflist}
 rcParams["font.family"] = [*rcParams["font.family"], *[name for name in CHINESE if name in _installed][:1]]
 
