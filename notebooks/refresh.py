@@ -11,6 +11,7 @@ was interrupted goes on where it was.
 
 import argparse
 import base64
+import hashlib
 import json
 import re
 import sys
@@ -20,11 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import nbformat
+import torch
 
 from m6rec.config import InputError
 from m6rec.record import code_hash, environment, short, write_json
-from m6rec.runs.execute import Execution, execute, execute_all, find, read
+from m6rec.runs.execute import Execution, apart, execute, find, read, side_by_side
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
@@ -45,20 +48,48 @@ TABLE = """
 def refresh(paths: Sequence[Path]) -> list[Execution]:
     """Execute notebooks in place at their defaults, and clean them for committing; one that fails stays as it was."""
     done, places = [], {path.name: path for path in paths}
-    with tempfile.TemporaryDirectory() as folder:
-        for execution in execute_all(paths, Path(folder)):
+    with tempfile.TemporaryDirectory() as folder:  # a thread each, as in the comparison: more threads sum otherwise
+        calls = [(path, Path(folder) / path.name, {}, None, 1) for path in apart(paths)]
+        for execution in side_by_side(calls, min(len(paths), joblib.cpu_count())):
             if execution.ok:
-                nbformat.write(clean(read(execution.path)), places[execution.path.name])
+                notebook = clean(read(execution.path))
+                notebook.metadata["arithmetic"] = arithmetic()
+                nbformat.write(notebook, places[execution.path.name])
             done.append(execution)
             print(execution, flush=True)
     return done
+
+
+def arithmetic() -> str:
+    """What this processor and this torch make of a short training with one thread, in bits.
+
+    Where it is the same, a training prints the same figures; elsewhere they differ, as from another seed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64), torch.nn.LayerNorm(64)]
+        network, x = torch.nn.Sequential(*layers), torch.randn(8, 50, 64)
+        for _ in range(5):
+            attended = torch.nn.functional.scaled_dot_product_attention(*3 * [network(x)])
+            loss = torch.nn.functional.cross_entropy(attended.flatten(0, 1), torch.arange(400) % 64)
+            for weight, slope in zip(
+                network.parameters(), torch.autograd.grad(loss, [*network.parameters()]), strict=True
+            ):
+                weight.data -= slope
+    torch.set_num_threads(threads)
+    weights = b"".join(weight.detach().numpy().tobytes() for weight in network.parameters())
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy as it is committed: with outputs and counts, without traces of run and machine, solutions folded."""
     notebook = nbformat.from_dict(notebook)
     language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": PYTHON, "language_info": language or {"name": "python"}})
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": PYTHON, "language_info": language or {"name": "python"}}
+        | {name: notebook.metadata[name] for name in ("arithmetic",) if name in notebook.metadata}
+    )
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         folded = {"jupyter": {"source_hidden": True}} if "solution" in tags else {}  # JupyterLab shows a bar to click

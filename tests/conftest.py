@@ -9,14 +9,18 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from filelock import FileLock
 from fixtures import SEGMENTS, small_data, small_model
+from notebook_rules import tagged
+from refresh import arithmetic
 
 from m6rec.data.prompts import ClickWindows
 from m6rec.data.sources import home
 from m6rec.model.network import TextTransformer
+from m6rec.runs.execute import read
 
 FIRST = ("device", "outputs", "execute", "browser", "sweep", "training", "results", "weights", "bench", "arguments",
          "sampled", "install", "sequential", "golden", "cuda")  # fmt: skip
@@ -80,15 +84,23 @@ def warm(jupyter, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def compare(python, jupyter):
-    """A function that executes a notebook and compares its outputs with the stored: (whether they agree, why not)."""
+def compare(python, jupyter, tmp_path_factory):
+    """A function that executes a notebook and compares its outputs with the stored: (whether they agree, why not).
+
+    Cells that are tagged arithmetic are compared where the processor's arithmetic is that of the stored outputs."""
 
     def compared(path: Path, **environment: str) -> tuple[bool, str]:
+        notebook = read(path)
+        if notebook.metadata.get("arithmetic") != arithmetic():
+            for cell in tagged(notebook, "arithmetic"):
+                cell.metadata["tags"] = [*cell.metadata["tags"], "nbval-ignore-output"]
+            path = tmp_path_factory.mktemp("elsewhere") / path.name
+            nbformat.write(notebook, path)
         # Not with the settings of pyproject.toml: they are for our own code, not for the kernel's client.
         nbval = ["-m", "pytest", "-c", os.devnull, "--rootdir", path.parent, "-p", "no:cacheprovider"]
         nbval += ["--nbval", "--nbval-kernel-name=python3", "--nbval-cell-timeout=900"]
         nbval += ["--nbval-sanitize-with", Path(__file__).with_name("nbval_sanitize.cfg"), path]
-        environment = {**os.environ, "JUPYTER_PATH": jupyter, **environment}
+        environment = {**os.environ, "JUPYTER_PATH": jupyter, "OMP_NUM_THREADS": "1", **environment}
         done = subprocess.run([*python, *nbval], env=environment, cwd=path.parent, capture_output=True, text=True)
         return done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

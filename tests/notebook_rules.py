@@ -1,7 +1,9 @@
 """The rules that each notebook keeps, for the tests.
 
 Tags that the tools read: `parameters`, `exercise` (a stub and its check), `solution`, `instructor` (teaching notes;
-students' copies have neither), `checks` (the cell that asserts what the text claims) and `readme` (its picture).
+students' copies have neither), `checks` (the cell that asserts what the text claims), `readme` (its picture),
+`arithmetic` (figures that follow the processor's arithmetic, so they are compared on one like it) and
+`nbval-ignore-output` (times, never compared).
 """
 
 from __future__ import annotations

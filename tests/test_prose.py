@@ -63,6 +63,7 @@ def labels(notebook: NotebookNode) -> list[str]:
         if "image/png" in data:
             found.append(data["text/plain"])
         found += re.findall(r"<th>([^<]*)</th>", data.get("text/html", ""))
+        found += plain(data.get("text/markdown", "")).split()
     return found
 
 

@@ -4,6 +4,9 @@ Layers and heads count from 1; 0 is the mean over all."""
 
 import base64
 import io
+import json
+import logging
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,9 +14,12 @@ from itertools import cycle
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
+from IPython.display import Markdown
 from matplotlib import collections, colormaps, colors, font_manager, patches, rc_context, rcParams
 from matplotlib.figure import Axes, Figure
 from PIL import Image
@@ -23,12 +29,17 @@ from m6rec.data import Dataset, image, sound
 from m6rec.evaluate import Interval
 from m6rec.explain.explainers import TYPES, Reconstruction, Record, absent, checked, rolled
 from m6rec.generate import Step
+from m6rec.record import PACKAGE
 from m6rec.view import page
 from m6rec.view.front import Front
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
 MARKERS = "osd^vPX*"
 LARGEST = 40  # inches a side: 60 MB of pixels
+CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "PingFang SC",
+           "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Droid Sans Fallback")  # fmt: skip
+NUMBER = re.compile(r"(?<![\w@.-])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
+_templates: dict[str, str] = {}  # with # for every number -> in the chosen language, with {0}, {1}, … for them
 
 
 class Picture(NamedTuple):
@@ -69,8 +80,13 @@ class Picture(NamedTuple):
             return shown, {"image/png": {"alt": self.alt}}
         return Front(spec=self.spec, values=self.spec.get("values", {})).beside(shown, self.alt)
 
+    @property
+    def digest(self) -> str:
+        """Of the numbers to two digits, in place of the pixels where outputs are compared."""
+        return f"{crc32(self.data.to_csv(float_format='%.2g').encode()):08x}"
+
     def __repr__(self) -> str:
-        return f"Picture: {self.alt}"
+        return f"Picture: {self.alt} Numbers: {self.digest}"
 
 
 def canvas(
@@ -101,14 +117,37 @@ def finish(
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
     if spec:
-        spec = {**spec, "title": plain(title, 160), "note": note.strip(" ()\n")}
-    return Picture(where.get_figure(), data, f"{title}. {alt}".replace("_", " "), spec)
+        spec = {**spec, "title": plain(translated(title), 160), "note": note.strip(" ()\n")}
+    return Picture(where.get_figure(), data, f"{translated(title)}. {alt}".replace("_", " "), spec)
+
+
+def speak(lang: str) -> None:
+    """A notebook's titles, labels and rendered Markdown in a language of notebooks/lang; "en": as they are written."""
+    folder = PACKAGE.parent / "notebooks" / "lang"
+    choose("lang", lang, known := ["en", *sorted(path.stem for path in folder.glob("*.json"))])
+    _templates.clear()
+    if lang in known[1:]:
+        _templates.update(json.loads((folder / f"{lang}.json").read_text(encoding="utf-8")))
+    if shell := get_ipython():
+        shell.display_formatter.formatters["text/markdown"].for_type(Markdown, lambda one: translated(one.data))
+
+
+def translated(text: str) -> str:
+    """As its template says; a text without one stays."""
+    template = _templates.get(NUMBER.sub("#", text := str(text)))
+    return text if template is None else template.format(*NUMBER.findall(text))
 
 
 def drawable(text: object, length: int = 160) -> str:
     """No formulas, a space for an underscore; what rcParams["font.family"] lacks is a box."""
-    glyphs, line = _glyphs(tuple(rcParams["font.family"])), plain(text, length).replace("_", " ")
+    glyphs, line = _glyphs(tuple(rcParams["font.family"])), plain(translated(text), length).replace("_", " ")
     return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
+
+
+# After the usual font, one that has Chinese characters. It may have no bold face, and matplotlib need not say so.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+_installed = {font.name for font in font_manager.fontManager.ttflist}
+rcParams["font.family"] = [*rcParams["font.family"], *[name for name in CHINESE if name in _installed][:1]]
 
 
 @lru_cache
@@ -347,7 +386,7 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     choose("layer", layer, range(len(record.weights) + 1))
     choose("head", head, range(record.weights.shape[1] + 1))
     shown = {"view": [*views_of(record)].index(view), "layer": layer, "head": head}
-    spec = {**_spec(record), "title": plain(title, 160), "values": shown}
+    spec = {**_spec(record), "title": plain(translated(title), 160), "values": shown}
     if view in ("tokens", "heads"):
         picture = _token_map(record, title, layer, head, lines=view == "heads")
     else:

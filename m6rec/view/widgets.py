@@ -15,7 +15,7 @@ from m6rec.config import InputError, choose, plain, typed
 from m6rec.data.dataset import REPEATS
 from m6rec.explain.explainers import Record, capture, one
 from m6rec.recommender import M6Rec, Person
-from m6rec.view.figures import NOTE, Picture, attention_map, beam_tree, rank_moves, views_of
+from m6rec.view.figures import NOTE, Picture, attention_map, beam_tree, rank_moves, translated, views_of
 from m6rec.view.front import Front
 
 BEAMS = (1, 2, 5, 10, 20, 50, 100)
@@ -57,7 +57,7 @@ class Panel:
     local = False
 
     def __init__(self, title: str, controls: Mapping[str, Control], draw: Callable[..., Picture]):
-        self.title, self.controls, self._draw = title, dict(controls), draw
+        self.title, self.controls, self._draw = translated(title), dict(controls), draw
         self._lock, self.widget = threading.RLock(), Front()
         self._show({name: control.encode(name, control.value) for name, control in controls.items()})
         self.widget.observe(self._moved, names="values")
@@ -119,7 +119,7 @@ class Panel:
         return self.widget.beside({**shown, "text/plain": repr(self)}, self.picture.alt)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: {plain(self.title, 160)}"
+        return f"{type(self).__name__}: {plain(self.title, 160)} Numbers: {self.picture.digest}"
 
 
 @typed
@@ -138,7 +138,7 @@ class HeadsAndLayers(Panel):
             head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
             shown = {"groups": "by group", "rollout": "rollout"}.get(view, head_too)
             drawn = attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
-            return drawn._replace(spec={**drawn.spec, "title": plain(title, 160)})
+            return drawn._replace(spec={**drawn.spec, "title": plain(self.title, 160)})
 
         layers, heads = ([(str(i or "mean"), i) for i in range(count + 1)] for count in record.weights.shape[:2])
         controls = {
