@@ -420,6 +420,7 @@ def test_in_the_live_page_what_was_bought_and_the_hour_are_chosen(opened, shop, 
     host.get_by_placeholder("a title").fill(titles["G0300"].lower())
     shown.page.keyboard.press("Enter")
     assert listed([*history, "G0300"], 23)
+    assert shown.errors == []
     assert titles["G0300"] in host.get_by_role("listbox", name="tokens that attend").inner_text()
     host.get_by_role("button", name=titles["G0041"], exact=True).click()
     assert listed([history[0], history[2], "G0300"], 23)

@@ -116,9 +116,9 @@ def finish(
         where.suptitle(drawable(title), x=0.01, ha="left", fontsize=10)
     else:
         where.set_title(drawable(title) + note, loc="left", fontsize=10)
-    if spec:
-        spec = {**spec, "title": plain(translated(title), 160), "note": note.strip(" ()\n")}
-    return Picture(where.get_figure(), data, f"{translated(title)}. {alt}".replace("_", " "), spec)
+    title = translated(title)
+    spec = spec and {**spec, "title": plain(title, 160), "note": note.strip(" ()\n")}
+    return Picture(where.get_figure(), data, f"{title}. {alt}".replace("_", " "), spec)
 
 
 def speak(lang: str) -> None:
@@ -295,12 +295,8 @@ def beam_tree(
     alt = f"Blue branches lead to the {len(leaves)} items of the list."
     if chosen is not None:
         alt += " Orange: the path of the chosen one, with its digits and its log-likelihood so far."
-    spec = {
-        "kind": "tree",
-        "widths": [*widths],
-        "depth": depth,
-        "leaves": {str(leaf): plain(t) for leaf, t in leaves.items()},
-    }
+    spec = {"kind": "tree", "widths": [*widths], "depth": depth}
+    spec["leaves"] = {str(leaf): plain(text) for leaf, text in leaves.items()}
     spec["nodes"] = data[["level", "node", "log_likelihood", "kind"]].round(4).astype(object).to_numpy().tolist()
     return finish(ax, title, data.drop(columns=["height", "kind"]), alt, spec=spec)
 

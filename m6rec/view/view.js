@@ -689,9 +689,9 @@ const KINDS = {
   live(view) { // what was bought and the request are chosen; list and attention follow, computed here
     const { spec } = view, { titles, fields } = spec, answer = recommender(spec), events = [...spec.events], inner = {};
     let first, list = [], chances = [];
+    events.forEach((_, i) => { view.values[`event_${i}`] ??= true; });
     const controls = () => [
-      ...fields.map(({ name, options }) => ({ name, label: name, kind: "range", options })),
-      { name: "add", label: "and then", kind: "text", options: ["a title"], among: titles },
+      ...fields, { name: "add", label: "and then", kind: "text", options: ["a title"], among: titles },
       ...events.map(([code], i) => ({ name: `event_${i}`, label: titles[code], kind: "toggle" })),
     ];
     const show = (name, made) => {
@@ -713,14 +713,15 @@ const KINDS = {
           view.root.querySelector(".text input").focus();
         }
         const start = performance.now(), kept = events.filter((_, i) => view.values[`event_${i}`]).slice(-spec.history), seen = new Set(spec.repeats ? [] : kept.map(([code]) => code));
-        const codes = (part) => fields.filter((f) => f.part === part).map((f) => view.values[f.name]);
-        const { logits, weights, shape } = answer(kept, codes("profile"), codes("request"));
+        const codes = fields.map((f) => view.values[f.name] ?? 0), parts = (list) => [list.slice(spec.requests), list.slice(0, spec.requests)];
+        const words = fields.map((f, i) => (codes[i] ? [`${f.label} ${f.options[codes[i]]}`] : []));
+        const { logits, weights, shape } = answer(kept, ...parts(codes));
         const top = logits.reduce((a, b) => Math.max(a, b)), sum = logits.reduce((a, v) => a + Math.exp(v - top), 0);
         const best = [...logits.keys()].filter((i) => !seen.has(i)).sort((a, b) => logits[b] - logits[a]).slice(0, spec.k);
-        const took = performance.now() - start, tokens = (part) => fields.filter((f) => f.part === part && view.values[f.name]).map((f) => `${f.word} ${f.options[view.values[f.name]]}`);
+        const took = performance.now() - start, [profile, request] = parts(words).map((part) => part.flat());
         [list, chances] = [best.map((i) => titles[i]), best.map((i) => Math.exp(logits[i] - top) / sum)];
         first ??= list;
-        const names = { start: ["start"], profile: tokens("profile"), history: kept.map(([code]) => titles[code]), request: tokens("request"), target: ["next item"] };
+        const names = { start: ["start"], profile, history: kept.map(([code]) => titles[code]), request, target: ["next item"] };
         show("moves", { kind: "moves", title: "The list", before: first, after: list, names: ["at first", "now"] });
         show("attention", { kind: "attention", title: "Where it attends", note: spec.where, views: spec.views, folded: -1, shape, weights, tokens: Object.values(names).flat(), types: Object.entries(names).flatMap(([type, part]) => part.map(() => type)) });
         view.read.textContent = `Most likely next: ${list[0]}, probability ${fine(chances[0])} among ${titles.length} items. Computed in this page in ${took.toFixed(0)} ms.`;

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from m6rec.config import InputError, choose, plain, typed
+from m6rec.data.context import Context
 from m6rec.data.dataset import REPEATS
 from m6rec.explain.explainers import Record, capture, one
 from m6rec.recommender import M6Rec, Person
@@ -181,6 +182,18 @@ class BeamTree(Panel):
         super().__init__(title, controls, picture)
 
 
+def field_controls(model: M6Rec, context: Context) -> dict[str, Control]:
+    """Of request, then profile; code 0: not known."""
+    request, profile = model.fields.request, model.fields.profile
+    names = [f.name for f in request]
+    names += [f"profile_{f.name}" if f.name in names else f.name for f in profile]
+    codes, controls = [*context.request[0, 0].tolist(), *context.profile[0].tolist()], {}
+    for name, field, given in zip(names, (*request, *profile), codes, strict=True):
+        words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
+        controls[name] = Control(field.name, given, [(word, code) for code, word in enumerate(words)])
+    return controls
+
+
 @typed
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
@@ -192,14 +205,9 @@ class ContextWhatIf(Panel):
         self.model, self.person, self.k = model, model.person(user, **who), k
         self.context, self.titles = one(self.person.context), model.titles(self.person)
         self.events = self.context.item[0, : int(self.context.position)].tolist()
-        request = {f.name: f for f in model.fields.request}
-        profile = {f"profile_{f.name}" if f.name in request else f.name: f for f in model.fields.profile}
-        self.fields, self.modalities = {**request, **profile}, model.network.items.modalities
-        codes = [*self.context.request[0, 0].tolist(), *self.context.profile[0].tolist()]
-        self.given, controls = dict(zip(self.fields, codes, strict=True)), {}
-        for name, field in self.fields.items():  # code 0: not known
-            words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
-            controls[name] = Control(field.name, self.given[name], [(word, code) for code, word in enumerate(words)])
+        self.modalities, controls = model.network.items.modalities, field_controls(model, self.context)
+        self.given = {name: control.value for name, control in controls.items()}
+        self.fields = dict(zip(controls, (*model.fields.request, *model.fields.profile), strict=True))
         marks = {f"mask_{m}": f"without {m}" for m in self.modalities}
         marks |= {f"without_{i}": f"without {i}. {self.titles[code]}" for i, code in enumerate(self.events, 1)}
         controls |= {name: Control(words, False, kind="toggle") for name, words in marks.items()}
@@ -242,43 +250,26 @@ class ContextWhatIf(Panel):
 def live(
     model: M6Rec, user: object = None, *, k: int = 10, title: str = "A recommender in this page", **who
 ) -> Picture:
-    """The dense list of a model, computed in the page itself: the reader chooses history, profile and request.
+    """The dense list, computed in the page itself: there the reader chooses history, request and profile.
 
     Arguments as `recommend`. InputError for another `context_fusion` than "attention"."""
     if model.config.context_fusion != "attention":
         raise InputError('a page computes context_fusion="attention" only: take a model that was trained with it.')
-    person, network, vectors, titles = (
-        model.person(user, **who),
-        model.network.fusion,
-        model.item_vectors(),
-        model.data.items["title"],
-    )
-    context = one(person.context)
-    record = capture(model, context).fold(16)
-    parts = {**network.state_dict(), "items.weight": vectors}
-    known = network.known  # code 0 adds nothing
-    events = [
-        [item, value * known, gap * known] for item, value, gap in torch.stack(context[:3], -1)[0].tolist() if item >= 0
-    ]
-    fields, given, asked = (
-        [],
-        {"add": "", **{f"event_{i}": True for i in range(len(events))}},
-        {f.name for f in model.fields.request},
-    )
-    for part, codes in (("request", context.request[0, 0]), ("profile", context.profile[0])):
-        for field, code in zip(getattr(model.fields, part), codes.tolist(), strict=True):
-            name = f"profile {field.name}" if part == "profile" and field.name in asked else field.name
-            options = [field.describe(c).removeprefix(f"{field.name} ") for c in range(field.size)]
-            fields.append({"part": part, "name": name, "word": field.name, "options": [*map(plain, options)]})
-            given[name] = code
-    floats = torch.cat([part.detach().cpu().float().flatten() for part in parts.values()]).numpy().tobytes()
+    network, context = model.network.fusion, one(model.person(user, **who).context)
+    record, controls = capture(model, context), field_controls(model, context)
+    codes = context.item, *(part * network.known for part in context[1:3])  # code 0 adds nothing
+    events = torch.stack(codes, -1)[0, : int(context.position)].tolist()
+    parts = {**network.state_dict(), "items.weight": model.item_vectors()}
+    floats = torch.cat([part.cpu().float().flatten() for part in parts.values()]).numpy().tobytes()
     spec = {
-        "kind": "live", "title": plain(title, 160), "note": "It scores every item; nothing leaves this page.",
+        "kind": "live", "title": plain(translated(title), 160), "note": "It scores all items. Nothing leaves the page.",
         "floats": base64.b64encode(floats).decode(), "parts": [[name, part.numel()] for name, part in parts.items()],
         "heads": network.joint[0].heads, "recency": network.recency, "history": model.config.history, "k": k,
-        "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, titles)], "fields": fields, "events": events,
-        "views": views_of(record), "where": NOTE, "values": given,
+        "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, model.data.items["title"])], "events": events,
+        "fields": [control.spec(name) for name, control in controls.items()], "requests": len(model.fields.request),
+        "values": {"add": "", **{name: control.value for name, control in controls.items()}}, "views": views_of(record),
+        "where": NOTE,
     }  # fmt: skip
-    picture, table = attention_map(record, title, "heads"), model.recommend(user, k=k, method="dense", **who)
+    table = model.recommend(user, k=k, method="dense", **who)
     alt = f"{title}. Its list at first: {', '.join(table['title'])}."
-    return picture._replace(spec=spec, data=table, alt=alt)
+    return attention_map(record.fold(16), title, "heads")._replace(spec=spec, data=table, alt=alt)
