@@ -292,7 +292,7 @@ def test_a_saved_page_shows_the_numbers_of_python_in_every_view(opened):
     shown = opened(panel)
     host = host_of(shown)
     host.locator("summary").click()
-    for place, name in enumerate(panel.widget.spec["views"]):
+    for place, (name, _) in enumerate(panel.widget.spec["views"]):
         host.locator("fieldset input").nth(place).check(force=True)
         keys(host, "Home", "ArrowRight", "ArrowRight", place=1)()  # the second head
         panel.goto(view=name, head=2)
@@ -319,7 +319,7 @@ def test_a_saved_page_shows_the_numbers_of_python_in_every_view(opened):
 def test_every_view_passes_axe_fits_its_width_and_is_kept_as_a_picture(opened, width, theme):
     panel = HeadsAndLayers(random_record(24, titles=HOSTILE), HOSTILE[0], recent=24)
     shown = opened(panel, viewport={"width": width, "height": 800}, color_scheme=theme)
-    for place, name in enumerate(panel.widget.spec["views"]):
+    for place, (name, _) in enumerate(panel.widget.spec["views"]):
         host_of(shown).locator("fieldset input").nth(place).check(force=True)
         assert serious(shown.page) == []
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width

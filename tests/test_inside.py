@@ -48,7 +48,7 @@ def test_a_difference_is_the_second_minus_the_first_token_by_token(trained, cont
     np.testing.assert_allclose(other.attended[..., gone], -after.attended[..., after.types.index("history")], atol=1e-6)
     assert len(other.labels) == len(after.labels)
     picture = attention_map(both, "x", "target")
-    assert picture.spec["signed"] and "rollout" not in picture.spec["views"] and both.note in picture.spec["note"]
+    assert picture.spec["signed"] and "rollout" not in dict(picture.spec["views"]) and both.note in picture.spec["note"]
     with pytest.raises(InputError, match="two of the same model"):
         difference(before, after._replace(weights=after.weights[:1]))
 

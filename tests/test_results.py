@@ -11,6 +11,7 @@ import pytest
 import refresh as results
 
 from m6rec.config import InputError
+from m6rec.record import record
 from m6rec.runs.bench import SETTINGS
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -72,6 +73,19 @@ def test_some_figures_can_be_measured_again_and_the_others_say_what_they_came_fr
     assert "b.y" not in later, "it is of other code than b.new beside it"
     results.measure(notebook)
     assert results.due(notebook.parent) == []
+
+
+def test_what_the_browser_measures_stands_beside_the_notebooks_figures(tmp_path, monkeypatch):
+    notebook = write(tmp_path / "notebooks" / "01_a.ipynb", 'record("a.x", value=1)')
+    monkeypatch.setenv("M6REC_RECORD", str(ran := tmp_path / "figures.json"))
+    record("view.hover_ms", value=12)
+    results.measure(notebook, only="view.,live.", ran=ran)
+    path = tmp_path / "notebooks" / "results" / "01_a.json"
+    found = json.loads(path.read_text())
+    assert found["view.hover_ms"]["value"] == 12 and found["run"]["command"] == "make browser"
+    results.measure(notebook)
+    later = json.loads(path.read_text())
+    assert later["view.hover_ms"]["from"]["command"] == "make browser" and later["a.x"]["value"] == 1
 
 
 def test_a_comparison_of_several_commits_is_refused_and_other_programs_rows_are_not(tmp_path):

@@ -399,7 +399,8 @@ def _spec(record: Record) -> page.Spec:
         raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
     weights = np.where(absent(record.weights)[..., None], np.nan, record.weights)
     return {
-        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types, "views": views_of(record),
+        "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types,
+        "views": [*views_of(record).items()],  # not a dict: a notebook's file sorts its keys
         "shape": [layers, heads, n], "folded": _folded(record.labels), "sums": not record.note,
         "note": record.note or NOTE, **page.encode(weights, signed),
     }  # fmt: skip

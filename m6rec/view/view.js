@@ -492,7 +492,7 @@ const KINDS = {
       for (let j = k; j < k + n; j++) all[j] /= sum || 1;
     }
     const marks = types.map((type) => glyph(type, types)), known = new Map(), size = n * n;
-    const names = Object.keys(spec.views), at = () => ({ view: names[view.values.view ?? 0], layer: view.values.layer ?? 0, head: view.values.head ?? 0 });
+    const names = spec.views.map(([view]) => view), at = () => ({ view: names[view.values.view ?? 0], layer: view.values.layer ?? 0, head: view.values.head ?? 0 });
     const where = ({ layer, head }) => `${layer ? `layer ${layer}` : "mean of layers"}, ${head ? `head ${head}` : "mean of heads"}`;
     function pick(layer, head) { // (n, n), a mean over what is computed
       const key = `${layer},${head}`;
@@ -682,7 +682,7 @@ const KINDS = {
     }
     const idle = (name) => name === "layer" && at().view === "rollout"; // which shows all of them
     const range = (name, count) => ({ name, label: name, kind: "range", options: ["mean", ...Array.from({ length: count }, (_, i) => `${i + 1}`)] });
-    const controls = [{ name: "view", label: "show", kind: "choice", options: Object.values(spec.views) }, range("layer", L), range("head", H)];
+    const controls = [{ name: "view", label: "show", kind: "choice", options: spec.views.map(([, name]) => name) }, range("layer", L), range("head", H)];
     return { local: true, idle, controls, draw: () => ({ heads: lines, tokens: matrix, target: strip, groups, rollout: flow })[at().view](), table: () => data };
   },
 

@@ -267,8 +267,8 @@ def live(
         "heads": network.joint[0].heads, "recency": network.recency, "history": model.config.history, "k": k,
         "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, model.data.items["title"])], "events": events,
         "fields": [control.spec(name) for name, control in controls.items()], "requests": len(model.fields.request),
-        "values": {"add": "", **{name: control.value for name, control in controls.items()}}, "views": views_of(record),
-        "where": NOTE,
+        "values": {"add": "", **{name: control.value for name, control in controls.items()}},
+        "views": [*views_of(record).items()], "where": NOTE,
     }  # fmt: skip
     table = model.recommend(user, k=k, method="dense", **who)
     alt = f"{title}. Its list at first: {', '.join(table['title'])}."
