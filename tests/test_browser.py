@@ -383,6 +383,7 @@ def test_the_live_page_computes_what_pytorch_computes(opened, shop, tmp_path):
     users = shop.data.users["user_id"].sample(50 if WHOLE else 5, random_state=0)
     path = live_report(shop, tmp_path, user=users.iloc[0])
     host, worst = host_of(opened(path)).first, 0.0
+    tokens = host.get_by_role("listbox", name="tokens that attend").locator("li").count()
     for user in users:
         for request in ({"hour": 9}, {"hour": 21, "weekday": "Sunday", "device": "phone"}, {}):
             person = shop.person(user, context=request)
@@ -401,7 +402,10 @@ def test_the_live_page_computes_what_pytorch_computes(opened, shop, tmp_path):
             assert np.argsort(-found)[:10].tolist() == shop.top_items(person, 10, "dense").items[0].tolist()
     record("live.max_diff", value=worst, label="largest difference to PyTorch's logits, 50 users, 3 requests each")
     record("live.megabytes", value=path.stat().st_size / 1e6, label="the report's first page")
-    assert worst <= 1e-4 and path.stat().st_size <= 2.5e6
+    times = sorted(host.evaluate(REDRAW.replace("'change'", "'input'")) for _ in range(24))
+    what = f"the hour is moved, until list and attention of {tokens} tokens are painted"
+    record("live.ms", value=statistics.median(times), label=what)
+    assert times[0] <= 50 and worst <= 1e-4 and path.stat().st_size <= 2.5e6
 
 
 def test_in_the_live_page_what_was_bought_and_the_hour_are_chosen(opened, shop, tmp_path):
@@ -428,9 +432,6 @@ def test_in_the_live_page_what_was_bought_and_the_hour_are_chosen(opened, shop, 
     shown.page.keyboard.press("Enter")
     assert "not in the catalogue" in host.get_by_role("alert").first.inner_text()
     assert serious(shown.page) == [] and (shown.outside, shown.dialogs, shown.errors) == ([], [], [])
-    times = sorted(host.evaluate(REDRAW.replace("'change'", "'input'")) for _ in range(24))
-    record("live.ms", value=statistics.median(times), label="the hour is moved, until list and attention are painted")
-    assert times[0] <= 50
     shown.page.screenshot(path=PICTURES / "live.png", full_page=True)
 
 
