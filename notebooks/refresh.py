@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ def measure(notebook: Path, *, only: str = "", ran: Path | None = None) -> Execu
     # Before the run: this is the code that it starts from.
     origin = {**environment(), "code_hash": code_hash(notebook), "command": command, **asked}
     others = read_all(folder, but="" if only else stem)
+    with suppress(InputError):  # a whole run replaces a damaged file
+        others = read_all(folder)
     old = others.pop(stem, {})
     done = Execution(ran, 0.0) if ran else execute(notebook, place / notebook.name, asked)
     if not done.ok:
