@@ -33,7 +33,7 @@ TRAINED = {of.__name__.lower(): of for of in (baselines.GRU4Rec, baselines.SASRe
 class Entry(NamedTuple):
     make: Callable[[int], Any]  # seed -> what is ranked
     inputs: str = "ids"  # what it reads
-    seeded: bool = True  # False: one seed is all
+    seeds: int | None = None  # so many at most
 
 
 class Table(NamedTuple):
@@ -51,9 +51,8 @@ def bench(
     rows, per_user, split = {}, {}, data.split(split) if isinstance(split, str) else split
     for name, entry in models.items():
         if not isinstance(entry, Entry):
-            entry = Entry(lambda _, model=entry: model, getattr(entry, "inputs", "–"), False)
-        chosen = seeds if entry.seeded else seeds[:1]
-        found = [evaluate(entry.make(seed), data, split=split, **options) for seed in chosen]
+            entry = Entry(lambda _, model=entry: model, getattr(entry, "inputs", "–"), 1)
+        found = [evaluate(entry.make(seed), data, split=split, **options) for seed in seeds[: entry.seeds]]
         columns = found[0].per_user.columns[2:]
         per_user[name] = {column: np.stack([one.per_user[column] for one in found]) for column in columns}
         _, low, high, *_ = mean_interval(per_user[name]["ndcg"])
@@ -66,11 +65,12 @@ class Bench:
     """The models that are compared on one data set: `entries`, for `bench`.
 
     changes: of the preset, for all networks. Each has `settings`: those `carried_over`, or what `search` finds.
-    tuned_on: at most so many validation targets decide counts and blends."""
+    tuned_on: at most so many validation targets decide counts and blends. extra: at most so many seeds for other inputs
+    than the main ones, and for refits."""
 
     def __init__(
         self, data: Dataset, preset: str = "small", seeds: Sequence[int] = (0,), split: str = "leave_one_out",
-        tuned_on: int = 5_000, **changes: object,
+        tuned_on: int = 5_000, extra: int | None = None, **changes: object,
     ):  # fmt: skip
         self.data, self.preset, self.seeds, self.split = data, preset, tuple(seeds), data.split(split)
         self.changes = changes
@@ -90,28 +90,31 @@ class Bench:
         self._cached, self._tuned = lru_cache(4)(remembered), cache(self._tune)
         self._features = cache(self._features)
         self.model, self.trained = cache(self.model), cache(self.trained)
+        most = dict.fromkeys(self.inputs, extra) | {self.main: None}
         self._blends = cache(
-            lambda *of: dict(zip(seeds, self.blend([self.trained(*of, s) for s in seeds]), strict=True))
+            lambda name, inputs: self.blend([self.trained(name, inputs, s) for s in self.seeds[: most[inputs]]])
         )
         self.entries: dict[str, Entry] = {
-            **{name: Entry(lambda _, of=of: of().fit(data, self.split), seeded=False) for name, of in COUNTS.items()},
-            "cooccurrence": Entry(lambda _: self.cooccurrence(), seeded=False),
-            "cooccurrence_last": Entry(lambda _: self.cooccurrence(profile_decay=0.0), seeded=False),
-            "cooccurrence_content": Entry(lambda _: self.prior(), "content", False),
+            **{name: Entry(lambda _, of=of: of().fit(data, self.split), seeds=1) for name, of in COUNTS.items()},
+            "cooccurrence": Entry(lambda _: self.cooccurrence(), seeds=1),
+            "cooccurrence_last": Entry(lambda _: self.cooccurrence(profile_decay=0.0), seeds=1),
+            "cooccurrence_content": Entry(lambda _: self.prior(), "content", 1),
         }
         for method in METHODS:  # of one training, after its digits
             self.entries[method] = Entry(lambda seed, by=method: self.model(self.main, seed).scorer(by), self.main)
         for inputs, name in product(self.inputs, ("m6rec", *TRAINED)):
             row = inputs if name == "m6rec" else f"{name}_{inputs}"
-            self.entries[row] = Entry(partial(self.trained, name, inputs), inputs)
-            blended = Entry(lambda seed, of=(name, inputs): self._blends(*of)[seed], f"{inputs}_prior")
+            self.entries[row] = Entry(partial(self.trained, name, inputs), inputs, most[inputs])
+            blended = Entry(
+                lambda s, of=(name, inputs): self._blends(*of)[self.seeds.index(s)], f"{inputs}_prior", most[inputs]
+            )
             self.entries[f"{row}_prior"] = blended
         keep = self.split.train | np.isin(np.arange(data.n_events), self.split.valid)  # of a last fit
         offsets = np.concatenate(([0], keep.cumsum()))[data.offsets]
         self._rest = dataclasses.replace(data, events=data.events[keep].reset_index(drop=True), offsets=offsets)
         again = {name: one for name, one in self.entries.items() if name not in METHODS}
-        for name, (make, inputs, seeded) in again.items():
-            last = Entry(lambda seed, make=make: self.refit(make(seed)), f"{inputs}_refit", seeded)
+        for name, (make, inputs, few) in again.items():
+            last = Entry(lambda seed, make=make: self.refit(make(seed)), f"{inputs}_refit", few or extra)
             self.entries["refit" if name == f"{self.main}_prior" else f"{name}_refit"] = last
 
     def carried_over(self, name: str) -> dict[str, object]:
