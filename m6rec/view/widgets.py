@@ -255,14 +255,14 @@ def live(
     Arguments as `recommend`. InputError for another `context_fusion` than "attention"."""
     if model.config.context_fusion != "attention":
         raise InputError('a page computes context_fusion="attention" only: take a model that was trained with it.')
-    network, context = model.network.fusion, one(model.person(user, **who).context)
+    title, network, context = translated(title), model.network.fusion, one(model.person(user, **who).context)
     record, controls = capture(model, context), field_controls(model, context)
     codes = context.item, *(part * network.known for part in context[1:3])  # code 0 adds nothing
     events = torch.stack(codes, -1)[0, : int(context.position)].tolist()
     parts = {**network.state_dict(), "items.weight": model.item_vectors()}
     floats = torch.cat([part.cpu().float().flatten() for part in parts.values()]).numpy().tobytes()
     spec = {
-        "kind": "live", "title": plain(translated(title), 160), "note": "It scores all items. Nothing leaves the page.",
+        "kind": "live", "title": plain(title, 160), "note": "It scores all items. Nothing leaves the page.",
         "floats": base64.b64encode(floats).decode(), "parts": [[name, part.numel()] for name, part in parts.items()],
         "heads": network.joint[0].heads, "recency": network.recency, "history": model.config.history, "k": k,
         "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, model.data.items["title"])], "events": events,
