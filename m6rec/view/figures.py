@@ -400,7 +400,7 @@ def _spec(record: Record) -> page.Spec:
     weights = np.where(absent(record.weights)[..., None], np.nan, record.weights)
     return {
         "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types,
-        "views": [*views_of(record).items()],  # not a dict: a notebook's file sorts its keys
+        "views": [*map(list, views_of(record).items())],  # not a dict: a notebook's file sorts its keys
         "shape": [layers, heads, n], "folded": _folded(record.labels), "sums": not record.note,
         "note": record.note or NOTE, **page.encode(weights, signed),
     }  # fmt: skip

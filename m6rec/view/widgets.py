@@ -268,7 +268,7 @@ def live(
         "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, model.data.items["title"])], "events": events,
         "fields": [control.spec(name) for name, control in controls.items()], "requests": len(model.fields.request),
         "values": {"add": "", **{name: control.value for name, control in controls.items()}},
-        "views": [*views_of(record).items()], "where": NOTE,
+        "views": [*map(list, views_of(record).items())], "where": NOTE,
     }  # fmt: skip
     table = model.recommend(user, k=k, method="dense", **who)
     alt = f"{title}. Its list at first: {', '.join(table['title'])}."
