@@ -136,9 +136,9 @@ function rows(view, name, labels, glyphs, height, on) {
 }
 
 class View {
-  constructor(host, spec, { values, change } = {}) {
+  constructor(host, spec, { values, change, within } = {}) {
     host.view = this; // for the console
-    Object.assign(this, { host, change, values: { ...spec.values, ...values } });
+    Object.assign(this, { host, change, within, values: { ...spec.values, ...values } });
     host.setAttribute("data-lm-suppress-shortcuts", "true"); // arrows are ours, not JupyterLab's
     this.root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
     const sheet = new CSSStyleSheet();
@@ -173,7 +173,7 @@ class View {
     this.layout();
     setTimeout(() => { if (Math.abs(this.width() - this.drawn) > 1) this.layout(); }, 300); // hidden while a theme loads
   }
-  width() { return Math.max(240, Math.min(1584, this.stage.clientWidth || this.host.clientWidth - 16 || 640)); }
+  width() { return this.within ? this.within.drawn - 16 : Math.max(240, Math.min(1584, this.stage.clientWidth || this.host.clientWidth - 16 || 640)); }
   update(spec) {
     this.spec = spec;
     this.kind = KINDS[spec.kind](this);
@@ -305,7 +305,7 @@ const tall = (n) => Math.max(13, Math.min(22, Math.floor(620 / n)));
 
 // Rows × columns of numbers: hover or walk through the cells.
 function cells(view, { rowNames, rowTypes, columnNames, columnTypes, values, signed, folded = -1, skip = 0, what, unit = "", on = {} }) {
-  const [R, C] = [rowNames.length, columnNames.length], height = tall(R), width = view.width(), few = C <= FEW;
+  const [R, C] = [rowNames.length, columnNames.length], height = tall(R), width = view.drawn, few = C <= FEW;
   const left = Math.round(Math.min(width * 0.36, 240)), pad = Math.min(56, width * 0.1), room = width - left - pad;
   const cell = Math.min(few ? 64 : 28, room / C), header = 92, all = { R, C, values };
   let top = 1e-9;
@@ -512,7 +512,7 @@ const KINDS = {
     const hint = "↑ ↓ tokens, ← → heads, page keys layers, Enter pins, Escape releases.";
     let data = { columns: [], rows: [] };
     function lines() {
-      const { layer, head } = at(), A = pick(layer, head), width = view.width(), height = tall(n), t = view.theme;
+      const { layer, head } = at(), A = pick(layer, head), width = view.drawn, height = tall(n), t = view.theme;
       const side = Math.round(Math.min(width * 0.36, 300)), middle = Math.min(width - 2 * side, 700);
       let top = 1e-9;
       for (let i = 1; i < n; i++) for (let j = 0; j < n; j++) if (j !== spec.folded && Math.abs(A[i * n + j]) > top) top = Math.abs(A[i * n + j]);
@@ -588,7 +588,7 @@ const KINDS = {
     function groups() {
       const { names, values } = heads(), kinds = [...new Set(types.slice(0, m))], t = view.theme, height = Math.max(20, tall(names.length));
       const sums = values.map((part) => kinds.map((kind) => part.reduce((s, v, j) => s + (types[j] === kind ? v : 0), 0)));
-      const width = view.width(), left = Math.round(Math.min(width * 0.3, 160)), room = Math.min(width - left - 8, 900);
+      const width = view.drawn, left = Math.round(Math.min(width * 0.3, 160)), room = Math.min(width - left - 8, 900);
       const reach = signed ? Math.max(1e-9, ...sums.flat().map(Math.abs)) * 2 * kinds.length : Math.max(...sums.map((s) => s.reduce((a, b) => a + b, 0)));
       const said = names.map((name, i) => `${name}: ${kinds.map((kind, k) => `${kind} ${fine(sums[i][k])}`).join(", ")}`);
       const { node, ctx } = view.canvas(room, height * names.length, `Attention of ${tokens[n - 1]} by group. ${said[0]}.`);
@@ -630,7 +630,7 @@ const KINDS = {
       paint(-1);
     }
     function flow() { // half of each state is the residual: rollout (Abnar & Zuidema 2020)
-      const { head } = at(), t = view.theme, height = tall(n), width = view.width(), left = Math.round(Math.min(width * 0.36, 260)), room = Math.min(width - left - 8, 900);
+      const { head } = at(), t = view.theme, height = tall(n), width = view.drawn, left = Math.round(Math.min(width * 0.36, 260)), room = Math.min(width - left - 8, 900);
       const share = Array.from({ length: L + 1 }, () => new Float32Array(n)), edges = [];
       share[L][n - 1] = 1;
       for (let a = L - 1; a >= 0; a--) {
@@ -698,7 +698,7 @@ const KINDS = {
       if (inner[name]) return inner[name].update(made);
       const host = make("div");
       view.stage.append(host);
-      inner[name] = new View(host, made);
+      inner[name] = new View(host, made, { within: view });
     };
     return {
       local: true, lasting: true, controls: controls(), toggles: "history, a click leaves out", answer,
@@ -755,7 +755,7 @@ const KINDS = {
     };
     return {
       draw() {
-        const width = view.width(), side = Math.round(Math.min(width * 0.38, 380)), middle = Math.min(width - 2 * side, 420), height = 24, t = view.theme;
+        const width = view.drawn, side = Math.round(Math.min(width * 0.38, 380)), middle = Math.min(width - 2 * side, 420), height = 24, t = view.theme;
         const both = before.filter((text, i) => after.includes(text) && rank(before, text) === i + 1);
         const { node, ctx } = view.canvas(middle, most * height, `${both.length} of ${before.length} stay on the list.`);
         let pin = "";
@@ -794,7 +794,7 @@ const KINDS = {
     const name = ([, node]) => (whole ? leaves[node] ?? `leaf ${node}` : `node ${node}`);
     return {
       draw() {
-        const width = view.width(), side = Math.round(Math.min(width * 0.42, 380)), room = Math.min(width - side, 900), t = view.theme, row = ends.length > 30 ? 14 : Math.max(22, Math.min(44, 300 / (ends.length || 1))), height = Math.max(300, ends.length * row);
+        const width = view.drawn, side = Math.round(Math.min(width * 0.42, 380)), room = Math.min(width - side, 900), t = view.theme, row = ends.length > 30 ? 14 : Math.max(22, Math.min(44, 300 / (ends.length || 1))), height = Math.max(300, ends.length * row);
         const spot = new Map([["0,0", [10, height / 2]]]), x = (level) => 10 + ((room - 18) * level) / depth;
         for (let level = 1; level <= depth; level++) {
           const part = nodes.filter((one) => one[0] === level && (level < depth || one[3] > 0)).sort((a, b) => a[1] - b[1]);
