@@ -523,7 +523,7 @@ const KINDS = {
       const digits = short(top), ink = (v) => (signed ? (v < 0 ? t.less : t.more) : t.line);
       const stroke = (g, i, j, alpha, wide) => {
         const v = A[i * n + j], strength = Math.min(1, Math.abs(v) / (wide ? most : top));
-        if (!(strength > 0.02)) return;
+        if (!(strength > (wide ? 0.02 : 0.15))) return;
         g.globalAlpha = alpha * (wide ? 0.25 + 0.75 * strength : Math.sqrt(strength));
         g.strokeStyle = ink(v); g.lineWidth = wide ? 0.8 + 4 * strength : 1.2;
         if (signed) g.setLineDash(v < 0 ? [5, 4] : []);
