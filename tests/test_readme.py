@@ -36,7 +36,7 @@ def test_the_readme_is_short():
 
 def test_every_headline_is_the_recorded_figure_and_has_its_limits():
     recorded = figures()
-    measured = (NOTEBOOKS / "results").glob("0*.json")
+    measured = (NOTEBOOKS / "results").glob("0[1-9]*.json")  # those of 00 are times of the views
     assert [row[0] for row in ROWS] == sorted(path.name[:2] for path in measured)
     for _, name, value, limits in ROWS:
         assert same(value, recorded[name]), name
