@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import resource
 import signal
@@ -25,7 +26,7 @@ from m6rec import Dataset, InputError, M6Rec
 from m6rec.data import image, sound
 from m6rec.data.text import Tokenizer
 from m6rec.evaluate import Interval
-from m6rec.view import figures
+from m6rec.view import figures, page
 
 sys.path.append(str(Path(__file__).parent))
 from fixtures import HOSTILE, small_data, small_model
@@ -183,8 +184,9 @@ def drawing(rng: np.random.Generator) -> Callable[[], object]:
 
     def call() -> None:
         picture = make()
-        page, (width, height) = picture.html(), Image.open(io.BytesIO(picture.png())).size
-        assert width * height < 30e6 and "<script" not in page and "<img src=x" not in page, "too large, or not escaped"
+        (width, height), png = Image.open(io.BytesIO(drawn := picture.png())).size, base64.b64encode(drawn).decode()
+        text = page.figure(png, picture.alt, picture.spec)
+        assert width * height < 30e6 and "<script" not in text and "<img src=x" not in text, "too large, or not escaped"
 
     return call
 
