@@ -49,6 +49,12 @@ def test_text_from_the_command_line_gets_the_types_of_the_literals(toy):
     assert check_parameters(toy, {"rate": 2})["rate"].hex() == (2.0).hex()
 
 
+def test_a_kernel_takes_no_port_for_which_another_could_race(tmp_path):
+    code = "import ipykernel, json; print(json.load(open(ipykernel.get_connection_file()))['transport'])"
+    done = execute(write(tmp_path / "00_toy.ipynb", code), tmp_path / "out" / "toy.ipynb")
+    assert done.ok and done.log.read_text() == "ipc\n"
+
+
 def test_an_unknown_parameter_is_an_error_that_lists_the_known_ones_and_starts_nothing(toy, tmp_path):
     out = tmp_path / "out" / "toy.ipynb"
     with pytest.raises(

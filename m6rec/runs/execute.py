@@ -20,6 +20,7 @@ import papermill
 from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 from nbconvert import HTMLExporter
+from traitlets.config import Config as Options
 
 from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
@@ -126,12 +127,18 @@ def execute(
     env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
     env |= dict.fromkeys(THREADS if threads else (), str(threads))
     own = {name: value for name, value in values.items() if name not in SETTINGS}
-    with tempfile.TemporaryDirectory() as cwd, log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env):
+    with (
+        tempfile.TemporaryDirectory() as cwd, tempfile.TemporaryDirectory() as near,
+        log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env),
+    ):  # fmt: skip
+        # Kernels that start together race for ports; the path of a socket has at most 103 characters.
+        sockets = {"KernelManager": {"transport": "ipc", "ip": f"{near}/kernel"}} if len(near) < 90 else {}
         try:
             papermill.execute_notebook(
                 Path(notebook).absolute(), out.absolute(), own, kernel_name="python3", language="python", cwd=cwd,
                 progress_bar=bar, stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
                 extra_arguments=["--log-level=CRITICAL"],  # else a kernel writes to this terminal
+                config=Options(sockets),
             )  # fmt: skip
         except papermill.PapermillExecutionError as failed:
             error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"
