@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import textwrap
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
@@ -48,12 +49,16 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 @app.command()
 def run(words: Words = None, out: Out = Path("runs")) -> None:
     """Execute notebooks into runs/<time>/ with a report, all or those named; name=value sets parameters."""
+    from m6rec.config import plain
     from m6rec.runs import execute
 
     names, given = ([word for word in words or () if ("=" in word) == pair] for pair in (False, True))
-    ok = all(done.ok for done in execute.run_all(notebooks(names), out, execute.assignments(given)))
+    done = execute.run_all(notebooks(names), out, execute.assignments(given))
+    ok = all(one.ok for one in done)
     if ok and not words:
         recommend(user="196")
+    for sentence in execute.headlines(done):
+        print(textwrap.fill(plain(sentence, 400), 80, initial_indent="· ", subsequent_indent="  "))
     print(f"Report: {out.absolute() / 'latest' / 'index.html'}")
     raise typer.Exit(int(not ok))
 
@@ -114,9 +119,9 @@ def print_items(title: str, items) -> None:
     from m6rec.config import plain
 
     score = "  {0.score:.3f}" if "score" in items else ""
-    rows = [f"{place:3}  {row.title}{score.format(row)}" for place, row in enumerate(items.itertuples(), 1)]
-    for line in (title, *rows):
-        print(plain(line, 200))
+    print(plain(title))
+    for place, row in enumerate(items.itertuples(), 1):
+        print(f"{place:3}  {plain(row.title, 64)}{score.format(row)}")
 
 
 if __name__ == "__main__":

@@ -317,8 +317,6 @@ def test_a_saved_page_shows_the_numbers_of_python_in_every_view(opened):
             keys(host, "Home", place=1)()
             cells = host.locator("tbody tr td:nth-child(2)").all_inner_texts()
             found, due = np.array(list(map(float, cells)))[:-1], panel.data.to_numpy()[-1]
-        elif name == "groups":
-            found, due = found, due[1::2]
         elif name == "target":
             found = found[:, : due.shape[1]]
         np.testing.assert_allclose(found, due, atol=0.006)

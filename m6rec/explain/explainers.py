@@ -17,7 +17,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 
-from m6rec.config import MODALITIES, Array, Frame, InputError
+from m6rec.config import MODALITIES, Array, Frame, InputError, plain
 from m6rec.data.context import Context
 from m6rec.data.features import Features
 from m6rec.data.text import words
@@ -51,12 +51,11 @@ class Record(NamedTuple):
         n = len(tokens := [*tokens])
         try:
             parts = [np.asarray(torch.as_tensor(part).detach().cpu().float()) for part in weights]
-            parts = [part[row] if part.ndim == 4 else part for part in parts]
-            stacked = np.stack(parts)
+            stacked = np.stack([part[row] if part.ndim == 4 else part for part in parts])
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             due = f"give an array of (layers, heads, {n}, {n}), or the tuple of one forward pass, and a row that it has"
             raise InputError(f"weights are no attention of one pass ({error}): {due}.") from None
-        stacked = stacked[(None,) * (4 - stacked.ndim)] if 2 <= stacked.ndim < 4 else stacked
+        stacked = stacked[(None,) * (4 - stacked.ndim)]
         labels, types = [str(token) for token in tokens], [*types] or ["token"] * n
         record = checked(cls(labels, types, np.arange(n), stacked, np.zeros(0)), within=1e-2)
         return record._replace(weights=stacked / stacked.sum(-1, keepdims=True))  # half precision sums to about 1
@@ -78,9 +77,8 @@ class Record(NamedTuple):
         member = (first[:, None] == group).astype(self.weights.dtype)  # (n', n)
         weights = member @ self.weights @ member.T / member.sum(1)[:, None]
         labels = [f"{len(old)} earlier events" if i == old[0] else self.labels[i] for i in first]
-        return Record(
-            labels, [self.types[i] for i in first], self.positions[first], weights, self.logits, None, self.note
-        )
+        types, positions = [self.types[i] for i in first], self.positions[first]
+        return self._replace(labels=labels, types=types, positions=positions, weights=weights, gradients=None)
 
 
 def absent(weights: Array) -> Array:
@@ -135,11 +133,10 @@ def one(context: Context, row: int = 0) -> Context:
 
 def tokens(context: Context) -> tuple[Array, Array, Array]:
     """Types, positions and weights' columns (n - 1,) of one target's (B = Q = 1) present tokens before it."""
-    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
-    types, positions = np.repeat(["start", *TYPES], sizes), np.concatenate([[-1], *map(np.arange, sizes[1:])])
-    present = torch.cat((context.profile[0] > 0, context.item[0] >= 0, context.request[0, 0] > 0)).cpu().numpy()
-    columns = np.flatnonzero(np.append(True, present))
-    return types[columns], positions[columns], columns
+    parts = [(part > 0).cpu().numpy() for part in (context.profile[0], context.item[0] + 1, context.request[0, 0])]
+    types, positions = np.repeat(["start", *TYPES], [1, *map(len, parts)]), [np.arange(len(part)) for part in parts]
+    columns = np.flatnonzero(np.concatenate([[True], *parts]))
+    return types[columns], np.concatenate([[-1], *positions])[columns], columns
 
 
 def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
@@ -265,15 +262,9 @@ ENOUGH = 0.2  # coverage that is evidence
 MAX_LENGTH = 60  # characters of a title
 
 
-class Cause(NamedTuple):
-    label: str
-    type: str  # profile | history | request
-    token: int  # index in the record
-
-
 class Reason(NamedTuple):
     sentence: str
-    causes: list[Cause]  # the strongest first; may be empty
+    causes: list[int]  # tokens in the record, the strongest first; may be empty
     coverage: float  # effect of removing them / the context, in 0..1
 
 
@@ -440,8 +431,7 @@ def reasons(model: Model, context: Context, items: Sequence[int], vectors: Tenso
     for item, named, whole, score, less in zip(items, chosen, wholes, scores, after, strict=True):
         lost = score - float(target_log_prob(less, item))
         coverage = float(np.clip(lost / whole, 0, 1)) if whole > 0 and named else 0.0
-        causes = [Cause(names[t], str(types[t]), t) for t in named]
-        out.append(Reason(_sentence(causes, coverage), causes, coverage))
+        out.append(Reason(_sentence([(names[t], types[t]) for t in named], coverage), named, coverage))
     return out
 
 
@@ -451,12 +441,12 @@ def _strongest(effects: Array) -> list[int]:
     return [int(t) for t in np.argsort(-effects, kind="stable")[:MAX_CAUSES] if effects[t] > least]
 
 
-def _sentence(causes: list[Cause], coverage: float) -> str:
+def _sentence(causes: list[tuple[str, str]], coverage: float) -> str:
     if coverage < ENOUGH:
         return f"Not enough evidence: no few causes stand out (the strongest cover {coverage:.0%})."
     events, clauses = [], []
-    for label, kind, _ in causes:
-        label = label if len(label) <= MAX_LENGTH else label[: MAX_LENGTH - 1] + "…"
+    for label, kind in causes:
+        label = plain(label, MAX_LENGTH)
         name, _, value = label.partition(" ")
         special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
         clause = f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")

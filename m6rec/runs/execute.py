@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from html import escape
-from itertools import product
+from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -32,6 +32,9 @@ AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
 DONE = "done.json"  # a finished run's row
+MARKS = re.compile(r"^\*\*\w+.?\*\*\s*|\[([^]]*)\]\([^)]*\)|[*`]")  # "**Finding.** ", links, signs of Markdown
+SENTENCE = re.compile(r"(?<=[^)][.?!]) (?=[A-Z])|(?<=。)")
+LIMIT = re.compile(r"\b(undecided|missed|fails?|below|cannot|(does|do|is) (not?|never)|not (measured|enough))\b")
 
 
 class Execution(NamedTuple):
@@ -46,9 +49,21 @@ class Execution(NamedTuple):
 
     figures = property(lambda self: recorded(self.path.with_suffix(".json")))
 
+    @property
+    def findings(self) -> list[tuple[str, list[str]]]:
+        """Each section's question and its finding, in sentences; that of a cell tagged "headline" first."""
+        found, question = [], ""
+        for cell in read(self.path).cells if self.path.exists() else ():
+            if cell.cell_type == "markdown":
+                question = [question, *re.findall(r"^#+ (?:\d+ · )?(.+)", cell.source, re.MULTILINE)][-1]
+            elif "**Finding" in cell.source:
+                said = " ".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs).split()
+                at = 0 if "headline" in cell.metadata.get("tags", ()) else len(found)
+                found[at:at] = [(question, SENTENCE.split(MARKS.sub(r"\1", " ".join(said))))] if said else []
+        return found
+
     def __str__(self) -> str:
-        first = " · ".join(f"{f.name} {f} {f.label}".strip() for f in [*self.figures.values()][:3])
-        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error or first}"
+        return f"{'✓' if self.ok else '✗'} {self.path.stem:<24} {self.seconds:5.0f} s  {self.error}".rstrip()
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -163,14 +178,6 @@ def apart(paths: Sequence[Path]) -> list[Path]:
     return [*paths[::-2], *paths[len(paths) % 2 :: 2]]
 
 
-def execute_all(paths: Sequence[Path], folder: Path, parameters: Mapping[str, object] = {}) -> Iterator[Execution]:
-    """Execute notebooks into a folder, a core for each; yields them as they end.
-
-    With a thread each, they compute the same numbers on every machine."""
-    jobs, threads = min(len(paths), cpu_count(), AT_ONCE), int(len(paths) > 1)
-    return side_by_side([(path, folder / path.name, parameters, None, threads) for path in apart(paths)], jobs)
-
-
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
     """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
 
@@ -178,11 +185,13 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     for path in paths:
         typed = check_parameters(path, parameters)
     origin = environment() | {"code_hash": {path.stem: code_hash(path) for path in paths}, "parameters": typed}
-    origin |= {} if len(paths) == 1 else {"threads": 1}
+    threads = int(len(paths) > 1)  # with one each, they compute the same numbers on every machine
+    origin |= {"threads": 1} if threads else {}
     folder = runs.absolute() / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     done, metrics = [], {}
-    for one in execute_all(paths, folder, typed):
+    calls = [(path, folder / path.name, typed, None, threads) for path in apart(paths)]
+    for one in side_by_side(calls, min(len(paths), cpu_count(), AT_ONCE)):
         if twice := sorted(one.figures.keys() & metrics.keys()):
             one = one._replace(error=one.error or f"records {twice[0]}, which another notebook has recorded")
         metrics = {name: figure.plain() for name, figure in one.figures.items()} | metrics
@@ -191,47 +200,72 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     done.sort()  # by path
     origin["seconds"] = {one.path.stem: round(one.seconds, 1) for one in done}
     write_json(folder / "metrics.json", metrics | {"run": origin})
-    report(folder, done, paths[0].parent.absolute())
+    report(folder, done, paths[0].parent.absolute(), origin)
     fresh = runs / f".latest.{os.getpid()}"
     fresh.symlink_to(folder.name, target_is_directory=True)
     os.replace(fresh, runs / "latest")
     return done
 
 
-def report(folder: Path, executions: Sequence[Execution], source: Path) -> Path:
-    """A page for each executed notebook, and index.html, which is returned. They allow no network, no script but ours.
+def headlines(executions: Sequence[Execution], most: int = 3) -> list[str]:
+    """Sentences of what was found, of notebooks as far apart as can be."""
+    rounds = chain(*zip_longest(*(done.findings for done in executions)))
+    said = [sentences[0] for _, sentences in filter(None, rounds)]
+    return said[:: max(1, len(executions) // most)][:most]
 
-    source: where the notebooks' links start; those to executed ones lead to their pages."""
+
+def report(folder: Path, executions: Sequence[Execution], source: Path, origin: Mapping[str, object] = {}) -> Path:
+    """A book: index.html, which is returned, a page for each executed notebook, and gallery.html.
+
+    They allow no network, no script but ours. source: where the notebooks' links start; those to executed ones lead to
+    their pages. origin: what is said of the run."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
-    index, alive = "<h1>The executed notebooks</h1>", ""
+    found = limits = alive = gallery = ""
 
     def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
     def write(stem, title, body, css=""):
+        nav = '<nav><a href="index.html">Contents</a> · <a href="gallery.html">Figures</a></nav>'
         path = folder / f"{stem}.html"
-        path.write_text(page.page(title, body, css), encoding="utf-8")
+        path.write_text(page.page(title, f"{nav}<h1>{escape(title)}</h1>{body}", css), encoding="utf-8")
         return path
 
     for done in executions:
         stem = title = done.path.stem
+        findings = [(escape(asked), [*map(escape, said)]) for asked, said in done.findings]
         if done.path.exists():
             notebook = read(done.path)
-            title = notebook.cells[0].source.partition("\n")[0].removeprefix("# ")
+            title, _, notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ").partition("\n")
             for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-                said = output.get("metadata", {}).get("image/png", {})
-                if "view" in said:  # its picture, which view.js brings to life
-                    html = page.figure(output["data"]["image/png"], said["alt"], said["view"])
-                    alive = alive or html * (said["view"]["kind"] == "live")
+                png, said = output.get("data", {}).get("image/png"), output.get("metadata", {}).get("image/png", {})
+                if png:  # and a view, which view.js brings to life
+                    alt, view = said.get("alt", title), said.get("view", {})
+                    html = page.figure(png, alt, view)
+                    alive = alive or html * (view.get("kind") == "live")
+                    gallery += f'<a href="{stem}.html">{page.figure(png, alt)}</a>'
                     output["data"] = nbformat.from_dict({"text/html": html})
             body, made = exporter.from_notebook_node(notebook)
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
-            write(stem, title, f'<a href="index.html">index</a>{body}', made["inlining"]["css"][0])
-        index += f'<h2><a href="{stem}.html">{escape(title)}</a></h2><p>{escape(str(done))}</p>'
-    index += '<p>Every figure with its interval, and what it came from: <a href="metrics.json">metrics.json</a></p>'
-    return write("index", "m6rec: the executed notebooks", index + alive)
+            short = "".join(f"<dt>{asked}<dd>{' '.join(said)}" for asked, said in findings)
+            short = f'<dl>{short}</dl><input type="checkbox" id="code"><label for="code">show the code</label>'
+            write(stem, title, short + body, made["inlining"]["css"][0])
+        here = f'<a href="{stem}.html">{escape(title)}</a>'
+        asked, said = findings[0] if findings else ("", [""])
+        found += f"<h3>{here}</h3><i>{asked}</i><p>{escape(done.error) or said[0]}</p>"
+        said = next((one for _, some in findings for one in some if LIMIT.search(one)), "")
+        limits += f"<li>{said} ({here})" * bool(said)
+    words = {name: escape(str(value).strip("{}").replace("'", "")) for name, value in origin.items()}
+    made = "".join(f"<dt>{name}<dd>{said}" for name, said in words.items())
+    write("gallery", "Every figure", f"<div class=gallery>{gallery}</div>")
+    body = f"""<p>Each notebook with its question and the first sentence of its finding, as this run has written it.</p>
+<section><h2>What was found</h2>{found}</section><section><h2>What this does not show</h2><p>Intervals are over users:
+another training may give other figures. The shoppers of <i>bazaar</i> are simulated. Attention is where a model
+attended, which is not yet why. And the notebooks say:</p><ul>{limits}</ul></section><section>{alive}</section>
+<section><h2>How it was made</h2><dl>{made}</dl><a href="metrics.json">metrics.json</a> has every figure.</section>"""
+    return write("index", "m6rec: what was asked, and what was found", body)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:

@@ -222,9 +222,8 @@ def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int
     ax.margins(x=0.15)
     ax.set_xlabel("contribution to the score (nats)", fontsize=8)
     ax.invert_yaxis()
-    return finish(
-        figure, title, data, f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
-    )
+    alt = f"The {len(top)} tokens of {len(data)} that contribute most, for and against, in nats."
+    return finish(figure, title, data, alt)
 
 
 def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, str], title: str) -> Picture:
@@ -358,12 +357,13 @@ def attention_rows(
     A table of `m6rec.explain.inside` brings its own note, unit and sign."""
     if table.attrs:
         return attention_rows(Frame(table.to_numpy(), table.index, table.columns), title, types, **table.attrs)
-    below = 0.3 + 0.055 * min(26, max(map(len, table.columns)))  # inches for tilted names
-    figure, ax = canvas(8, below + 0.8 + 0.26 * len(table), margins=(1.3, 0.65, below, 0.5))
-    top = _top(table.abs())
-    image = heatmap(ax, table, top, groups=((), types), signed=signed)
+    below, left = (0.3 + 0.055 * min(26, max(map(len, names))) for names in (table.columns, table.index))  # inches
+    figure, ax = canvas(8, below + 0.8 + 0.26 * min(30, len(table)), margins=(left, 0.65, below, 0.5))
+    square = int(table.index.equals(table.columns))
+    top = _top(table.iloc[square:].abs())  # the first token sees nothing but itself
+    image = heatmap(ax, table, top, groups=(types if square else (), types), signed=signed)
     bar = ax.inset_axes((1.02, 0, 0.016, 1))
-    more = "max" if table.to_numpy().max() > top else "neither"
+    more = "max" if np.nanmax(table) > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
     alt = f"{len(table)} rows, {table.shape[1]} columns: {note}."
     names = {"rows": [*map(plain, table.index)], "columns": [*map(plain, table.columns)], "types": [*types] or None}
@@ -375,18 +375,20 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     """view "tokens": every token's attention in one layer and head; grey where no layer computes a row. "heads": the
     same as lines.
 
-    "target": the target's, a row for each head. "groups": the same of all layers, summed by type. "rollout": what
-    reaches the target after each layer. InputError as of `checked`."""
+    "target": the target's, a row for each head. "groups": the same, summed by type. "rollout": what reaches the target
+    after each layer. InputError as of `checked`."""
     checked(record)
     choose("view", view, views_of(record))
     choose("layer", layer, range(len(record.weights) + 1))
     choose("head", head, range(record.weights.shape[1] + 1))
     shown = {"view": [*views_of(record)].index(view), "layer": layer, "head": head}
     spec = {**_spec(record), "title": plain(translated(title), 160), "values": shown}
-    if view in ("tokens", "heads"):
-        picture = _token_map(record, title, layer, head, lines=view == "heads")
+    table, types = _table(record, view, layer, head)
+    note, signed = record.note or NOTE, record.weights.min() < 0
+    if view == "heads":
+        picture = _lines(table, title, note, signed)
     else:
-        picture = _target_map(record, title, view, layer, head)
+        picture = attention_rows(table, title, types, note=note, signed=signed)
     return picture._replace(spec=spec)
 
 
@@ -411,55 +413,44 @@ def views_of(record: Record) -> dict[str, str]:
     return {view: name for view, name in VIEWS.items() if view != "rollout" or not record.note}
 
 
-def _target_map(record: Record, title: str, view: str, layer: int, head: int) -> Picture:
-    end = None if record.weights[..., -1, -1].any() else -1  # another model's may see itself
-    names, types, weights = record.labels[:end], record.types[:end], record.weights[..., -1, :end]  # (L, H, n - 1)
-    note, signed = record.note or NOTE, weights.min() < 0
+def _table(record: Record, view: str, layer: int, head: int) -> tuple[Frame, Sequence[str]]:
+    """And its columns' types."""
+    if view in ("tokens", "heads"):
+        none = np.broadcast_to(absent(record.weights)[..., None], record.weights.shape)
+        weights = np.ma.masked_array(record.weights, none)
+        for number in (layer, head):  # a mean leaves out what no layer computes
+            weights = weights[number - 1] if number else weights.mean(0)
+        return Frame(weights.filled(np.nan), record.labels, record.labels), record.types
     if view == "rollout":
         weights = rolled(record.weights.mean(1), residual=0.5)  # (L, H, n, n) -> (L, n, n) -> (L, n - 1)
         rows = ["layer 1", *(f"layers 1 to {a}" for a in range(2, len(weights) + 1))]
-        return attention_rows(Frame(weights / weights.sum(1, keepdims=True), rows, record.labels[:-1]), title)
+        return Frame(weights / weights.sum(1, keepdims=True), rows, record.labels[:-1]), ()
+    end = None if record.weights[..., -1, -1].any() else -1  # another model's may see itself
+    names, types, weights = record.labels[:end], record.types[:end], record.weights[..., -1, :end]  # (L, H, n - 1)
     if view == "groups":
         names = [t for t in dict.fromkeys((*GROUPS, *types)) if t in types]
         weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
-    layers = [layer - 1] if layer and view == "target" else range(len(weights))
-    heads = [head - 1] if head and view == "target" else range(weights.shape[1])
+    layers = [layer - 1] if layer else range(len(weights))
+    heads = [head - 1] if head else range(weights.shape[1])
     rows = [f"layer {a + 1}, head {h + 1}" for a in layers for h in heads]
-    table = Frame(weights[np.ix_(layers, heads)].reshape(len(rows), -1), rows, names)
-    return attention_rows(table, title, types, note=note, signed=signed)
+    return Frame(weights[np.ix_(layers, heads)].reshape(len(rows), -1), rows, names), types
 
 
-def _token_map(record: Record, title: str, layer: int, head: int, lines: bool) -> Picture:
-    n, signed = len(record.labels), record.weights.min() < 0
-    weights = np.ma.masked_array(
-        record.weights, np.broadcast_to(absent(record.weights)[..., None], record.weights.shape)
-    )
-    for number in (layer, head):  # a mean leaves out what no layer computes
-        weights = weights[number - 1] if number else weights.mean(0)
-    table = Frame(weights.filled(np.nan), record.labels, record.labels)
-    top, note = _top(table.iloc[1:].abs()), record.note or NOTE
+def _lines(table: Frame, title: str, note: str, signed: bool) -> Picture:
+    n = len(table)
+    _, ax = canvas(7.6, 0.9 + 0.17 * n, margins=(2.3, 2.3, 0.1, 0.65), bare=True)
+    shares = np.nan_to_num(table.to_numpy() / _top(table.iloc[1:].abs())).clip(-1, 1)
+    pairs = np.argwhere(np.abs(shares) > 0.02)  # (lines, 2)
+    shares = shares[tuple(pairs.T)]
+    inks = [("#542788" if share < 0 else "#b35806" if signed else LINES[0], abs(share)) for share in shares]
+    ends = [[(0, i), (1, j)] for i, j in pairs]
+    ax.add_collection(collections.LineCollection(ends, colors=inks, linewidths=2 * np.abs(shares)))
+    for x, align in ((-0.02, "right"), (1.02, "left")):
+        for i, label in enumerate(table.index):
+            ax.text(x, i, drawable(label, 30), ha=align, va="center", fontsize=8)
+    ax.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
     alt = f"Attention, {n} tokens, queries in rows: {note}."
-    if lines:
-        _, ax = canvas(7.6, 0.9 + 0.17 * n, margins=(2.3, 2.3, 0.1, 0.65), bare=True)
-        shares = np.nan_to_num(table.to_numpy() / top).clip(-1, 1)
-        pairs = np.argwhere(np.abs(shares) > 0.02)  # (lines, 2)
-        shares = shares[tuple(pairs.T)]
-        inks = [("#542788" if share < 0 else "#b35806" if signed else LINES[0], abs(share)) for share in shares]
-        ends = [[(0, i), (1, j)] for i, j in pairs]
-        ax.add_collection(collections.LineCollection(ends, colors=inks, linewidths=2 * np.abs(shares)))
-        for x, align in ((-0.02, "right"), (1.02, "left")):
-            for i, label in enumerate(record.labels):
-                ax.text(x, i, drawable(label, 30), ha=align, va="center", fontsize=8)
-        ax.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
-        return finish(ax, title, table, alt, f"\n({note}; queries left, keys right)")
-    _, ax = canvas(7.6, 5.4, margins=(2.3, 0.1, 0.55, 0.65))
-    # Columns have numbers: names take ten times as long to draw.
-    rows, columns = [f"{i}  {label}" for i, label in enumerate(record.labels, 1)], list(map(str, range(1, n + 1)))
-    heatmap(ax, table.set_axis(rows).set_axis(columns, axis=1), top, groups=[record.types] * 2, signed=signed)
-    scale = "" if n <= MAX_NUMBERS or signed else ", square-root scale"
-    ends = f"orange: {top:.2f} more, purple: less" if signed else f"yellow: attention of {top:.2f} or more, blue: 0"
-    ax.set_xlabel(f"key ({ends}, grey: not computed{scale})", fontsize=9)
-    return finish(ax, title, table, alt, f"\n({note})")
+    return finish(ax, title, table, alt, f"\n({note}; queries left, keys right)")
 
 
 def _folded(labels: Sequence[str]) -> int:
@@ -473,10 +464,7 @@ def _top(table: Frame) -> float:
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
 
-STYLES = {
-    "image": {"cmap": "gray"},
-    "sound": {"cmap": "magma", "origin": "lower", "aspect": "auto"},
-}
+STYLES = {"image": {"cmap": "gray"}, "sound": {"cmap": "magma", "origin": "lower", "aspect": "auto"}}
 
 
 def image_rows(

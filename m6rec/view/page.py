@@ -19,11 +19,16 @@ from m6rec.config import Array
 PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{allow}">
-<title>{title}</title><style>{css}
-:root {{ color-scheme: light dark }} body {{ margin: auto; max-width: 60rem; padding: 1rem; font-family: sans-serif }}
-img, svg, .highlight {{ max-width: 100%; background: #fff; color: #000 }} pre {{ overflow-x: auto }}
-a.anchor-link {{ display: none }} figure {{ margin: 0 }}
-</style><body><main>{body}</main>{script}</body></html>
+<title>{title}</title><style>{css}{STYLE}</style><body><main>{body}</main>{script}</body></html>
+"""
+STYLE = """
+:root { color-scheme: light dark } body { margin: auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 sans-serif }
+main { overflow-wrap: anywhere } h3, p { margin-bottom: 0 } figure { margin: 1rem 0 } section { margin-top: 3rem }
+img, svg, .highlight { max-width: 100%; background: #fff; color: #000 } pre, table { display: block; overflow-x: auto }
+td, th { padding: 0 .5em; overflow-wrap: normal } dt { font-style: italic } a.anchor-link { display: none }
+.gallery { display: grid; grid: auto / repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
+#code:not(:checked) ~ .cell .input { display: none }
+@media print { nav, #code, label { display: none } section { break-before: page } figure, tr { break-inside: avoid } }
 """
 Spec = Mapping[str, Any]
 
@@ -47,8 +52,8 @@ def figure(png: str, alt: str, spec: Spec | None = None) -> str:
     """HTML of a picture (base64) that view.js replaces by its view; all that comes from data is escaped."""
     alt = escape(alt)
     view = f' class="m6rec-view" data-view="{escape(json.dumps(spec, ensure_ascii=False))}"' if spec else ""
-    picture = f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{png}">'
-    return f'<figure style="margin:0"{view}>{picture}<figcaption>{alt}</figcaption></figure>'
+    picture = f'<img alt="{alt}" src="data:image/png;base64,{png}">'
+    return f"<figure{view}>{picture}<figcaption>{alt}</figcaption></figure>"
 
 
 def page(title: str, body: str, css: str = "") -> str:
@@ -57,4 +62,4 @@ def page(title: str, body: str, css: str = "") -> str:
     if ' class="m6rec-view"' in body:
         digest = base64.b64encode(hashlib.sha256(module().encode()).digest()).decode()
         allow, script = f"; script-src 'sha256-{digest}'", f'<script type="module">{module()}</script>'
-    return PAGE.format(title=escape(title), css=css, body=body, allow=allow, script=script)
+    return PAGE.format(title=escape(title), css=css, STYLE=STYLE, body=body, allow=allow, script=script)

@@ -136,8 +136,7 @@ class HeadsAndLayers(Panel):
 
         def picture(view, layer, head):
             where = f"layer {layer}" if layer else "all layers"
-            head_too = f"{where}, {f'head {head}' if head else 'all heads'}"
-            shown = {"groups": "by group", "rollout": "rollout"}.get(view, head_too)
+            shown = "rollout" if view == "rollout" else f"{where}, {f'head {head}' if head else 'all heads'}"
             drawn = attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
             return drawn._replace(spec={**drawn.spec, "title": plain(self.title, 160)})
 
