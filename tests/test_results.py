@@ -173,6 +173,14 @@ def test_every_figure_stands_on_the_page_with_what_it_was_measured_on(tmp_path):
     assert "| `view.ms` | a slider's move | 12 | – | – | – | 1 | full | – | 2026-11-01 |" in lines
 
 
+def test_what_is_committed_of_the_views_keeps_their_limits():
+    found = json.loads((CLONE / "notebooks" / "results" / "00_quickstart.json").read_text())
+    limits = {"view.redraw_ms": 150, "view.hover_ms": 50, "view.kilobytes": 150}
+    limits |= {"live.max_diff": 1e-4, "live.megabytes": 2.5, "live.ms": 50}
+    assert limits.keys() == found.keys() - {"run"}
+    assert all(0 < found[name]["value"] <= limit for name, limit in limits.items())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
