@@ -166,6 +166,25 @@ def test_a_title_neither_styles_nor_steers_the_terminal(data, capsys):
     assert not any(c in said for c in "\x1b\x07\u202e\r")
 
 
+def test_a_run_ends_on_what_was_found_in_at_most_80_columns(m6rec, clone, data, monkeypatch, capsys):
+    from nbformat import v4, write
+
+    from m6rec.runs.execute import Execution
+
+    out = v4.new_output("execute_result", {"text/markdown": "**Finding.** " + "It is so, " * 20}, execution_count=1)
+    cell = v4.new_code_cell("'**Finding'", outputs=[out])
+    write(v4.new_notebook(cells=[v4.new_markdown_cell("# A"), cell]), clone / "done.ipynb")
+    monkeypatch.setattr("m6rec.runs.execute.run_all", lambda *_: [Execution(clone / "done.ipynb", 1.0)])
+    code, said, _ = m6rec("run", "01_toy")
+    *found, last = said.splitlines()
+    assert code == 0 and last.startswith("Report: ") and last.endswith("index.html")
+    assert len(found) > 1 and "It is so" in found[0] and max(map(len, found)) <= 80
+    items = data.items.head(2).assign(title="x" * 200, score=0.5)
+    cli.print_items("y" * 200, items)
+    said = capsys.readouterr().out.splitlines()
+    assert max(map(len, said)) <= 80 and said[-1].endswith("0.500")
+
+
 def test_a_mistyped_command_or_option_exits_2_without_a_traceback(m6rec):
     for words in (["swep"], ["sweep", "x", "--job", "2"]):
         code, _, complaint = m6rec(*words)

@@ -21,7 +21,7 @@ from notebook_rules import outputs, problems, tagged
 from refresh import WIDGET_VIEW, clean, refresh
 
 from m6rec.config import InputError
-from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, read, report, run_all
+from m6rec.runs.execute import Execution, assignments, check_parameters, execute, find, headlines, read, report, run_all
 
 PARAMETERS = """seed = 0  # of every random choice
 scale = "quick"  # smoke | quick | full
@@ -29,6 +29,10 @@ rate = 0.1  # a float
 bias = True  # a switch
 width: int = 32  # an int"""
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def finding(text: str):
+    return new_output("execute_result", {"text/markdown": text}, execution_count=1)
 
 
 def write(path: Path, *code: str, title: str = "Toy", parameters: str = PARAMETERS) -> Path:
@@ -190,7 +194,7 @@ def test_run_all_runs_two_with_a_thread_each_goes_on_after_a_failure_and_gathers
     assert json.loads((latest / "01_records.json").read_text())["toy.ndcg10.ease"]["value"] == 2.25
     assert "broken on purpose" in said and f"✓ {first.path.stem}" in said
     assert {run.log.read_text().splitlines()[-1] for run in done[1:]} == {"1"}
-    assert "toy.ndcg10.ease 2.250" in said and "toy.ndcg10.ease 2.250" in (latest / "index.html").read_text()
+    assert "2.25" not in said  # figures are in metrics.json
     assert "broken on purpose" in (latest / "index.html").read_text() and (latest / "01_records.html").exists()
 
 
@@ -214,18 +218,38 @@ def test_the_report_loads_nothing_runs_nothing_and_escapes_titles(tmp_path):
         toy.cells.append(new_markdown_cell(f"{links} $\\frac{{a}}{{b}}$"))
         toy.cells[2].outputs.append(picture)
         nbformat.write(toy, path)
-    runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0) for stem in ("00_a", "01_b")]
-    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "seeds": 1, "label": f"a figure of {evil}"}
-    (tmp_path / "00_a.json").write_text(json.dumps({"ml100k.hit10.a": figure}))
-    index = report(tmp_path, runs, tmp_path / "clone" / "notebooks")
-    front, page = index.read_text(), (tmp_path / "00_a.html").read_text()
-    assert "<script" not in front and front.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= 3
-    for text in (front, page):
-        assert "default-src 'none'" in text and "color-scheme: light dark" in text
+        toy.cells += [
+            new_markdown_cell(f"## 1 · Why {evil}?"),
+            new_code_cell("f'**Finding.** {x}'", outputs=[finding(f"At last, {evil}. It is [not](x.md) decided.")]),
+        ]
+        nbformat.write(toy, path)
+    runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0, error) for stem, error in (("00_a", ""), ("01_b", evil))]
+    index = report(tmp_path, runs, tmp_path / "clone" / "notebooks", {"parameters": {"title": evil}})
+    front, page, gallery = (path.read_text() for path in (index, tmp_path / "00_a.html", tmp_path / "gallery.html"))
+    for text, times in ((front, 8), (page, 3), (gallery, 0)):
+        assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; co") >= times
+        assert "default-src 'none'" in text and "color-scheme: light dark" in text and "@media print" in text
         assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", text)
-    assert front.index("00_a.html") < front.index("01_b.html") and "0.5000 [0.4000, 0.6000]" in front
+    assert front.index("00_a.html") < front.index("01_b.html") and gallery.count("<figcaption>&quot;&gt;") == 2
     assert 'href="01_b.html#words"' in page and 'href="clone/notebooks/02_c.ipynb"' in page
     assert 'href="clone/README.md#words"' in page and "$\\frac{a}{b}$" in page
+
+
+def test_the_cover_and_the_last_lines_of_a_run_have_the_findings_as_they_were_rendered(tmp_path):
+    said = ["**Finding.** 3 of 9, no. 2. It is undecided.", "**Finding** (full size). **Best** is `x`. And more."]
+    for stem, tags in (("00_a", []), ("01_b", ["headline"])):
+        cells = [new_markdown_cell("# A title\nabout"), new_markdown_cell("## 1 · Is it so?")]
+        cells += [new_code_cell("'**Finding'", outputs=[finding(text)]) for text in said]
+        cells[-1].metadata["tags"] = tags
+        nbformat.write(new_notebook(cells=[*cells, new_code_cell("'**Finding'")]), tmp_path / f"{stem}.ipynb")
+    runs = [Execution(tmp_path / f"{stem}.ipynb", 1.0) for stem in ("00_a", "01_b")]
+    assert headlines(runs) == ["3 of 9, no. 2.", "(full size). Best is x.", "(full size). Best is x."]
+    front = re.sub(r"<[^>]+>|\s+", " ", report(tmp_path, runs, tmp_path).read_text())
+    found, limits = front.split("What was asked, and what was found")[1].split("What this does not show")
+    assert " ".join(found.split()) == "A title Is it so? 3 of 9, no. 2. A title Is it so? (full size). Best is x."
+    assert limits.count("It is undecided. ( A title )") == 2
+    page = (tmp_path / "01_b.html").read_text()
+    assert page.count("<h1>A title</h1>") == 1 and "<h1 id" not in page and "And more." in page.split("In short")[1]
 
 
 def test_clean_keeps_outputs_counts_and_tags_and_drops_the_traces_of_a_run(tmp_path, warm):

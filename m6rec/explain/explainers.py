@@ -9,6 +9,7 @@ Pinter 2019."""
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +85,8 @@ class Record(NamedTuple):
 def absent(weights: Array) -> Array:
     """(L, H, n) bool: rows that no layer computes."""
     alone = np.diagonal(weights, axis1=2, axis2=3) == 1
-    # The start attends to itself: its row is computed where others are.
-    return np.where(np.arange(weights.shape[-1]) > 0, alone, alone[..., 1:-1].all(-1, keepdims=True))
+    alone[..., 0] = alone[..., 1:-1].all(-1)  # the start attends to itself: its row is computed where others are
+    return alone
 
 
 def checked(record: Record, within: float = 1e-3) -> Record:
@@ -276,8 +277,7 @@ def unseen(logits: Tensor, context: Context) -> Array:
 
 def top_item(model: Model, context: Context) -> int:
     """The best unseen item's code (dense head)."""
-    context = one(context)
-    return int(unseen(logits_of(model, context, np.ones((1, len(tokens(context)[0])), bool)), context).argmax())
+    return int(unseen(torch.as_tensor(capture(model, context).logits)[None], one(context)).argmax())
 
 
 def keep_tokens(context: Context, retained: Array) -> Context:
@@ -324,12 +324,9 @@ def rolled(layers: Array, residual: float | None) -> Array:
     """The target's row of the product of layers (L, n, n) up to each: (L, n - 1).
 
     residual: the identity's share in each; None adds it unweighted."""
-    path = identity = np.eye(layers.shape[-1])
-    rows = []
-    for layer in layers:
-        path = (layer + identity if residual is None else (1 - residual) * layer + residual * identity) @ path
-        rows.append(path[-1, :-1])
-    return np.stack(rows)
+    identity = np.eye(layers.shape[-1])
+    steps = layers + identity if residual is None else (1 - residual) * layers + residual * identity
+    return np.stack([path[-1, :-1] for path in accumulate(steps, lambda path, step: step @ path)])
 
 
 def integrate(
@@ -380,11 +377,11 @@ def _removed(
 ) -> tuple[Array, Array, Array]:
     """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
     n = len(tokens(context)[0])
-    start = np.arange(n) == 0
-    logits = logits_of(model, context, np.stack((np.ones(n, bool), start, *~np.eye(n, dtype=bool))), vectors)
+    eye = np.eye(n, dtype=bool)
+    logits = logits_of(model, context, np.stack((eye.any(0), eye[0], *~eye)), vectors)
     scores = np.stack([target_log_prob(logits, item, against).cpu().numpy() for item in items])  # (I, 2 + n - 1)
     lost = scores[:, :1] - scores
-    return np.where(start, 0, lost[:, 2:]), lost[:, 1], scores[:, 0]  # the start's own is rounding
+    return np.where(eye[0], 0, lost[:, 2:]), lost[:, 1], scores[:, 0]  # the start's own is rounding
 
 
 def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple[list[int], int | None]:

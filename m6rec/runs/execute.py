@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from html import escape
 from itertools import chain, product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,20 +221,17 @@ def report(folder: Path, executions: Sequence[Execution], source: Path, origin: 
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
-    found = limits = alive = gallery = ""
+    chapters, alive, gallery, order = [], "", "", ["", *pages.values(), ""]
 
     def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
 
-    def write(stem, title, body, css=""):
-        nav = '<nav><a href="index.html">Contents</a> · <a href="gallery.html">Figures</a></nav>'
-        path = folder / f"{stem}.html"
-        path.write_text(page.page(title, f"{nav}<h1>{escape(title)}</h1>{body}", css), encoding="utf-8")
-        return path
+    def write(href, title, body, **more):
+        (folder / href).write_text(page.page(title, body, book=True, **more), encoding="utf-8")
+        return folder / href
 
-    for done in executions:
-        stem = title = done.path.stem
-        findings = [(escape(asked), [*map(escape, said)]) for asked, said in done.findings]
+    for place, done in enumerate(executions):
+        title, href, findings = done.path.stem, order[place + 1], done.findings
         if done.path.exists():
             notebook = read(done.path)
             title, _, notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ").partition("\n")
@@ -245,27 +241,16 @@ def report(folder: Path, executions: Sequence[Execution], source: Path, origin: 
                     alt, view = said.get("alt", title), said.get("view", {})
                     html = page.figure(png, alt, view)
                     alive = alive or html * (view.get("kind") == "live")
-                    gallery += f'<a href="{stem}.html">{page.figure(png, alt)}</a>'
+                    gallery += f'<a href="{href}">{page.figure(png, alt)}</a>'
                     output["data"] = nbformat.from_dict({"text/html": html})
             body, made = exporter.from_notebook_node(notebook)
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
-            short = "".join(f"<dt>{asked}<dd>{' '.join(said)}" for asked, said in findings)
-            short = f'<dl>{short}</dl><input type="checkbox" id="code"><label for="code">show the code</label>'
-            write(stem, title, short + body, made["inlining"]["css"][0])
-        here = f'<a href="{stem}.html">{escape(title)}</a>'
-        asked, said = findings[0] if findings else ("", [""])
-        found += f"<h3>{here}</h3><i>{asked}</i><p>{escape(done.error) or said[0]}</p>"
-        said = next((one for _, some in findings for one in some if LIMIT.search(one)), "")
-        limits += f"<li>{said} ({here})" * bool(said)
-    words = {name: escape(str(value).strip("{}").replace("'", "")) for name, value in origin.items()}
-    made = "".join(f"<dt>{name}<dd>{said}" for name, said in words.items())
-    write("gallery", "Every figure", f"<div class=gallery>{gallery}</div>")
-    body = f"""<p>Each notebook with its question and the first sentence of its finding, as this run has written it.</p>
-<section><h2>What was found</h2>{found}</section><section><h2>What this does not show</h2><p>Intervals are over users:
-another training may give other figures. The shoppers of <i>bazaar</i> are simulated. Attention is where a model
-attended, which is not yet why. And the notebooks say:</p><ul>{limits}</ul></section><section>{alive}</section>
-<section><h2>How it was made</h2><dl>{made}</dl><a href="metrics.json">metrics.json</a> has every figure.</section>"""
-    return write("index", "m6rec: what was asked, and what was found", body)
+            near = {"before": order[place], "after": order[place + 2]}
+            write(href, title, body, css=made["inlining"]["css"][0], findings=findings, **near)
+        limit = next((one for _, some in findings for one in some if LIMIT.search(one)), "")
+        chapters.append((href, title, done.error, findings, limit))
+    write("gallery.html", "Every figure", f'<div class="gallery">{gallery}</div>')
+    return write("index.html", "m6rec: the executed notebooks", alive, chapters=chapters, origin=origin)
 
 
 def plan(notebook: Path, grid: Mapping[str, str], out: Path) -> dict[Path, dict[str, Any]]:

@@ -357,7 +357,7 @@ def attention_rows(
     A table of `m6rec.explain.inside` brings its own note, unit and sign."""
     if table.attrs:
         return attention_rows(Frame(table.to_numpy(), table.index, table.columns), title, types, **table.attrs)
-    below, left = (0.3 + 0.055 * min(26, max(map(len, names))) for names in (table.columns, table.index))  # inches
+    below, left = (0.3 + 0.067 * min(30, max(map(len, names))) for names in (table.columns, table.index))  # inches
     figure, ax = canvas(8, below + 0.8 + 0.26 * min(30, len(table)), margins=(left, 0.65, below, 0.5))
     square = int(table.index.equals(table.columns))
     top = _top(table.iloc[square:].abs())  # the first token sees nothing but itself

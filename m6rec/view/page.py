@@ -11,25 +11,12 @@ from functools import cache
 from html import escape
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from m6rec.cache import PACKAGE
 from m6rec.config import Array
 
-PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{allow}">
-<title>{title}</title><style>{css}{STYLE}</style><body><main>{body}</main>{script}</body></html>
-"""
-STYLE = """
-:root { color-scheme: light dark } body { margin: auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 sans-serif }
-main { overflow-wrap: anywhere } h3, p { margin-bottom: 0 } figure { margin: 1rem 0 } section { margin-top: 3rem }
-img, svg, .highlight { max-width: 100%; background: #fff; color: #000 } pre, table { display: block; overflow-x: auto }
-td, th { padding: 0 .5em; overflow-wrap: normal } dt { font-style: italic } a.anchor-link { display: none }
-.gallery { display: grid; grid: auto / repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
-#code:not(:checked) ~ .cell .input { display: none }
-@media print { nav, #code, label { display: none } section { break-before: page } figure, tr { break-inside: avoid } }
-"""
 Spec = Mapping[str, Any]
 
 
@@ -56,10 +43,14 @@ def figure(png: str, alt: str, spec: Spec | None = None) -> str:
     return f"<figure{view}>{picture}<figcaption>{alt}</figcaption></figure>"
 
 
-def page(title: str, body: str, css: str = "") -> str:
-    """With view.js if there is a view in its body."""
-    allow = script = ""
-    if ' class="m6rec-view"' in body:
-        digest = base64.b64encode(hashlib.sha256(module().encode()).digest()).decode()
-        allow, script = f"; script-src 'sha256-{digest}'", f'<script type="module">{module()}</script>'
-    return PAGE.format(title=escape(title), css=css, STYLE=STYLE, body=body, allow=allow, script=script)
+@cache
+def template() -> jinja2.Template:
+    text = (PACKAGE / "view" / "page.html.j2").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, trim_blocks=True).from_string(text)
+
+
+def page(title: str, body: str, css: str = "", **more: object) -> str:
+    """With view.js if there is a view in its body. more: for page.html.j2, which escapes all but body and css."""
+    script = module() if ' class="m6rec-view"' in body else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template().render(title=title, body=body, css=css, script=script, digest=digest, **more)
