@@ -1,7 +1,7 @@
 """Where a model attends, what each token contributes to an item, whether that holds, what it knows of contents.
 
-An explainer is a function (model, context, item code, against) -> (n - 1,): the larger the more, nats where a score is
-taken apart; `against` a foil, of the difference of two logits.
+An explainer is (model, context, item code, against) -> (n - 1,): the larger the more, nats where a score is taken
+apart; `against` a foil, of the difference of two logits.
 
 Tests: deletion and insertion, Petsiuk et al. 2018; randomisation, Adebayo et al. 2018; uniform attention, Wiegreffe &
 Pinter 2019."""
@@ -47,8 +47,7 @@ class Record(NamedTuple):
         """Of any model's attention; the last token is the target.
 
         weights: (n, n), (H, n, n) or (L, H, n, n), or for each layer (H, n, n) or (B, H, n, n), as Hugging Face's
-        `attentions`, of which `row` is taken. types: of the tokens, by default "token". InputError for what does not
-        fit."""
+        `attentions`, of which `row` is taken. types: by default "token". InputError for what does not fit."""
         n = len(tokens := [*tokens])
         try:
             parts = [np.asarray(torch.as_tensor(part).detach().cpu().float()) for part in weights]
@@ -142,7 +141,7 @@ def tokens(context: Context) -> tuple[Array, Array, Array]:
 
 def spread(context: Context, values: Tensor, absent: float) -> tuple[Tensor, ...]:
     """Values (K, n - 1) of present tokens -> profile (K, C), history (K, T), request (K, R)."""
-    sizes = [1, context.profile.shape[1], context.item.shape[1], context.request.shape[2]]
+    sizes = [1, *(part.shape[-1] for part in (context.profile, context.item, context.request))]
     columns = torch.from_numpy(tokens(context)[2]).to(values.device)
     return values.new_full((len(values), sum(sizes)), absent).index_copy(1, columns, values).split(sizes, 1)[1:]
 
@@ -223,11 +222,11 @@ def captions(model: Model, items: Array) -> list[str]:
 
 
 def captioned(model: Model, item: int) -> tuple[list[str], dict[str, Array]]:
-    """The words (W) of a caption from all but an item's text, and what each attended to.
+    """The words (W) of a caption from all but an item's text, and what each attended to: image (W, 16), sound (W, 8).
 
-    Image (W, 16) and sound (W, 8), mean over layers and heads; the rest went to the gap and to earlier words."""
-    source, steps = _untold(model, np.array([item])), []
-    ids = fill(model.network, source, weights=True, trace=steps)[0]
+    Means over layers and heads; the rest went to the gap and to earlier words."""
+    source = _untold(model, np.array([item]))
+    ids = fill(model.network, source, weights=True, trace=(steps := []))[0]
     ids, modality = ids[ids > 0].tolist(), model.network.items.embed(source).modality.cpu().numpy()
     seen = torch.stack([torch.stack(step.weights)[:, 0, 0, :, : len(modality)].mean((0, 1)) for step in steps])
     seen = seen[: len(ids)].cpu().numpy()  # (W, L)
@@ -260,7 +259,6 @@ MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 1
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect, to be named
 ENOUGH = 0.2  # coverage that is evidence
-MAX_LENGTH = 60  # characters of a title
 
 
 class Reason(NamedTuple):
@@ -375,7 +373,7 @@ def leave_one_out(model, context, item, against=None) -> Array:
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
 ) -> tuple[Array, Array, Array]:
-    """What scores lose without each token (I, n - 1), and without all (I,); the scores (I,)."""
+    """What scores (I,) lose without each token (I, n - 1), and without all (I,); and they."""
     n = len(tokens(context)[0])
     eye = np.eye(n, dtype=bool)
     logits = logits_of(model, context, np.stack((eye.any(0), eye[0], *~eye)), vectors)
@@ -400,13 +398,12 @@ def smallest_removal(model: Model, context: Context, *, most: int = 10) -> tuple
 
 
 def recency(model, context, item, against=None) -> Array:
-    """The later the event the more, 0 for other tokens."""
+    """The later the event the more."""
     types, positions, _ = tokens(one(context))
     return np.where(types == "history", positions + 1.0, 0)
 
 
 def random(model, context, item, against=None) -> Array:
-    """The same numbers for the same item and number of tokens."""
     n = len(tokens(one(context))[0])
     return np.random.default_rng((item, n)).random(n)
 
@@ -443,7 +440,7 @@ def _sentence(causes: list[tuple[str, str]], coverage: float) -> str:
         return f"Not enough evidence: no few causes stand out (the strongest cover {coverage:.0%})."
     events, clauses = [], []
     for label, kind in causes:
-        label = plain(label, MAX_LENGTH)
+        label = plain(label, 60)
         name, _, value = label.partition(" ")
         special = {"hour": f"it is {value} h", "weekday": f"it is {value}", "gap": f"your last choice was {value} ago"}
         clause = f"your {name} is {value}" if kind == "profile" else special.get(name, f"the {name} is {value}")
@@ -465,10 +462,10 @@ class Faithfulness(NamedTuple):
 
 
 def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Explainer] = EXPLAINERS) -> Faithfulness:
-    """Evaluate explainers on the top item of each row's last target (B = U).
+    """On the top item of each row's last target (B = U).
 
-    deletion: area under the curve as named tokens go (lower is better). insertion: as they come (higher). milliseconds:
-    of an explanation. All use the removal of leave-one-out."""
+    deletion: area under the curve as named tokens go (lower is better). insertion: as they come (higher). All use the
+    removal of leave-one-out."""
     spent, curves = [], []
     for context, item in _targets(model, contexts, least=2):
         ranks, times = [], [time.perf_counter()]
@@ -489,7 +486,7 @@ def faithfulness(model: Model, contexts: Context, explainers: Mapping[str, Expla
 
 
 def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Context, int]]:
-    """Contexts with at least `least` tokens, and their top items."""
+    """Contexts with so many tokens, and their top items."""
     for context in (one(contexts, row) for row in range(len(contexts.item))):
         if len(tokens(context)[0]) >= least:
             yield context, top_item(model, context)
@@ -497,9 +494,8 @@ def _targets(model: Model, contexts: Context, least: int) -> Iterator[tuple[Cont
 
 @torch.random.fork_rng()
 def randomise_parameters(model: Model, seed: int = 0) -> Model:
-    """With random layers after the last joint block's attention.
-
-    The head's matrix, the items' vectors, is also input: instead the state is rotated at random."""
+    """With random layers after the last joint block's attention; for the head, whose matrix is also input, the state is
+    rotated."""
     other = _copied(model)
     fusion, block = other.network.fusion, other.network.fusion.joint[-1]
     torch.manual_seed(seed)
@@ -521,9 +517,7 @@ def uniform_attention(model: Model) -> Model:
 
 
 def agreement(model: Model, other: Model, contexts: Context, explainers: Mapping[str, Explainer]) -> dict[str, Array]:
-    """Spearman's correlation (U,) of effects on two models, for the first's top items.
-
-    U: users with three tokens or more beside the start."""
+    """Spearman's correlation (U,) of effects on two models, for the first's top items; of users with three tokens."""
     targets = list(_targets(model, contexts, least=4))
     both = {n: [np.stack([e(m, *t)[1:] for m in (model, other)], 1) for t in targets] for n, e in explainers.items()}
     return {n: np.array([Frame(x).corr("spearman").iat[0, 1] for x in pairs]) for n, pairs in both.items()}

@@ -23,16 +23,15 @@ def table(values: Array, rows: Sequence[str], columns: Sequence[str], note: str,
 
 
 def difference(before: Record, after: Record) -> Record:
-    """Attention after minus before, over the tokens of either: a token that one lacks has 0 there.
+    """Attention after minus before, over the tokens of either; 0 for what one lacks.
 
     Events are the same by title, other tokens by type and position. InputError for other layers or heads."""
     if before.weights.shape[:2] != after.weights.shape[:2]:
         shapes = f"{before.weights.shape[:2]} and {after.weights.shape[:2]}"
         raise InputError(f"the records have {shapes} layers and heads: give two of the same model.")
-    grids, names, twice = [], [], Counter()
+    grids, names = [], []
     for record in (before, after):
-        twice.clear()
-        keys = {}  # an event may happen twice
+        keys, twice = {}, Counter()  # an event may happen twice
         for label, kind, position in zip(record.labels, record.types, record.positions.tolist(), strict=True):
             twice[label] += 1
             keys[(kind, label, twice[label]) if kind == "history" else (kind, "", position)] = label
@@ -102,7 +101,7 @@ def logit_lens(model: Model, context: Context, items: Sequence[int]) -> Frame:
 
 @torch.no_grad()
 def value_weighted(model: Model, context: Context) -> Record:
-    """Attention times the norm of the value after the output matrix, rows scaled to 1 (Kobayashi et al. 2020)."""
+    """Attention times the norm of the value after the output matrix, scaled to 1 (Kobayashi et al. 2020)."""
     record = capture(model, context)
     context, vectors = prepared(model, context)
     _, entered = _run(model, context, vectors)
@@ -118,7 +117,7 @@ def value_weighted(model: Model, context: Context) -> Record:
 
 
 def head_ablation(model: Model, contexts: Context, items: Sequence[int]) -> Frame:
-    """Nats that items (B,) lose in each row's last target, on average, when one head's output is 0: layers × heads."""
+    """Nats that items (B,) lose in each row's last target, on average, when one head's output is 0."""
     contexts, vectors = contexts.to(model.device), model.item_vectors()
     code, lost = torch.as_tensor(items, device=model.device)[:, None], []
     if len(code) != len(contexts.item) or not 0 <= code.min() <= code.max() < len(vectors):
@@ -134,11 +133,8 @@ def head_ablation(model: Model, contexts: Context, items: Sequence[int]) -> Fram
         size = block.out.in_features // block.heads
         for head in range(block.heads):
             gone = torch.arange(block.out.in_features, device=model.device) // size == head
-            hook = block.out.register_forward_pre_hook(lambda _, args, gone=gone: (args[0].masked_fill(gone, 0),))
-            try:
+            with block.out.register_forward_pre_hook(lambda _, args, gone=gone: (args[0].masked_fill(gone, 0),)):
                 lost.append(whole - score())
-            finally:
-                hook.remove()
     shape = len(blocks), blocks[0].heads
     rows, columns = ([f"{name} {i}" for i in range(1, n + 1)] for name, n in zip(("layer", "head"), shape, strict=True))
     note = "without one head at a time, and without training again: heads that do the same hide each other"
@@ -196,7 +192,7 @@ def attention_by_age(model: Model, contexts: Context, most: int = 20) -> Frame:
 def capture_sequential(baseline: object, users: Targets) -> Record:
     """Attention of a fitted eSASRec before the first of some targets; its last event asks for the next item.
 
-    InputError before `fit`, for a target without a past, and for an architecture that returns no attention."""
+    InputError for what has no attention, and for a target without a past."""
     name, network, seen = type(baseline).__name__, baseline.network, []
     if network is None or not hasattr(network, "layers"):
         raise InputError(f"{name} has no attention to show: fit an ESASRec first.")

@@ -1,1 +1,0 @@
-"""Notebooks executed and measured."""

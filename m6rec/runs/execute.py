@@ -26,7 +26,6 @@ from m6rec.config import Config, InputError, at_least, choose, conform, did_you_
 from m6rec.record import code_hash, environment, recorded, write_json
 from m6rec.view import page
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # read as torch is loaded
 AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
 SETTINGS = {f"config.{name}": value for name, value in {"preset": "tiny", **Config().to_dict()}.items()}
@@ -45,7 +44,6 @@ class Execution(NamedTuple):
 
     ok = property(lambda self: not self.error)
     log = property(lambda self: self.path.with_suffix(".log"))
-
     figures = property(lambda self: recorded(self.path.with_suffix(".json")))
 
     @property
@@ -97,9 +95,8 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def check_parameters(notebook: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """With the types of the notebook's own. InputError for an unknown name, type or choice.
-
-    preset and config.<name> are settings of the models that `m6rec.scale` makes."""
+    """With the types of the notebook's own, or of `SETTINGS` of its models. InputError for an unknown name, type or
+    choice."""
     models = re.search(r"\.model\(|\.changes\b", str(read(notebook).cells))
     where, known, values = Path(notebook).name, papermill.inspect_notebook(str(notebook)), {}
     choices = [*known, *(name for name in SETTINGS if models and name.removeprefix("config.") not in known)]
@@ -139,7 +136,8 @@ def execute(
     record.unlink(missing_ok=True)
     env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
     env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
-    env |= dict.fromkeys(THREADS if threads else (), str(threads))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
+    env |= dict.fromkeys(names, str(threads))  # read as torch is loaded
     own = {name: value for name, value in values.items() if name not in SETTINGS}
     with (
         tempfile.TemporaryDirectory() as cwd, tempfile.TemporaryDirectory() as near,
@@ -178,7 +176,7 @@ def apart(paths: Sequence[Path]) -> list[Path]:
 
 
 def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] = {}) -> list[Execution]:
-    """Execute notebooks into runs/<time>/ with metrics.json and index.html; runs/latest points at it.
+    """Execute notebooks into runs/<time>/, to which runs/latest points, with metrics.json and `report`.
 
     One that fails does not stop the others. InputError, before any starts, for parameters or code."""
     for path in paths:
@@ -206,22 +204,22 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
     return done
 
 
-def headlines(executions: Sequence[Execution], most: int = 3) -> list[str]:
-    """Sentences of what was found, of notebooks as far apart as can be."""
+def headlines(executions: Sequence[Execution]) -> list[str]:
+    """Three sentences of what was found, of notebooks as far apart as can be."""
     rounds = chain(*zip_longest(*(done.findings for done in executions)))
     said = [sentences[0] for _, sentences in filter(None, rounds)]
-    return said[:: max(1, len(executions) // most)][:most]
+    return said[:: max(1, len(executions) // 3)][:3]
 
 
 def report(folder: Path, executions: Sequence[Execution], source: Path, origin: Mapping[str, object] = {}) -> Path:
     """A book: index.html, which is returned, a page for each executed notebook, and gallery.html.
 
     They allow no network, no script but ours. source: where the notebooks' links start; those to executed ones lead to
-    their pages. origin: what is said of the run."""
+    their pages. origin: of the run."""
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     pages = {f"{done.path.stem}.ipynb": f"{done.path.stem}.html" for done in executions}
-    chapters, alive, gallery, order = [], "", "", ["", *pages.values(), ""]
+    chapters, alive, gallery = [], "", ""
 
     def link(found):
         return f'href="{pages.get(found[1]) or Path(os.path.relpath(source / found[1], folder)).as_posix()}'
@@ -230,23 +228,21 @@ def report(folder: Path, executions: Sequence[Execution], source: Path, origin: 
         (folder / href).write_text(page.page(title, body, book=True, **more), encoding="utf-8")
         return folder / href
 
-    for place, done in enumerate(executions):
-        title, href, findings = done.path.stem, order[place + 1], done.findings
+    for done in executions:
+        title, href, findings = done.path.stem, f"{done.path.stem}.html", done.findings
         if done.path.exists():
             notebook = read(done.path)
             title, _, notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ").partition("\n")
             for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-                png, said = output.get("data", {}).get("image/png"), output.get("metadata", {}).get("image/png", {})
-                if png:  # and a view, which view.js brings to life
-                    alt, view = said.get("alt", title), said.get("view", {})
-                    html = page.figure(png, alt, view)
-                    alive = alive or html * (view.get("kind") == "live")
-                    gallery += f'<a href="{href}">{page.figure(png, alt)}</a>'
+                if png := output.get("data", {}).get("image/png"):  # and a view, which view.js brings to life
+                    said = {"alt": title, "view": {}} | output.metadata.get("image/png", {})
+                    html = page.figure(png, said["alt"], said["view"])
+                    alive = alive or html * (said["view"].get("kind") == "live")
+                    gallery += f'<a href="{href}">{page.figure(png, said["alt"])}</a>'
                     output["data"] = nbformat.from_dict({"text/html": html})
             body, made = exporter.from_notebook_node(notebook)
             body = re.sub(r'href="(?![a-z]+:|#|/)([^"#]+)', link, body)
-            near = {"before": order[place], "after": order[place + 2]}
-            write(href, title, body, css=made["inlining"]["css"][0], findings=findings, **near)
+            write(href, title, body, css=made["inlining"]["css"][0], findings=findings)
         limit = next((one for _, some in findings for one in some if LIMIT.search(one)), "")
         chapters.append((href, title, done.error, findings, limit))
     write("gallery.html", "Every figure", f'<div class="gallery">{gallery}</div>')
@@ -273,7 +269,7 @@ def best(table: pd.DataFrame, varied: Sequence[str], by: str = "") -> str:
     low, by = by.startswith("-"), by.removeprefix("-") or next((name for name in table if "ndcg" in name), "")
     groups = [name for name in varied if name != "seed"] or ["seed"]
     if by not in table or by in groups:
-        return f"No run has the figure {by!r}{did_you_mean(by, table)}, so none is the best." if by else ""
+        return f"No run has the figure {by!r}{did_you_mean(by, table)}." if by else ""
     means = table.groupby(groups, dropna=False)[by].agg(mean="mean", runs="count").sort_values("mean", ascending=low)
     return f"{by}, the best first:\n{means.head().to_string(float_format='%.4f')}"
 
@@ -289,8 +285,8 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
     """Run combinations that are not finished, `jobs` at a time; they share the cores.
 
     By folder, <out>/<hash of the code>/<parameters>: "finished", "finished before" or why it failed; out/results.csv
-    has a row of each finished one, after an interrupt, too. by: of `best`. InputError for a grid that does not fit, a
-    foreign results.csv, and during another sweep."""
+    has a row of each finished one. by: of `best`. InputError for a grid that does not fit, a foreign results.csv, and
+    during another sweep."""
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     code, results = code_hash(notebook), out / "results.csv"

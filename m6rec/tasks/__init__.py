@@ -1,1 +1,0 @@
-"""What a model is asked: a task is one object with its examples, its metric and a baseline."""

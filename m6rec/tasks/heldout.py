@@ -58,7 +58,7 @@ class ColdStart:
 
     @classmethod
     def drawn(cls, data: Dataset, share: float = 0.1, seed: int = 0) -> "ColdStart":
-        """Hold out a random share of the items."""
+        """A random share of the items."""
         return cls(data, np.random.default_rng(seed).permutation(data.n_items)[: round(share * data.n_items)])
 
     @property
@@ -126,9 +126,8 @@ def mean_logits(model: M6Rec, trial: ColdStart, drop: tuple[str, ...] = ()) -> t
 
 
 def weights_by_dropping(model: M6Rec, trial: ColdStart) -> Array:
-    """Each modality's weight for validation users: (U, M), rows sum to 1.
-
-    The standard deviation over items of the change that dropping it makes, over the mean user's."""
+    """Each modality's weight for validation users (U, M): the standard deviation over items of the change that dropping
+    it makes, over the mean user's; rows sum to 1."""
     before = mean_logits(model, trial)
     change = torch.stack([(mean_logits(model, trial, (m,)) - before).std(1) for m in MODALITIES], 1)
     change /= change.mean(0).clamp(min=1e-9)
@@ -178,9 +177,8 @@ def causes_found(model: M6Rec, shop: Bazaar, explainers: Mapping[str, Explainer]
 
 
 def bayes_optimal(shop: Bazaar, events: Array) -> tuple[Array, Array]:
-    """As `causes_found`, the likeliest event or field given all true vectors and the purchase; its probability.
-
-    The upper bound: taste, the last purchase and the request influence every choice, so even this is often wrong."""
+    """As `causes_found`, the upper bound: the likeliest event or field given all true vectors and the purchase; its
+    probability."""
     stored = shop.truth.events.iloc[events]
     ways = [cause.which if cause.kind in ("event", "request") else None for cause in bazaar.CAUSES]
     posterior = np.where([way is not None for way in ways], shop.ceiling.causes(shop.data.targets(events)), -1)

@@ -11,7 +11,7 @@ import torch
 
 from m6rec.config import Array
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.data.prompts import HISTORY, Domain, item
+from m6rec.data.prompts import Domain, item
 from m6rec.data.text import PAD, Prompt, pad
 from m6rec.evaluate import evaluate
 from m6rec.generate import write
@@ -23,14 +23,10 @@ from m6rec.train.text import SOURCE, Backbone, fine_tune
 PASSES, SCRATCH_RATE = 10, 3e-3
 SMALL, SMALL_RATE, RATE = 30, 3e-4, 1e-3  # with fewer examples, smaller steps
 
-CANDIDATES_CHUNK = 512
-CITED = 4  # words by which an explanation names an event
 NEW = "it is new"
 OFFERS = "how about"
 QUERY_WORDS = 2
 WRITTEN = 10  # items that are written of what may be next
-
-# ---- ranking
 
 
 @torch.no_grad()
@@ -43,7 +39,7 @@ def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]
     cache = network(source, torch.tensor([given[:-1]], dtype=torch.long), logits=False).cache
     rows = torch.from_numpy(pad([(given[-1], *tokenizer.segment(words)) for words in candidates]))  # (N, T)
     means = []
-    for part in rows.to(network.device).split(CANDIDATES_CHUNK):
+    for part in rows.to(network.device).split(512):
         token = part[:, 1:]  # (n, T - 1)
         log_prob = network.decode_step(part[:, :-1], cache).logits.log_softmax(-1)
         log_prob = log_prob.gather(-1, token[..., None])[..., 0]
@@ -51,9 +47,9 @@ def log_likelihood(backbone: Backbone, prompt: Prompt, candidates: Sequence[str]
     return torch.cat(means).cpu().numpy()
 
 
-def target_prompts(domain: Domain, users: Targets, history: int = HISTORY) -> list[Prompt]:
+def target_prompts(domain: Domain, users: Targets) -> list[Prompt]:
     """What stands before each target."""
-    return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events, history)]
+    return [one._replace(target=one.target[:-1]) for one in domain.prompts(users.events)]
 
 
 class Likelihood:
@@ -79,15 +75,15 @@ class DotProduct:
     name = "zero-shot, dot product"
 
     @torch.no_grad()
-    def __init__(self, backbone: Backbone, domain: Domain, *, history: int = HISTORY):
-        self.backbone, self.domain, self.history = backbone, domain, history
+    def __init__(self, backbone: Backbone, domain: Domain):
+        self.backbone, self.domain = backbone, domain
         tokens = torch.from_numpy(pad([backbone.tokenizer.ids(words) for words in domain.items]))
         self.items = text_vectors(backbone.network, tokens.to(backbone.network.device))  # (N, D)
 
     @torch.no_grad()
     def scores(self, users: Targets) -> torch.Tensor:
         network, tokenizer = self.backbone.network, self.backbone.tokenizer
-        prompts = target_prompts(self.domain, users, self.history)
+        prompts = target_prompts(self.domain, users)
         source = torch.from_numpy(tokenizer.encode(prompts, SOURCE).source)
         given = torch.from_numpy(pad([tokenizer.given(prompt.target) for prompt in prompts]))
         return network.read(source, given) @ self.items.T
@@ -113,9 +109,6 @@ def ranking(model: object, data: Dataset, rows: Array, others: Array, k: int = 1
     near = evaluate(model, data, split=data.split()._replace(test=rows), k=k).per_user["hit"].to_numpy(float)
     scores = torch.as_tensor(model.scores(targets)).cpu().numpy()
     return {"retrieval": near, "scoring": np.sign(scores[line, targets.items] - scores[line, others]) / 2 + 0.5}
-
-
-# ---- writing
 
 
 class Task(NamedTuple):
@@ -150,7 +143,7 @@ def tasks(
 
 
 def explanation(domain: Domain, rows: Array, features: Collection[str]) -> Task:
-    """What an item shares with an earlier purchase, as in "silk as in silk bag party bold": true or not."""
+    """What an item shares with an earlier purchase, as in "silk as in silk bag party bold"."""
     prompts = []
     for prompt in domain.prompts(rows, 5, in_source=True):
         prompt = prompt._replace(candidate=prompt.target[-1])
@@ -163,7 +156,7 @@ def explanation(domain: Domain, rows: Array, features: Collection[str]) -> Task:
 
 def reasons(prompt: Prompt, features: Collection[str]) -> dict[str, bool]:
     """Sentences of a candidate's feature and an earlier purchase, the last first -> whether it has it, too."""
-    events = [event.split()[:CITED] for event in reversed(prompt.history)]
+    events = [event.split()[:4] for event in reversed(prompt.history)]
     pairs = ((word, event) for event in events for word in _noticed(prompt.candidate, features))
     found = {" ".join([word, "as in", *event]): word in event for word, event in pairs}
     return found | {NEW: not any(found.values())}

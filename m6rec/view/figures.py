@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown
-from matplotlib import collections, colormaps, colors, font_manager, patches, rc_context, rcParams
+from matplotlib import collections, colors, font_manager, rc_context, rcParams
 from matplotlib.figure import Axes, Figure
 from PIL import Image
 
@@ -34,7 +34,6 @@ from m6rec.view import page
 from m6rec.view.front import Front
 
 LINES = ("#006BA4", "#FF800E", "#595959", "#5F9ED1", "#C85200", "#898989", "#A2C8EC", "#FFBC79")  # colour-blind safe
-MARKERS = "osd^vPX*"
 LARGEST = 40  # inches a side: 60 MB of pixels
 CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "PingFang SC",
            "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Droid Sans Fallback")  # fmt: skip
@@ -95,7 +94,7 @@ def canvas(
 ) -> tuple[Figure, object]:  # fmt: skip
     """A figure and its axes (one, or an array), in inches. bare: without ticks and frames.
 
-    margins: left, right, bottom, top; fixed ones halve the time of a redraw."""
+    margins: left, right, bottom, top."""
     figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
     axes = figure.subplots(rows, columns, **options)
     if margins:
@@ -124,9 +123,9 @@ def finish(
 def speak(lang: str) -> None:
     """A notebook's titles, labels and rendered Markdown in a language of notebooks/lang; "en": as they are written."""
     folder = PACKAGE.parent / "notebooks" / "lang"
-    choose("lang", lang, known := ["en", *sorted(path.stem for path in folder.glob("*.json"))])
+    choose("lang", lang, ["en", *sorted(path.stem for path in folder.glob("*.json"))])
     _templates.clear()
-    if lang in known[1:]:
+    if lang != "en":
         _templates.update(json.loads((folder / f"{lang}.json").read_text(encoding="utf-8")))
     if shell := get_ipython():
         shell.display_formatter.formatters["text/markdown"].for_type(Markdown, lambda one: translated(one.data))
@@ -169,7 +168,7 @@ def curves(
     xscale="log"."""
     _, ax = canvas(8, 3.6)
     parts, style = {}, {"linestyle": "none", "markersize": 2, "alpha": 0.4} if dots else {"markersize": 4}
-    for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle(MARKERS)):
+    for (name, (x, y, *band)), colour, marker in zip(series.items(), cycle(LINES), cycle("osd^vPX*")):
         x, y = np.asarray(x), np.asarray(y, float)
         if y.ndim == 2:
             band, y = (y.min(1), y.max(1)), y.mean(1)
@@ -214,7 +213,6 @@ def contributions(scores: Array, labels: Sequence[str], title: str, *, show: int
     data = data.sort_values("contribution", key=abs, ascending=False, kind="stable", ignore_index=True)
     top = data["contribution"][:show]
     figure, ax = canvas(7.6, 1.2 + 0.28 * len(top), margins=(2.7, 0.5, 0.5, 0.4))
-    # The two ends of PuOr.
     bars = ax.barh(range(len(top)), top, color=["#b35806" if s >= 0 else "#542788" for s in top])
     ax.bar_label(bars, [f"{s:+.3f}" for s in top], fontsize=8, padding=2)
     ax.axvline(0, color="0.4", linewidth=0.8)
@@ -301,7 +299,6 @@ def beam_tree(
 
 
 NOTE = "where the model attended, which is not yet why"
-GROUPS = ("start", *TYPES, "target")
 MAX_NAMES = 60  # more cannot be read, and cost a second
 MAX_NUMBERS = 12  # columns whose cells have room for numbers
 MAX_TOKENS, MAX_WEIGHTS = 256, 2**21  # of a view: more cannot be read
@@ -311,9 +308,9 @@ VIEWS = {"heads": "head view", "tokens": "matrix", "target": "target", "groups":
 def heatmap(
     ax: Axes, table: Frame, top: float = 1.0, *, groups: Sequence = ((), ()), numbers=True, signed=False
 ) -> object:
-    """Colours from 0, or signed from -top, to top, NaN grey; few columns have numbers.
+    """Colours from 0, or signed from -top, to top, NaN grey; groups: of rows and columns, white lines between.
 
-    groups: of rows and columns, white lines between. Beyond MAX_NUMBERS columns the scale is a square root."""
+    Up to MAX_NUMBERS columns have numbers, more a square-root scale."""
     few, values = table.shape[1] <= MAX_NUMBERS, np.ma.masked_invalid(table.to_numpy(float))
     scale = colors.Normalize(-top, top) if signed else colors.PowerNorm(1 if few else 0.5, 0, top)
     image = ax.imshow(values, "PuOr_r" if signed else "cividis", scale, aspect="auto", interpolation="nearest")
@@ -340,11 +337,8 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
         heatmap(ax, table, groups=[range(n) if n <= MAX_NAMES else () for n in table.shape], numbers=False)
         ax.set_title(drawable(name, 40), fontsize=9)
-        ax.set_xlabel("key", fontsize=8)
     axes[0, 0].set_ylabel("query", fontsize=8)
-    ends = (1.0, "may attend"), (0.0, "masked")
-    handles = [patches.Patch(color=colormaps["cividis"](end), label=text) for end, text in ends]
-    figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    figure.supxlabel("key (yellow: may attend, dark blue: masked)", fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
@@ -428,7 +422,7 @@ def _table(record: Record, view: str, layer: int, head: int) -> tuple[Frame, Seq
     end = None if record.weights[..., -1, -1].any() else -1  # another model's may see itself
     names, types, weights = record.labels[:end], record.types[:end], record.weights[..., -1, :end]  # (L, H, n - 1)
     if view == "groups":
-        names = [t for t in dict.fromkeys((*GROUPS, *types)) if t in types]
+        names = [t for t in dict.fromkeys(("start", *TYPES, "target", *types)) if t in types]
         weights, types = np.stack([weights[..., np.array(types) == t].sum(-1) for t in names], -1), ()
     layers = [layer - 1] if layer else range(len(weights))
     heads = [head - 1] if head else range(weights.shape[1])
@@ -473,7 +467,7 @@ def image_rows(
 ) -> Picture:  # fmt: skip
     """Lines: name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
 
-    over: of some, patches' weights (columns, rows, columns of a grid), the more the brighter. `data`: the means."""
+    over: of some, patches' weights (columns, rows, columns of a grid). `data`: the means."""
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)

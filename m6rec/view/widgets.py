@@ -19,8 +19,6 @@ from m6rec.recommender import M6Rec, Person
 from m6rec.view.figures import NOTE, Picture, attention_map, beam_tree, rank_moves, translated, views_of
 from m6rec.view.front import Front
 
-BEAMS = (1, 2, 5, 10, 20, 50, 100)
-
 
 class Control(NamedTuple):
     """options: (name, value), of which one is taken; without them a flag is switched, or a text typed."""
@@ -32,11 +30,10 @@ class Control(NamedTuple):
 
     def encode(self, name: str, value: object) -> object:
         """The front end's value. InputError for one that is not there."""
-        if self.options:
-            for index, (_, option) in enumerate(self.options):
-                if np.ndim(value) == 0 and value == option and isinstance(value, bool) == isinstance(option, bool):
-                    return index
-        elif type(value) is type(self.value):
+        for index, (_, option) in enumerate(self.options):
+            if np.ndim(value) == 0 and value == option and isinstance(value, bool) == isinstance(option, bool):
+                return index
+        if not self.options and type(value) is type(self.value):
             return value
         fix = f"one of {', '.join(repr(o) for _, o in self.options)}" if self.options else "a value of its type"
         raise InputError(f"{name}={value!r} is not there: take {fix}.")
@@ -151,9 +148,8 @@ class HeadsAndLayers(Panel):
 
 @typed
 class BeamTree(Panel):
-    """How a list is generated: goto(digit=2) opens two digits, goto(beam=10) keeps ten nodes at each.
-
-    goto(place=3) follows the third of the list (0: none). Arguments as `recommend`."""
+    """How a list is generated: goto(digit=2, beam=10, place=3) opens two digits, keeps ten nodes at each, follows the
+    third of the list (0: none). Arguments as `recommend`."""
 
     def __init__(
         self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "The beam as a tree", **who: object
@@ -172,7 +168,7 @@ class BeamTree(Panel):
         def numbers(values):
             return [(str(value), value) for value in values]
 
-        wide = [b for b in BEAMS if b >= k] or [k]
+        wide = [b for b in (1, 2, 5, 10, 20, 50, 100) if b >= k] or [k]
         controls = {
             "digit": Control("digits", len(digits.widths), numbers(range(1, len(digits.widths) + 1))),
             "beam": Control("beam", min(wide, key=lambda b: abs(b - 50)), numbers(wide)),
@@ -182,14 +178,14 @@ class BeamTree(Panel):
 
 
 def field_controls(model: M6Rec, context: Context) -> dict[str, Control]:
-    """Of request, then profile; code 0: not known."""
+    """Of request, then profile."""
     request, profile = model.fields.request, model.fields.profile
     names = [f.name for f in request]
     names += [f"profile_{f.name}" if f.name in names else f.name for f in profile]
     codes, controls = [*context.request[0, 0].tolist(), *context.profile[0].tolist()], {}
     for name, field, given in zip(names, (*request, *profile), codes, strict=True):
-        words = (field.describe(code).removeprefix(f"{field.name} ") for code in range(field.size))
-        controls[name] = Control(field.name, given, [(word, code) for code, word in enumerate(words)])
+        words = [(field.describe(code).removeprefix(f"{field.name} "), code) for code in range(field.size)]
+        controls[name] = Control(field.name, given, words)
     return controls
 
 
@@ -197,8 +193,7 @@ def field_controls(model: M6Rec, context: Context) -> dict[str, Control]:
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
-    Values and arguments as `recommend`, None for unknown. without_3: without the third event read (1: the oldest). add:
-    an id or title that comes last."""
+    Values and arguments as `recommend`. without_3: without the third event (1: the oldest). add: what comes last."""
 
     def __init__(self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object):
         self.model, self.person, self.k = model, model.person(user, **who), k
@@ -249,7 +244,7 @@ class ContextWhatIf(Panel):
 def live(
     model: M6Rec, user: object = None, *, k: int = 10, title: str = "A recommender in this page", **who
 ) -> Picture:
-    """The dense list, computed in the page itself: there the reader chooses history, request and profile.
+    """The dense list, computed in the page itself, where history, request and profile are chosen.
 
     Arguments as `recommend`. InputError for another `context_fusion` than "attention"."""
     if model.config.context_fusion != "attention":
