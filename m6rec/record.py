@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from m6rec.cache import PACKAGE, code_key, whole
-from m6rec.config import Array, InputError, typed
+from m6rec.config import Array, Frame, InputError, typed
 from m6rec.evaluate import mean_interval, ratio_interval
 
 _in_memory: "dict[str, Figure]" = {}
@@ -98,6 +99,13 @@ def measured(notebook: str) -> dict[str, Figure]:
         if name != "run":
             found[name] = Figure(name, **{key: value for key, value in figure.items() if key != "from"})
     return defaultdict(lambda: Figure("", np.nan, None, None, 0, 0), found)
+
+
+def tabled(figures: Mapping[str, Figure], *starts: str) -> Frame:
+    """Those whose names begin so, largest first, under what follows the second dot."""
+    rows = {n.split(".", 2)[2].replace("_", " "): f[1:7] for n, f in figures.items() if n.startswith(starts)}
+    columns = ["value", "low", "high", "n", "seeds", "what"]
+    return Frame.from_dict(rows, "index", columns=columns).sort_values("value", ascending=False)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -32,7 +32,9 @@ from m6rec.runs.execute import Execution, apart, execute, find, read, side_by_si
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = ("commit", "dirty", "code_hash", "command", "date", "scale")  # of a committed figure
-OUTSIDE = re.compile(r"recbole|rectools|tiger|^live|view\.[hrk]")  # other programs' rows keep their own commit and date
+OUTSIDE = re.compile(
+    r"recbole|rectools|tiger|^time_to|^live|view\.[hrk]"
+)  # other programs' rows keep their own commit and date
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HEAD = """# Every measured figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -24,17 +25,20 @@ from m6rec.runs.execute import read
 
 FIRST = ("device", "outputs", "execute", "browser", "sweep", "training", "results", "weights", "bench", "arguments",
          "sampled", "install", "sequential", "golden", "cuda")  # fmt: skip
+MODEL = re.compile(r".*\[0[01349]_.*")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that both workers end together. One takes a whole file, but single notebooks."""
+    """The longest files first, so that both workers end together. One takes a whole file, but single notebooks.
+
+    Notebooks that train one model are taken by one worker: the other would wait for it."""
     first = [f"test_{name}.py" for name in FIRST]
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
-        group = item.name if item.path.name == "test_outputs.py" else item.path.name
+        group = item.path.name if item.path.name != "test_outputs.py" else MODEL.sub("one model", item.name)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

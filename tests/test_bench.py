@@ -18,9 +18,10 @@ import m6rec
 from m6rec import baselines
 from m6rec.config import InputError
 from m6rec.data.dataset import Dataset, Targets
-from m6rec.evaluate import Interpolation, Precomputed, leaks
+from m6rec.evaluate import Interpolation, Precomputed, compare, leaks
 from m6rec.generate import generate
 from m6rec.model.tree import build_tree
+from m6rec.record import recorded, tabled
 from m6rec.runs import bench as table
 from m6rec.runs.bench import SETTINGS
 from m6rec.tasks.heldout import ColdStart
@@ -48,6 +49,23 @@ def test_every_entry_gets_a_row_on_the_same_targets_and_says_what_it_reads(bench
     dense = m6rec.evaluate(bench.model("history", 0).scorer("dense"), bench.data)
     assert rows.loc["history", "ndcg@10"] != found.rows.loc["dense", "ndcg@10"] == dense.metrics["ndcg@10"]
     assert (found.rows["low"] <= found.rows["ndcg@10"]).all() and (found.rows["ndcg@10"] <= found.rows["high"]).all()
+
+
+def test_a_table_records_its_rows_with_what_they_read_and_a_search_what_it_took(bench, monkeypatch, tmp_path):
+    monkeypatch.setenv("M6REC_RECORD", str(file := tmp_path / "figures.json"))
+    found = table.bench({name: bench.entries[name] for name in ("popularity", "markov")}, bench.data)
+    shown = found.record("bench.toy.ndcg10")
+    assert shown["markov"].label == "ids" and shown["markov"].value == found.rows.loc["markov", "ndcg@10"]
+    trials = pd.DataFrame({"settings": [{"width": 8}, {"width": 4}], "validation": [0.2, 0.1], "seconds": [3.0, 4.0]})
+    took = table.record_search("bench.toy.search.m6rec", trials)
+    assert took.value == 7 and took.label == "s, 2 trials; best 0.2000 on validation: width 8"
+    against = compare(found.per_user["markov"]["ndcg"], {"popularity": found.per_user["popularity"]["ndcg"]})
+    table.record_differences("bench.toy.over", against)
+    at, rows = recorded(file), tabled(recorded(file), "bench.toy.ndcg10.", "bench.toy.over.")
+    assert at["bench.toy.over.popularity"].value == against.loc["popularity", "difference"]
+    assert f"Holm {against['holm_low'].iloc[0]:.4f} to" in rows.loc["over.popularity", "what"]
+    assert {"ndcg10.markov", "ndcg10.popularity", "over.popularity"} == {*rows.index}
+    assert rows["value"].is_monotonic_decreasing and tabled(recorded(file), "none.").empty
 
 
 def test_a_model_of_ones_own_and_a_data_set_without_times_are_added_in_a_line(tmp_path, monkeypatch):

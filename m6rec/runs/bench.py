@@ -21,6 +21,7 @@ from m6rec.data.dataset import Split
 from m6rec.data.text import words
 from m6rec.evaluate import Interpolation, evaluate, mean_interval, mid_ranks, ndcg, scored
 from m6rec.model.tree import DigitDecoder, Tree, widths_for
+from m6rec.record import Figure, record
 from m6rec.train.fit import Log
 
 SETTINGS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -39,6 +40,11 @@ class Entry(NamedTuple):
 class Table(NamedTuple):
     rows: Frame
     per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
+
+    def record(self, start: str, column: str = "ndcg") -> dict[str, Figure]:
+        """Each row's, with what it reads."""
+        rows = self.per_user.items()
+        return {n: record(f"{start}.{n}", per_user=v[column], label=self.rows["inputs"][n]) for n, v in rows}
 
 
 def bench(
@@ -241,6 +247,20 @@ class Bench:
         if at["content"]:
             parts.append((wrapped(self._near(at["neighbours"])), at["content"]))
         return baselines.Mixture(parts)
+
+
+def record_search(name: str, trials: Frame) -> Figure:
+    """Its seconds; with what was tried and taken."""
+    best = ", ".join(f"{key} {value}" for key, value in trials["settings"].iloc[0].items())
+    took = f"s, {len(trials)} trials; best {trials['validation'].iloc[0]:.4f} on validation: {best}"
+    return record(name, value=trials["seconds"].sum(), label=took)
+
+
+def record_differences(start: str, against: Frame) -> None:
+    """Of `compare`."""
+    for name, row in against.iterrows():
+        holm = f"Holm {row.holm_low:.4f} to {row.holm_high:.4f}, p {row.p_holm:.3f}, detectable {row.detectable:.4f}"
+        record(f"{start}.{name}", value=row["difference"], split="test", label=holm)
 
 
 def _log(model: Any) -> Log:
