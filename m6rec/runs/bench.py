@@ -139,6 +139,7 @@ class Bench:
         """Ours, pretrained and fine-tuned."""
         model = self.trained("m6rec", inputs, seed)
         tuned, tuned.stages, tuned.network = copy.copy(model), {**model.stages}, copy.deepcopy(model.network)
+        tuned.config = dataclasses.replace(model.config, **SETTINGS["digits"])
         tuned.fine_tune(keep=True)
         return tuned
 
