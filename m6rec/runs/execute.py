@@ -143,7 +143,7 @@ def execute(
         tempfile.TemporaryDirectory() as cwd, tempfile.TemporaryDirectory() as near,
         log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env),
     ):  # fmt: skip
-        # Kernels that start together race for ports; the path of a socket has at most 103 characters.
+        # Not ports, for which kernels race; a socket's path has at most 103 characters.
         sockets = {"KernelManager": {"transport": "ipc", "ip": f"{near}/kernel"}} if len(near) < 90 else {}
         try:
             papermill.execute_notebook(
