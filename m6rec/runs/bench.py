@@ -150,9 +150,9 @@ class Bench:
     def search(self, name: str, inputs: str = "ids", n: int = 20, epochs: Sequence[int] = (4, 12, 100)) -> Frame:
         """Successive halving (Jamieson & Talwalkar 2016) of n settings, `carried_over` and published ones among them.
 
-        All train for epochs[0], the best third for epochs[1], and so on. What is carried over always stays: it may start
-        slowly. Rows, best first, which is taken: trial, settings, epochs, validation (the best epoch's NDCG@10), seconds
-        of all its trainings, which are kept."""
+        All train for epochs[0], the best third for epochs[1], and so on. What is carried over always stays: it may
+        start slowly. Rows, best first, which is taken: trial, settings, epochs, validation (the best epoch's NDCG@10),
+        seconds of all its trainings, which are kept."""
         rng, first = np.random.default_rng(0), self.carried_over(name)
         starts = [first, *(one for one in self.published[name] if one != first)]
         space = SETTINGS["space"] | SETTINGS["space_of"][name]
