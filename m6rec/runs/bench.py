@@ -42,7 +42,7 @@ class Table(NamedTuple):
     per_user: dict[str, dict[str, Array]]  # name -> column of `Evaluation.per_user` -> (seeds, U)
 
     def record(self, start: str, column: str = "ndcg") -> dict[str, Figure]:
-        """Each row's, with what it reads."""
+        """Of each row."""
         rows = self.per_user.items()
         return {n: record(f"{start}.{n}", per_user=v[column], label=self.rows["inputs"][n]) for n, v in rows}
 

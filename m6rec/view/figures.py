@@ -351,16 +351,17 @@ def attention_rows(
     A table of `m6rec.explain.inside` brings its own note, unit and sign."""
     if table.attrs:
         return attention_rows(Frame(table.to_numpy(), table.index, table.columns), title, types, **table.attrs)
-    below, left = (0.3 + 0.067 * min(30, max(map(len, names))) for names in (table.columns, table.index))  # inches
+    rows, columns = ([*map(plain, names)] for names in (table.index, table.columns))
+    below, left = (0.3 + 0.067 * min(30, max(map(len, names))) for names in (columns, rows))  # inches
     figure, ax = canvas(8, below + 0.8 + 0.26 * min(30, len(table)), margins=(left, 0.65, below, 0.5))
     square = int(table.index.equals(table.columns))
-    top = _top(table.iloc[square:].abs())  # the first token sees nothing but itself
+    top = _top(table.iloc[square:].abs())  # the first token sees itself
     image = heatmap(ax, table, top, groups=(types if square else (), types), signed=signed)
     bar = ax.inset_axes((1.02, 0, 0.016, 1))
     more = "max" if np.nanmax(table) > top else "neither"
     figure.colorbar(image, cax=bar, extend=more).ax.tick_params(labelsize=7)
     alt = f"{len(table)} rows, {table.shape[1]} columns: {note}."
-    names = {"rows": [*map(plain, table.index)], "columns": [*map(plain, table.columns)], "types": [*types] or None}
+    names = {"rows": rows, "columns": columns, "types": [*types] or None}
     spec = {"kind": "heat", **names, "unit": unit, "folded": _folded(table.columns), **page.encode(table, signed)}
     return finish(ax, title, table, f"Attention, {alt}" if note == NOTE else alt, f"\n({note})", spec)
 
