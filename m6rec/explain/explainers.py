@@ -373,7 +373,7 @@ def leave_one_out(model, context, item, against=None) -> Array:
 def _removed(
     model: Model, context: Context, items: Sequence[int], against: int | None = None, vectors: Tensor | None = None
 ) -> tuple[Array, Array, Array]:
-    """What scores (I,) lose without each token (I, n - 1), and without all (I,); and they."""
+    """What scores (I,) lose without each token (I, n - 1), and without all (I,); the scores."""
     n = len(tokens(context)[0])
     eye = np.eye(n, dtype=bool)
     logits = logits_of(model, context, np.stack((eye.any(0), eye[0], *~eye)), vectors)
