@@ -19,6 +19,7 @@ from m6rec.explain.explainers import Record, capture, one
 from m6rec.record import record
 from m6rec.runs.execute import Execution, report
 from m6rec.view import page
+from m6rec.view.figures import image_rows
 from m6rec.view.widgets import HeadsAndLayers, live
 
 CI = bool(os.environ.get("CI"))  # there, what is skipped has failed
@@ -331,6 +332,36 @@ def test_every_view_passes_axe_fits_its_width_and_is_kept_as_a_picture(opened, w
         assert serious(shown.page) == []
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
         shown.page.screenshot(path=PICTURES / f"{name}_{width}_{theme}.png", full_page=True)
+    assert (shown.outside, shown.dialogs, shown.errors) == ([], [], [])
+
+
+@pytest.mark.parametrize(("width", "theme"), [(400, "dark"), (1280, "light")])
+def test_patches_under_a_word_are_seen_by_keyboard_and_by_mouse(opened, tmp_path, width, theme):
+    rng = np.random.default_rng(0)
+    over = {
+        "photo": rng.dirichlet(np.ones(16), 3).reshape(3, 4, 4) / 2,
+        "sound": rng.dirichlet(np.ones(8), 3)[:, None] / 4,
+    }
+    rows = {"photo": ("image", [rng.random((28, 28))] * 3), "sound": ("sound", [rng.random((32, 32))] * 3)}
+    picture = image_rows(rows, HOSTILE[0], below=[*HOSTILE[:2], "shoe"], over=over)
+    path = picture.save(tmp_path / "a.html")
+    shown = opened(path, viewport={"width": width, "height": 800}, color_scheme=theme)
+    host = host_of(shown)
+    said, first = host.locator(".read"), host.get_by_role("listbox").locator("li")
+    assert moves(shown, host, keys(host, "End", part="ul"))
+    at = int(over["photo"][2].argmax())
+    assert (
+        said.inner_text().startswith("shoe attends to: ")
+        and f"photo row {at // 4 + 1} column {at % 4 + 1} " in said.inner_text()
+    )
+    assert moves(shown, host, lambda: host.locator("canvas").first.hover(position={"x": 5, "y": 5}))
+    assert said.inner_text().startswith("photo row 1 column 1 is attended to by: ")
+    assert float(first.nth(2).locator(".n").inner_text()) == pytest.approx(over["photo"][2, 0, 0], abs=0.005)
+    shown.page.mouse.move(2, 2)
+    assert moves(shown, host, first.nth(1).click)
+    assert first.nth(1).get_attribute("aria-selected") == "true"
+    assert serious(shown.page) == [] and shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    shown.page.screenshot(path=PICTURES / f"patches_{width}_{theme}.png", full_page=True)
     assert (shown.outside, shown.dialogs, shown.errors) == ([], [], [])
 
 

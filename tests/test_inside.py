@@ -135,6 +135,6 @@ def test_an_esasrec_shows_its_attention_and_what_has_none_is_refused():
     assert look.weights.shape[:2] == (2, 2) and not np.triu(look.weights[0, 0], 1).any()
     np.testing.assert_allclose(look.logits, model.scores(users)[0], atol=1e-5)
     assert HeadsAndLayers(look).data.shape == (len(look.labels),) * 2
-    for other, said in ((GRU4Rec, "GRU4Rec has no attention"), (SASRec, "layers of SASRec return no attention")):
+    for other, said in ((GRU4Rec, "GRU4Rec has no attention"), (SASRec, "SASRec has no attention")):
         with pytest.raises(InputError, match=said):
             capture_sequential(other(config).fit(data, data.split()), users)

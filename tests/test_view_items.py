@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
+from PIL import Image
 
 import m6rec
 from m6rec.data import image
@@ -44,6 +48,23 @@ def test_weights_of_patches_lie_over_the_lines_that_have_them():
     first, second = picture.figure.axes[0].images
     assert first.get_extent() == second.get_extent() and second.norm.vmax == grid.max()
     assert len(picture.figure.axes[2].images) == 1
+
+
+def test_a_view_of_patches_has_each_columns_weights_and_the_picture_as_it_is_drawn():
+    rng = np.random.default_rng(0)
+    photo, mel, grid, frames = rng.random((28, 28)), rng.random((32, 32)), rng.random((2, 4, 4)), rng.random((2, 1, 8))
+    rows = {"photo": ("image", [photo] * 2), "sound": ("sound", [mel] * 2)}
+    over = {"photo": grid, "sound": frames}
+    spec = figures.image_rows(rows, "Words", below=["<b>", "$x$"], over=over).spec
+    code = np.frombuffer(base64.b64decode(spec["q"]), np.uint8).astype(float)
+    found = spec["top"] * (code / 254) ** 2
+    np.testing.assert_allclose(found.reshape(2, 24), np.hstack([grid.reshape(2, 16), frames[:, 0]]), atol=0.01)
+    assert spec["tokens"] == ["<b>", "$x$"] and [part["grid"] for part in spec["pictures"]] == [(4, 4), (1, 8)]
+    held = [base64.b64decode(part["png"]) for part in spec["pictures"]]
+    shown, heard = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) / 255 for one in held)
+    np.testing.assert_allclose(shown[..., 0], photo, atol=0.01)
+    assert np.corrcoef(heard.sum(2).ravel(), mel[::-1].ravel())[0, 1] > 0.9  # low bands at the foot
+    assert figures.image_rows(rows, "Alone", below=["a", "b"]).spec is None
 
 
 def test_restored_patches_stand_in_the_gaps_and_nowhere_else():

@@ -197,7 +197,7 @@ class Reconstruction(NamedTuple):
     def errors(self, instead: Array | None = None) -> Array:
         """Mean squared error of masked patches (n,); of others `instead`."""
         error = ((self.true - (self.predicted if instead is None else instead)) ** 2).mean(-1)
-        return (error * self.masked).sum(1) / self.masked.sum(1)
+        return np.average(error, 1, self.masked)
 
 
 @torch.no_grad()
@@ -243,11 +243,11 @@ def _untold(model: Model, items: Array) -> Features:
     return content._replace(text=gap).to(model.device)
 
 
-def distinctive(texts: Sequence[str], groups: Array, show: int = 3, least: int = 8) -> pd.Series:
+def distinctive(texts: Sequence[str], groups: Array, show: int = 3) -> pd.Series:
     """A group's words of highest share · log(share / overall share): group -> "a, b, c".
 
-    groups: (N,) of the texts (N,). least: items that have a word."""
-    counter = CountVectorizer(analyzer=words, binary=True, min_df=least)
+    groups: (N,) of the texts (N,)."""
+    counter = CountVectorizer(analyzer=words, binary=True, min_df=8)
     held = counter.fit_transform(texts).toarray().astype(float)  # (N, words)
     shares = {group: held[groups == group].mean(0) for group in np.unique(groups)}
     weights = {group: share * np.log(share.clip(min=1e-9) / held.mean(0)) for group, share in shares.items()}
@@ -255,7 +255,7 @@ def distinctive(texts: Sequence[str], groups: Array, show: int = 3, least: int =
     return pd.Series({group: ", ".join(names[np.argsort(-w)[:show]]) for group, w in weights.items()})
 
 
-MAX_PAIRS = 2**22  # token pairs at a time: about 400 versions of a history of 100
+MAX_PAIRS = 2**22  # token pairs at a time
 MAX_CAUSES = 3  # that a sentence names
 WEAKEST = 0.1  # of the strongest cause's effect, to be named
 ENOUGH = 0.2  # coverage that is evidence

@@ -194,8 +194,9 @@ def capture_sequential(baseline: object, users: Targets) -> Record:
 
     InputError for what has no attention, and for a target without a past."""
     name, network, seen = type(baseline).__name__, baseline.network, []
-    if network is None or not hasattr(network, "layers"):
-        raise InputError(f"{name} has no attention to show: fit an ESASRec first.")
+    lacks = InputError(f"{name} has no attention to show: fit an ESASRec first.")
+    if not hasattr(network, "layers"):
+        raise lacks
     data, device, codes = users.data, next(network.parameters()).device, encode_events(users.data, baseline.fields)
     context = one(target_context(data, codes, users.events[:1], baseline.config.history - 1)).to(device)
     if int(context.position) == 0:
@@ -205,7 +206,7 @@ def capture_sequential(baseline: object, users: Targets) -> Record:
     with asking, layers.register_forward_hook(lambda *call: seen.extend(call[-1].weights)):
         state = baseline.states(network, context)[:, 0]
     if seen[0] is None:
-        raise InputError(f"the layers of {name} return no attention: take an ESASRec.")
+        raise lacks
     titles = data.items["title"].iloc[context.item[0].tolist()].tolist()
     types = [*["history"] * (len(titles) - 1), "target"]
     logits = baseline.rank(network, state, users)[0].cpu().numpy()

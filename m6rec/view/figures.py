@@ -2,7 +2,6 @@
 
 Layers and heads count from 1; 0 is the mean over all."""
 
-import base64
 import io
 import json
 import logging
@@ -42,7 +41,7 @@ _templates: dict[str, str] = {}  # with # for every number -> in the chosen lang
 
 
 class Picture(NamedTuple):
-    """A figure that a cell shows as a PNG; where scripts run, an exported page shows the view of its spec instead."""
+    """A PNG in a cell; where scripts run, an exported page shows the view of its spec instead."""
 
     figure: Figure
     data: Frame
@@ -61,20 +60,20 @@ class Picture(NamedTuple):
         return png.getvalue()
 
     def save(self, path: str | Path) -> Path:
-        """A vector figure (.svg, .pdf), a .png, or a page (.html) that needs no other file and no network."""
+        """A vector figure (.svg, .pdf), a .png, or a page (.html) that needs no other file."""
         path = Path(path)
         choose("suffix", path.suffix, (".svg", ".pdf", ".png", ".html"))
         if path.suffix == ".html":
-            body = page.figure(base64.b64encode(self.png()).decode(), plain(self.alt, 400), self.spec)
+            body = page.figure(page.base64(self.png()), plain(self.alt, 400), self.spec)
             path.write_text(page.page(plain(self.alt), body, "body { max-width: 100rem !important }"), encoding="utf-8")
         else:  # texts stay texts, and the same figure is the same file
             with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "m6rec"}):
-                date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
+                date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
                 self.figure.savefig(path, dpi=192, bbox_inches=self.trim, metadata=date)
         return path
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
-        shown = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": repr(self)}
+        shown = {"image/png": page.base64(self.png()), "text/plain": repr(self)}
         if not self.spec:
             return shown, {"image/png": {"alt": self.alt}}
         return Front(spec=self.spec, values=self.spec.get("values", {})).beside(shown, self.alt)
@@ -121,7 +120,7 @@ def finish(
 
 
 def speak(lang: str) -> None:
-    """A notebook's titles, labels and rendered Markdown in a language of notebooks/lang; "en": as they are written."""
+    """Titles, labels and rendered Markdown in a language of notebooks/lang, or as they are written ("en")."""
     folder = PACKAGE.parent / "notebooks" / "lang"
     choose("lang", lang, ["en", *sorted(path.stem for path in folder.glob("*.json"))])
     _templates.clear()
@@ -143,7 +142,7 @@ def drawable(text: object, length: int = 160) -> str:
     return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
 
-# After the usual font, one that has Chinese characters. It may have no bold face, and matplotlib need not say so.
+# After the usual font a Chinese one. It may have no bold face, and matplotlib need not say so.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _installed = {font.name for font in font_manager.fontManager.ttflist}
 rcParams["font.family"] = [*rcParams["font.family"], *[name for name in CHINESE if name in _installed][:1]]
@@ -192,7 +191,7 @@ def curves(
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """The best MAX_NAMES, the first on top; `ours` have the first colour."""
+    """The best on top; `ours` have the first colour."""
     data = Frame([[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields)
     data = data.sort_values("value", kind="stable")
     shown = data[-MAX_NAMES:]
@@ -388,12 +387,11 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
 
 
 def _spec(record: Record) -> page.Spec:
-    """Of every view, which the front end draws from the same weights."""
+    """Of every view."""
     (layers, heads, n), signed = record.weights.shape[:3], bool(record.weights.min() < 0)
-    at_once = layers * heads * n * n
-    if n > MAX_TOKENS or at_once > MAX_WEIGHTS:
+    if n > MAX_TOKENS or record.weights.size > MAX_WEIGHTS:
         fix = f"take at most {MAX_TOKENS} and {MAX_WEIGHTS:,}, or fold earlier events with record.fold(recent=32)"
-        raise InputError(f"{n} tokens with {at_once:,} weights are too many to be drawn: {fix}.")
+        raise InputError(f"{n} tokens with {record.weights.size:,} weights are too many to be drawn: {fix}.")
     weights = np.where(absent(record.weights)[..., None], np.nan, record.weights)
     return {
         "kind": "attention", "tokens": [*map(plain, record.labels)], "types": record.types,
@@ -455,7 +453,7 @@ def _folded(labels: Sequence[str]) -> int:
 
 def _top(table: Frame) -> float:
     """The largest of unfolded tokens: a folded one would outshine them."""
-    single = [not label.endswith(" earlier events") for label in table.columns]
+    single = np.arange(table.shape[1]) != _folded(table.columns)
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
 
@@ -466,12 +464,13 @@ def image_rows(
     rows: Mapping[str, tuple[str, Sequence]], title: str, *, below: Sequence[str] = (),
     over: Mapping[str, Array] = {},
 ) -> Picture:  # fmt: skip
-    """Lines: name -> (modality, photographs or mel × frame); NaN is a gap. below: texts of the columns.
+    """Lines: name -> (modality, pictures or mel × frame); NaN is a gap. below: texts of the columns.
 
-    over: of some, patches' weights (columns, rows, columns of a grid). `data`: the means."""
+    over: of some, of one picture each, patches' weights (columns, rows, columns of a grid). `data`: the means."""
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
+    pictures = []
     for line, (name, (modality, images)) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(drawable(name, 40), rotation=0, ha="right", va="center", fontsize=9)
         for column, (ax, one) in enumerate(zip(line, images, strict=False)):
@@ -480,11 +479,18 @@ def image_rows(
             if name in over:
                 style = {"vmin": 0, "vmax": over[name].max(), "alpha": 0.6, "aspect": ax.get_aspect()}
                 ax.imshow(over[name][column], "viridis", extent=drawn.get_extent(), **style)
+        if name in over:
+            pixels = drawn.to_rgba(one, bytes=True)[:: -1 if drawn.origin == "lower" else 1]
+            Image.fromarray(pixels).save(png := io.BytesIO(), "png")
+            pictures.append({"type": name, "grid": over[name].shape[1:], "png": page.base64(png.getvalue())})
     for ax, text in zip(axes[-1], below, strict=False):
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
+    spec = {"kind": "overlay", "tokens": [*map(plain, below)], "pictures": pictures} if over and below else None
+    if spec:
+        spec |= page.encode(np.concatenate([grid.reshape(count, -1) for grid in over.values()], 1))
     data = Frame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
     named = f"Rows: {', '.join(rows)}; " if any(rows) else ""
-    return finish(figure, title, data, f"{named}{count} columns.")
+    return finish(figure, title, data, f"{named}{count} columns.", NOTE, spec)
 
 
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
@@ -498,7 +504,7 @@ def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture
     """Of each modality three items' patches."""
     rows = {}
     for modality, (true, predicted, masked) in pieces.items():
-        gap, whole = masked[..., None], {"image": image.unpatch, "sound": sound.unpatch}[modality]
+        gap, whole = masked[..., None], (sound if modality == "sound" else image).unpatch
         parts = {"visible": np.where(gap, np.nan, true), "reconstructed": np.where(gap, predicted, true), "true": true}
         rows |= {f"{modality}, {name}": (modality, whole(part[:3])) for name, part in parts.items()}
     return image_rows(rows, title)

@@ -37,7 +37,7 @@ export default { async render({ model, el }) {
         return {**self.spec, "values": self.values}
 
     def beside(self, shown: dict[str, object], alt: str) -> tuple[dict, dict]:
-        """A bundle: alive with a kernel, else its picture; its metadata bring it to life in an exported page."""
+        """A bundle: alive with a kernel and, by its metadata, in an exported page; else a picture."""
         live = self._repr_mimebundle_()
         return {**(live[0] if isinstance(live, tuple) else live), **shown}, {
             "image/png": {"alt": alt, "view": self.whole()}

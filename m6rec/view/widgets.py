@@ -1,8 +1,7 @@
-"""Views that can be touched: one front end (view.js) draws them in JupyterLab, in exports and in saved pages.
+"""Views that can be touched, which view.js draws in JupyterLab, in exports and in saved pages.
 
 Callbacks have their own lock and grad mode: JupyterLab's run on another thread. Data reach the page as text."""
 
-import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ from m6rec.data.context import Context
 from m6rec.data.dataset import REPEATS
 from m6rec.explain.explainers import Record, capture, one
 from m6rec.recommender import M6Rec, Person
+from m6rec.view import page
 from m6rec.view.figures import NOTE, Picture, attention_map, beam_tree, rank_moves, translated, views_of
 from m6rec.view.front import Front
 
 
 class Control(NamedTuple):
-    """options: (name, value), of which one is taken; without them a flag is switched, or a text typed."""
+    """options: (name, value); without them a flag is switched, or a text typed."""
 
     label: str
     value: object
@@ -61,7 +61,7 @@ class Panel:
         self.widget.observe(self._moved, names="values")
 
     def goto(self, **values: object) -> "Panel":
-        """Move controls, redraw once. InputError for an unknown one or value: nothing moves."""
+        """Redraws once. InputError for an unknown control or value: nothing moves."""
         with self._lock:
             codes = dict(self._codes)
             for name, value in values.items():
@@ -81,10 +81,10 @@ class Panel:
             self._picture = self._picture or self._draw(**self.values)
             return self._picture
 
-    data = property(lambda self: self.picture.data, doc="The table of what is shown.")
+    data = property(lambda self: self.picture.data)
 
     def save(self, path: str | Path) -> Path:
-        """See `Picture.save`."""
+        """As `Picture.save`."""
         return self.picture._replace(spec=self.widget.whole()).save(path)
 
     def read(self, name: str, value: object) -> object:
@@ -112,7 +112,7 @@ class Panel:
             self.widget.values, self.widget.error = dict(codes), ""
 
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
-        """Alive with a kernel; its metadata keep it alive in an exported page, elsewhere the picture stands."""
+        """Alive with a kernel and in an exported page; elsewhere the picture stands."""
         shown, _ = self.picture._replace(spec=None)._repr_mimebundle_()
         return self.widget.beside({**shown, "text/plain": repr(self)}, self.picture.alt)
 
@@ -132,9 +132,9 @@ class HeadsAndLayers(Panel):
         folded = record.fold(recent)
 
         def picture(view, layer, head):
-            where = f"layer {layer}" if layer else "all layers"
-            shown = "rollout" if view == "rollout" else f"{where}, {f'head {head}' if head else 'all heads'}"
-            drawn = attention_map(folded, f"{title}: {shown}", view, layer=layer, head=head)
+            at = [f"{name} {i}" if i else f"all {name}s" for name, i in (("layer", layer), ("head", head))]
+            shown = f"{title}: {view if view == 'rollout' else ', '.join(at)}"
+            drawn = attention_map(folded, shown, view, layer=layer, head=head)
             return drawn._replace(spec={**drawn.spec, "title": plain(self.title, 160)})
 
         layers, heads = ([(str(i or "mean"), i) for i in range(count + 1)] for count in record.weights.shape[:2])
@@ -193,7 +193,7 @@ def field_controls(model: M6Rec, context: Context) -> dict[str, Control]:
 class ContextWhatIf(Panel):
     """Change request, profile, modalities, history: goto(hour=21, age=34, mask_text=True, without_3=True, add="Fargo").
 
-    Values and arguments as `recommend`. without_3: without the third event (1: the oldest). add: what comes last."""
+    Values and arguments as `recommend`. without_3: without the third event. add: what comes last."""
 
     def __init__(self, model: M6Rec, user: object = None, *, k: int = 10, title: str = "What if?", **who: object):
         self.model, self.person, self.k = model, model.person(user, **who), k
@@ -257,7 +257,7 @@ def live(
     floats = torch.cat([part.cpu().float().flatten() for part in parts.values()]).numpy().tobytes()
     spec = {
         "kind": "live", "title": plain(title, 160), "note": "It scores all items. Nothing leaves the page.",
-        "floats": base64.b64encode(floats).decode(), "parts": [[name, part.numel()] for name, part in parts.items()],
+        "floats": page.base64(floats), "parts": [[name, part.numel()] for name, part in parts.items()],
         "heads": network.joint[0].heads, "recency": network.recency, "history": model.config.history, "k": k,
         "repeats": model.data.repeats >= REPEATS, "titles": [*map(plain, model.data.items["title"])], "events": events,
         "fields": [control.spec(name) for name, control in controls.items()], "requests": len(model.fields.request),
