@@ -54,7 +54,7 @@ def test_a_view_of_patches_has_each_columns_weights_and_the_picture_as_it_is_dra
     rng = np.random.default_rng(0)
     photo, mel, grid, frames = rng.random((28, 28)), rng.random((32, 32)), rng.random((2, 4, 4)), rng.random((2, 1, 8))
     rows = {"photo": ("image", [photo] * 2), "sound": ("sound", [mel] * 2)}
-    over = {"photo": grid, "sound": frames}
+    over = {"sound": frames, "photo": grid}
     spec = figures.image_rows(rows, "Words", below=["<b>", "$x$"], over=over).spec
     code = np.frombuffer(base64.b64decode(spec["q"]), np.uint8).astype(float)
     found = spec["top"] * (code / 254) ** 2

@@ -91,7 +91,7 @@ def canvas(
     width: float, height: float, columns: int = 1, rows: int = 1, *, margins: Sequence[float] = (), bare: bool = False,
     **options,
 ) -> tuple[Figure, object]:  # fmt: skip
-    """A figure and its axes (one, or an array), in inches. bare: without ticks and frames.
+    """A figure and its axes (one, or an array), in inches. bare: no ticks and frames.
 
     margins: left, right, bottom, top."""
     figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout=None if margins else "constrained")
@@ -466,7 +466,7 @@ def image_rows(
 ) -> Picture:  # fmt: skip
     """Lines: name -> (modality, pictures or mel × frame); NaN is a gap. below: texts of the columns.
 
-    over: of some, of one picture each, patches' weights (columns, rows, columns of a grid). `data`: the means."""
+    over: of some, of one picture each, weights of patches (columns, rows × columns of a grid). `data`: means."""
     count = max(len(images) for _, images in rows.values())
     size, left, under = min(0.85, 8 / count), 0.1 + 0.08 * min(40, max(map(len, rows))), 0.8 if below else 0.4
     figure, axes = canvas(left + size * count, under + size * len(rows), count, len(rows), bare=True, squeeze=False)
@@ -487,7 +487,7 @@ def image_rows(
         ax.set_xlabel("\n".join(textwrap.wrap(drawable(text, 54), 18)[:3]), fontsize=6)
     spec = {"kind": "overlay", "tokens": [*map(plain, below)], "pictures": pictures} if over and below else None
     if spec:
-        spec |= page.encode(np.concatenate([grid.reshape(count, -1) for grid in over.values()], 1))
+        spec |= page.encode(np.concatenate([over[one["type"]].reshape(count, -1) for one in pictures], 1))
     data = Frame({n: pd.Series([np.nanmean(one) for one in images]) for n, (_, images) in rows.items()}).T
     named = f"Rows: {', '.join(rows)}; " if any(rows) else ""
     return finish(figure, title, data, f"{named}{count} columns.", NOTE, spec)
