@@ -12,6 +12,7 @@ from matplotlib import font_manager, rcParams
 from matplotlib.font_manager import FontProperties
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from refresh import PYTHON
 from test_prose import rendered
 
 from m6rec.config import InputError
@@ -68,7 +69,10 @@ def test_a_notebook_s_headings_have_a_template(path):
 def test_an_executed_copy_has_chinese_headings_and_the_next_run_has_not(tmp_path):
     cells = [new_code_cell('lang: str = "en"  # en | zh', metadata={"tags": ["parameters"]})]
     write(
-        new_notebook(cells=[*cells, new_markdown_cell("## 2 · What is attention?\nAs it was.")]), tmp_path / "a.ipynb"
+        new_notebook(
+            metadata={"kernelspec": PYTHON}, cells=[*cells, new_markdown_cell("## 2 · What is attention?\nAs it was.")]
+        ),
+        tmp_path / "a.ipynb",
     )
     done = execute(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb", {"lang": "zh"})
     assert done.ok and read(done.path).cells[-1].source == "## 2 · 什么是注意力？\nAs it was."
