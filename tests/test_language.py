@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from matplotlib import font_manager, rcParams
 from matplotlib.font_manager import FontProperties
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from refresh import PYTHON
 from test_prose import rendered
 
 from m6rec.config import InputError
-from m6rec.runs.execute import read
+from m6rec.runs.execute import execute, read
 from m6rec.view import figures
 from m6rec.view.figures import NUMBER, drawable, speak, translated
 
@@ -54,6 +57,26 @@ def test_what_a_notebook_prints_has_a_template(path):
     missing = [text for text in said if NUMBER.sub("#", text) not in CHINESE]
     missing += [title for title in titles if not title.startswith(tuple(CHINESE))]
     assert len(missing) <= 1, missing  # a word may follow the figures, as the best baseline's name
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_notebook_s_headings_have_a_template(path):
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^#+ .+", prose, re.MULTILINE)
+    assert [NUMBER.sub("#", one) for one in headings if NUMBER.sub("#", one) not in CHINESE] == []
+
+
+def test_an_executed_copy_has_chinese_headings_and_the_next_run_has_not(tmp_path):
+    cells = [new_code_cell('lang: str = "en"  # en | zh', metadata={"tags": ["parameters"]})]
+    write(
+        new_notebook(
+            metadata={"kernelspec": PYTHON}, cells=[*cells, new_markdown_cell("## 2 · What is attention?\nAs it was.")]
+        ),
+        tmp_path / "a.ipynb",
+    )
+    done = execute(tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb", {"lang": "zh"})
+    assert done.ok and read(done.path).cells[-1].source == "## 2 · 什么是注意力？\nAs it was."
+    assert translated("One user, two hours") == "One user, two hours"
 
 
 def test_chinese_is_drawn_without_boxes(caplog):

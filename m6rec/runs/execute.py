@@ -25,6 +25,7 @@ from m6rec.cache import key, locked, whole
 from m6rec.config import Config, InputError, at_least, choose, conform, did_you_mean
 from m6rec.record import code_hash, environment, recorded, write_json
 from m6rec.view import page
+from m6rec.view.figures import speak, translated
 
 AT_ONCE = 4  # one needs up to 2 GB
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # no widgets, scripts
@@ -128,36 +129,41 @@ def execute(
 ) -> Execution:
     """Run one notebook in an empty folder into `out`, kept when it fails; figures and output: its .json and .log.
 
-    timeout: seconds for a cell. threads: of numpy and torch, for one of several runs, without a progress bar."""
+    timeout: seconds for a cell. threads: of numpy and torch, without a progress bar."""
     values, error, start = check_parameters(notebook, parameters), "", time.perf_counter()
-    bar = {"desc": Path(notebook).stem, "leave": False, "disable": True if threads else None}  # None: without terminal
     out.parent.mkdir(parents=True, exist_ok=True)
     record, log = (out.absolute().with_suffix(suffix) for suffix in (".json", ".log"))
     record.unlink(missing_ok=True)
     env = {"M6REC_RECORD": str(record), "M6REC_CONFIG": json.dumps(_settings(values))}
     env |= {"JUPYTER_PREFER_ENV_PATH": "1", "JPY_SESSION_NAME": ""}  # this Python, unwatched
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
-    env |= dict.fromkeys(names, str(threads))  # read as torch is loaded
-    own = {name: value for name, value in values.items() if name not in SETTINGS}
+    env |= {f"{one}_NUM_THREADS": str(threads) for one in ("OMP", "MKL", "OPENBLAS") if threads}  # read as torch loads
+    own = {n: value for n, value in values.items() if n not in SETTINGS}
     with (
         tempfile.TemporaryDirectory() as cwd, tempfile.TemporaryDirectory() as near,
         log.open("w", encoding="utf-8") as lines, patch.dict(os.environ, env),
     ):  # fmt: skip
-        # Not ports, for which kernels race; a socket's path has at most 103 characters.
+        # Kernels race for ports; a socket's path has at most 103 characters.
         sockets = {"KernelManager": {"transport": "ipc", "ip": f"{near}/kernel"}} if len(near) < 90 else {}
         try:
             papermill.execute_notebook(
                 Path(notebook).absolute(), out.absolute(), own, kernel_name="python3", language="python", cwd=cwd,
-                progress_bar=bar, stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
-                extra_arguments=["--log-level=CRITICAL"],  # else a kernel writes to this terminal
+                progress_bar={"desc": out.stem, "leave": False, "disable": bool(threads) or None},  # None: no terminal
+                stdout_file=lines, stderr_file=lines, execution_timeout=timeout,
+                extra_arguments=["--log-level=CRITICAL"],  # not to this terminal
                 config=Options(sockets),
             )  # fmt: skip
         except papermill.PapermillExecutionError as failed:
             error = f"code cell {failed.exec_count}: {failed.ename}: {failed.evalue}"
         except TimeoutError:
             error = f"a cell was stopped after {timeout} s, the time limit"
-        except RuntimeError as failed:  # such as nbclient's DeadKernelError
+        except RuntimeError as failed:  # nbclient's DeadKernelError
             error = f"the kernel ended: {failed}"
+    if "lang" in own:  # headings
+        speak(own["lang"])
+        for cell in (notebook := read(out)).cells:
+            cell.source = re.sub(".+", lambda line: translated(line[0]), cell.source)
+        nbformat.write(notebook, out)
+        speak("en")
     return Execution(out, time.perf_counter() - start, error)
 
 
@@ -205,7 +211,7 @@ def run_all(paths: Sequence[Path], runs: Path, parameters: Mapping[str, object] 
 
 
 def headlines(executions: Sequence[Execution]) -> list[str]:
-    """Three sentences of what was found, of notebooks as far apart as can be."""
+    """Three findings, of notebooks far apart."""
     rounds = chain(*zip_longest(*(done.findings for done in executions)))
     said = [sentences[0] for _, sentences in filter(None, rounds)]
     return said[:: max(1, len(executions) // 3)][:3]
@@ -234,7 +240,7 @@ def report(folder: Path, executions: Sequence[Execution], source: Path, origin: 
             notebook = read(done.path)
             title, _, notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ").partition("\n")
             for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-                if png := output.get("data", {}).get("image/png"):  # and a view, which view.js brings to life
+                if png := output.get("data", {}).get("image/png"):  # and its view
                     said = {"alt": title, "view": {}} | output.metadata.get("image/png", {})
                     html = page.figure(png, said["alt"], said["view"])
                     alive = alive or html * (said["view"].get("kind") == "live")
@@ -290,8 +296,8 @@ def sweep(notebook: Path, grid: Mapping[str, str], out: Path, *, jobs: int = 1, 
     at_least(1, jobs=jobs)
     notebook, out = Path(notebook).absolute(), Path(out).absolute()
     code, results = code_hash(notebook), out / "results.csv"
-    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook)).items()
-    own = {name: ast.literal_eval(parameter["default"]) for name, parameter in known}
+    runs, known = plan(notebook, grid, out / code), papermill.inspect_notebook(str(notebook))
+    own = {name: ast.literal_eval(one["default"]) for name, one in known.items()}
     threads = max(1, cpu_count() // jobs)
     origin = environment() | {"code_hash": code, "threads": threads}
     with locked(results, wait=False):

@@ -37,7 +37,7 @@ LARGEST = 40  # inches a side: 60 MB of pixels
 CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "PingFang SC",
            "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Droid Sans Fallback")  # fmt: skip
 NUMBER = re.compile(r"(?<![\w@.-])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
-_templates: dict[str, str] = {}  # with # for every number -> in the chosen language, with {0}, {1}, … for them
+_templates: dict[str, str] = {}  # with # for a number -> in a language, with {0}, {1}, …
 
 
 class Picture(NamedTuple):
@@ -120,12 +120,12 @@ def finish(
 
 
 def speak(lang: str) -> None:
-    """Titles, labels and rendered Markdown in a language of notebooks/lang, or as they are written ("en")."""
-    folder = PACKAGE.parent / "notebooks" / "lang"
-    choose("lang", lang, ["en", *sorted(path.stem for path in folder.glob("*.json"))])
+    """Titles, labels and rendered Markdown in a language of notebooks/lang, or as written ("en")."""
+    files = {path.stem: path for path in (PACKAGE.parent / "notebooks" / "lang").glob("*.json")}
+    choose("lang", lang, ["en", *sorted(files)])
     _templates.clear()
     if lang != "en":
-        _templates.update(json.loads((folder / f"{lang}.json").read_text(encoding="utf-8")))
+        _templates.update(json.loads(files[lang].read_text(encoding="utf-8")))
     if shell := get_ipython():
         shell.display_formatter.formatters["text/markdown"].for_type(Markdown, lambda one: translated(one.data))
 
@@ -178,7 +178,7 @@ def curves(
             ax.annotate(drawable(text, 40), at, xytext=(4, 5), textcoords="offset points", fontsize=8)
         parts[name] = Frame(dict(zip((*axes, "low", "high"), (x, y, *band), strict=False)))
     if dots:
-        ax.axline((y[0], y[0]), slope=1, color="0.1", linestyle=":", label="equal")
+        ax.axline((y[0], y[0]), slope=1, color="0.1", linestyle=":", label=drawable("equal"))
         ax.set_aspect("equal")
     elif x.dtype.kind == "i" and "xscale" not in limits:
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -202,7 +202,7 @@ def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] 
         ax.plot(value, y, marker=marker, color=colour)
         ax.annotate(f"{value:.3f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(shown)), [drawable(name, 40) for name in shown.index])
-    ax.set(xlabel="NDCG@10, 95 % interval over users", xlim=(0, None), ylim=(-0.6, len(shown) - 0.4))
+    ax.set(xlabel=drawable("NDCG@10, 95 % interval over users"), xlim=(0, None), ylim=(-0.6, len(shown) - 0.4))
     return finish(ax, title, data[::-1], f"NDCG@10 of {len(rows)} methods with 95 % intervals, the best on top.")
 
 
@@ -243,8 +243,8 @@ def rank_moves(before: Sequence[str], after: Sequence[str], names: tuple[str, st
     first = [{text: titles.index(text) + 1 for text in titles} for titles in (before, after)]  # of equal titles
     ranks = Frame(dict(zip(names, first, strict=True)))
     spec = {"before": [*map(plain, before)], "after": [*map(plain, after)], "names": [*map(plain, names)]}
-    said = "Bold: on one list only. Solid lines rise or stay, dashed lines fall."
-    return finish(ax, title, ranks, said, spec={"kind": "moves", **spec})
+    spec["kind"], said = "moves", "Bold: on one list only. Solid lines rise or stay, dashed lines fall."
+    return finish(ax, title, ranks, said, spec=spec)
 
 
 def beam_tree(
@@ -281,16 +281,14 @@ def beam_tree(
         digit = f"{row.node % widths[row.level - 1]}, {row.log_likelihood:.2f}"
         if row.level == depth:
             text = drawable(leaves[row.node], 34) if depth == len(steps) else digit
-            weight = "bold" if row.kind == 2 else "normal"
-            ax.text(depth - 0.95, row.height, text, va="center", fontsize=8, weight=weight)
+            ax.text(depth - 0.95, row.height, text, va="center", fontsize=8, weight=("normal", "bold")[row.kind == 2])
         elif row.kind == 2:
             ax.text(row.level - 1, row.height + 0.02, digit, ha="center", fontsize=8)
     for level in range(depth):
-        ax.text(level, -0.06, f"digit {level + 1}", ha="center", fontsize=9, style="italic")
+        ax.text(level, -0.06, drawable(f"digit {level + 1}"), ha="center", fontsize=9, style="italic")
     ax.set(xlim=(-1.1, len(steps) + 0.3), ylim=(-0.09, 1.02))
     alt = f"Blue branches lead to the {len(leaves)} items of the list."
-    if chosen is not None:
-        alt += " Orange: the path of the chosen one, with its digits and its log-likelihood so far."
+    alt += " Orange: the path of the chosen one, with its digits and its log-likelihood so far." * (chosen is not None)
     spec = {"kind": "tree", "widths": [*widths], "depth": depth}
     spec["leaves"] = {str(leaf): plain(text) for leaf, text in leaves.items()}
     spec["nodes"] = data[["level", "node", "log_likelihood", "kind"]].round(4).astype(object).to_numpy().tolist()
@@ -336,8 +334,8 @@ def mask_map(masks: Mapping[str, Array], labels: Sequence[str], title: str, *, k
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
         heatmap(ax, table, groups=[range(n) if n <= MAX_NAMES else () for n in table.shape], numbers=False)
         ax.set_title(drawable(name, 40), fontsize=9)
-    axes[0, 0].set_ylabel("query", fontsize=8)
-    figure.supxlabel("key (yellow: may attend, dark blue: masked)", fontsize=8)
+    axes[0, 0].set_ylabel(drawable("query"), fontsize=8)
+    figure.supxlabel(drawable("key (yellow: may attend, dark blue: masked)"), fontsize=8)
     alt = ", ".join(f"{name} {np.mean(mask):.0%}".strip() for name, mask in masks.items())
     return finish(figure, title, pd.concat(tables, axis=1), f"Pairs of query and key that may attend: {alt}.")
 
@@ -380,10 +378,8 @@ def attention_map(record: Record, title: str, view: str = "tokens", *, layer: in
     table, types = _table(record, view, layer, head)
     note, signed = record.note or NOTE, record.weights.min() < 0
     if view == "heads":
-        picture = _lines(table, title, note, signed)
-    else:
-        picture = attention_rows(table, title, types, note=note, signed=signed)
-    return picture._replace(spec=spec)
+        return _lines(table, title, note, signed)._replace(spec=spec)
+    return attention_rows(table, title, types, note=note, signed=signed)._replace(spec=spec)
 
 
 def _spec(record: Record) -> page.Spec:
@@ -452,8 +448,8 @@ def _folded(labels: Sequence[str]) -> int:
 
 
 def _top(table: Frame) -> float:
-    """The largest of unfolded tokens: a folded one would outshine them."""
-    single = np.arange(table.shape[1]) != _folded(table.columns)
+    """The largest of unfolded tokens."""
+    single = [not label.endswith(" earlier events") for label in table.columns]
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
 
@@ -496,8 +492,8 @@ def image_rows(
 def sheet(data: Dataset, items: Sequence[int], title: str) -> Picture:
     """Photographs of items (codes) over their titles."""
     rows = data.items.iloc[list(items)]
-    photographs = map(image.decode, map(data.media.read, rows["image"]))
-    return image_rows({"": ("image", [*photographs])}, title, below=[*rows["title"]])
+    photographs = [image.decode(data.media.read(name)) for name in rows["image"]]
+    return image_rows({"": ("image", photographs)}, title, below=[*rows["title"]])
 
 
 def reconstructions(pieces: Mapping[str, Reconstruction], title: str) -> Picture:
