@@ -60,7 +60,7 @@ class Picture(NamedTuple):
         return png.getvalue()
 
     def save(self, path: str | Path) -> Path:
-        """A vector figure (.svg, .pdf), a .png, or a page (.html) that needs no other file."""
+        """A vector figure (.svg, .pdf), a .png, or a page (.html) of one file."""
         path = Path(path)
         choose("suffix", path.suffix, (".svg", ".pdf", ".png", ".html"))
         if path.suffix == ".html":
@@ -120,7 +120,7 @@ def finish(
 
 
 def speak(lang: str) -> None:
-    """Titles, labels and rendered Markdown in a language of notebooks/lang, or as written ("en")."""
+    """Titles, labels and Markdown in a language of notebooks/lang, or as written ("en")."""
     files = {path.stem: path for path in (PACKAGE.parent / "notebooks" / "lang").glob("*.json")}
     choose("lang", lang, ["en", *sorted(files)])
     _templates.clear()
@@ -449,7 +449,7 @@ def _folded(labels: Sequence[str]) -> int:
 
 def _top(table: Frame) -> float:
     """The largest of unfolded tokens."""
-    single = [not label.endswith(" earlier events") for label in table.columns]
+    single = np.arange(table.shape[1]) != _folded(table.columns)
     return max(float(np.nan_to_num(table.loc[:, single]).max(initial=0)), 1e-9)
 
 
