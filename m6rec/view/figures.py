@@ -142,7 +142,7 @@ def drawable(text: object, length: int = 160) -> str:
     return "".join(c if ord(c) in glyphs else "□" for c in line).replace("$", r"\$")
 
 
-# After the usual font a Chinese one. It may have no bold face, and matplotlib need not say so.
+# After the usual font a Chinese one. It may lack a bold face, and matplotlib need not say so.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _installed = {font.name for font in font_manager.fontManager.ttflist}
 rcParams["font.family"] = [*rcParams["font.family"], *[name for name in CHINESE if name in _installed][:1]]
@@ -191,7 +191,7 @@ def curves(
 
 
 def comparison(rows: Mapping[str, Interval], title: str, *, ours: Sequence[str] = ()) -> Picture:
-    """The best on top; `ours` have the first colour."""
+    """Best on top; `ours` have the first colour."""
     data = Frame([[getattr(row, c) for c in Interval._fields] for row in rows.values()], [*rows], Interval._fields)
     data = data.sort_values("value", kind="stable")
     shown = data[-MAX_NAMES:]

@@ -84,7 +84,7 @@ class Panel:
     data = property(lambda self: self.picture.data)
 
     def save(self, path: str | Path) -> Path:
-        """As `Picture.save`."""
+        """See `Picture.save`."""
         return self.picture._replace(spec=self.widget.whole()).save(path)
 
     def read(self, name: str, value: object) -> object:
